@@ -1,0 +1,275 @@
+"""The one place that refuses input.
+
+Every message names the argument, what was expected and what came. Nothing here writes to what it is given: arrays come
+back as float64 in C order, the same object where it already was one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refloss.error_free import Array, Integers
+
+REDUCTIONS = ("mean", "sum", "none")
+GRADIENTS = ("exact", "detached")
+
+
+def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Refuse a word that is not in the list."""
+    if value not in (words := tuple(allowed)):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}; got {value!r}")
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
+    """Return value as a float; refuse what is no finite number from low to high (above low, if asked)."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number; got {value!r}")
+    out = float(value)
+    if not math.isfinite(out) or out < low or out > high or (above and out == low):
+        bounds = [f"{'>' if above else '>='} {low:g}"] * (low > -math.inf) + [f"<= {high:.17g}"] * (high < math.inf)
+        raise ValueError(f"{name} must be a finite number{' '.join(['', *bounds])}; got {value!r}")
+    return out
+
+
+def angle_margin(name: str, value: Any) -> float:
+    """Return a margin that is added to an angle: radians in [0, pi]."""
+    try:
+        return number(name, value, 0.0, math.pi)
+    except ValueError as error:
+        raise ValueError(f"{error} (radians: 28.6 degrees are 0.5)") from None
+
+
+def class_weight(value: Any) -> tuple[float, ...] | None:
+    """Return class weights as a tuple of floats, none negative."""
+    if value is None:
+        return None
+    weights = real("class_weight", value)
+    if weights.ndim != 1 or not weights.size:
+        raise ValueError(f"class_weight must be one number a class, shape (C,); got shape {weights.shape}")
+    _finite("class_weight", weights)
+    if (weights < 0.0).any():
+        raise ValueError(f"class_weight must not be negative; got {_first(weights < 0.0, weights, 'class_weight')}")
+    return tuple(weights.tolist())
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False, as such."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
+def label(name: str, value: Any) -> int:
+    """Return a label, which is an integer."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer; got {value!r}")
+    return int(value)
+
+
+def boundary(rule: str, m1: float, m2: float, m3: float) -> None:
+    """Refuse a rule that no angle in [0, pi] can reach."""
+    if rule in ("hard", "keep", "continuous", "monotone", "clamp") and m1 * math.pi + m2 <= math.pi:
+        raise ValueError(f"boundary={rule!r} acts past m1 theta + m2 = pi, which m1={m1:g}, m2={m2:g} never reach")
+    if rule in ("easy", "min") and m1 == 1.0 and m2 == 0.0:
+        raise ValueError(f"boundary={rule!r} cannot act without a margin on the angle (m1={m1:g}, m2={m2:g})")
+    if rule == "conditional" and m3 == 0.0:
+        raise ValueError("boundary='conditional' switches off the additive margin m3, which is 0")
+
+
+def real(name: str, value: Any) -> Array:
+    """Return numbers as float64, converted exactly."""
+    array = _as_array(name, value)
+    if array.dtype.kind in "iu":
+        large = np.abs(array.astype(np.float64)) > 2.0**53
+        if large.any():
+            raise ValueError(f"{name} must be exact in float64; got {_first(large, array, name)}")
+    elif array.dtype.name != "bfloat16" and (array.dtype.kind != "f" or array.dtype.itemsize > 8):
+        raise TypeError(f"{name} must hold real numbers that float64 can hold; got dtype {array.dtype}")
+    return np.array(array, dtype=np.float64, order="C", copy=None)
+
+
+def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Array]]:
+    """Return value as rows along an axis, and what puts results by row, or one a row, back into place."""
+    array = real(name, value)
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise TypeError(f"axis must be an integer; got {axis!r}")
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(f"axis must be one of the {array.ndim} axes of {name}; got {axis}")
+    if array.shape[axis] == 0:
+        raise ValueError(f"{name} must have at least one class along axis {axis}; got shape {array.shape}")
+    moved = np.moveaxis(array, axis, -1)
+
+    def restore(result: Array) -> Array:
+        if result.ndim == 1:
+            return result.reshape(moved.shape[:-1])
+        return np.ascontiguousarray(np.moveaxis(result.reshape(moved.shape), -1, axis))
+
+    return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1])), restore
+
+
+def theta(value: Any) -> Array:
+    """Return angles in [0, pi]."""
+    out = real("theta", value)
+    outside = ~((out >= 0.0) & (out <= math.pi))
+    if outside.any():
+        raise ValueError(f"theta must be in radians, from 0 to pi; got {_first(outside, out, 'theta')}")
+    return out
+
+
+def given_logits(
+    z: Any, y: Any, weights: tuple[float, ...] | None, ignored: int
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Look over logits (..., C) with labels (...) or probabilities (..., C).
+
+    -inf masks a class; NaN and +inf pass through. Return both with their rows flattened, and the shape of the rows.
+    """
+    z = real("z", z)
+    if z.ndim == 0 or z.shape[-1] == 0:
+        raise ValueError(f"z must have shape (..., C) with at least one class; got shape {z.shape}")
+    if z.size == 0:
+        raise ValueError(f"z holds no sample: an empty batch has no loss; got shape {z.shape}")
+    classes = z.shape[-1]
+    _weights_fit(weights, classes)
+    y_array = _as_array("y", y)
+    if y_array.dtype.kind == "f" or y_array.dtype.name == "bfloat16":
+        if y_array.shape != z.shape:
+            raise TypeError(
+                f"y must be integer labels of shape {z.shape[:-1]}, or probabilities of shape {z.shape}; "
+                f"got dtype {y_array.dtype} and shape {y_array.shape}"
+            )
+        given = real("y", y)
+        _finite("y", given)
+        if (given < 0.0).any():
+            raise ValueError(f"y must hold probabilities, which are not negative; got {_first(given < 0.0, given, 'y')}")
+        return {"z": z.reshape(-1, classes), "y": given.reshape(-1, classes)}, z.shape[:-1]
+    checked = labels(y, z.shape[:-1], classes, ignored)
+    return {"z": z.reshape(-1, classes), "y": checked.reshape(-1)}, z.shape[:-1]
+
+
+def head(
+    x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int, *, directions: bool
+) -> dict[str, Any]:
+    """Look over embeddings (N, D), class weights (C, D), labels (N,) and bias (C,); rows that are ignored may be anything."""
+    x, w = _matrix("x", x, "(N, D)"), _matrix("w", w, "(C, D)")
+    if len(x) == 0:
+        raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
+    if x.shape[1] == 0 or len(w) == 0:
+        raise ValueError(f"x and w need at least one dimension and one class; got shapes {x.shape} and {w.shape}")
+    if x.shape[1] != w.shape[1]:
+        hint = "; did you mean w.T?" if w.shape[0] == x.shape[1] else ""
+        raise ValueError(
+            f"w must have shape (C, {x.shape[1]}), a class a row, to go with x of shape {x.shape}; "
+            f"got shape {w.shape}{hint}"
+        )
+    _weights_fit(weights, len(w))
+    y = labels(y, (len(x),), len(w), ignored)
+    kept = y != ignored
+    for name, rows, counted in (("x", x, kept), ("w", w, np.ones(len(w), np.bool_))):
+        _finite(name, rows, counted)
+        if directions:
+            zero = counted & ~rows.any(axis=1)
+            if zero.any():
+                raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in "
+                                 f"{name}[{zero.argmax()}]")
+    if b is None:
+        return {"x": x, "w": w, "y": y}
+    b = real("b", b)
+    if b.shape != (len(w),):
+        raise ValueError(f"b must have shape ({len(w)},), one bias a class; got shape {b.shape}")
+    _finite("b", b)
+    return {"x": x, "w": w, "y": y, "b": b}
+
+
+def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
+    """Look over anchors, positives and negatives, all (N, D)."""
+    out = {
+        name: _matrix(name, value, "(N, D)")
+        for name, value in (("anchor", anchor), ("positive", positive), ("negative", negative))
+    }
+    shape = out["anchor"].shape
+    if 0 in shape:
+        raise ValueError(f"anchor holds no sample: an empty batch has no loss; got shape {shape}")
+    for name, rows in out.items():
+        if rows.shape != shape:
+            raise ValueError(f"{name} must have the shape of anchor, {shape}; got shape {rows.shape}")
+        _finite(name, rows)
+    return out
+
+
+def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int) -> Integers:
+    """Return integer labels in [0, classes), or the ignored one."""
+    array = _as_array("y", y)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"y must be integer labels; got dtype {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"y must have shape {shape}, a label a sample; got shape {array.shape}")
+    outside = (array != ignored) & ((array < 0) | (array >= classes))
+    if outside.any():
+        raise ValueError(
+            f"y must be labels from 0 to {classes - 1}, or ignore_index={ignored}; got {_first(outside, array, 'y')}"
+        )
+    return array.astype(np.int64)
+
+
+def upstream(value: Any, reduction: str, shape: tuple[int, ...]) -> Array:
+    """Return the upstream gradient: a number, or one a sample for reduction="none"; ones if left out."""
+    shape = shape if reduction == "none" else ()
+    if value is None:
+        return np.ones(shape)
+    out = real("upstream", value)
+    if out.shape != shape:
+        raise ValueError(f"upstream must have shape {shape} for reduction={reduction!r}; got shape {out.shape}")
+    _finite("upstream", out)
+    return out.reshape(-1) if reduction == "none" else out
+
+
+def float64_only(engine: str, dtype: Any) -> None:
+    """Refuse a dtype that an engine cannot compute in."""
+    if dtype is not None and np.dtype(dtype) != np.float64:
+        raise ValueError(f"dtype must be float64, the only one engine={engine!r} computes in; got {np.dtype(dtype)}")
+
+
+def _as_array(name: str, value: Any) -> NDArray[Any]:
+    """Return a NumPy view of what NumPy, a list or a tensor of another framework holds."""
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, perhaps one that wants gradients
+        value = value.detach().cpu()
+        if "bfloat16" in str(value.dtype):
+            value = value.float()  # exact; NumPy has no bfloat16 of its own
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array; got a ragged sequence ({error})") from None
+
+
+def _matrix(name: str, value: Any, shape: str) -> Array:
+    out = real(name, value)
+    if out.ndim != 2:
+        raise ValueError(f"{name} must have shape {shape}; got shape {out.shape}")
+    return out
+
+
+def _finite(name: str, array: Array, counted: NDArray[np.bool_] | None = None) -> None:
+    """Look at the largest entry first, and for the culprit only when there is one."""
+    seen = array if counted is None or counted.all() else array[counted]
+    if np.isfinite(np.abs(seen).max(initial=0.0)):
+        return
+    bad = ~np.isfinite(array)
+    if counted is not None:
+        bad[~counted] = False
+    raise ValueError(f"{name} must be finite; got {_first(bad, array, name)}")
+
+
+def _first(bad: NDArray[np.bool_], array: NDArray[Any], name: str) -> str:
+    """Describe the first bad entry: its value and where it stands."""
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"{array[index]} at {name}[{', '.join(map(str, index))}]" if index else f"{array[()]}"
+
+
+def _weights_fit(weights: tuple[float, ...] | None, classes: int) -> None:
+    if weights is not None and len(weights) != classes:
+        raise ValueError(f"class_weight must have one number for each of {classes} classes; got {len(weights)}")

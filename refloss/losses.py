@@ -1,0 +1,679 @@
+r"""What: the losses, as frozen settings. No arithmetic happens here.
+
+A loss is made once and then called: it checks its settings when made, its inputs when called, hands a `Spec` to an
+engine and gives back what the engine found. Symbols: embeddings x (N, D), class weights w (C, D), labels y (N,), bias b
+(C,), logits z (..., C), scale s, margins m in radians where they are angles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+
+from refloss import inputs
+from refloss.engines import Spec, chain
+from refloss.engines.chain import Step
+from refloss.error_free import Array, Pair
+from refloss.stages import angle, cross_entropy, margin, triplet
+from refloss.stages import log_softmax as log_softmax_stage
+from refloss.stages import softmax as softmax_stage
+
+Arrays: TypeAlias = dict[str, Any]
+Value: TypeAlias = np.float64 | Array
+
+ENGINES: dict[str, ModuleType] = {"auto": chain, "chain": chain}
+
+
+class LogitGradient(NamedTuple):
+    """Gradient of a loss on logits."""
+
+    z: Array
+    """dL/dz (..., C)."""
+
+
+class HeadGradient(NamedTuple):
+    """Gradient of a margin loss."""
+
+    x: Array
+    """dL/dx (N, D)."""
+    w: Array
+    """dL/dw (C, D)."""
+
+
+class LinearGradient(NamedTuple):
+    """Gradient of the softmax loss."""
+
+    x: Array
+    """dL/dx (N, D)."""
+    w: Array
+    """dL/dw (C, D)."""
+    b: Array | None
+    """dL/db (C,), or None where there was no bias."""
+
+
+class TripletGradient(NamedTuple):
+    """Gradient of the triplet loss."""
+
+    anchor: Array
+    """dL/da (N, D)."""
+    positive: Array
+    """dL/dp (N, D)."""
+    negative: Array
+    """dL/dn (N, D)."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Loss:
+    """What every loss does: hand its specification and checked arrays to an engine, and shape what comes back."""
+
+    reduction: str = "mean"
+    _shared: ClassVar[frozenset[str]] = frozenset(
+        {"reduction", "label_smoothing", "class_weight", "ignore_index", "gradient"}
+    )
+
+    def __post_init__(self) -> None:
+        inputs.one_of("reduction", self.reduction, inputs.REDUCTIONS)
+
+    def __repr__(self) -> str:
+        """Show the settings of this loss, and of those that losses share only what was changed."""
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name not in self._shared or getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _keep(self, name: str, value: object) -> None:
+        """Store a checked setting, which frozen forbids to everybody else."""
+        object.__setattr__(self, name, value)
+
+    @property
+    def spec(self) -> Spec:
+        """What an engine needs to know of this loss."""
+        raise NotImplementedError
+
+    def _value(self, arrays: Arrays, shape: tuple[int, ...], engine: str, dtype: Any) -> Value:
+        return self._shaped(_engine(engine, dtype).value(self.spec, arrays), shape)
+
+    def _value_and_grad(
+        self, arrays: Arrays, shape: tuple[int, ...], upstream: Any, engine: str, dtype: Any
+    ) -> tuple[Value, dict[str, Array]]:
+        checked = inputs.upstream(upstream, self.reduction, shape)
+        value, gradients = _engine(engine, dtype).value_and_grad(self.spec, arrays, checked)
+        return self._shaped(value, shape), gradients
+
+    def _trace(self, arrays: Arrays, shape: tuple[int, ...], upstream: Any) -> dict[str, Step]:
+        return chain.trace(self.spec, arrays, inputs.upstream(upstream, self.reduction, shape))
+
+    def _shaped(self, value: Array, shape: tuple[int, ...]) -> Value:
+        return value.reshape(shape) if self.reduction == "none" else np.float64(value)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _WithLabels(_Loss):
+    """What every loss that ends in cross entropy shares."""
+
+    label_smoothing: float = 0.0
+    class_weight: tuple[float, ...] | None = None
+    ignore_index: int = -100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("label_smoothing", inputs.number("label_smoothing", self.label_smoothing, 0.0, 1.0))
+        self._keep("class_weight", inputs.class_weight(self.class_weight))
+        self._keep("ignore_index", inputs.label("ignore_index", self.ignore_index))
+
+    @property
+    def _settings(self) -> cross_entropy.Settings:
+        return cross_entropy.Settings(self.reduction, self.label_smoothing, self.class_weight, self.ignore_index)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CrossEntropy(_WithLabels):
+    r"""Cross entropy of softmax on given logits.
+
+    $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p = \operatorname{softmax}(z_n)$$
+
+    Settings mean what they mean in ``torch.nn.CrossEntropyLoss``; classes are the last axis of z. Relative accuracy holds
+    for confident targets: a loss of 1e-300 is 1e-300.
+
+    Parameters
+    ----------
+    reduction
+        "mean" (for labels divided by the sum of the weights of the labels that count), "sum" or "none".
+    label_smoothing
+        ε in [0, 1]: targets (1 - ε) t + ε / C.
+    class_weight
+        One weight a class, none negative.
+    ignore_index
+        Rows with this label count nothing; neither they nor their logits are looked at.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """What an engine needs to know of this loss."""
+        return Spec("logits", cross_entropy=self._settings)
+
+    def __call__(self, z: Any, y: Any, *, engine: str = "auto", dtype: Any = None) -> Value:
+        """Return the loss of logits z (..., C) with labels y (...) or probabilities y (..., C)."""
+        return self._value(*self._arrays(z, y), engine, dtype)
+
+    def value_and_grad(
+        self, z: Any, y: Any, *, upstream: Any = None, engine: str = "auto", dtype: Any = None
+    ) -> tuple[Value, LogitGradient]:
+        """Return the loss and its gradient, a named tuple with the field z."""
+        arrays, shape = self._arrays(z, y)
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype)
+        return value, LogitGradient(gradients["z"].reshape(*shape, -1))
+
+    def trace(self, z: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
+        """Return every stage's output and gradient by stage name, the rows of z flattened."""
+        return self._trace(*self._arrays(z, y), upstream)
+
+    def _arrays(self, z: Any, y: Any) -> tuple[Arrays, tuple[int, ...]]:
+        return inputs.given_logits(z, y, self.class_weight, self.ignore_index)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SoftmaxLoss(_WithLabels):
+    r"""Softmax loss: cross entropy of softmax on the logits of a linear layer.
+
+    $$L_n = -\log\frac{e^{W_{y_n}\cdot x_n + b_{y_n}}}{\sum_k e^{W_k\cdot x_n + b_k}}$$
+
+    Parameters
+    ----------
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """What an engine needs to know of this loss."""
+        return Spec("linear", cross_entropy=self._settings)
+
+    def __call__(
+        self, x: Any, w: Any, y: Any, b: Any = None, *, engine: str = "auto", dtype: Any = None
+    ) -> Value:
+        """Return the loss of embeddings x (N, D), class weights w (C, D), labels y (N,) and, if given, bias b (C,)."""
+        return self._value(*self._arrays(x, w, y, b), engine, dtype)
+
+    def value_and_grad(
+        self,
+        x: Any,
+        w: Any,
+        y: Any,
+        b: Any = None,
+        *,
+        upstream: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
+    ) -> tuple[Value, LinearGradient]:
+        """Return the loss and its gradients, a named tuple with the fields x, w and b (None without a bias)."""
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype)
+        return value, LinearGradient(gradients["x"], gradients["w"], None if b is None else gradients["b"])
+
+    def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None) -> dict[str, Step]:
+        """Return every stage's output and gradient by stage name."""
+        return self._trace(*self._arrays(x, w, y, b), upstream)
+
+    def _arrays(self, x: Any, w: Any, y: Any, b: Any) -> tuple[Arrays, tuple[int, ...]]:
+        arrays = inputs.head(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
+        return arrays, arrays["y"].shape
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _MarginLoss(_WithLabels):
+    """What every loss on directions shares: the curve of the target's angle, and a scale."""
+
+    gradient: str = "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inputs.one_of("gradient", self.gradient, inputs.GRADIENTS)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        """The settings of the curve; losses with a margin say which."""
+        return margin.Margin(gradient=self.gradient)
+
+    @property
+    def spec(self) -> Spec:
+        """What an engine needs to know of this loss."""
+        return Spec("margin", self._margin, getattr(self, "s", None), self._settings)
+
+    def target_logit(self, theta: Any) -> Value:
+        """Return ψ(θ), which replaces cos θ of the target before the scale, for angles in [0, pi]."""
+        return self._of_angle("psi", theta)
+
+    def target_slope(self, theta: Any) -> Value:
+        """Return ψ'(θ) per radian, as this loss's gradient convention has it, for angles in [0, pi]."""
+        return self._of_angle("slope", theta)
+
+    def _of_angle(self, what: str, theta: Any) -> Value:
+        checked = inputs.theta(theta)
+        at = margin.turned(angle.of(checked), self._margin)
+        found: Array = getattr(margin.curve_of(self._margin), what)(at).hi
+        return found if checked.ndim else np.float64(found)
+
+    def __call__(self, x: Any, w: Any, y: Any, *, engine: str = "auto", dtype: Any = None) -> Value:
+        """Return the loss of embeddings x (N, D), class weights w (C, D) and labels y (N,)."""
+        return self._value(*self._arrays(x, w, y), engine, dtype)
+
+    def value_and_grad(
+        self, x: Any, w: Any, y: Any, *, upstream: Any = None, engine: str = "auto", dtype: Any = None
+    ) -> tuple[Value, HeadGradient]:
+        """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D)."""
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype)
+        return value, HeadGradient(gradients["x"], gradients["w"])
+
+    def trace(self, x: Any, w: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
+        """Return every stage's output and gradient by stage name."""
+        return self._trace(*self._arrays(x, w, y), upstream)
+
+    def _arrays(self, x: Any, w: Any, y: Any) -> tuple[Arrays, tuple[int, ...]]:
+        arrays = inputs.head(x, w, y, None, self.class_weight, self.ignore_index, directions=True)
+        return arrays, arrays["y"].shape
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ModifiedSoftmax(_MarginLoss):
+    r"""Modified softmax: unit class weights, no bias, the length of the embedding as the scale.
+
+    $$L_n = -\log\frac{e^{\lVert x_n\rVert\cos\theta_{y_n}}}{\sum_k e^{\lVert x_n\rVert\cos\theta_{nk}}}$$
+
+    Source: SphereFace (Liu et al. 2017), eq. 4.
+
+    Parameters
+    ----------
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact" or "detached"; without a margin the two are the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _ScaledLoss(_MarginLoss):
+    """A margin loss with a scale of its own; None means the length of the embedding."""
+
+    s: float | None = 64.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.s is not None:
+            self._keep("s", inputs.number("s", self.s, 0.0, above=True))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NormFace(_ScaledLoss):
+    r"""NormFace: unit embeddings and unit class weights, one scale.
+
+    $$L_n = -\log\frac{e^{s\cos\theta_{y_n}}}{\sum_k e^{s\cos\theta_{nk}}}$$
+
+    Source: NormFace (Wang et al. 2017).
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    reduction, label_smoothing, class_weight, ignore_index, gradient
+        As in `ModifiedSoftmax`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ASoftmax(_ScaledLoss):
+    r"""A-Softmax (SphereFace): the target's angle multiplied.
+
+    $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}},
+    \qquad \psi(\theta) = (-1)^k\cos m\theta - 2k, \quad k = \lfloor m\theta/\pi\rfloor$$
+
+    At θ = π the fold is that of k = m - 1, and the value 1 - 2m. Source: SphereFace (Liu et al. 2017), eq. 7.
+
+    Parameters
+    ----------
+    m
+        Multiplies the angle, 1 or more.
+    annealing
+        λ in (λ cos θ + ψ) / (1 + λ), 0 or more.
+    s
+        Scale, above 0; None, the paper's choice, for the length of the embedding.
+    boundary
+        "monotone", the paper's folds, or "none", cos mθ left to rise again past mθ = π.
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact", or "detached" for dψ/dθ := -sin θ.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m: float = 4.0
+    annealing: float = 0.0
+    s: float | None = None
+    boundary: str = "monotone"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m", inputs.number("m", self.m, 1.0))
+        self._keep("annealing", inputs.number("annealing", self.annealing, 0.0))
+        inputs.one_of("boundary", self.boundary, ("monotone", "none"))
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(self.m, boundary=self.boundary, annealing=self.annealing, gradient=self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CosFace(_ScaledLoss):
+    r"""CosFace (AM-Softmax): the target's cosine lowered.
+
+    $$L_n = -\log\frac{e^{s(\cos\theta_{y_n} - m)}}{e^{s(\cos\theta_{y_n} - m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
+
+    Sources: CosFace (Wang et al. 2018), eq. 4; AM-Softmax (Wang et al. 2018).
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    m
+        Margin on the cosine, 0 or more.
+    boundary
+        "none", or "conditional" for a margin only where cos θ > m, as the official AM-Softmax layer has it.
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact" or "detached"; for a margin on the cosine the two are the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m: float = 0.35
+    boundary: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m", inputs.number("m", self.m, 0.0))
+        inputs.one_of("boundary", self.boundary, ("none", "conditional"))
+        inputs.boundary(self.boundary, 1.0, 0.0, self.m)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(m3=self.m, boundary=self.boundary, gradient=self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ArcFace(_ScaledLoss):
+    r"""ArcFace: a margin added to the target's angle.
+
+    $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}{e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
+
+    Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; see `refloss.stages.margin` for those
+    found in public code.
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    m
+        Margin on the angle in radians, in [0, pi].
+    boundary
+        What holds past θ + m = π: "none", "hard", "easy", "keep", "continuous", "monotone", "clamp" or "min".
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact", or "detached" for dψ/dθ := -sin θ, as InsightFace has it since 2022.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m: float = 0.5
+    boundary: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m", inputs.angle_margin("m", self.m))
+        inputs.one_of("boundary", self.boundary, margin.RULES)
+        inputs.boundary(self.boundary, 1.0, self.m, 0.0)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(m2=self.m, boundary=self.boundary, gradient=self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CombinedMargin(_ScaledLoss):
+    r"""Combined margin: multiplied and moved angle, lowered cosine.
+
+    $$\psi(\theta) = \operatorname{rule}(\cos(m_1\theta + m_2)) - m_3$$
+
+    Source: ArcFace (Deng et al. 2019), eq. 4.
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    m1
+        Multiplies the angle, above 0.
+    m2
+        Added to the angle in radians, in [0, pi].
+    m3
+        Taken off the cosine, 0 or more.
+    boundary
+        As in `ArcFace`, and "conditional" for a margin only where cos θ > m3.
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact", or "detached" for dψ/dθ := -sin θ.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m1: float = 1.0
+    m2: float = 0.3
+    m3: float = 0.2
+    boundary: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m1", inputs.number("m1", self.m1, 0.0, above=True))
+        self._keep("m2", inputs.angle_margin("m2", self.m2))
+        self._keep("m3", inputs.number("m3", self.m3, 0.0))
+        inputs.one_of("boundary", self.boundary, margin.RULES)
+        inputs.boundary(self.boundary, self.m1, self.m2, self.m3)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(self.m1, self.m2, self.m3, self.boundary, gradient=self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Triplet(_Loss):
+    r"""Triplet loss: the positive nearer to the anchor than the negative, by a margin.
+
+    $$L_n = \max\bigl(0,\; d(a_n, p_n) - d(a_n, n_n) + m\bigr)$$
+
+    Source: FaceNet (Schroff, Kalenichenko and Philbin 2015), eq. 3.
+
+    Parameters
+    ----------
+    m
+        Margin in units of the distance, 0 or more.
+    squared
+        True for the squared Euclidean distance of FaceNet, False for the plain one.
+    reduction
+        "mean" over all triplets, also those whose loss is 0; "sum" or "none".
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m: float = 0.2
+    squared: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m", inputs.number("m", self.m, 0.0))
+        self._keep("squared", inputs.flag("squared", self.squared))
+
+    @property
+    def spec(self) -> Spec:
+        """What an engine needs to know of this loss."""
+        return Spec("triplet", triplet=triplet.Settings(self.m, self.squared, self.reduction))
+
+    def __call__(
+        self, anchor: Any, positive: Any, negative: Any, *, engine: str = "auto", dtype: Any = None
+    ) -> Value:
+        """Return the loss of anchors, positives and negatives, all (N, D)."""
+        return self._value(*self._arrays(anchor, positive, negative), engine, dtype)
+
+    def value_and_grad(
+        self,
+        anchor: Any,
+        positive: Any,
+        negative: Any,
+        *,
+        upstream: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
+    ) -> tuple[Value, TripletGradient]:
+        """Return the loss and its gradients, a named tuple with the fields anchor, positive and negative."""
+        arrays, shape = self._arrays(anchor, positive, negative)
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype)
+        return value, TripletGradient(**gradients)
+
+    def trace(self, anchor: Any, positive: Any, negative: Any, *, upstream: Any = None) -> dict[str, Step]:
+        """Return every stage's output and gradient by stage name."""
+        return self._trace(*self._arrays(anchor, positive, negative), upstream)
+
+    def _arrays(self, anchor: Any, positive: Any, negative: Any) -> tuple[Arrays, tuple[int, ...]]:
+        arrays = inputs.triplets(anchor, positive, negative)
+        return arrays, arrays["anchor"].shape[:1]
+
+
+SphereFace = ASoftmax
+AMSoftmax = CosFace
+
+
+def _engine(name: str, dtype: Any) -> ModuleType:
+    inputs.one_of("engine", name, ENGINES)
+    inputs.float64_only(name, dtype)
+    return ENGINES[name]
+
+
+def softmax(z: Any, axis: int = -1) -> Array:
+    r"""Softmax along an axis.
+
+    $$p_k = \frac{e^{z_k}}{\sum_j e^{z_j}}$$
+
+    Parameters
+    ----------
+    z
+        Logits; -inf has probability 0; NaN, +inf, or nothing but -inf make a row NaN.
+    axis
+        The axis of the classes.
+
+    Returns
+    -------
+    Array
+        Probabilities, each to a few units in the last place.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For input that holds no real numbers or has no such axis.
+    """
+    rows, restore = inputs.along("z", z, axis)
+    return restore(softmax_stage.forward(Pair.of(rows))[0])
+
+
+def log_softmax(z: Any, axis: int = -1) -> Array:
+    r"""Log of softmax along an axis, accurate relative to itself: log_softmax([0, -40])[0] is -4.2e-18, not 0.
+
+    $$\log p_k = z_k - \log\sum_j e^{z_j}$$
+
+    Parameters
+    ----------
+    z
+        Logits; -inf stays -inf; NaN, +inf, or nothing but -inf make a row NaN.
+    axis
+        The axis of the classes.
+
+    Returns
+    -------
+    Array
+        Log probabilities.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For input that holds no real numbers or has no such axis.
+    """
+    rows, restore = inputs.along("z", z, axis)
+    return restore(log_softmax_stage.forward(Pair.of(rows))[0])
+
+
+def logsumexp(z: Any, axis: int = -1) -> Array:
+    r"""Log of the sum of exponentials along an axis, which is taken out.
+
+    $$\log\sum_k e^{z_k} = M + \operatorname{log1p}\Bigl(\sum_{k\ne a} e^{z_k - M}\Bigr), \qquad M = z_a = \max_k z_k$$
+
+    Absolute error at most a few units of roundoff of max(|M|, log C): where M and the logarithm cancel there is no
+    relative accuracy to be had from float64 results.
+
+    Parameters
+    ----------
+    z
+        Logits; all -inf give -inf, any +inf gives inf, any NaN gives NaN.
+    axis
+        The axis to sum over.
+
+    Returns
+    -------
+    Array
+        One number for each row.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For input that holds no real numbers or has no such axis.
+    """
+    rows, restore = inputs.along("z", z, axis)
+    return restore(log_softmax_stage.log_sum_exp(Pair.of(rows)))

@@ -1,0 +1,147 @@
+r"""Angle: the narrow branch. The angle between each embedding and the weight of its own class.
+
+Symbols: embeddings x (N, D); the target rows w = W[y] (N, D); θ in radians in [0, π]; t_x the unit tangent at x̂ towards
+ŵ, t_w the one at ŵ towards x̂. The angle is never taken from its cosine: near 0 and π a cosine rounded to 53 bits knows
+θ only to 1e-8, and its derivative is infinite there. Inputs are taken as exact numbers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refloss.error_free import (
+    PI,
+    Array,
+    Integers,
+    Pair,
+    direction,
+    dot,
+    fast_two_sum,
+    scale_rows,
+    sin_cos,
+    sqrt,
+    two_product,
+    where,
+)
+
+
+class Angle(NamedTuple):
+    """An angle with its cosine and sine, each a pair (N,)."""
+
+    theta: Pair
+    cos: Pair
+    sin: Pair
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    tangent_x: Array
+    """t_x, or 0 where x and w are parallel (N, D)."""
+    tangent_w: Array
+    """t_w, or 0 where x and w are parallel (N, D)."""
+    length_x: Array
+    """‖x‖ / 2^e (N,)."""
+    length_w: Array
+    """‖w‖ / 2^f (N,)."""
+    exponent_x: Integers
+    """e (N,)."""
+    exponent_w: Integers
+    """f (N,)."""
+
+
+def forward(x: Array, w: Array) -> tuple[Angle, Saved]:
+    r"""Find the angle from the part of w that is orthogonal to x.
+
+    $$\theta = \operatorname{atan2}\left(\frac{\lVert r\rVert}{\lVert w\rVert},\; \hat x\cdot\hat w\right), \qquad
+    r = w - \frac{w\cdot x}{x\cdot x}\,x, \qquad t_x = \frac{r}{\lVert r\rVert}$$
+
+    r is taken with exact products and then once more from what the first pass left, so that it is right relative to its
+    own length however small θ is. The tangent t_w is found in the same way from the part of x orthogonal to w. Exactly
+    parallel vectors give exactly θ = 0 or π; the tangents do not exist there, and 0, their choice of least norm, stands
+    for them.
+
+    Parameters
+    ----------
+    x, w
+        Embeddings and the weights of their own classes, both (N, D), no row zero.
+
+    Returns
+    -------
+    Angle
+        θ, cos θ and sin θ, as pairs (N,).
+    Saved
+        What `backward` needs.
+    """
+    (x, exponent_x), (w, exponent_w) = scale_rows(x), scale_rows(w)
+    length_x, length_w = sqrt(dot(x, x)), sqrt(dot(w, w))
+    parallel = _parallel(x, w)
+    tangent_x, sine = _orthogonal(w, x, parallel)
+    tangent_w, _ = _orthogonal(x, w, parallel)
+    cos = dot(x, w) / (length_x * length_w)
+    sin = sine / length_w
+    cos = where(parallel, Pair.of(np.sign(cos.hi)), cos)
+    saved = Saved(tangent_x, tangent_w, length_x.hi, length_w.hi, exponent_x, exponent_w)
+    return Angle(_theta(cos, sin), cos, sin), saved
+
+
+def backward(upstream: Array, saved: Saved) -> tuple[Array, Array]:
+    r"""Turn the gradient of the angle into gradients of both vectors: no division by sin θ anywhere.
+
+    $$\frac{\partial L}{\partial x} = -\frac{\partial L}{\partial\theta}\,\frac{t_x}{\lVert x\rVert}, \qquad
+    \frac{\partial L}{\partial w} = -\frac{\partial L}{\partial\theta}\,\frac{t_w}{\lVert w\rVert}$$
+
+    Parameters
+    ----------
+    upstream
+        dL/dθ (N,).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    tuple of Array
+        dL/dx and dL/dw for the target rows, both (N, D).
+    """
+    along_x, along_w = upstream / saved.length_x, upstream / saved.length_w
+    return (
+        np.ldexp(-along_x[:, None] * saved.tangent_x, -saved.exponent_x[:, None]),
+        np.ldexp(-along_w[:, None] * saved.tangent_w, -saved.exponent_w[:, None]),
+    )
+
+
+def of(theta: Array) -> Angle:
+    """Return the `Angle` of given radians, with its cosine and sine."""
+    exact = Pair.of(theta)
+    sin, cos = sin_cos(exact)
+    return Angle(exact, cos, sin)
+
+
+def _orthogonal(v: Array, base: Array, parallel: NDArray[np.bool_]) -> tuple[Array, Pair]:
+    """Return the direction and the length of the part of v orthogonal to base; 0 and 0 where they are parallel."""
+    rest, square = Pair.of(v), dot(base, base)
+    for _ in range(2):
+        share = (dot(rest, base) / square)[:, None]
+        rest = rest - Pair(*two_product(share.hi, base)) - Pair(*two_product(share.lo, base))
+    rest = where(parallel[:, None], Pair.of(np.zeros_like(v)), rest)
+    return direction(rest)
+
+
+def _parallel(x: Array, w: Array) -> NDArray[np.bool_]:
+    """Decide exactly whether every minor x_p w_i - w_p x_i is zero, p being the largest entry of x."""
+    pivot = np.abs(x).argmax(axis=1)[:, None]
+    left = two_product(np.take_along_axis(x, pivot, 1), w)
+    right = two_product(np.take_along_axis(w, pivot, 1), x)
+    return ((left[0] == right[0]) & (left[1] == right[1])).all(axis=1)
+
+
+def _theta(cos: Pair, sin: Pair) -> Pair:
+    """atan2 of two pairs: the rounded angle, and the sine of what it misses."""
+    theta = np.arctan2(sin.hi, cos.hi)
+    rounded_sin, rounded_cos = sin_cos(Pair.of(theta))
+    missing = (sin * rounded_cos - cos * rounded_sin).hi
+    found = Pair(*fast_two_sum(theta, missing))
+    return where(sin.hi == 0.0, where(cos.hi > 0.0, Pair.of(np.zeros_like(theta)), PI), found)

@@ -1,0 +1,65 @@
+r"""Cosine: the wide branch. Every embedding against every class, one matrix product.
+
+Symbols: unit embeddings x̂ (N, D); unit class weights ŵ (C, D); cosines c (N, C).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from refloss.error_free import Array, Pair, matmul
+from refloss.stages.normalize import Directions
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    x: Array
+    """x̂ (N, D)."""
+    w: Array
+    """ŵ (C, D)."""
+
+
+def forward(x: Directions, w: Directions) -> tuple[Pair, Saved]:
+    r"""Inner product of unit vectors.
+
+    $$c_{nk} = \hat x_n\cdot\hat w_k$$
+
+    The product itself is exact to about 2^-63, and what the rounded lengths did to whole rows is taken back, so that the
+    rounding of the unit entries is what is left: at most $2u\sum_i|\hat x_{ni}\hat w_{ki}| \le 2u$.
+
+    Parameters
+    ----------
+    x, w
+        Directions of embeddings (N, D) and classes (C, D).
+
+    Returns
+    -------
+    Pair
+        Cosines (N, C).
+    Saved
+        What `backward` needs.
+    """
+    c = matmul(x.unit, w.unit)
+    return c - c.hi * (x.excess[:, None] + w.excess), Saved(x.unit, w.unit)
+
+
+def backward(upstream: Array, saved: Saved) -> tuple[Array, Array]:
+    r"""Carry the gradient of the cosines back to both sets of unit vectors.
+
+    $$\frac{\partial L}{\partial\hat x_n} = \sum_k \frac{\partial L}{\partial c_{nk}}\,\hat w_k, \qquad
+    \frac{\partial L}{\partial\hat w_k} = \sum_n \frac{\partial L}{\partial c_{nk}}\,\hat x_n$$
+
+    Parameters
+    ----------
+    upstream
+        dL/dc (N, C).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    tuple of Array
+        dL/dx̂ (N, D), dL/dŵ (C, D).
+    """
+    return matmul(upstream, saved.w.T).hi, matmul(upstream.T, saved.x.T).hi

@@ -1,0 +1,69 @@
+r"""Log-softmax: log probabilities that keep their relative accuracy when one class is almost certain.
+
+Symbols: logits z (N, C); log p (N, C); M the largest logit of a row, a its index; p and q = 1 - p as in softmax.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refloss.error_free import Array, Pair, total
+from refloss.stages.softmax import Exponentials, Saved, exponentials, probabilities
+
+
+def forward(z: Pair) -> tuple[Array, Saved]:
+    r"""Take the log of softmax without taking a log near 1.
+
+    $$\log p_k = (z_k - M) - \operatorname{log1p}\Bigl(\sum_{j\ne a} e^{z_j - M}\Bigr)$$
+
+    At the largest logit z_a - M is 0, so that log p_a = -1e-300 comes out as -1e-300.
+
+    Parameters
+    ----------
+    z
+        Logits (N, C).
+
+    Returns
+    -------
+    Array
+        log p (N, C).
+    Saved
+        What `backward` needs: p and 1 - p.
+    """
+    parts = exponentials(z)
+    return (parts.gap.hi - _log_sum(parts)[:, None]) + parts.gap.lo, probabilities(parts)
+
+
+def log_sum_exp(z: Pair) -> Array:
+    """Return M plus the log of the sum of exp(z - M) for each row (N,); infinite where M is."""
+    largest = z.hi.max(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(largest), largest, largest + _log_sum(exponentials(z)))
+
+
+def _log_sum(parts: Exponentials) -> Array:
+    return np.log1p(parts.others.hi) + parts.others.lo / (1.0 + parts.others.hi)
+
+
+def backward(upstream: Array, saved: Saved) -> Array:
+    r"""Carry the gradient of log p back to the logits.
+
+    $$\frac{\partial L}{\partial z_k} = g_k\,q_k - p_k\,(T - g_k), \qquad g = \frac{\partial L}{\partial\log p},
+    \qquad T = \sum_j g_j, \qquad q_k = 1 - p_k$$
+
+    The textbook form g_k - p_k T is the same number with the accuracy lost: at a confident target it is 1 - 1.
+
+    Parameters
+    ----------
+    upstream
+        dL/d log p (N, C).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    Array
+        dL/dz (N, C).
+    """
+    rest = total(upstream)[:, None] - upstream
+    return upstream * saved.q - saved.p * rest.hi

@@ -1,0 +1,76 @@
+r"""Logits: where the branches meet. The scale on every cosine, ψ in the target's place.
+
+Symbols: cosines c (N, C); ψ (N,); labels y (N,); scale s, one number, or one a row where it is the length of the
+embedding; logits z (N, C).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refloss.error_free import Array, Integers, Pair, dot, ldexp
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    scale: Array
+    """s (N,)."""
+    f: Pair
+    """c with ψ in the target's place (N, C)."""
+    y: Integers
+    """Labels (N,)."""
+
+
+def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Integers) -> tuple[Pair, Saved]:
+    r"""Scale the cosines, the target's replaced by ψ.
+
+    $$z_{nk} = s_n f_{nk}, \qquad f_{nk} = \begin{cases}\psi_n & k = y_n\\ c_{nk} & k \ne y_n\end{cases}$$
+
+    Parameters
+    ----------
+    c, psi, y
+        Cosines (N, C), the target's ψ (N,), labels (N,).
+    scale, exponent
+        The scale of each row as ``scale * 2**exponent`` (N,): a length of 1e200 must not overflow on the way.
+
+    Returns
+    -------
+    Pair
+        Logits (N, C).
+    Saved
+        What `backward` needs.
+    """
+    rows = np.arange(len(y))
+    f = Pair(c.hi.copy(), c.lo.copy())
+    f.hi[rows, y], f.lo[rows, y] = psi.hi, psi.lo
+    z = ldexp(f * scale[:, None], exponent[:, None])
+    return z, Saved(np.ldexp(scale.hi, exponent), f, y)
+
+
+def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
+    r"""Part the gradient of the logits into the two branches and the scale.
+
+    $$\frac{\partial L}{\partial c_{nk}} = [k \ne y_n]\,s_n\frac{\partial L}{\partial z_{nk}}, \qquad
+    \frac{\partial L}{\partial\psi_n} = s_n\frac{\partial L}{\partial z_{ny_n}}, \qquad
+    \frac{\partial L}{\partial s_n} = \sum_k \frac{\partial L}{\partial z_{nk}}\,f_{nk}$$
+
+    Parameters
+    ----------
+    upstream
+        dL/dz (N, C).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    tuple of Array
+        dL/dc (N, C), 0 at the targets; dL/dψ (N,); dL/ds (N,).
+    """
+    rows = np.arange(len(saved.y))
+    cosines = upstream * saved.scale[:, None]
+    psi = cosines[rows, saved.y]
+    cosines[rows, saved.y] = 0.0
+    return cosines, psi, dot(upstream, saved.f).hi

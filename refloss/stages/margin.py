@@ -1,0 +1,230 @@
+r"""Margin: what makes one loss of the family different from another. A curve ψ of the target's angle.
+
+Symbols: θ the target's angle; margins m1 (multiplies), m2 (adds to the angle), m3 (lowers the cosine); φ = m1 θ + m2;
+ψ the value that replaces cos θ of the target; s the scale, applied later. One function covers the family; what public
+code does past φ = π, annealing and gradient conventions are functions from one curve to another, so they compose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refloss.error_free import PI, Array, Pair, sin_cos, where
+from refloss.stages.angle import Angle
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+class Margin(NamedTuple):
+    """The settings of a curve."""
+
+    m1: float = 1.0
+    m2: float = 0.0
+    m3: float = 0.0
+    boundary: str = "none"
+    annealing: float = 0.0
+    gradient: str = "exact"
+
+
+class Target(NamedTuple):
+    """The target's angle, and the same angle with its margin on, each with cosine and sine (N,)."""
+
+    theta: Angle
+    phi: Angle
+
+
+class Curve(NamedTuple):
+    """A function of the target's angle and its derivative, in pairs (N,)."""
+
+    psi: Callable[[Target], Pair]
+    """ψ(θ)."""
+    slope: Callable[[Target], Pair]
+    """ψ'(θ) = dψ/dθ, per radian."""
+
+
+class Rule(NamedTuple):
+    """A row of the table of boundary rules: a condition, and what holds beyond it."""
+
+    beyond: Callable[[Target, Margin], Mask]
+    """Where the margin itself no longer holds."""
+    curve: Callable[[Margin], Curve]
+    """The curve that holds there instead."""
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    slope: Array
+    """ψ'(θ) (N,)."""
+
+
+def turned(theta: Angle, margin: Margin) -> Target:
+    """Add the angle φ = m1 θ + m2."""
+    phi = theta.theta * margin.m1 + margin.m2
+    sin, cos = sin_cos(phi)
+    return Target(theta, Angle(phi, cos, sin))
+
+
+def marginal(margin: Margin) -> Curve:
+    """The margin itself: cos φ - m3."""
+    return Curve(lambda t: t.phi.cos - margin.m3, lambda t: t.phi.sin * -margin.m1)
+
+
+def lowered(by: Pair | float) -> Curve:
+    """cos θ less a constant."""
+    return Curve(lambda t: t.theta.cos - by, lambda t: -t.theta.sin)
+
+
+def flat(at: float) -> Curve:
+    """A constant."""
+    return Curve(lambda t: Pair.of(np.full(t.theta.cos.shape, at)), lambda t: Pair.of(np.zeros(t.theta.cos.shape)))
+
+
+def folded(margin: Margin) -> Curve:
+    """(-1)^k cos φ - 2k - m3 with k = floor(φ / π): cos φ made to fall for ever (SphereFace, eq. 7)."""
+
+    def folds(t: Target) -> Array:
+        nearest = np.rint(t.phi.theta.hi / PI.hi)
+        return np.maximum(nearest - ((t.phi.theta - PI * nearest).hi <= 0.0), 0.0)  # at kπ itself the lower fold
+
+    def sign(t: Target) -> Array:
+        return 1.0 - 2.0 * (folds(t) % 2.0)
+
+    return Curve(
+        lambda t: t.phi.cos * sign(t) - 2.0 * folds(t) - margin.m3,
+        lambda t: t.phi.sin * (-margin.m1 * sign(t)),
+    )
+
+
+def past_pi(t: Target, margin: Margin) -> Mask:
+    """φ > π; at φ = π itself the margin still holds."""
+    return np.asarray((t.phi.theta - PI).hi > 0.0)
+
+
+def _fallen(margin: Margin) -> Curve:
+    return lowered(sin_cos(Pair.of(margin.m2))[0] * margin.m2 + margin.m3)
+
+
+def _joined(margin: Margin) -> Curve:
+    return lowered(sin_cos((PI - margin.m2) / margin.m1)[1] + 1.0 + margin.m3)
+
+
+RULES: dict[str, Rule] = {
+    "none": Rule(lambda t, margin: np.zeros(t.theta.cos.shape, np.bool_), marginal),
+    "hard": Rule(past_pi, _fallen),
+    "easy": Rule(lambda t, margin: t.theta.cos.hi <= 0.0, lambda margin: lowered(margin.m3)),
+    "keep": Rule(past_pi, lambda margin: lowered(margin.m3)),
+    "continuous": Rule(past_pi, _joined),
+    "monotone": Rule(past_pi, folded),
+    "clamp": Rule(past_pi, lambda margin: flat(-1.0 - margin.m3)),
+    "min": Rule(lambda t, margin: (t.phi.cos - margin.m3 - t.theta.cos).hi > 0.0, lambda margin: lowered(0.0)),
+    "conditional": Rule(lambda t, margin: (t.theta.cos - margin.m3).hi <= 0.0, lambda margin: lowered(0.0)),
+}
+
+
+def ruled(margin: Margin, curve: Curve) -> Curve:
+    """Follow curve up to the boundary of the margin's rule, and the rule's own curve beyond it."""
+    rule = RULES[margin.boundary]
+    other = rule.curve(margin)
+    return Curve(
+        lambda t: where(rule.beyond(t, margin), other.psi(t), curve.psi(t)),
+        lambda t: where(rule.beyond(t, margin), other.slope(t), curve.slope(t)),
+    )
+
+
+def annealed(weight: float, curve: Curve) -> Curve:
+    """(λ cos θ + ψ) / (1 + λ): λ from large to small eases a hard margin in (SphereFace's training schedule)."""
+    share = Pair.of(1.0) + weight
+    return Curve(
+        lambda t: (t.theta.cos * weight + curve.psi(t)) / share,
+        lambda t: (curve.slope(t) - t.theta.sin * weight) / share,
+    )
+
+
+def detached(curve: Curve) -> Curve:
+    """The margin taken without gradient: ψ as it is, ψ' := -sin θ (InsightFace since 2022, OpenSphere)."""
+    return Curve(curve.psi, lambda t: -t.theta.sin)
+
+
+def bounded(curve: Curve, low: float = 0.0, high: float = 2.0) -> Curve:
+    """Hold dψ/dcos θ = -ψ'/sin θ between two numbers: ψ as it is (happynear's Caffe layer: 0 and 2)."""
+
+    def slope(t: Target) -> Pair:
+        steepest, gentlest = t.theta.sin * -high, t.theta.sin * -low
+        inner = curve.slope(t)
+        inner = where((inner - steepest).hi < 0.0, steepest, inner)
+        return where((inner - gentlest).hi > 0.0, gentlest, inner)
+
+    return Curve(curve.psi, slope)
+
+
+def curve_of(margin: Margin) -> Curve:
+    """Compose the curve that the settings ask for: the margin, its rule, annealing, the gradient convention."""
+    curve = annealed(margin.annealing, ruled(margin, marginal(margin)))
+    return detached(curve) if margin.gradient == "detached" else curve
+
+
+def forward(angle: Angle, margin: Margin) -> tuple[Pair, Saved]:
+    r"""Put the margin on the target's angle.
+
+    $$\psi(\theta) = \operatorname{rule}(\varphi) - m_3, \qquad \varphi = m_1\theta + m_2$$
+
+    Inside its boundary every rule is cos φ. Beyond it:
+
+    | rule | where | ψ there |
+    |---|---|---|
+    | `none` | nowhere | |
+    | `hard` | φ > π | $\cos\theta - m_2\sin m_2 - m_3$ |
+    | `easy` | cos θ ≤ 0 | $\cos\theta - m_3$ |
+    | `keep` | φ > π | $\cos\theta - m_3$ |
+    | `continuous` | φ > π | $\cos\theta - \cos\frac{\pi - m_2}{m_1} - 1 - m_3$ |
+    | `monotone` | φ > π | $(-1)^k\cos\varphi - 2k - m_3$, $k = \lfloor\varphi/\pi\rfloor$ |
+    | `clamp` | φ > π | $-1 - m_3$ |
+    | `min` | cos φ - m3 > cos θ | $\cos\theta$ |
+    | `conditional` | cos θ ≤ m3 | $\cos\theta$ |
+
+    Annealing with weight λ then makes it $(\lambda\cos\theta + \psi)/(1 + \lambda)$. Sources: SphereFace (Liu et al. 2017,
+    eq. 7), CosFace (Wang et al. 2018, eq. 4), ArcFace (Deng et al. 2019, eqs. 3 and 4); the rules are those found in
+    public code.
+
+    Parameters
+    ----------
+    angle
+        The target's angle θ with cos θ and sin θ (N,).
+    margin
+        Margins (m2 in radians), rule, annealing and gradient convention.
+
+    Returns
+    -------
+    Pair
+        ψ(θ) (N,).
+    Saved
+        What `backward` needs.
+    """
+    curve, target = curve_of(margin), turned(angle, margin)
+    return curve.psi(target), Saved(curve.slope(target).hi)
+
+
+def backward(upstream: Array, saved: Saved) -> Array:
+    r"""Multiply by the slope of the curve.
+
+    $$\frac{\partial L}{\partial\theta} = \frac{\partial L}{\partial\psi}\,\psi'(\theta), \qquad
+    \psi'(\theta) = -m_1\sin\varphi \text{ inside the boundary}$$
+
+    Parameters
+    ----------
+    upstream
+        dL/dψ (N,).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    Array
+        dL/dθ (N,).
+    """
+    return upstream * saved.slope

@@ -1,0 +1,120 @@
+r"""Softmax: from logits to probabilities. Its exponentials are what log_softmax stands on.
+
+Symbols: logits z (N, C); probabilities p (N, C) and their complements q = 1 - p, which near a confident class is known
+only as the sum of the others; M the largest logit of a row, a its index.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refloss.error_free import Array, Integers, Pair, total, two_sum
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    p: Array
+    """p (N, C)."""
+    q: Array
+    """1 - p, at the largest logit as the sum of the others (N, C)."""
+
+
+class Exponentials(NamedTuple):
+    """The parts of a softmax before anything is divided."""
+
+    gap: Pair
+    """z_k - M (N, C)."""
+    e: Array
+    """exp(z_k - M), 1 at a (N, C)."""
+    others: Pair
+    """S, the sum of e over k != a (N,)."""
+    top: Integers
+    """a, where the largest logit is (N,)."""
+
+
+def exponentials(z: Pair) -> Exponentials:
+    """Take exp of every logit's distance from the largest, with the rounding of that distance made good.
+
+    A distance of 700 rounded to 53 bits would cost its exponential 350u; exp(g + h) = exp(g) (1 + h) to first order,
+    and |h| <= u |g| leaves nothing that counts. A logit of -inf is a masked class of probability 0. Rows with NaN or
+    +inf, and rows of nothing but -inf, have no probabilities: NaN.
+    """
+    rows = np.arange(len(z.hi))
+    top = z.hi.argmax(axis=1)
+    largest = z[rows, top][:, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        g, h = two_sum(z.hi, -largest.hi)
+        g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
+        gap = Pair(g, _finite(h))
+        e = np.exp(gap.hi)
+        e += e * gap.lo
+        apart = e.copy()
+        apart[rows, top] = 0.0
+        others = total(apart)
+    known = np.isfinite(largest.hi[:, 0])
+    return Exponentials(gap, e, Pair(np.where(known, others.hi, np.nan), others.lo), top)
+
+
+def _finite(error: Array) -> Array:
+    """Drop the rounding error of what is infinite."""
+    return np.where(np.isfinite(error), error, 0.0)
+
+
+def probabilities(parts: Exponentials) -> Saved:
+    """Divide by the sum; p of the largest logit and its complement come from the sum of the others."""
+    rows = np.arange(len(parts.e))
+    whole = 1.0 + parts.others
+    p = parts.e / whole.hi[:, None]
+    p[rows, parts.top] = 1.0 / whole.hi
+    q = 1.0 - p
+    q[rows, parts.top] = parts.others.hi / whole.hi
+    return Saved(p, q)
+
+
+def forward(z: Pair) -> tuple[Array, Saved]:
+    r"""Turn logits into probabilities.
+
+    $$p_k = \frac{e^{z_k - M}}{\sum_j e^{z_j - M}}, \qquad M = \max_j z_j$$
+
+    Subtracting the largest logit changes nothing in exact arithmetic and makes overflow impossible.
+
+    Parameters
+    ----------
+    z
+        Logits (N, C).
+
+    Returns
+    -------
+    Array
+        Probabilities (N, C).
+    Saved
+        What `backward` needs.
+    """
+    saved = probabilities(exponentials(z))
+    return saved.p, saved
+
+
+def backward(upstream: Array, saved: Saved) -> Array:
+    r"""Multiply by the Jacobian of softmax, diag(p) - p pᵀ.
+
+    $$\frac{\partial L}{\partial z_k} = p_k\Bigl(g_k\,q_k - \sum_{j\ne k} g_j\,p_j\Bigr), \qquad
+    g = \frac{\partial L}{\partial p}, \qquad q_k = 1 - p_k$$
+
+    Parameters
+    ----------
+    upstream
+        dL/dp (N, C).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    Array
+        dL/dz (N, C).
+    """
+    weighted = upstream * saved.p
+    rest = total(weighted)[:, None] - weighted
+    return saved.p * (upstream * saved.q - rest.hi)

@@ -1,0 +1,110 @@
+r"""Triplet: the loss that compares images with images, for comparison with those that compare images with classes.
+
+Symbols: anchors a, positives p, negatives n, all (N, D); margin m; d the squared Euclidean distance (FaceNet) or the
+plain one; row losses L_n (N,).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refloss.error_free import Array, Integers, Pair, direction, dot, ldexp, two_sum
+
+
+class Settings(NamedTuple):
+    """What the loss can be asked for."""
+
+    m: float = 0.2
+    squared: bool = True
+    reduction: str = "mean"
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    active: Array
+    """1 where the loss of the row is above 0, else 0 (N,)."""
+    to_positive: Array
+    """dd(a, p)/da: 2 (a - p), or its direction for the plain distance (N, D)."""
+    to_negative: Array
+    """dd(a, n)/da (N, D)."""
+    apart: Array
+    """The difference of the two, rounded once for squared distances (N, D)."""
+
+
+def forward(anchor: Array, positive: Array, negative: Array, m: float, squared: bool) -> tuple[Array, Saved]:
+    r"""Compare the distance to the positive with the distance to the negative.
+
+    $$L = \max\bigl(0,\; d(a, p) - d(a, n) + m\bigr), \qquad
+    d(a, b) = \lVert a - b\rVert^2 \;\text{ or }\; \lVert a - b\rVert$$
+
+    Differences and squares are kept exact, so a loss next to the hinge is right relative to itself. FaceNet (Schroff,
+    Kalenichenko and Philbin 2015), eq. 3.
+
+    Parameters
+    ----------
+    anchor, positive, negative
+        Embeddings, all (N, D).
+    m
+        Margin, in units of d.
+    squared
+        Squared distance, or plain.
+
+    Returns
+    -------
+    Array
+        Row losses (N,).
+    Saved
+        What `backward` needs.
+    """
+    (a, p, n), exponent = _scaled(anchor, positive, negative)
+    ap, an = Pair(*two_sum(a, -p)), Pair(*two_sum(a, -n))
+    if squared:
+        difference = ldexp(dot(ap, ap) - dot(an, an), 2 * exponent)
+        to_positive, to_negative = 2.0 * (anchor - positive), 2.0 * (anchor - negative)
+        apart = 2.0 * (negative - positive)
+    else:
+        (to_positive, ap_length), (to_negative, an_length) = direction(ap), direction(an)
+        difference = ldexp(ap_length - an_length, exponent)
+        apart = to_positive - to_negative
+    with np.errstate(invalid="ignore"):  # an infinite difference has no rounding error to carry
+        exact, rounded = difference + m, difference.hi + m
+    loss = np.where(np.isfinite(exact.hi), exact.hi, rounded)
+    active = (loss > 0.0).astype(np.float64)
+    return np.where(loss > 0.0, loss, 0.0), Saved(active, to_positive, to_negative, apart)
+
+
+def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
+    r"""Pull the anchor to the positive and push it from the negative where the loss is above 0.
+
+    $$\frac{\partial L}{\partial a} = [L > 0]\Bigl(\frac{\partial d(a,p)}{\partial a}
+    - \frac{\partial d(a,n)}{\partial a}\Bigr), \quad
+    \frac{\partial L}{\partial p} = -[L > 0]\frac{\partial d(a,p)}{\partial a}, \quad
+    \frac{\partial L}{\partial n} = [L > 0]\frac{\partial d(a,n)}{\partial a}$$
+
+    with ∂d(a,b)/∂a = 2 (a - b) for the squared distance and (a - b)/‖a - b‖ for the plain one. At the hinge itself, and
+    at distance 0, where the plain distance has no derivative, the choice of least norm, 0, stands.
+
+    Parameters
+    ----------
+    upstream
+        dL/dL_n (N,).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    tuple of Array
+        Gradients of anchor, positive and negative, all (N, D).
+    """
+    g = (upstream * saved.active)[:, None]
+    return g * saved.apart, -g * saved.to_positive, g * saved.to_negative
+
+
+def _scaled(*points: Array) -> tuple[list[Array], Integers]:
+    """Scale all points of a row by one exact power of two."""
+    largest = np.max([np.abs(v).max(axis=1, initial=0.0) for v in points], axis=0)
+    exponent = np.frexp(largest)[1].astype(np.int64)
+    return [np.ldexp(v, -exponent[:, None]) for v in points], exponent
