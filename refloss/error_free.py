@@ -12,14 +12,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+Exponents: TypeAlias = NDArray[np.int32]  # what frexp gives, and what ldexp is fast with
 
+u = 2.0**-53  # unit roundoff: half the distance from 1 to the next float64
 _SPLITTER = 134217729.0  # 2^27 + 1: cuts 53 bits into two halves whose products are exact
 
 
@@ -96,6 +98,7 @@ class Pair:
 
     def __mul__(self, other: Pair | ArrayLike) -> Pair:
         if not isinstance(other, Pair):
+            other = np.asarray(other, np.float64)
             p, e = two_product(self.hi, other)
             return Pair(*fast_two_sum(p, e + self.lo * other))
         p, e = two_product(self.hi, other.hi)
@@ -112,8 +115,8 @@ class Pair:
     def __rtruediv__(self, other: Pair | ArrayLike) -> Pair:
         return Pair.of(other) / self
 
-    def __getitem__(self, index: object) -> Pair:
-        return Pair(self.hi[index], self.lo[index])  # type: ignore[index]
+    def __getitem__(self, index: Any) -> Pair:
+        return Pair(self.hi[index], self.lo[index])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,18 +137,18 @@ def where(condition: NDArray[np.bool_], a: Pair, b: Pair) -> Pair:
     return Pair(np.where(condition, a.hi, b.hi), np.where(condition, a.lo, b.lo))
 
 
-def ldexp(a: Pair, exponent: Integers) -> Pair:
+def ldexp(a: Pair, exponent: Exponents) -> Pair:
     """Return ``a * 2**exponent``, exact short of over- and underflow."""
     return Pair(np.ldexp(a.hi, exponent), np.ldexp(a.lo, exponent))
 
 
-def scale_rows(rows: Array) -> tuple[Array, Integers]:
+def scale_rows(rows: Array) -> tuple[Array, Exponents]:
     """Return ``(scaled, e)`` with ``rows = scaled * 2**e`` exactly and the largest entry of a row in [1/2, 1).
 
     The exponent e has one entry a row, and is 0 for a row of zeros.
     """
     _, exponent = np.frexp(np.abs(rows).max(axis=-1, initial=0.0))
-    return np.ldexp(rows, -exponent[..., None]), exponent.astype(np.int64)
+    return np.ldexp(rows, -exponent[..., None]), exponent
 
 
 def total(terms: Pair | Array, axis: int = -1) -> Pair:

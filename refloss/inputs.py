@@ -21,18 +21,22 @@ GRADIENTS = ("exact", "detached")
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a word that is not in the list."""
-    if value not in (words := tuple(allowed)):
+    words = tuple(allowed)
+    if not isinstance(value, str) or value not in words:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}; got {value!r}")
 
 
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
+def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
     """Return value as a float; refuse what is no finite number from low to high (above low, if asked)."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number; got {value!r}")
-    out = float(value)
+    try:
+        out = float(value)
+    except OverflowError:  # an integer above 1e308
+        out = math.inf
     if not math.isfinite(out) or out < low or out > high or (above and out == low):
-        bounds = [f"{'>' if above else '>='} {low:g}"] * (low > -math.inf) + [f"<= {high:.17g}"] * (high < math.inf)
-        raise ValueError(f"{name} must be a finite number{' '.join(['', *bounds])}; got {value!r}")
+        bounds = f"from {low:g} to {high!r}" if high < math.inf else f"{'>' if above else '>='} {low:g}"
+        raise ValueError(f"{name} must be a finite number {bounds}; got {out!r}")
     return out
 
 
@@ -65,35 +69,44 @@ def flag(name: str, value: Any) -> bool:
 
 
 def label(name: str, value: Any) -> int:
-    """Return a label, which is an integer."""
+    """Return a label, which is an integer that int64 holds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer; got {value!r}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be an integer that int64 can hold; got {value!r}")
     return int(value)
 
 
 def boundary(rule: str, m1: float, m2: float, m3: float) -> None:
     """Refuse a rule that no angle in [0, pi] can reach."""
-    if rule in ("hard", "keep", "continuous", "monotone", "clamp") and m1 * math.pi + m2 <= math.pi:
-        raise ValueError(f"boundary={rule!r} acts past m1 theta + m2 = pi, which m1={m1:g}, m2={m2:g} never reach")
-    if rule in ("easy", "min") and m1 == 1.0 and m2 == 0.0:
-        raise ValueError(f"boundary={rule!r} cannot act without a margin on the angle (m1={m1:g}, m2={m2:g})")
+    margins = f"m1={m1:g}, m2={m2:g}, m3={m3:g}"
+    if rule in ("hard", "keep", "continuous", "monotone", "clamp") and m2 <= (1.0 - m1) * math.pi:
+        raise ValueError(f"boundary={rule!r} acts past m1 theta + m2 = pi, which {margins} never reach")
+    if rule == "easy" and m1 == 1.0 and m2 == 0.0:
+        raise ValueError(f"boundary='easy' switches off a margin on the angle, and {margins} have none")
+    if rule == "min" and m1 == 1.0 and m3 >= 2.0 * math.sin(m2 / 2.0) ** 2:  # the most they differ by, at theta = pi
+        raise ValueError(f"boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which {margins} never reach")
     if rule == "conditional" and m3 == 0.0:
-        raise ValueError("boundary='conditional' switches off the additive margin m3, which is 0")
+        raise ValueError(f"boundary='conditional' switches off the margin m3 on the cosine, and {margins} have none")
 
 
 def real(name: str, value: Any) -> Array:
     """Return numbers as float64, converted exactly."""
     array = _as_array(name, value)
+    if array.dtype.kind == "b" or not np.can_cast(array.dtype, np.float64):
+        came = f"{type(value).__name__} of dtype {array.dtype}"
+        raise TypeError(f"{name} must hold real numbers that float64 can hold; got {came}")
     if array.dtype.kind in "iu":
-        large = np.abs(array.astype(np.float64)) > 2.0**53
+        large = (array > 2**53) | (array < -(2**53))
         if large.any():
-            raise ValueError(f"{name} must be exact in float64; got {_first(large, array, name)}")
-    elif array.dtype.name != "bfloat16" and (array.dtype.kind != "f" or array.dtype.itemsize > 8):
-        raise TypeError(f"{name} must hold real numbers that float64 can hold; got dtype {array.dtype}")
-    return np.array(array, dtype=np.float64, order="C", copy=None)
+            raise ValueError(
+                f"{name} must hold integers up to 2^53, exact in float64; got {_first(large, array, name)}"
+            )
+    with np.errstate(invalid="ignore"):  # a signaling NaN is a NaN: whether one may be here is asked elsewhere
+        return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Array]]:
+def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Any]]:
     """Return value as rows along an axis, and what puts results by row, or one a row, back into place."""
     array = real(name, value)
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
@@ -104,9 +117,9 @@ def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Ar
         raise ValueError(f"{name} must have at least one class along axis {axis}; got shape {array.shape}")
     moved = np.moveaxis(array, axis, -1)
 
-    def restore(result: Array) -> Array:
+    def restore(result: Array) -> Any:
         if result.ndim == 1:
-            return result.reshape(moved.shape[:-1])
+            return result.reshape(moved.shape[:-1])[()]  # a number, where no axis is left
         return np.ascontiguousarray(np.moveaxis(result.reshape(moved.shape), -1, axis))
 
     return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1])), restore
@@ -135,20 +148,16 @@ def given_logits(
         raise ValueError(f"z holds no sample: an empty batch has no loss; got shape {z.shape}")
     classes = z.shape[-1]
     _weights_fit(weights, classes)
-    y_array = _as_array("y", y)
-    if y_array.dtype.kind == "f" or y_array.dtype.name == "bfloat16":
-        if y_array.shape != z.shape:
-            raise TypeError(
-                f"y must be integer labels of shape {z.shape[:-1]}, or probabilities of shape {z.shape}; "
-                f"got dtype {y_array.dtype} and shape {y_array.shape}"
-            )
-        given = real("y", y)
-        _finite("y", given)
-        if (given < 0.0).any():
-            raise ValueError(f"y must hold probabilities, which are not negative; got {_first(given < 0.0, given, 'y')}")
-        return {"z": z.reshape(-1, classes), "y": given.reshape(-1, classes)}, z.shape[:-1]
-    checked = labels(y, z.shape[:-1], classes, ignored)
-    return {"z": z.reshape(-1, classes), "y": checked.reshape(-1)}, z.shape[:-1]
+    rows = z.shape[:-1]
+    y = _as_array("y", y)
+    if y.dtype.kind not in "iu" and y.shape == z.shape:
+        y = real("y", y)
+        _finite("y", y)
+        if (y < 0.0).any():
+            raise ValueError(f"y must hold probabilities, which are not negative; got {_first(y < 0.0, y, 'y')}")
+        return {"z": z.reshape(-1, classes), "y": y.reshape(-1, classes)}, rows
+    y = labels(y, rows, classes, ignored, otherwise=f", or float probabilities of shape {z.shape}")
+    return {"z": z.reshape(-1, classes), "y": y.reshape(-1)}, rows
 
 
 def head(
@@ -174,8 +183,10 @@ def head(
         if directions:
             zero = counted & ~rows.any(axis=1)
             if zero.any():
-                raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in "
-                                 f"{name}[{zero.argmax()}]")
+                raise ValueError(
+                    f"{name} must have no zero vector, whose direction is undefined; got zeros in "
+                    f"{name}[{zero.argmax()}]"
+                )
     if b is None:
         return {"x": x, "w": w, "y": y}
     b = real("b", b)
@@ -192,8 +203,10 @@ def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
         for name, value in (("anchor", anchor), ("positive", positive), ("negative", negative))
     }
     shape = out["anchor"].shape
-    if 0 in shape:
+    if shape[0] == 0:
         raise ValueError(f"anchor holds no sample: an empty batch has no loss; got shape {shape}")
+    if shape[1] == 0:
+        raise ValueError(f"anchor needs at least one dimension; got shape {shape}")
     for name, rows in out.items():
         if rows.shape != shape:
             raise ValueError(f"{name} must have the shape of anchor, {shape}; got shape {rows.shape}")
@@ -201,13 +214,15 @@ def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
     return out
 
 
-def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int) -> Integers:
+def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int, *, otherwise: str = "") -> Integers:
     """Return integer labels in [0, classes), or the ignored one."""
     array = _as_array("y", y)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"y must be integer labels; got dtype {array.dtype}")
-    if array.shape != shape:
-        raise ValueError(f"y must have shape {shape}, a label a sample; got shape {array.shape}")
+    integers = array.dtype.kind in "iu"
+    if not integers or array.shape != shape:
+        message = (
+            f"y must be integer labels of shape {shape}{otherwise}; got dtype {array.dtype} and shape {array.shape}"
+        )
+        raise ValueError(message) if integers else TypeError(message)
     outside = (array != ignored) & ((array < 0) | (array >= classes))
     if outside.any():
         raise ValueError(
@@ -217,11 +232,9 @@ def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int) -> Intege
 
 
 def upstream(value: Any, reduction: str, shape: tuple[int, ...]) -> Array:
-    """Return the upstream gradient: a number, or one a sample for reduction="none"; ones if left out."""
+    """Return the upstream gradient: a number, or one a sample, flattened, for reduction="none"; ones if left out."""
     shape = shape if reduction == "none" else ()
-    if value is None:
-        return np.ones(shape)
-    out = real("upstream", value)
+    out = np.ones(shape) if value is None else real("upstream", value).copy()  # a trace gives it back
     if out.shape != shape:
         raise ValueError(f"upstream must have shape {shape} for reduction={reduction!r}; got shape {out.shape}")
     _finite("upstream", out)
@@ -230,20 +243,33 @@ def upstream(value: Any, reduction: str, shape: tuple[int, ...]) -> Array:
 
 def float64_only(engine: str, dtype: Any) -> None:
     """Refuse a dtype that an engine cannot compute in."""
-    if dtype is not None and np.dtype(dtype) != np.float64:
-        raise ValueError(f"dtype must be float64, the only one engine={engine!r} computes in; got {np.dtype(dtype)}")
+    try:
+        asked = np.dtype(dtype)  # None is float64
+    except TypeError as error:
+        raise TypeError(f"dtype must be one of NumPy's; got {dtype!r}") from error
+    if asked != np.float64:
+        raise ValueError(f"dtype must be float64, the only one engine={engine!r} computes in; got {asked}")
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:
     """Return a NumPy view of what NumPy, a list or a tensor of another framework holds."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, perhaps one that wants gradients
-        value = value.detach().cpu()
-        if "bfloat16" in str(value.dtype):
-            value = value.float()  # exact; NumPy has no bfloat16 of its own
+    if _masked(value):
+        raise ValueError(f"{name} must have no masked entries; say what they are with .filled(...), or leave them out")
     try:
+        if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, perhaps one that wants gradients
+            value = value.detach().cpu()
+            if "bfloat16" in str(value.dtype):
+                value = value.float()  # exact; NumPy has no bfloat16 of its own
         return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array; got a ragged sequence ({error})") from None
+    except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a sparse tensor, a tracer, ...
+        came = f"{type(value).__name__}: {error}"
+        message = f"{name} must be an array, or something that NumPy can make one of; got {came}"
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from error
+
+
+def _masked(value: Any) -> bool:
+    """Whether something here is masked, which NumPy would silently unmask."""
+    return any(map(_masked, value)) if isinstance(value, list | tuple) else bool(np.ma.is_masked(value))
 
 
 def _matrix(name: str, value: Any, shape: str) -> Array:

@@ -137,8 +137,8 @@ class CrossEntropy(_WithLabels):
 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p = \operatorname{softmax}(z_n)$$
 
-    Settings mean what they mean in ``torch.nn.CrossEntropyLoss``; classes are the last axis of z. Relative accuracy holds
-    for confident targets: a loss of 1e-300 is 1e-300.
+    Settings mean what they mean in ``torch.nn.CrossEntropyLoss``; classes are the last axis of z. Relative accuracy
+    holds for confident targets: a loss of 1e-300 is 1e-300.
 
     Parameters
     ----------
@@ -204,9 +204,7 @@ class SoftmaxLoss(_WithLabels):
         """What an engine needs to know of this loss."""
         return Spec("linear", cross_entropy=self._settings)
 
-    def __call__(
-        self, x: Any, w: Any, y: Any, b: Any = None, *, engine: str = "auto", dtype: Any = None
-    ) -> Value:
+    def __call__(self, x: Any, w: Any, y: Any, b: Any = None, *, engine: str = "auto", dtype: Any = None) -> Value:
         """Return the loss of embeddings x (N, D), class weights w (C, D), labels y (N,) and, if given, bias b (C,)."""
         return self._value(*self._arrays(x, w, y, b), engine, dtype)
 
@@ -394,7 +392,8 @@ class ASoftmax(_ScaledLoss):
 class CosFace(_ScaledLoss):
     r"""CosFace (AM-Softmax): the target's cosine lowered.
 
-    $$L_n = -\log\frac{e^{s(\cos\theta_{y_n} - m)}}{e^{s(\cos\theta_{y_n} - m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
+    $$L_n = -\log\frac{e^{s(\cos\theta_{y_n} - m)}}
+    {e^{s(\cos\theta_{y_n} - m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
 
     Sources: CosFace (Wang et al. 2018), eq. 4; AM-Softmax (Wang et al. 2018).
 
@@ -435,7 +434,8 @@ class CosFace(_ScaledLoss):
 class ArcFace(_ScaledLoss):
     r"""ArcFace: a margin added to the target's angle.
 
-    $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}{e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
+    $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}
+    {e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
 
     Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; see `refloss.stages.margin` for those
     found in public code.
@@ -558,9 +558,7 @@ class Triplet(_Loss):
         """What an engine needs to know of this loss."""
         return Spec("triplet", triplet=triplet.Settings(self.m, self.squared, self.reduction))
 
-    def __call__(
-        self, anchor: Any, positive: Any, negative: Any, *, engine: str = "auto", dtype: Any = None
-    ) -> Value:
+    def __call__(self, anchor: Any, positive: Any, negative: Any, *, engine: str = "auto", dtype: Any = None) -> Value:
         """Return the loss of anchors, positives and negatives, all (N, D)."""
         return self._value(*self._arrays(anchor, positive, negative), engine, dtype)
 

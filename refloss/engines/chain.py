@@ -3,10 +3,9 @@
     x, W ──► normalize ──► cosine ─────────────┐
     x, w_y ─► angle ──► margin ────────────────┴─► logits ──► log_softmax ──► cross_entropy ──► loss
 
-The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; triplet is a picture of
-its own. Each ``_down`` runs the stages forward and keeps what they saved, each ``_up`` runs them backward in the opposite
-order. Arithmetic is float64, with pairs where 53 bits are too few. Results do not depend on the number of BLAS threads
-as far as the exact products of `error_free.matmul` reach.
+The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; triplet is a picture
+of its own. Each ``_down`` runs the stages forward and keeps what they saved, each ``_up`` runs them backward in the
+opposite order. Arithmetic is float64, with pairs where 53 bits are too few.
 """
 
 from __future__ import annotations
@@ -157,7 +156,7 @@ def _margin_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
     if spec.scale is None:
         scale, exponent = to_x.length, to_x.exponent
     else:
-        scale, exponent = Pair.of(np.full(len(y), spec.scale)), np.zeros(len(y), np.int64)
+        scale, exponent = Pair.of(np.full(len(y), spec.scale)), np.zeros(len(y), np.int32)
     z, of_logits = logits.forward(c, psi, y, scale, exponent)
     outputs, saved = _logits_down(spec, {"z": z, "y": y})
     outputs = {

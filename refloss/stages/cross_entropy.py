@@ -28,7 +28,7 @@ class Targets(NamedTuple):
 
     t: Array
     """t: what multiplies -log p (N, C)."""
-    count: float
+    divisor: float
     """n̄: what "mean" divides by."""
 
 
@@ -63,20 +63,20 @@ def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
     return np.ones(len(y), np.bool_) if y.ndim == 2 else np.asarray(y != settings.ignore_index)
 
 
-def reduce(losses: Array, reduction: str, count: float) -> Array:
-    """Add up row losses, rounding once at the end; "mean" divides by count."""
+def reduce(losses: Array, reduction: str, divisor: float) -> Array:
+    """Add up row losses, rounding once at the end; "mean" divides."""
     if reduction == "none":
         return losses
     added = total(losses).hi
     if not np.isfinite(added):  # an infinite row has no rounding error to carry
         added = losses.sum()
-    return added / count if reduction == "mean" else added
+    return added / divisor if reduction == "mean" else added
 
 
-def coefficient(upstream: Array, reduction: str, count: float, rows: int) -> Array:
+def coefficient(upstream: Array, reduction: str, divisor: float, rows: int) -> Array:
     """dL/dL_n of every row (N,); 0 where "mean" has nothing to divide by."""
     if reduction == "mean":
-        upstream = upstream / count if count else np.zeros_like(upstream)
+        upstream = upstream / divisor if divisor else np.zeros_like(upstream)
     return np.broadcast_to(upstream, (rows,))
 
 
@@ -106,7 +106,7 @@ def forward(log_p: Array, targets: Targets, reduction: str) -> tuple[Array, Save
     """
     with np.errstate(invalid="ignore"):
         terms = np.where(targets.t == 0.0, 0.0, targets.t * -log_p)
-    return reduce(total(terms).hi, reduction, targets.count), Saved(targets, reduction)
+    return reduce(total(terms).hi, reduction, targets.divisor), Saved(targets, reduction)
 
 
 def backward(upstream: Array, saved: Saved) -> Array:
@@ -114,7 +114,8 @@ def backward(upstream: Array, saved: Saved) -> Array:
 
     $$\frac{\partial L}{\partial\log p_{nk}} = -g_n\,t_{nk}, \qquad
     g_n = \frac{1}{\bar n}\frac{\partial\mathcal L}{\partial L} \;\text{(mean)}, \quad
-    \frac{\partial\mathcal L}{\partial L} \;\text{(sum)}, \quad \frac{\partial\mathcal L}{\partial L_n} \;\text{(none)}$$
+    \frac{\partial\mathcal L}{\partial L} \;\text{(sum)}, \quad
+    \frac{\partial\mathcal L}{\partial L_n} \;\text{(none)}$$
 
     Parameters
     ----------
@@ -128,5 +129,5 @@ def backward(upstream: Array, saved: Saved) -> Array:
     Array
         dL/d log p (N, C).
     """
-    t, count = saved.targets
-    return -coefficient(upstream, saved.reduction, count, len(t))[:, None] * t
+    t, divisor = saved.targets
+    return -coefficient(upstream, saved.reduction, divisor, len(t))[:, None] * t

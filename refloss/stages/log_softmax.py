@@ -42,7 +42,7 @@ def log_sum_exp(z: Pair) -> Array:
 
 
 def _log_sum(parts: Exponentials) -> Array:
-    return np.log1p(parts.others.hi) + parts.others.lo / (1.0 + parts.others.hi)
+    return np.asarray(np.log1p(parts.others.hi) + parts.others.lo / (1.0 + parts.others.hi))
 
 
 def backward(upstream: Array, saved: Saved) -> Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Integers, Pair, dot, ldexp
+from refloss.error_free import Array, Exponents, Integers, Pair, dot, ldexp
 
 
 class Saved(NamedTuple):
@@ -24,7 +24,7 @@ class Saved(NamedTuple):
     """Labels (N,)."""
 
 
-def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Integers) -> tuple[Pair, Saved]:
+def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Exponents) -> tuple[Pair, Saved]:
     r"""Scale the cosines, the target's replaced by ψ.
 
     $$z_{nk} = s_n f_{nk}, \qquad f_{nk} = \begin{cases}\psi_n & k = y_n\\ c_{nk} & k \ne y_n\end{cases}$$

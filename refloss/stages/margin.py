@@ -75,7 +75,7 @@ def marginal(margin: Margin) -> Curve:
 
 
 def lowered(by: Pair | float) -> Curve:
-    """cos θ less a constant."""
+    """A curve lower than cos θ by a constant."""
     return Curve(lambda t: t.theta.cos - by, lambda t: -t.theta.sin)
 
 
@@ -89,7 +89,8 @@ def folded(margin: Margin) -> Curve:
 
     def folds(t: Target) -> Array:
         nearest = np.rint(t.phi.theta.hi / PI.hi)
-        return np.maximum(nearest - ((t.phi.theta - PI * nearest).hi <= 0.0), 0.0)  # at kπ itself the lower fold
+        above = (t.phi.theta - PI * nearest).hi > 0.0  # at kπ itself the lower fold
+        return np.asarray(np.maximum(np.where(above, nearest, nearest - 1.0), 0.0))
 
     def sign(t: Target) -> Array:
         return 1.0 - 2.0 * (folds(t) % 2.0)
@@ -187,9 +188,9 @@ def forward(angle: Angle, margin: Margin) -> tuple[Pair, Saved]:
     | `min` | cos φ - m3 > cos θ | $\cos\theta$ |
     | `conditional` | cos θ ≤ m3 | $\cos\theta$ |
 
-    Annealing with weight λ then makes it $(\lambda\cos\theta + \psi)/(1 + \lambda)$. Sources: SphereFace (Liu et al. 2017,
-    eq. 7), CosFace (Wang et al. 2018, eq. 4), ArcFace (Deng et al. 2019, eqs. 3 and 4); the rules are those found in
-    public code.
+    Annealing with weight λ then makes it $(\lambda\cos\theta + \psi)/(1 + \lambda)$. Sources: SphereFace (Liu et al.
+    2017, eq. 7), CosFace (Wang et al. 2018, eq. 4), ArcFace (Deng et al. 2019, eqs. 3 and 4); the rules are those found
+    in public code.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Integers, Pair, ldexp, row_dot, scale_rows, sqrt
+from refloss.error_free import Array, Exponents, Pair, ldexp, row_dot, scale_rows, sqrt
 
 
 class Directions(NamedTuple):
@@ -22,7 +22,7 @@ class Directions(NamedTuple):
     """What dividing by the rounded length did to every entry of a row: v̂ stands here times (1 + excess) (R,)."""
     length: Pair
     """‖v‖ / 2^e, in [1/2, √D) (R,)."""
-    exponent: Integers
+    exponent: Exponents
     """e, the power of two taken out of the row (R,)."""
 
     @property
@@ -76,6 +76,5 @@ def backward(upstream: Array, saved: Directions, upstream_norm: Array | None = N
     scaled, exponent = scale_rows(upstream)
     along = row_dot(scaled, saved.unit)
     tangent = (scaled - along.hi[:, None] * saved.unit) / saved.length.hi[:, None]
-    gradient = np.ldexp(tangent, (exponent - saved.exponent)[:, None])
+    gradient: Array = np.ldexp(tangent, (exponent - saved.exponent)[:, None])
     return gradient if upstream_norm is None else gradient + upstream_norm[:, None] * saved.unit
-

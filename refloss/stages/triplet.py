@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Integers, Pair, direction, dot, ldexp, two_sum
+from refloss.error_free import Array, Exponents, Pair, direction, dot, ldexp, two_sum
 
 
 class Settings(NamedTuple):
@@ -103,8 +103,8 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
     return g * saved.apart, -g * saved.to_positive, g * saved.to_negative
 
 
-def _scaled(*points: Array) -> tuple[list[Array], Integers]:
+def _scaled(*points: Array) -> tuple[list[Array], Exponents]:
     """Scale all points of a row by one exact power of two."""
     largest = np.max([np.abs(v).max(axis=1, initial=0.0) for v in points], axis=0)
-    exponent = np.frexp(largest)[1].astype(np.int64)
+    exponent = np.frexp(largest)[1]
     return [np.ldexp(v, -exponent[:, None]) for v in points], exponent

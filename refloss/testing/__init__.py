@@ -1,0 +1,1 @@
+"""Use: what other projects import in their own tests."""
