@@ -170,6 +170,13 @@ def total(terms: Pair | Array, axis: int = -1) -> Pair:
     return left[0]
 
 
+def rounded_total(terms: Array, axis: int = -1) -> Array:
+    """Sum along an axis, rounded once; infinite and undefined terms, which have no error to carry, add up as ever."""
+    with np.errstate(invalid="ignore"):
+        exact, plain = total(terms, axis).hi, terms.sum(axis)
+    return np.where(np.isfinite(plain), exact, plain)
+
+
 def _join(a: Pair, b: Pair) -> Pair:
     return Pair(np.concatenate([a.hi, b.hi]), np.concatenate([a.lo, b.lo]))
 

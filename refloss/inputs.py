@@ -35,7 +35,7 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     except OverflowError:  # an integer above 1e308
         out = math.inf
     if not math.isfinite(out) or out < low or out > high or (above and out == low):
-        bounds = f"from {low:g} to {high!r}" if high < math.inf else f"{'>' if above else '>='} {low:g}"
+        bounds = f"from {low:g} to {high:.16g}" if high < math.inf else f"{'>' if above else '>='} {low:g}"
         raise ValueError(f"{name} must be a finite number {bounds}; got {out!r}")
     return out
 
@@ -163,7 +163,7 @@ def given_logits(
 def head(
     x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int, *, directions: bool
 ) -> dict[str, Any]:
-    """Look over embeddings (N, D), class weights (C, D), labels (N,) and bias (C,); rows that are ignored may be anything."""
+    """Look over embeddings (N, D), class weights (C, D), labels (N,) and bias (C,); ignored rows may be anything."""
     x, w = _matrix("x", x, "(N, D)"), _matrix("w", w, "(C, D)")
     if len(x) == 0:
         raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
@@ -183,10 +183,8 @@ def head(
         if directions:
             zero = counted & ~rows.any(axis=1)
             if zero.any():
-                raise ValueError(
-                    f"{name} must have no zero vector, whose direction is undefined; got zeros in "
-                    f"{name}[{zero.argmax()}]"
-                )
+                where = f"{name}[{zero.argmax()}]"
+                raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in {where}")
     if b is None:
         return {"x": x, "w": w, "y": y}
     b = real("b", b)

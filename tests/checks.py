@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import exact
 import numpy as np
+
+import exact
 
 U = 2.0**-53
 

@@ -10,8 +10,8 @@ How a difference stays exact where the loss is hard:
   squares and dot products of a row and of the same row moved by one step. cos theta = x.w / (|x| |w|) and
   theta = atan2(sqrt(|x|^2 |w|^2 - (x.w)^2), x.w) then start from exact numbers: theta is right to all digits at every
   angle, and "exactly parallel" is the exact statement |x|^2 |w|^2 = (x.w)^2.
-- A step is small against whatever the loss can change over: 1, 1/s, theta, pi - theta. Each pair of a sample and a class
-  has its own.
+- A step is small against whatever the loss can change over: 1, 1/s, theta, pi - theta. Each pair of a sample and a
+  class has its own.
 - Which side of a boundary the target is on is decided once, at the unmoved inputs; the moved ones follow that branch.
   Exactly parallel to its class, a target has no direction to turn in: its psi is kept as it is.
 - With b a reference class (the label, where there is one), the loss of a row is
@@ -80,9 +80,9 @@ def places(number: mpf) -> int:
 def settle(quantity: Callable[[], mpf], digits: int) -> mpf:
     """`quantity`, of the order of 1 or less and computed with an absolute error near 10**-dps, to `digits` of its own.
 
-    More and more digits are used until that many remain. What is still not told from 0 with 1400 more is 0: numbers made
-    of a few float64 numbers (angles of rational vectors, multiples of pi, cosines of margins) come that close only by
-    being equal.
+    More and more digits are used until that many remain. What is still not told from 0 with 1400 more is 0: numbers
+    made of a few float64 numbers (angles of rational vectors, multiples of pi, cosines of margins) come that close only
+    by being equal.
     """
     for extra in (40, 400, 1400):
         with mp.workdps(digits + extra):
@@ -210,8 +210,8 @@ class Curve(NamedTuple):
 
     @classmethod
     def of(cls, m1: Any, m2: Any, m3: Any, boundary: str, annealing: Any, scale: Any = None) -> Curve:  # noqa: PLR0917
-        numbers = [mp.convert(float(number)) for number in (m1, m2, m3, annealing)]
-        return cls(*numbers[:3], boundary, numbers[3], None if scale is None else mp.convert(float(scale)))
+        first, second, third, weight = (mp.convert(float(number)) for number in (m1, m2, m3, annealing))
+        return cls(first, second, third, boundary, weight, None if scale is None else mp.convert(float(scale)))
 
 
 def branch_of(theta: Callable[[], mpf], c: Curve, digits: int | None = None) -> Branch:
@@ -269,7 +269,7 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None) -> Branch:
             return beyond[c.boundary] if past(1) else margin
 
 
-def each(angles: Any, function: Callable[[mpf], mpf]) -> Array:
+def at_each(angles: Any, function: Callable[[mpf], mpf]) -> Array:
     numbers = exact(angles)
     result = filled(numbers.shape, NAN)
     for index in np.ndindex(numbers.shape):
@@ -293,7 +293,7 @@ def psi(  # noqa: PLR0917
         with mp.workdps(digits + GUARD):
             return branch_of(lambda: t, c, digits)(t)
 
-    return each(theta, at)
+    return at_each(theta, at)
 
 
 def psi_slope(  # noqa: PLR0917
@@ -313,7 +313,7 @@ def psi_slope(  # noqa: PLR0917
             branch = branch_of(lambda: t, c, digits)
         return settle(lambda: mp.diff(branch, t), digits)
 
-    return each(theta, at)
+    return at_each(theta, at)
 
 
 def logits(
@@ -341,7 +341,7 @@ def logits(
 
 
 class Base(NamedTuple):
-    """A row of logits seen from one of them, if not given the largest: exp(z_k - z_base), and its sum over the others."""
+    """A row of logits seen from one of them (by default the largest): exp(z_k - z_base), and its sum over the others."""
 
     k: int
     ratios: Reals
@@ -415,7 +415,7 @@ def cross_entropy(
     reduction: str = "mean",
     digits: int = 60,
 ) -> Any:
-    """The cross entropy of torch with the classes on the last axis: -sum over k of t_k log p_k a row, then the reduction."""
+    """The cross entropy of torch, classes on the last axis: -sum over k of t_k log p_k a row, and the reduction."""
     settings = Settings(label_smoothing, class_weight, ignore_index, reduction)
     numbers = exact(z)
     with mp.workdps(digits + GUARD):
@@ -648,7 +648,7 @@ class Sample:
         self.z[label] = self.scale * self.psi
 
     def moved_psi(self, dot: int, square: int, other: int) -> mpf:
-        """psi of the moved target pair: frozen where the pair is parallel, cos theta + constant if detached."""
+        """The moved target pair's psi: kept where the pair is parallel, cos theta + constant if detached."""
         if self.target.parallel:
             return self.psi
         if self.target.detached:
@@ -926,16 +926,17 @@ def margin_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digit
 
 def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:
     """Triplet: where the hinge is open, d(a, p) - d(a, n) entry by entry."""
-    arrays = dict(zip(("anchor", "positive", "negative"), map(exact, inputs), strict=True))
-    wanted = Wanted({name: array.shape for name, array in arrays.items()}, entries)
-    count = len(arrays["anchor"])
+    names = ("anchor", "positive", "negative")
+    anchor, positive, negative = map(exact, inputs)
+    wanted = Wanted(dict.fromkeys(names, anchor.shape), entries)
+    count = len(anchor)
     with mp.workdps(digits + GUARD):
         coefficients = Batch.plain(count, loss.reduction).coefficients(upstream)
         for n in range(count):
-            triple = Triple.of(*(array[n] for array in arrays.values()), loss.m, loss.squared)
+            triple = Triple.of(anchor[n], positive[n], negative[n], loss.m, loss.squared)
             if triple.hinge(digits) <= 0:
                 continue
-            columns = {name: wanted.columns(name, n) for name in arrays}
+            columns = {name: wanted.columns(name, n) for name in names}
             for i in sorted(set().union(*columns.values())):
                 near, far = (triple.slope(v, i, digits) for v in (triple.to_positive, triple.to_negative))
                 for name, slope in (("anchor", near - far), ("positive", -near), ("negative", far)):
@@ -948,12 +949,12 @@ def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: i
 
 
 def absolute_terms(loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60) -> dict[str, Array]:
-    """The size of what a gradient row is made of before anything cancels, float64: a number a row; for z and b, an entry.
+    """The size of what a gradient row is made of before anything cancels: a float64 a row; for z and b, an entry.
 
-    With G_nk = dL/dz_nk by differences, or c_n (p_k T + t_k) in its place where the targets are smoothed or probabilities:
+    With G_nk = dL/dz_nk by differences, or in its place c_n (p_k T + t_k) for smoothed targets and probabilities:
 
-    - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is the
-      feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
+    - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
+      the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - Triplet, where the hinge is open: 2 (|a - p| + |a - n|), 2 |a - p|, 2 |a - n|; of the plain distance 2, 1, 1.
@@ -962,9 +963,9 @@ def absolute_terms(loss: Any, *inputs: Any, upstream: Any = None, digits: int = 
     """
     with mp.workdps(digits + GUARD):
         if name_of(loss) == "Triplet":
-            terms = triplet_terms(loss, *inputs, upstream=upstream)
+            terms = triplet_terms(loss, inputs, upstream)
         elif name_of(loss) == "CrossEntropy":
-            terms = logit_terms(loss, *inputs, upstream=upstream)
+            terms = logit_terms(loss, inputs, upstream)
         else:
             terms = head_terms(Head(loss, *inputs), upstream, digits)
         return {name: as_floats(array) for name, array in terms.items()}
@@ -978,12 +979,12 @@ def as_floats(array: Array) -> Array:
     return result
 
 
-def triplet_terms(loss: Any, anchor: Any, positive: Any, negative: Any, upstream: Any) -> dict[str, Array]:
-    inputs = [exact(array) for array in (anchor, positive, negative)]
-    count = len(inputs[0])
+def triplet_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, Array]:
+    anchor, positive, negative = map(exact, inputs)
+    count = len(anchor)
     terms = {name: filled((count,), mpf(0)) for name in ("anchor", "positive", "negative")}
     for n, c in enumerate(Batch.plain(count, loss.reduction).coefficients(upstream)):
-        triple = Triple.of(*(array[n] for array in inputs), loss.m, loss.squared)
+        triple = Triple.of(anchor[n], positive[n], negative[n], loss.m, loss.squared)
         if triple.hinge(GUARD) > 0:
             near, far = (2 * v.norm() if loss.squared else mpf(v.square != 0) for v in triple[:2])
             for name, size in (("anchor", near + far), ("positive", near), ("negative", far)):
@@ -991,8 +992,8 @@ def triplet_terms(loss: Any, anchor: Any, positive: Any, negative: Any, upstream
     return terms
 
 
-def logit_terms(loss: Any, z: Any, y: Any, upstream: Any) -> dict[str, Array]:
-    numbers = exact(z)
+def logit_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, Array]:
+    numbers, y = exact(inputs[0]), inputs[1]
     size = numbers.shape[-1]
     batch = Batch.of(y, numbers.shape, Settings.of(loss))
     terms = filled((len(batch.targets), size), mpf(0))
@@ -1050,10 +1051,10 @@ def row_error(result: Any, truth: Any, terms: Any) -> float:
 
 
 def value_error(result: Any, truth: Any, terms: Any = None) -> float:
-    """The worst |result - truth| / |truth| in units of u; with `terms` (truth's shape), over the larger of |truth| and terms.
+    """The worst |result - truth| / |truth| in units of u; given `terms` of truth's shape, over the larger of the two.
 
-    A truth of 0 (and terms of 0) demands exactly 0, one below the normal range counts as the smallest normal number, NaN
-    demands NaN and inf the same inf. Whatever is not as it must be is an error of inf.
+    A truth of 0 (and terms of 0) demands exactly 0, one below the normal range counts as the smallest normal number,
+    NaN demands NaN and inf the same inf. Whatever is not as it must be is an error of inf.
     """
     found, true = exact(result), exact(truth)
     if found.shape != true.shape:

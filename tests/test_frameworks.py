@@ -45,7 +45,7 @@ class Found(NamedTuple):
         return bool((np.abs(np.asarray(self.theirs) - self.ours) <= self.bound).all())
 
 
-def agree(value: Found, wrong: Gradients | None = None, /, **gradients: Found) -> None:
+def agree(value: Found, wrong: dict[str, Gradients] | None = None, /, **gradients: Found) -> None:
     """Hold value and gradients to their bounds, then every gradient changed by every mutant: none of those may pass."""
     for name, found in {"value": value, **gradients}.items():
         assert np.shape(found.theirs) == np.shape(found.ours), name
@@ -249,28 +249,178 @@ def test_softmax_functions(softmaxes: SimpleNamespace, axis: int) -> None:
 # -------------------------------------------------------------------------------------------------------------- cross entropy
 
 
-class Case(NamedTuple):
-    """Logits (..., C), targets in a framework's form, and what refloss.CrossEntropy is told."""
+def target_rows(y: np.ndarray, classes: int, settings: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """Targets t (N, C) and what "mean" divides by, as torch has it, for the bounds."""
+    weight, e = np.array(settings["class_weight"] or [1.0] * classes), settings["label_smoothing"]
+    if y.dtype.kind == "f":
+        t = y.reshape(-1, classes)
+        return weight * ((1.0 - e) * t + e / classes), float(len(t))
+    labels = y.reshape(-1)
+    kept = labels != settings["ignore_index"]
+    t = kept[:, None] * np.eye(classes)[np.where(kept, labels, 0)]
+    return weight * ((1.0 - e) * t + e * kept[:, None] / classes), float(weight[labels[kept]].sum())
 
-    z: np.ndarray
-    y: np.ndarray
-    settings: dict[str, Any]
 
-    def rows(self) -> np.ndarray:
-        return self.z.reshape(-1, self.z.shape[-1])
+def cross_entropy_found(
+    theirs: tuple[Any, Any], z: np.ndarray, y: np.ndarray, upstream: Any, settings: dict[str, Any]
+) -> tuple[Found, Found]:
+    """refloss.CrossEntropy beside another's value and dL/dz of the same logits (..., C), with their bounds."""
+    classes, reduction = z.shape[-1], settings["reduction"]
+    value, gradient = refloss.CrossEntropy(**settings).value_and_grad(z, y, upstream=upstream)
+    t, count = target_rows(y, classes, settings)
+    rows = cross_entropy_bound(z.reshape(-1, classes), t)
+    value_bound = reduced(rows.loss, reduction, count).reshape(np.shape(value))
+    gradient_bound = (share(upstream, reduction, count) * rows.gradient).reshape(z.shape)
+    return Found(theirs[0], value, value_bound), Found(theirs[1], gradient.z, gradient_bound)
 
-    def targets(self) -> tuple[np.ndarray, float]:
-        """t (N, C) and what "mean" divides by, for the bounds; torch's meaning of the words."""
-        n, classes = self.rows().shape
-        weight = np.array(self.settings.get("class_weight") or np.ones(classes))
-        if self.y.shape == self.z.shape:
-            t, count = self.y.reshape(n, classes), float(n)
-        else:
-            labels, kept = self.y.reshape(n), (self.y != self.settings["ignore_index"]).reshape(n)
-            t = np.eye(classes)[np.where(kept, labels, 0)]
-            count = weight[labels[kept]].sum()
-            if "class_weight" in self.settings:  # a row's smoothed target is weighed class by class
-                pass
-        e = self.settings.get("label_smoothing", 0.0)
-        t = weight * ((1.0 - e) * t + e / classes)
-        return (t if self.y.shape == self.z.shape else t * kept[:, None]), count
+
+def torch_cross_entropy(
+    torch: ModuleType, z: np.ndarray, y: np.ndarray, upstream: Any, settings: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value and dL/dz of torch's cross entropy, with classes moved to where torch wants them (the second axis) and back."""
+    axis = min(1, z.ndim - 1)
+    options = settings | {"ignore_index": settings["ignore_index"] if y.dtype.kind == "i" else -100}
+    if weight := options.pop("class_weight"):
+        options["weight"] = torch.tensor(weight, dtype=torch.float64)
+    target = torch.from_numpy(np.moveaxis(y, -1, axis) if y.dtype.kind == "f" else y)
+    value, gradients = torch_gradients(
+        torch,
+        lambda z: torch.nn.functional.cross_entropy(z, target, **options),
+        upstream,
+        z=np.ascontiguousarray(np.moveaxis(z, -1, axis)),
+    )
+    return value, np.moveaxis(gradients["z"], axis, -1)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("kind", ["labels", "some ignored", "a class ignored", "probabilities"])
+@pytest.mark.parametrize("shape", [(7,), (6, 7), (4, 7, 3), (2, 7, 3, 2)], ids=str)
+def test_torch_cross_entropy(
+    torch: ModuleType, shape: tuple[int, ...], kind: str, weighted: bool, smoothing: float, reduction: str
+) -> None:
+    rng, classes, places = np.random.default_rng(12), 7, (*shape[:1], *shape[2:]) if len(shape) > 1 else ()
+    z = 4.0 * rng.standard_normal((*places, classes))
+    y = np.array(rng.integers(classes, size=places))
+    y.flat[0] = 5  # this one is never ignored: what "mean" makes of nothing is the next test
+    if kind == "some ignored":
+        y.flat[1::2] = -100
+    elif kind == "a class ignored":
+        y.flat[1::2] = 2
+    elif kind == "probabilities":
+        y = rng.dirichlet(np.ones(classes), size=places) * rng.uniform(0.5, 1.5, size=(*places, 1))  # sums need not be 1
+    settings = {
+        "reduction": reduction,
+        "label_smoothing": smoothing,
+        "class_weight": tuple(rng.uniform(0.1, 3.0, classes)) if weighted else None,
+        "ignore_index": 2 if kind == "a class ignored" else -100,
+    }
+    upstream = rng.standard_normal(places if reduction == "none" else ())
+    theirs = torch_cross_entropy(torch, z, y, upstream, settings)
+    value, gradient = cross_entropy_found(theirs, z, y, upstream, settings)
+    agree(value, z=gradient)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(7,), (6, 7), (2, 3, 7)], ids=str)
+def test_torch_cross_entropy_with_every_row_ignored(
+    torch: ModuleType, shape: tuple[int, ...], smoothing: float, reduction: str
+) -> None:
+    z, y = np.random.default_rng(13).standard_normal(shape), np.full(shape[:-1], -100)
+    upstream = np.ones(shape[:-1] if reduction == "none" else ())
+    settings = {"reduction": reduction, "label_smoothing": smoothing, "class_weight": None, "ignore_index": -100}
+    value, gradient = torch_cross_entropy(torch, z, y, upstream, settings)
+    ours, grad = refloss.CrossEntropy(**settings).value_and_grad(z, y, upstream=upstream)
+    np.testing.assert_array_equal(ours, value)  # NaN for "mean", here equal to itself; 0 otherwise
+    assert np.isnan(value).all() == (reduction == "mean")
+    np.testing.assert_array_equal(grad.z, np.zeros(shape))
+    np.testing.assert_array_equal(gradient, np.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+@pytest.mark.parametrize("shape", [(7,), (6, 7), (2, 3, 7)], ids=str)
+def test_optax_cross_entropies(jax: ModuleType, optax: ModuleType, shape: tuple[int, ...], kind: str) -> None:
+    rng = np.random.default_rng(14)
+    z, upstream = 4.0 * rng.standard_normal(shape), rng.standard_normal(shape[:-1])
+    if kind == "labels":
+        f, y = optax.softmax_cross_entropy_with_integer_labels, np.array(rng.integers(7, size=shape[:-1]))
+    else:
+        f, y = optax.softmax_cross_entropy, rng.dirichlet(np.ones(7), size=shape[:-1])
+    value, back = jax.vjp(lambda z: f(z, jax.numpy.asarray(y)), jax.numpy.asarray(z))
+    theirs = np.asarray(value), np.asarray(back(jax.numpy.asarray(upstream))[0])
+    settings = {"reduction": "none", "label_smoothing": 0.0, "class_weight": None, "ignore_index": -100}
+    found, gradient = cross_entropy_found(theirs, z, y, upstream, settings)
+    agree(found, z=gradient)
+
+
+# -------------------------------------------------------------------------------------------------------------------- heads
+
+
+def head_inputs(seed: int, classes: int = 7, d: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings near their class, far from it, and nearly opposite to it, three each; lengths from 0.5 to 2 or so."""
+    rng = np.random.default_rng(seed)
+    w, y = rng.standard_normal((classes, d)), rng.integers(classes, size=9)
+    x = rng.standard_normal((9, d))
+    x[:3] = w[y[:3]] + 0.4 * x[:3]
+    x[6:] = 0.1 * x[6:] - w[y[6:]]
+    return x, w, y
+
+
+def with_bounds(
+    theirs: tuple[np.ndarray, Gradients], ours: tuple[Any, Any], bounds: dict[str, np.ndarray]
+) -> tuple[Found, dict[str, Found]]:
+    """Put value and gradients of two sides beside each other."""
+    gradients = {name: Found(theirs[1][name], getattr(ours[1], name), bounds[name]) for name in theirs[1]}
+    return Found(theirs[0], ours[0], bounds["value"]), gradients
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+def test_torch_linear_and_cross_entropy(torch: ModuleType, bias: bool, reduction: str) -> None:
+    x, w, y = head_inputs(21)
+    rng = np.random.default_rng(22)
+    b, upstream = rng.standard_normal(len(w)), rng.standard_normal(len(y) if reduction == "none" else ())
+    layer, arrays = torch.nn.functional.linear, {"x": x, "w": w} | ({"b": b} if bias else {})
+
+    def loss(x: Any, w: Any, b: Any = None) -> Any:
+        return torch.nn.functional.cross_entropy(layer(x, w, b), torch.from_numpy(y), reduction=reduction)
+
+    ours = refloss.SoftmaxLoss(reduction=reduction).value_and_grad(x, w, y, b if bias else None, upstream=upstream)
+    bounds = linear_bound(x, w, y, b if bias else 0.0 * b, reduction, upstream)
+    value, gradients = with_bounds(torch_gradients(torch, loss, upstream, **arrays), ours, bounds)
+    agree(value, **gradients)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "options", "loss", "m1"),
+    [  # margins of PML's ArcFaceLoss are in degrees, and "hard" is its rule past theta + m = pi
+        ("ArcFaceLoss", {"margin": 28.6, "scale": 64}, refloss.ArcFace(m=math.radians(28.6), boundary="hard"), 1.0),
+        ("ArcFaceLoss", {"margin": 45.0, "scale": 10}, refloss.ArcFace(s=10, m=math.radians(45), boundary="hard"), 1.0),
+        ("CosFaceLoss", {}, refloss.CosFace(), 1.0),
+        ("CosFaceLoss", {"margin": 0.2, "scale": 10}, refloss.CosFace(s=10, m=0.2), 1.0),
+        ("SphereFaceLoss", {"margin": 4, "scale": 1}, refloss.ASoftmax(m=4), 4.0),
+        ("SphereFaceLoss", {"margin": 3, "scale": 1}, refloss.ASoftmax(m=3), 3.0),
+        ("SphereFaceLoss", {"margin": 2, "scale": 1}, refloss.ASoftmax(m=2), 2.0),
+        ("NormalizedSoftmaxLoss", {"temperature": 0.05}, refloss.NormFace(s=20), 1.0),
+        ("NormalizedSoftmaxLoss", {"temperature": 1 / 64}, refloss.NormFace(s=64), 1.0),
+    ],
+    ids=lambda given: repr(given) if isinstance(given, refloss.losses._MarginLoss) else "",
+)
+@pytest.mark.parametrize("seed", [31, 32, 33])
+def test_pytorch_metric_learning(
+    torch: ModuleType, pml: ModuleType, theirs: str, options: dict[str, Any], loss: Any, m1: float, seed: int
+) -> None:
+    x, w, y = head_inputs(seed)
+    cos = (x @ w.T / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(w, axis=1))[np.arange(len(y)), y]
+    past = m1 * np.arccos(cos) + (getattr(loss, "m", 0.0) if m1 == 1.0 else 0.0) > math.pi
+    if isinstance(loss, refloss.ArcFace | refloss.ASoftmax):
+        assert past.any(), "no row is past its boundary"
+        assert not past.all(), "every row is past its boundary"
+    other = getattr(pml, theirs)(num_classes=len(w), embedding_size=w.shape[1], **options)
+    ours = loss.value_and_grad(x, w, y, upstream=-1.7)
+    bounds = head_bound(loss, x, w, y, -1.7, m1)
+    value, gradients = with_bounds(pml_gradients(torch, other, x, w, y, -1.7), ours, bounds)
+    wrong = {title: mutant.value_and_grad(x, w, y, upstream=-1.7)[1]._asdict() for title, mutant in loss_mutants(loss).items()}
+    agree(value, {} if isinstance(loss, refloss.CosFace | refloss.NormFace) else wrong, **gradients)

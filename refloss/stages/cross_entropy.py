@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, Integers, total
+from refloss.error_free import Array, Integers, rounded_total
 
 
 class Settings(NamedTuple):
@@ -55,7 +55,7 @@ def targets(y: Array | Integers, classes: int, settings: Settings) -> Targets:
         return Targets(weight * (keep * y + share), float(len(y)))
     t = np.tile(weight * share, (len(y), 1))
     t[np.arange(len(y)), y] += weight[y] * keep
-    return Targets(t, float(total(weight[y]).hi))
+    return Targets(t, float(rounded_total(weight[y])))
 
 
 def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
@@ -67,9 +67,7 @@ def reduce(losses: Array, reduction: str, divisor: float) -> Array:
     """Add up row losses, rounding once at the end; "mean" divides."""
     if reduction == "none":
         return losses
-    added = total(losses).hi
-    if not np.isfinite(added):  # an infinite row has no rounding error to carry
-        added = losses.sum()
+    added = rounded_total(losses)
     return added / divisor if reduction == "mean" else added
 
 
@@ -106,7 +104,7 @@ def forward(log_p: Array, targets: Targets, reduction: str) -> tuple[Array, Save
     """
     with np.errstate(invalid="ignore"):
         terms = np.where(targets.t == 0.0, 0.0, targets.t * -log_p)
-    return reduce(total(terms).hi, reduction, targets.divisor), Saved(targets, reduction)
+    return reduce(rounded_total(terms), reduction, targets.divisor), Saved(targets, reduction)
 
 
 def backward(upstream: Array, saved: Saved) -> Array:

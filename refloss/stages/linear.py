@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Array, Pair, matmul, total
+from refloss.error_free import Array, Pair, matmul, rounded_total
 
 
 class Saved(NamedTuple):
@@ -59,4 +59,4 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
     tuple of Array
         dL/dx (N, D), dL/dW (C, D), dL/db (C,).
     """
-    return matmul(upstream, saved.w.T).hi, matmul(upstream.T, saved.x.T).hi, total(upstream, axis=0).hi
+    return matmul(upstream, saved.w.T).hi, matmul(upstream.T, saved.x.T).hi, rounded_total(upstream, axis=0)

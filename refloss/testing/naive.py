@@ -1,19 +1,21 @@
-r"""ArcFace as most repositories write it: the patient, not the doctor.
+r"""ArcFace as most repositories write it: not a model to follow, but the patient `refloss demo` examines.
 
-The pattern is the commonest of those found in public code, divide, matrix product, clip, arccos, one-hot select (profile
-N4 of our survey); the code is our own. On ordinary inputs it is right. What is wrong with it, u being the roundoff:
+The pattern is the commonest in public code (ElasticFace, pytorch-metric-learning and many more): divide by the norm,
+matrix product, clip, arccos, add the margin, cos, one-hot select. The lines are our own. On ordinary inputs they are
+right. What is wrong with them, u being the roundoff of float64:
 
-- An arccos knows a small angle θ only to u/θ, and its derivative is $-1/\sqrt{1-c^2}$: the error of the loss grows as
-  u/θ, that of the gradient as u/θ², and near π the same with π - θ. At 1e-8 nothing of the gradient is left.
-- Where the cosine c rounds to exactly 1 the derivative is infinite, and projecting it onto the tangent plane is inf - inf:
-  the whole gradient is NaN. One column of a batch is enough, a target's or not (0 · inf).
-- Where it rounds to more than 1 the clip stops the gradient of the target without a word.
-- $\log\sum e^{z_k - M}$ of a confident row is log(1 + less than u) = 0: a loss of 1e-35 is 0. Its $p_y - 1$ is 0 too, and so the
-  target gets no gradient while the other classes still get theirs.
-- ‖v‖² over- and underflows for lengths beyond 1e154 and below 1e-162.
-- Past θ + m = π it has no rule, like the paper's formula; that is a convention and no error.
+- From its cosine an angle θ is known only to u/θ, and d arccos multiplies that by 1/sin θ once more: the error of the
+  loss grows as u/θ, that of the gradient as u/θ². At 1e-8 no digit is left. Near π it is the same with π - θ.
+- Where a cosine rounds to exactly 1, d arccos is infinite. Taking the part along x̂ out of an infinite gradient is
+  inf - inf, so the whole row is NaN. It need not even be the target's cosine: 0 · inf is NaN too.
+- Where a cosine rounds to more than 1, the clip silently stops the target's gradient.
+- A confident loss is log(1 + less than u), which is 0 and not 1e-35. With p_y rounded to 1 the target's gradient is 0
+  too, while the other classes keep theirs.
+- ‖v‖² overflows for lengths from 1e154 on and underflows below 1e-154.
 
-Symbols: embeddings x (N, D); class weights w (C, D); labels y (N,); cosines c (N, C); target angles θ; scale s; margin m.
+Past θ + m = π there is no rule, as in the paper's formula; that is a convention, not an error.
+
+Symbols: embeddings x (N, D); class weights w (C, D); labels y (N,); cosines c (N, C); scale s; margin m in radians.
 """
 
 from __future__ import annotations
@@ -30,9 +32,7 @@ def arcface(x: Any, w: Any, y: Any, s: float = 64.0, m: float = 0.5) -> float:
     return arcface_value_and_grad(x, w, y, s, m)[0]
 
 
-def arcface_value_and_grad(
-    x: Any, w: Any, y: Any, s: float = 64.0, m: float = 0.5
-) -> tuple[float, Array, Array]:
+def arcface_value_and_grad(x: Any, w: Any, y: Any, s: float = 64.0, m: float = 0.5) -> tuple[float, Array, Array]:
     r"""Compute ArcFace the usual way, and follow the chain rule back through exactly those steps, as autograd would.
 
     $$c = \frac{x}{\lVert x\rVert}\cdot\frac{w}{\lVert w\rVert}, \qquad

@@ -1,0 +1,284 @@
+"""The command line: ``refloss demo``, ``refloss losses``, ``refloss --version``.
+
+It needs the extra ``cli``. Typer and rich are imported when a command runs, and everything that is computed here, the
+comparison and the verdicts, does without them.
+"""
+
+# Annotations are left unquoted: typer reads them, and knows no names but those of the module.
+
+import math
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
+
+import numpy as np
+
+import refloss
+from refloss.error_free import Array, u
+from refloss.testing import naive
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console
+
+AGREES = 100.0
+"""Errors below this many units of roundoff, less than two of sixteen digits, count as agreement."""
+NOTHING_LEFT = 0.1
+"""A relative error from here on leaves no digit right."""
+
+
+def main() -> None:
+    """Run the command line, or say in one line what is missing."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ModuleNotFoundError:
+        raise SystemExit("refloss: the command line needs typer and rich: pip install 'refloss[cli]'") from None
+    application()(prog_name="refloss")
+
+
+def application() -> "typer.Typer":
+    """Build the command line."""
+    import typer
+
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(refloss.__version__)
+            raise typer.Exit
+
+    @app.callback()
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+        ] = False,
+    ) -> None:
+        """The numerical truth about softmax and margin losses."""
+
+    app.command("demo")(demo)
+    app.command("losses")(losses)
+    return app
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+
+class Case(NamedTuple):
+    """One sample and its classes; class 0 is the target."""
+
+    name: str
+    """What is special about it."""
+    x: Array
+    """Embedding (1, D)."""
+    w: Array
+    """Class weights (C, D)."""
+    s: float
+    """Scale."""
+
+
+class Comparison(NamedTuple):
+    """What the naive ArcFace makes of a case; errors are relative to the truth, NaN where the result is not finite."""
+
+    truth: float
+    """The true loss."""
+    loss: float
+    """The naive one."""
+    error: float
+    """|loss - truth| / |truth|."""
+    error_x: float
+    """The same for dL/dx, in Euclidean norm."""
+    error_w: float
+    """The same for dL/dw of the target's row."""
+
+
+def demo() -> None:
+    """Put ArcFace as most repositories write it beside the truth."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.add_column("target\nangle")
+    for header in ("true\nloss", "naive\nloss", "error\nloss", "\nin u", "error\ndL/dx", "error\ndL/dw_y"):
+        table.add_column(header, justify="right")
+    table.add_column("\nverdict")
+    agreed, made = 0, cases()
+    for case in made:
+        found = compare(case)
+        said = verdict(found)
+        agreed += said == "agrees"
+        table.add_row(
+            case.name,
+            _number(found.truth),
+            _number(found.loss),
+            _error(found.error),
+            _error(found.error / u),
+            _error(found.error_x),
+            _error(found.error_w),
+            said,
+            style="green" if said == "agrees" else "red",
+        )
+    console = _console()
+    console.print(
+        "ArcFace as most repositories write it (NumPy, float64, arccos of a clipped cosine) beside the truth, "
+        "refloss.ArcFace. One sample, 10 classes, 16 dimensions, m=0.5.\n"
+    )
+    console.print(table)
+    console.print(
+        f"\nErrors are relative to the truth, u = 2^-53; below {AGREES:g} u they count as agreement. At the angles s=4, so "
+        "that what is lost is lost by the angle and not by p_y - 1; the confident target has s=64 and the angle 0.3. At "
+        "angle 0 the true gradient is the one of least norm: the target pulls nowhere.\n"
+    )
+    console.print(f"naive agrees with the truth in {agreed} of {len(made)} cases")
+
+
+def cases() -> list[Case]:
+    """Build the cases: the other classes are small integers in all directions, less 7x where the target is confident.
+
+    x has four entries of ±1 and t four others, so w_y = ±3 (x + t tan θ) makes the angle θ with x. The tangent is cut
+    to 48 bits after the point, so that w_y is exact and the inputs are the same everywhere. So is the naive cosine of
+    the target: the entries of x̂ are ±1/2, those of ŵ_y beside them all equally large, and four such products add up
+    to the same number in whatever order a matrix product takes them.
+    """
+    x, t = np.zeros(16), np.zeros(16)
+    x[:4], t[4:8] = (1.0, -1.0, 1.0, 1.0), (1.0, 1.0, -1.0, 1.0)
+    others = (np.arange(9.0 * 16.0).reshape(9, 16) ** 2 * 3.0) % 11.0 - 5.0
+
+    def case(name: str, theta: float, others: Array = others, s: float = 4.0) -> Case:
+        tangent = math.ldexp(round(math.ldexp(math.tan(theta), 48)), -48)
+        side = math.copysign(3.0, math.cos(theta))
+        return Case(name, x[None], np.vstack([side * (x + tangent * t), others]), s)
+
+    return [
+        case("1", 1.0),
+        case("1e-2", 1e-2),
+        case("1e-4", 1e-4),
+        case("1e-6", 1e-6),
+        case("1e-8", 1e-8),
+        case("0", 0.0),
+        case("pi - 1e-4", math.pi - 1e-4),
+        case("2.9 > pi-m", 2.9),
+        case("confident", 0.3, others - 7.0 * x, 64.0),
+    ]
+
+
+def compare(case: Case) -> Comparison:
+    """Take the case to `refloss.ArcFace` and to the naive one."""
+    y = np.zeros(1, np.int64)
+    truth, gradient = refloss.ArcFace(s=case.s).value_and_grad(case.x, case.w, y)
+    loss, x, w = naive.arcface_value_and_grad(case.x, case.w, y, case.s)
+    return Comparison(
+        float(truth),
+        loss,
+        relative(np.array([loss]), np.array([truth])),
+        relative(x[0], gradient.x[0]),
+        relative(w[0], gradient.w[0]),
+    )
+
+
+def relative(found: Array, truth: Array) -> float:
+    """‖found - truth‖ / ‖truth‖; NaN if found is not finite, inf if the truth is 0 and found is not."""
+    if not np.isfinite(found).all():
+        return math.nan
+    error, size = float(np.linalg.norm(found - truth)), float(np.linalg.norm(truth))
+    return error / size if size else math.inf if error else 0.0
+
+
+def verdict(found: Comparison) -> str:
+    """Judge by the numbers alone, the worst first.
+
+    A loss or gradient that is not finite is called NaN; a loss of 0 is called that if the truth is none. Otherwise the
+    greater of the errors of the loss and of the gradient decides: below `AGREES` u it "agrees", from `NOTHING_LEFT` on
+    no digit is right, and in between log10(error / u) of float64's sixteen digits are lost.
+    """
+    if math.isnan(found.error):
+        return "loss is NaN"
+    gradient = float(np.maximum(found.error_x, found.error_w))  # NaN if either is
+    if math.isnan(gradient):
+        return "gradient is NaN"
+    if found.loss == 0.0 != found.truth:
+        return f"loss is 0, truth is {_number(found.truth)}"
+    error, what = max((found.error, "loss"), (gradient, "gradient"))
+    if error < AGREES * u:
+        return "agrees"
+    if error >= NOTHING_LEFT:
+        return f"{what} has no digit right"
+    return f"{what} loses {round(math.log10(error / u))} digits"
+
+
+def _number(value: float) -> str:
+    """Four digits, or an exponent where that would be long."""
+    return f"{value:.1e}" if 0.0 < abs(value) < 1e-3 else f"{value + 0.0:.4g}"  # + 0.0 takes the sign off -0.0
+
+
+def _error(value: float) -> str:
+    """What fits five columns."""
+    if math.isnan(value):
+        return "NaN"
+    return f"{value:.0e}" if 0.0 < value < 0.1 or value >= 999.5 else f"{value:.3g}"
+
+
+# --------------------------------------------------------------------------------------------------------------- losses
+
+PSI = {
+    "ModifiedSoftmax": "cos(theta)",
+    "NormFace": "cos(theta)",
+    "ASoftmax": "(-1)^k*cos(m*theta) - 2*k",
+    "CosFace": "cos(theta) - m",
+    "ArcFace": "cos(theta + m)",
+    "CombinedMargin": "cos(m1*theta + m2) - m3",
+}
+"""ψ of the losses that have one, with their default settings; k = floor(m*theta/pi)."""
+
+
+def losses() -> None:
+    """List every loss with its defaults."""
+    from rich import box
+    from rich.table import Table
+
+    every = public_losses()
+    shared = fields(refloss.ModifiedSoftmax)  # the loss that has these and no other
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for header in ("loss", "defaults", "psi(theta)", "scale", "weights", "gradients"):
+        # On 80 columns the names of the triplet's gradients fold first, then defaults and psi.
+        table.add_column(
+            header, no_wrap=header in {"loss", "scale", "weights"}, max_width=9 if header == "gradients" else None
+        )
+    for loss, aliases in every.items():
+        spec = loss().spec
+        own = [field for field in fields(loss) if field.name not in {other.name for other in shared}]
+        table.add_row(
+            "\n".join([loss.__name__, *(f"= {alias}" for alias in aliases)]),
+            ", ".join(map(_default, own)) or "-",
+            PSI.get(loss.__name__, "-"),
+            "-" if spec.head != "margin" else "|x|" if spec.scale is None else "s",
+            {"margin": "unit", "linear": "given"}.get(spec.head, "-"),
+            ", ".join(get_args(get_type_hints(loss.value_and_grad)["return"])[1]._fields),
+        )
+    settings = Table.grid(padding=(0, 2))
+    for field in shared:
+        without = [loss.__name__ for loss in every if field.name not in {other.name for other in fields(loss)}]
+        settings.add_row(f"  {_default(field)}", f"not {', '.join(without)}" if without else "")
+    console = _console()
+    console.print(table)
+    console.print("\nk = floor(m*theta/pi); |x| is the length of the embedding. Defaults that losses share:\n")
+    console.print(settings)
+
+
+def public_losses() -> dict[type[Any], list[str]]:
+    """Every public loss, in the order in which they are defined, with its other names."""
+    out: dict[type[Any], list[str]] = {}
+    for name, loss in vars(refloss.losses).items():
+        if name in refloss.__all__ and isinstance(loss, type):
+            out.setdefault(loss, []).extend([name] * (name != loss.__name__))
+    return out
+
+
+def _default(field: Field[Any]) -> str:
+    return f"{field.name}={field.default!r}"
+
+
+def _console() -> "Console":
+    """Write without guessing at what might be a number; colours only where rich finds a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False)

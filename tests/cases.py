@@ -1,0 +1,214 @@
+"""Hard inputs by name, for every loss: what design calls hard, each built on purpose. Used by test_chain.py and .ci/record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import refloss
+
+Inputs = tuple[Any, ...]
+Random = np.random.Generator
+
+RULES = ("none", "hard", "easy", "keep", "continuous", "monotone", "clamp", "min")
+
+HEADS: tuple[Any, ...] = (
+    refloss.ModifiedSoftmax(),
+    refloss.NormFace(),
+    refloss.NormFace(s=1.0),
+    refloss.ASoftmax(),
+    refloss.ASoftmax(m=2, s=30.0),
+    refloss.ASoftmax(m=3, annealing=5.0),
+    refloss.ASoftmax(m=1.5, boundary="none"),
+    refloss.CosFace(),
+    refloss.CosFace(boundary="conditional"),
+    *(refloss.ArcFace(boundary=rule) for rule in RULES),
+    refloss.ArcFace(s=4.0, label_smoothing=0.1),
+    refloss.ArcFace(s=None),
+    refloss.ArcFace(gradient="detached", boundary="hard"),
+    refloss.CombinedMargin(),
+    *(refloss.CombinedMargin(m1=1.35, m2=0.3, m3=0.2, boundary=rule) for rule in (*RULES[1:], "conditional")),
+    refloss.CombinedMargin(m1=0.9, m2=0.4, m3=0.15, class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.SoftmaxLoss(),
+)
+
+
+def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Every named case of a head: (name, (x, w, y)) or, for the plain head, (x, w, y, b)."""
+    for name, theta in angles(loss).items():
+        yield name, at_angle(random, theta)
+    for name, theta in {"1e-8": 1e-8, "1e-17": 1e-17, "1e-300": 1e-300, "pi - 1e-8": math.pi - 1e-8}.items():
+        yield f"theta = {name}, axes", on_axes(theta)
+    for name, change in PLACED.items():
+        yield name, change(random)
+    if type(loss).__name__ == "SoftmaxLoss":
+        yield "with a bias", (*ordinary(random), random.standard_normal(5) * 30.0)
+
+
+def angles(loss: Any) -> dict[str, float]:
+    """Target angles by name: towards 0, towards pi, and around every place where the margin's angle is a multiple of pi."""
+    found = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
+    found |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
+    m1 = getattr(loss, "m1", loss.m if isinstance(loss, refloss.ASoftmax) else 1.0)
+    m2 = getattr(loss, "m2", loss.m if isinstance(loss, refloss.ArcFace) else 0.0)
+    for k in range(1, int((m1 * math.pi + m2) / math.pi) + 1):
+        for side in (-1e-3, -1e-8, 0.0, 1e-8, 1e-3):
+            if 0.0 < (theta := (k * math.pi - m2) / m1 + side) < math.pi:
+                found[f"phi = {k} pi {side:+g}"] = theta
+    if "easy" in repr(loss):
+        found |= {f"theta = pi/2 {side:+g}": math.pi / 2 + side for side in (-1e-8, 1e-8)}
+    return found
+
+
+def ordinary(random: Random, n: int = 2, c: int = 5, d: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normal embeddings and weights, random labels."""
+    return random.standard_normal((n, d)), random.standard_normal((c, d)), random.integers(0, c, n)
+
+
+def at_angle(random: Random, theta: float, n: int = 2, c: int = 5, d: int = 4) -> Inputs:
+    """Ordinary, but every embedding makes the given angle with the weights of a class of its own."""
+    x, w, _ = ordinary(random, n, c, d)
+    y = random.permutation(c)[:n]
+    for row, own in enumerate(y):
+        unit = x[row] / np.linalg.norm(x[row])
+        across = random.standard_normal(d)
+        across -= across @ unit * unit
+        across /= np.linalg.norm(across)
+        w[own] = random.uniform(0.5, 2.0) * (math.cos(theta) * unit + math.sin(theta) * across)
+    return x, w, y
+
+
+def on_axes(theta: float) -> Inputs:
+    """A target angle that dense vectors cannot hold: x on an axis, w next to it."""
+    x = np.array([[1.5, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    w = np.array(
+        [[math.cos(theta), math.sin(theta), 0.0], [0.3, -1.0, 0.2], [math.sin(theta), 0.0, 0.7 * math.cos(theta)]]
+    )
+    return x, np.vstack([w, [[0.1, 0.2, -0.4], [1.0, 1.0, 1.0]]]), np.array([0, 2])
+
+
+def _scaled(x: float = 1.0, w: float = 1.0) -> Callable[[Random], Inputs]:
+    def build(random: Random) -> Inputs:
+        a, b, y = ordinary(random)
+        return a * x, np.where(np.arange(5)[:, None] == y[0], b * w, b), y
+
+    return build
+
+
+def _parallel(sign: float) -> Callable[[Random], Inputs]:
+    def build(random: Random) -> Inputs:
+        x, w, _ = ordinary(random)
+        x[0], w[2] = [3.0, 6.0, -9.0, 1.5], sign * np.array([1.0, 2.0, -3.0, 0.5])  # one is a third of the other
+        return x, w, np.array([2, 4])
+
+    return build
+
+
+def _one_ulp(random: Random) -> Inputs:
+    x, w, _ = ordinary(random)
+    w[2] = 3.0 * np.round(x[0] * 1024) / 1024
+    x[0] = w[2] / 3.0
+    w[2, 1] = np.nextafter(w[2, 1], np.inf)
+    return x, w, np.array([2, 4])
+
+
+def _identical(random: Random) -> Inputs:
+    x, w, y = ordinary(random)
+    return x, np.tile(w[0], (5, 1)), y
+
+
+def _near_others(random: Random) -> Inputs:
+    x, w, _ = ordinary(random)
+    w[1] = 2.0 * x[0] + 1e-8 * random.standard_normal(4)
+    return x, w, np.array([0, 3])
+
+
+def _confident(length: float) -> Callable[[Random], Inputs]:
+    def build(random: Random) -> Inputs:
+        x, w, y = at_angle(random, 0.05)
+        x *= length / np.linalg.norm(x, axis=1)[:, None]
+        mine = np.isin(np.arange(5), y)
+        w[~mine] = -w[y[0]] + 0.1 * random.standard_normal((5 - len(set(y)), 4))
+        return x[:1], w[(np.arange(5) == y[0]) | ~mine], np.array([int((~mine[: y[0]]).sum())])
+
+    return build
+
+
+PLACED: dict[str, Callable[[Random], Inputs]] = {
+    "ordinary": ordinary,
+    "exactly parallel": _parallel(1.0),
+    "exactly antiparallel": _parallel(-1.0),
+    "one ulp from parallel": _one_ulp,
+    "|x| ~ 1e-200": _scaled(x=1e-200),
+    "|x| ~ 1e-30": _scaled(x=1e-30),
+    "|x| ~ 1e30": _scaled(x=1e30),
+    "|w_y| ~ 1e-200": _scaled(w=1e-200),
+    "|w_y| ~ 1e200": _scaled(w=1e200),
+    "identical classes": _identical,
+    "another class within 1e-8 of x": _near_others,
+    "confident, |x| = 30": _confident(30.0),
+    "confident, |x| = 340": _confident(340.0),
+    "huge logits, |x| = 1e5": _scaled(x=1e5),
+    "C = 1": lambda random: ordinary(random, 2, 1, 4),
+    "D = 1": lambda random: ordinary(random, 3, 5, 1),
+    "many samples on one class": lambda random: (*ordinary(random, 12, 5, 3)[:2], np.ones(12, int)),
+}
+
+
+def logits(random: Random, classes: int = 10) -> Iterator[tuple[str, Inputs]]:
+    """Every named case of cross entropy on given logits."""
+    yield "ordinary", (5.0 * random.standard_normal((4, classes)), random.integers(0, classes, 4))
+    for gap in (5.0, 10.0, 20.0, 36.0, 50.0, 100.0, 300.0, 500.0, 700.0):
+        z = random.uniform(-3.0, 3.0, (2, classes)) + 1.0
+        z[:, 0] += gap
+        yield f"confident, gap {gap:g}", (z, [0, 0])
+        yield f"confidently wrong, gap {gap:g}", (z, [1, classes - 1])
+    for size in (1e4, 1e8, 1e30):
+        yield f"offset {size:g}", (size + 3.0 * random.standard_normal((2, classes)), [0, 1])
+    yield "ties", (np.full((2, classes), 0.1), [0, 1])
+    masked = random.standard_normal((2, classes))
+    masked[:, 1::2] = -np.inf
+    yield "masked classes", (masked, [0, 2 * ((classes - 1) // 2)])
+    yield "all but the target masked", (np.where(np.arange(classes) == 1, 2.0, -np.inf)[None], [1])
+    yield "C = 1", (random.standard_normal((3, 1)), [0, 0, 0])
+    soft = random.dirichlet(np.full(classes, 0.3), 3)
+    yield "soft targets", (7.0 * random.standard_normal((3, classes)), soft)
+    yield "soft targets, not summing to 1", (7.0 * random.standard_normal((3, classes)), 3.0 * soft)
+
+
+CROSS_ENTROPIES: tuple[Any, ...] = (
+    refloss.CrossEntropy(),
+    refloss.CrossEntropy(reduction="sum"),
+    refloss.CrossEntropy(reduction="none"),
+    refloss.CrossEntropy(label_smoothing=0.1),
+    refloss.CrossEntropy(label_smoothing=1e-6, reduction="sum"),
+)
+
+
+def triplets(random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Every named case of the triplet loss."""
+    a, p, n = random.standard_normal((3, 4, 5))
+    yield "ordinary", (a, p, n)
+    yield "negative nearer", (a, p, a + 0.1 * n)
+    yield "coincident with the positive", (a, a.copy(), n)
+    yield "coincident with the negative", (a, p, a.copy())
+    yield "all the same", (a, a.copy(), a.copy())
+    yield "close together", (a, a + 1e-9 * p, a + 1e-9 * n)
+    for size in (1e-200, 1e-30, 1e30, 1e100):
+        yield f"of size {size:g}", (size * a, size * p, size * n)
+    a = np.zeros((2, 2))
+    yield (
+        "next to the hinge",
+        (a, a + [0.5, 0.0], np.array([[0.0, np.sqrt(0.45)], [np.nextafter(np.sqrt(0.45), 0), 0.0]])),
+    )
+
+
+TRIPLETS: tuple[Any, ...] = (
+    refloss.Triplet(),
+    refloss.Triplet(m=1.0, reduction="sum"),
+    refloss.Triplet(squared=False, reduction="none"),
+    refloss.Triplet(squared=False, m=0.0),
+)

@@ -1,0 +1,308 @@
+"""Hypothesis strategies that reach the hard places on purpose.
+
+Entries are small integers and quarters, which keep sums and products exact and shrink well, or floats of full length.
+Angles are placed: a target is built at a chosen angle from its class, and what rounding leaves of that angle is part of the
+case. Rows are lengthened last, by powers of two where the angle must stay exactly what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+import refloss
+
+Array = np.ndarray[Any, Any]
+Draw = Any
+
+IGNORED = -100
+RULES = ("none", "hard", "easy", "keep", "continuous", "monotone", "clamp", "min", "conditional")
+
+QUARTERS = st.integers(-8, 8).map(lambda i: i / 4)
+LONG = st.floats(-2.0, 2.0).map(lambda v: v if abs(v) > 1e-100 else 0.0)
+TINY = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
+ON_AXES = (1e-17, 1e-30, 1e-100, 1e-300)
+BESIDE = (0.0, 1e-8, -1e-8, 1e-4, -1e-4)
+HUGE = (1e-200, 1e-100, 1e-30, 1e-8, 1e5, 1e30, 1e100, 1e200)
+
+
+def vectors(size: int, entries: SearchStrategy[float] = QUARTERS | LONG) -> SearchStrategy[Array]:
+    """Rows whose largest entry is at least 1/4: the length is chosen elsewhere."""
+    return st.lists(entries, min_size=size, max_size=size).map(_not_short)
+
+
+def _not_short(row: Sequence[float]) -> Array:
+    array = np.array(row)
+    if np.abs(array).max() < 0.25:
+        array[0] += 1.0
+    return array
+
+
+def matrices(rows: int, size: int, entries: SearchStrategy[float] = QUARTERS | LONG) -> SearchStrategy[Array]:
+    return st.lists(vectors(size, entries), min_size=rows, max_size=rows).map(np.array)
+
+
+# ---------------------------------------------------------------------------------------------------------------- logits
+
+
+@st.composite
+def logits(draw: Draw, short: bool = False, masked: bool = True, classes: int | None = None) -> Array:
+    """Logits (N, C): tame, wide, saturated (gaps up to 700), tied, far from 0, masked with -inf (never a whole row), C = 1.
+
+    With `short` all are multiples of 2^-4 below 2^10, so that a shift by such a number is exact; then nothing is far from 0.
+    """
+    rows, size = draw(st.integers(1, 3)), classes or draw(st.integers(1, 6))
+    entries = st.integers(-80, 80).map(lambda i: i / 16) | st.integers(-8, 8).map(float)
+    z = np.array(draw(st.lists(st.lists(entries, min_size=size, max_size=size), min_size=rows, max_size=rows)))
+    if not short:
+        z = z * draw(st.sampled_from((1.0, 0.1, math.pi, 1 / 3, 8.7))) + draw(st.sampled_from((0.0, 0.0, 1e4, -1e8, 1e30)))
+    for row in z:
+        if draw(st.booleans()):
+            row[draw(st.integers(0, size - 1))] += draw(st.sampled_from((10.0, 20.0, 36.0, 50.0, 100.0, 300.0, 690.0)))
+    if masked and size > 1 and draw(st.booleans()):
+        for row in z:
+            hidden = draw(st.sets(st.integers(0, size - 1), max_size=size - 1))
+            row[list(hidden)] = -np.inf
+    return z
+
+
+@st.composite
+def labels(draw: Draw, z: Array, ignored: bool = False) -> Array:
+    """A label a row, whose logit is finite, or IGNORED."""
+    return np.array([
+        draw(st.sampled_from([*np.flatnonzero(np.isfinite(row)).tolist(), *([IGNORED] if ignored else [])])) for row in z
+    ])  # fmt: skip
+
+
+@st.composite
+def probabilities(draw: Draw, z: Array) -> Array:
+    """Targets of z's shape that need not sum to 1; 0 where z is -inf."""
+    entries = st.sampled_from((0.0, 1.0, 0.5, 0.125, 1e-3, 0.3, 2.0))
+    y = np.array([[draw(entries) if np.isfinite(number) else 0.0 for number in row] for row in z])
+    return y
+
+
+# ---------------------------------------------------------------------------------------------------------------- losses
+
+
+def _valid(kind: type, **settings: Any) -> list[Any]:
+    try:
+        return [kind(**settings)]
+    except ValueError:
+        return []
+
+
+def _every(kind: type, rules: Sequence[str], *margins: dict[str, float]) -> list[Any]:
+    """Every rule that can act with every margin given."""
+    return [loss for m in margins for rule in rules for loss in _valid(kind, boundary=rule, **m)]
+
+
+PLAIN = [refloss.ModifiedSoftmax(), refloss.NormFace()]
+MULTIPLIED = [
+    *_every(refloss.ASoftmax, ("monotone", "none"), *({"m": m} for m in (1.0, 1.5, 2.0, 4.0))),
+    *_every(refloss.ASoftmax, ("monotone", "none"), {"m": 4.0, "annealing": 5.0}, {"m": 3.0, "annealing": 1000.0}),
+]
+LOWERED = _every(refloss.CosFace, ("none", "conditional"), {"m": 0.35}, {"m": 0.0}, {"m": 1.0})
+ADDED = _every(refloss.ArcFace, RULES[:-1], *({"m": m} for m in (0.5, 0.25, 1.0, 3.0, 0.0, math.pi)))
+COMBINED = _every(
+    refloss.CombinedMargin, RULES,
+    {}, {"m1": 1.35, "m2": 0.5, "m3": 0.25}, {"m1": 0.9, "m2": 0.4, "m3": 0.15}, {"m1": 3.0, "m2": 0.0, "m3": 0.0},
+    {"m1": 0.5, "m2": 2.0, "m3": 0.0}, {"m1": 1.0, "m2": 1.5, "m3": 0.01},
+)  # fmt: skip
+MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED]
+SCALES = (64.0, 1.0, 30.0, 0.01, 700.0, None)
+
+
+@st.composite
+def shared(draw: Draw, classes: int, reduction: str | None = None) -> dict[str, Any]:
+    """Settings that all losses of labels share. A weight is 0 only where "mean" need not divide by it."""
+    found: dict[str, Any] = {"reduction": reduction or draw(st.sampled_from(("mean", "sum", "none")))}
+    if draw(st.booleans()):
+        found["label_smoothing"] = draw(st.sampled_from((0.1, 1e-6, 0.5, 1.0)))
+    if draw(st.booleans()):
+        weights = (1.0, 0.5, 2.0, 0.3) if found["reduction"] == "mean" else (1.0, 0.5, 0.3, 0.0)
+        found["class_weight"] = tuple(draw(st.lists(st.sampled_from(weights), min_size=classes, max_size=classes)))
+    return found
+
+
+@st.composite
+def losses(draw: Draw, settings: bool = False, classes: int = 1, among: Sequence[Any] = MARGINS, **fixed: Any) -> Any:
+    """A margin loss with a rule that can act, a scale and a gradient convention; with `settings`, those of `shared` too."""
+    loss = draw(st.sampled_from(list(among)))
+    chosen: dict[str, Any] = {"gradient": draw(st.sampled_from(("exact", "exact", "detached")))}
+    if hasattr(loss, "s"):
+        chosen["s"] = draw(st.sampled_from(SCALES))
+    if settings:
+        chosen |= draw(shared(classes))
+    return replace(loss, **{name: value for name, value in (chosen | fixed).items() if hasattr(loss, name)})
+
+
+def margins_of(loss: Any) -> tuple[float, float, float]:
+    """m1, m2 and m3 of a loss, from its public parameters."""
+    match loss:
+        case refloss.ASoftmax():
+            return loss.m, 0.0, 0.0
+        case refloss.CosFace():
+            return 1.0, 0.0, loss.m
+        case refloss.ArcFace():
+            return 1.0, loss.m, 0.0
+        case refloss.CombinedMargin():
+            return loss.m1, loss.m2, loss.m3
+    return 1.0, 0.0, 0.0
+
+
+def kinks(loss: Any) -> list[float]:
+    """Where rules change over and slopes vanish: m1 theta + m2 = k pi, cos theta = 0 or m3, cos phi - m3 = cos theta (m1 = 1)."""
+    m1, m2, m3 = margins_of(loss)
+    found = [(k * math.pi - m2) / m1 for k in range(1, int(m1 + m2 / math.pi) + 2)]
+    rule = getattr(loss, "boundary", "none")
+    if rule == "easy":
+        found.append(math.pi / 2)
+    if rule == "conditional" and m3 <= 1.0:
+        found.append(math.acos(m3))
+    if rule == "min" and m1 == 1.0 and m3 < 2.0 * math.sin(m2 / 2):
+        found.append(math.pi - m2 / 2 + math.asin(m3 / (2 * math.sin(m2 / 2))))
+    return [theta for theta in found if 0.0 < theta < math.pi]
+
+
+def angles(loss: Any) -> SearchStrategy[float]:
+    """Angles of the target: ordinary, towards 0 and pi, at the ends, and on and beside every kink of the loss's curve."""
+    special = [0.0, math.pi, *TINY, *ON_AXES, *(math.pi - tiny for tiny in TINY[:4])]
+    special += [min(max(theta + side, 0.0), math.pi) for theta in kinks(loss) for side in BESIDE]
+    return st.floats(0.05, 3.1) | st.sampled_from(special)
+
+
+# ----------------------------------------------------------------------------------------------------------------- heads
+
+
+@st.composite
+def heads(
+    draw: Draw, loss: Any, classes: int | None = None, ignored: bool = False, lengths: bool = True
+) -> tuple[Array, Array, Array]:
+    """x (N, D), w (C, D) and y (N,) for a loss, every embedding placed with regard to its own class.
+
+    N is 1 to 3, C 1 to 5 (or as given), D 1 to 8. Some have identical classes, another class on top of an embedding, and, with
+    `lengths`, rows from 1e-200 to 1e200 long, by powers of two or not, and embeddings long enough to be sure.
+    """
+    n, c = draw(st.integers(1, 3)), classes or draw(st.integers(1, 5))
+    d = draw(st.integers(1, 8))
+    w = draw(matrices(c, d))
+    y = np.array(draw(st.lists(st.integers(0, c - 1), min_size=n, max_size=n)))
+    places = [draw(st.sampled_from(("dense", "dense", "axes", "parallel", "anywhere"))) for _ in range(n)]
+    for label, place in zip(y, places, strict=True):
+        if place == "axes":
+            w[label] = np.eye(d)[0] * draw(st.sampled_from((1.0, 0.75, 1 / 3)))
+        elif place == "parallel":
+            w[label] = draw(vectors(d, QUARTERS))
+    x = np.array([draw(_placed(place, loss, w[label])) for label, place in zip(y, places, strict=True)])
+    if draw(st.booleans()):
+        _crowd(draw, x, w, y)
+    if lengths and draw(st.booleans()):
+        _lengthen(draw, loss, x, w)
+    if ignored:
+        y = np.where([draw(st.integers(0, 3)) == 0 for _ in y], IGNORED, y)
+    return x, w, y
+
+
+@st.composite
+def _placed(draw: Draw, place: str, loss: Any, w: Array) -> Array:
+    """An embedding of ordinary length for a class w."""
+    if place == "anywhere" or (place == "dense" and len(w) == 1):
+        return draw(vectors(len(w)))
+    if place == "parallel":  # short times short: exactly parallel, also where w is not short
+        return draw(st.sampled_from((1.0, 3.0, -1.0, -3.0, 0.75))) * w
+    if place == "axes":
+        theta = draw(st.sampled_from((*ON_AXES, *TINY, 0.0)))
+        x = np.zeros(len(w))
+        x[-1] = theta
+        x[0] = draw(st.sampled_from((1.0, -1.0, 1.25)))
+        return x
+    theta = draw(angles(loss))
+    unit = w / np.linalg.norm(w)
+    across = draw(vectors(len(w)))
+    across -= across @ unit * unit
+    if np.linalg.norm(across) < 1e-3:
+        least = int(np.abs(unit).argmin())
+        across = np.eye(len(w))[least] - unit[least] * unit
+    x: Array = math.cos(theta) * unit + math.sin(theta) * across / np.linalg.norm(across)
+    return x
+
+
+def _crowd(draw: Draw, x: Array, w: Array, y: Array) -> None:
+    """Put another class where one already is: on a class, on an embedding, opposite all."""
+    k = draw(st.integers(0, len(w) - 1))
+    if k in y:
+        return
+    where = draw(st.sampled_from(("class", "embedding", "beside", "opposite")))
+    if where == "class":
+        w[k] = w[y[0]]
+    elif where == "embedding":
+        w[k] = x[0]
+    elif where == "beside":
+        w[k] = x[0] + 1e-9 * w[k]
+    else:
+        w[k] = -w[y[0]]
+
+
+def _lengthen(draw: Draw, loss: Any, x: Array, w: Array) -> None:
+    """Change the lengths of x, w, or a row of either, in place.
+
+    Where logits grow with the length their product stays below 1e300, and gradients, by the ratio, in the range of float64.
+    """
+    which = draw(st.sampled_from(("x", "w", "a row of x", "a row of w")))
+    target = x if which.endswith("x") else w
+    rows: Any = draw(st.integers(0, len(target) - 1)) if which.startswith("a row") else slice(None)
+    power = draw(st.booleans())
+    size = draw(st.sampled_from((*HUGE, 30.0, 300.0, 340.0)))
+    target[rows] *= 2.0 ** round(math.log2(size)) if power else size
+
+
+@st.composite
+def cases(draw: Draw, settings: bool = True, ignored: bool = True, lengths: bool = True, **fixed: Any) -> tuple[Any, Any]:
+    """A margin loss and inputs for it: (loss, (x, w, y))."""
+    classes = draw(st.integers(1, 5))
+    loss = draw(losses(settings, classes, **fixed))
+    return loss, draw(heads(loss, classes, ignored, lengths))
+
+
+@st.composite
+def linear_cases(draw: Draw) -> tuple[Any, Any]:
+    """The softmax loss and inputs for it, with and without a bias: (loss, (x, w, y)) or (loss, (x, w, y, b))."""
+    classes = draw(st.integers(1, 5))
+    loss = refloss.SoftmaxLoss(**draw(shared(classes)))
+    inputs = draw(heads(loss, classes, ignored=True))
+    if draw(st.booleans()):
+        inputs = (*inputs, np.array(draw(st.lists(QUARTERS | st.sampled_from((30.0, -500.0)) | LONG, min_size=classes, max_size=classes))))
+    return loss, inputs
+
+
+# -------------------------------------------------------------------------------------------------------------- triplets
+
+
+@st.composite
+def triplets(draw: Draw, m: float = 0.5, squared: bool = True) -> tuple[Array, Array, Array]:
+    """Anchors, positives and negatives: anywhere, coincident, close together, and next to the hinge."""
+    n, d = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    a, p, n_ = (draw(matrices(n, d)) for _ in range(3))
+    for row in range(n):
+        match draw(st.sampled_from(("anywhere", "on the positive", "on the negative", "all one", "close", "hinge"))):
+            case "on the positive":
+                p[row] = a[row]
+            case "on the negative":
+                n_[row] = a[row]
+            case "all one":
+                p[row] = n_[row] = a[row]
+            case "close":
+                p[row], n_[row] = a[row] + 1e-9 * p[row], a[row] - 1e-9 * n_[row]
+            case "hinge":
+                p[row], n_[row] = a[row], a[row]
+                n_[row, 0] += math.sqrt(m) if squared else m
+                n_[row, 0] = np.nextafter(n_[row, 0], draw(st.sampled_from((-10.0, 10.0, n_[row, 0]))))
+    size = draw(st.sampled_from((1.0, 1.0, 1.0, 1e-100, 1e-30, 1e30, 1e100)))
+    return size * a, size * p, size * n_

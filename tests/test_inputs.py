@@ -1,0 +1,850 @@
+"""What refloss refuses and how it says so; what it takes, and that how numbers are stored changes no bit of a result."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import refloss
+from refloss import (
+    ArcFace,
+    ASoftmax,
+    CombinedMargin,
+    CosFace,
+    CrossEntropy,
+    ModifiedSoftmax,
+    NormFace,
+    SoftmaxLoss,
+    Triplet,
+    inputs,
+)
+
+NAN, INF = math.nan, math.inf
+
+# Small integers: every dtype below holds them exactly.
+X = np.array([[3.0, 1.0, -2.0], [1.0, 2.0, 4.0], [-1.0, 5.0, 2.0], [2.0, 2.0, 1.0], [4.0, -3.0, 1.0]])
+W = np.array([[1.0, 2.0, 2.0], [-2.0, 1.0, 3.0], [3.0, -1.0, 1.0], [1.0, -4.0, 2.0]])
+Y = np.array([0, 1, 2, 3, 0])
+B = np.array([1.0, 0.0, -1.0, 2.0])
+Z = X @ W.T
+P = np.abs(Z)  # "probabilities": they need not sum to 1
+
+HEADS = [SoftmaxLoss, ModifiedSoftmax, NormFace, ASoftmax, CosFace, ArcFace, CombinedMargin]
+LOSSES = [CrossEntropy, *HEADS, Triplet]
+FLOATS: dict[type, dict[str, Any]] = {  # what each loss is called with, less its labels
+    CrossEntropy: {"z": Z},
+    **{head: {"x": X, "w": W} for head in HEADS},
+    SoftmaxLoss: {"x": X, "w": W, "b": B},
+    Triplet: {"anchor": X, "positive": X[::-1].copy(), "negative": X + 1.0},
+}
+LABELS: dict[type, dict[str, Any]] = {loss: {"y": Y} for loss in (CrossEntropy, *HEADS)} | {Triplet: {}}
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def of(loss: type, **changed: Any) -> dict[str, Any]:
+    return FLOATS[loss] | LABELS[loss] | changed
+
+
+def leaves(result: Any) -> Iterator[np.ndarray]:
+    """Every array in what a loss gave back."""
+    if isinstance(result, dict | tuple):
+        for part in result.values() if isinstance(result, dict) else result:
+            yield from leaves(part)
+    elif result is not None:
+        yield np.asarray(result)
+
+
+def answers(loss: Any, arguments: dict[str, Any], **upstream: Any) -> list[np.ndarray]:
+    """Value, value and gradient, and trace, as a flat list."""
+    gradient, trace = loss.value_and_grad(**arguments, **upstream), loss.trace(**arguments, **upstream)
+    return [*leaves(loss(**arguments)), *leaves(gradient), *leaves(trace)]
+
+
+def bits(arrays: list[np.ndarray]) -> list[tuple[tuple[int, ...], str, bytes]]:
+    return [(array.shape, array.dtype.str, array.tobytes()) for array in arrays]
+
+
+def refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+# -------------------------------------------------------------------------------------------------------------- settings
+
+SETTINGS: list[tuple[type, dict[str, Any], type[Exception], str]] = [
+    (ArcFace, {"s": 0}, ValueError, "s must be a finite number > 0; got 0.0"),
+    (ArcFace, {"s": -64.0}, ValueError, "s must be a finite number > 0; got -64.0"),
+    (ArcFace, {"s": NAN}, ValueError, "s must be a finite number > 0; got nan"),
+    (ASoftmax, {"s": INF}, ValueError, "s must be a finite number > 0; got inf"),
+    (NormFace, {"s": 10**400}, ValueError, "s must be a finite number > 0; got inf"),
+    (CosFace, {"s": "64"}, TypeError, "s must be a number; got '64'"),
+    (ArcFace, {"s": True}, TypeError, "s must be a number; got True"),
+    (ArcFace, {"s": np.True_}, TypeError, "s must be a number; got np.True_"),
+    (ArcFace, {"s": [64.0]}, TypeError, "s must be a number; got [64.0]"),
+    (
+        ArcFace,
+        {"m": 28.6},
+        ValueError,
+        "m must be a finite number from 0 to 3.141592653589793; got 28.6 (radians: 28.6 degrees are 0.5)",
+    ),
+    (
+        CombinedMargin,
+        {"m2": -0.1},
+        ValueError,
+        "m2 must be a finite number from 0 to 3.141592653589793; got -0.1 (radians: 28.6 degrees are 0.5)",
+    ),
+    (ArcFace, {"m": None}, TypeError, "m must be a number; got None"),
+    (CombinedMargin, {"m1": 0.0}, ValueError, "m1 must be a finite number > 0; got 0.0"),
+    (CombinedMargin, {"m3": -1e-9}, ValueError, "m3 must be a finite number >= 0; got -1e-09"),
+    (CosFace, {"m": -0.35}, ValueError, "m must be a finite number >= 0; got -0.35"),
+    (CosFace, {"m": NAN}, ValueError, "m must be a finite number >= 0; got nan"),
+    (ASoftmax, {"m": 0.99}, ValueError, "m must be a finite number >= 1; got 0.99"),
+    (ASoftmax, {"annealing": -1}, ValueError, "annealing must be a finite number >= 0; got -1.0"),
+    (Triplet, {"m": -0.2}, ValueError, "m must be a finite number >= 0; got -0.2"),
+    (Triplet, {"squared": 1}, TypeError, "squared must be True or False; got 1"),
+    (
+        CrossEntropy,
+        {"label_smoothing": 1.1},
+        ValueError,
+        "label_smoothing must be a finite number from 0 to 1; got 1.1",
+    ),
+    (ArcFace, {"label_smoothing": -0.1}, ValueError, "label_smoothing must be a finite number from 0 to 1; got -0.1"),
+    (
+        CrossEntropy,
+        {"label_smoothing": NAN},
+        ValueError,
+        "label_smoothing must be a finite number from 0 to 1; got nan",
+    ),
+    (CrossEntropy, {"reduction": "avg"}, ValueError, "reduction must be one of 'mean', 'sum', 'none'; got 'avg'"),
+    (Triplet, {"reduction": None}, ValueError, "reduction must be one of 'mean', 'sum', 'none'; got None"),
+    (Triplet, {"reduction": ["sum"]}, ValueError, "reduction must be one of 'mean', 'sum', 'none'; got ['sum']"),
+    (
+        CrossEntropy,
+        {"reduction": np.array(["sum", "none"])},
+        ValueError,
+        "reduction must be one of 'mean', 'sum', 'none'; got array(['sum', 'none'], dtype='<U4')",
+    ),
+    (ArcFace, {"gradient": "stop"}, ValueError, "gradient must be one of 'exact', 'detached'; got 'stop'"),
+    (
+        ArcFace,
+        {"boundary": "soft"},
+        ValueError,
+        "boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min', "
+        "'conditional'; got 'soft'",
+    ),
+    (CosFace, {"boundary": "easy"}, ValueError, "boundary must be one of 'none', 'conditional'; got 'easy'"),
+    (ASoftmax, {"boundary": "keep"}, ValueError, "boundary must be one of 'monotone', 'none'; got 'keep'"),
+    (CrossEntropy, {"ignore_index": -100.0}, TypeError, "ignore_index must be an integer; got -100.0"),
+    (CrossEntropy, {"ignore_index": None}, TypeError, "ignore_index must be an integer; got None"),
+    (ArcFace, {"ignore_index": True}, TypeError, "ignore_index must be an integer; got True"),
+    (
+        ArcFace,
+        {"ignore_index": 2**64 - 1},
+        ValueError,
+        "ignore_index must be an integer that int64 can hold; got 18446744073709551615",
+    ),
+    (
+        CrossEntropy,
+        {"class_weight": 2.0},
+        ValueError,
+        "class_weight must be one number a class, shape (C,); got shape ()",
+    ),
+    (
+        CrossEntropy,
+        {"class_weight": []},
+        ValueError,
+        "class_weight must be one number a class, shape (C,); got shape (0,)",
+    ),
+    (
+        ArcFace,
+        {"class_weight": [1.0, -0.5]},
+        ValueError,
+        "class_weight must not be negative; got -0.5 at class_weight[1]",
+    ),
+    (ArcFace, {"class_weight": [1.0, INF]}, ValueError, "class_weight must be finite; got inf at class_weight[1]"),
+    (
+        ArcFace,
+        {"class_weight": {0: 1.0}},
+        TypeError,
+        "class_weight must hold real numbers that float64 can hold; got dict of dtype object",
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "settings", "error", "message"), SETTINGS)
+def test_a_setting_out_of_range_is_named(
+    loss: type, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    refused(lambda: loss(**settings), error, message)
+
+
+@pytest.mark.parametrize("rule", ["hard", "keep", "continuous", "monotone", "clamp"])
+@pytest.mark.parametrize(("m1", "m2"), [(1.0, 0.0), (0.75, math.pi / 4), (0.5, 1.0)])
+def test_a_rule_past_pi_must_be_in_reach(rule: str, m1: float, m2: float) -> None:
+    message = f"boundary='{rule}' acts past m1 theta + m2 = pi, which m1={m1:g}, m2={m2:g}, m3=0.1 never reach"
+    refused(lambda: CombinedMargin(m1=m1, m2=m2, m3=0.1, boundary=rule), ValueError, message)
+    CombinedMargin(m1=m1, m2=math.nextafter(m2, 4.0), boundary=rule)
+
+
+def test_a_rule_needs_a_margin_to_act_on() -> None:
+    message = "boundary='easy' switches off a margin on the angle, and m1=1, m2=0, m3=0.2 have none"
+    refused(lambda: CombinedMargin(m2=0.0, boundary="easy"), ValueError, message)
+    message = "boundary='conditional' switches off the margin m3 on the cosine, and m1=1, m2=0.5, m3=0 have none"
+    refused(lambda: ArcFace(boundary="conditional"), ValueError, message)
+    message = "boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which m1=1, m2=0, m3=0 never reach"
+    refused(lambda: ArcFace(m=0.0, boundary="min"), ValueError, message)
+    with pytest.raises(ValueError, match="m1=1, m2=0.3, m3=0.2 never reach"):  # there, 1 - cos m2 = 0.04 is the most
+        CombinedMargin(m2=0.3, m3=0.2, boundary="min")
+
+
+def test_rules_that_can_act_are_taken() -> None:
+    for rule in ("hard", "easy", "keep", "continuous", "monotone", "clamp", "min"):
+        ArcFace(m=1e-9, boundary=rule)
+        CombinedMargin(m1=1.5, m2=0.0, boundary=rule)
+    CombinedMargin(m1=0.5, m2=0.0, boundary="easy")
+    CombinedMargin(m2=0.3, m3=0.04, boundary="min")
+    CosFace(boundary="conditional")
+    ASoftmax(m=1.0, boundary="monotone")  # the modified softmax
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_is_a_value(loss: type) -> None:
+    made = loss(reduction="sum")
+    assert made == loss(reduction="sum")
+    assert made != loss()
+    assert hash(made) == hash(loss(reduction="sum"))
+    assert made == eval(repr(made), vars(refloss).copy())
+    assert made == pickle.loads(pickle.dumps(made)) == dataclasses.replace(loss(), reduction="sum")
+    assert "reduction" not in repr(loss())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.reduction = "mean"
+    with pytest.raises(TypeError, match="positional"):
+        loss("sum")
+
+
+def test_settings_are_kept_in_one_form() -> None:
+    given = ArcFace(s=np.float32(30), m=np.float16(0.5), class_weight=np.array([1, 2]), ignore_index=np.int8(-1))
+    same = ArcFace(s=30, m=0.5, class_weight=[1.0, 2.0], ignore_index=-1)
+    assert given == same
+    assert hash(given) == hash(same)
+    assert repr(given) == "ArcFace(class_weight=(1.0, 2.0), ignore_index=-1, s=30.0, m=0.5, boundary='none')"
+    assert eval(repr(given), vars(refloss).copy()) == given
+    assert ArcFace() != CosFace()
+    assert refloss.SphereFace is ASoftmax
+    assert Triplet(squared=np.False_) == Triplet(squared=False)
+
+
+# --------------------------------------------------------------------------------------------------------------- refused
+
+
+def at(array: np.ndarray, index: Any, value: Any) -> np.ndarray:
+    """Return a copy with other values there."""
+    out = array.copy()
+    out[index] = value
+    return out
+
+
+REFUSED: list[tuple[type, dict[str, Any], type[Exception], str]] = [
+    # shapes
+    (ArcFace, {"x": 1.0}, ValueError, "x must have shape (N, D); got shape ()"),
+    (ArcFace, {"x": X[0]}, ValueError, "x must have shape (N, D); got shape (3,)"),
+    (SoftmaxLoss, {"x": X[None]}, ValueError, "x must have shape (N, D); got shape (1, 5, 3)"),
+    (CosFace, {"x": []}, ValueError, "x must have shape (N, D); got shape (0,)"),
+    (ArcFace, {"w": W[0]}, ValueError, "w must have shape (C, D); got shape (3,)"),
+    (
+        ArcFace,
+        {"w": W.T},
+        ValueError,
+        "w must have shape (C, 3), a class a row, to go with x of shape (5, 3); got shape (3, 4); did you mean w.T?",
+    ),
+    (
+        SoftmaxLoss,
+        {"w": W[:, :2]},
+        ValueError,
+        "w must have shape (C, 3), a class a row, to go with x of shape (5, 3); got shape (4, 2)",
+    ),
+    (ArcFace, {"x": X[:0]}, ValueError, "x holds no sample: an empty batch has no loss; got shape (0, 3)"),
+    (
+        ArcFace,
+        {"x": X[:, :0], "w": W[:, :0]},
+        ValueError,
+        "x and w need at least one dimension and one class; got shapes (5, 0) and (4, 0)",
+    ),
+    (
+        ArcFace,
+        {"x": [[]]},
+        ValueError,
+        "x and w need at least one dimension and one class; got shapes (1, 0) and (4, 3)",
+    ),
+    (
+        SoftmaxLoss,
+        {"w": W[:0]},
+        ValueError,
+        "x and w need at least one dimension and one class; got shapes (5, 3) and (0, 3)",
+    ),
+    (SoftmaxLoss, {"b": B[:3]}, ValueError, "b must have shape (4,), one bias a class; got shape (3,)"),
+    (SoftmaxLoss, {"b": B[:, None]}, ValueError, "b must have shape (4,), one bias a class; got shape (4, 1)"),
+    (CrossEntropy, {"z": 1.0}, ValueError, "z must have shape (..., C) with at least one class; got shape ()"),
+    (CrossEntropy, {"z": Z[:, :0]}, ValueError, "z must have shape (..., C) with at least one class; got shape (5, 0)"),
+    (CrossEntropy, {"z": Z[:0]}, ValueError, "z holds no sample: an empty batch has no loss; got shape (0, 4)"),
+    (Triplet, {"anchor": X[0]}, ValueError, "anchor must have shape (N, D); got shape (3,)"),
+    (Triplet, {"positive": X[:4]}, ValueError, "positive must have the shape of anchor, (5, 3); got shape (4, 3)"),
+    (Triplet, {"negative": X[:1]}, ValueError, "negative must have the shape of anchor, (5, 3); got shape (1, 3)"),
+    (Triplet, {"anchor": X[:0]}, ValueError, "anchor holds no sample: an empty batch has no loss; got shape (0, 3)"),
+    (Triplet, {"anchor": X[:, :0]}, ValueError, "anchor needs at least one dimension; got shape (5, 0)"),
+    # labels
+    (
+        ArcFace,
+        {"y": Y[:4]},
+        ValueError,
+        "y must be integer labels of shape (5,); got dtype int64 and shape (4,)",
+    ),
+    (
+        ArcFace,
+        {"y": Y[:, None]},
+        ValueError,
+        "y must be integer labels of shape (5,); got dtype int64 and shape (5, 1)",
+    ),
+    (ArcFace, {"y": 0}, ValueError, "y must be integer labels of shape (5,); got dtype int64 and shape ()"),
+    (ArcFace, {"y": []}, TypeError, "y must be integer labels of shape (5,); got dtype float64 and shape (0,)"),
+    (ArcFace, {"y": Y * 1.0}, TypeError, "y must be integer labels of shape (5,); got dtype float64 and shape (5,)"),
+    (ArcFace, {"y": Y == 0}, TypeError, "y must be integer labels of shape (5,); got dtype bool and shape (5,)"),
+    (ArcFace, {"y": list("abcde")}, TypeError, "y must be integer labels of shape (5,); got dtype <U1 and shape (5,)"),
+    (ArcFace, {"y": P}, TypeError, "y must be integer labels of shape (5,); got dtype float64 and shape (5, 4)"),
+    (ArcFace, {"y": [2**70] * 5}, TypeError, "y must be integer labels of shape (5,); got dtype object and shape (5,)"),
+    (ArcFace, {"y": at(Y, 3, -1)}, ValueError, "y must be labels from 0 to 3, or ignore_index=-100; got -1 at y[3]"),
+    (SoftmaxLoss, {"y": at(Y, 2, 4)}, ValueError, "y must be labels from 0 to 3, or ignore_index=-100; got 4 at y[2]"),
+    (
+        CosFace,
+        {"y": at(Y.astype(np.uint64), 0, 2**64 - 100)},
+        ValueError,
+        "y must be labels from 0 to 3, or ignore_index=-100; got 18446744073709551516 at y[0]",
+    ),
+    (
+        CrossEntropy,
+        {"z": np.zeros((2, 3, 4)), "y": [[0, 1, 2], [3, 4, 5]]},
+        ValueError,
+        "y must be labels from 0 to 3, or ignore_index=-100; got 4 at y[1, 1]",
+    ),
+    (CrossEntropy, {"z": Z[0], "y": 4}, ValueError, "y must be labels from 0 to 3, or ignore_index=-100; got 4"),
+    (
+        CrossEntropy,
+        {"y": Y * 1.0},
+        TypeError,
+        "y must be integer labels of shape (5,), or float probabilities of shape (5, 4); "
+        "got dtype float64 and shape (5,)",
+    ),
+    # probabilities
+    (
+        CrossEntropy,
+        {"y": P[:, :3]},
+        TypeError,
+        "y must be integer labels of shape (5,), or float probabilities of shape (5, 4); "
+        "got dtype float64 and shape (5, 3)",
+    ),
+    (
+        CrossEntropy,
+        {"y": P.astype(int)},
+        ValueError,
+        "y must be integer labels of shape (5,), or float probabilities of shape (5, 4); "
+        "got dtype int64 and shape (5, 4)",
+    ),
+    (
+        CrossEntropy,
+        {"y": P > 1},
+        TypeError,
+        "y must hold real numbers that float64 can hold; got ndarray of dtype bool",
+    ),
+    (
+        CrossEntropy,
+        {"y": at(P, (1, 2), -0.5)},
+        ValueError,
+        "y must hold probabilities, which are not negative; got -0.5 at y[1, 2]",
+    ),
+    (CrossEntropy, {"y": at(P, (4, 0), NAN)}, ValueError, "y must be finite; got nan at y[4, 0]"),
+    (CrossEntropy, {"y": at(P, (4, 0), INF)}, ValueError, "y must be finite; got inf at y[4, 0]"),
+    # vectors
+    (
+        ArcFace,
+        {"x": at(X, [2, 4], 0.0)},
+        ValueError,
+        "x must have no zero vector, whose direction is undefined; got zeros in x[2]",
+    ),
+    (
+        ModifiedSoftmax,
+        {"w": at(W, 3, -0.0)},
+        ValueError,
+        "w must have no zero vector, whose direction is undefined; got zeros in w[3]",
+    ),
+    (ArcFace, {"x": at(X, (1, 2), NAN)}, ValueError, "x must be finite; got nan at x[1, 2]"),
+    (SoftmaxLoss, {"x": at(X, ([1, 4], 0), -INF)}, ValueError, "x must be finite; got -inf at x[1, 0]"),
+    (ArcFace, {"w": at(W, (3, 1), INF)}, ValueError, "w must be finite; got inf at w[3, 1]"),
+    (SoftmaxLoss, {"b": at(B, 2, NAN)}, ValueError, "b must be finite; got nan at b[2]"),
+    (Triplet, {"anchor": at(X, (0, 1), NAN)}, ValueError, "anchor must be finite; got nan at anchor[0, 1]"),
+    (Triplet, {"negative": at(X, (4, 2), INF)}, ValueError, "negative must be finite; got inf at negative[4, 2]"),
+    # what float64 cannot hold
+    (ArcFace, {"x": None}, TypeError, "x must hold real numbers that float64 can hold; got NoneType of dtype object"),
+    (
+        ArcFace,
+        {"x": X + 0j},
+        TypeError,
+        "x must hold real numbers that float64 can hold; got ndarray of dtype complex128",
+    ),
+    (
+        ArcFace,
+        {"x": X.astype(object)},
+        TypeError,
+        "x must hold real numbers that float64 can hold; got ndarray of dtype object",
+    ),
+    (ArcFace, {"x": [["1", "2"]]}, TypeError, "x must hold real numbers that float64 can hold; got list of dtype <U1"),
+    (ArcFace, {"w": W > 0}, TypeError, "w must hold real numbers that float64 can hold; got ndarray of dtype bool"),
+    (
+        ArcFace,
+        {"w": iter(W)},
+        TypeError,
+        "w must hold real numbers that float64 can hold; got array_iterator of dtype object",
+    ),
+    (
+        SoftmaxLoss,
+        {"b": [10**400] * 4},
+        TypeError,
+        "b must hold real numbers that float64 can hold; got list of dtype object",
+    ),
+    (
+        CrossEntropy,
+        {"z": [[0, 2**53 + 1]] * 5},
+        ValueError,
+        "z must hold integers up to 2^53, exact in float64; got 9007199254740993 at z[0, 1]",
+    ),
+    (
+        CrossEntropy,
+        {"z": at(Z.astype(int), (2, 0), -(2**63))},
+        ValueError,
+        "z must hold integers up to 2^53, exact in float64; got -9223372036854775808 at z[2, 0]",
+    ),
+    # engines
+    (ArcFace, {"engine": "gpu"}, ValueError, "engine must be one of 'auto', 'chain'; got 'gpu'"),
+    (
+        ArcFace,
+        {"dtype": np.float32, "engine": "chain"},
+        ValueError,
+        "dtype must be float64, the only one engine='chain' computes in; got float32",
+    ),
+    (ArcFace, {"dtype": "single precision"}, TypeError, "dtype must be one of NumPy's; got 'single precision'"),
+]
+
+
+@pytest.mark.parametrize(("loss", "changed", "error", "message"), REFUSED)
+def test_an_input_that_cannot_be_is_named(
+    loss: type, changed: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    for call in (loss(), loss().value_and_grad):
+        refused(lambda call=call: call(**of(loss, **changed)), error, message)
+
+
+def test_class_weights_must_fit() -> None:
+    message = "class_weight must have one number for each of 4 classes; got 3"
+    for loss in (CrossEntropy, *HEADS):
+        refused(lambda loss=loss: loss(class_weight=[1, 1, 1])(**of(loss)), ValueError, message)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).bits == 64, reason="long double is float64 on this machine")
+def test_long_double_is_refused() -> None:
+    with pytest.raises(TypeError, match="x must hold real numbers that float64 can hold; got ndarray of dtype"):
+        ArcFace()(X.astype(np.longdouble), W, Y)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "upstream", "message"),
+    [
+        ("mean", np.ones(5), "upstream must have shape () for reduction='mean'; got shape (5,)"),
+        ("sum", [1.0], "upstream must have shape () for reduction='sum'; got shape (1,)"),
+        ("none", 1.0, "upstream must have shape (5,) for reduction='none'; got shape ()"),
+        ("none", np.ones((5, 1)), "upstream must have shape (5,) for reduction='none'; got shape (5, 1)"),
+        ("mean", NAN, "upstream must be finite; got nan"),
+        ("none", [1, 1, 1, INF, 1], "upstream must be finite; got inf at upstream[3]"),
+    ],
+)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_upstream_has_the_shape_of_the_value(loss: type, reduction: str, upstream: Any, message: str) -> None:
+    for call in (loss(reduction=reduction).value_and_grad, loss(reduction=reduction).trace):
+        refused(lambda call=call: call(**of(loss, upstream=upstream)), ValueError, message)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: refloss.softmax(1.0), ValueError, "axis must be one of the 0 axes of z; got -1"),
+        (lambda: refloss.log_softmax(Z, axis=2), ValueError, "axis must be one of the 2 axes of z; got 2"),
+        (lambda: refloss.softmax(Z, axis=-3), ValueError, "axis must be one of the 2 axes of z; got -3"),
+        (lambda: refloss.softmax(Z, axis=None), TypeError, "axis must be an integer; got None"),
+        (lambda: refloss.softmax(Z, axis=True), TypeError, "axis must be an integer; got True"),
+        (
+            lambda: refloss.logsumexp(Z[:, :0]),
+            ValueError,
+            "z must have at least one class along axis -1; got shape (5, 0)",
+        ),
+        (
+            lambda: ArcFace().target_logit([0.1, 4.0]),
+            ValueError,
+            "theta must be in radians, from 0 to pi; got 4.0 at theta[1]",
+        ),
+        (lambda: ArcFace().target_slope(-0.1), ValueError, "theta must be in radians, from 0 to pi; got -0.1"),
+        (lambda: ArcFace().target_slope(NAN), ValueError, "theta must be in radians, from 0 to pi; got nan"),
+    ],
+)
+def test_functions_name_what_they_refuse(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    refused(call, error, message)
+
+
+def test_a_ragged_list_is_refused() -> None:
+    with pytest.raises(ValueError, match="^x must be an array, or .*; got list: .*inhomogeneous"):
+        ArcFace()([[1.0, 2.0, 3.0], [1.0]], W, Y)
+    with pytest.raises(ValueError, match="^y must be an array, or .*; got tuple: .*inhomogeneous"):
+        ArcFace()(X, W, (0, [1]))
+
+
+def test_an_object_that_gives_no_array_is_refused() -> None:
+    class OnTheGpu:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+            raise TypeError("no implicit copies")  # noqa: EM101
+
+    message = "x must be an array, or something that NumPy can make one of; got OnTheGpu: no implicit copies"
+    refused(lambda: ArcFace()(OnTheGpu(), W, Y), TypeError, message)
+
+
+@pytest.mark.parametrize("name", ["x", "w", "y", "b"])
+def test_masked_entries_are_not_unmasked(name: str) -> None:
+    given = of(SoftmaxLoss)
+    masked = np.ma.masked_array(given[name], mask=np.zeros(given[name].shape, np.bool_))
+    assert bits(answers(SoftmaxLoss(), given | {name: masked})) == bits(answers(SoftmaxLoss(), given))
+    masked[0] = np.ma.masked
+    message = f"{name} must have no masked entries; say what they are with .filled(...), or leave them out"
+    for value in (masked, list(masked), tuple(masked)):
+        refused(lambda value=value: SoftmaxLoss()(**given | {name: value}), ValueError, message)
+
+
+def test_culprits_are_looked_for_only_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: Any) -> str:
+        pytest.fail("searched valid input")
+
+    monkeypatch.setattr(inputs, "_first", search)
+    for loss in LOSSES:
+        answers(loss(), of(loss))
+
+
+# ----------------------------------------------------------------------------------------------------------------- taken
+
+
+def torch_tensor(array: np.ndarray, dtype: str, **settings: Any) -> Any:
+    torch = pytest.importorskip("torch")
+    return torch.tensor(array.tolist(), dtype=getattr(torch, dtype), **settings)
+
+
+def jax_array(array: np.ndarray, dtype: str) -> Any:
+    return pytest.importorskip("jax.numpy").asarray(array, dtype=dtype)
+
+
+def inside(array: np.ndarray) -> np.ndarray:
+    """Return a view of every third entry of a larger array, along every axis."""
+    larger = np.full([3 * n for n in array.shape], 7, array.dtype)
+    view = larger[(slice(1, None, 3),) * array.ndim]
+    view[...] = array
+    return view
+
+
+def reverse(array: np.ndarray) -> np.ndarray:
+    backwards = (slice(None, None, -1),) * array.ndim
+    return array[backwards].copy()[backwards]
+
+
+def unaligned(array: np.ndarray) -> np.ndarray:
+    out = np.frombuffer(b"-" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+    assert not out.flags.aligned
+    return out
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    out = array.copy()
+    out.flags.writeable = False
+    return out
+
+
+class Frame:
+    """Something that is no array and can be made one, as a pandas table can."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], Any]] = {
+    "nested lists": np.ndarray.tolist,
+    "tuples": lambda a: tuple(map(tuple, a.tolist())) if a.ndim > 1 else tuple(a.tolist()),
+    "list of arrays": list,
+    "strided": inside,
+    "reversed": reverse,
+    "Fortran order": np.asfortranarray,
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "unaligned": unaligned,
+    "read-only": read_only,
+    "masked array, nothing masked": np.ma.asarray,
+    "__array__": Frame,
+}
+DTYPES: dict[str, Callable[[np.ndarray], Any]] = {
+    **{name: lambda a, name=name: a.astype(name) for name in ("float16", "float32", "int8", "int64", ">i2")},
+    "bfloat16": lambda a: a.astype(ml_dtypes.bfloat16),
+    "unsigned where it can be": lambda a: a.astype(np.uint64 if (a >= 0).all() else np.int64),
+    "lists of integers": lambda a: a.astype(int).tolist(),
+    **{f"torch {dtype}": lambda a, d=dtype: torch_tensor(a, d) for dtype in ("float16", "float32", "float64", "int32")},
+    "torch bfloat16": lambda a: torch_tensor(a, "bfloat16"),
+    "torch with gradients": lambda a: torch_tensor(a, "float64", requires_grad=True),
+    "torch bfloat16 with gradients": lambda a: torch_tensor(a, "bfloat16", requires_grad=True),
+    **{f"jax {dtype}": lambda a, d=dtype: jax_array(a, d) for dtype in ("float32", "bfloat16", "int32")},
+}
+INTEGERS: dict[str, Callable[[np.ndarray], Any]] = {
+    **{name: lambda a, name=name: a.astype(name) for name in ("int8", "uint8", "uint64", ">i4")},
+    "torch int64": lambda a: torch_tensor(a, "int64"),
+    "torch uint8": lambda a: torch_tensor(a, "uint8"),
+    "jax int32": lambda a: jax_array(a, "int32"),
+}
+WALKS = [CrossEntropy, SoftmaxLoss, ASoftmax, ArcFace, Triplet]  # one for every way through the engine, and the scale
+
+
+@pytest.mark.parametrize("form", LAYOUTS | DTYPES)
+@pytest.mark.parametrize("loss", WALKS)
+def test_the_same_numbers_give_the_same_bits(loss: type, form: str) -> None:
+    given = {name: (LAYOUTS | DTYPES)[form](array) for name, array in FLOATS[loss].items()}
+    expected = answers(loss(reduction="none"), of(loss))
+    assert bits(answers(loss(reduction="none"), of(loss, **given))) == bits(expected)
+    assert all(array.dtype == np.float64 for array in expected)
+
+
+@pytest.mark.parametrize("form", LAYOUTS | INTEGERS)
+@pytest.mark.parametrize("loss", [CrossEntropy, ArcFace])
+def test_the_same_labels_give_the_same_bits(loss: type, form: str) -> None:
+    given = (LAYOUTS | INTEGERS)[form](Y)
+    assert bits(answers(loss(), of(loss, y=given))) == bits(answers(loss(), of(loss)))
+
+
+@pytest.mark.parametrize("form", [name for name in LAYOUTS | DTYPES if "int" not in name and "unsigned" not in name])
+def test_the_same_probabilities_give_the_same_bits(form: str) -> None:
+    given, expected = (LAYOUTS | DTYPES)[form](P), answers(CrossEntropy(), {"z": Z, "y": P})
+    assert bits(answers(CrossEntropy(), {"z": Z, "y": given})) == bits(expected)
+
+
+def test_memory_maps_give_the_same_bits(tmp_path: Path) -> None:
+    for name, array in of(SoftmaxLoss).items():
+        np.save(tmp_path / name, array)
+    given = {name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in of(SoftmaxLoss)}
+    assert bits(answers(SoftmaxLoss(), given)) == bits(answers(SoftmaxLoss(), of(SoftmaxLoss)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_every_short_float_is_converted_exactly(dtype: Any) -> None:
+    """All bit patterns, subnormal, infinite and NaN ones too; the signaling NaNs among them raise no warning."""
+    size = np.dtype(dtype).itemsize
+    every = np.arange(2 ** (8 * size), dtype=f"u{size}").view(dtype)
+    np.testing.assert_array_equal(inputs.real("x", every), [float(value) for value in every])
+
+
+def test_float32_is_converted_exactly() -> None:
+    patterns = np.array([1, 0x80000001, 0x007FFFFF, 0x3DCCCCCD, 0x7F7FFFFF, 0x7FA00000, 0xFF800000], np.uint32)
+    exact = [2.0**-149, -(2.0**-149), (2**23 - 1) * 2.0**-149, 13421773 * 2.0**-27, (2**24 - 1) * 2.0**104, NAN, -INF]
+    np.testing.assert_array_equal(inputs.real("x", patterns.view(np.float32)), exact)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_inputs_are_never_written_to(loss: type, reduction: str) -> None:
+    upstream = np.full(5, 2.0) if reduction == "none" else np.array(2.0)
+    given = {name: read_only(array) for name, array in of(loss, upstream=upstream).items()}
+    before = bits(list(given.values()))
+    found = answers(
+        loss(reduction=reduction), {k: v for k, v in given.items() if k != "upstream"}, upstream=given["upstream"]
+    )
+    assert bits(list(given.values())) == before
+    assert not any(np.shares_memory(result, array) for result in found for array in given.values())
+    writable = {name: array.copy() for name, array in of(loss).items()}
+    answers(loss(reduction=reduction), writable)
+    assert bits(list(writable.values())) == bits(list(of(loss).values()))
+
+
+@pytest.mark.parametrize("function", [refloss.softmax, refloss.log_softmax, refloss.logsumexp])
+def test_functions_take_any_layout_and_axis(function: Callable[..., Any]) -> None:
+    z = np.arange(24.0).reshape(2, 3, 4) ** 2 % 7
+    for axis in (0, 1, np.int64(2), -1, -2):
+        along_last = np.moveaxis(z, axis, -1)
+        rows = [function(row) for row in along_last.reshape(-1, along_last.shape[-1])]
+        expected = np.reshape(rows, along_last.shape if np.ndim(rows[0]) else along_last.shape[:-1])
+        if np.ndim(rows[0]):
+            expected = np.moveaxis(expected, -1, axis)
+        for form in (np.asarray, inside, reverse, np.asfortranarray, np.ndarray.tolist, read_only):
+            np.testing.assert_array_equal(function(form(z), axis=axis), expected, strict=True)
+    assert function(z[:0]).shape == (z[:0].shape if function is not refloss.logsumexp else (0, 3))
+    assert isinstance(refloss.logsumexp([0, 1]), np.float64)
+    assert isinstance(ArcFace().target_logit(0.5), np.float64)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_value_is_a_float64_or_one_a_sample(loss: type) -> None:
+    for reduction in ("mean", "sum"):
+        value, _ = loss(reduction=reduction).value_and_grad(**of(loss))
+        assert type(value) is type(loss(reduction=reduction)(**of(loss))) is np.float64
+    value, gradient = loss(reduction="none").value_and_grad(**of(loss))
+    assert value.shape == (5,)
+    for name, array in FLOATS[loss].items():
+        assert getattr(gradient, name).shape == array.shape
+    assert SoftmaxLoss().value_and_grad(X, W, Y)[1].b is None
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 1, 3)])
+def test_logits_may_have_any_number_of_axes(shape: tuple[int, ...]) -> None:
+    z = (np.arange(4.0 * math.prod(shape)) ** 2 % 7).reshape(*shape, 4)
+    y, g = np.arange(math.prod(shape)).reshape(shape) % 4, np.arange(1.0, 1.0 + math.prod(shape)).reshape(shape)
+    loss = CrossEntropy(reduction="none")
+    flat, flat_gradient = loss.value_and_grad(z.reshape(-1, 4), y.reshape(-1), upstream=g.reshape(-1))
+    for labels in (y, y.tolist(), np.eye(4)[y]):
+        value, gradient = loss.value_and_grad(z, labels, upstream=g)
+        np.testing.assert_array_equal(value, flat.reshape(shape))
+        np.testing.assert_array_equal(gradient.z, flat_gradient.z.reshape(z.shape), strict=True)
+        ones = loss.value_and_grad(z, labels, upstream=np.ones(shape))
+        assert bits(list(leaves(loss.value_and_grad(z, labels)))) == bits(list(leaves(ones)))
+    assert loss.trace(z, y)["log_softmax"].output.shape == (math.prod(shape), 4)
+
+
+@pytest.mark.parametrize("loss", HEADS)
+def test_vectors_of_any_length_have_a_direction(loss: type) -> None:
+    x, w = at(X, 0, [5e-324, 0.0, 0.0]), at(W, 1, [0.0, -5e-324, 5e-324])
+    x[1], w[2] = X[1] * 2.0**1020, W[2] * 2.0**-1060
+    answers(loss(), {"x": x, "w": w, "y": Y})
+
+
+def test_zero_vectors_are_vectors_where_no_direction_is_asked_for() -> None:
+    assert SoftmaxLoss()(0 * X, 0 * W, Y) == pytest.approx(math.log(4), rel=1e-15)
+    assert Triplet()(0 * X, 0 * X, 0 * X) == 0.2
+
+
+# --------------------------------------------------------------------------------------- ignored rows, masked classes, ends
+
+IGNORING = [
+    {},
+    {"label_smoothing": 0.25, "class_weight": (1.0, 0.5, 2.0, 3.0)},
+    {"ignore_index": 255},
+]
+
+
+@pytest.mark.parametrize("settings", IGNORING)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
+def test_ignored_rows_are_not_looked_at(loss: type, reduction: str, settings: dict[str, Any]) -> None:
+    made = loss(reduction=reduction, **settings)
+    kept, rows = [1, 4], FLOATS[loss].keys() & {"x", "z"}
+    given = of(loss, y=at(Y, [0, 2, 3], made.ignore_index))
+    some = {name: array[kept] if name in rows | {"y"} else array for name, array in given.items()}
+    for name in rows:
+        for row, value in ((0, NAN), (2, 0.0), (3, INF)):
+            given[name] = at(given[name], row, value)
+    (value, gradient), (some_value, some_gradient) = made.value_and_grad(**given), made.value_and_grad(**some)
+    np.testing.assert_array_equal(made(**given), value)
+    np.testing.assert_array_equal(value[kept] if reduction == "none" else value, some_value)
+    for name in FLOATS[loss]:
+        found = getattr(gradient, name)
+        if name in rows:
+            np.testing.assert_array_equal(found[[0, 2, 3]], 0.0)
+            found = found[kept]
+        np.testing.assert_array_equal(found, getattr(some_gradient, name))
+    trace, some_trace = made.trace(**given), made.trace(**some)
+    for stage in trace:
+        for found, expected in zip(leaves(trace[stage]), leaves(some_trace[stage]), strict=True):
+            assert not found[[0, 2, 3]].any() if len(found.shape) and len(found) == 5 else True
+            np.testing.assert_array_equal(found[kept] if found.shape != expected.shape else found, expected)
+
+
+@pytest.mark.parametrize(("reduction", "expected"), [("mean", NAN), ("sum", 0.0), ("none", np.zeros(5))])
+@pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
+def test_all_rows_may_be_ignored(loss: type, reduction: str, expected: Any) -> None:
+    made, nothing = loss(reduction=reduction), {name: np.full((5, n), NAN) for name, n in (("x", 3), ("z", 4))}
+    given = of(loss, y=np.full(5, -100)) | {name: nothing[name] for name in FLOATS[loss].keys() & nothing.keys()}
+    value, gradient = made.value_and_grad(**given)
+    np.testing.assert_array_equal(value, expected)
+    assert not any(array.any() for array in leaves(gradient))
+    for name, array in FLOATS[loss].items():
+        assert getattr(gradient, name).shape == array.shape
+    trace = made.trace(**given)
+    assert not any(a.any() for name, step in trace.items() for a in leaves(step) if name != "normalize_w" and a.ndim)
+    np.testing.assert_array_equal(trace["cross_entropy"].output, expected)
+    assert trace["log_softmax"].output.shape == (5, 4)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
+def test_one_class_costs_nothing(loss: type) -> None:
+    given = {name: array[:1] if name in "wb" else array for name, array in FLOATS[loss].items()} | {"y": [0] * 5}
+    given |= {"z": Z[:, :1]} if loss is CrossEntropy else {}
+    for settings in ({}, {"label_smoothing": 0.5, "class_weight": [2.0]}):
+        value, gradient = loss(**settings).value_and_grad(**given)
+        assert value == 0.0
+        assert not any(array.any() for array in leaves(gradient))
+
+
+@pytest.mark.parametrize("loss", HEADS)
+def test_one_sample_of_one_dimension(loss: type) -> None:
+    """On a line there are only two directions: nothing turns, so with a scale of its own no loss has a gradient."""
+    value, gradient = loss().value_and_grad([[2.0]], [[1.0], [-3.0]], [1])
+    assert value > 4.0
+    assert gradient.x.shape == (1, 1)
+    assert gradient.w.shape == (2, 1)
+    assert gradient.w.any() == (loss is SoftmaxLoss)
+    assert gradient.x.any() == (getattr(loss(), "s", None) is None)
+
+
+LOGITS: list[tuple[list[float], int, float, list[float]]] = [  # z, y, loss, gradient: torch's
+    ([0.0, -INF, 0.0], 0, math.log(2.0), [-0.5, 0.0, 0.5]),
+    ([0.0, -INF, 0.0], 1, INF, [0.5, -1.0, 0.5]),
+    ([-INF, 3.0, -INF], 1, 0.0, [0.0, 0.0, 0.0]),
+    ([-INF, -INF, -INF], 0, NAN, [NAN, NAN, NAN]),
+    ([0.0, NAN, 0.0], 0, NAN, [NAN, NAN, NAN]),
+    ([0.0, INF, 0.0], 0, NAN, [NAN, NAN, NAN]),
+    ([0.0, INF, 0.0], 1, NAN, [NAN, NAN, NAN]),
+    ([INF, INF, -INF], 0, NAN, [NAN, NAN, NAN]),
+]
+
+
+@pytest.mark.parametrize(("z", "y", "loss", "expected"), LOGITS)
+def test_logits_that_are_not_finite_have_torchs_outcome(
+    z: list[float], y: int, loss: float, expected: list[float]
+) -> None:
+    value, gradient = CrossEntropy().value_and_grad([z], [y])
+    np.testing.assert_allclose(value, loss, rtol=1e-15)
+    np.testing.assert_allclose(gradient.z, [expected], rtol=1e-15)
+    beside = CrossEntropy(reduction="none").value_and_grad([z, [0.0, 1.0, 2.0]], [y, 1])[1].z[1]
+    assert np.isfinite(beside).all()
+    torch = pytest.importorskip("torch")
+    logits = torch.tensor([z], dtype=torch.float64, requires_grad=True)
+    theirs = torch.nn.functional.cross_entropy(logits, torch.tensor([y]))
+    theirs.backward()
+    np.testing.assert_allclose(value, theirs.item(), rtol=1e-15)
+    np.testing.assert_allclose(gradient.z, logits.grad.numpy(), rtol=1e-15)
+
+
+def test_a_target_of_0_at_a_masked_class_contributes_0() -> None:
+    z, y = np.array([[-INF, 1.0, 3.0], [2.0, -INF, 0.5]]), np.array([[0.0, 0.25, 0.75], [0.5, 0.0, 0.5]])
+    value, gradient = CrossEntropy(reduction="none").value_and_grad(z, y)
+    for row, classes in ((0, [1, 2]), (1, [0, 2])):
+        alone, alone_gradient = CrossEntropy().value_and_grad(z[row, classes], y[row, classes])
+        assert value[row] == alone
+        np.testing.assert_array_equal(gradient.z[row, classes], alone_gradient.z)
+        assert gradient.z[row, row] == 0.0
+    weighted = CrossEntropy(class_weight=(0.0, 1.0, 1.0), label_smoothing=0.5)  # smoothing gives class 0 no target
+    assert np.isfinite(weighted(z[:1], [2]))
