@@ -4,7 +4,7 @@ It needs the extra ``cli``. Typer and rich are imported when a command runs, and
 comparison and the verdicts, does without them.
 """
 
-# Annotations are left unquoted: typer reads them, and knows no names but those of the module.
+# Without `from __future__ import annotations`: typer evaluates annotations, and its own name is none of this module's.
 
 import math
 from dataclasses import Field, fields
@@ -97,7 +97,7 @@ def demo() -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    table.add_column("target\nangle")
+    table.add_column("target\nangle", no_wrap=True)
     for header in ("true\nloss", "naive\nloss", "error\nloss", "\nin u", "error\ndL/dx", "error\ndL/dw_y"):
         table.add_column(header, justify="right")
     table.add_column("\nverdict")
@@ -124,9 +124,9 @@ def demo() -> None:
     )
     console.print(table)
     console.print(
-        f"\nErrors are relative to the truth, u = 2^-53; below {AGREES:g} u they count as agreement. At the angles s=4, so "
-        "that what is lost is lost by the angle and not by p_y - 1; the confident target has s=64 and the angle 0.3. At "
-        "angle 0 the true gradient is the one of least norm: the target pulls nowhere.\n"
+        f"\nErrors are relative to the truth, u = 2^-53; below {AGREES:g} u they count as agreement. At the angles s=4, "
+        "so that what is lost is lost by the angle and not by p_y - 1; the confident target has s=64 and the angle "
+        "0.3. At angle 0 the true gradient is the one of least norm: the target pulls nowhere.\n"
     )
     console.print(f"naive agrees with the truth in {agreed} of {len(made)} cases")
 
@@ -240,27 +240,24 @@ def losses() -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for header in ("loss", "defaults", "psi(theta)", "scale", "weights", "gradients"):
         # On 80 columns the names of the triplet's gradients fold first, then defaults and psi.
-        table.add_column(
-            header, no_wrap=header in {"loss", "scale", "weights"}, max_width=9 if header == "gradients" else None
-        )
+        table.add_column(header, max_width=len(header) if header == "gradients" else None)
     for loss, aliases in every.items():
         spec = loss().spec
-        own = [field for field in fields(loss) if field.name not in {other.name for other in shared}]
         table.add_row(
             "\n".join([loss.__name__, *(f"= {alias}" for alias in aliases)]),
-            ", ".join(map(_default, own)) or "-",
+            ", ".join(_default(field) for field in fields(loss) if field.name not in _names(shared)) or "-",
             PSI.get(loss.__name__, "-"),
-            "-" if spec.head != "margin" else "|x|" if spec.scale is None else "s",
+            "-" if spec.head != "margin" else "||x||" if spec.scale is None else "s",
             {"margin": "unit", "linear": "given"}.get(spec.head, "-"),
             ", ".join(get_args(get_type_hints(loss.value_and_grad)["return"])[1]._fields),
         )
     settings = Table.grid(padding=(0, 2))
     for field in shared:
-        without = [loss.__name__ for loss in every if field.name not in {other.name for other in fields(loss)}]
+        without = [loss.__name__ for loss in every if field.name not in _names(fields(loss))]
         settings.add_row(f"  {_default(field)}", f"not {', '.join(without)}" if without else "")
     console = _console()
     console.print(table)
-    console.print("\nk = floor(m*theta/pi); |x| is the length of the embedding. Defaults that losses share:\n")
+    console.print("\nk = floor(m*theta/pi); ||x|| is the length of the embedding. Defaults that losses share:\n")
     console.print(settings)
 
 
@@ -271,6 +268,10 @@ def public_losses() -> dict[type[Any], list[str]]:
         if name in refloss.__all__ and isinstance(loss, type):
             out.setdefault(loss, []).extend([name] * (name != loss.__name__))
     return out
+
+
+def _names(of: tuple[Field[Any], ...]) -> set[str]:
+    return {field.name for field in of}
 
 
 def _default(field: Field[Any]) -> str:

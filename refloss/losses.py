@@ -619,7 +619,8 @@ def softmax(z: Any, axis: int = -1) -> Array:
         For input that holds no real numbers or has no such axis.
     """
     rows, restore = inputs.along("z", z, axis)
-    return restore(softmax_stage.forward(Pair.of(rows))[0])
+    p: Array = restore(softmax_stage.forward(Pair.of(rows))[0])
+    return p
 
 
 def log_softmax(z: Any, axis: int = -1) -> Array:
@@ -645,10 +646,11 @@ def log_softmax(z: Any, axis: int = -1) -> Array:
         For input that holds no real numbers or has no such axis.
     """
     rows, restore = inputs.along("z", z, axis)
-    return restore(log_softmax_stage.forward(Pair.of(rows))[0])
+    log_p: Array = restore(log_softmax_stage.forward(Pair.of(rows))[0])
+    return log_p
 
 
-def logsumexp(z: Any, axis: int = -1) -> Array:
+def logsumexp(z: Any, axis: int = -1) -> Value:
     r"""Log of the sum of exponentials along an axis, which is taken out.
 
     $$\log\sum_k e^{z_k} = M + \operatorname{log1p}\Bigl(\sum_{k\ne a} e^{z_k - M}\Bigr), \qquad M = z_a = \max_k z_k$$
@@ -666,7 +668,7 @@ def logsumexp(z: Any, axis: int = -1) -> Array:
     Returns
     -------
     Array
-        One number for each row.
+        One number for each row, or one number where z has no other axis.
 
     Raises
     ------
@@ -674,4 +676,5 @@ def logsumexp(z: Any, axis: int = -1) -> Array:
         For input that holds no real numbers or has no such axis.
     """
     rows, restore = inputs.along("z", z, axis)
-    return restore(log_softmax_stage.log_sum_exp(Pair.of(rows)))
+    summed: Value = restore(log_softmax_stage.log_sum_exp(Pair.of(rows)))
+    return summed

@@ -1,4 +1,4 @@
-"""Hard inputs by name, for every loss: what design calls hard, each built on purpose. Used by test_chain.py and .ci/record."""
+"""Hard inputs by name, for every loss, each built on purpose. Used by test_chain.py and by .ci/record."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
 
 
 def angles(loss: Any) -> dict[str, float]:
-    """Target angles by name: towards 0, towards pi, and around every place where the margin's angle is a multiple of pi."""
+    """Target angles by name: towards 0, towards pi, and around every multiple of pi of the margin's own angle."""
     found = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
     found |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
     m1 = getattr(loss, "m1", loss.m if isinstance(loss, refloss.ASoftmax) else 1.0)
@@ -84,10 +84,9 @@ def at_angle(random: Random, theta: float, n: int = 2, c: int = 5, d: int = 4) -
 def on_axes(theta: float) -> Inputs:
     """A target angle that dense vectors cannot hold: x on an axis, w next to it."""
     x = np.array([[1.5, 0.0, 0.0], [0.0, 0.0, 3.0]])
-    w = np.array(
-        [[math.cos(theta), math.sin(theta), 0.0], [0.3, -1.0, 0.2], [math.sin(theta), 0.0, 0.7 * math.cos(theta)]]
-    )
-    return x, np.vstack([w, [[0.1, 0.2, -0.4], [1.0, 1.0, 1.0]]]), np.array([0, 2])
+    cos, sin = math.cos(theta), math.sin(theta)
+    w = [[cos, sin, 0.0], [0.3, -1.0, 0.2], [sin, 0.0, 0.7 * cos], [0.1, 0.2, -0.4], [1.0, 1.0, 1.0]]
+    return x, np.array(w), np.array([0, 2])
 
 
 def _scaled(x: float = 1.0, w: float = 1.0) -> Callable[[Random], Inputs]:
@@ -199,11 +198,9 @@ def triplets(random: Random) -> Iterator[tuple[str, Inputs]]:
     yield "close together", (a, a + 1e-9 * p, a + 1e-9 * n)
     for size in (1e-200, 1e-30, 1e30, 1e100):
         yield f"of size {size:g}", (size * a, size * p, size * n)
-    a = np.zeros((2, 2))
-    yield (
-        "next to the hinge",
-        (a, a + [0.5, 0.0], np.array([[0.0, np.sqrt(0.45)], [np.nextafter(np.sqrt(0.45), 0), 0.0]])),
-    )
+    leg = np.sqrt(0.45)  # 0.25 - 0.45 + 0.2 is 0 but for roundings
+    near = np.array([[0.0, leg], [np.nextafter(leg, 0.0), 0.0]])
+    yield "next to the hinge", (np.zeros((2, 2)), np.array([[0.5, 0.0], [0.5, 0.0]]), near)
 
 
 TRIPLETS: tuple[Any, ...] = (

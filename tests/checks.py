@@ -1,7 +1,7 @@
 """The gradient checks that the suite uses, and what they allow. test_mutants.py shows that each rejects every mutant.
 
-u = 2^-53 is the unit roundoff. S is the scale of a loss: s, or the largest length of an embedding, or the largest product
-of lengths for the plain head.
+u = 2^-53 is the unit roundoff. S is the scale of a loss: s, or the largest length of an embedding, or the largest
+product of lengths for the plain head.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def _lengths(rows: np.ndarray) -> np.ndarray:
 def allowed(loss: Any, *inputs: Any) -> tuple[float, float]:
     """The contract, in u: for the value relative to itself, for a gradient relative to the absolute terms of its row.
 
-    Heads: 4u S and 8u S. A cosine between unit vectors whose entries are rounded is wrong by at most 2u, so a logit is by
-    2u S and the loss, relative to itself, by that much and the error of cross entropy, 5u; a gradient's softmax is wrong
-    by twice as much. 16u and 32u are for small S, where the sums over classes and the projection count, 12u or so.
+    Heads: 4u S and 8u S. A cosine between unit vectors whose entries are rounded is wrong by at most 2u, so a logit is
+    by 2u S and the loss, relative to itself, by that much and the error of cross entropy, 5u; a gradient's softmax is
+    wrong by twice as much. 16u and 32u are for small S, where the sums over classes and the projection count.
 
-    Cross entropy on logits: 8u, for exp (1u), its correction, the sum, a division (1u each), log1p (1u), coefficient and
-    reduction (1u each). Triplet: 8u: differences and squares are exact, directions (2u), coefficient, reduction.
+    Cross entropy on logits: 8u, for exp (1u), its correction, the sum, a division (1u each), log1p (1u), coefficient
+    and reduction (1u each). Triplet: 8u: differences and squares are exact, directions (2u), coefficient, reduction.
     """
     if type(loss).__name__ in ("CrossEntropy", "Triplet"):
         return 8.0, 8.0
@@ -94,8 +94,8 @@ def _slope(loss: Any, inputs: tuple[Any, ...], place: int, index: tuple[int, ...
 def against_complex_step(textbook: Any, *inputs: Any, gradients: Any, scale: float) -> None:
     """Compare gradients with Im f(v + ih) / h of a smooth textbook function of the same inputs, h = 1e-200.
 
-    Nothing is subtracted, so the derivative is as good as the textbook's own arithmetic at ordinary inputs: 64u S of the
-    largest entry, for logits of size S each wrong by a few u and a softmax that passes it on.
+    Nothing is subtracted, so the derivative is as good as the textbook's own arithmetic at ordinary inputs: 64u S of
+    the largest entry, for logits of size S each wrong by a few u and a softmax that passes it on.
     """
     for place, (name, gradient) in enumerate(as_dict(gradients).items()):
         found = np.empty_like(gradient)

@@ -1,4 +1,4 @@
-"""Settings of hypothesis: derandomised in CI, so that a run says the same twice; no deadline, since mpmath takes its time."""
+"""Settings of hypothesis: derandomised in CI, so that a run says the same twice; no deadline, since mpmath is slow."""
 
 import os
 

@@ -341,7 +341,7 @@ def logits(
 
 
 class Base(NamedTuple):
-    """A row of logits seen from one of them (by default the largest): exp(z_k - z_base), and its sum over the others."""
+    """A row of logits seen from one of them (by default the largest): exp(z_k - z_base), its sum over the others."""
 
     k: int
     ratios: Reals
@@ -927,8 +927,8 @@ def margin_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digit
 def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:
     """Triplet: where the hinge is open, d(a, p) - d(a, n) entry by entry."""
     names = ("anchor", "positive", "negative")
-    anchor, positive, negative = map(exact, inputs)
-    wanted = Wanted(dict.fromkeys(names, anchor.shape), entries)
+    anchor, positive, negative = (exact(array) for array in inputs)
+    wanted = Wanted({name: anchor.shape for name in names}, entries)
     count = len(anchor)
     with mp.workdps(digits + GUARD):
         coefficients = Batch.plain(count, loss.reduction).coefficients(upstream)
@@ -980,7 +980,7 @@ def as_floats(array: Array) -> Array:
 
 
 def triplet_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, Array]:
-    anchor, positive, negative = map(exact, inputs)
+    anchor, positive, negative = (exact(array) for array in inputs)
     count = len(anchor)
     terms = {name: filled((count,), mpf(0)) for name in ("anchor", "positive", "negative")}
     for n, c in enumerate(Batch.plain(count, loss.reduction).coefficients(upstream)):

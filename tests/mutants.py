@@ -1,7 +1,8 @@
 """Wrong gradients that every gradient check of the suite must reject.
 
-A mutant takes the gradients of one loss by name, as a dict, and returns them changed in one place. `GROSS` holds what any
-check must see; `FINE` what a check against exact numbers must see as well. `loss_mutants` holds those that need the loss.
+A mutant takes the gradients of one loss by name, as a dict, and returns them changed in one place. `GROSS` holds what
+any check must see; `FINE` what a check against exact numbers must see as well. `loss_mutants` holds those that need the
+loss.
 """
 
 from __future__ import annotations

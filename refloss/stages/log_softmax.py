@@ -38,7 +38,7 @@ def log_sum_exp(z: Pair) -> Array:
     """Return M plus the log of the sum of exp(z - M) for each row (N,); infinite where M is."""
     largest = z.hi.max(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isinf(largest), largest, largest + _log_sum(exponentials(z)))
+        return np.asarray(np.where(np.isinf(largest), largest, largest + _log_sum(exponentials(z))))
 
 
 def _log_sum(parts: Exponentials) -> Array:
