@@ -124,9 +124,9 @@ def demo() -> None:
     )
     console.print(table)
     console.print(
-        f"\nErrors are relative to the truth, u = 2^-53; below {AGREES:g} u they count as agreement. At the angles s=4, "
-        "so that what is lost is lost by the angle and not by p_y - 1; the confident target has s=64 and the angle "
-        "0.3. At angle 0 the true gradient is the one of least norm: the target pulls nowhere.\n"
+        f"\nErrors are relative to the truth, u = 2^-53; below {AGREES:g} u they count as agreement. "
+        "At the angles s=4: what is lost is lost by the angle, not by p_y - 1. The confident target has s=64 and the "
+        "angle 0.3. At angle 0 the true gradient is the one of least norm, in which the target pulls nowhere.\n"
     )
     console.print(f"naive agrees with the truth in {agreed} of {len(made)} cases")
 

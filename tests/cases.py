@@ -136,11 +136,20 @@ def _confident(length: float) -> Callable[[Random], Inputs]:
     return build
 
 
+def _at_multiples(random: Random) -> Inputs:
+    """Target angles of exactly 45, 90 and 135 degrees: multiples of pi for a multiplied angle."""
+    x, w, _ = ordinary(random, 3)
+    x[:, 1:] = 0.0
+    w[1], w[2], w[3] = [3.0, 3.0, 0.0, 0.0], [0.0, 0.0, 5.0, 0.0], [-0.5, 0.0, 0.5, 0.0]
+    return x, w * np.sign(x[0, 0]), np.array([1, 2, 3])
+
+
 PLACED: dict[str, Callable[[Random], Inputs]] = {
     "ordinary": ordinary,
     "exactly parallel": _parallel(1.0),
     "exactly antiparallel": _parallel(-1.0),
     "one ulp from parallel": _one_ulp,
+    "exactly at 45, 90 and 135 degrees": _at_multiples,
     "|x| ~ 1e-200": _scaled(x=1e-200),
     "|x| ~ 1e-30": _scaled(x=1e-30),
     "|x| ~ 1e30": _scaled(x=1e30),
@@ -155,6 +164,28 @@ PLACED: dict[str, Callable[[Random], Inputs]] = {
     "D = 1": lambda random: ordinary(random, 3, 5, 1),
     "many samples on one class": lambda random: (*ordinary(random, 12, 5, 3)[:2], np.ones(12, int)),
 }
+
+
+def _constant(random: Random) -> Inputs:
+    """All entries nearly the same: a sum of 1000 equal terms drifts in one direction wherever it is rounded."""
+    x, w, y = ordinary(random, 3, 20, 1000)
+    return 0.1 + 1e-9 * x, 0.3 + 1e-9 * w, y
+
+
+WIDE: dict[str, Callable[[Random], Inputs]] = {
+    "D = 512": lambda random: ordinary(random, 3, 30, 512),
+    "D = 512, theta = 1e-6": lambda random: at_angle(random, 1e-6, 3, 30, 512),
+    "D = 1000, all entries alike": _constant,
+    "C = 500": lambda random: ordinary(random, 2, 500, 8),
+    "N = 100 on one class": lambda random: (*ordinary(random, 100, 4, 8)[:2], np.zeros(100, int)),
+}
+
+
+def some_entries(random: Random, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> dict[str, list[tuple[int, int]]]:
+    """A few entries of the first sample's row, of its class and of another class."""
+    columns = random.choice(x.shape[1], min(6, x.shape[1]), replace=False)
+    rows = {"x": [0], "w": sorted({int(y[0]), (int(y[0]) + 1) % len(w)})}
+    return {name: [(row, int(column)) for row in some for column in columns] for name, some in rows.items()}
 
 
 def logits(random: Random, classes: int = 10) -> Iterator[tuple[str, Inputs]]:

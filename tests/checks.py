@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from mpmath import mp, mpf
 
 import exact
 
@@ -45,18 +46,61 @@ def allowed(loss: Any, *inputs: Any) -> tuple[float, float]:
     return max(16.0, 4.0 * scale), max(32.0, 8.0 * scale)
 
 
-def against_exact(loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, **precision: Any) -> None:
-    """Compare value and gradients with mpmath: nothing refloss derived is on the other side."""
+def errors(
+    loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, entries: Any = None, **precision: Any
+) -> dict[str, float]:
+    """Errors in u against mpmath: of the value relative to itself, of gradients relative to their rows' absolute terms.
+
+    `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
+    """
     value, gradients = found or loss.value_and_grad(*inputs, upstream=upstream)
-    value_allowed, gradient_allowed = allowed(loss, *inputs)
-    true_value = exact.value(loss, *inputs, **precision)
-    error = exact.value_error(value, true_value)
-    assert error <= value_allowed, f"{loss}: value {value} is {error:.3g}u off, allowed {value_allowed:.3g}u"
-    true_gradients = exact.gradients(loss, *inputs, upstream=upstream, **precision)
+    out = {"value": exact.value_error(value, exact.value(loss, *inputs, **precision))}
+    truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
     terms = exact.absolute_terms(loss, *inputs, upstream=upstream)
     for name, gradient in as_dict(gradients).items():
-        error = exact.row_error(gradient, true_gradients[name], terms[name])
-        assert error <= gradient_allowed, f"{loss}: d{name} is {error:.3g}u off, allowed {gradient_allowed:.3g}u"
+        counted = gradient
+        if entries is not None:
+            counted = np.full_like(gradient, np.nan)
+            for index in entries[name]:
+                counted[index] = gradient[index]
+        out[name] = exact.row_error(counted, truth[name], terms[name])
+    return out
+
+
+def against_exact(loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, **options: Any) -> None:
+    """Compare value and gradients with mpmath: nothing refloss derived is on the other side."""
+    value_allowed, gradient_allowed = allowed(loss, *inputs)
+    for name, error in errors(loss, *inputs, found=found, upstream=upstream, **options).items():
+        limit = value_allowed if name == "value" else gradient_allowed
+        assert error <= limit, f"{loss}: {name} is {error:.3g}u off, allowed {limit:.3g}u"
+
+
+def against_exact_vjp(
+    function: Any, arrays: Any, upstream: Any, found: Any, allowed: float, *, terms: Any = None, digits: int = 150
+) -> None:
+    """Compare a stage's backward with central differences of sum(upstream * function(*arrays)), in mpmath.
+
+    `function` takes and returns object arrays of mpf and is to compute with all of mp.dps, which is `digits`; a step is
+    10^-(digits/3) of the largest entry of its row, so that truncation leaves the square of that. `allowed` is in u of
+    `terms`, one array for each of `arrays`, by entry or by row; of each entry's own where they are left out: the sum
+    over all outputs of |upstream * d output / d entry|.
+    """
+    with mp.workdps(digits):
+        points, above = [exact.exact(array) for array in arrays], exact.exact(upstream)
+        for place, (point, gradient) in enumerate(zip(points, found, strict=True)):
+            true, size = np.full(point.shape, mp.zero), np.full(point.shape, mp.zero)
+            for index in np.ndindex(point.shape):
+                here, row = point[index], np.atleast_1d(point[index[:-1]])
+                step = (max(abs(entry) for entry in row) or 1) * mpf(10) ** -(digits // 3)
+                ends = []
+                for sign in (-1, 1):
+                    point[index] = here + sign * step
+                    ends.append(function(*points))
+                point[index] = here
+                parts = (above * (ends[1] - ends[0]) / (2 * step)).ravel()
+                true[index], size[index] = mp.fsum(parts), mp.fsum(abs(part) for part in parts)
+            error = exact.row_error(gradient, true, size if terms is None else terms[place])
+            assert error <= allowed, f"gradient {place} is {error:.3g}u off, allowed {allowed:.3g}u"
 
 
 def against_differences(loss: Any, *inputs: Any, found: Any = None) -> None:

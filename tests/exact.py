@@ -209,7 +209,7 @@ class Curve(NamedTuple):
     scale: mpf | None
 
     @classmethod
-    def of(cls, m1: Any, m2: Any, m3: Any, boundary: str, annealing: Any, scale: Any = None) -> Curve:  # noqa: PLR0917
+    def of(cls, m1: Any, m2: Any, m3: Any, boundary: str, annealing: Any, scale: Any = None) -> Curve:
         first, second, third, weight = (mp.convert(float(number)) for number in (m1, m2, m3, annealing))
         return cls(first, second, third, boundary, weight, None if scale is None else mp.convert(float(scale)))
 
@@ -277,7 +277,7 @@ def at_each(angles: Any, function: Callable[[mpf], mpf]) -> Array:
     return result
 
 
-def psi(  # noqa: PLR0917
+def psi(
     theta: Any,
     m1: float = 1,
     m2: float = 0,
@@ -296,7 +296,7 @@ def psi(  # noqa: PLR0917
     return at_each(theta, at)
 
 
-def psi_slope(  # noqa: PLR0917
+def psi_slope(
     theta: Any,
     m1: float = 1,
     m2: float = 0,
@@ -926,9 +926,8 @@ def margin_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digit
 
 def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:
     """Triplet: where the hinge is open, d(a, p) - d(a, n) entry by entry."""
-    names = ("anchor", "positive", "negative")
     anchor, positive, negative = (exact(array) for array in inputs)
-    wanted = Wanted({name: anchor.shape for name in names}, entries)
+    wanted = Wanted({"anchor": anchor.shape, "positive": positive.shape, "negative": negative.shape}, entries)
     count = len(anchor)
     with mp.workdps(digits + GUARD):
         coefficients = Batch.plain(count, loss.reduction).coefficients(upstream)
@@ -936,7 +935,7 @@ def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: i
             triple = Triple.of(anchor[n], positive[n], negative[n], loss.m, loss.squared)
             if triple.hinge(digits) <= 0:
                 continue
-            columns = {name: wanted.columns(name, n) for name in names}
+            columns = {name: wanted.columns(name, n) for name in wanted.masks}
             for i in sorted(set().union(*columns.values())):
                 near, far = (triple.slope(v, i, digits) for v in (triple.to_positive, triple.to_negative))
                 for name, slope in (("anchor", near - far), ("positive", -near), ("negative", far)):

@@ -26,6 +26,13 @@ def test_heads_keep_the_contract(loss):
         _check(name, loss, *inputs, **digits)
 
 
+@pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.CosFace(s=1.0), refloss.SoftmaxLoss()])
+@pytest.mark.parametrize("build", cases.WIDE.values(), ids=cases.WIDE)
+def test_heads_keep_the_contract_at_real_widths(loss, build):
+    x, w, y = build(_random(repr(loss)))
+    checks.against_exact(loss, x, w, y, entries=cases.some_entries(_random("entries"), x, w, y))
+
+
 @pytest.mark.parametrize("loss", cases.CROSS_ENTROPIES, ids=repr)
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_cross_entropy_keeps_the_contract(loss, classes):

@@ -1,12 +1,12 @@
 """Real implementations against refloss, values and gradients, in float64; a framework that is not there is skipped.
 
-The oracle is the exacter side, so a tolerance says what the framework may lose, in units of u = 2^-53. It is derived from
-the inputs, never tuned (`cross_entropy_bound`, `linear_bound`, `head_bound`, `triplet_bound`), and it is worst-case: every
-rounding at its largest, all pulling one way. What is left is still narrow enough to reject a gradient wrong by one part in
-a million, and `agree` shows that for every comparison it makes.
+The oracle is the exacter side, so a tolerance says what the framework may lose, in units of u = 2^-53. It is derived
+from the inputs, never tuned (`cross_entropy_bound`, `linear_bound`, `head_bound`, `triplet_bound`), and it is the worst
+case: every rounding at its largest, all pulling one way. It still rejects a gradient that is wrong by one part in a
+million; `agree` shows that for every comparison it makes.
 
-Where a framework is known to be wrong, a strict xfail tells the story on a fixed input, against a closed form and not against
-refloss; `test_refloss_is_right_where_they_are_not` puts refloss before the same closed forms.
+Where a framework is known to be wrong, a strict xfail tells the story on a fixed input, against a closed form and not
+against refloss; `test_refloss_is_right_where_they_are_not` holds refloss to the same closed forms.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from mutants import GROSS, Gradients, loss_mutants
 
 import refloss
+from mutants import GROSS, Gradients, loss_mutants
 
 U = 2.0**-53
 REDUCTIONS = ["none", "mean", "sum"]
 
-MUTANTS_HERE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+MUTANTS_HERE: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # beside mutants.GROSS
     "factor 1 + 1e-6": lambda g: g * (1.0 + 1e-6),
     "rows swapped": lambda g: np.roll(g, 1, axis=0),
-    "target's term dropped": lambda g: np.where(g == g.min(axis=-1, keepdims=True), 0.0, g),  # of dL/dz: where it is < 0
 }
 
 
@@ -46,7 +45,10 @@ class Found(NamedTuple):
 
 
 def agree(value: Found, wrong: dict[str, Gradients] | None = None, /, **gradients: Found) -> None:
-    """Hold value and gradients to their bounds, then every gradient changed by every mutant: none of those may pass."""
+    """Hold value and gradients to their bounds, then every gradient changed by every mutant: none of those may pass.
+
+    `wrong` holds wrong gradients of this very comparison, by what is wrong with them.
+    """
     for name, found in {"value": value, **gradients}.items():
         assert np.shape(found.theirs) == np.shape(found.ours), name
         assert found.holds(), f"{name}: theirs {found.theirs}, ours {found.ours}, allowed {found.bound}"
@@ -59,12 +61,16 @@ def agree(value: Found, wrong: dict[str, Gradients] | None = None, /, **gradient
                 assert not found._replace(ours=mutant).holds(), f"d{name} passes with {title}"
 
 
-# ----------------------------------------------------------------------------------------------------------- the frameworks
+# ------------------------------------------------------------------------------------------------------ the frameworks
 
 
 @pytest.fixture
-def torch() -> ModuleType:
-    return pytest.importorskip("torch")
+def torch() -> Iterator[ModuleType]:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # waking a thread takes longer than any of these tensors
+    yield torch
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -123,7 +129,7 @@ def pml_gradients(
     return value, gradients | {"w": loss.W.grad.numpy().T}
 
 
-# --------------------------------------------------------------------------------------------------------------- the bounds
+# ---------------------------------------------------------------------------------------------------------- the bounds
 
 
 class Rows(NamedTuple):
@@ -136,27 +142,33 @@ class Rows(NamedTuple):
 
 
 def log_softmax_bound(z: np.ndarray, off: Any = 0.0) -> np.ndarray:
-    """What log p, or log of the sum of exponentials, of rows z (N, C) may lose (N, 1), for logits wrong by `off` (N, 1).
+    """What log p, or log of the sum of exponentials, of rows z (N, C) may lose (N, 1), for logits wrong by `off`.
 
-    Gaps z_k - M round by u R at most, R the range of the row, and pass it on to exp; exp and its C - 1 sums are wrong by
-    C + 4 u relative, an absolute error after log, which rounds by u (log C + 2); taking the log from the gap rounds by
-    u (R + log C). optax takes it from z_k itself: u E more, twice, E = max |z|. `off` enters by the logit and by the sum.
+    Gaps z_k - M round by u R at most, R the range of the row, and pass it on to exp; exp and its C - 1 sums are wrong
+    by (C + 4) u relative, an absolute error after log, which rounds by u (log C + 2); taking the log from the gap
+    rounds by u (R + log C). optax takes it from z_k itself: u E more, twice, E = max |z|. `off` enters by the logit and
+    by the sum.
     """
     classes = z.shape[1]
     spread, largest = np.ptp(z, axis=1, keepdims=True), np.abs(z).max(axis=1, keepdims=True)
     return 2.0 * off + U * (classes + 6.0 + 2.0 * spread + 2.0 * largest + 2.0 * math.log(classes))
 
 
+def log_softmax(z: np.ndarray) -> np.ndarray:
+    """log p (N, C) as a textbook has it, for the bounds."""
+    gap = z - z.max(axis=1, keepdims=True)
+    return gap - np.log(np.exp(gap).sum(axis=1, keepdims=True))
+
+
 def cross_entropy_bound(z: np.ndarray, t: np.ndarray, off: Any = 0.0) -> Rows:
     """What cross entropy of rows z (N, C) with targets t (N, C) may lose, for logits wrong by `off` (N, 1).
 
-    With e for what log p loses: L_n = sum of t_k (-log p_k) loses T e, and (C + N + 8) u of its terms in products, targets
-    and the sums over classes and rows. p_k = exp(log p_k) is wrong by e + 2u relative, so dL/dz_k = T p_k - t_k loses
-    e + (C + N + 8) u of T p_k (T is a sum of C) and (N + 8) u of t_k, N for what "mean" divides by. refloss loses 8u.
+    With e for what log p loses: L_n = sum of t_k (-log p_k) loses T e, T the sum of t_k, and (C + N + 8) u of its terms
+    in products, targets and the sums over classes and rows. p_k = exp(log p_k) is wrong by e + 2u relative, so
+    dL/dz_k = T p_k - t_k loses e + (C + N + 8) u of T p_k and (N + 8) u of t_k, N for what "mean" divides by. refloss
+    may lose 8u of the same.
     """
-    n, classes = z.shape
-    log_p = z - z.max(axis=1, keepdims=True)
-    log_p = log_p - np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    (n, classes), log_p = z.shape, log_softmax(z)
     e, total, p = log_softmax_bound(z, off), t.sum(axis=1, keepdims=True), np.exp(log_p)
     sums = (classes + n + 16.0) * U
     loss = (total * e)[:, 0] + sums * (t * -log_p).sum(axis=1)
@@ -169,8 +181,8 @@ def reduced(rows: np.ndarray, reduction: str, count: float) -> np.ndarray:
 
 
 def share(upstream: Any, reduction: str, count: float) -> np.ndarray:
-    """|dL/dL_n|, as a column."""
-    return np.abs(np.reshape(upstream, (-1, 1))) / (count if reduction == "mean" else 1.0)
+    """dL/dL_n, as a column."""
+    return np.reshape(upstream, (-1, 1)) / (count if reduction == "mean" else 1.0)
 
 
 def linear_bound(
@@ -178,64 +190,60 @@ def linear_bound(
 ) -> dict[str, np.ndarray]:
     """What cross entropy behind a linear layer may lose.
 
-    A logit is a sum of D + 1 terms, wrong by (D + 2) u (|x||w| + |b|). dL/dx is a sum over classes, so it loses what its
-    terms do and (C + 2) u of them; dL/dw and dL/db likewise over rows. refloss may lose max(32, 8S) u of the same terms,
-    and max(16, 4S) u of the value, S = max |x||w|.
+    A logit is a sum of D + 1 terms, wrong by (D + 2) u (|x||w| + |b|). dL/dx is a sum over classes, so it loses what
+    its terms do and (C + 2) u of them; dL/dw and dL/db likewise over rows. refloss may lose max(32, 8S) u of the same
+    terms, and max(16, 4S) u of the value, S = max |x||w|.
     """
+    (n, d), classes = x.shape, len(w)
     length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)
-    z, s = x @ w.T + b, (length_x * length_w).max()
-    off = (x.shape[1] + 2.0) * U * (length_x * length_w + np.abs(b)).max(axis=1, keepdims=True)
-    rows, n = cross_entropy_bound(z, np.eye(len(w))[y], off), len(x)
-    lost = share(upstream, reduction, n) * (rows.gradient + (len(w) + n + max(32.0, 8.0 * s)) * U * rows.terms)
-    loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(n), y]
-    return {
-        "value": reduced(rows.loss + max(16.0, 4.0 * s) * U * loss, reduction, n),
-        "x": lost @ length_w[:, None],
-        "w": lost.T @ length_x,
-        "b": lost.sum(axis=0),
-    }
+    z, t, contract = x @ w.T + b, np.eye(classes)[y], max(32.0, 8.0 * (length_x * length_w).max())
+    off = (d + 2.0) * U * (length_x * length_w + np.abs(b)).max(axis=1, keepdims=True)
+    rows = cross_entropy_bound(z, t, off)
+    lost = np.abs(share(upstream, reduction, n)) * (rows.gradient + (classes + n + contract) * U * rows.terms)
+    value = reduced(rows.loss + 0.5 * contract * U * (t * -log_softmax(z)).sum(axis=1), reduction, n)
+    return {"value": value, "x": lost @ length_w[:, None], "w": lost.T @ length_x, "b": lost.sum(axis=0)}
 
 
 def head_bound(
-    loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float, m1: float = 1.0
+    loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float, m1: float
 ) -> dict[str, np.ndarray]:
-    """What a head that goes through the cosine of the target, by acos or polynomial and autograd, may lose; "mean" only.
+    """What a head that goes through the target's cosine, by acos or polynomial and autograd, may lose; "mean" only.
 
     (a) Norms of D squares are wrong by (D/2 + 2) u, so unit vectors are, and cosines by dc = (2D + 8) u.
     (b) psi as a function of c = cos theta has slope k, |k| <= m1 / sin theta: psi is wrong by k dc, and by 32u: a few
         roundings of angles up to 2 pi, of polynomials with terms up to 2 (m1 = 4), of folds up to 2 m1.
     (c) Logits are S times that; a norm as scale adds (D/2 + 4) u of them.
-    (d) k itself is wrong by dc |dk/dc|, |dk/dc| <= 2 m1^2 / sin^3 theta (psi'' and psi' are at most m1^2 and m1), and 32u.
-    (e) dL/dx is S / |x| times a sum over k of G_k k_k w_k, less its projection: it loses what G_k (cross entropy) and k_k do,
-        and (C + 3D + 16) u of its absolute terms. A norm as scale adds the sum of G_k f_k, f = psi or c. dL/dw: over rows.
-    refloss may lose max(32, 8S) u of the absolute terms, and max(16, 4S) u of the value.
+    (d) k itself is wrong by 32u relative and by dc |dk/dc|, |dk/dc| <= 2 m1^2 / sin^3 theta, since |psi''| <= m1^2 and
+        |psi'| <= m1.
+    (e) dL/dx is S / |x| times the sum of G_k k_k w_k, G = dL/dz, less its projection on x: it loses what G_k (as cross
+        entropy does) and k_k lose, and (C + 3D + 16) u of its absolute terms. A norm as scale adds the sum of G_k f_k,
+        f = psi or c. dL/dw_k is the same over rows.
+    (f) refloss may lose max(32, 8S) u of the absolute terms, and max(16, 4S) u of the value.
     """
-    (n, d), classes, at = x.shape, len(w), (np.arange(len(x)), y)
+    (n, d), classes, at, by_norm = x.shape, len(w), (np.arange(len(x)), y), getattr(loss, "s", None) is None
     length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)[:, None]
-    by_norm = getattr(loss, "s", None) is None
     s = length_x if by_norm else np.full((n, 1), loss.s)
-    f, slope, slope_off, dc = x @ w.T / length_x / length_w.T, np.ones((n, classes)), np.zeros((n, classes)), (2.0 * d + 8.0) * U
+    dc, contract = (2.0 * d + 8.0) * U, max(32.0, 8.0 * s.max())
+    f, slope, slope_off = x @ w.T / length_x / length_w.T, np.ones((n, classes)), np.zeros((n, classes))
     theta = np.arccos(f[at])
     f[at], slope[at] = loss.target_logit(theta), m1 / np.sin(theta)
     slope_off[at] = 2.0 * m1**2 / np.sin(theta) ** 3 * dc + 32.0 * U * slope[at]
     f_off = slope * dc + 32.0 * U + by_norm * (0.5 * d + 4.0) * U * np.abs(f)
-    z, contract = s * f, np.maximum(32.0, 8.0 * s.max())
-    rows = cross_entropy_bound(z, np.eye(classes)[y], (s * f_off).max(axis=1, keepdims=True))
-    true = np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)) + z.max(axis=1) - z[at]
-    terms, sums = rows.terms * slope, (classes + n + 3.0 * d + 16.0 + contract) * U
-    lost = s * (rows.gradient * slope + rows.terms * slope_off + sums * terms)
-    radial = by_norm * (rows.gradient * np.abs(f) + rows.terms * f_off + sums * rows.terms * np.abs(f))
+    rows = cross_entropy_bound(s * f, np.eye(classes)[y], (s * f_off).max(axis=1, keepdims=True))
+    sums = (classes + n + 3.0 * d + 16.0 + contract) * U
+    lost = s * (rows.gradient * slope + rows.terms * (slope_off + sums * slope)) * abs(upstream) / n
+    radial = by_norm * (rows.gradient * np.abs(f) + rows.terms * (f_off + sums * np.abs(f))) * abs(upstream) / n
     return {
-        "value": (rows.loss + 0.5 * contract * U * true).mean(),
-        "x": abs(upstream) / n * ((lost / length_x).sum(axis=1) + radial.sum(axis=1))[:, None],
-        "w": abs(upstream) / n * lost.sum(axis=0)[:, None] / length_w,
+        "value": (rows.loss - 0.5 * contract * U * log_softmax(s * f)[at]).mean(),
+        "x": (lost / length_x + radial).sum(axis=1, keepdims=True),
+        "w": lost.sum(axis=0)[:, None] / length_w,
     }
 
 
-# -------------------------------------------------------------------------------------------- softmax, log-softmax, logsumexp
+# -------------------------------------------------------------------------------------- softmax, log-softmax, logsumexp
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+@pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("softmaxes", ["torch", "scipy", "jax"], indirect=True)
 def test_softmax_functions(softmaxes: SimpleNamespace, axis: int) -> None:
     z = 10.0 * np.random.default_rng(11).standard_normal((3, 4, 5))
@@ -246,7 +254,7 @@ def test_softmax_functions(softmaxes: SimpleNamespace, axis: int) -> None:
     agree(Found(softmaxes.softmax(z, axis), p, (bound + 8.0 * U) * p))
 
 
-# -------------------------------------------------------------------------------------------------------------- cross entropy
+# ------------------------------------------------------------------------------------------------------- cross entropy
 
 
 def target_rows(y: np.ndarray, classes: int, settings: dict[str, Any]) -> tuple[np.ndarray, float]:
@@ -261,23 +269,23 @@ def target_rows(y: np.ndarray, classes: int, settings: dict[str, Any]) -> tuple[
     return weight * ((1.0 - e) * t + e * kept[:, None] / classes), float(weight[labels[kept]].sum())
 
 
-def cross_entropy_found(
+def hold_cross_entropy(
     theirs: tuple[Any, Any], z: np.ndarray, y: np.ndarray, upstream: Any, settings: dict[str, Any]
-) -> tuple[Found, Found]:
-    """refloss.CrossEntropy beside another's value and dL/dz of the same logits (..., C), with their bounds."""
+) -> None:
+    """Hold another's value and dL/dz of logits (..., C) to those of refloss.CrossEntropy."""
     classes, reduction = z.shape[-1], settings["reduction"]
     value, gradient = refloss.CrossEntropy(**settings).value_and_grad(z, y, upstream=upstream)
     t, count = target_rows(y, classes, settings)
-    rows = cross_entropy_bound(z.reshape(-1, classes), t)
-    value_bound = reduced(rows.loss, reduction, count).reshape(np.shape(value))
-    gradient_bound = (share(upstream, reduction, count) * rows.gradient).reshape(z.shape)
-    return Found(theirs[0], value, value_bound), Found(theirs[1], gradient.z, gradient_bound)
+    rows, g = cross_entropy_bound(z.reshape(-1, classes), t), share(upstream, reduction, count)
+    of_value = Found(theirs[0], value, reduced(rows.loss, reduction, count).reshape(np.shape(value)))
+    of_z = Found(theirs[1], gradient.z, (np.abs(g) * rows.gradient).reshape(z.shape))
+    agree(of_value, {"target's term dropped": {"z": gradient.z + (g * t).reshape(z.shape)}}, z=of_z)
 
 
 def torch_cross_entropy(
     torch: ModuleType, z: np.ndarray, y: np.ndarray, upstream: Any, settings: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Value and dL/dz of torch's cross entropy, with classes moved to where torch wants them (the second axis) and back."""
+    """Value and dL/dz of torch's cross entropy, the classes moved to where torch wants them (axis 1) and back."""
     axis = min(1, z.ndim - 1)
     options = settings | {"ignore_index": settings["ignore_index"] if y.dtype.kind == "i" else -100}
     if weight := options.pop("class_weight"):
@@ -309,7 +317,7 @@ def test_torch_cross_entropy(
     elif kind == "a class ignored":
         y.flat[1::2] = 2
     elif kind == "probabilities":
-        y = rng.dirichlet(np.ones(classes), size=places) * rng.uniform(0.5, 1.5, size=(*places, 1))  # sums need not be 1
+        y = rng.uniform(size=z.shape) / 3.0  # sums need not be 1
     settings = {
         "reduction": reduction,
         "label_smoothing": smoothing,
@@ -317,9 +325,7 @@ def test_torch_cross_entropy(
         "ignore_index": 2 if kind == "a class ignored" else -100,
     }
     upstream = rng.standard_normal(places if reduction == "none" else ())
-    theirs = torch_cross_entropy(torch, z, y, upstream, settings)
-    value, gradient = cross_entropy_found(theirs, z, y, upstream, settings)
-    agree(value, z=gradient)
+    hold_cross_entropy(torch_cross_entropy(torch, z, y, upstream, settings), z, y, upstream, settings)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -340,7 +346,7 @@ def test_torch_cross_entropy_with_every_row_ignored(
 
 
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
-@pytest.mark.parametrize("shape", [(7,), (6, 7), (2, 3, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 7)], ids=str)
 def test_optax_cross_entropies(jax: ModuleType, optax: ModuleType, shape: tuple[int, ...], kind: str) -> None:
     rng = np.random.default_rng(14)
     z, upstream = 4.0 * rng.standard_normal(shape), rng.standard_normal(shape[:-1])
@@ -348,14 +354,17 @@ def test_optax_cross_entropies(jax: ModuleType, optax: ModuleType, shape: tuple[
         f, y = optax.softmax_cross_entropy_with_integer_labels, np.array(rng.integers(7, size=shape[:-1]))
     else:
         f, y = optax.softmax_cross_entropy, rng.dirichlet(np.ones(7), size=shape[:-1])
-    value, back = jax.vjp(lambda z: f(z, jax.numpy.asarray(y)), jax.numpy.asarray(z))
-    theirs = np.asarray(value), np.asarray(back(jax.numpy.asarray(upstream))[0])
+
+    def both(z: Any, upstream: Any) -> tuple[Any, Any]:
+        value, back = jax.vjp(lambda z: f(z, jax.numpy.asarray(y)), z)
+        return value, back(upstream)[0]
+
+    theirs = tuple(np.asarray(found) for found in jax.jit(both)(z, upstream))
     settings = {"reduction": "none", "label_smoothing": 0.0, "class_weight": None, "ignore_index": -100}
-    found, gradient = cross_entropy_found(theirs, z, y, upstream, settings)
-    agree(found, z=gradient)
+    hold_cross_entropy(theirs, z, y, upstream, settings)
 
 
-# -------------------------------------------------------------------------------------------------------------------- heads
+# --------------------------------------------------------------------------------------------------------------- heads
 
 
 def head_inputs(seed: int, classes: int = 7, d: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -368,7 +377,12 @@ def head_inputs(seed: int, classes: int = 7, d: int = 6) -> tuple[np.ndarray, np
     return x, w, y
 
 
-def with_bounds(
+def lengths(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Lengths of the rows, as columns."""
+    return tuple(np.linalg.norm(array, axis=1)[:, None] for array in arrays)
+
+
+def beside(
     theirs: tuple[np.ndarray, Gradients], ours: tuple[Any, Any], bounds: dict[str, np.ndarray]
 ) -> tuple[Found, dict[str, Found]]:
     """Put value and gradients of two sides beside each other."""
@@ -376,51 +390,247 @@ def with_bounds(
     return Found(theirs[0], ours[0], bounds["value"]), gradients
 
 
+def without_target(loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float) -> Gradients:
+    """dL/dx and dL/dw of a margin loss less what they have by the target's angle, dtheta = -t dx / |x|."""
+    of_theta = loss.trace(x, w, y, upstream=upstream)["angle"].gradient[:, None]
+    ours, (length_x, length_w) = loss.value_and_grad(x, w, y, upstream=upstream)[1], lengths(x, w[y])
+    unit_x, unit_w = x / length_x, w[y] / length_w
+    cos = (unit_x * unit_w).sum(axis=1, keepdims=True)
+    sin, of_w = np.sqrt(1.0 - cos**2), ours.w.copy()
+    np.add.at(of_w, y, of_theta * (unit_x - cos * unit_w) / sin / length_w)
+    return {"x": ours.x + of_theta * (unit_w - cos * unit_x) / sin / length_x, "w": of_w}
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 def test_torch_linear_and_cross_entropy(torch: ModuleType, bias: bool, reduction: str) -> None:
-    x, w, y = head_inputs(21)
-    rng = np.random.default_rng(22)
-    b, upstream = rng.standard_normal(len(w)), rng.standard_normal(len(y) if reduction == "none" else ())
-    layer, arrays = torch.nn.functional.linear, {"x": x, "w": w} | ({"b": b} if bias else {})
+    (x, w, y), rng = head_inputs(21), np.random.default_rng(22)
+    b, upstream = bias * rng.standard_normal(len(w)), rng.standard_normal(len(y) if reduction == "none" else ())
+    arrays = {"x": x, "w": w} | ({"b": b} if bias else {})
 
     def loss(x: Any, w: Any, b: Any = None) -> Any:
-        return torch.nn.functional.cross_entropy(layer(x, w, b), torch.from_numpy(y), reduction=reduction)
+        z = torch.nn.functional.linear(x, w, b)
+        return torch.nn.functional.cross_entropy(z, torch.from_numpy(y), reduction=reduction)
 
-    ours = refloss.SoftmaxLoss(reduction=reduction).value_and_grad(x, w, y, b if bias else None, upstream=upstream)
-    bounds = linear_bound(x, w, y, b if bias else 0.0 * b, reduction, upstream)
-    value, gradients = with_bounds(torch_gradients(torch, loss, upstream, **arrays), ours, bounds)
-    agree(value, **gradients)
+    ours, given = refloss.SoftmaxLoss(reduction=reduction), (x, w, y, b if bias else None)
+    value, gradient = ours.value_and_grad(*given, upstream=upstream)
+    bounds = linear_bound(x, w, y, b, reduction, upstream)
+    of_target = np.eye(len(w))[y] * ours.trace(*given, upstream=upstream)["linear"].gradient
+    wrong = {"x": gradient.x - of_target @ w, "w": gradient.w - of_target.T @ x}
+    if bias:
+        wrong["b"] = gradient.b - of_target.sum(axis=0)
+    value, gradients = beside(torch_gradients(torch, loss, upstream, **arrays), (value, gradient), bounds)
+    agree(value, {"target's term dropped": wrong}, **gradients)
 
 
-@pytest.mark.parametrize(
-    ("theirs", "options", "loss", "m1"),
-    [  # margins of PML's ArcFaceLoss are in degrees, and "hard" is its rule past theta + m = pi
-        ("ArcFaceLoss", {"margin": 28.6, "scale": 64}, refloss.ArcFace(m=math.radians(28.6), boundary="hard"), 1.0),
-        ("ArcFaceLoss", {"margin": 45.0, "scale": 10}, refloss.ArcFace(s=10, m=math.radians(45), boundary="hard"), 1.0),
-        ("CosFaceLoss", {}, refloss.CosFace(), 1.0),
-        ("CosFaceLoss", {"margin": 0.2, "scale": 10}, refloss.CosFace(s=10, m=0.2), 1.0),
-        ("SphereFaceLoss", {"margin": 4, "scale": 1}, refloss.ASoftmax(m=4), 4.0),
-        ("SphereFaceLoss", {"margin": 3, "scale": 1}, refloss.ASoftmax(m=3), 3.0),
-        ("SphereFaceLoss", {"margin": 2, "scale": 1}, refloss.ASoftmax(m=2), 2.0),
-        ("NormalizedSoftmaxLoss", {"temperature": 0.05}, refloss.NormFace(s=20), 1.0),
-        ("NormalizedSoftmaxLoss", {"temperature": 1 / 64}, refloss.NormFace(s=64), 1.0),
-    ],
-    ids=lambda given: repr(given) if isinstance(given, refloss.losses._MarginLoss) else "",
-)
+HEADS = [  # margins of PML's ArcFaceLoss are in degrees, and "hard" is its rule past theta + m = pi
+    ("ArcFaceLoss", {"margin": 28.6, "scale": 64}, refloss.ArcFace(m=math.radians(28.6), boundary="hard"), 1.0),
+    ("ArcFaceLoss", {"margin": 45.0, "scale": 10}, refloss.ArcFace(s=10, m=math.radians(45.0), boundary="hard"), 1.0),
+    ("CosFaceLoss", {}, refloss.CosFace(), 1.0),
+    ("CosFaceLoss", {"margin": 0.2, "scale": 10}, refloss.CosFace(s=10, m=0.2), 1.0),
+    ("SphereFaceLoss", {"margin": 4, "scale": 1}, refloss.ASoftmax(m=4), 4.0),
+    ("SphereFaceLoss", {"margin": 3, "scale": 1}, refloss.ASoftmax(m=3), 3.0),
+    ("SphereFaceLoss", {"margin": 2, "scale": 1}, refloss.ASoftmax(m=2), 2.0),
+    ("NormalizedSoftmaxLoss", {"temperature": 1 / 20}, refloss.NormFace(s=20), 1.0),
+    ("NormalizedSoftmaxLoss", {"temperature": 1 / 64}, refloss.NormFace(), 1.0),
+]
+
+# numpy 2 wants more arguments of __array_wrap__ than torch's has; SphereFaceLoss calls scipy on torch tensors when made
+of_pml = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")
+
+
+@of_pml
 @pytest.mark.parametrize("seed", [31, 32, 33])
+@pytest.mark.parametrize(("theirs", "options", "loss", "m1"), [pytest.param(*h, id=f"{h[0]}({h[1]})") for h in HEADS])
 def test_pytorch_metric_learning(
     torch: ModuleType, pml: ModuleType, theirs: str, options: dict[str, Any], loss: Any, m1: float, seed: int
 ) -> None:
     x, w, y = head_inputs(seed)
-    cos = (x @ w.T / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(w, axis=1))[np.arange(len(y)), y]
-    past = m1 * np.arccos(cos) + (getattr(loss, "m", 0.0) if m1 == 1.0 else 0.0) > math.pi
-    if isinstance(loss, refloss.ArcFace | refloss.ASoftmax):
-        assert past.any(), "no row is past its boundary"
-        assert not past.all(), "every row is past its boundary"
+    length_x, length_w = lengths(x, w[y])
+    phi = m1 * np.arccos((x * w[y] / length_x / length_w).sum(axis=1)) + (loss.m if theirs == "ArcFaceLoss" else 0.0)
+    bends = theirs in ("ArcFaceLoss", "SphereFaceLoss")
+    assert not bends or 0 < np.count_nonzero(phi > math.pi) < len(y), "both sides of the boundary"
     other = getattr(pml, theirs)(num_classes=len(w), embedding_size=w.shape[1], **options)
-    ours = loss.value_and_grad(x, w, y, upstream=-1.7)
-    bounds = head_bound(loss, x, w, y, -1.7, m1)
-    value, gradients = with_bounds(pml_gradients(torch, other, x, w, y, -1.7), ours, bounds)
-    wrong = {title: mutant.value_and_grad(x, w, y, upstream=-1.7)[1]._asdict() for title, mutant in loss_mutants(loss).items()}
-    agree(value, {} if isinstance(loss, refloss.CosFace | refloss.NormFace) else wrong, **gradients)
+    bounds, ours = head_bound(loss, x, w, y, -1.7, m1), loss.value_and_grad(x, w, y, upstream=-1.7)
+    value, gradients = beside(pml_gradients(torch, other, x, w, y, -1.7), ours, bounds)
+    wrong = {"target's term dropped": without_target(loss, x, w, y, -1.7)}
+    for title, mutant in loss_mutants(loss).items() if bends else ():  # detached: else the same to rounding
+        wrong[title] = mutant.value_and_grad(x, w, y, upstream=-1.7)[1]._asdict()
+    agree(value, wrong, **gradients)
+
+
+# ------------------------------------------------------------------------------------------------------------- triplet
+
+
+def triplet_bound(
+    a: np.ndarray, p: np.ndarray, n: np.ndarray, m: float, squared: bool, reduction: str, upstream: Any
+) -> dict[str, np.ndarray]:
+    """What a triplet loss may lose, a distance d of D squares losing (D + 4) u of itself, and as much when squared.
+
+    `slip` is what rounding moves the ends of a difference by: 2u of the largest entry in D coordinates (a little shift,
+    as torch's eps, included). It moves d by slip, d^2 by 2 d slip, the unit vector of dd/da by 2 slip / d and 2 (a - b)
+    by 2 slip. The sum over rows and "mean" lose N u. Each side may: refloss does less.
+    """
+    rows, d = a.shape
+    slip = 2.0 * U * math.sqrt(d) * np.abs([a, p, n]).max()
+    ap, an = np.linalg.norm(a - p, axis=1), np.linalg.norm(a - n, axis=1)
+    sums = (d + rows + 8.0) * U
+    if squared:
+        loss, slopes = sums * (ap**2 + an**2 + m) + 2.0 * (ap + an) * slip, 2.0 * (ap + an) * sums + 4.0 * slip
+    else:
+        loss, slopes = sums * (ap + an + m) + 2.0 * slip, 2.0 * sums + 2.0 * slip * (1.0 / ap + 1.0 / an)
+    gradient = 2.0 * np.abs(share(upstream, reduction, rows)) * slopes[:, None]
+    return {"value": 2.0 * reduced(loss, reduction, rows)} | dict.fromkeys(("anchor", "positive", "negative"), gradient)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("theirs", ["plain, eps=0", "plain, eps=1e-6", "squared"])
+def test_torch_triplets(torch: ModuleType, theirs: str, reduction: str) -> None:
+    rng, m = np.random.default_rng(41), 0.2
+    inputs = {name: rng.standard_normal((12, 6)) for name in ("anchor", "positive", "negative")}
+    inputs["positive"][:4] = inputs["anchor"][:4] + 0.1 * inputs["positive"][:4]  # these are apart: a loss of 0
+    if theirs == "squared":
+        distance = {"distance_function": lambda a, b: (a - b).square().sum(-1)}
+        other, shift = torch.nn.TripletMarginWithDistanceLoss(margin=m, reduction=reduction, **distance), 0.0
+    else:  # torch adds eps to every coordinate of both differences: the same loss with the anchor shifted
+        shift = float(theirs.split("=")[1])
+        other = torch.nn.TripletMarginLoss(margin=m, eps=shift, reduction=reduction)
+    upstream = rng.standard_normal(12 if reduction == "none" else ())
+    a, p, n = inputs["anchor"] + shift, inputs["positive"], inputs["negative"]
+    ours = refloss.Triplet(m=m, squared=theirs == "squared", reduction=reduction)
+    assert 0 < np.count_nonzero(replace(ours, reduction="none")(a, p, n)) < 12, "rows on both sides of the hinge"
+    bounds = triplet_bound(a, p, n, m, theirs == "squared", reduction, upstream)
+    found = ours.value_and_grad(a, p, n, upstream=upstream)
+    value, gradients = beside(torch_gradients(torch, other, upstream, **inputs), found, bounds)
+    agree(value, **gradients)
+
+
+# ------------------------------------------------------------------------------------ where they are known to be wrong
+
+# PML is pytorch-metric-learning. Tolerances here only tell right from wrong: 1e-6 and finer where the story is finer.
+defect = partial(pytest.mark.xfail, strict=True, raises=AssertionError)
+
+CONFIDENT = np.array([[50.0, 0.0]]), np.array([0])
+CONFIDENT_LOSS = math.log1p(math.exp(-50.0))
+CONFIDENT_GRADIENT = np.array([[-1.0, 1.0]]) * math.exp(-50.0) / (1.0 + math.exp(-50.0))
+
+EQUAL = np.full((1, 20), 1e30), np.array([7])
+
+GAP_40 = np.array([0.0, -40.0])
+GAP_40_LOG_P = -math.log1p(math.exp(-40.0))
+
+TWO = np.eye(2)  # two classes, at right angles
+FIRST = np.array([0])
+ALONG = np.array([[2.0, 0.0]])  # theta = 0 exactly
+
+
+def arcface_near(t: float, s: float = 4.0, m: float = math.radians(28.6)) -> tuple[np.ndarray, float, np.ndarray]:
+    """x = (1, t), close to the first of TWO classes: x, ArcFace's loss of it, and dL/dx, written out for the plane.
+
+    theta = atan t, z = (s cos(theta + m), s sin theta), and x turns by dtheta = (-t, 1) / (1 + t^2) dx. s = 4, so that
+    the loss is no smaller than 0.03 and p_y - 1 loses nothing.
+    """
+    theta = math.atan(t)
+    gap = s * (math.cos(theta + m) - math.sin(theta))
+    q = 1.0 / (1.0 + math.exp(gap))
+    turn = q * s * (math.sin(theta + m) + math.cos(theta))
+    return np.array([[1.0, t]]), math.log1p(math.exp(-gap)), turn / (1.0 + t * t) * np.array([[-t, 1.0]])
+
+
+def arcface(s: float = 4.0) -> refloss.ArcFace:
+    return refloss.ArcFace(s=s, m=math.radians(28.6), boundary="hard")
+
+
+def pml_arcface(torch: ModuleType, pml: ModuleType, x: np.ndarray) -> tuple[np.ndarray, Gradients]:
+    other = pml.ArcFaceLoss(num_classes=2, embedding_size=2, margin=28.6, scale=4)
+    return pml_gradients(torch, other, x, TWO, FIRST)
+
+
+NEARLY_OPPOSITE = np.array([[-1.0, 1e-8]])  # theta = pi - 1e-8 from the first of TWO classes, and |x| = 1
+FOLD = math.exp(-7.0 - 1e-8)  # of m = 4: psi = 1 - 2m = -7 there, to 1e-15, and the other class's cosine is 1e-8
+OPPOSITE_W = np.array([0.0, -4.0 * math.sin(4e-8) / (1.0 + FOLD)])  # dL/dw of the first class: (p - 1) psi' dtheta/dw
+
+
+def near(found: Any, truth: Any, relative: float) -> bool:
+    """Close relative to the largest entry of the truth."""
+    return bool((np.abs(np.asarray(found) - truth) <= relative * np.abs(truth).max()).all())
+
+
+@defect(reason="torch 2.13.0: the loss is 0: e^-50 is lost beside 1, as at any gap from 36.7 on")
+def test_torch_value_of_a_confident_target(torch: ModuleType) -> None:
+    z, y = map(torch.from_numpy, CONFIDENT)
+    assert near(torch.nn.functional.cross_entropy(z, y), CONFIDENT_LOSS, 1e-6)
+
+
+@defect(reason="torch 2.13.0: the target's gradient is p - 1 = 0, while the other class gets 1.9e-22")
+def test_torch_gradient_of_a_confident_target(torch: ModuleType) -> None:
+    cross_entropy, y = torch.nn.functional.cross_entropy, torch.from_numpy(CONFIDENT[1])
+    _, gradients = torch_gradients(torch, lambda z: cross_entropy(z, y), 1.0, z=CONFIDENT[0])
+    assert near(gradients["z"], CONFIDENT_GRADIENT, 1e-6)
+
+
+@defect(reason="optax 0.2.8: logsumexp(z) - z_y with the largest not taken off: 0 for log 20 at 1e30")
+def test_optax_value_of_huge_equal_logits(optax: ModuleType) -> None:
+    assert near(optax.softmax_cross_entropy_with_integer_labels(*EQUAL), math.log(20.0), 1e-6)
+
+
+LOST = "{}: log_softmax([0, -40])[0] is 0: 1 + e^-40 rounds to 1, where log1p keeps it"
+
+
+@pytest.mark.parametrize(
+    "softmaxes",
+    [
+        pytest.param("torch", marks=defect(reason=LOST.format("torch 2.13.0"))),
+        pytest.param("scipy", marks=defect(reason=LOST.format("scipy 1.17.1"))),
+        pytest.param("jax", marks=defect(reason=LOST.format("jax 0.10.2"))),
+    ],
+    indirect=True,
+)
+def test_log_softmax_of_a_confident_class(softmaxes: SimpleNamespace) -> None:
+    assert near(softmaxes.log_softmax(GAP_40, -1)[0], GAP_40_LOG_P, 1e-6)
+
+
+@of_pml
+@defect(reason="PML 2.9.0: the derivative of acos at 1 is infinite, times a tangent of 0: NaN in dx and dW")
+def test_pml_arcface_gradient_at_theta_0(torch: ModuleType, pml: ModuleType) -> None:
+    gradients = pml_arcface(torch, pml, ALONG)[1]
+    assert np.isfinite(gradients["x"]).all()
+    assert np.isfinite(gradients["w"]).all()
+
+
+@of_pml
+@defect(reason="PML 2.9.0: acos of a cosine that rounds to 1 makes theta 0: the value is off by 2e-8")
+def test_pml_arcface_value_at_theta_1e8(torch: ModuleType, pml: ModuleType) -> None:
+    x, loss, _ = arcface_near(1e-8)
+    assert near(pml_arcface(torch, pml, x)[0], loss, 1e-12)
+
+
+@of_pml
+@defect(reason="PML 2.9.0: acos leaves theta = 1e-6 four digits, and the gradient no more: u / theta^2")
+def test_pml_arcface_gradient_at_theta_1e6(torch: ModuleType, pml: ModuleType) -> None:
+    x, _, gradient = arcface_near(1e-6)
+    assert near(pml_arcface(torch, pml, x)[1]["x"], gradient, 1e-9)
+
+
+@of_pml
+@defect(reason="PML 2.9.0: k = floor(m theta / pi) is m where the cosine rounds to -1: dL/dw_y flips sign")
+def test_pml_sphereface_gradient_next_to_theta_pi(torch: ModuleType, pml: ModuleType) -> None:
+    other = pml.SphereFaceLoss(num_classes=2, embedding_size=2, margin=4, scale=1)
+    assert near(pml_gradients(torch, other, NEARLY_OPPOSITE, TWO, FIRST)[1]["w"][0], OPPOSITE_W, 1e-6)
+
+
+def test_refloss_is_right_where_they_are_not() -> None:
+    # 1e-14 is 90u: the closed forms are themselves in float64, and exp of 50 or less passes on as many u
+    value, gradient = refloss.CrossEntropy().value_and_grad(*CONFIDENT)
+    assert near(value, CONFIDENT_LOSS, 1e-14)
+    assert near(gradient.z, CONFIDENT_GRADIENT, 1e-14)
+    assert near(refloss.CrossEntropy()(*EQUAL), math.log(20.0), 1e-14)
+    assert near(refloss.log_softmax(GAP_40)[0], GAP_40_LOG_P, 1e-14)
+    for t in (0.0, 1e-8, 1e-6):
+        x, loss, of_x = arcface_near(t)
+        value, gradient = arcface().value_and_grad(x, TWO, FIRST)
+        assert near(value, loss, 1e-14), t
+        if t:  # at 0 the target has no tangent
+            assert near(gradient.x, of_x, 1e-14), t
+    assert all(np.isfinite(part).all() for part in arcface().value_and_grad(ALONG, TWO, FIRST)[1])
+    assert near(refloss.ASoftmax(m=4).value_and_grad(NEARLY_OPPOSITE, TWO, FIRST)[1].w[0], OPPOSITE_W, 1e-14)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import PI, Array, Pair, sin_cos, where
+from refloss.error_free import PI, Array, Pair, sin_cos, u, where
 from refloss.stages.angle import Angle
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -63,10 +63,12 @@ class Saved(NamedTuple):
 
 
 def turned(theta: Angle, margin: Margin) -> Target:
-    """Add the angle φ = m1 θ + m2."""
+    """Add the angle φ = m1 θ + m2; closer to a multiple of π than its own error, 16u² φ, it is that multiple."""
     phi = theta.theta * margin.m1 + margin.m2
     sin, cos = sin_cos(phi)
-    return Target(theta, Angle(phi, cos, sin))
+    multiple = PI * np.rint(phi.hi / PI.hi)
+    there = (multiple.hi > 0.0) & (np.abs((phi - multiple).hi) <= 16.0 * u**2 * phi.hi)
+    return Target(theta, Angle(where(there, multiple, phi), cos, where(there, Pair.of(np.zeros(sin.shape)), sin)))
 
 
 def marginal(margin: Margin) -> Curve:

@@ -1,0 +1,103 @@
+"""README: its snippets run, and print what it says they print."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import refloss
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block, and the text block that follows it."""
+
+    language: str
+    source: str
+    output: str
+
+
+def _blocks() -> list[Block]:
+    found = FENCE.findall((ROOT / "README.md").read_text())
+    following = [*found[1:], ("", "")]
+    return [
+        Block(language, source, after if kind == "text" else "")
+        for (language, source), (kind, after) in zip(found, following, strict=True)
+        if language != "text"
+    ]
+
+
+def _run(command: list[str]) -> str:
+    environment = os.environ | {"COLUMNS": "100"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True).stdout
+
+
+def _without_numbers(text: str) -> str:
+    """What does not depend on the machine: the words. Naive code's last digits do depend on it, and so do times."""
+    return " ".join(re.sub(r"[-+\d.,]*\d[\d.e+-]*", "#", text).split())
+
+
+SHELL, PYTHON = ([block for block in _blocks() if block.language == kind] for kind in ("sh", "python"))
+
+
+def test_there_is_a_snippet_for_each_kind_of_user():
+    assert len(PYTHON) >= 3
+    assert all(block.output for block in PYTHON + SHELL)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.source.splitlines()[1])
+def test_python_snippets_print_what_is_printed(block):
+    if "import torch" in block.source:
+        pytest.importorskip("torch", reason="the snippet uses torch")
+    assert _run([sys.executable, "-c", block.source]).rstrip() == block.output.rstrip()
+
+
+def test_the_first_two_shell_lines_are_the_two_commands():
+    """`.ci/run` runs both as they stand, each in a new virtual environment."""
+    lines = [line for block in SHELL for line in block.source.splitlines()]
+    assert lines[0].endswith("refloss demo")
+    assert lines[1].endswith("pytest")
+
+
+def test_the_demo_prints_what_is_printed():
+    pytest.importorskip("typer", reason="the command line is an extra")
+    found = _run(
+        [sys.executable, "-c", "import sys; sys.argv = ['refloss', 'demo']; from refloss.cli import main; main()"]
+    )
+    assert _without_numbers(found) == _without_numbers(SHELL[0].output)
+
+
+def test_the_property_checks_run_as_printed():
+    arguments = SHELL[1].source.split()[1:]
+    found = _run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *(argument.strip('"') for argument in re.findall(r'"[^"]*"|\S+', " ".join(arguments))),
+        ]
+    )
+    assert _without_numbers(found.splitlines()[-1]) == _without_numbers(SHELL[1].output.splitlines()[-1])
+
+
+def test_the_table_of_losses_is_whole():
+    table = (ROOT / "README.md").read_text().partition("## The losses")[2].partition("## ")[0]
+    for name in refloss.__all__:
+        if name[0].isupper():
+            assert f"`{name}" in table
+
+
+def test_accuracy_names_only_recorded_figures():
+    """What README says was measured stands in docs/records."""
+    section = (ROOT / "README.md").read_text().partition("## How accurate")[2].partition("## ")[0]
+    records = "".join(path.read_text() for path in sorted((ROOT / "docs/records").glob("*.md")))
+    for figure in re.findall(r"\*\*([\d.,]+)u?\*\*", section):
+        assert figure in records, f"{figure} is in no record"

@@ -1,0 +1,446 @@
+import hashlib
+import itertools
+import math
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+from refloss import error_free
+from refloss.error_free import (
+    PI,
+    Pair,
+    direction,
+    dot,
+    fast_two_sum,
+    ldexp,
+    matmul,
+    row_dot,
+    scale_rows,
+    sin_cos,
+    sqrt,
+    total,
+    two_product,
+    two_sum,
+    where,
+)
+
+U = Fraction(1, 2**53)
+HIGHER = 1 + Fraction(1, 2**40)  # bounds are quoted to leading order in u; what is left out is 100u of them at most
+
+# Where arithmetic goes wrong first: zeros, subnormals, powers of two and their neighbours, full mantissas, large numbers.
+EXTREMES = [0.0, -0.0, 5e-324, -1.5e-323, 2.0**-1022, 1.0, -1.0, 1.0 + 2.0**-52, 1.0 - 2.0**-53, -(2.0**53 - 1.0), 0.1]
+EXTREMES += [2.0**27 + 1.0, 1e-200, -1e200, 2.0**1022, -(2.0 - 2.0**-52) * 2.0**1021]
+
+
+def numbers(rng, count, low=-2, high=2):
+    """Float64 numbers with random mantissas and with those that are worst for rounding: 10…0, 10…01, 11…1."""
+    mantissa = rng.integers(2**52, 2**53, count)
+    kind = rng.integers(0, 5, count)
+    mantissa = np.where(kind == 0, 2**52, np.where(kind == 1, 2**53 - 1, mantissa))
+    mantissa = np.where(kind == 2, 2**52 + rng.integers(0, 4, count), mantissa)
+    return np.ldexp(rng.choice([-1.0, 1.0], count) * mantissa, rng.integers(low, high + 1, count) - 52)
+
+
+def pairs(rng, count, low=-2, high=2):
+    """Pairs whose low part is anything up to half an ulp of the high part, the half itself among them."""
+    hi = numbers(rng, count, low, high)
+    share = np.where(
+        rng.integers(0, 2, count), rng.uniform(-0.5, 0.5, count), 0.5 - rng.integers(0, 3, count) * 2.0**-53
+    )
+    share = share * rng.choice([-1.0, 0.0, 1.0, 2.0**-30], count)
+    return Pair(*two_sum(hi, share * np.spacing(np.abs(hi))))
+
+
+def exactly(value):
+    """The numbers of a pair or an array, as a flat list of rationals."""
+    if isinstance(value, Pair):
+        return [Fraction(hi) + Fraction(lo) for hi, lo in zip(value.hi.ravel(), value.lo.ravel(), strict=True)]
+    return [Fraction(number) for number in np.asarray(value).ravel()]
+
+
+def worst(found, true, sizes):
+    """The largest |found - true| / size in units of u²; where the size is 0 the error has to be."""
+    errors = [0.0]
+    for result, truth, size in zip(exactly(found), true, sizes, strict=True):
+        assert size or result == truth
+        errors.append(float(abs(result - truth) / size / U**2) if size else 0.0)
+    return max(errors)
+
+
+def normalised(pair):
+    return bool((np.abs(pair.lo) <= float(U) * np.abs(pair.hi)).all())
+
+
+# ------------------------------------------------------------------------------------------------ sums and products
+
+
+def test_two_sum_is_exact():
+    rng = np.random.default_rng(1)
+    a, b = np.array(list(itertools.product(EXTREMES, EXTREMES))).T
+    a, b = np.append(a, numbers(rng, 2000, -60, 60)), np.append(b, numbers(rng, 2000, -60, 60))
+    s, e = two_sum(a, b)
+    assert exactly(Pair(s, e)) == [p + q for p, q in zip(exactly(a), exactly(b), strict=True)]
+    assert (s == a + b).all()
+    larger = np.abs(a) >= np.abs(b)
+    fast = fast_two_sum(a[larger], b[larger])
+    assert all(np.array_equal(p, q[larger]) for p, q in zip(fast, (s, e), strict=True))
+    assert two_sum(1, 2.0**-60) == (1.0, 2.0**-60)
+
+
+def test_two_product_is_exact_short_of_over_and_underflow():
+    rng = np.random.default_rng(2)
+    inside = [v for v in EXTREMES if v == 0.0 or 2.0**-960 < abs(v) < 2.0**990]
+    both = [v for v in itertools.product(inside, inside) if 0.0 in v or 2.0**-960 < abs(v[0] * v[1]) < math.inf]
+    a, b = np.array(both).T
+    a, b = np.append(a, numbers(rng, 2000, -400, 400)), np.append(b, numbers(rng, 2000, -400, 400))
+    p, e = two_product(a, b)
+    assert exactly(Pair(p, e)) == [v * w for v, w in zip(exactly(a), exactly(b), strict=True)]
+    assert (p == a * b).all()
+
+
+# -------------------------------------------------------------------------------------------------------- Pair
+
+
+def cancelling(rng, a):
+    """Pairs a few units in the last place of hi or of lo away from minus `a`."""
+    count = len(a.hi)
+    hi = -a.hi * (1.0 + rng.integers(-2, 3, count) * 2.0**-52)
+    return Pair(*two_sum(hi, -a.lo * rng.choice([1.0, -1.0, 0.5, 1.0 + 2.0**-50], count)))
+
+
+SUM_BOUND, PRODUCT_BOUND, QUOTIENT_BOUND, ROOT_BOUND = 3, 5, 15, 4  # times u²: the docstring of Pair
+OPERATIONS = {
+    "+": (lambda a, b: a + b, SUM_BOUND),
+    "-": (lambda a, b: a - b, SUM_BOUND),
+    "*": (lambda a, b: a * b, PRODUCT_BOUND),
+    "/": (lambda a, b: a / b, QUOTIENT_BOUND),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_pair_operations_keep_their_bounds(name):
+    operation, bound = OPERATIONS[name]
+    rng = np.random.default_rng(3)
+    a, b = pairs(rng, 1500), pairs(rng, 1500)
+    near = cancelling(rng, a)
+    for other in (b, near, -near, b.hi, near.hi, -near.hi):
+        found = operation(a, other)
+        true = [operation(p, q) for p, q in zip(exactly(a), exactly(other), strict=True)]
+        assert normalised(found)
+        assert worst(found, true, [abs(t) for t in true]) <= bound * HIGHER
+
+
+def test_the_sum_of_pairs_at_the_worst_example_known():
+    """Joldes, Muller and Popescu 2017, after their theorem 3.1: 2.25u²."""
+    a = Pair(np.array(9007199254740991.0), np.array(-9007199254740991.0 / 2**54))
+    b = Pair(np.array(-9007199254740987.0 / 2), np.array(-9007199254740991.0 / 2**56))
+    true = exactly(a)[0] + exactly(b)[0]
+    assert 2.2 < worst(a + b, [true], [abs(true)]) <= SUM_BOUND
+
+
+def test_square_root_keeps_its_bound_and_zero_stays_zero():
+    rng = np.random.default_rng(4)
+    a = pairs(rng, 2000, -300, 300)
+    a = where(a.hi > 0.0, a, -a)
+    found = sqrt(a)
+    with mp.workdps(80):
+        true = [mp.sqrt(mpf(v.numerator) / v.denominator) for v in exactly(a)]
+        errors = [abs(mpf(v.numerator) / v.denominator - t) / t for v, t in zip(exactly(found), true, strict=True)]
+        assert max(errors) * 2**106 <= ROOT_BOUND * (1 + mpf(2) ** -40)
+    assert normalised(found)
+    zero = sqrt(Pair.of([0.0, 4.0]))
+    assert zero.hi.tolist() == [0.0, 2.0]
+    assert zero.lo.tolist() == [0.0, 0.0]
+
+
+def test_operators_take_numbers_and_arrays_on_either_side():
+    rng = np.random.default_rng(5)
+    a = pairs(rng, 6)
+    array = numbers(rng, 6)
+    reflected = {
+        "+": (lambda v: v + a, lambda v: Pair.of(v) + a, SUM_BOUND),
+        "-": (lambda v: v - a, lambda v: Pair.of(v) - a, SUM_BOUND),
+        "*": (lambda v: v * a, lambda v: Pair.of(v) * a, PRODUCT_BOUND),
+        "/": (lambda v: v / a, lambda v: Pair.of(v) / a, QUOTIENT_BOUND),
+    }
+    for value in (array, 3.0, 3, np.float64(0.1), np.full(6, 2)):
+        for name, (operation, same, bound) in reflected.items():
+            found = operation(value)
+            assert isinstance(found, Pair), name
+            assert found.shape == (6,)
+            sizes = [abs(v) for v in exactly(same(value))]
+            assert worst(found, exactly(same(value)), sizes) <= 2 * bound * HIGHER  # each is within the bound
+
+
+def test_pair_negates_indexes_and_knows_its_shape():
+    a = Pair(np.arange(6.0).reshape(2, 3), np.zeros((2, 3)))
+    assert a.shape == (2, 3)
+    assert a[1].shape == (3,)
+    assert a[:, 2].hi.tolist() == [2.0, 5.0]
+    assert exactly(-a) == [-v for v in exactly(a)]
+    assert Pair.of(a) is a
+    assert Pair.of(2).hi.dtype == np.float64
+
+
+def test_where_and_ldexp_act_on_both_parts():
+    a, b = Pair(np.array([1.0, 2.0]), np.array([2.0**-60, 2.0**-61])), Pair.of([3.0, 4.0])
+    chosen = where(np.array([True, False]), a, b)
+    assert chosen.hi.tolist() == [1.0, 4.0]
+    assert chosen.lo.tolist() == [2.0**-60, 0.0]
+    exponent = np.array([3, -500])
+    assert exactly(ldexp(a, exponent)) == [v * Fraction(2) ** int(e) for v, e in zip(exactly(a), exponent, strict=True)]
+
+
+# ----------------------------------------------------------------------------------------------- sums along an axis
+
+
+def levels(count):
+    return math.ceil(math.log2(count)) if count > 1 else 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 33, 1000])
+@pytest.mark.parametrize("as_pairs", [False, True])
+def test_total_keeps_its_bound(count, as_pairs):
+    """3u² ceil(log2 n) of the sum of |terms|: the terms cancel to 1e-16 of that and less."""
+    rng = np.random.default_rng(count)
+    terms = pairs(rng, 4 * count, -3, 20)
+    hi, lo = (part.reshape(4, count) for part in (terms.hi, terms.lo))
+    if count > 2:
+        hi[:, -1] = -hi[:, :-1].sum(axis=1)
+        lo[:, -1] = 0.0
+    rows = Pair(hi, lo) if as_pairs else hi
+    for found in (total(rows), total(Pair(hi.T, lo.T) if as_pairs else hi.T, axis=0)):
+        assert found.shape == (4,)
+        entries = [exactly(rows[n]) for n in range(4)]
+        sizes = [sum(map(abs, row), Fraction(0)) for row in entries]
+        assert worst(found, [sum(row, Fraction(0)) for row in entries], sizes) <= 3 * levels(count) * HIGHER
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 513])
+def test_dot_keeps_its_bound(size):
+    """(5 + 3 ceil(log2 D)) u² of the sum of |a_i b_i|, whether the vectors are pairs or not."""
+    rng = np.random.default_rng(size)
+    a, b = pairs(rng, 3 * size), pairs(rng, 3 * size)
+    a, b = (Pair(v.hi.reshape(3, size), v.lo.reshape(3, size)) for v in (a, b))
+    a.hi[:, -1] = -(a.hi[:, :-1] * b.hi[:, :-1]).sum(axis=1) / b.hi[:, -1] if size > 1 else a.hi[:, -1]
+    a.lo[:, -1] = 0.0
+    for left, right in ((a, b), (a.hi, b), (a, b.hi), (a.hi, b.hi)):
+        terms = [[p * q for p, q in zip(exactly(left[n]), exactly(right[n]), strict=True)] for n in range(3)]
+        sizes = [sum(map(abs, row)) for row in terms]
+        assert worst(dot(left, right), [sum(row) for row in terms], sizes) <= (5 + 3 * levels(size)) * HIGHER
+
+
+# ------------------------------------------------------------------------------------------------- matrix products
+
+
+def cut(row, count):
+    """Head and tail of a scaled row as `matmul` describes them, in rationals."""
+    bits = (53 - math.ceil(math.log2(max(count, 2)))) // 2
+    heads = [Fraction(round(Fraction(v) * 2**bits), 2**bits) for v in row.tolist()]
+    return heads, [Fraction(v) - head for v, head in zip(row.tolist(), heads, strict=True)]
+
+
+def product_bound(a, b):
+    """What `matmul` may be wrong by, for two scaled rows.
+
+    Each of the two products with a tail rounds a product and K - 1 sums on the way of every term, and their sum is
+    rounded once more: at most K + 1 times u. The rest is exact. (What is of second order is in HIGHER.)
+    """
+    count = len(a)
+    (a_head, a_tail), (_, b_tail) = cut(a, count), cut(b, count)
+    entries = zip(a_head, a_tail, b.tolist(), b_tail, strict=True)
+    return (count + 1) * U * sum(abs(head * rest) + abs(tail * Fraction(v)) for head, tail, v, rest in entries) * HIGHER
+
+
+def graded(rng, rows, columns, kind):
+    values = rng.standard_normal((rows, columns))
+    if kind == "graded":
+        values = np.ldexp(values, rng.integers(-60, 3, values.shape))
+    if kind == "cancelling":
+        values[:, columns // 2 :] = -values[:, : columns - columns // 2]
+    if kind == "positive":
+        values = np.abs(values)
+    return values
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 512, 4096])
+@pytest.mark.parametrize("kind", ["plain", "graded", "cancelling", "positive"])
+def test_matmul_and_row_dot_keep_their_bound(size, kind):
+    rng = np.random.default_rng(size)
+    count = 12 if size <= 3 else 2 if size <= 512 else 1
+    a, b = graded(rng, count, size, kind), graded(rng, count, size, "plain" if kind == "cancelling" else kind)
+    if kind == "cancelling":
+        b[:, size // 2 :] = b[:, : size - size // 2] * (1.0 + 2.0**-40)
+    found = matmul(a, b)
+    (a_scaled, a_exponent), (b_scaled, b_exponent) = scale_rows(a), scale_rows(b)
+    by_row = row_dot(a_scaled, b_scaled)
+    for n, k in np.ndindex(found.shape):
+        true = sum(p * q for p, q in zip(exactly(a_scaled[n]), exactly(b_scaled[k]), strict=True))
+        bound = product_bound(a_scaled[n], b_scaled[k])
+        assert abs(exactly(found[n, k])[0] / Fraction(2) ** int(a_exponent[n] + b_exponent[k]) - true) <= bound
+        if n == k:
+            assert abs(exactly(by_row[n])[0] - true) <= bound
+    assert normalised(found)
+    assert normalised(by_row)
+
+
+@pytest.mark.parametrize("size", [1, 512, 4096])
+def test_matmul_of_short_numbers_is_exact_whatever_cancels(size):
+    """Heads alone: integers of beta bits, whose sums of products fit 53 bits in any order."""
+    rng = np.random.default_rng(size)
+    bits = (53 - math.ceil(math.log2(max(size, 2)))) // 2
+    a, b = rng.integers(-(2**bits), 2**bits, (2, 3, size)).astype(float)
+    a[:, -1] = 2.0**bits  # so that scaling does not move the cut: the largest entry becomes 1/2, with a bit to spare
+    b[:, -1] = -(2.0**bits)
+    found = matmul(a, b)
+    true = [sum(int(p) * int(q) for p, q in zip(a[n], b[k], strict=True)) for n, k in np.ndindex(3, 3)]
+    assert exactly(found) == true
+
+
+def test_matmul_is_far_below_roundoff_of_the_lengths_at_512():
+    """The docstring's 2^-63 of |a| |b|, and so, short of cancellation, the correctly rounded product."""
+    rng = np.random.default_rng(6)
+    a, b = rng.standard_normal((2, 6, 512))
+    found = matmul(a, b)
+    for n, k in np.ndindex(found.shape):
+        true = sum(p * q for p, q in zip(exactly(a[n]), exactly(b[k]), strict=True))
+        lengths = Fraction(float(np.linalg.norm(a[n]) * np.linalg.norm(b[k])))
+        assert abs(exactly(found[n, k])[0] - true) <= lengths / 2**63
+        assert found.hi[n, k] == float(true)
+
+
+def test_matmul_has_the_same_high_part_however_the_work_is_cut():
+    rng = np.random.default_rng(7)
+    a, b = rng.standard_normal((40, 512)), rng.standard_normal((70, 512))
+    whole, order = matmul(a, b).hi, rng.permutation(512)
+    assert np.array_equal(matmul(a[:, order], b[:, order]).hi, whole)
+    assert np.array_equal(np.concatenate([matmul(a[n : n + 1], b).hi for n in range(40)]), whole)
+    assert np.array_equal(np.concatenate([matmul(a, b[k : k + 7]).hi for k in range(0, 70, 7)], axis=1), whole)
+    assert np.array_equal(matmul(b, a).hi.T, whole)
+    assert np.array_equal(matmul(np.asfortranarray(a), b[::-1]).hi[:, ::-1], whole)
+
+
+SCRIPT = """
+import hashlib, numpy
+from refloss.error_free import matmul
+a, b = numpy.random.default_rng(8).standard_normal((2, 300, 512))
+print(hashlib.sha256(matmul(a, b).hi.tobytes()).hexdigest())
+"""
+
+
+def test_matmul_has_the_same_high_part_for_every_number_of_blas_threads():
+    a, b = np.random.default_rng(8).standard_normal((2, 300, 512))
+    here = hashlib.sha256(matmul(a, b).hi.tobytes()).hexdigest()
+    for threads in ("1", "2"):
+        names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+        environment = os.environ | dict.fromkeys(names, threads)
+        ran = subprocess.run(
+            [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
+        )
+        assert ran.stdout.strip() == here
+
+
+@pytest.mark.parametrize(("left", "right"), [(1e-200, 1e200), (1e-200, 1e-100), (1e200, 1e100), (5e-324, 1.0)])
+def test_matmul_at_the_ends_of_the_range(left, right):
+    """Rows are scaled first, so only the result itself could leave the range; products of heads stay exact."""
+    a, b = left * np.array([[3.0, -1.0, 2.0], [0.0, 0.0, 0.0]]), right * np.array([[1.0, 4.0, 7.0]])
+    found = matmul(a, b)
+    true = sum(p * q for p, q in zip(exactly(a[0]), exactly(b[0]), strict=True))
+    assert found.hi.tolist() == [[float(true)], [0.0]]
+
+
+def test_scale_rows_is_exact():
+    rng = np.random.default_rng(9)
+    rows = np.ldexp(rng.standard_normal((50, 6)), rng.integers(-900, 900, (50, 1)) + rng.integers(-60, 60, (50, 6)))
+    special = [
+        [5e-324, 0.0, -1.5e-323],
+        [0.0, -0.0, 0.0],
+        [1.7e308, 1.0, -1.7e308],
+        [2.0**-1022, 5e-324, 0.0],
+        [1, -2, 0.5],
+    ]
+    rows = np.concatenate([rows, np.pad(special, ((0, 0), (0, 3)))])
+    scaled, exponent = scale_rows(rows)
+    assert exponent.dtype.kind == "i"
+    assert exactly(rows) == [
+        v * Fraction(2) ** int(e) for row, e in zip(scaled, exponent, strict=True) for v in exactly(row)
+    ]
+    largest = np.abs(scaled).max(axis=1)
+    zero = ~rows.any(axis=1)
+    assert ((largest[~zero] >= 0.5) & (largest[~zero] < 1.0)).all()
+    assert (exponent[zero] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 64, 513])
+def test_direction_is_a_unit_row_and_a_length(size):
+    """An entry: its low part left out (1u), the length rounded (1u), the division (1u).
+
+    The length: half the error of the dot product, (5 + 3 ceil(log2 D)) u², and the square root's 4u².
+    """
+    rng = np.random.default_rng(size)
+    rows = pairs(rng, 5 * size, -3, 3)
+    rows = Pair(rows.hi.reshape(5, size), rows.lo.reshape(5, size))
+    rows = ldexp(rows, np.array([0, 600, -600, 990, -960])[:, None])
+    rows.hi[1], rows.lo[1] = 0.0, 0.0
+    unit, length = direction(rows)
+    allowed = (5 + 3 * levels(size)) / 2 + ROOT_BOUND
+    with mp.workdps(80):
+        for n in range(5):
+            entries = [mpf(v.numerator) / v.denominator for v in exactly(rows[n])]
+            true = mp.sqrt(mp.fsum(v * v for v in entries))
+            assert abs(mpf(float(length.hi[n])) + mpf(float(length.lo[n])) - true) <= allowed * mpf(2) ** -106 * true
+            for found, entry in zip(unit[n], entries, strict=True):
+                share = entry / true if true else mpf(0)
+                assert abs(mpf(float(found)) - share) <= 3 * mpf(2) ** -53 * abs(share) * (1 + mpf(2) ** -40)
+
+
+# ---------------------------------------------------------------------------------------------------- sine and cosine
+
+
+def as_mpf(pair, index):
+    return mpf(float(pair.hi[index])) + mpf(float(pair.lo[index]))
+
+
+def test_sin_cos_keep_their_absolute_bound():
+    rng = np.random.default_rng(10)
+    steps = np.arange(-127, 128) * (math.pi / 4)
+    hi = np.concatenate(
+        [rng.uniform(-100.0, 100.0, 1500), rng.uniform(-4.0, 4.0, 1000), steps, np.nextafter(steps, 9.0)]
+    )
+    hi = np.concatenate([hi, 10.0 ** rng.uniform(-320.0, 0.0, 300), [0.0, 100.0, -100.0]])
+    hi = hi[np.abs(hi) <= 100.0]
+    angle = Pair(*two_sum(hi, rng.uniform(-0.5, 0.5, len(hi)) * np.spacing(np.abs(hi)) * rng.integers(0, 2, len(hi))))
+    sine, cosine = sin_cos(angle)
+    with mp.workdps(60):
+        for n in range(len(hi)):
+            assert abs(as_mpf(sine, n) - mp.sin(as_mpf(angle, n))) <= 16 * mpf(2) ** -106
+            assert abs(as_mpf(cosine, n) - mp.cos(as_mpf(angle, n))) <= 16 * mpf(2) ** -106
+
+
+def test_sine_next_to_a_multiple_of_pi_is_right_relative_to_itself():
+    """With pi/2 to 160 bits, k pi is known to k 2^-159; beyond that the sine is right to all 53 bits of its high part.
+
+    The pair nearest to k pi + d has a sine of its own, which is what counts: it can be smaller than u² by chance.
+    """
+    with mp.workdps(80):
+        near = [k * mp.pi + sign * mpf(10) ** -e for k in range(-31, 32) for e in range(1, 34, 2) for sign in (1, -1)]
+        hi = np.array([float(v) for v in near])
+        lo = np.array([float(v - mpf(h)) for v, h in zip(near, hi.tolist(), strict=True)])
+        angle = Pair(hi, lo)
+        sine, _ = sin_cos(angle)
+        for n in range(len(near)):
+            true = mp.sin(as_mpf(angle, n))
+            allowed = 2 * mpf(2) ** -53 * abs(true) + abs(near[n]) * mpf(2) ** -159
+            assert abs(as_mpf(sine, n) - true) <= allowed
+
+
+def test_pi_is_held_as_a_pair():
+    with mp.workdps(60):
+        assert abs(mpf(float(PI.hi)) + mpf(float(PI.lo)) - mp.pi) <= mp.pi * mpf(2) ** -107
+    assert float(PI.hi) == math.pi
+    assert error_free.u == float(U)

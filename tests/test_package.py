@@ -1,0 +1,112 @@
+"""The package as a whole: what an import loads, who imports whom, what is public."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import refloss
+
+PACKAGE = Path(refloss.__file__).parent
+HEAVY = ("numba", "llvmlite", "flint", "torch", "jax", "scipy", "typer", "rich", "mpmath", "hypothesis", "ml_dtypes")
+FLOORS = ("error_free", "inputs", "stages", "engines", "losses", "testing", "cli")
+
+
+def test_import_loads_numpy_and_nothing_heavier():
+    code = "import sys, refloss; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "numpy" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_import_takes_nothing_that_numpy_does_not_take():
+    code = (
+        "import sys, numpy, fractions, dataclasses; before = set(sys.modules); import refloss;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    new = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(new) <= {"refloss", "numpy"}
+
+
+def test_version_is_the_installed_one():
+    assert importlib.metadata.version("refloss") == refloss.__version__
+
+
+def test_types_are_shipped():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_public_names_exist_and_are_all():
+    public = {name for name in vars(refloss) if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(refloss, name))}
+    assert public - modules == set(refloss.__all__)
+
+
+@pytest.mark.parametrize("name", refloss.__all__)
+def test_public_names_are_documented(name):
+    text = inspect.getdoc(getattr(refloss, name))
+    assert "$$" in text
+    assert "Raises" in text
+
+
+def _modules():
+    for info in pkgutil.walk_packages([str(PACKAGE)], "refloss."):
+        path = PACKAGE.joinpath(*info.name.split(".")[1:])
+        yield info.name, (path / "__init__.py" if info.ispkg else path.with_suffix(".py"))
+
+
+def _imports(path):
+    """Modules of refloss that a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "refloss":
+            yield node.module if node.module != "refloss" else f"refloss.{node.names[0].name}"
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "refloss")
+
+
+@pytest.mark.parametrize(("module", "path"), list(_modules()))
+def test_no_import_runs_upwards(module, path):
+    floor = FLOORS.index(module.split(".")[1])
+    for imported in _imports(path):
+        if imported != "refloss" and imported.split(".")[1] in FLOORS:
+            assert FLOORS.index(imported.split(".")[1]) <= floor, f"{module} imports {imported}"
+
+
+def test_imports_go_in_no_circle():
+    graph = {name: {other for other in _imports(path) if other != name} for name, path in _modules()}
+    while graph:
+        leaves = {name for name, others in graph.items() if not others & graph.keys()}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {name: others for name, others in graph.items() if name not in leaves}
+
+
+@pytest.mark.parametrize(("module", "path"), list(_modules()))
+def test_no_public_function_bears_its_module_s_name(module, path):
+    names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert module.rpartition(".")[2] not in names
+
+
+@pytest.mark.parametrize(("module", "path"), [item for item in _modules() if item[0].startswith("refloss.stages.")])
+def test_stage_files_have_one_shape(module, path):
+    """`forward` above `backward`, each with its formula in the docstring, and something saved between them."""
+    functions = {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert functions["forward"].lineno < functions["backward"].lineno
+    assert functions["backward"].args.args[1].arg == "saved"
+    for name in ("forward", "backward"):
+        assert "$$" in ast.get_docstring(functions[name])
+
+
+def test_same_bits_on_every_run():
+    random = np.random.default_rng(5)
+    x, w, y = random.standard_normal((7, 33)), random.standard_normal((11, 33)), random.integers(0, 11, 7)
+    first, again = (refloss.ArcFace().value_and_grad(x, w, y) for _ in range(2))
+    assert first[0] == again[0]
+    assert all((a == b).all() for a, b in zip(first[1], again[1], strict=True))
