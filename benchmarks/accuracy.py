@@ -1,8 +1,8 @@
 """Measure the engine "chain" against mpmath on many hard cases, and write docs/records/chain.md.
 
-Run by `.ci/record`, which gives it a virtual environment, tests/ on its path, and a folder where finished rounds are kept,
-so that it goes on where it was stopped. A round is every named case of tests/cases.py for every loss, with random
-numbers of its own; the rounds used in the suite are others.
+Run by `.ci/record`, which gives it a virtual environment, tests/ on its path, and a folder where finished rounds are
+kept, so that it goes on where it was stopped. A round is every named case of tests/cases.py for every loss, with random
+numbers of its own, other than the suite's.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import refloss
 
 ROOT = Path(__file__).parents[1]
 REGIMES = (  # a case belongs to the first that its name has a word of
+    ("m1 theta + m2 at a multiple of pi; kinks", ("phi =", "pi/2", "degrees")),
     ("exactly parallel or antiparallel", ("exactly", "one ulp")),
     ("theta towards 0", ("theta = 0.01", "theta = 0.0001", "theta = 1e-",)),
     ("theta towards pi", ("theta = pi - ",)),
-    ("m1 theta + m2 at a multiple of pi; kinks", ("phi =", "pi/2")),
     ("norms from 1e-200 to 1e200", ("|x| ~", "|w_y| ~", "of size")),
     ("confident, and confidently wrong", ("confiden",)),
     ("huge logits", ("huge", "offset")),
-    ("identical and nearby classes or points", ("identical", "another class", "ties", "coincident", "same", "close", "hinge")),
+    ("identical and nearby points", ("identical", "another", "ties", "coincident", "same", "close", "hinge")),
     ("real widths", ("D = 512", "D = 1000", "C = 500", "N = 100")),
     ("ordinary and small", ("",)),
 )  # fmt: skip
@@ -90,9 +90,8 @@ def table(rows: list[dict[str, Any]], by: str) -> str:
 
 def record(rows: list[dict[str, Any]], rounds: int, seconds: float) -> str:
     """The record as a page."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
     over = sum(row["value share"] > 1.0 or row["gradient share"] > 1.0 for row in rows)
     bad = sum(not math.isfinite(row["value"] + row["gradient"]) for row in rows)
     order = [regime for regime, _ in REGIMES]
@@ -101,11 +100,12 @@ def record(rows: list[dict[str, Any]], rounds: int, seconds: float) -> str:
 
 Written by `.ci/record`. Errors are in units of roundoff, u = 2^-53: of the value relative to itself, of a gradient
 relative to the absolute terms of its row. What is allowed is the contract: for heads of scale S, max(16u, 4u S) and
-max(32u, 8u S); for cross entropy on logits and for the triplet loss 8u. "Share of allowed" is the largest error as a part
-of that; the largest error in u and the largest share may come from different cases.
+max(32u, 8u S); for cross entropy on logits and for the triplet loss 8u. "Share of allowed" is the largest error as a
+part of that; the largest error in u and the largest share may come from different cases.
 
-- cases: {len(rows)} in {rounds} rounds; over what is allowed: {over}; not finite, or not exactly 0 where the truth is: {bad}
-- commit: {commit.stdout.strip()}
+- cases: {len(rows)} in {rounds} rounds
+- over what is allowed: {over}; of these not finite, or not 0 where the truth is exactly 0: {bad}
+- commit: {commit}
 - date: {time.strftime("%Y-%m-%d")}
 - versions: refloss {refloss.__version__}, Python {platform.python_version()}, \
 {", ".join(f"{name} {version(name)}" for name in ("numpy", "mpmath", "gmpy2"))}

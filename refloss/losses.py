@@ -354,7 +354,7 @@ class ASoftmax(_ScaledLoss):
     Parameters
     ----------
     m
-        Multiplies the angle, 1 or more.
+        Multiplies the angle, from 1 to 30.
     annealing
         λ in (λ cos θ + ψ) / (1 + λ), 0 or more.
     s
@@ -379,8 +379,8 @@ class ASoftmax(_ScaledLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep("m", inputs.number("m", self.m, 1.0))
-        self._keep("annealing", inputs.number("annealing", self.annealing, 0.0))
+        self._keep("m", inputs.number("m", self.m, 1.0, 30.0))
+        self._keep("annealing", inputs.number("annealing", self.annealing, 0.0, 1e100))
         inputs.one_of("boundary", self.boundary, ("monotone", "none"))
 
     @property
@@ -402,7 +402,7 @@ class CosFace(_ScaledLoss):
     s
         Scale, above 0; None for the length of the embedding.
     m
-        Margin on the cosine, 0 or more.
+        Margin on the cosine, in [0, 2].
     boundary
         "none", or "conditional" for a margin only where cos θ > m, as the official AM-Softmax layer has it.
     reduction, label_smoothing, class_weight, ignore_index
@@ -421,7 +421,7 @@ class CosFace(_ScaledLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep("m", inputs.number("m", self.m, 0.0))
+        self._keep("m", inputs.number("m", self.m, 0.0, 2.0))
         inputs.one_of("boundary", self.boundary, ("none", "conditional"))
         inputs.boundary(self.boundary, 1.0, 0.0, self.m)
 
@@ -486,11 +486,11 @@ class CombinedMargin(_ScaledLoss):
     s
         Scale, above 0; None for the length of the embedding.
     m1
-        Multiplies the angle, above 0.
+        Multiplies the angle, above 0 and at most 30.
     m2
         Added to the angle in radians, in [0, pi].
     m3
-        Taken off the cosine, 0 or more.
+        Taken off the cosine, in [0, 2].
     boundary
         As in `ArcFace`, and "conditional" for a margin only where cos θ > m3.
     reduction, label_smoothing, class_weight, ignore_index
@@ -511,9 +511,9 @@ class CombinedMargin(_ScaledLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep("m1", inputs.number("m1", self.m1, 0.0, above=True))
+        self._keep("m1", inputs.number("m1", self.m1, 0.0, 30.0, above=True))
         self._keep("m2", inputs.angle_margin("m2", self.m2))
-        self._keep("m3", inputs.number("m3", self.m3, 0.0))
+        self._keep("m3", inputs.number("m3", self.m3, 0.0, 2.0))
         inputs.one_of("boundary", self.boundary, margin.RULES)
         inputs.boundary(self.boundary, self.m1, self.m2, self.m3)
 

@@ -18,7 +18,7 @@ How a difference stays exact where the loss is hard:
   L = T log(1 + sum over j != b of exp(z_j - z_b)) + sum over k of t_k (z_b - z_k), T = sum of t_k.
   In L(v + h) - L(v - h) the terms both have in common are left out, so a loss of 1e-300 has a gradient to all digits.
 
-Definitions (numbers of equations as in shared/zoo.md, section 0):
+Definitions, with the numbers of papers and equations:
 
 - cross entropy with smoothing, weights and ignore_index as in torch.nn.CrossEntropyLoss;
 - L-Softmax, arXiv 1612.02295, eq. 4-7, and A-Softmax (SphereFace), 1704.08063, eq. 7: psi = (-1)^k cos(m theta) - 2k,

@@ -2,8 +2,8 @@
 
 The oracle is the exacter side, so a tolerance says what the framework may lose, in units of u = 2^-53. It is derived
 from the inputs, never tuned (`cross_entropy_bound`, `linear_bound`, `head_bound`, `triplet_bound`), and it is the worst
-case: every rounding at its largest, all pulling one way. It still rejects a gradient that is wrong by one part in a
-million; `agree` shows that for every comparison it makes.
+case: every rounding at its largest, all pulling one way. It still rejects a gradient that is wrong by one part in 10^9;
+`agree` shows that for every comparison it makes.
 
 Where a framework is known to be wrong, a strict xfail tells the story on a fixed input, against a closed form and not
 against refloss; `test_refloss_is_right_where_they_are_not` holds refloss to the same closed forms.
@@ -28,7 +28,7 @@ U = 2.0**-53
 REDUCTIONS = ["none", "mean", "sum"]
 
 MUTANTS_HERE: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # beside mutants.GROSS
-    "factor 1 + 1e-6": lambda g: g * (1.0 + 1e-6),
+    "factor 1 + 1e-9": lambda g: g * (1.0 + 1e-9),
     "rows swapped": lambda g: np.roll(g, 1, axis=0),
 }
 

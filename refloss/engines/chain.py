@@ -156,7 +156,8 @@ def _margin_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
     if spec.scale is None:
         scale, exponent = to_x.length, to_x.exponent
     else:
-        scale, exponent = Pair.of(np.full(len(y), spec.scale)), np.zeros(len(y), np.int32)
+        mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
+        scale = Pair.of(mantissa)
     z, of_logits = logits.forward(c, psi, y, scale, exponent)
     outputs, saved = _logits_down(spec, {"z": z, "y": y})
     outputs = {

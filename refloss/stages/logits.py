@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Exponents, Integers, Pair, dot, ldexp
+from refloss.error_free import Array, Exponents, Integers, Pair, dot, ldexp, scale_rows
 
 
 class Saved(NamedTuple):
@@ -73,4 +73,5 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
     cosines = upstream * saved.scale[:, None]
     psi = cosines[rows, saved.y]
     cosines[rows, saved.y] = 0.0
-    return cosines, psi, dot(upstream, saved.f).hi
+    scaled, exponent = scale_rows(upstream)
+    return cosines, psi, np.ldexp(dot(scaled, saved.f).hi, exponent)
