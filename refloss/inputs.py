@@ -35,7 +35,7 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
     except OverflowError:  # an integer above 1e308
         out = math.inf
     if not math.isfinite(out) or out < low or out > high or (above and out == low):
-        bounds = f"from {low:g} to {high:.16g}" if high < math.inf else f"{'>' if above else '>='} {low:g}"
+        bounds = f"{'>' if above else '>='} {low:g}" + (f" and <= {high:.16g}" if high < math.inf else "")
         raise ValueError(f"{name} must be a finite number {bounds}; got {out!r}")
     return out
 

@@ -97,7 +97,7 @@ def against_exact_vjp(
                     point[index] = here + sign * step
                     ends.append(function(*points))
                 point[index] = here
-                parts = (above * (ends[1] - ends[0]) / (2 * step)).ravel()
+                parts = np.ravel(above * (ends[1] - ends[0]) / (2 * step))
                 true[index], size[index] = mp.fsum(parts), mp.fsum(abs(part) for part in parts)
             error = exact.row_error(gradient, true, size if terms is None else terms[place])
             assert error <= allowed, f"gradient {place} is {error:.3g}u off, allowed {allowed:.3g}u"

@@ -48,9 +48,9 @@ def test_the_cosine_of_a_vector_with_itself_is_1_but_for_its_rounded_entries():
 
 @pytest.mark.parametrize("kind", ["plain", "graded", "lengths"])
 def test_backward_against_differences(kind):
-    """Entry by entry, in u of the sum of |g_nk w^_ki|: 2u for the entries of the unit vectors, 1u for rounding the sum.
+    """1u for rounding an entry; the unit vectors are taken as they are.
 
-    The product adds (K + 1) 2^-beta u of the largest terms of a row, 2^-20 u; terms by row have room for that.
+    The product adds (K + 1) 2^-beta u, 2^-20 u, of the largest terms of a row: terms are those of rows, see `linear`.
     """
     rng = np.random.default_rng(2)
     x, w = normalize.forward(vectors(rng, 3, 6, kind)), normalize.forward(vectors(rng, 4, 6, kind))

@@ -112,33 +112,37 @@ ArcFace(s=True)
 ArcFace(s=np.True_)
     TypeError: s must be a number; got np.True_
 ArcFace(m=28.6)
-    ValueError: m must be a finite number from 0 to 3.141592653589793; got 28.6 (radians: 28.6 degrees are 0.5)
+    ValueError: m must be a finite number >= 0 and <= 3.141592653589793; got 28.6 (radians: 28.6 degrees are 0.5)
 ArcFace(m=None)
     TypeError: m must be a number; got None
 CombinedMargin(m1=0)
-    ValueError: m1 must be a finite number > 0; got 0.0
+    ValueError: m1 must be a finite number > 0 and <= 30; got 0.0
 CombinedMargin(m2=-0.1)
-    ValueError: m2 must be a finite number from 0 to 3.141592653589793; got -0.1 (radians: 28.6 degrees are 0.5)
+    ValueError: m2 must be a finite number >= 0 and <= 3.141592653589793; got -0.1 (radians: 28.6 degrees are 0.5)
 CombinedMargin(m3=-1e-9)
-    ValueError: m3 must be a finite number >= 0; got -1e-09
+    ValueError: m3 must be a finite number >= 0 and <= 2; got -1e-09
 CosFace(m=-0.35)
-    ValueError: m must be a finite number >= 0; got -0.35
-CosFace(m=INF)
-    ValueError: m must be a finite number >= 0; got inf
+    ValueError: m must be a finite number >= 0 and <= 2; got -0.35
+CosFace(m=2.1)
+    ValueError: m must be a finite number >= 0 and <= 2; got 2.1
 ASoftmax(m=0.99)
-    ValueError: m must be a finite number >= 1; got 0.99
+    ValueError: m must be a finite number >= 1 and <= 30; got 0.99
+ASoftmax(m=31)
+    ValueError: m must be a finite number >= 1 and <= 30; got 31.0
 ASoftmax(annealing=-1)
-    ValueError: annealing must be a finite number >= 0; got -1.0
+    ValueError: annealing must be a finite number >= 0 and <= 1e+100; got -1.0
 Triplet(m=-0.2)
     ValueError: m must be a finite number >= 0; got -0.2
+Triplet(m=INF)
+    ValueError: m must be a finite number >= 0; got inf
 Triplet(squared=1)
     TypeError: squared must be True or False; got 1
 CrossEntropy(label_smoothing=1.1)
-    ValueError: label_smoothing must be a finite number from 0 to 1; got 1.1
+    ValueError: label_smoothing must be a finite number >= 0 and <= 1; got 1.1
 ArcFace(label_smoothing=-0.1)
-    ValueError: label_smoothing must be a finite number from 0 to 1; got -0.1
+    ValueError: label_smoothing must be a finite number >= 0 and <= 1; got -0.1
 SoftmaxLoss(label_smoothing=NAN)
-    ValueError: label_smoothing must be a finite number from 0 to 1; got nan
+    ValueError: label_smoothing must be a finite number >= 0 and <= 1; got nan
 CrossEntropy(reduction="avg")
     ValueError: reduction must be one of 'mean', 'sum', 'none'; got 'avg'
 Triplet(reduction=None)

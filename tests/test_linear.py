@@ -30,7 +30,7 @@ KINDS = ["plain", "graded", "cancelling", "large", "far apart", "zeros"]
 
 
 def product_bound(a, b):
-    """(K + 1) u 2^-beta times sums of a row's absolute entries, the other row's largest beside it: `matmul`, in units of u.
+    """(K + 1) u 2^-beta times the sum of a row's absolute entries and the other row's largest: `matmul`, in units of u.
 
     Tails are at most 2^-(beta + 1) of twice the row's largest entry, the power of two that the row is scaled by.
     """
@@ -84,9 +84,9 @@ def test_backward_against_differences(kind, with_bias):
 
 
 def test_gradient_of_the_bias_is_the_sum_rounded_once():
-    upstream = np.array([[1.0, 1e16, np.inf], [2.0**-60, 1.0, 0.0], [-1.0, -1e16, 1.0]])
-    _, _, b = linear.backward(upstream, linear.Saved(np.zeros((3, 1)), np.zeros((3, 1))))
-    assert b.tolist() == [2.0**-60, 1.0, np.inf]
+    upstream = np.array([[1.0, 1e16], [2.0**-60, 1.0], [-1.0, -1e16]])
+    _, _, b = linear.backward(upstream, linear.Saved(np.zeros((3, 1)), np.zeros((2, 1))))
+    assert b.tolist() == [2.0**-60, 1.0]
 
 
 def test_saved_is_what_it_says():

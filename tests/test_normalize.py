@@ -58,8 +58,7 @@ def test_lengths_beyond_float64_are_kept_as_length_and_exponent():
 
 def together(v):
     """Directions and lengths, one beside the other."""
-    with mp.workdps(mp.dps):
-        lengths = np.array([mp.sqrt(mp.fsum(entry**2 for entry in row)) for row in v])
+    lengths = np.array([mp.sqrt(mp.fsum(entry**2 for entry in row)) for row in v])
     return np.column_stack([exact.normalize(v, digits=mp.dps), lengths])
 
 

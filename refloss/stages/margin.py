@@ -31,10 +31,16 @@ class Margin(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The target's angle, and the same angle with its margin on, each with cosine and sine (N,)."""
+    """The target's angle, and the same angle with its margin on (N,)."""
 
     theta: Angle
-    phi: Angle
+    """θ, cos θ, sin θ."""
+    cos: Pair
+    """cos φ."""
+    sin: Pair
+    """sin φ, exactly 0 where φ is a multiple of π as far as pairs can tell."""
+    folds: Array
+    """How many multiples of π lie below φ."""
 
 
 class Curve(NamedTuple):
@@ -63,17 +69,37 @@ class Saved(NamedTuple):
 
 
 def turned(theta: Angle, margin: Margin) -> Target:
-    """Add the angle φ = m1 θ + m2; closer to a multiple of π than its own error, 16u² φ, it is that multiple."""
+    """Add the angle φ = m1 θ + m2.
+
+    A whole m1 multiplies cos θ + i sin θ with itself: a sine next to a multiple of π then keeps the relative accuracy
+    that sin θ has. On which side of that multiple φ lies is the sign of its sine.
+    """
     phi = theta.theta * margin.m1 + margin.m2
-    sin, cos = sin_cos(phi)
-    multiple = PI * np.rint(phi.hi / PI.hi)
-    there = (multiple.hi > 0.0) & (np.abs((phi - multiple).hi) <= 16.0 * u**2 * phi.hi)
-    return Target(theta, Angle(where(there, multiple, phi), cos, where(there, Pair.of(np.zeros(sin.shape)), sin)))
+    if margin.m1 == int(margin.m1):
+        cos, sin = theta.cos, theta.sin
+        for _ in range(int(margin.m1) - 1):
+            cos, sin = _rotated(cos, sin, theta.cos, theta.sin)
+        uncertain = theta.sin.hi * margin.m1
+    else:
+        sin, cos = sin_cos(theta.theta * margin.m1)
+        uncertain = theta.theta.hi * margin.m1
+    if margin.m2:
+        sin_m2, cos_m2 = sin_cos(Pair.of(margin.m2))
+        cos, sin = _rotated(cos, sin, cos_m2, sin_m2)
+    told_from_zero = np.abs(sin.hi) > 16.0 * u**2 * (uncertain + margin.m2)
+    sin = where(told_from_zero, sin, Pair.of(np.zeros(sin.shape)))
+    nearest = np.rint(phi.hi / PI.hi)
+    beyond = sin.hi * (1.0 - 2.0 * (nearest % 2.0)) > 0.0
+    return Target(theta, cos, sin, np.maximum(np.where(beyond, nearest, nearest - 1.0), 0.0))
+
+
+def _rotated(cos: Pair, sin: Pair, by_cos: Pair, by_sin: Pair) -> tuple[Pair, Pair]:
+    return cos * by_cos - sin * by_sin, sin * by_cos + cos * by_sin
 
 
 def marginal(margin: Margin) -> Curve:
     """The margin itself: cos φ - m3."""
-    return Curve(lambda t: t.phi.cos - margin.m3, lambda t: t.phi.sin * -margin.m1)
+    return Curve(lambda t: t.cos - margin.m3, lambda t: t.sin * -margin.m1)
 
 
 def lowered(by: Pair | float) -> Curve:
@@ -81,31 +107,23 @@ def lowered(by: Pair | float) -> Curve:
     return Curve(lambda t: t.theta.cos - by, lambda t: -t.theta.sin)
 
 
-def flat(at: float) -> Curve:
+def flat(at: Pair) -> Curve:
     """A constant."""
-    return Curve(lambda t: Pair.of(np.full(t.theta.cos.shape, at)), lambda t: Pair.of(np.zeros(t.theta.cos.shape)))
+    return Curve(lambda t: at + np.zeros(t.cos.shape), lambda t: Pair.of(np.zeros(t.cos.shape)))
 
 
 def folded(margin: Margin) -> Curve:
     """(-1)^k cos φ - 2k - m3 with k = floor(φ / π): cos φ made to fall for ever (SphereFace, eq. 7)."""
 
-    def folds(t: Target) -> Array:
-        nearest = np.rint(t.phi.theta.hi / PI.hi)
-        above = (t.phi.theta - PI * nearest).hi > 0.0  # at kπ itself the lower fold
-        return np.asarray(np.maximum(np.where(above, nearest, nearest - 1.0), 0.0))
-
     def sign(t: Target) -> Array:
-        return 1.0 - 2.0 * (folds(t) % 2.0)
+        return 1.0 - 2.0 * (t.folds % 2.0)
 
-    return Curve(
-        lambda t: t.phi.cos * sign(t) - 2.0 * folds(t) - margin.m3,
-        lambda t: t.phi.sin * (-margin.m1 * sign(t)),
-    )
+    return Curve(lambda t: t.cos * sign(t) - 2.0 * t.folds - margin.m3, lambda t: t.sin * (-margin.m1 * sign(t)))
 
 
 def past_pi(t: Target, margin: Margin) -> Mask:
     """φ > π; at φ = π itself the margin still holds."""
-    return np.asarray((t.phi.theta - PI).hi > 0.0)
+    return t.folds > 0.0
 
 
 def _fallen(margin: Margin) -> Curve:
@@ -123,8 +141,8 @@ RULES: dict[str, Rule] = {
     "keep": Rule(past_pi, lambda margin: lowered(margin.m3)),
     "continuous": Rule(past_pi, _joined),
     "monotone": Rule(past_pi, folded),
-    "clamp": Rule(past_pi, lambda margin: flat(-1.0 - margin.m3)),
-    "min": Rule(lambda t, margin: (t.phi.cos - margin.m3 - t.theta.cos).hi > 0.0, lambda margin: lowered(0.0)),
+    "clamp": Rule(past_pi, lambda margin: flat(Pair.of(-1.0) - margin.m3)),
+    "min": Rule(lambda t, margin: (t.cos - margin.m3 - t.theta.cos).hi > 0.0, lambda margin: lowered(0.0)),
     "conditional": Rule(lambda t, margin: (t.theta.cos - margin.m3).hi <= 0.0, lambda margin: lowered(0.0)),
 }
 

@@ -43,7 +43,8 @@ def exponentials(z: Pair) -> Exponentials:
     +inf, and rows of nothing but -inf, have no probabilities: NaN.
     """
     rows = np.arange(len(z.hi))
-    top = z.hi.argmax(axis=1)
+    peak = z.hi.max(axis=1)
+    top = np.where(z.hi == peak[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
     largest = z[rows, top][:, None]
     with np.errstate(invalid="ignore", over="ignore"):
         g, h = two_sum(z.hi, -largest.hi)
@@ -54,7 +55,7 @@ def exponentials(z: Pair) -> Exponentials:
         apart = e.copy()
         apart[rows, top] = 0.0
         others = total(apart)
-    known = np.isfinite(largest.hi[:, 0])
+    known = np.isfinite(peak)
     return Exponentials(gap, e, Pair(np.where(known, others.hi, np.nan), others.lo), top)
 
 

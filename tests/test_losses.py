@@ -1,0 +1,892 @@
+"""Properties every loss has, whatever its inputs. u = 2^-53.
+
+Two results that must be the same number are each within the contract of `checks.allowed` of that number, so they are within
+twice the contract of each other; where the arithmetic is the same, or exact, the bits are the same and nothing less is asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import checks
+import exact
+import numpy as np
+import pytest
+import strategies
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from mpmath import mp
+
+import refloss
+
+U = checks.U
+TWICE = 2.0 + 1e-9  # twice the contract, and what relating it to a result in place of the truth costs
+FAMILIES = {
+    "plain": strategies.PLAIN,
+    "multiplied": strategies.MULTIPLIED,
+    "lowered": strategies.LOWERED,
+    "added": strategies.ADDED,
+    "combined": strategies.COMBINED,
+}
+by_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+heads = strategies.cases(lengths=False) | strategies.linear_cases(lengths=False)
+margin_heads = strategies.cases(lengths=False)
+triplets = strategies.triplets()
+upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, max_size=3).map(np.array)
+
+
+def same(first, second):
+    """The same bits, but for the sign of zero."""
+    assert np.array_equal(first, second, equal_nan=True), (first, second)
+
+
+def all_same(first, second):
+    (value, gradients), (other, others) = first, second
+    same(value, other)
+    for name, gradient in checks.as_dict(gradients).items():
+        same(gradient, checks.as_dict(others)[name])
+
+
+def agree(loss, inputs, first, second, rounded=0.0):
+    """Two (value, gradients), both of loss at inputs, within twice the contract and `rounded` u of what came after it."""
+    value_allowed, gradient_allowed = checks.allowed(loss, *inputs)
+    error = exact.value_error(first[0], exact.exact(second[0]))
+    assert error <= TWICE * value_allowed + rounded, f"values {first[0]} and {second[0]} are {error:.3g}u apart"
+    terms = exact.absolute_terms(loss, *inputs)
+    others = checks.as_dict(second[1])
+    for name, gradient in checks.as_dict(first[1]).items():
+        error = exact.row_error(gradient, exact.exact(others[name]), terms[name])
+        assert error <= TWICE * gradient_allowed + rounded, f"gradients of {name} are {error:.3g}u apart"
+
+
+def of(loss, *inputs, **options):
+    """The value, and the gradients by name."""
+    value, gradients = loss.value_and_grad(*inputs, **options)
+    return value, checks.as_dict(gradients)
+
+
+def mean_of_nothing(loss, inputs):
+    """Whether all rows are ignored and "mean" divides 0 by 0."""
+    if isinstance(loss, refloss.Triplet) or loss.reduction != "mean":
+        return False
+    return np.all(inputs[1 if len(inputs) == 2 else 2] == loss.ignore_index)
+
+
+def reordered(loss, y, order):
+    """The loss and its labels (or probabilities) when class order[k] is moved to place k."""
+    if loss.class_weight is not None:
+        loss = replace(loss, class_weight=np.array(loss.class_weight)[order])
+    if y.ndim == 2:
+        return loss, y[:, order]
+    moved = y.copy()
+    moved[y != loss.ignore_index] = np.argsort(order)[y[y != loss.ignore_index]]
+    return loss, moved
+
+
+@st.composite
+def on_logits(draw, *, classes=None, weighted=True, soft=True, ignored=True, **options):
+    """CrossEntropy and its inputs: (loss, (z, y))."""
+    z = draw(strategies.logits(classes=classes, **options))
+    loss = refloss.CrossEntropy(**(draw(strategies.shared(z.shape[1])) if weighted else {}))
+    y = draw(strategies.labels(z, ignored) | strategies.probabilities(z) if soft else strategies.labels(z, ignored))
+    return loss, (z, y)
+
+
+# ----------------------------------------------------------------------------------------------------------- the contract
+
+
+@by_family
+@settings(max_examples=60)
+@given(data=st.data())
+def test_margin_losses_keep_the_contract(family, data):
+    loss, inputs = data.draw(strategies.cases(among=family))
+    checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=80)
+@given(strategies.linear_cases())
+def test_the_softmax_loss_keeps_the_contract(case):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=200)
+@given(on_logits())
+def test_cross_entropy_keeps_the_contract(case):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=100)
+@given(triplets)
+def test_the_triplet_loss_keeps_the_contract(case):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=40)
+@given(heads, upstreams)
+def test_the_contract_holds_for_every_upstream_gradient(case, upstream):
+    loss, inputs = case
+    if loss.reduction == "none":
+        checks.against_exact(loss, *inputs, upstream=upstream[: len(inputs[0])])
+    else:
+        checks.against_exact(loss, *inputs, upstream=upstream[0])
+
+
+@settings(max_examples=300)
+@given(strategies.cases() | strategies.linear_cases() | on_logits(masked=False) | on_logits(weighted=False) | triplets)
+def test_values_and_gradients_are_finite_wherever_the_mathematics_is(case):
+    loss, inputs = case
+    value, gradients = of(loss, *inputs)
+    assert np.isnan(value) if mean_of_nothing(loss, inputs) else np.isfinite(value).all()
+    for gradient in gradients.values():
+        assert np.isfinite(gradient).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- symmetries
+
+
+@settings(max_examples=200)
+@given(on_logits(short=True), st.integers(-(2**20), 2**20) | st.sampled_from((2**40, -(2**44))))
+def test_a_shift_of_all_logits_changes_no_bit(case, sixteenths):
+    loss, (z, y) = case
+    c = sixteenths / 16
+    moved = z + c
+    same(moved - c, z)  # the shift is exact
+    all_same(of(loss, moved, y), of(loss, z, y))
+    same(refloss.softmax(moved), refloss.softmax(z))
+    same(refloss.log_softmax(moved), refloss.log_softmax(z))
+
+
+@settings(max_examples=60)
+@given(heads, st.data())
+def test_the_order_of_classes_does_not_matter(case, data):
+    loss, (x, w, y, *b) = case
+    order = np.array(data.draw(st.permutations(range(len(w)))))
+    other, labels = reordered(loss, y, order)
+    value, gradients = of(other, x, w[order], labels, *(bias[order] for bias in b))
+    back = {name: gradient if name == "x" else gradient[np.argsort(order)] for name, gradient in gradients.items()}
+    agree(loss, (x, w, y, *b), (value, back), of(loss, x, w, y, *b))
+
+
+@settings(max_examples=60)
+@given(on_logits(), st.data())
+def test_the_order_of_given_classes_does_not_matter(case, data):
+    loss, (z, y) = case
+    order = np.array(data.draw(st.permutations(range(z.shape[1]))))
+    other, moved = reordered(loss, y, order)
+    value, gradients = of(other, z[:, order], moved)
+    agree(loss, (z, y), (value, {"z": gradients["z"][:, np.argsort(order)]}), of(loss, z, y))
+
+
+@settings(max_examples=60)
+@given(heads | on_logits() | triplets, st.data())
+def test_the_order_of_samples_does_not_matter(case, data):
+    loss, inputs = case
+    order = np.array(data.draw(st.permutations(range(len(inputs[0])))))
+    by_class = {1, 3} if len(inputs) == 4 or hasattr(loss, "label_smoothing") and len(inputs) == 3 else set()
+    moved = [array if place in by_class else array[order] for place, array in enumerate(inputs)]
+    value, gradients = of(loss, *moved)
+    back = np.argsort(order)
+    gradients = {name: array if name in ("w", "b") else array[back] for name, array in gradients.items()}
+    agree(loss, inputs, (value[back] if loss.reduction == "none" else value, gradients), of(loss, *inputs))
+
+
+@settings(max_examples=60)
+@given(heads, st.data())
+def test_reflections_and_swapped_axes_turn_the_gradients_with_them(case, data):
+    loss, (x, w, *rest) = case
+    axes = np.array(data.draw(st.permutations(range(x.shape[1]))))
+    signs = np.array(data.draw(st.lists(st.sampled_from((1.0, -1.0)), min_size=len(axes), max_size=len(axes))))
+    value, gradients = of(loss, x[:, axes] * signs, w[:, axes] * signs, *rest)
+    for name in ("x", "w"):
+        gradients[name] = (gradients[name] * signs)[:, np.argsort(axes)]
+    agree(loss, (x, w, *rest), (value, gradients), of(loss, x, w, *rest))
+
+
+HADAMARD = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+
+
+@st.composite
+def short_heads(draw):
+    """Four dimensions, entries of at most 36 bits; embeddings down to 1e-8 and up to pi from their class."""
+    classes = draw(st.integers(1, 4))
+    loss = draw(strategies.losses(settings=True, classes=classes))
+    w = draw(strategies.matrices(classes, 4, strategies.QUARTERS))
+    y = np.array(draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=3)))
+    across = draw(strategies.matrices(len(y), 4, strategies.QUARTERS))
+    share = np.array([[draw(st.sampled_from((0.0, 1.0, 3.0, -1.0)))] for _ in y])
+    x = share * w[y] + np.where(share == 0.0, 1.0, draw(st.sampled_from((1.0, 2.0**-10, 2.0**-26, 0.0)))) * across
+    return loss, (x, w, y)
+
+
+@settings(max_examples=60)
+@given(short_heads())
+def test_a_rotation_turns_the_gradients_with_it(case):
+    """Turning back adds 4 numbers of size up to the row's terms and halves them: twice their error, and 3u 4/2 = 6u more."""
+    loss, (x, w, y) = case
+    assume(x.any(axis=1).all())
+    turned = x @ HADAMARD, w @ HADAMARD
+    same(turned[0] @ HADAMARD, x)  # the rotation is exact
+    value, gradients = of(loss, *turned, y)
+    back = value, {name: gradient @ HADAMARD for name, gradient in gradients.items()}
+    agree(loss, (x, w, y), back, of(loss, x, w, y), rounded=checks.allowed(loss, x, w)[1] + 6.0)
+
+
+def lengthened(array, powers):
+    return np.ldexp(array, powers[:, None])
+
+
+def normal(*arrays):
+    """Where none of them is below the normal range, in which powers of two are no longer exact."""
+    return np.all([(np.abs(array) >= 2.0**-1022) | (array == 0.0) for array in arrays], axis=0)
+
+
+powers = st.lists(st.integers(-20, 300), min_size=5, max_size=5).map(np.array)
+
+
+@settings(max_examples=100)
+@given(margin_heads, powers, powers)
+def test_lengths_that_do_not_count_change_no_bit(case, of_x, of_w):
+    """Rows of w, and rows of x where the scale is not their length, times powers of two: gradients shrink by just that."""
+    loss, (x, w, y) = case
+    of_x, of_w = of_x[: len(x)], of_w[: len(w)]
+    if getattr(loss, "s", None) is None:
+        of_x = np.zeros_like(of_x)
+    value, gradients = of(loss, x, w, y)
+    scaled, scaled_gradients = of(loss, lengthened(x, of_x), lengthened(w, of_w), y)
+    same(value, scaled)
+    for name, by in (("x", of_x), ("w", of_w)):
+        expected = lengthened(gradients[name], -by)
+        counted = normal(gradients[name], expected, scaled_gradients[name])
+        same(scaled_gradients[name][counted], expected[counted])
+
+
+@settings(max_examples=40)
+@given(short_heads(), st.sampled_from((3.0, 5.0, 0.75)), st.sampled_from((3.0, 7.0)))
+def test_lengths_that_do_not_count_change_nothing(case, of_x, of_w):
+    """The same with factors that are no powers of two; dividing the gradients out again rounds once, 1u."""
+    loss, (x, w, y) = case
+    assume(x.any(axis=1).all())
+    if getattr(loss, "s", None) is None:
+        of_x = 1.0
+    value, gradients = of(loss, of_x * x, of_w * w, y)
+    back = value, {"x": gradients["x"] * of_x, "w": gradients["w"] * of_w}
+    agree(loss, (x, w, y), back, of(loss, x, w, y), rounded=1.0)
+
+
+@settings(max_examples=80)
+@given(margin_heads)
+def test_gradients_are_orthogonal_to_what_only_gives_a_direction(case):
+    """Every entry of a row may be wrong by the contract, so v . dL/dv by that times the sum of |v_i|."""
+    loss, (x, w, y) = case
+    gradients = of(loss, x, w, y)[1]
+    terms = exact.absolute_terms(loss, x, w, y)
+    allowed = checks.allowed(loss, x, w)[1] * U
+    for name, vectors in (("x", x), ("w", w)):
+        if name == "x" and getattr(loss, "s", None) is None:
+            continue
+        for v, gradient, size in zip(vectors, gradients[name], terms[name], strict=True):
+            along = sum(Fraction(a) * Fraction(b) for a, b in zip(v.tolist(), gradient.tolist(), strict=True))
+            assert abs(along) <= allowed * np.abs(v).sum() * max(size, 2.0**-1022)
+
+
+# --------------------------------------------------------------------------------------------------- sums, bounds, orders
+
+
+@settings(max_examples=100)
+@given(on_logits(weighted=False, soft=False))
+def test_gradients_on_logits_add_up_to_nothing(case):
+    """Every entry is within 8u of itself, so the sum is within 8u of the sum of sizes."""
+    loss, (z, y) = case
+    for row in of(loss, z, y)[1]["z"]:
+        assert abs(math.fsum(row)) <= 8.0 * (1 + 16 * U) * U * math.fsum(np.abs(row)) + 2.0**-1074 * len(row)
+
+
+@settings(max_examples=60)
+@given(on_logits())
+def test_gradients_on_logits_add_up_to_nothing_for_any_targets(case):
+    """Here every entry is within 8u of its terms p_k T + t_k."""
+    loss, (z, y) = case
+    terms = exact.absolute_terms(loss, z, y)["z"]
+    for row, sizes in zip(of(loss, z, y)[1]["z"], terms, strict=True):
+        assert abs(math.fsum(row)) <= 8.0 * U * math.fsum(sizes) + 2.0**-1074 * len(row)
+
+
+@settings(max_examples=60)
+@given(strategies.linear_cases(lengths=False))
+def test_gradients_of_a_bias_add_up_to_nothing(case):
+    """Whatever the logits: so their rounding does not count here, and 8u of the terms is what cross entropy leaves."""
+    loss, (x, w, y, *_) = case
+    inputs = x, w, y, np.zeros(len(w))
+    gradient = of(loss, *inputs)[1]["b"]
+    terms = exact.absolute_terms(loss, *inputs)["b"]
+    assert abs(math.fsum(gradient)) <= 8.0 * (1 + 16 * U) * U * math.fsum(terms) + 2.0**-1074 * len(w) * len(x)
+
+
+@settings(max_examples=100)
+@given(strategies.logits())
+def test_logsumexp_lies_between_the_largest_logit_and_that_plus_log_c(z):
+    """log1p and the sum in it err by at most 3u log C, adding M by u of the result: 4u max(|M|, log C) in all."""
+    largest, found = z.max(axis=1), refloss.logsumexp(z)
+    assert (found >= largest).all()
+    if z.shape[1] == 1:
+        same(found, largest)
+    for m, number in zip(largest, found, strict=True):
+        with mp.workdps(40):
+            log_c = mp.log(z.shape[1])
+            assert exact.exact(number) <= exact.exact(m) + log_c + 4 * exact.UNIT * max(abs(m), log_c)
+
+
+@settings(max_examples=100)
+@given(strategies.logits())
+def test_probabilities_add_up_to_one(z):
+    """Each is within 8u of itself: exp, its correction, their sum, a division."""
+    for row in refloss.softmax(z):
+        assert abs(math.fsum(row) - 1.0) <= 8.0 * U
+
+
+@settings(max_examples=100)
+@given(heads | on_logits() | triplets)
+def test_losses_are_not_negative(case):
+    loss, inputs = case
+    value = loss(*inputs)
+    assert mean_of_nothing(loss, inputs) or (value >= 0.0).all()
+
+
+@settings(max_examples=60)
+@given(
+    strategies.cases(settings=False, lengths=False, among=[refloss.ArcFace()], reduction="none"),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 1.0),
+)
+def test_a_larger_angular_margin_costs_more_up_to_pi(case, low, high):
+    loss, (x, w, y) = case
+    low, high = sorted((low, high))
+    x, y = x[y != loss.ignore_index], y[y != loss.ignore_index]
+    assume(len(x))
+    most = math.pi - float(exact.angle(x, w[y]).max()) - 1e-12
+    assume(most > 0.0)
+    small, large = (replace(loss, m=share * most) for share in (low, high))
+    allowed = TWICE * checks.allowed(loss, x, w)[0] * U
+    assert (small(x, w, y) <= large(x, w, y) * (1.0 + allowed)).all()
+    theta = loss.trace(x, w, y)["angle"].output
+    assert (large.target_logit(theta) <= small.target_logit(theta)).all()
+
+
+@settings(max_examples=60)
+@given(margin_heads, st.sampled_from(("cosine", "multiplied")), st.floats(0.0, 2.0), st.floats(0.0, 2.0))
+def test_a_larger_margin_on_the_cosine_or_a_larger_multiple_costs_more(case, kind, low, high):
+    loss, (x, w, y) = case
+    low, high = sorted((low, high))
+    s = getattr(loss, "s", None)
+    if kind == "cosine":
+        small, large = (refloss.CosFace(s=s, m=m, reduction="none") for m in (low, high))
+    else:
+        small, large = (refloss.ASoftmax(s=s, m=1.0 + m, reduction="none") for m in (low, high))
+    allowed = TWICE * checks.allowed(loss, x, w)[0] * U
+    assert (small(x, w, y) <= large(x, w, y) * (1.0 + allowed)).all()
+
+
+# --------------------------------------------------------------------------------------------- losses that are other losses
+
+
+def test_aliases():
+    assert refloss.SphereFace is refloss.ASoftmax
+    assert refloss.AMSoftmax is refloss.CosFace
+
+
+def targets_of(loss):
+    return {name: getattr(loss, name) for name in ("reduction", "label_smoothing", "class_weight", "ignore_index")}
+
+
+def shared_settings(loss):
+    return targets_of(loss) | {"gradient": loss.gradient}
+
+
+@settings(max_examples=60)
+@given(margin_heads)
+def test_without_a_margin_all_are_the_same(case):
+    loss, inputs = case
+    common = shared_settings(loss)
+    s = getattr(loss, "s", None)
+    plain = of(refloss.NormFace(s=s, **common), *inputs)
+    all_same(of(refloss.CosFace(s=s, m=0.0, **common), *inputs), plain)
+    all_same(of(refloss.ArcFace(s=s, m=0.0, **common), *inputs), plain)
+    all_same(of(refloss.CombinedMargin(s=s, m1=1.0, m2=0.0, m3=0.0, **common), *inputs), plain)
+    all_same(of(refloss.ASoftmax(s=s, m=1.0, **common), *inputs), plain)
+    all_same(of(refloss.ASoftmax(m=1.0, **common), *inputs), of(refloss.ModifiedSoftmax(**common), *inputs))
+    all_same(of(refloss.NormFace(s=None, **common), *inputs), of(refloss.ModifiedSoftmax(**common), *inputs))
+
+
+SPECIAL = [
+    loss
+    for loss in (*strategies.ADDED, *strategies.LOWERED, *strategies.MULTIPLIED)
+    if not getattr(loss, "annealing", 0.0) and (getattr(loss, "m", 1.0), loss.boundary) != (1.0, "monotone")
+]  # CombinedMargin has no annealing, and refuses "monotone" where phi never passes pi
+
+
+@settings(max_examples=100)
+@given(strategies.cases(lengths=False, among=SPECIAL))
+def test_the_combined_margin_contains_its_special_cases(case):
+    loss, inputs = case
+    m1, m2, m3 = strategies.margins_of(loss)
+    combined = refloss.CombinedMargin(s=loss.s, m1=m1, m2=m2, m3=m3, boundary=loss.boundary, **shared_settings(loss))
+    all_same(of(combined, *inputs), of(loss, *inputs))
+
+
+@settings(max_examples=60)
+@given(short_heads(), st.data())
+def test_the_softmax_loss_is_cross_entropy_on_linear_logits(case, data):
+    """On short numbers x Wᵀ + b is exact; its gradients are the sums of the gradients on logits, rounded: 1u of their terms."""
+    loss, (x, w, y) = case
+    b = np.array(data.draw(st.lists(strategies.QUARTERS, min_size=len(w), max_size=len(w))))
+    x = np.round(x * 1024) / 1024  # the products shall be exact too
+    z = x @ w.T + b
+    value, found = of(refloss.SoftmaxLoss(**targets_of(loss)), x, w, y, b)
+    expected, on_z = of(refloss.CrossEntropy(**targets_of(loss)), z, y)
+    same(value, expected)
+    for name, left, right in (("x", on_z["z"], w.T), ("w", on_z["z"].T, x.T), ("b", on_z["z"].T, np.ones((1, len(x))))):
+        for n, i in np.ndindex(len(left), len(right)):
+            products = [Fraction(p) * Fraction(q) for p, q in zip(left[n].tolist(), right[i].tolist(), strict=True)]
+            size = sum(map(abs, products))
+            number = float(found[name][n] if name == "b" else found[name][n, i])
+            assert abs(Fraction(number) - sum(products)) <= (1 + 1e-9) * U * size + 2.0**-1074
+
+
+@settings(max_examples=60)
+@given(heads)
+def test_the_bias_of_nothing_changes_nothing(case):
+    _, (x, w, y, *_) = case
+    loss = refloss.SoftmaxLoss()
+    value, gradients = of(loss, x, w, y)
+    with_bias, with_gradients = of(loss, x, w, y, np.zeros(len(w)))
+    same(value, with_bias)
+    same(gradients["x"], with_gradients["x"])
+    same(gradients["w"], with_gradients["w"])
+
+
+@settings(max_examples=60)
+@given(margin_heads)
+def test_detaching_a_margin_that_is_no_angle_changes_nothing(case):
+    loss, inputs = case
+    exactly, detached = (replace(loss, gradient=gradient) for gradient in ("exact", "detached"))
+    same(exactly(*inputs), detached(*inputs))
+    if isinstance(loss, refloss.CosFace | refloss.NormFace | refloss.ModifiedSoftmax):
+        agree(exactly, inputs, of(detached, *inputs), of(exactly, *inputs))
+
+
+# -------------------------------------------------------------------------------- reductions, weights, targets, upstream
+
+
+@settings(max_examples=60)
+@given(heads | on_logits() | triplets)
+def test_the_sum_is_that_of_the_rows(case):
+    """Both sums are rounded once: 2u apart at most."""
+    loss, inputs = case
+    rows = replace(loss, reduction="none")(*inputs)
+    assert exact.value_error(replace(loss, reduction="sum")(*inputs), exact.exact(math.fsum(rows))) <= TWICE
+
+
+@settings(max_examples=60)
+@given(heads | on_logits(ignored=False) | triplets)
+def test_the_mean_is_the_sum_over_n(case):
+    """And what comes down from above as 1/N of every row."""
+    loss, inputs = case
+    if hasattr(loss, "class_weight"):
+        loss = replace(loss, class_weight=None)
+        assume(len(inputs) == 2 or (inputs[2] != loss.ignore_index).all())
+    n = len(inputs[0])
+    value, gradients = of(replace(loss, reduction="mean"), *inputs)
+    same(value, replace(loss, reduction="sum")(*inputs) / n)
+    rows = of(replace(loss, reduction="none"), *inputs, upstream=np.full(n, 1.0 / n))[1]
+    whole = of(replace(loss, reduction="sum"), *inputs, upstream=1.0 / n)[1]
+    for name, gradient in gradients.items():
+        same(gradient, rows[name])
+        same(gradient, whole[name])
+
+
+@settings(max_examples=60)
+@given(heads, st.lists(st.sampled_from((1.0, 0.5, 2.0, 0.25)), min_size=5, max_size=5))
+def test_the_mean_divides_by_the_weights_of_the_labels_that_count(case, weights):
+    loss, (x, w, y, *b) = case
+    loss = replace(loss, class_weight=weights[: len(w)])
+    counted = y[y != loss.ignore_index]
+    assume(len(counted))
+    total = math.fsum(np.array(weights)[counted])  # exact
+    value, gradients = of(replace(loss, reduction="mean"), x, w, y, *b)
+    whole, whole_gradients = of(replace(loss, reduction="sum"), x, w, y, *b, upstream=1.0 / total)
+    same(value, whole / total)
+    all_same((value, gradients), (value, whole_gradients))
+
+
+@settings(max_examples=60)
+@given(heads)
+def test_rows_that_are_ignored_might_not_be_there(case):
+    loss, (x, w, y, *b) = case
+    kept = y != loss.ignore_index
+    assume(kept.any())
+    value, gradients = of(loss, x, w, y, *b)
+    fewer, fewer_gradients = of(loss, x[kept], w, y[kept], *b)
+    same(value[kept] if loss.reduction == "none" else value, fewer)
+    same(gradients.pop("x")[kept], fewer_gradients.pop("x"))
+    all_same((0.0, gradients), (0.0, fewer_gradients))
+
+
+@settings(max_examples=60)
+@given(on_logits(soft=False, ignored=False))
+def test_one_hot_probabilities_are_labels(case):
+    """The same bits, but where smoothing and weights round in another order; "mean" with weights means something else."""
+    loss, (z, y) = case
+    one_hot = np.eye(z.shape[1])[y]
+    if loss.class_weight is not None and loss.reduction == "mean":
+        loss = replace(loss, reduction="sum")
+    labels, soft = of(loss, z, y), of(loss, z, one_hot)
+    if loss.label_smoothing and not np.isinf(z).any():
+        agree(loss, (z, y), soft, labels)
+    elif not loss.label_smoothing:
+        all_same(soft, labels)
+
+
+@settings(max_examples=60)
+@given(on_logits(masked=False, weighted=False, soft=False, ignored=False), st.sampled_from((0.1, 0.5, 1e-6, 1.0)))
+def test_label_smoothing_is_a_mixture_of_labels(case, eps):
+    """Mixed exactly: 8u for what is mixed, in sums of one sign, and 8u for the mixture."""
+    _, (z, y) = case
+    rows, classes = z.shape
+    loss = refloss.CrossEntropy(reduction="none", label_smoothing=eps)
+    labels = [y, *(np.full(rows, k) for k in range(classes))]
+    share = [1 - exact.exact(eps), *[exact.exact(eps) / classes] * classes]
+    value, gradients = of(loss, z, y)
+    with mp.workdps(60):
+        single = [of(refloss.CrossEntropy(reduction="none"), z, label) for label in labels]
+        mixed = sum(part * exact.exact(v) for part, (v, _) in zip(share, single, strict=True))
+        mixed_gradient = sum(part * exact.exact(g["z"]) for part, (_, g) in zip(share, single, strict=True))
+    assert exact.value_error(value, mixed) <= 8.0 * TWICE
+    assert exact.row_error(gradients["z"], mixed_gradient, exact.absolute_terms(loss, z, y)["z"]) <= 8.0 * TWICE
+
+
+@settings(max_examples=60)
+@given(heads | triplets, upstreams, upstreams)
+def test_gradients_are_linear_in_what_comes_from_above(case, first, second):
+    """Doubling is exact; a sum of two is within three contracts of parts that are no larger than those of |g| + |h|."""
+    loss, inputs = case
+    loss = replace(loss, reduction="none")
+    n = len(inputs[0])
+    first, second = first[:n], second[:n]
+    one, other, both, double = (
+        of(loss, *inputs, upstream=g)[1] for g in (first, second, first + second, 2.0 * first)
+    )
+    nothing = of(loss, *inputs, upstream=np.zeros(n))[1]
+    allowed = checks.allowed(loss, *inputs)[1]
+    terms = exact.absolute_terms(loss, *inputs, upstream=np.abs(first) + np.abs(second))
+    for name, gradient in both.items():
+        counted = normal(one[name], double[name])
+        same(double[name][counted], 2.0 * one[name][counted])
+        same(nothing[name], np.zeros_like(gradient))
+        error = exact.row_error(gradient, exact.exact(one[name]) + exact.exact(other[name]), terms[name])
+        assert error <= TWICE * allowed
+
+
+@settings(max_examples=40)
+@given(heads | triplets)
+def test_a_sample_alone_moves_only_its_own_row(case):
+    loss, inputs = case
+    loss = replace(loss, reduction="none")
+    n = len(inputs[0])
+    for row in range(n):
+        gradients = of(loss, *inputs, upstream=np.eye(n)[row])[1]
+        for name in set(gradients) & {"x", "anchor", "positive", "negative"}:
+            assert not np.delete(gradients[name], row, axis=0).any()
+
+
+# --------------------------------------------------------------------------------------------- derivatives of other people
+
+
+def textbook_psi(loss, theta):
+    """psi as papers and public code write it, for complex angles at which nothing changes over."""
+    m1, m2, m3 = strategies.margins_of(loss)
+    phi, cos = m1 * theta + m2, np.cos(theta)
+    margin = np.cos(phi) - m3
+    past = phi.real > np.pi
+    k = np.floor(phi.real / np.pi)
+    psi = {
+        "none": margin,
+        "hard": np.where(past, cos - m2 * np.sin(m2) - m3, margin),
+        "easy": np.where(cos.real > 0, margin, cos - m3),
+        "keep": np.where(past, cos - m3, margin),
+        "continuous": np.where(past, cos - np.cos((np.pi - m2) / m1) - 1 - m3, margin),
+        "monotone": (-1) ** k * np.cos(phi) - 2 * k - m3,
+        "clamp": np.where(past, -1 - m3, margin),
+        "min": np.where(margin.real > cos.real, cos, margin),
+        "conditional": np.where(cos.real > m3, margin, cos),
+    }[getattr(loss, "boundary", "none")]
+    weight = getattr(loss, "annealing", 0.0)
+    psi = (weight * cos + psi) / (1 + weight)
+    return cos + (psi - cos).real if loss.gradient == "detached" else psi
+
+
+def textbook_cross_entropy(loss, z, y):
+    c = z.shape[1]
+    t = (1 - loss.label_smoothing) * np.eye(c)[y] + loss.label_smoothing / c
+    v = np.ones(c) if loss.class_weight is None else np.array(loss.class_weight)
+    shifted = z - z.real.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return -(v * t * log_p).sum() / v[y].sum()
+
+
+def textbook_head(loss, x, w, y, b=0.0):
+    if isinstance(loss, refloss.SoftmaxLoss):
+        return textbook_cross_entropy(loss, x @ w.T + b, y)
+    x_norm, w_norm = (np.sqrt((v * v).sum(axis=1, keepdims=True)) for v in (x, w))
+    cos = (x @ w.T) / (x_norm * w_norm.T)
+    own = np.eye(len(w), dtype=bool)[y]
+    psi = textbook_psi(loss, np.arccos(cos[own]))
+    s = getattr(loss, "s", None)
+    return textbook_cross_entropy(loss, (x_norm if s is None else s) * np.where(own, psi[:, None], cos), y)
+
+
+def textbook_triplet(loss, a, p, n):
+    near, far = ((a - p) ** 2).sum(axis=1), ((a - n) ** 2).sum(axis=1)
+    if not loss.squared:
+        near, far = np.sqrt(near), np.sqrt(far)
+    hinge = near - far + loss.m
+    return np.where(hinge.real > 0, hinge, 0).mean()
+
+
+def ordinary(loss, seed=0, samples=4, classes=3, dims=3):
+    """Embeddings from near their class to opposite it, none within 0.02 of a kink, 0 or pi."""
+    for again in itertools.count():
+        random = np.random.default_rng([seed, again])
+        x, w = random.standard_normal((samples, dims)), random.standard_normal((classes, dims))
+        y = random.integers(0, classes, samples)
+        x += np.linspace(-2.0, 2.0, samples)[:, None] * w[y]
+        theta = exact.angle(x, w[y]).astype(float)
+        if all(abs(theta - at).min() > 0.02 for at in (0.0, math.pi, *strategies.kinks(loss))):
+            return x, w, y
+
+
+SETTINGS = {"label_smoothing": 0.1, "class_weight": (1.0, 0.5, 2.0)}
+HEADS = [
+    *strategies.MARGINS,
+    *(replace(loss, s=8.0, **SETTINGS) for loss in strategies.MULTIPLIED),
+    *(replace(loss, s=None) for loss in (*strategies.LOWERED, refloss.ArcFace(), refloss.CombinedMargin())),
+    *(replace(loss, gradient="detached") for loss in (*strategies.MULTIPLIED, *strategies.ADDED)),
+    refloss.SoftmaxLoss(),
+    refloss.SoftmaxLoss(**SETTINGS),
+]
+SMOOTH = [
+    refloss.ModifiedSoftmax(),
+    refloss.NormFace(s=16.0),
+    refloss.ASoftmax(),
+    refloss.ASoftmax(m=3, annealing=5.0, s=8.0, **SETTINGS),
+    refloss.CosFace(),
+    refloss.CosFace(boundary="conditional", s=None),
+    *(refloss.ArcFace(boundary=rule, s=8.0) for rule in strategies.RULES[:-1]),
+    refloss.ArcFace(),
+    refloss.CombinedMargin(reduction="sum"),
+    refloss.CombinedMargin(m1=1.35, m2=0.5, m3=0.25, boundary="monotone", s=None),
+    refloss.SoftmaxLoss(),
+]
+
+
+@pytest.mark.parametrize("loss", HEADS, ids=repr)
+def test_gradients_are_complex_steps_of_the_textbook(loss):
+    x, w, y = ordinary(loss)
+    inputs = (x, w, np.linspace(-1.0, 1.0, len(w))) if isinstance(loss, refloss.SoftmaxLoss) else (x, w)
+    value, gradients = of(loss, x, w, y, *inputs[2:])
+
+    def textbook(x, w, *b):
+        return textbook_head(loss, x, w, y, *b)
+
+    scale = checks.scale_of(loss, x, w)
+    assert abs(value - textbook(*inputs).real) <= 64.0 * max(1.0, scale) * U * max(1.0, value)
+    checks.against_complex_step(textbook, *inputs, gradients=gradients, scale=scale)
+
+
+@pytest.mark.parametrize("loss", [refloss.CrossEntropy(), refloss.CrossEntropy(**SETTINGS)], ids=repr)
+def test_gradients_on_logits_are_complex_steps_of_the_textbook(loss):
+    z, y = 3.0 * np.random.default_rng(1).standard_normal((4, 3)), np.array([0, 2, 1, 2])
+    gradients = of(loss, z, y)[1]
+    checks.against_complex_step(lambda z: textbook_cross_entropy(loss, z, y), z, gradients=gradients, scale=3.0)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_gradients_of_triplets_are_complex_steps_of_the_textbook(squared):
+    loss = refloss.Triplet(squared=squared, m=1.0)
+    inputs = np.random.default_rng(2).standard_normal((3, 6, 3))
+    gradients = of(loss, *inputs)[1]
+    checks.against_complex_step(lambda *points: textbook_triplet(loss, *points), *inputs, gradients=gradients, scale=1.0)
+
+
+@pytest.mark.parametrize("loss", SMOOTH, ids=repr)
+def test_gradients_are_differences_of_values(loss):
+    x, w, y = ordinary(loss, seed=1, samples=2, classes=3, dims=2)
+    bias = [np.array([0.5, -1.0, 0.25])] if isinstance(loss, refloss.SoftmaxLoss) else []
+    checks.against_differences(loss, x, w, y, *bias)
+
+
+def test_gradients_on_logits_and_of_triplets_are_differences_of_values():
+    random = np.random.default_rng(3)
+    z = random.standard_normal((3, 4))
+    checks.against_differences(refloss.CrossEntropy(), z, np.array([1, 0, 3]))
+    checks.against_differences(refloss.CrossEntropy(label_smoothing=0.2, reduction="sum"), z, np.array([1, 0, -100]))
+    checks.against_differences(refloss.CrossEntropy(), z, random.dirichlet(np.ones(4), 3))
+    for squared in (True, False):
+        checks.against_differences(refloss.Triplet(squared=squared, m=1.0), *random.standard_normal((3, 2, 3)))
+
+
+# ----------------------------------------------------------------------------------------------------- the curve, the trace
+
+
+def curve_angles(loss):
+    """Ordinary angles, the ends, and every kink with its neighbours."""
+    found = [0.0, 1e-300, 1e-17, 1e-8, 1e-4, math.pi - 1e-4, math.pi - 1e-8, math.pi, *np.linspace(0.1, 3.1, 8)]
+    for kink in strategies.kinks(loss):
+        found += [kink - 1e-8, np.nextafter(kink, 0), kink, np.nextafter(kink, 4), kink + 1e-8]
+    return np.array([theta for theta in found if 0.0 <= theta <= math.pi])
+
+
+@pytest.mark.parametrize("loss", strategies.MARGINS, ids=repr)
+def test_the_curve_and_its_slope_are_those_of_the_definition(loss):
+    """1u, for rounding at the end, and what pairs leave: 5u^2 of phi, 16u^2 of cos and sin, a few u^2 of what is added.
+
+    So 64u^2 (1 + phi + m3 + |psi|) is allowed for psi; for the slope, which is m1 sin phi, m1 (1 + phi) times that. A slope is
+    to be right where it is almost nothing.
+    """
+    theta = curve_angles(loss)
+    m1, m2, m3 = strategies.margins_of(loss)
+    settings_of = {name: value for name, value in exact.curve(replace(loss)).items() if name != "scale"}
+    phi = m1 * theta + m2
+    psi, slope = exact.psi(theta, **settings_of), exact.psi_slope(theta, **settings_of)
+    slack = 64.0 * U**2 * (1.0 + phi)
+    found = loss.target_logit(theta)
+    off = np.abs(exact.exact(found) - psi).astype(float)
+    assert (off <= U * np.abs(found) + slack * (1.0 + m3 + np.abs(found))).all(), theta[np.argmax(off)]
+    found = loss.target_slope(theta)
+    off = np.abs(exact.exact(found) - slope).astype(float)
+    assert (off <= U * np.abs(found) + slack * m1).all(), theta[np.argmax(off)]
+    detached = replace(loss, gradient="detached")
+    same(detached.target_logit(theta), loss.target_logit(theta))
+    with mp.workdps(40):
+        off = np.array([abs(exact.exact(v) + mp.sin(t)) for v, t in zip(detached.target_slope(theta), theta, strict=True)])
+    assert (off.astype(float) <= U * np.sin(theta) + slack).all()
+
+
+def test_the_curve_takes_one_angle_as_well_as_many():
+    loss = refloss.ArcFace()
+    theta = np.linspace(0.0, math.pi, 6).reshape(2, 3)
+    for curve in (loss.target_logit, loss.target_slope):
+        assert curve(theta).shape == (2, 3)
+        one = curve(theta[1, 1])
+        assert isinstance(one, np.float64)
+        assert one == curve(theta)[1, 1]
+
+
+MARGIN_STAGES = (
+    "normalize_x", "normalize_w", "cosine", "angle", "margin", "logits", "log_softmax", "cross_entropy",
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(strategies.cases(ignored=False, lengths=False))
+def test_the_trace_of_a_margin_loss_is_one_chain(case):
+    """Each output follows from the ones before it, rounded; each gradient from the ones after it.
+
+    Outputs are rounded where the chain goes on in pairs: cosines by 2u for their unit rows and 1u; psi by the angle's rounding,
+    u theta m1, and 1u; logits by 2u of the largest. What those roundings do to probabilities is twice as much, relatively.
+    """
+    loss, (x, w, y) = case
+    trace = loss.trace(x, w, y)
+    assert tuple(trace) == MARGIN_STAGES
+    output = {name: step.output for name, step in trace.items()}
+    gradient = {name: step.gradient for name, step in trace.items()}
+    n, c = len(x), len(w)
+    rows = np.arange(n)
+    scale = output["normalize_x"].norm if getattr(loss, "s", None) is None else np.full(n, loss.s)
+
+    for unit, rows_of in (("normalize_x", x), ("normalize_w", w)):
+        norm = np.array([float(v.norm()) for v in exact.rows(rows_of)])
+        np.testing.assert_allclose(output[unit].norm, norm, rtol=2 * U)
+        np.testing.assert_allclose(output[unit].unit, rows_of / norm[:, None], rtol=4 * U)
+    np.testing.assert_allclose(
+        output["cosine"], output["normalize_x"].unit @ output["normalize_w"].unit.T, rtol=0, atol=(x.shape[1] + 8) * U
+    )
+    theta = exact.angle(x, w[y]).astype(float)
+    np.testing.assert_allclose(output["angle"], theta, rtol=3 * U)
+    f = output["cosine"].copy()
+    f[rows, y] = output["margin"]
+    np.testing.assert_allclose(output["logits"], scale[:, None] * f, rtol=4 * U)
+    largest = np.abs(output["logits"]).max(axis=1, keepdims=True)
+    assert (np.abs(output["log_softmax"] - refloss.log_softmax(output["logits"])) <= 8 * U * largest + 8 * U).all()
+    same(output["cross_entropy"], loss(x, w, y))
+
+    expected = refloss.CrossEntropy(**targets_of(loss))
+    terms = exact.absolute_terms(expected, output["logits"], y)["z"]
+    limit = (2 * 8 + 4 * largest) * U * np.maximum(terms, 2.0**-1022)
+    assert (np.abs(gradient["logits"] - of(expected, output["logits"], y)[1]["z"]) <= limit).all()
+    on_cosine = scale[:, None] * gradient["logits"]
+    np.testing.assert_allclose(gradient["margin"], on_cosine[rows, y], rtol=2 * U)
+    on_cosine[rows, y] = 0.0
+    np.testing.assert_allclose(gradient["cosine"], on_cosine, rtol=2 * U)
+    assert gradient["log_softmax"].shape == (n, c)
+    assert gradient["normalize_x"].unit.shape == x.shape
+
+
+def test_the_trace_ends_where_the_gradients_begin():
+    """Gradients of x and w once more from what the trace shows, in plain float64 at ordinary inputs, to 256u of the largest."""
+    loss = refloss.ArcFace(boundary="hard", s=16.0)
+    x, w, y = ordinary(loss)
+    trace, gradients = loss.trace(x, w, y), of(loss, x, w, y)[1]
+    theta, on_theta = trace["angle"]
+    np.testing.assert_allclose(on_theta, trace["margin"].gradient * loss.target_slope(theta), rtol=256 * U)
+    own = w[y]
+    for name, others, ours in (("x", x, own), ("w", own, x)):
+        units, norms = trace[f"normalize_{name}"].output
+        upstream = trace[f"normalize_{name}"].gradient.unit
+        expected = (upstream - (upstream * units).sum(axis=1, keepdims=True) * units) / norms[:, None]
+        length = np.linalg.norm(others, axis=1, keepdims=True)
+        unit = others / length
+        across = ours - (ours * unit).sum(axis=1, keepdims=True) * unit
+        target = -on_theta[:, None] * across / np.linalg.norm(across, axis=1, keepdims=True) / length
+        np.add.at(expected, np.arange(len(x)) if name == "x" else y, target)
+        np.testing.assert_allclose(gradients[name], expected, rtol=0, atol=256 * U * np.abs(expected).max())
+
+
+def test_the_traces_of_the_other_heads():
+    random = np.random.default_rng(4)
+    x, w, y, b = random.standard_normal((3, 2)), random.standard_normal((4, 2)), np.array([0, 3, 3]), np.ones(4)
+    linear = refloss.SoftmaxLoss()
+    trace = linear.trace(x, w, y, b)
+    assert tuple(trace) == ("linear", "log_softmax", "cross_entropy")
+    np.testing.assert_allclose(trace["linear"].output, x @ w.T + b, rtol=8 * U, atol=8 * U)
+    z = trace["linear"].output
+    expected = of(refloss.CrossEntropy(), z, y)[1]["z"]
+    np.testing.assert_allclose(trace["linear"].gradient, expected, rtol=(16 + 4 * np.abs(z).max()) * U)
+    same(trace["cross_entropy"].output, linear(x, w, y, b))
+    given_logits = refloss.CrossEntropy(reduction="none")
+    trace = given_logits.trace(z, y, upstream=[1.0, 2.0, 0.0])
+    assert tuple(trace) == ("log_softmax", "cross_entropy")
+    same(trace["log_softmax"].output, refloss.log_softmax(z))
+    same(trace["log_softmax"].gradient, -np.array([[1.0], [2.0], [0.0]]) * np.eye(4)[y])
+    same(trace["cross_entropy"], (given_logits(z, y), [1.0, 2.0, 0.0]))
+    triplet = refloss.Triplet(m=5.0)
+    trace = triplet.trace(x, 2.0 * x, -x)
+    assert tuple(trace) == ("triplet", "reduction")
+    same(trace["triplet"].output, replace(triplet, reduction="none")(x, 2.0 * x, -x))
+    same(trace["reduction"].output, triplet(x, 2.0 * x, -x))
+    same(trace["triplet"].gradient, np.full(3, 1.0 / 3.0))
+
+
+@settings(max_examples=40)
+@given(strategies.cases() | strategies.linear_cases() | on_logits() | triplets)
+def test_the_same_call_gives_the_same_bits(case):
+    loss, inputs = case
+    first, again = of(loss, *inputs), of(loss, *(np.array(array) for array in inputs))
+    all_same(first, again)
+    same(loss(*inputs), first[0])
+    same(list(loss.trace(*inputs).values())[-1].output, first[0])
