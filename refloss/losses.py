@@ -7,6 +7,7 @@ engine and gives back what the engine found. Symbols: embeddings x (N, D), class
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -66,7 +67,7 @@ class TripletGradient(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class _Loss:
+class _Loss(ABC):
     """What every loss does: hand its specification and checked arrays to an engine, and shape what comes back."""
 
     reduction: str = "mean"
@@ -91,9 +92,9 @@ class _Loss:
         object.__setattr__(self, name, value)
 
     @property
+    @abstractmethod
     def spec(self) -> Spec:
         """What an engine needs to know of this loss."""
-        raise NotImplementedError
 
     def _value(self, arrays: Arrays, shape: tuple[int, ...], engine: str, dtype: Any) -> Value:
         return self._shaped(_engine(engine, dtype).value(self.spec, arrays), shape)

@@ -103,26 +103,39 @@ def against_exact_vjp(
             assert error <= allowed, f"gradient {place} is {error:.3g}u off, allowed {allowed:.3g}u"
 
 
-def against_differences(loss: Any, *inputs: Any, found: Any = None) -> None:
-    """Compare gradients with central differences of refloss's own float64 values.
+def against_differences(loss: Any, *inputs: Any, found: Any = None, known: Any = None) -> None:
+    """Compare gradients with central differences of refloss's own float64 values, found here or `known` from before."""
+    _, gradients = found or loss.value_and_grad(*inputs)
+    known = known or differences(loss, *inputs)
+    for name, gradient in as_dict(gradients).items():
+        near, tolerance = known[name]
+        for index in np.ndindex(near.shape):
+            assert abs(gradient[index] - near[index]) <= tolerance[index], (
+                f"{loss}: d{name}{list(index)} = {gradient[index]}, "
+                f"differences give {near[index]} +- {tolerance[index]:.2g}"
+            )
+
+
+def differences(loss: Any, *inputs: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Central differences of float64 values by every entry of every input, and how far from them a gradient may lie.
 
     Of each input, every entry is moved by h and by 2h, h = 2^-17 of its row's length over max(1, S). Rounding of values
     leaves at most 2 (4u S) |L| / 2h; truncation, (h^2/6) L''', is a third of the difference of the two steps. Twice the
     sum is allowed. The value is smooth in these tests.
     """
-    value, gradients = found or loss.value_and_grad(*inputs)
+    value, gradients = loss.value_and_grad(*inputs)
     rounding = allowed(loss, *inputs)[0] * U * abs(float(value))
     stiffness = max(1.0, scale_of(loss, *inputs)) if type(loss).__name__ not in ("CrossEntropy", "Triplet") else 1.0
+    out = {}
     for place, (name, gradient) in enumerate(as_dict(gradients).items()):
         place = {"b": 3}.get(name, place)  # noqa: PLW2901 (y stands before b)
+        out[name] = slopes, tolerances = np.empty(gradient.shape), np.empty(gradient.shape)
         for index in np.ndindex(gradient.shape):
             row = np.asarray(inputs[place])[index[0]]
             h = 2.0**-17 / stiffness * max(float(np.linalg.norm(row)), 1e-3)
             near, far = (_slope(loss, inputs, place, index, step) for step in (h, 2.0 * h))
-            tolerance = 2.0 * (abs(far - near) / 3.0 + rounding / h) + 1e-300
-            assert abs(gradient[index] - near) <= tolerance, (
-                f"{loss}: d{name}{list(index)} = {gradient[index]}, differences give {near} +- {tolerance:.2g}"
-            )
+            slopes[index], tolerances[index] = near, 2.0 * (abs(far - near) / 3.0 + rounding / h) + 1e-300
+    return out
 
 
 def _slope(loss: Any, inputs: tuple[Any, ...], place: int, index: tuple[int, ...], h: float) -> float:

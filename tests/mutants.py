@@ -1,8 +1,8 @@
 """Wrong gradients that every gradient check of the suite must reject.
 
 A mutant takes the gradients of one loss by name, as a dict, and returns them changed in one place. `GROSS` holds what
-any check must see; `FINE` what a check against exact numbers must see as well. `loss_mutants` holds those that need the
-loss.
+any check must see; `FINE` what a check against exact numbers must see as well. `loss_mutants` and `settings_mutants` hold
+those that need the loss, `input_mutants` those that need its inputs. `everywhere` puts a mutant on every input in turn.
 """
 
 from __future__ import annotations
@@ -63,11 +63,51 @@ FINE: dict[str, Mutant] = {
     "one entry, 1 + 1e-12": lambda g: _changed(
         g, lambda array: np.where(np.abs(array) == np.abs(array).max(), array * (1.0 + 1e-12), array)
     ),
+    "rounded to float32": lambda g: _changed(g, lambda array: array.astype(np.float32).astype(np.float64)),
 }
 
 
 def loss_mutants(loss: Any) -> dict[str, Any]:
-    """Losses whose gradient is wrong for `loss` although their value is right: the margin detached."""
-    if getattr(loss, "gradient", None) == "exact":
-        return {"detached margin": replace(loss, gradient="detached")}
-    return {}
+    """Losses whose gradient is wrong for `loss` although their value is right: the margin detached, where that matters."""
+    if getattr(loss, "gradient", None) != "exact":
+        return {}
+    detached = replace(loss, gradient="detached")
+    if abs(detached.target_slope(1.0) - loss.target_slope(1.0)) < 1e-3:
+        return {}
+    return {"detached margin": detached}
+
+
+def settings_mutants(loss: Any, rows: int) -> dict[str, Any]:
+    """Losses whose gradient forgets a setting of `loss` that has to do with targets, or reduces the rows otherwise."""
+    found = {}
+    if getattr(loss, "label_smoothing", 0.0):
+        found["smoothing forgotten"] = replace(loss, label_smoothing=0.0)
+    if getattr(loss, "class_weight", None) is not None:
+        found["class weights forgotten"] = replace(loss, class_weight=None)
+    if rows > 1:
+        other = "sum" if loss.reduction == "mean" else "mean"
+        found[f"reduction={other!r}"] = replace(loss, reduction=other)
+    return found
+
+
+def input_mutants(inputs: Gradients) -> dict[str, Mutant]:
+    """Mutants for gradients of directions: the projection left out, so that every row still has a part along its vector."""
+
+    def unprojected(gradients: Gradients) -> Gradients:
+        name = next(iter(gradients))
+        array, v = gradients[name], inputs[name]
+        lengths, sizes = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (v, array))
+        return gradients | {name: array + 0.1 * sizes * v / lengths}
+
+    return {"projection dropped": unprojected}
+
+
+def everywhere(mutants: dict[str, Mutant], gradients: Gradients) -> dict[str, Gradients]:
+    """What every mutant makes of the gradients when each input in turn is the first; the order of inputs is kept."""
+    found = {}
+    for first in gradients:
+        turned = {first: gradients[first]} | gradients
+        for title, mutant in mutants.items():
+            changed = mutant(turned)
+            found[f"{title}, {first} first"] = {name: changed[name] for name in gradients}
+    return found

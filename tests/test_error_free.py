@@ -32,7 +32,7 @@ from refloss.error_free import (
 U = Fraction(1, 2**53)
 HIGHER = 1 + Fraction(1, 2**40)  # bounds are quoted to leading order in u; what is left out is 100u of them at most
 
-# Where arithmetic goes wrong first: zeros, subnormals, powers of two and their neighbours, full mantissas, large numbers.
+# Where arithmetic goes wrong first: zeros, subnormals, powers of two and their neighbours, full mantissas, the largest.
 EXTREMES = [0.0, -0.0, 5e-324, -1.5e-323, 2.0**-1022, 1.0, -1.0, 1.0 + 2.0**-52, 1.0 - 2.0**-53, -(2.0**53 - 1.0), 0.1]
 EXTREMES += [2.0**27 + 1.0, 1e-200, -1e200, 2.0**1022, -(2.0 - 2.0**-52) * 2.0**1021]
 

@@ -130,7 +130,6 @@ def test_at_the_hinge_itself_the_loss_is_0_and_so_are_the_gradients(a, p, n, m, 
     assert saved.active.tolist() == [1.0]
 
 
-@pytest.mark.xfail(strict=True, reason="plain distances are right to 4u², which is not nothing where all else cancels")
 @pytest.mark.parametrize(
     ("a", "p", "n"),
     [

@@ -28,8 +28,6 @@ from refloss.error_free import (
     where,
 )
 
-_PASSES = 24  # more than enough for the smallest angle that float64 vectors can make
-
 
 class Angle(NamedTuple):
     """An angle with its cosine and sine, each a pair (N,)."""
@@ -128,13 +126,12 @@ def _orthogonal(v: Array, base: Array, parallel: NDArray[np.bool_]) -> tuple[Arr
     """Return the direction and the length of the part of v orthogonal to base; 0 and 0 where they are parallel."""
     rest = where(parallel[:, None], Pair.of(np.zeros_like(v)), Pair.of(v))
     square, length = dot(base, base), np.abs(base).max(axis=1)
-    for _ in range(_PASSES):
+    while True:  # each pass takes 106 bits off what lies along base, so there are two but for the smallest angles
         share = dot(rest, base) / square
         for part in (share.hi, share.lo):
             rest = rest - Pair(*two_product(part[:, None], base))
         if (np.abs(share.hi) * length <= u * np.abs(rest.hi).max(axis=1)).all():
-            break  # what was left along base before this pass was already below the roundoff of the rest
-    return direction(rest)
+            return direction(rest)  # what lay along base was below the roundoff of the rest before this pass
 
 
 def _parallel(x: Array, w: Array) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Exponents, Pair, direction, dot, ldexp, two_sum
+from refloss.error_free import Array, Exponents, Pair, direction, dot, ldexp, two_sum, u
 
 
 class Settings(NamedTuple):
@@ -40,8 +40,9 @@ def forward(anchor: Array, positive: Array, negative: Array, m: float, squared: 
     $$L = \max\bigl(0,\; d(a, p) - d(a, n) + m\bigr), \qquad
     d(a, b) = \lVert a - b\rVert^2 \;\text{ or }\; \lVert a - b\rVert$$
 
-    Differences and squares are kept exact, so a loss next to the hinge is right relative to itself. FaceNet (Schroff,
-    Kalenichenko and Philbin 2015), eq. 3.
+    Differences are exact and distances have 106 bits, so a loss next to the hinge is right relative to itself; one that
+    distances which differ leave below 64u² of themselves and m cannot be told from the hinge, and is 0. Source: FaceNet
+    (Schroff, Kalenichenko and Philbin 2015), eq. 3.
 
     Parameters
     ----------
@@ -62,18 +63,18 @@ def forward(anchor: Array, positive: Array, negative: Array, m: float, squared: 
     (a, p, n), exponent = _scaled(anchor, positive, negative)
     ap, an = Pair(*two_sum(a, -p)), Pair(*two_sum(a, -n))
     if squared:
-        difference = ldexp(dot(ap, ap) - dot(an, an), 2 * exponent)
+        near, far, power = dot(ap, ap), dot(an, an), 2 * exponent
         to_positive, to_negative = 2.0 * (anchor - positive), 2.0 * (anchor - negative)
         apart = 2.0 * (negative - positive)
     else:
-        (to_positive, ap_length), (to_negative, an_length) = direction(ap), direction(an)
-        difference = ldexp(ap_length - an_length, exponent)
+        (to_positive, near), (to_negative, far), power = direction(ap), direction(an), exponent
         apart = to_positive - to_negative
-    with np.errstate(invalid="ignore"):  # an infinite difference has no rounding error to carry
-        exact, rounded = difference + m, difference.hi + m
-    loss = np.where(np.isfinite(exact.hi), exact.hi, rounded)
-    active = (loss > 0.0).astype(np.float64)
-    return np.where(loss > 0.0, loss, 0.0), Saved(active, to_positive, to_negative, apart)
+    difference = ldexp(near - far, power)
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite difference has no rounding error to carry
+        loss = np.where(np.isfinite(difference.hi), (difference + m).hi, difference.hi)
+        least = 64.0 * u**2 * (np.ldexp(near.hi + far.hi, power) + m)
+    active = (loss > 0.0) & ((loss > least) | ~np.isfinite(least) | (difference.hi == 0.0))
+    return np.where(active, loss, 0.0), Saved(active.astype(np.float64), to_positive, to_negative, apart)
 
 
 def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:

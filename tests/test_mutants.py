@@ -1,0 +1,218 @@
+"""Every gradient check of the suite rejects every mutant, and passes what refloss finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import checks
+import exact
+import mutants
+import numpy as np
+import pytest
+import test_losses
+
+import refloss
+from refloss.error_free import Pair
+from refloss.stages import softmax
+
+
+class Case(NamedTuple):
+    """A loss, its inputs, and which of the checks on values and textbooks can be made of it."""
+
+    loss: Any
+    inputs: tuple[Any, ...]
+    textbook: Callable[..., Any] | None = None  # of the arrays that have gradients
+    differences: bool = True
+
+    @property
+    def found(self) -> tuple[Any, dict[str, np.ndarray]]:
+        return test_losses.of(self.loss, *self.inputs)
+
+
+def head(loss: Any) -> Case:
+    """A margin loss, or the softmax loss with a bias, at ordinary inputs."""
+    x, w, y = test_losses.ordinary(loss, seed=5, samples=3, classes=3, dims=2)
+    bias = (np.array([0.5, -1.0, 0.25]),) if isinstance(loss, refloss.SoftmaxLoss) else ()
+    return Case(loss, (x, w, y, *bias), lambda x, w, *b: test_losses.textbook_head(loss, x, w, y, *b))
+
+
+def near(loss: Any, theta: float, *, differences: bool = False) -> Case:
+    """One embedding at a small angle to its class, the rest ordinary."""
+    x = np.array([[1.0, 0.5, -0.25], [0.5, 2.0, 1.0]])
+    w = np.array([x[0] + theta * np.array([0.0, 0.5, 1.0]), [-1.0, 0.25, 0.75], [0.3, 0.2, -1.0]])
+    return Case(loss, (x, w, np.array([0, 1])), None, differences)
+
+
+def confident(loss: Any, length: float = 1.0) -> Case:
+    """A loss near 1e-20: one embedding near its class, the other classes 100 degrees away and more."""
+    x = length * np.array([[1.0, 0.02, -0.01]])
+    w = np.array([[1.0, 0.25, 0.0], [-0.45, 1.0, 0.25], [-0.5, 0.125, -1.0], [-1.0, 0.5, 0.5]])
+    return Case(loss, (x, w, np.array([0])))
+
+
+def on_logits(loss: Any, soft: bool = False) -> Case:
+    z = 2.0 * np.random.default_rng(6).standard_normal((3, 3))
+    y = np.array([[0.5, 0.25, 0.5], [1.0, 0.0, 0.0], [0.1, 0.2, 0.7]]) if soft else np.array([0, 2, 1])
+    textbook = None if soft else lambda z: test_losses.textbook_cross_entropy(loss, z, y)
+    return Case(loss, (z, y), textbook)
+
+
+def triplet(loss: Any) -> Case:
+    points = tuple(np.random.default_rng(7).standard_normal((3, 3, 2)))
+    return Case(loss, points, lambda *points: test_losses.textbook_triplet(loss, *points))
+
+
+CASES = {
+    "ArcFace": head(refloss.ArcFace(s=8.0)),
+    "ArcFace, s = 64": head(refloss.ArcFace()),
+    "ArcFace, a rule acting": head(refloss.ArcFace(s=8.0, boundary="hard")),
+    "ArcFace, smoothed and weighted": head(refloss.ArcFace(s=8.0, **test_losses.SETTINGS)),
+    "ArcFace, confident": confident(refloss.ArcFace(s=40.0)),
+    "ArcFace, theta near 1e-3": near(refloss.ArcFace(s=4.0), 1e-3, differences=True),
+    "ArcFace, theta near 1e-8": near(refloss.ArcFace(s=4.0), 1e-8),
+    "CosFace": head(refloss.CosFace(s=8.0)),
+    "CosFace, confident": confident(refloss.CosFace(s=45.0)),
+    "NormFace": head(refloss.NormFace(s=8.0, reduction="sum")),
+    "ModifiedSoftmax": head(refloss.ModifiedSoftmax()),
+    "ModifiedSoftmax, confident": confident(refloss.ModifiedSoftmax(), 40.0),
+    "A-Softmax": head(refloss.ASoftmax()),
+    "A-Softmax, annealed": head(refloss.ASoftmax(m=3.0, annealing=5.0, s=4.0)),
+    "A-Softmax, theta near 1e-3": near(refloss.ASoftmax(m=2.0), 1e-3, differences=True),
+    "CombinedMargin": head(refloss.CombinedMargin(s=8.0, m1=1.35, m2=0.5, m3=0.25, boundary="monotone")),
+    "CombinedMargin, theta near 1e-8": near(refloss.CombinedMargin(s=4.0), 1e-8),
+    "SoftmaxLoss": head(refloss.SoftmaxLoss()),
+    "CrossEntropy": on_logits(refloss.CrossEntropy()),
+    "CrossEntropy, smoothed and weighted": on_logits(refloss.CrossEntropy(**test_losses.SETTINGS)),
+    "CrossEntropy, probabilities": on_logits(refloss.CrossEntropy(reduction="sum"), soft=True),
+    "Triplet": triplet(refloss.Triplet(m=8.0)),
+    "Triplet, plain distance": triplet(refloss.Triplet(m=8.0, squared=False)),
+}
+
+
+def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, dict[str, np.ndarray]]:
+    """Every mutant of the gradients of a case, on every input; none of them may be what it came from."""
+    _, gradients = case.found
+    names = dict(zip(("x", "w"), case.inputs[:2], strict=True))
+    if "x" in gradients and not isinstance(case.loss, refloss.SoftmaxLoss):
+        kinds = kinds | mutants.input_mutants(names)
+    found = mutants.everywhere(kinds, gradients)
+    for title, other in (mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss)).items():
+        found[title] = test_losses.of(other, *case.inputs)[1]
+    for title, changed in found.items():
+        assert any(not np.array_equal(changed[name], gradients[name]) for name in gradients), f"{title} changes nothing"
+    return found
+
+
+def must_reject(check: Callable[[dict[str, np.ndarray]], None], wrong: dict[str, dict[str, np.ndarray]]) -> None:
+    missed = []
+    for title, gradients in wrong.items():
+        try:
+            check(gradients)
+        except AssertionError:
+            continue
+        missed.append(title)
+    assert not missed
+
+
+def named(condition: Callable[[Case], bool]) -> Any:
+    return pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items() if condition(case)])
+
+
+def test_the_confident_cases_are():
+    for name, case in CASES.items():
+        if "confident" in name:
+            assert 1e-25 < case.found[0] < 1e-15, name
+
+
+@named(lambda case: True)
+def test_against_exact_rejects_every_mutant(case):
+    value, gradients = case.found
+
+    def check(found):
+        checks.against_exact(case.loss, *case.inputs, found=(value, found), digits=30)
+
+    check(gradients)
+    must_reject(check, wrong_gradients(case, mutants.GROSS | mutants.FINE))
+
+
+@named(lambda case: case.differences)
+def test_against_differences_rejects_every_mutant(case):
+    value, gradients = case.found
+    known = checks.differences(case.loss, *case.inputs)
+
+    def check(found):
+        checks.against_differences(case.loss, *case.inputs, found=(value, found), known=known)
+
+    check(gradients)
+    must_reject(check, wrong_gradients(case, mutants.GROSS))
+
+
+@named(lambda case: case.textbook is not None)
+def test_against_complex_step_rejects_every_mutant(case):
+    arrays = case.inputs if len(case.inputs) == 3 and "anchor" in case.found[1] else (case.inputs[0],)
+    if "w" in case.found[1]:
+        arrays = (*case.inputs[:2], *case.inputs[3:])
+    scale = checks.scale_of(case.loss, *case.inputs) if "w" in case.found[1] else float(np.abs(case.inputs[0]).max())
+
+    def check(found):
+        checks.against_complex_step(case.textbook, *arrays, gradients=found, scale=scale)
+
+    check(case.found[1])
+    must_reject(check, wrong_gradients(case, mutants.GROSS | mutants.FINE))
+
+
+def test_against_exact_vjp_rejects_every_mutant():
+    random = np.random.default_rng(8)
+    z, upstream = 3.0 * random.standard_normal((2, 4)), random.standard_normal((2, 4))
+    gradients = {"z": softmax.backward(upstream, softmax.forward(Pair.of(z))[1])}
+
+    def check(found):
+        checks.against_exact_vjp(lambda z: exact.softmax(z, digits=150), [z], upstream, [found["z"]], 16.0)
+
+    check(gradients)
+    must_reject(check, mutants.everywhere(mutants.GROSS | mutants.FINE, gradients))
+
+
+VALUES = {
+    "nothing": lambda value: 0.0 * value,
+    "sign": np.negative,
+    "relative 1e-12": lambda value: value * (1.0 + 1e-12),
+    "rounded to float32": lambda value: np.float64(np.float32(value)),
+    "absolute 1e-16": lambda value: value + 1e-16,
+    "NaN": lambda value: value * np.nan,
+    "inf": lambda value: value + np.inf,
+}
+
+
+@named(lambda case: True)
+def test_against_exact_rejects_wrong_values(case):
+    value, gradients = case.found
+    for title, change in VALUES.items():
+        if title == "absolute 1e-16" and value > 1e-10:
+            continue  # that is rounding
+        assert not np.array_equal(change(value), value)
+        with pytest.raises(AssertionError, match="value"):
+            checks.against_exact(case.loss, *case.inputs, found=(change(value), gradients), digits=30)
+
+
+def test_against_exact_rejects_rows_in_the_wrong_place():
+    case = CASES["ArcFace"]
+    loss = replace(case.loss, reduction="none")
+    value, gradients = test_losses.of(loss, *case.inputs)
+    with pytest.raises(AssertionError, match="value"):
+        checks.against_exact(loss, *case.inputs, found=(value[::-1], gradients))
+    with pytest.raises(AssertionError, match="value"):
+        checks.against_exact(loss, *case.inputs, found=(np.where(np.arange(3) == 1, np.nan, value), gradients))
+
+
+def test_against_exact_rejects_0_for_1e_17():
+    loss, z, y = refloss.CrossEntropy(), np.array([[39.0, 0.0]]), np.array([0])
+    value, gradients = test_losses.of(loss, z, y)
+    assert 1e-17 < value < 2e-17
+    checks.against_exact(loss, z, y, found=(value, gradients))
+    with pytest.raises(AssertionError, match="value"):
+        checks.against_exact(loss, z, y, found=(0.0, gradients))
+    with pytest.raises(AssertionError, match="z is"):
+        checks.against_exact(loss, z, y, found=(value, {"z": gradients["z"] * [[0.0, 1.0]]}))
