@@ -10,6 +10,7 @@ any compiler option that reorders floating point would destroy them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -59,8 +60,9 @@ class Pair:
     """A double-double array: the unevaluated sum ``hi + lo``, ``|lo| <= u |hi|``.
 
     ``+``, ``-``, ``*`` and ``/`` take pairs, float64 arrays and numbers. Relative error of one operation: sum and
-    difference 3u² of the result, whatever cancels (JMP algorithms 4 and 6); product 5u² (algorithms 7 and 11);
-    quotient 15u² (algorithm 17); square root 4u² (Lefèvre, Louvet, Muller, Picot and Rideau, 2023).
+    difference 3u² of the result, whatever cancels (JMP algorithms 4 and 6); product 5u² (algorithms 8 and 10, the bound
+    of Muller and Rideau, ACM TOMS 48, 2022); quotient 20u² (algorithm 17 with the product of algorithm 8); square root
+    4u² (Lefèvre, Louvet, Muller, Picot and Rideau, 2023).
     """
 
     hi: Array
@@ -143,8 +145,9 @@ def ldexp(a: Pair, exponent: Exponents) -> Pair:
 
 
 def scale_rows(rows: Array) -> tuple[Array, Exponents]:
-    """Return ``(scaled, e)`` with ``rows = scaled * 2**e`` exactly and the largest entry of a row in [1/2, 1).
+    """Return ``(scaled, e)`` with ``rows = scaled * 2**e`` and the largest entry of a row in [1/2, 1).
 
+    The scaling is exact for entries down to 2^-1022 of the largest of their row; smaller ones become subnormal, or 0.
     The exponent e has one entry a row, and is 0 for a row of zeros.
     """
     _, exponent = np.frexp(np.abs(rows).max(axis=-1, initial=0.0))
@@ -194,37 +197,75 @@ def direction(rows: Pair) -> tuple[Array, Pair]:
     return hi / np.where(length.hi > 0.0, length.hi, 1.0)[:, None], ldexp(length, exponent)
 
 
-def _slices(rows: Array, terms: int) -> tuple[Array, Array]:
+_BLOCK = 1024  # terms of an inner product that are added without rounding
+
+
+def _slices(rows: Array) -> tuple[Array, Array]:
     """Cut entries of size at most 1 into a head of few bits and the rest, exactly."""
-    bits = (53 - math.ceil(math.log2(max(terms, 2)))) // 2
+    bits = (53 - math.ceil(math.log2(max(rows.shape[1], 2)))) // 2
     lift = 1.5 * 2.0 ** (52 - bits)  # adding it rounds to multiples of 2^-bits
-    head = (rows + lift) - lift
+    head = rows + lift
+    head -= lift
     return head, rows - head
 
 
-def matmul(a: Array, b: Array) -> Pair:
-    r"""Return ``a @ b.T`` as a pair, by three matrix products in float64.
+def _in_blocks(a: Array, b: Array, product: Callable[[Array, Array], Pair]) -> Pair:
+    """Add up, as pairs, what product makes of the blocks of columns of a and b."""
+    summed = product(a[:, :_BLOCK], b[:, :_BLOCK])
+    for start in range(_BLOCK, a.shape[1], _BLOCK):
+        columns = slice(start, start + _BLOCK)
+        summed = summed + product(a[:, columns], b[:, columns])
+    return summed
 
-    Rows of a (M, K) and of b (P, K) are scaled by powers of two to entries of size at most 1 and cut into a head of
-    $\beta = \lfloor (53 - \lceil \log_2 K \rceil)/2 \rfloor$ bits and a tail of size at most $2^{-\beta-1}$. Sums of
-    products of heads are integers of at most 53 bits times $2^{-2\beta}$, hence exact in whatever order a BLAS adds
-    them; the products with a tail are $2^{-\beta}$ smaller, and so is their rounding error: in all at most
-    $K u\,(\sum_i |a_i^h b_i^t| + |a_i^t b_i|) + u^2 |a \cdot b|$, at D = 512 below $2^{-63}$ of $\lVert a\rVert\lVert
-    b\rVert$. So the high part is in practice the correctly rounded product, and does not depend on the BLAS.
+
+def matmul(a: Array, b: Array) -> Pair:
+    r"""Return ``a @ b.T`` as a pair, by three matrix products in float64 for every block of at most 1024 columns.
+
+    Rows of a block of a (M, K) and of b (P, K) are scaled by powers of two to entries of size at most 1 and cut into a
+    head of $\beta = \lfloor (53 - \lceil \log_2 K \rceil)/2 \rfloor$ bits and a tail of size at most $2^{-\beta-1}$.
+    Sums of products of heads are integers of at most 53 bits times $2^{-2\beta}$, hence exact in whatever order a BLAS
+    adds them. Products with a tail, about $2^{-\beta}$ smaller, are rounded as a BLAS does it: error at most
+    $$K u \sum_i (|a_i^h b_i^t| + |a_i^t b_i|) \le K^{3/2}\,2^{-\beta} u\,\lVert a\rVert\lVert b\rVert$$
+    which at K = 512 is 2^-61 of the lengths and at K = 1024 a sixty-fourth of u. Relative to $\max|b| \sum_i |a_i|$ it
+    is at most $K^2\,2^{-\beta} u \le u/2$ in every block. What is found is far below either.
     """
-    (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
-    a_head, a_tail = _slices(a, a.shape[1])
-    b_head, b_tail = _slices(b, b.shape[1])
-    product = Pair(*two_sum(a_head @ b_head.T, a_head @ b_tail.T + a_tail @ b.T))
-    return ldexp(product, a_exponent[:, None] + b_exponent)
+
+    def product(a: Array, b: Array) -> Pair:
+        (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
+        (a_head, a_tail), (b_head, b_tail) = _slices(a), _slices(b)
+        found = Pair(*two_sum(a_head @ b_head.T, a_head @ b_tail.T + a_tail @ b.T))
+        return ldexp(found, a_exponent[:, None] + b_exponent)
+
+    return _in_blocks(a, b, product)
 
 
 def row_dot(a: Array, b: Array) -> Pair:
     """Row by row inner product of rows with entries of size at most 1, as accurate as `matmul` and as cheap."""
-    a_head, a_tail = _slices(a, a.shape[1])
-    b_head, b_tail = _slices(b, b.shape[1])
-    low = np.einsum("nd,nd->n", a_head, b_tail) + np.einsum("nd,nd->n", a_tail, b)
-    return Pair(*two_sum(np.einsum("nd,nd->n", a_head, b_head), low))
+
+    def product(a: Array, b: Array) -> Pair:
+        (a_head, a_tail), (b_head, b_tail) = _slices(a), _slices(b)
+        low = np.einsum("nd,nd->n", a_head, b_tail) + np.einsum("nd,nd->n", a_tail, b)
+        return Pair(*two_sum(np.einsum("nd,nd->n", a_head, b_head), low))
+
+    return _in_blocks(a, b, product)
+
+
+def total_by_label(rows: Array, labels: Integers) -> tuple[Integers, Array]:
+    """Add up the rows of each label: the labels that occur, in order, and their sums, each rounded once.
+
+    Rows are added two by two within their label, as `total` does it, so labels do not share a scale.
+    """
+    order = np.argsort(labels, kind="stable")
+    labels, summed = labels[order], Pair.of(rows[order])
+    while (same := labels[1:] == labels[:-1]).any():
+        first = np.flatnonzero(np.concatenate([[True], ~same]))
+        position = np.arange(len(labels)) - np.repeat(first, np.diff(np.append(first, len(labels))))
+        left = np.flatnonzero(position % 2 == 0)
+        right = np.minimum(left + 1, len(labels) - 1)
+        paired = ((right > left) & (labels[right] == labels[left]))[:, None]
+        partner = where(paired, summed[right], Pair.of(np.zeros_like(summed.hi[right])))
+        labels, summed = labels[left], summed[left] + partner
+    return labels, summed.hi
 
 
 def _expansion(value: Fraction, parts: int) -> list[float]:

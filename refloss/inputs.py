@@ -194,6 +194,16 @@ def head(
     return {"x": x, "w": w, "y": y, "b": b}
 
 
+def logits_fit(z: Array) -> None:
+    """Refuse embeddings and weights whose logits float64 cannot hold."""
+    if not np.isfinite(z).all():
+        sample, k = np.argwhere(~np.isfinite(z))[0]
+        raise ValueError(
+            f"x and w must have logits below 1.8e308, which float64 can hold; that of the sample counted {sample} with "
+            f"class {k} is above"
+        )
+
+
 def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
     """Look over anchors, positives and negatives, all (N, D)."""
     out = {

@@ -268,18 +268,19 @@ def _lengthen(draw: Draw, loss: Any, x: Array, w: Array) -> None:
 def resolved(loss: Any, x: Array, w: Array, y: Array) -> bool:
     """Whether phi of every target is a multiple of pi, or further than 4u (1 + phi) from all of them but 0.
 
-    An angle is a pair: phi is known to 5u^2 phi and its sine to 16u^2, which is 4u of the slope at such a distance. Nearer,
-    the slope is as small as the pair's own error (`margin.turned` takes the multiple there); only axes lead so near.
+    Whole multiples of an angle keep the relative accuracy of its sine. Any other phi is known to 5u^2 phi and its sine to
+    16u^2, which is 4u of the slope at such a distance; nearer, the slope is as small as the pair's own error.
     """
     m1, m2, _ = margins_of(loss)
+    if m1 == int(m1) and m2 == 0.0:
+        return True
     kept = y != IGNORED
     for theta in exact.angle(x[kept], w[y[kept]], digits=400):
         with mp.workdps(400):
             phi = m1 * theta + m2
             k = mp.nint(phi / mp.pi)
-            apart = abs(phi - k * mp.pi)
-        if k >= 1 and mpf("1e-390") < apart < 4 * 2.0**-53 * (1 + phi):
-            return False
+            if k >= 1 and mpf("1e-390") < abs(phi - k * mp.pi) < 4 * exact.UNIT * (1 + phi):
+                return False
     return True
 
 
@@ -339,8 +340,8 @@ def triplets(draw: Draw) -> tuple[Any, tuple[Array, Array, Array]]:
 def hinges_resolved(loss: Any, *inputs: Array) -> bool:
     """Whether no row is nearer to the hinge than 16u of its terms, unless exactly on it.
 
-    The difference is one of pairs: wrong by 40u^2 of the distances and the margin at D <= 5, which is 3u of such a loss. Nearer
-    than this only vectors come whose entries differ by 1e-8 and more in size.
+    The difference is one of pairs: wrong by 40u^2 of the distances and the margin at D <= 5, which is 3u of such a loss.
+    Nearer, fewer digits are left, and none below 64u^2. Only entries that differ by 1e-8 and more in size lead so near.
     """
     for rows in zip(*map(exact.exact, inputs), strict=True):
         triple = exact.Triple.of(*rows, loss.m, loss.squared)

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,6 +133,25 @@ def test_subnormal_vectors():
     x = np.array([[5e-324, 0.0], [1.5e-323, -1e-323], [5e-324, 5e-324]])
     w = np.array([[5e-324, 5e-324], [3e-322, 1.0], [-5e-324, 1e-323]])
     check(x, w)
+
+
+SUBNORMAL_ANGLES = """
+import numpy
+from refloss.stages import angle
+x = numpy.array([[-1e-320, 5.0, 0.0], [8.0, -5e-320, 1e-307], [2e-307, -6e-307, -3.0]])
+w = numpy.array([[-3.335e-321, 2.083333333333333, 0.0], [0.8, -5e-321, 1e-308], [2e-308, -6e-308, -0.3]])
+w[1, 2] *= 1.0 + 2.0**-51
+with numpy.errstate(all="ignore"):
+    found, saved = angle.forward(x, w)
+assert (found.theta.hi <= 1e-307).all()
+assert all(numpy.isfinite(part).all() for part in (*found.theta.hi, *saved.tangent_x, *saved.tangent_w))
+"""
+
+
+@pytest.mark.xfail(strict=True, raises=subprocess.TimeoutExpired, reason="_orthogonal never ends")
+def test_angles_that_float64_cannot_hold_are_found_in_finite_time():
+    """Where the rest is subnormal, what lies along the base cannot be made any smaller."""
+    subprocess.run([sys.executable, "-c", SUBNORMAL_ANGLES], check=True, timeout=5)
 
 
 PARALLEL = [

@@ -56,3 +56,84 @@ def _check(name, loss, *inputs, **precision):
         checks.against_exact(loss, *inputs, **precision)
     except AssertionError as error:
         raise AssertionError(f"{name}: {error}") from None
+
+
+# ------------------------------------------------------------------------------------- found by those who tried to break it
+
+
+def test_classes_of_very_different_lengths_do_not_share_a_scale():
+    """The gradient of a long class weight is tiny; a short one beside it must not push it below the normal range."""
+    for long, short in ((1e160, 1e-160), (1e200, 1e-200)):
+        w = np.array([[long, long], [3.0 * short, short], [0.3, 1.0]])
+        checks.against_exact(refloss.ArcFace(s=4.0), np.array([[1.0, 2.0], [2.0, -1.0]]), w, [0, 1], digits=300)
+
+
+def test_many_equal_samples_of_one_class():
+    """Sums over 1000 rows of one label: added one by one they would drift by hundreds of u."""
+    x, w = np.tile([[0.3, 0.7, 0.2]], (1000, 1)), np.array([[1.0, 0.1, 0.2], [0.0, 1.0, 0.3]])
+    entries = {"x": [(0, 0)], "w": [(0, 0), (0, 1), (1, 2)]}
+    checks.against_exact(refloss.ArcFace(s=1.0), x, w, np.zeros(1000, int), entries=entries)
+
+
+def test_a_hundred_thousand_classes_of_which_one_counts():
+    """Low parts of a matrix product over so many terms must be added in blocks."""
+    classes = 100_000
+    w = np.tile([[0.2, 0.98]], (classes, 1))
+    w[0], w[1] = [0.9, -0.3], [1.0, 0.0]
+    x, y = np.array([[1.0, 0.0]]), np.array([0])
+    (value, gradient), loss = refloss.NormFace(s=8.0).value_and_grad(x, w, y), refloss.NormFace(s=8.0)
+    few = np.array([w[0], w[1], w[2]])  # the same loss with the equal classes as one of weight C - 2
+    bias = np.array([0.0, 0.0, np.log(classes - 2.0)])
+    unit = few / np.linalg.norm(few, axis=1)[:, None]
+    same, truth = refloss.SoftmaxLoss().value_and_grad(8.0 * x, unit, y, bias)
+    terms = 2.0 * 8.0 * np.abs(truth.b).sum()
+    assert abs(value - same) <= checks.U * (checks.allowed(loss, x, w)[0] + 16.0 * 8.0) * same
+    assert np.abs(gradient.x[0, 1] - 8.0 * truth.x[0, 1]) <= checks.U * (8.0 * 8.0 + 32.0) * terms
+
+
+@pytest.mark.parametrize("times", range(1, 7))
+@pytest.mark.parametrize(
+    ("loss", "x", "w"),
+    [
+        (refloss.CosFace(m=0.5, s=2.0, boundary="conditional"), [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]),
+        (refloss.CombinedMargin(m1=1.0, m2=0.3, m3=0.5, boundary="conditional"), [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]),
+        (refloss.CombinedMargin(m1=2.0, m2=0.0, m3=0.0, s=2.0, boundary="min"), [1.0, -1.0, 0.0], [0.0, 1.0, -1.0]),
+        (refloss.CombinedMargin(m1=4.0, m2=0.0, m3=0.0, s=2.0, boundary="min"), [1.0, -1.0, 0.0], [0.0, 1.0, -1.0]),
+        (refloss.CombinedMargin(m1=2.0, m2=0.0, m3=0.0, boundary="hard"), [1.0, -1.0, 0.0], [1.0, 1.0, 0.0]),
+    ],
+    ids=repr,
+)
+def test_exact_ties_are_decided_alike_at_every_length(loss, x, w, times):
+    """At 60, 90 and 120 degrees the condition of a rule is an equality, which rounding must not decide."""
+    w = np.array([np.array(w) * times * 0.7, [1.0, 2.0, 3.0]])
+    checks.against_exact(loss, np.array([x]) * (13.0 - times), w, [0])
+
+
+def test_directions_of_points_at_very_different_scales():
+    anchor, positive, negative = [[0.0, 0.0]], [[1e200, 0.0]], [[1e-200, 0.0]]
+    _, gradient = refloss.Triplet(squared=False).value_and_grad(anchor, positive, negative)
+    assert gradient.negative.tolist() == [[1.0, 0.0]]
+    assert gradient.anchor.tolist() == [[-2.0, 0.0]]
+
+
+def test_logits_that_float64_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match=r"logits below 1.8e308.*sample counted 0 with class 1"):
+        refloss.SoftmaxLoss()([[1e200, 0.0]], [[1.0, 0.0], [1e200, 0.0]], [0])
+    with pytest.raises(ValueError, match="logits below"):
+        refloss.ModifiedSoftmax()([[1.7e308, 1.7e308]], [[1.0, 1.0], [1.0, 0.0]], [0])
+
+
+@pytest.mark.parametrize("size", [1e300, 1e308, 1e-300, 1e-310])
+def test_class_weights_of_any_size_keep_the_mean(size):
+    z, y = np.array([[0.0, 1.0], [3.0, 1.0]]), [0, 1]
+    plain, huge = (refloss.CrossEntropy(class_weight=w).value_and_grad(z, y) for w in ((1.0, 1.0), (size, size)))
+    assert np.abs(huge[0] - plain[0]) <= 8.0 * checks.U * plain[0]
+    assert (np.abs(huge[1].z - plain[1].z) <= 8.0 * checks.U * np.abs(plain[1].z)).all()
+
+
+def test_ties_of_huge_logits():
+    """High parts equal, low parts apart by more than exp can bear: the larger low part is the largest logit."""
+    x, w = np.array([[np.cos(1.0), np.sin(1.0)]]) * 1e30, np.array([[1.0, 0.0]] * 3)
+    value, gradient = refloss.ModifiedSoftmax().value_and_grad(x, w, [0])
+    assert np.isfinite(value)
+    assert np.isfinite(gradient.x).all()

@@ -207,8 +207,8 @@ def test_rows_of_ignored_labels_do_not_count():
 
 
 @pytest.mark.parametrize("y", [np.zeros(0, int), np.array([0, 0])])
-def test_where_nothing_counts_the_mean_is_nan_and_the_gradient_0(y):
-    """All rows ignored, or all of weight 0."""
+def test_where_nothing_counts_the_mean_is_0_over_0(y):
+    """All rows ignored: there is no gradient but 0. All of weight 0: it is NaN like the value, as in PyTorch."""
     settings = Settings(class_weight=(0.0, 1.0))
     targets = cross_entropy.targets(y, 2, settings)
     assert targets.divisor == 0.0
@@ -218,7 +218,7 @@ def test_where_nothing_counts_the_mean_is_nan_and_the_gradient_0(y):
     assert np.isnan(value)
     gradient = cross_entropy.backward(np.asarray(1.0), saved)
     assert gradient.shape == log_p.shape
-    assert not gradient.any()
+    assert np.isnan(gradient).all()
     added, _ = cross_entropy.forward(log_p, targets, "sum")
     assert added == 0.0
 

@@ -155,13 +155,15 @@ CrossEntropy(ignore_index=-100.0)
     TypeError: ignore_index must be an integer; got -100.0
 ArcFace(ignore_index=True)
     TypeError: ignore_index must be an integer; got True
-ArcFace(ignore_index=2**64 - 1)
-    ValueError: ignore_index must be an integer that int64 can hold; got 18446744073709551615
+ArcFace(ignore_index=2**63)
+    ValueError: ignore_index must be an integer that int64 can hold; got 9223372036854775808
+CrossEntropy(ignore_index=-(2**63) - 1)
+    ValueError: ignore_index must be an integer that int64 can hold; got -9223372036854775809
 CrossEntropy(class_weight=2.0)
     ValueError: class_weight must be one number a class, shape (C,); got shape ()
 CrossEntropy(class_weight=[])
     ValueError: class_weight must be one number a class, shape (C,); got shape (0,)
-ArcFace(class_weight=[1.0, -0.5])
+ArcFace(class_weight=[0.5, -0.5, 0.0])
     ValueError: class_weight must not be negative; got -0.5 at class_weight[1]
 ArcFace(class_weight=[1.0, INF])
     ValueError: class_weight must be finite; got inf at class_weight[1]
@@ -181,8 +183,10 @@ CombinedMargin(m2=0, boundary="easy")
     ValueError: boundary='easy' switches off a margin on the angle, and m1=1, m2=0, m3=0.2 have none
 ArcFace(boundary="conditional")
     ValueError: boundary='conditional' switches off the margin m3 on the cosine, and m1=1, m2=0.5, m3=0 have none
-CombinedMargin(m2=0.3, m3=0.2, boundary="min")
-    ValueError: boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which m1=1, m2=0.3, m3=0.2 never reach
+ArcFace(m=0, boundary="min")
+    ValueError: boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which m1=1, m2=0, m3=0 never reach
+CombinedMargin(m2=0.3, m3=0.045, boundary="min")
+    ValueError: boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which m1=1, m2=0.3, m3=0.045 never reach
 
 ArcFace()(1.0, W, Y)
     ValueError: x must have shape (N, D); got shape ()
@@ -269,8 +273,8 @@ CrossEntropy()(Z, P.astype(np.int64))
     got dtype int64 and shape (5, 4)
 CrossEntropy()(Z, P > 1)
     TypeError: y must hold real numbers that float64 can hold; got ndarray of dtype bool
-CrossEntropy()(Z, at(P, (1, 2), -0.5))
-    ValueError: y must hold probabilities, which are not negative; got -0.5 at y[1, 2]
+CrossEntropy()(Z, at(P, (4, 2), -0.5))
+    ValueError: y must hold probabilities, which are not negative; got -0.5 at y[4, 2]
 CrossEntropy()(Z, at(P, (4, 0), NAN))
     ValueError: y must be finite; got nan at y[4, 0]
 CrossEntropy()(Z, at(P, (4, 0), INF))
@@ -311,8 +315,8 @@ SoftmaxLoss()(X, W, Y, [10**400] * 4)
     TypeError: b must hold real numbers that float64 can hold; got list of dtype object
 CrossEntropy()([0, 2**53 + 1], 0)
     ValueError: z must hold integers up to 2^53, exact in float64; got 9007199254740993 at z[1]
-CrossEntropy()(at(Z.astype(np.int64), (2, 0), -(2**63)), Y)
-    ValueError: z must hold integers up to 2^53, exact in float64; got -9223372036854775808 at z[2, 0]
+CrossEntropy()(at(Z.astype(np.int64), (2, 0), -(2**53) - 1), Y)
+    ValueError: z must hold integers up to 2^53, exact in float64; got -9007199254740993 at z[2, 0]
 ArcFace()(OnTheGpu(), W, Y)
     TypeError: x must be an array, or something that NumPy can make one of; got OnTheGpu: no implicit copies
 
@@ -429,6 +433,17 @@ def test_rules_that_can_act_are_taken() -> None:
     CombinedMargin(m2=0.3, m3=0.04, boundary="min")
     CosFace(boundary="conditional")
     ASoftmax(m=1.0, boundary="monotone")  # the modified softmax
+
+
+def test_the_ends_of_every_range_are_taken() -> None:
+    CrossEntropy(label_smoothing=0, class_weight=[0.0], ignore_index=-(2**63))
+    CrossEntropy(label_smoothing=1, ignore_index=2**63 - 1)
+    ArcFace(s=5e-324, m=0)
+    CombinedMargin(m1=30, m2=math.pi, m3=2)
+    ASoftmax(m=1, annealing=0)
+    Triplet(m=0)
+    assert ArcFace(m=0).target_logit([0, math.pi]).tolist() == [1.0, -1.0]
+    assert refloss.softmax([2**53, -(2**53)]).tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

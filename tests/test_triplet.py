@@ -36,7 +36,7 @@ def distances(a, p, n, squared):
 
 
 def check(a, p, n, m, squared):
-    """The loss is rounded once, 1u; what it is made of is right to pairs.
+    """The loss is rounded once, 1u; what it is made of is right to pairs. Below 64u² of that it is taken for 0.
 
     Differences are exact; squares and their sum have (5 + 3 log2 D) u² of the distance; a plain one half of that and
     4u² for the root; two sums 3u² each, of the distances and of m.
@@ -46,13 +46,15 @@ def check(a, p, n, m, squared):
     pairs = (dots if squared else dots / 2 + 4) + 6
     true = truth(a, p, n, m, squared)
     with mp.workdps(60):
-        allowed = exact.UNIT * abs(true) + pairs * exact.UNIT**2 * (distances(a, p, n, squared) + m)
+        least = exact.UNIT**2 * (distances(a, p, n, squared) + m)
         largest = exact.exact(np.finfo(float).max)[()]
-        for found, value, limit in zip(loss, true, allowed, strict=True):
+        for found, value, unit in zip(loss, true, least, strict=True):
             if value > largest:
                 assert found == np.inf
+            elif found == 0.0:
+                assert value <= max((64 + pairs) * unit, exact.SMALLEST)
             else:
-                assert abs(exact.exact(found)[()] - value) <= max(limit, exact.SMALLEST)
+                assert abs(exact.exact(found)[()] - value) <= max(exact.UNIT * value + pairs * unit, exact.SMALLEST)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 64])
@@ -106,6 +108,21 @@ def test_a_loss_below_the_roundoff_of_its_distances_is_right_to_half_its_digits(
         loss, saved = triplet.forward(a[[row]], p[[row]], n[[row]], m, True)
         assert loss.tolist() == [exactly]
         assert saved.active.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_what_106_bits_cannot_tell_from_the_hinge_is_at_it(squared):
+    """Distances of 1 + h and 1: a loss from 64u² of both together on, 2^-99."""
+    a, n = np.zeros((1, 2)), np.array([[1.0, 0.0]])
+    for h, active in ((2.0**-90, True), (2.0**-98, True), (2.0**-101, False), (2.0**-105, False)):
+        p = np.array([[1.0, math.sqrt(h if squared else 2.0 * h)]])
+        loss, saved = triplet.forward(a, p, n, 0.0, squared)
+        assert saved.active.tolist() == [float(active)]
+        assert (loss > 0.0).tolist() == [active]
+    # Distances that do not differ leave the margin, however small.
+    loss, saved = triplet.forward(a, n[:, ::-1].copy(), n, 1e-40, squared)
+    assert loss.tolist() == [1e-40]
+    assert saved.active.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(

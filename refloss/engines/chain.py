@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from refloss import inputs
 from refloss.engines import Spec
-from refloss.error_free import Array, Integers, Pair, matmul
+from refloss.error_free import Array, Integers, Pair, total_by_label
 from refloss.stages import (
     angle,
     cosine,
@@ -134,6 +135,7 @@ def _logits_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gr
 
 def _linear_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
     z, of_linear = linear.forward(arrays["x"], arrays["w"], arrays.get("b"))
+    inputs.logits_fit(z.hi)
     outputs, saved = _logits_down(spec, {"z": z, "y": arrays["y"]})
     return {"linear": z.hi} | outputs, {"linear": of_linear} | saved
 
@@ -159,6 +161,7 @@ def _margin_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         scale = Pair.of(mantissa)
     z, of_logits = logits.forward(c, psi, y, scale, exponent)
+    inputs.logits_fit(z.hi)
     outputs, saved = _logits_down(spec, {"z": z, "y": y})
     outputs = {
         "normalize_x": Normalized(to_x.unit, to_x.norm.hi),
@@ -203,10 +206,9 @@ def _margin_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gr
 
 def _by_class(rows: Array, y: Integers, classes: int) -> Array:
     """Add up the rows of every class: backward of taking w[y]."""
-    present, position = np.unique(y, return_inverse=True)
-    belongs = (position == np.arange(len(present))[:, None]).astype(np.float64)
     out = np.zeros((classes, rows.shape[1]))
-    out[present] = matmul(belongs, rows.T).hi
+    present, summed = total_by_label(rows, y)
+    out[present] = summed
     return out
 
 

@@ -62,9 +62,9 @@ def forward(x: Array, w: Array) -> tuple[Angle, Saved]:
 
     r is taken with exact products, and again from what the first pass left, until nothing along x is left that counts:
     twice for almost all vectors, since a pass gains 106 bits. So it is right relative to its own length however small θ
-    is. The tangent t_w is found in the same way from the part of x orthogonal to w. Exactly
-    parallel vectors give exactly θ = 0 or π; the tangents do not exist there, and 0, their choice of least norm, stands
-    for them.
+    is, as long as the entries that make θ are above 2^-1022 of the largest in their vector. The tangent t_w is found in
+    the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0 or π; the tangents do
+    not exist there, and 0, their choice of least norm, stands for them.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def _orthogonal(v: Array, base: Array, parallel: NDArray[np.bool_]) -> tuple[Arr
 
 
 def _parallel(x: Array, w: Array) -> NDArray[np.bool_]:
-    """Decide exactly whether every minor x_p w_i - w_p x_i is zero, p being the largest entry of x."""
+    """Decide, short of underflow, whether every minor x_p w_i - w_p x_i is 0; p is where x is largest."""
     pivot = np.abs(x).argmax(axis=1)[:, None]
     left = two_product(np.take_along_axis(x, pivot, 1), w)
     right = two_product(np.take_along_axis(w, pivot, 1), x)

@@ -53,6 +53,9 @@ def targets(y: Array | Integers, classes: int, settings: Settings) -> Targets:
     weight = np.ones(classes) if settings.class_weight is None else np.asarray(settings.class_weight)
     if y.ndim == 2:
         return Targets(weight * (keep * y + share), float(len(y)))
+    size = np.frexp(weight.max())[1]
+    if settings.reduction == "mean" and abs(size) > 500:  # only ratios count: a power of two keeps sums in range
+        weight = np.ldexp(weight, -size)
     t = np.tile(weight * share, (len(y), 1))
     t[np.arange(len(y)), y] += weight[y] * keep
     return Targets(t, float(rounded_total(weight[y])))
@@ -72,9 +75,10 @@ def reduce(losses: Array, reduction: str, divisor: float) -> Array:
 
 
 def coefficient(upstream: Array, reduction: str, divisor: float, rows: int) -> Array:
-    """dL/dL_n of every row (N,); 0 where "mean" has nothing to divide by."""
+    """dL/dL_n of every row (N,)."""
     if reduction == "mean":
-        upstream = upstream / divisor if divisor else np.zeros_like(upstream)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            upstream = upstream / divisor
     return np.broadcast_to(upstream, (rows,))
 
 
@@ -128,4 +132,5 @@ def backward(upstream: Array, saved: Saved) -> Array:
         dL/d log p (N, C).
     """
     t, divisor = saved.targets
-    return -coefficient(upstream, saved.reduction, divisor, len(t))[:, None] * t
+    with np.errstate(invalid="ignore"):  # "mean" over rows that all weigh 0 is 0/0
+        return -coefficient(upstream, saved.reduction, divisor, len(t))[:, None] * t

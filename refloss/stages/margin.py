@@ -71,8 +71,9 @@ class Saved(NamedTuple):
 def turned(theta: Angle, margin: Margin) -> Target:
     """Add the angle φ = m1 θ + m2.
 
-    A whole m1 multiplies cos θ + i sin θ with itself: a sine next to a multiple of π then keeps the relative accuracy
-    that sin θ has. On which side of that multiple φ lies is the sign of its sine.
+    A whole m1 multiplies cos θ + i sin θ with itself: a sine near θ = 0 and θ = π then keeps the relative accuracy that
+    sin θ has. Elsewhere an angle within 16u² φ of a multiple of π cannot be told from it and counts as that multiple;
+    on which side of it another lies is the sign of the sine.
     """
     phi = theta.theta * margin.m1 + margin.m2
     if margin.m1 == int(margin.m1):
@@ -134,6 +135,8 @@ def _joined(margin: Margin) -> Curve:
     return lowered(sin_cos((PI - margin.m2) / margin.m1)[1] + 1.0 + margin.m3)
 
 
+_TIE = 64.0 * u**2  # of a cosine: pairs know it to less than this, and what is closer is equal
+
 RULES: dict[str, Rule] = {
     "none": Rule(lambda t, margin: np.zeros(t.theta.cos.shape, np.bool_), marginal),
     "hard": Rule(past_pi, _fallen),
@@ -142,8 +145,13 @@ RULES: dict[str, Rule] = {
     "continuous": Rule(past_pi, _joined),
     "monotone": Rule(past_pi, folded),
     "clamp": Rule(past_pi, lambda margin: flat(Pair.of(-1.0) - margin.m3)),
-    "min": Rule(lambda t, margin: (t.cos - margin.m3 - t.theta.cos).hi > 0.0, lambda margin: lowered(0.0)),
-    "conditional": Rule(lambda t, margin: (t.theta.cos - margin.m3).hi <= 0.0, lambda margin: lowered(0.0)),
+    "min": Rule(
+        lambda t, margin: (t.cos - margin.m3 - t.theta.cos).hi > _TIE * (1.0 + margin.m1) * t.theta.sin.hi**2,
+        lambda margin: lowered(0.0),
+    ),
+    "conditional": Rule(
+        lambda t, margin: (t.theta.cos - margin.m3).hi <= _TIE * margin.m3, lambda margin: lowered(0.0)
+    ),
 }
 
 
