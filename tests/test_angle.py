@@ -148,7 +148,6 @@ assert all(numpy.isfinite(part).all() for part in (*found.theta.hi, *saved.tange
 """
 
 
-@pytest.mark.xfail(strict=True, raises=subprocess.TimeoutExpired, reason="_orthogonal never ends")
 def test_angles_that_float64_cannot_hold_are_found_in_finite_time():
     """Where the rest is subnormal, what lies along the base cannot be made any smaller."""
     subprocess.run([sys.executable, "-c", SUBNORMAL_ANGLES], check=True, timeout=5)

@@ -126,12 +126,12 @@ def _orthogonal(v: Array, base: Array, parallel: NDArray[np.bool_]) -> tuple[Arr
     """Return the direction and the length of the part of v orthogonal to base; 0 and 0 where they are parallel."""
     rest = where(parallel[:, None], Pair.of(np.zeros_like(v)), Pair.of(v))
     square, length = dot(base, base), np.abs(base).max(axis=1)
-    while True:  # each pass takes 106 bits off what lies along base, so there are two but for the smallest angles
+    share, underflow = Pair.of(np.ones(len(v))), v.shape[1] * 2.0**-1070
+    while (np.abs(share.hi) * length > np.maximum(u * np.abs(rest.hi).max(axis=1), underflow)).any():  # 106 bits a pass
         share = dot(rest, base) / square
         for part in (share.hi, share.lo):
             rest = rest - Pair(*two_product(part[:, None], base))
-        if (np.abs(share.hi) * length <= u * np.abs(rest.hi).max(axis=1)).all():
-            return direction(rest)  # what lay along base was below the roundoff of the rest before this pass
+    return direction(rest)
 
 
 def _parallel(x: Array, w: Array) -> NDArray[np.bool_]:
