@@ -131,6 +131,13 @@ def test_class_weights_of_any_size_keep_the_mean(size):
     assert (np.abs(huge[1].z - plain[1].z) <= 8.0 * checks.U * np.abs(plain[1].z)).all()
 
 
+def test_class_weights_that_do_not_occur_do_not_matter():
+    z, y = np.array([[1.0, 2.0], [0.5, -1.0]]), [1, 1]
+    plain, beside = (refloss.CrossEntropy(class_weight=w).value_and_grad(z, y) for w in ((1.0, 1.0), (1e300, 1e-300)))
+    assert np.abs(beside[0] - plain[0]) <= 8.0 * checks.U * plain[0]
+    assert (np.abs(beside[1].z - plain[1].z) <= 8.0 * checks.U * np.abs(plain[1].z)).all()
+
+
 def test_ties_of_huge_logits():
     """High parts equal, low parts apart by more than exp can bear: the larger low part is the largest logit."""
     x, w = np.array([[np.cos(1.0), np.sin(1.0)]]) * 1e30, np.array([[1.0, 0.0]] * 3)

@@ -53,12 +53,13 @@ def targets(y: Array | Integers, classes: int, settings: Settings) -> Targets:
     weight = np.ones(classes) if settings.class_weight is None else np.asarray(settings.class_weight)
     if y.ndim == 2:
         return Targets(weight * (keep * y + share), float(len(y)))
-    size = np.frexp(weight.max())[1]
-    if settings.reduction == "mean" and abs(size) > 500:  # only ratios count: a power of two keeps sums in range
-        weight = np.ldexp(weight, -size)
+    own = weight[y]
     t = np.tile(weight * share, (len(y), 1))
-    t[np.arange(len(y)), y] += weight[y] * keep
-    return Targets(t, float(rounded_total(weight[y])))
+    t[np.arange(len(y)), y] += own * keep
+    size = np.frexp(own.max(initial=0.0))[1]
+    if settings.reduction == "mean" and abs(size) > 500:  # only ratios count: a power of two keeps the sums in range
+        t, own = np.ldexp(t, -size), np.ldexp(own, -size)
+    return Targets(t, float(rounded_total(own)))
 
 
 def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:

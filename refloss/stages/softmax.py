@@ -65,11 +65,10 @@ def _finite(error: Array) -> Array:
 
 
 def probabilities(parts: Exponentials) -> Saved:
-    """Divide by the sum; p of the largest logit and its complement come from the sum of the others."""
+    """Divide by the sum; the complement of the largest comes from the sum of the others."""
     rows = np.arange(len(parts.e))
     whole = 1.0 + parts.others
     p = parts.e / whole.hi[:, None]
-    p[rows, parts.top] = 1.0 / whole.hi
     q = 1.0 - p
     q[rows, parts.top] = parts.others.hi / whole.hi
     return Saved(p, q)
