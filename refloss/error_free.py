@@ -225,7 +225,8 @@ def matmul(a: Array, b: Array) -> Pair:
     head of $\beta = \lfloor (53 - \lceil \log_2 K \rceil)/2 \rfloor$ bits and a tail of size at most $2^{-\beta-1}$.
     Sums of products of heads are integers of at most 53 bits times $2^{-2\beta}$, exact in whatever order a BLAS adds
     them. Products with a tail, about $2^{-\beta}$ smaller, are rounded as a BLAS does it: error at most
-    $$(K + 1)\,u \sum_i (|a_i^h b_i^t| + |a_i^t b_i|) \le 2 (K + 1) K^{1/2}\,2^{-\beta} u\,\lVert a\rVert\lVert b\rVert$$
+    $$(K + 1)\,u \sum_i (|a_i^h b_i^t| + |a_i^t b_i|)
+    \le 2 (K + 1) \sqrt K\,2^{-\beta} u\,\lVert a\rVert\lVert b\rVert$$
     which at K = 512 is 2^-60 of the lengths and at K = 1024 u/32. Relative to $\max|b| \sum_i |a_i|$ it is at most
     $(K + 1)^2\,2^{-\beta} u$, u/2 at K = 1024, in every block. What is found is far below either.
     """

@@ -72,7 +72,7 @@ def against_exact(loss: Any, *inputs: Any, found: Any = None, upstream: Any = No
     value_allowed, gradient_allowed = allowed(loss, *inputs)
     for name, error in errors(loss, *inputs, found=found, upstream=upstream, **options).items():
         limit = value_allowed if name == "value" else gradient_allowed
-        assert np.isfinite(error) and error <= limit, f"{loss}: {name} is {error:.3g}u off, allowed {limit:.3g}u"
+        assert error <= min(limit, 1e300), f"{loss}: {name} is {error:.3g}u off, allowed {limit:.3g}u"
 
 
 def against_exact_vjp(

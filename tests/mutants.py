@@ -1,8 +1,9 @@
 """Wrong gradients that every gradient check of the suite must reject.
 
 A mutant takes the gradients of one loss by name, as a dict, and returns them changed in one place. `GROSS` holds what
-any check must see; `FINE` what a check against exact numbers must see as well. `loss_mutants` and `settings_mutants` hold
-those that need the loss, `input_mutants` those that need its inputs. `everywhere` puts a mutant on every input in turn.
+any check must see; `FINE` what a check against exact numbers must see as well. `loss_mutants` and `settings_mutants`
+hold those that need the loss, `input_mutants` those that need its inputs. `everywhere` puts a mutant on every input in
+turn.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ FINE: dict[str, Mutant] = {
 
 
 def loss_mutants(loss: Any) -> dict[str, Any]:
-    """Losses whose gradient is wrong for `loss` although their value is right: the margin detached, where that matters."""
+    """Losses with the value of `loss` and another gradient: the margin detached, where that matters."""
     if getattr(loss, "gradient", None) != "exact":
         return {}
     detached = replace(loss, gradient="detached")
@@ -91,7 +92,7 @@ def settings_mutants(loss: Any, rows: int) -> dict[str, Any]:
 
 
 def input_mutants(inputs: Gradients) -> dict[str, Mutant]:
-    """Mutants for gradients of directions: the projection left out, so that every row still has a part along its vector."""
+    """Mutants for gradients of directions: the projection left out, so that rows keep a part along their vector."""
 
     def unprojected(gradients: Gradients) -> Gradients:
         name = next(iter(gradients))

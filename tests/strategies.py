@@ -1,8 +1,8 @@
 """Hypothesis strategies that reach the hard places on purpose.
 
 Entries are small integers and quarters, which keep sums and products exact and shrink well, or floats of full length.
-Angles are placed: a target is built at a chosen angle from its class, and what rounding leaves of that angle is part of the
-case. Rows are lengthened last, by powers of two where the angle must stay exactly what it is.
+Angles are placed: a target is built at a chosen angle from its class, and what rounding leaves of that angle is part of
+the case. Rows are lengthened last, by powers of two where the angle must stay exactly what it is.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import exact
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from mpmath import mp, mpf
 
+import exact
 import refloss
 
 Array = np.ndarray[Any, Any]
@@ -51,20 +51,22 @@ def matrices(rows: int, size: int, entries: SearchStrategy[float] = QUARTERS | L
     return st.lists(vectors(size, entries), min_size=rows, max_size=rows).map(np.array)
 
 
-# ---------------------------------------------------------------------------------------------------------------- logits
+# --------------------------------------------------------------------------------------------------------------- logits
 
 
 @st.composite
 def logits(draw: Draw, short: bool = False, masked: bool = True, classes: int | None = None) -> Array:
-    """Logits (N, C): tame, wide, saturated (gaps up to 700), tied, far from 0, masked with -inf (never a whole row), C = 1.
+    """Logits (N, C): tame, wide, saturated (gaps up to 700), tied, far from 0, masked (never a whole row), C = 1.
 
-    With `short` all are multiples of 2^-4 below 2^10, so that a shift by such a number is exact; then nothing is far from 0.
+    With `short` all are multiples of 2^-4 below 2^10, so that a shift by such a number is exact; none is far from 0.
     """
     rows, size = draw(st.integers(1, 3)), classes or draw(st.integers(1, 6))
     entries = st.integers(-80, 80).map(lambda i: i / 16) | st.integers(-8, 8).map(float)
     z = np.array(draw(st.lists(st.lists(entries, min_size=size, max_size=size), min_size=rows, max_size=rows)))
     if not short:
-        z = z * draw(st.sampled_from((1.0, 0.1, math.pi, 1 / 3, 8.7))) + draw(st.sampled_from((0.0, 0.0, 1e4, -1e8, 1e30)))
+        z = z * draw(st.sampled_from((1.0, 0.1, math.pi, 1 / 3, 8.7))) + draw(
+            st.sampled_from((0.0, 0.0, 1e4, -1e8, 1e30))
+        )
     for row in z:
         if draw(st.booleans()):
             row[draw(st.integers(0, size - 1))] += draw(st.sampled_from((10.0, 20.0, 36.0, 50.0, 100.0, 300.0, 690.0)))
@@ -79,7 +81,7 @@ def logits(draw: Draw, short: bool = False, masked: bool = True, classes: int | 
 def labels(draw: Draw, z: Array, ignored: bool = False) -> Array:
     """A label a row, whose logit is finite, or IGNORED."""
     return np.array([
-        draw(st.sampled_from([*np.flatnonzero(np.isfinite(row)).tolist(), *([IGNORED] if ignored else [])])) for row in z
+        draw(st.sampled_from(np.flatnonzero(np.isfinite(row)).tolist() + [IGNORED] * ignored)) for row in z
     ])  # fmt: skip
 
 
@@ -91,7 +93,7 @@ def probabilities(draw: Draw, z: Array) -> Array:
     return y
 
 
-# ---------------------------------------------------------------------------------------------------------------- losses
+# --------------------------------------------------------------------------------------------------------------- losses
 
 
 def _valid(kind: type, **settings: Any) -> list[Any]:
@@ -136,7 +138,7 @@ def shared(draw: Draw, classes: int, reduction: str | None = None) -> dict[str, 
 
 @st.composite
 def losses(draw: Draw, settings: bool = False, classes: int = 1, among: Sequence[Any] = MARGINS, **fixed: Any) -> Any:
-    """A margin loss with a rule that can act, a scale and a gradient convention; with `settings`, those of `shared` too."""
+    """A margin loss with a rule that can act, a scale and a gradient convention; with `settings` shared ones too."""
     loss = draw(st.sampled_from(list(among)))
     chosen: dict[str, Any] = {"gradient": draw(st.sampled_from(("exact", "exact", "detached")))}
     if hasattr(loss, "s"):
@@ -161,7 +163,7 @@ def margins_of(loss: Any) -> tuple[float, float, float]:
 
 
 def kinks(loss: Any) -> list[float]:
-    """Where rules change over and slopes vanish: m1 theta + m2 = k pi, cos theta = 0 or m3, cos phi - m3 = cos theta (m1 = 1)."""
+    """Where rules change over and slopes vanish: phi = k pi, cos theta = 0 or m3, cos phi - m3 = cos theta (m1 = 1)."""
     m1, m2, m3 = margins_of(loss)
     found = [(k * math.pi - m2) / m1 for k in range(1, int(m1 + m2 / math.pi) + 2)]
     rule = getattr(loss, "boundary", "none")
@@ -175,13 +177,13 @@ def kinks(loss: Any) -> list[float]:
 
 
 def angles(loss: Any) -> SearchStrategy[float]:
-    """Angles of the target: ordinary, towards 0 and pi, at the ends, and on and beside every kink of the loss's curve."""
+    """Angles of the target: ordinary, towards 0 and pi, at the ends, on and beside every kink of the curve."""
     special = [0.0, math.pi, *TINY, *ON_AXES, *(math.pi - tiny for tiny in TINY[:4])]
     special += [min(max(theta + side, 0.0), math.pi) for theta in kinks(loss) for side in BESIDE]
     return st.floats(0.05, 3.1) | st.sampled_from(special)
 
 
-# ----------------------------------------------------------------------------------------------------------------- heads
+# ---------------------------------------------------------------------------------------------------------------- heads
 
 
 @st.composite
@@ -190,8 +192,8 @@ def heads(
 ) -> tuple[Array, Array, Array]:
     """x (N, D), w (C, D) and y (N,) for a loss, every embedding placed with regard to its own class.
 
-    N is 1 to 3, C 1 to 5 (or as given), D 1 to 8. Some have identical classes, another class on top of an embedding, and, with
-    `lengths`, rows from 1e-200 to 1e200 long, by powers of two or not, and embeddings long enough to be sure.
+    N is 1 to 3, C 1 to 5 (or as given), D 1 to 8. Some have identical classes, another class on top of an embedding,
+    and, with `lengths`, rows from 1e-200 to 1e200 long, by powers of two or not, and embeddings long enough to be sure.
     """
     n, c = draw(st.integers(1, 3)), classes or draw(st.integers(1, 5))
     d = draw(st.integers(1, 8))
@@ -255,7 +257,7 @@ def _crowd(draw: Draw, x: Array, w: Array, y: Array) -> None:
 def _lengthen(draw: Draw, loss: Any, x: Array, w: Array) -> None:
     """Change the lengths of x, w, or a row of either, in place.
 
-    Where logits grow with the length their product stays below 1e300, and gradients, by the ratio, in the range of float64.
+    Where logits grow with the length their product stays below 1e300, and gradients in the range of float64.
     """
     which = draw(st.sampled_from(("x", "w", "a row of x", "a row of w")))
     target = x if which.endswith("x") else w
@@ -268,8 +270,8 @@ def _lengthen(draw: Draw, loss: Any, x: Array, w: Array) -> None:
 def resolved(loss: Any, x: Array, w: Array, y: Array) -> bool:
     """Whether phi of every target is a multiple of pi, or further than 4u (1 + phi) from all of them but 0.
 
-    Whole multiples of an angle keep the relative accuracy of its sine. Any other phi is known to 5u^2 phi and its sine to
-    16u^2, which is 4u of the slope at such a distance; nearer, the slope is as small as the pair's own error.
+    Whole multiples of an angle keep the relative accuracy of its sine. Any other phi is known to 5u^2 phi and its sine
+    to 16u^2, which is 4u of the slope at such a distance; nearer, the slope is as small as the pair's own error.
     """
     m1, m2, _ = margins_of(loss)
     if m1 == int(m1) and m2 == 0.0:
@@ -285,7 +287,9 @@ def resolved(loss: Any, x: Array, w: Array, y: Array) -> bool:
 
 
 @st.composite
-def cases(draw: Draw, settings: bool = True, ignored: bool = True, lengths: bool = True, **fixed: Any) -> tuple[Any, Any]:
+def cases(
+    draw: Draw, settings: bool = True, ignored: bool = True, lengths: bool = True, **fixed: Any
+) -> tuple[Any, Any]:
     """A margin loss and inputs for it: (loss, (x, w, y))."""
     classes = draw(st.integers(1, 5))
     loss = draw(losses(settings, classes, **fixed))
@@ -306,12 +310,12 @@ def linear_cases(draw: Draw, lengths: bool = True) -> tuple[Any, Any]:
     return loss, (x, w, y, np.array(draw(st.lists(entries, min_size=classes, max_size=classes))))
 
 
-# -------------------------------------------------------------------------------------------------------------- triplets
+# ------------------------------------------------------------------------------------------------------------- triplets
 
 
 @st.composite
 def triplets(draw: Draw) -> tuple[Any, tuple[Array, Array, Array]]:
-    """The triplet loss with anchors, positives and negatives: anywhere, coincident, close together, next to the hinge."""
+    """The triplet loss and its points: anywhere, coincident, close together, next to the hinge."""
     m, squared = draw(st.sampled_from((0.2, 0.0, 0.25, 1.0))), draw(st.booleans())
     loss = refloss.Triplet(m=m, squared=squared, reduction=draw(st.sampled_from(("mean", "sum", "none"))))
     n, d = draw(st.integers(1, 3)), draw(st.integers(1, 5))
@@ -340,8 +344,8 @@ def triplets(draw: Draw) -> tuple[Any, tuple[Array, Array, Array]]:
 def hinges_resolved(loss: Any, *inputs: Array) -> bool:
     """Whether no row is nearer to the hinge than 16u of its terms, unless exactly on it.
 
-    The difference is one of pairs: wrong by 40u^2 of the distances and the margin at D <= 5, which is 3u of such a loss.
-    Nearer, fewer digits are left, and none below 64u^2. Only entries that differ by 1e-8 and more in size lead so near.
+    The difference is one of pairs: wrong by 40u^2 of the distances and the margin at D <= 5, 3u of such a loss. Nearer,
+    fewer digits are left, and none below 64u^2. Only entries that differ by 1e-8 and more in size lead so near.
     """
     for rows in zip(*map(exact.exact, inputs), strict=True):
         triple = exact.Triple.of(*rows, loss.m, loss.squared)

@@ -1,26 +1,26 @@
 """Properties every loss has, whatever its inputs. u = 2^-53.
 
-Two results that must be the same number are each within the contract of `checks.allowed` of that number, so they are within
-twice the contract of each other; where the arithmetic is the same, or exact, the bits are the same and nothing less is asked.
+Two results that must be the same number are each within the contract of `checks.allowed` of that number, so they are
+within twice the contract of each other; where the arithmetic is the same, or exact, the bits are the same and nothing
+less is asked.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
 
-import checks
-import exact
 import numpy as np
 import pytest
-import strategies
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp
 
+import checks
+import exact
 import refloss
+import strategies
 
 U = checks.U
 TWICE = 2.0 + 1e-9  # twice the contract, and what relating it to a result in place of the truth costs
@@ -51,7 +51,7 @@ def all_same(first, second):
 
 
 def agree(loss, inputs, first, second, rounded=0.0):
-    """Two (value, gradients), both of loss at inputs, within twice the contract and `rounded` u of what came after it."""
+    """Two (value, gradients) of loss at inputs, within twice the contract and `rounded` u of what came after it."""
     value_allowed, gradient_allowed = checks.allowed(loss, *inputs)
     error = exact.value_error(first[0], exact.exact(second[0]))
     assert error <= TWICE * value_allowed + rounded, f"values {first[0]} and {second[0]} are {error:.3g}u apart"
@@ -95,7 +95,7 @@ def on_logits(draw, *, classes=None, weighted=True, soft=True, ignored=True, **o
     return loss, (z, y)
 
 
-# ----------------------------------------------------------------------------------------------------------- the contract
+# --------------------------------------------------------------------------------------------------------- the contract
 
 
 @by_family
@@ -147,7 +147,7 @@ def test_values_and_gradients_are_finite_wherever_the_mathematics_is(case):
         assert np.isfinite(gradient).all()
 
 
-# ------------------------------------------------------------------------------------------------------------- symmetries
+# ----------------------------------------------------------------------------------------------------------- symmetries
 
 
 @settings(max_examples=100)
@@ -188,7 +188,7 @@ def test_the_order_of_given_classes_does_not_matter(case, data):
 def test_the_order_of_samples_does_not_matter(case, data):
     loss, inputs = case
     order = np.array(data.draw(st.permutations(range(len(inputs[0])))))
-    by_class = {1, 3} if len(inputs) == 4 or hasattr(loss, "label_smoothing") and len(inputs) == 3 else set()
+    by_class = {1, 3} if len(inputs) == 4 or (hasattr(loss, "label_smoothing") and len(inputs) == 3) else set()
     moved = [array if place in by_class else array[order] for place, array in enumerate(inputs)]
     value, gradients = of(loss, *moved)
     back = np.argsort(order)
@@ -227,7 +227,7 @@ def short_heads(draw):
 @settings(max_examples=40)
 @given(short_heads())
 def test_a_rotation_turns_the_gradients_with_it(case):
-    """Turning back adds 4 numbers of size up to the row's terms and halves them: twice their error, and 3u 4/2 = 6u more."""
+    """Turning back adds 4 numbers up to the row's terms and halves them: twice their error, and 3u 4/2 = 6u more."""
     loss, (x, w, y) = case
     assume(x.any(axis=1).all())
     turned = x @ HADAMARD, w @ HADAMARD
@@ -252,7 +252,7 @@ powers = st.lists(st.integers(-20, 300), min_size=5, max_size=5).map(np.array)
 @settings(max_examples=50)
 @given(margin_heads, powers, powers)
 def test_lengths_that_do_not_count_change_no_bit(case, of_x, of_w):
-    """Rows of w, and rows of x where the scale is not their length, times powers of two: gradients shrink by just that."""
+    """Rows of w, and of x where the scale is not their length, times powers of two: gradients shrink by just that."""
     loss, (x, w, y) = case
     of_x, of_w = of_x[: len(x)], of_w[: len(w)]
     if getattr(loss, "s", None) is None:
@@ -295,7 +295,7 @@ def test_gradients_are_orthogonal_to_what_only_gives_a_direction(case):
             assert abs(along) <= allowed * np.abs(v).sum() * max(size, 2.0**-1022)
 
 
-# --------------------------------------------------------------------------------------------------- sums, bounds, orders
+# ------------------------------------------------------------------------------------------------- sums, bounds, orders
 
 
 @settings(max_examples=100)
@@ -392,7 +392,7 @@ def test_a_larger_margin_on_the_cosine_or_a_larger_multiple_costs_more(case, kin
     assert (small(x, w, y) <= large(x, w, y) * (1.0 + allowed)).all()
 
 
-# --------------------------------------------------------------------------------------------- losses that are other losses
+# ----------------------------------------------------------------------------------------- losses that are other losses
 
 
 def test_aliases():
@@ -442,7 +442,7 @@ def test_the_combined_margin_contains_its_special_cases(case):
 @settings(max_examples=40)
 @given(short_heads(), st.data())
 def test_the_softmax_loss_is_cross_entropy_on_linear_logits(case, data):
-    """On short numbers x Wᵀ + b is exact; its gradients are the sums of the gradients on logits, rounded: 1u of their terms."""
+    """On short numbers x Wᵀ + b is exact; its gradients are sums of those on logits, rounded: 1u of their terms."""
     loss, (x, w, y) = case
     b = np.array(data.draw(st.lists(strategies.QUARTERS, min_size=len(w), max_size=len(w))))
     x = np.round(x * 1024) / 1024  # the products shall be exact too
@@ -480,7 +480,7 @@ def test_detaching_a_margin_that_is_no_angle_changes_nothing(case):
         agree(exactly, inputs, of(detached, *inputs), of(exactly, *inputs))
 
 
-# -------------------------------------------------------------------------------- reductions, weights, targets, upstream
+# ------------------------------------------------------------------------------- reductions, weights, targets, upstream
 
 
 @settings(max_examples=40)
@@ -540,7 +540,7 @@ def test_rows_that_are_ignored_might_not_be_there(case):
 @settings(max_examples=40)
 @given(on_logits(soft=False, ignored=False))
 def test_one_hot_probabilities_are_labels(case):
-    """The same bits, but where smoothing and weights round in another order; "mean" with weights means something else."""
+    """The same bits, but where smoothing and weights round in another order; a weighted "mean" means something else."""
     loss, (z, y) = case
     one_hot = np.eye(z.shape[1])[y]
     if loss.class_weight is not None and loss.reduction == "mean":
@@ -578,9 +578,7 @@ def test_gradients_are_linear_in_what_comes_from_above(case, first, second):
     loss = replace(loss, reduction="none")
     n = len(inputs[0])
     first, second = first[:n], second[:n]
-    one, other, both, double = (
-        of(loss, *inputs, upstream=g)[1] for g in (first, second, first + second, 2.0 * first)
-    )
+    one, other, both, double = (of(loss, *inputs, upstream=g)[1] for g in (first, second, first + second, 2.0 * first))
     nothing = of(loss, *inputs, upstream=np.zeros(n))[1]
     allowed = checks.allowed(loss, *inputs)[1]
     terms = exact.absolute_terms(loss, *inputs, upstream=np.abs(first) + np.abs(second))
@@ -604,7 +602,7 @@ def test_a_sample_alone_moves_only_its_own_row(case):
             assert not np.delete(gradients[name], row, axis=0).any()
 
 
-# --------------------------------------------------------------------------------------------- derivatives of other people
+# ------------------------------------------------------------------------------------------ derivatives of other people
 
 
 def textbook_psi(loss, theta):
@@ -661,14 +659,16 @@ def textbook_triplet(loss, a, p, n):
 
 def ordinary(loss, seed=0, samples=4, classes=3, dims=3):
     """Embeddings from near their class to opposite it, none within 0.02 of a kink, 0 or pi."""
-    for again in itertools.count():
+    again, found = 0, False
+    while not found:
         random = np.random.default_rng([seed, again])
+        again += 1
         x, w = random.standard_normal((samples, dims)), random.standard_normal((classes, dims))
         y = random.integers(0, classes, samples)
         x += np.linspace(-2.0, 2.0, samples)[:, None] * w[y]
         theta = exact.angle(x, w[y]).astype(float)
-        if all(abs(theta - at).min() > 0.02 for at in (0.0, math.pi, *strategies.kinks(loss))):
-            return x, w, y
+        found = all(abs(theta - at).min() > 0.02 for at in (0.0, math.pi, *strategies.kinks(loss)))
+    return x, w, y
 
 
 SETTINGS = {"label_smoothing": 0.1, "class_weight": (1.0, 0.5, 2.0)}
@@ -721,7 +721,9 @@ def test_gradients_of_triplets_are_complex_steps_of_the_textbook(squared):
     loss = refloss.Triplet(squared=squared, m=1.0)
     inputs = np.random.default_rng(2).standard_normal((3, 6, 3))
     gradients = of(loss, *inputs)[1]
-    checks.against_complex_step(lambda *points: textbook_triplet(loss, *points), *inputs, gradients=gradients, scale=1.0)
+    checks.against_complex_step(
+        lambda *points: textbook_triplet(loss, *points), *inputs, gradients=gradients, scale=1.0
+    )
 
 
 @pytest.mark.parametrize("loss", SMOOTH, ids=repr)
@@ -741,7 +743,7 @@ def test_gradients_on_logits_and_of_triplets_are_differences_of_values():
         checks.against_differences(refloss.Triplet(squared=squared, m=1.0), *random.standard_normal((3, 2, 3)))
 
 
-# ----------------------------------------------------------------------------------------------------- the curve, the trace
+# ------------------------------------------------------------------------------------------------- the curve, the trace
 
 
 def curve_angles(loss):
@@ -756,8 +758,8 @@ def curve_angles(loss):
 def test_the_curve_and_its_slope_are_those_of_the_definition(loss):
     """1u, for rounding at the end, and what pairs leave: 5u^2 of phi, 16u^2 of cos and sin, a few u^2 of what is added.
 
-    So 64u^2 (1 + phi + m3 + |psi|) is allowed for psi; for the slope, which is m1 sin phi, m1 (1 + phi) times that. A slope is
-    to be right where it is almost nothing.
+    So 64u^2 (1 + phi + m3 + |psi|) is allowed for psi; for the slope, which is m1 sin phi, m1 (1 + phi) times that. A
+    slope is to be right where it is almost nothing.
     """
     theta = curve_angles(loss)
     m1, m2, m3 = strategies.margins_of(loss)
@@ -774,7 +776,9 @@ def test_the_curve_and_its_slope_are_those_of_the_definition(loss):
     detached = replace(loss, gradient="detached")
     same(detached.target_logit(theta), loss.target_logit(theta))
     with mp.workdps(40):
-        off = np.array([abs(exact.exact(v) + mp.sin(t)) for v, t in zip(detached.target_slope(theta), theta, strict=True)])
+        off = np.array(
+            [abs(exact.exact(v) + mp.sin(t)) for v, t in zip(detached.target_slope(theta), theta, strict=True)]
+        )
     assert (off.astype(float) <= U * np.sin(theta) + slack).all()
 
 
@@ -798,8 +802,9 @@ MARGIN_STAGES = (
 def test_the_trace_of_a_margin_loss_is_one_chain(case):
     """Each output follows from the ones before it, rounded; each gradient from the ones after it.
 
-    Outputs are rounded where the chain goes on in pairs: cosines by 2u for their unit rows and 1u; psi by the angle's rounding,
-    u theta m1, and 1u; logits by 2u of the largest. What those roundings do to probabilities is twice as much, relatively.
+    Outputs are rounded where the chain goes on in pairs: cosines by 2u for their unit rows and 1u; psi by the angle's
+    rounding, u theta m1, and 1u; logits by 2u of the largest. Relatively, those roundings do twice as much to
+    probabilities.
     """
     loss, (x, w, y) = case
     trace = loss.trace(x, w, y)
@@ -839,7 +844,7 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
 
 
 def test_the_trace_ends_where_the_gradients_begin():
-    """Gradients of x and w once more from what the trace shows, in plain float64 at ordinary inputs, to 256u of the largest."""
+    """Gradients of x and w once more from the trace, in plain float64 at ordinary inputs, to 256u of the largest."""
     loss = refloss.ArcFace(boundary="hard", s=16.0)
     x, w, y = ordinary(loss)
     trace, gradients = loss.trace(x, w, y), of(loss, x, w, y)[1]

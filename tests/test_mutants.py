@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+import pytest
+
 import checks
 import exact
 import mutants
-import numpy as np
-import pytest
-import test_losses
-
 import refloss
+import test_losses
 from refloss.error_free import Pair
 from refloss.stages import softmax
 
@@ -98,7 +98,9 @@ def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, d
     if "x" in gradients and not isinstance(case.loss, refloss.SoftmaxLoss):
         kinds = kinds | mutants.input_mutants(names)
     found = mutants.everywhere(kinds, gradients)
-    for title, other in (mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss)).items():
+    for title, other in (
+        mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss)
+    ).items():
         found[title] = test_losses.of(other, *case.inputs)[1]
     for title, changed in found.items():
         assert any(not np.array_equal(changed[name], gradients[name]) for name in gradients), f"{title} changes nothing"
@@ -117,7 +119,9 @@ def must_reject(check: Callable[[dict[str, np.ndarray]], None], wrong: dict[str,
 
 
 def named(condition: Callable[[Case], bool]) -> Any:
-    return pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items() if condition(case)])
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=name) for name, case in CASES.items() if condition(case)]
+    )
 
 
 def test_the_confident_cases_are():
