@@ -88,10 +88,8 @@ def table(rows: list[dict[str, Any]], by: str) -> str:
     return "\n".join(lines)
 
 
-def record(rows: list[dict[str, Any]], rounds: int, seconds: float) -> str:
+def record(rows: list[dict[str, Any]], rounds: int, seconds: float, commit: str) -> str:
     """The record as a page."""
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
     over = sum(row["value share"] > 1.0 or row["gradient share"] > 1.0 for row in rows)
     bad = sum(not math.isfinite(row["value"] + row["gradient"]) for row in rows)
     order = [regime for regime, _ in REGIMES]
@@ -149,12 +147,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/records/chain.md")
     options = parser.parse_args()
     options.kept.mkdir(parents=True, exist_ok=True)
+    command = ["git", "describe", "--always", "--dirty"]  # now: the tree may move on while this runs
+    commit = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
     seeds = range(1000, 1000 + options.rounds)
     with ProcessPoolExecutor() as pool:
         seconds = sum(pool.map(one_round, seeds, [options.kept] * options.rounds))
     rows = [row for seed in seeds for row in json.loads((options.kept / f"round-{seed}.json").read_text())["rows"]]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(record(rows, options.rounds, seconds))
+    options.out.write_text(record(rows, options.rounds, seconds, commit))
     print(f"{len(rows)} cases -> {options.out}")
 
 
