@@ -92,7 +92,7 @@ class Comparison(NamedTuple):
 
 
 def demo() -> None:
-    """Put ArcFace as most repositories write it beside the truth."""
+    """Put ArcFace as many repositories write it beside the truth."""
     from rich import box
     from rich.table import Table
 
@@ -119,7 +119,7 @@ def demo() -> None:
         )
     console = _console()
     console.print(
-        "ArcFace as most repositories write it (NumPy, float64, arccos of a clipped cosine) beside the truth, "
+        "ArcFace as many repositories write it (NumPy, float64, arccos of a clipped cosine) beside the truth, "
         "refloss.ArcFace. One sample, 10 classes, 16 dimensions, m=0.5.\n"
     )
     console.print(table)

@@ -45,7 +45,8 @@ def angle_margin(name: str, value: Any) -> float:
     try:
         return number(name, value, 0.0, math.pi)
     except ValueError as error:
-        raise ValueError(f"{error} (radians: 28.6 degrees are 0.5)") from None
+        hint = " (radians: 28.6 degrees are 0.5)" if value > math.pi else ""
+        raise ValueError(f"{error}{hint}") from None
 
 
 def class_weight(value: Any) -> tuple[float, ...] | None:
@@ -199,8 +200,8 @@ def logits_fit(z: Array) -> None:
     if not np.isfinite(z).all():
         sample, k = np.argwhere(~np.isfinite(z))[0]
         raise ValueError(
-            f"x and w must have logits below 1.8e308, which float64 can hold; that of the sample counted {sample} with "
-            f"class {k} is above"
+            f"x and w must have logits that float64 can hold, below 1.8e308; got more for class {k} and "
+            f"sample {sample} of those not ignored"
         )
 
 

@@ -138,19 +138,25 @@ class CrossEntropy(_WithLabels):
 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p = \operatorname{softmax}(z_n)$$
 
-    Settings mean what they mean in ``torch.nn.CrossEntropyLoss``; classes are the last axis of z. Relative accuracy
-    holds for confident targets: a loss of 1e-300 is 1e-300.
+    with targets t from labels or probabilities y, class weights v and smoothing ε: $t_{nk} = (1-\varepsilon)\,v_k\,[k =
+    y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$.
+
+    Settings mean what they mean in ``torch.nn.CrossEntropyLoss``, where class_weight is called weight. Classes are the
+    last axis of z, not the second: from (N, C, d) come by ``numpy.moveaxis(z, 1, -1)``. Relative accuracy holds for
+    confident targets: a loss of 1e-300 is 1e-300. Logits may be -inf, a masked class; NaN and +inf give NaN.
 
     Parameters
     ----------
     reduction
-        "mean" (for labels divided by the sum of the weights of the labels that count), "sum" or "none".
+        "mean" (divided by the sum of the weights of the labels that count, by the number of rows for probabilities),
+        "sum" or "none".
     label_smoothing
-        ε in [0, 1]: targets (1 - ε) t + ε / C.
+        ε in [0, 1].
     class_weight
-        One weight a class, none negative.
+        v: one weight a class, none negative.
     ignore_index
-        Rows with this label count nothing; neither they nor their logits are looked at.
+        Rows with this label count nothing; their logits are not looked at. All rows ignored: the "mean" is NaN, the
+        gradient 0. Probabilities know no ignored rows.
 
     Raises
     ------
@@ -170,13 +176,16 @@ class CrossEntropy(_WithLabels):
     def value_and_grad(
         self, z: Any, y: Any, *, upstream: Any = None, engine: str = "auto", dtype: Any = None
     ) -> tuple[Value, LogitGradient]:
-        """Return the loss and its gradient, a named tuple with the field z."""
+        """Return the loss and its gradient, a named tuple with the field z.
+
+        upstream is the gradient of what comes after: a number, or (...) for reduction="none"; 1 if left out.
+        """
         arrays, shape = self._arrays(z, y)
         value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype)
         return value, LogitGradient(gradients["z"].reshape(*shape, -1))
 
     def trace(self, z: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
-        """Return every stage's output and gradient by stage name, the rows of z flattened."""
+        """Return every stage's output and gradient by stage name, the rows of z flattened; ignored rows hold 0."""
         return self._trace(*self._arrays(z, y), upstream)
 
     def _arrays(self, z: Any, y: Any) -> tuple[Arrays, tuple[int, ...]]:
@@ -220,12 +229,15 @@ class SoftmaxLoss(_WithLabels):
         engine: str = "auto",
         dtype: Any = None,
     ) -> tuple[Value, LinearGradient]:
-        """Return the loss and its gradients, a named tuple with the fields x, w and b (None without a bias)."""
+        """Return the loss and its gradients, a named tuple with the fields x, w and b (None without a bias).
+
+        upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
+        """
         value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype)
         return value, LinearGradient(gradients["x"], gradients["w"], None if b is None else gradients["b"])
 
     def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None) -> dict[str, Step]:
-        """Return every stage's output and gradient by stage name."""
+        """Return every stage's output and gradient by stage name; ignored rows hold 0."""
         return self._trace(*self._arrays(x, w, y, b), upstream)
 
     def _arrays(self, x: Any, w: Any, y: Any, b: Any) -> tuple[Arrays, tuple[int, ...]]:
@@ -274,12 +286,15 @@ class _MarginLoss(_WithLabels):
     def value_and_grad(
         self, x: Any, w: Any, y: Any, *, upstream: Any = None, engine: str = "auto", dtype: Any = None
     ) -> tuple[Value, HeadGradient]:
-        """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D)."""
+        """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D).
+
+        upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
+        """
         value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype)
         return value, HeadGradient(gradients["x"], gradients["w"])
 
     def trace(self, x: Any, w: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
-        """Return every stage's output and gradient by stage name."""
+        """Return every stage's output and gradient by stage name; ignored rows hold 0."""
         return self._trace(*self._arrays(x, w, y), upstream)
 
     def _arrays(self, x: Any, w: Any, y: Any) -> tuple[Arrays, tuple[int, ...]]:
@@ -438,8 +453,7 @@ class ArcFace(_ScaledLoss):
     $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}
     {e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
 
-    Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; see `refloss.stages.margin` for those
-    found in public code.
+    Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; those here are found in public code.
 
     Parameters
     ----------
@@ -448,7 +462,9 @@ class ArcFace(_ScaledLoss):
     m
         Margin on the angle in radians, in [0, pi].
     boundary
-        What holds past θ + m = π: "none", "hard", "easy", "keep", "continuous", "monotone", "clamp" or "min".
+        What holds where the margin itself does not: "none", nothing, since the margin holds everywhere; past θ + m = π
+        "hard", cos θ - m sin m, "keep", cos θ, "continuous", cos θ + cos m - 1, "monotone", -cos(θ + m) - 2, or
+        "clamp", -1; "easy", cos θ where that is not above 0; "min", cos θ where that is the smaller.
     reduction, label_smoothing, class_weight, ignore_index
         As in `CrossEntropy`.
     gradient
@@ -466,7 +482,7 @@ class ArcFace(_ScaledLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("m", inputs.angle_margin("m", self.m))
-        inputs.one_of("boundary", self.boundary, margin.RULES)
+        inputs.one_of("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
         inputs.boundary(self.boundary, 1.0, self.m, 0.0)
 
     @property
@@ -478,7 +494,7 @@ class ArcFace(_ScaledLoss):
 class CombinedMargin(_ScaledLoss):
     r"""Combined margin: multiplied and moved angle, lowered cosine.
 
-    $$\psi(\theta) = \operatorname{rule}(\cos(m_1\theta + m_2)) - m_3$$
+    $$\psi(\theta) = \cos(m_1\theta + m_2) - m_3 \text{ where the rule lets the margin hold}$$
 
     Source: ArcFace (Deng et al. 2019), eq. 4.
 
@@ -493,7 +509,9 @@ class CombinedMargin(_ScaledLoss):
     m3
         Taken off the cosine, in [0, 2].
     boundary
-        As in `ArcFace`, and "conditional" for a margin only where cos θ > m3.
+        As in `ArcFace` with m1 θ + m2 for θ + m, and m3 taken off as well ("continuous" joins at π, "monotone" folds at
+        every multiple of π); "min" and "conditional", cos θ where that is not above m3, take nothing off. The table is
+        in `refloss.stages.margin`.
     reduction, label_smoothing, class_weight, ignore_index
         As in `CrossEntropy`.
     gradient
@@ -573,7 +591,10 @@ class Triplet(_Loss):
         engine: str = "auto",
         dtype: Any = None,
     ) -> tuple[Value, TripletGradient]:
-        """Return the loss and its gradients, a named tuple with the fields anchor, positive and negative."""
+        """Return the loss and its gradients, a named tuple with the fields anchor, positive and negative.
+
+        upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
+        """
         arrays, shape = self._arrays(anchor, positive, negative)
         value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype)
         return value, TripletGradient(**gradients)

@@ -1,8 +1,9 @@
-r"""Angle: the narrow branch. The angle between each embedding and the weight of its own class.
+r"""Angle: the narrow branch of the picture, one number a sample: the angle between an embedding and its own class.
 
 Symbols: embeddings x (N, D); the target rows w = W[y] (N, D); θ in radians in [0, π]; t_x the unit tangent at x̂ towards
 ŵ, t_w the one at ŵ towards x̂. The angle is never taken from its cosine: near 0 and π a cosine rounded to 53 bits knows
-θ only to 1e-8, and its derivative is infinite there. Inputs are taken as exact numbers.
+θ only to 1e-8, and its derivative is infinite there. Inputs are taken as exact numbers; a pair is an unevaluated sum of
+two float64, see `refloss.error_free`.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def forward(x: Array, w: Array) -> tuple[Angle, Saved]:
 
     r is taken with exact products, and again from what the first pass left, until nothing along x is left that counts:
     twice for almost all vectors, since a pass gains 106 bits. So it is right relative to its own length however small θ
-    is, as long as the entries that make θ are above 2^-1022 of the largest in their vector. The tangent t_w is found in
-    the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0 or π; the tangents do
-    not exist there, and 0, their choice of least norm, stands for them.
+    is, as long as θ and the entries that make it are normal float64 numbers when the largest entry is near 1. The
+    tangent t_w is found in the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0
+    or π; the tangents do not exist there, and 0, their choice of least norm, stands for them.
 
     Parameters
     ----------

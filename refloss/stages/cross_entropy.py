@@ -1,4 +1,6 @@
-r"""Cross entropy: from log probabilities to the loss. The one place that knows labels, weights, smoothing, reduction.
+r"""Cross entropy: from log probabilities to the loss.
+
+The one place that computes with labels, weights, smoothing and reduction.
 
 Symbols: log p (N, C); labels y (N,) or probabilities y (N, C); class weights v (C,); label smoothing ε; targets
 t (N, C), which need not sum to 1; row losses L_n (N,); n̄ what "mean" divides by.

@@ -200,9 +200,9 @@ def curve_of(margin: Margin) -> Curve:
 def forward(angle: Angle, margin: Margin) -> tuple[Pair, Saved]:
     r"""Put the margin on the target's angle.
 
-    $$\psi(\theta) = \operatorname{rule}(\varphi) - m_3, \qquad \varphi = m_1\theta + m_2$$
+    $$\psi(\theta) = \cos\varphi - m_3, \qquad \varphi = m_1\theta + m_2$$
 
-    Inside its boundary every rule is cos φ. Beyond it:
+    inside the boundary of the rule. Beyond it:
 
     | rule | where | ψ there |
     |---|---|---|

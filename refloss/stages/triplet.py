@@ -60,8 +60,8 @@ def forward(anchor: Array, positive: Array, negative: Array, m: float, squared: 
     Saved
         What `backward` needs.
     """
-    (a, p, n), exponent = _scaled(anchor, positive, negative)
     if squared:
+        (a, p, n), exponent = _scaled(anchor, positive, negative)
         ap, an = Pair(*two_sum(a, -p)), Pair(*two_sum(a, -n))
         near, far, power = dot(ap, ap), dot(an, an), 2 * exponent
         to_positive, to_negative = 2.0 * (anchor - positive), 2.0 * (anchor - negative)
@@ -69,7 +69,7 @@ def forward(anchor: Array, positive: Array, negative: Array, m: float, squared: 
     else:
         to_positive, near = direction(Pair(*two_sum(anchor, -positive)))
         to_negative, far = direction(Pair(*two_sum(anchor, -negative)))
-        power = np.zeros_like(exponent)
+        power = np.zeros(len(anchor), np.int32)
         apart = to_positive - to_negative
     difference = ldexp(near - far, power)
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite difference has no rounding error to carry

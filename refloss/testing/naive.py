@@ -1,6 +1,6 @@
-r"""ArcFace as most repositories write it: not a model to follow, but the patient `refloss demo` examines.
+r"""ArcFace as many repositories write it: not a model to follow, but the patient `refloss demo` examines.
 
-The pattern is the commonest in public code (ElasticFace, pytorch-metric-learning and many more): divide by the norm,
+The pattern stands in much public code (ElasticFace and pytorch-metric-learning among it): divide by the norm,
 matrix product, clip, arccos, add the margin, cos, one-hot select. The lines are our own. On ordinary inputs they are
 right. What is wrong with them, u being the roundoff of float64:
 
