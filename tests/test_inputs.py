@@ -171,7 +171,8 @@ ArcFace(class_weight={0: 1.0})
     TypeError: class_weight must hold real numbers that float64 can hold; got dict of dtype object
 
 ArcFace(boundary="soft")
-    ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min'; got 'soft'
+    ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
+    got 'soft'
 CosFace(boundary="easy")
     ValueError: boundary must be one of 'none', 'conditional'; got 'easy'
 ASoftmax(boundary="keep")
