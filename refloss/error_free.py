@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 Array: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Exponents: TypeAlias = NDArray[np.int32]  # what frexp gives, and what ldexp is fast with
+Numbers: TypeAlias = Any  # an Array or a Pair: a stage computes with what its engine gives it
 
 u = 2.0**-53  # unit roundoff: half the distance from 1 to the next float64
 _SPLITTER = 134217729.0  # 2^27 + 1: cuts 53 bits into two halves whose products are exact
@@ -62,7 +63,10 @@ class Pair:
     ``+``, ``-``, ``*`` and ``/`` take pairs, float64 arrays and numbers. Relative error of one operation: sum and
     difference 3u² of the result, whatever cancels (JMP algorithms 4 and 6); product 5u² (algorithms 8 and 10, the bound
     of Muller and Rideau, ACM TOMS 48, 2022); quotient 20u² (algorithm 17 with the product of algorithm 8); square root
-    4u² (Lefèvre, Louvet, Muller, Picot and Rideau, 2023).
+    4u² (Lefèvre, Louvet, Muller, Picot and Rideau, 2023). What two kinds of pairs make is of the wider kind.
+
+    A stage says `rounded`, `exp` and `log1p` where 53 bits are enough for the engine `chain`, and gets them; the wider
+    kind of the engine `dd` gives all of its bits there. That is all in which the two engines differ inside a stage.
     """
 
     hi: Array
@@ -70,25 +74,40 @@ class Pair:
 
     __array_ufunc__ = None  # an ndarray on the left hands the operation over to the pair
 
-    @staticmethod
-    def of(value: Pair | ArrayLike) -> Pair:
-        """Return value as a pair; what is one already stays as it is."""
-        if isinstance(value, Pair):
+    @classmethod
+    def of(cls, value: Pair | ArrayLike) -> Pair:
+        """Return value as a pair of this kind; what is one already stays as it is."""
+        if isinstance(value, cls):
             return value
+        if isinstance(value, Pair):
+            return cls(value.hi, value.lo)
         hi = np.asarray(value, np.float64)
-        return Pair(hi, np.zeros_like(hi))
+        return cls(hi, np.zeros_like(hi))
+
+    def rounded(self) -> Numbers:
+        """What is kept of the pair where 53 bits are enough."""
+        return self.hi
+
+    def exp(self) -> Numbers:
+        """e to the power of the pair, to 53 bits: exp(h + l) = exp(h) (1 + l), for l² counts nothing."""
+        e = np.exp(self.hi)
+        return e + e * self.lo
+
+    def log1p(self) -> Numbers:
+        """log(1 + the pair), to 53 bits."""
+        return np.log1p(self.hi) + self.lo / (1.0 + self.hi)
 
     def __neg__(self) -> Pair:
-        return Pair(-self.hi, -self.lo)
+        return type(self)(-self.hi, -self.lo)
 
     def __add__(self, other: Pair | ArrayLike) -> Pair:
         if not isinstance(other, Pair):
             s, e = two_sum(self.hi, other)
-            return Pair(*fast_two_sum(s, e + self.lo))
+            return type(self)(*fast_two_sum(s, e + self.lo))
         s, e = two_sum(self.hi, other.hi)
         t, f = two_sum(self.lo, other.lo)
         s, e = fast_two_sum(s, e + t)
-        return Pair(*fast_two_sum(s, e + f))
+        return wider(self, other)(*fast_two_sum(s, e + f))
 
     __radd__ = __add__
 
@@ -102,23 +121,39 @@ class Pair:
         if not isinstance(other, Pair):
             other = np.asarray(other, np.float64)
             p, e = two_product(self.hi, other)
-            return Pair(*fast_two_sum(p, e + self.lo * other))
+            return type(self)(*fast_two_sum(p, e + self.lo * other))
         p, e = two_product(self.hi, other.hi)
-        return Pair(*fast_two_sum(p, e + (self.hi * other.lo + self.lo * other.hi)))
+        return wider(self, other)(*fast_two_sum(p, e + (self.hi * other.lo + self.lo * other.hi)))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Pair | ArrayLike) -> Pair:
         other = Pair.of(other)
         q = self.hi / other.hi
-        r = other * q
-        return Pair(*fast_two_sum(q, ((self.hi - r.hi) + (self.lo - r.lo)) / other.hi))
+        r = Pair(other.hi, other.lo) * q
+        return wider(self, other)(*fast_two_sum(q, ((self.hi - r.hi) + (self.lo - r.lo)) / other.hi))
 
     def __rtruediv__(self, other: Pair | ArrayLike) -> Pair:
         return Pair.of(other) / self
 
     def __getitem__(self, index: Any) -> Pair:
-        return Pair(self.hi[index], self.lo[index])
+        return type(self)(self.hi[index], self.lo[index])
+
+    def __setitem__(self, index: Any, value: Pair | ArrayLike) -> None:
+        value = Pair.of(value)
+        self.hi[index], self.lo[index] = value.hi, value.lo
+
+    def __len__(self) -> int:
+        return len(self.hi)
+
+    def copy(self) -> Pair:
+        """Return a copy of both parts."""
+        return type(self)(self.hi.copy(), self.lo.copy())
+
+    @property
+    def T(self) -> Pair:  # noqa: N802 (NumPy's name)
+        """Both parts transposed."""
+        return type(self)(self.hi.T, self.lo.T)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,132 +161,199 @@ class Pair:
         return self.hi.shape
 
 
+def wider(a: Pair, b: Any) -> type[Pair]:
+    """Return the kind of pair that holds both."""
+    return type(b) if isinstance(b, type(a)) else type(a)
+
+
+def high(a: Numbers) -> Array:
+    """Return numbers rounded to float64: the high part of a pair."""
+    rounded: Array = a.hi if isinstance(a, Pair) else a
+    return rounded
+
+
 def sqrt(a: Pair) -> Pair:
     """Square root of a pair; 0 stays 0."""
     root = np.sqrt(a.hi)
     p, e = two_product(root, root)
     safe = np.where(root > 0.0, root, 1.0)
-    return Pair(*fast_two_sum(root, ((a.hi - p) - e + a.lo) / (2.0 * safe)))
+    return type(a)(*fast_two_sum(root, ((a.hi - p) - e + a.lo) / (2.0 * safe)))
 
 
-def where(condition: NDArray[np.bool_], a: Pair, b: Pair) -> Pair:
-    """Choose between two pairs, entry by entry."""
-    return Pair(np.where(condition, a.hi, b.hi), np.where(condition, a.lo, b.lo))
+def where(condition: NDArray[np.bool_], a: Numbers, b: Numbers) -> Any:
+    """Choose between two, entry by entry."""
+    if not isinstance(a, Pair) and not isinstance(b, Pair):
+        return np.where(condition, a, b)
+    a, b = Pair.of(a), Pair.of(b)
+    return wider(a, b)(np.where(condition, a.hi, b.hi), np.where(condition, a.lo, b.lo))
 
 
-def ldexp(a: Pair, exponent: Exponents) -> Pair:
+def ldexp(a: Numbers, exponent: Exponents) -> Numbers:
     """Return ``a * 2**exponent``, exact short of over- and underflow."""
-    return Pair(np.ldexp(a.hi, exponent), np.ldexp(a.lo, exponent))
+    if not isinstance(a, Pair):
+        return np.ldexp(a, exponent)
+    return type(a)(np.ldexp(a.hi, exponent), np.ldexp(a.lo, exponent))
 
 
-def scale_rows(rows: Array) -> tuple[Array, Exponents]:
+def spread(a: Numbers, shape: tuple[int, ...]) -> Numbers:
+    """Broadcast to a shape, for reading."""
+    if not isinstance(a, Pair):
+        return np.broadcast_to(a, shape)
+    return type(a)(np.broadcast_to(a.hi, shape), np.broadcast_to(a.lo, shape))
+
+
+def scale_rows(rows: Numbers) -> tuple[Numbers, Exponents]:
     """Return ``(scaled, e)`` with ``rows = scaled * 2**e`` and the largest entry of a row in [1/2, 1).
 
     The scaling is exact for entries down to 2^-1022 of the largest of their row; smaller ones become subnormal, or 0.
     The exponent e has one entry a row, and is 0 for a row of zeros.
     """
-    _, exponent = np.frexp(np.abs(rows).max(axis=-1, initial=0.0))
-    return np.ldexp(rows, -exponent[..., None]), exponent
+    _, exponent = np.frexp(np.abs(high(rows)).max(axis=-1, initial=0.0))
+    return ldexp(rows, -exponent[..., None]), exponent
 
 
-def total(terms: Pair | Array, axis: int = -1) -> Pair:
+def total(terms: Numbers, axis: int = -1) -> Pair:
     """Sum along an axis, halving it again and again: error at most 3u² ceil(log2 n) of the sum of |terms|."""
     if isinstance(terms, Pair):
-        left = Pair(np.moveaxis(terms.hi, axis, 0), np.moveaxis(terms.lo, axis, 0))
+        left = type(terms)(np.moveaxis(terms.hi, axis, 0), np.moveaxis(terms.lo, axis, 0))
     else:
         values = np.moveaxis(terms, axis, 0)
         half = len(values) // 2
         left = Pair(*two_sum(values[:half], values[half : 2 * half]))
         if len(values) % 2:
             left = _join(left, Pair.of(values[-1:]))
-    if len(left.hi) == 0:
-        return Pair.of(np.zeros(left.shape[1:]))
-    while (n := len(left.hi)) > 1:
+    if len(left) == 0:
+        return type(left).of(np.zeros(left.shape[1:]))
+    while (n := len(left)) > 1:
         half = n // 2
         summed = left[:half] + left[half : 2 * half]
         left = _join(summed, left[-1:]) if n % 2 else summed
     return left[0]
 
 
-def rounded_total(terms: Array, axis: int = -1) -> Array:
+def rounded_total(terms: Numbers, axis: int = -1) -> Numbers:
     """Sum along an axis, rounded once; infinite and undefined terms, which have no error to carry, add up as ever."""
     with np.errstate(invalid="ignore"):
-        exact, plain = total(terms, axis).hi, terms.sum(axis)
-    return np.where(np.isfinite(plain), exact, plain)
+        exact, plain = total(terms, axis).rounded(), high(terms).sum(axis)
+    return where(np.isfinite(plain), exact, plain)
 
 
 def _join(a: Pair, b: Pair) -> Pair:
-    return Pair(np.concatenate([a.hi, b.hi]), np.concatenate([a.lo, b.lo]))
+    return type(a)(np.concatenate([a.hi, b.hi]), np.concatenate([a.lo, b.lo]))
 
 
-def dot(a: Pair | Array, b: Pair | Array) -> Pair:
+def dot(a: Numbers, b: Numbers) -> Pair:
     """Row by row inner product to the full width of a pair: error at most (5 + 3 ceil(log2 D)) u² of sum |a_i b_i|."""
     return total(Pair.of(a) * b)
 
 
-def direction(rows: Pair) -> tuple[Array, Pair]:
+def direction(rows: Pair) -> tuple[Numbers, Pair]:
     """Return unit rows, rounded, and lengths to the full width of a pair; a row of zeros has direction 0, length 0."""
-    hi, exponent = scale_rows(rows.hi)
-    scaled = Pair(hi, np.ldexp(rows.lo, -exponent[:, None]))
+    scaled, exponent = scale_rows(rows)
     length = sqrt(dot(scaled, scaled))
-    return hi / np.where(length.hi > 0.0, length.hi, 1.0)[:, None], ldexp(length, exponent)
+    divisor = where(length.hi > 0.0, length, 1.0).rounded()
+    return scaled.rounded() / divisor[:, None], ldexp(length, exponent)
 
 
-_BLOCK = 1024  # terms of an inner product that are added without rounding
+def _cut(rows: Numbers, bits: int, count: int) -> tuple[list[Array], list[Array]]:
+    """Cut entries of size at most 1 into slices of few bits: the slices, and what is left before each and at the end.
+
+    Slice k is a multiple of 2^(-(k+1) bits), and what it leaves is at most half of that. Cutting is exact; what is left
+    of a pair is rounded to float64 where it is handed out.
+    """
+    rest = Pair.of(rows)
+    slices, rests = [], [rest.hi]
+    for k in range(1, count + 1):
+        lift = 1.5 * 2.0 ** (52 - k * bits)  # adding it rounds to multiples of 2^(-k bits)
+        piece = rest.hi + lift
+        piece -= lift
+        slices.append(piece)
+        if isinstance(rows, Pair):
+            rest = Pair(*fast_two_sum(rest.hi - piece, rest.lo))
+        else:
+            rest = Pair(rest.hi - piece, rest.lo)
+        rests.append(rest.hi)
+    return slices, rests
 
 
-def _slices(rows: Array) -> tuple[Array, Array]:
-    """Cut entries of size at most 1 into a head of few bits and the rest, exactly."""
-    bits = (53 - math.ceil(math.log2(max(rows.shape[1], 2)))) // 2
-    lift = 1.5 * 2.0 ** (52 - bits)  # adding it rounds to multiples of 2^-bits
-    head = rows + lift
-    head -= lift
-    return head, rows - head
+def _bits(terms: int) -> int:
+    """How many bits two factors may have for that many of their products to add up to at most 53."""
+    return (53 - math.ceil(math.log2(max(terms, 2)))) // 2
 
 
-def _in_blocks(a: Array, b: Array, product: Callable[[Array, Array], Pair]) -> Pair:
+def cuts(terms: int, accuracy: int) -> int:
+    """How many slices `matmul` must cut off, in inner products of that length, for its bound to be 2^-accuracy."""
+    bits, count = _bits(terms), 1
+    while 2.0 * (count + 1) * terms * (terms + 1) * u * 2.0 ** (-count * bits) > 2.0**-accuracy:
+        count += 1
+    return count
+
+
+ACCURACY = 96  # bits that the product of two matrices of pairs has, of the largest entries' product
+
+
+def _in_blocks(a: Numbers, b: Numbers, product: Callable[[Any, Any], Pair]) -> Pair:
     """Add up, as pairs, what product makes of the blocks of columns of a and b."""
-    summed = product(a[:, :_BLOCK], b[:, :_BLOCK])
-    for start in range(_BLOCK, a.shape[1], _BLOCK):
-        columns = slice(start, start + _BLOCK)
+    width = 512 if isinstance(a, Pair) else 1024
+    summed = product(a[:, :width], b[:, :width])
+    for start in range(width, a.shape[1], width):
+        columns = slice(start, start + width)
         summed = summed + product(a[:, columns], b[:, columns])
     return summed
 
 
-def matmul(a: Array, b: Array) -> Pair:
-    r"""Return ``a @ b.T`` as a pair, by three matrix products in float64 for every block of at most 1024 columns.
+def matmul(a: Numbers, b: Numbers) -> Pair:
+    r"""Return ``a @ b.T`` as a pair, at the speed of a BLAS, by products of slices that it cannot round.
 
-    Rows of a block of a (M, K) and of b (P, K) are scaled by powers of two to entries of size at most 1 and cut into a
-    head of $\beta = \lfloor (53 - \lceil \log_2 K \rceil)/2 \rfloor$ bits and a tail of size at most $2^{-\beta-1}$.
-    Sums of products of heads are integers of at most 53 bits times $2^{-2\beta}$, exact in whatever order a BLAS adds
-    them. Products with a tail, about $2^{-\beta}$ smaller, are rounded as a BLAS does it: error at most
-    $$(K + 1)\,u \sum_i (|a_i^h b_i^t| + |a_i^t b_i|)
-    \le 2 (K + 1) \sqrt K\,2^{-\beta} u\,\lVert a\rVert\lVert b\rVert$$
-    which at K = 512 is 2^-60 of the lengths and at K = 1024 u/32. Relative to $\max|b| \sum_i |a_i|$ it is at most
-    $(K + 1)^2\,2^{-\beta} u$, u/2 at K = 1024, in every block. What is found is far below either.
+    Rows of a (M, K) and of b (P, K), in blocks of at most 1024 columns, are scaled by powers of two to entries of size
+    at most 1 and cut into n - 1 slices of $\beta = \lfloor (53 - \lceil\log_2 K\rceil)/2 \rfloor$ bits and a rest
+    $r_{n-1}$ of size at most $2^{-(n-1)\beta-1}$:
+    $$a b^T = \sum_{i+j\le n-2} a_i b_j^T + \sum_{i\le n-2} a_i\,r^b_{n-1-i}{}^T + r^a_{n-1} b^T$$
+    where $r_k$ is what is left before slice k. In the first sum every product of entries is an integer of at most 2β
+    bits times $2^{-(i+j+2)\beta}$, so that K of them add up to at most 53 bits: exact, in whatever order a BLAS adds
+    them. The n other products have terms of size at most $2^{-(n-1)\beta-1}$ and are rounded as a BLAS does it: at most
+    $$n (K + 1)\,u\,K\,2^{-(n-1)\beta-1} \le 2 n K (K+1)\,2^{-(n-1)\beta} u \max|a|\max|b|$$
+    in all (the factor 4 for scaling to [1/2, 1)). It takes n (n + 1)/2 products of matrices.
+
+    Two float64 matrices are cut once (n = 2, three products): 2^-60 of the lengths at K = 512, u/32 at K = 1024. Pairs,
+    in blocks of at most 512 columns, are cut as often as the bound takes to be below $2^{-96}$: n = 4 for K from 17 to
+    512, ten products; the partial products are then added as pairs.
     """
 
-    def product(a: Array, b: Array) -> Pair:
+    def product(a: Numbers, b: Numbers) -> Pair:
         (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
-        (a_head, a_tail), (b_head, b_tail) = _slices(a), _slices(b)
-        found = Pair(*two_sum(a_head @ b_head.T, a_head @ b_tail.T + a_tail @ b.T))
-        return ldexp(found, a_exponent[:, None] + b_exponent)
+        terms = a.shape[1]
+        count = cuts(terms, ACCURACY) if isinstance(a, Pair) else 1
+        (a_slices, a_rests), (b_slices, b_rests) = (_cut(rows, _bits(terms), count) for rows in (a, b))
+        low = a_rests[count] @ b_rests[0].T
+        for i, piece in enumerate(a_slices):
+            low += piece @ b_rests[count - i].T
+        found: Pair = Pair.of(low) if count > 1 else Pair(*two_sum(a_slices[0] @ b_slices[0].T, low))
+        if count > 1:
+            for size in range(count - 1, -1, -1):  # the smallest first
+                for i in range(size + 1):
+                    found = found + a_slices[i] @ b_slices[size - i].T
+        summed: Pair = ldexp(wider(Pair.of(a), b)(found.hi, found.lo), a_exponent[:, None] + b_exponent)
+        return summed
 
     return _in_blocks(a, b, product)
 
 
-def row_dot(a: Array, b: Array) -> Pair:
+def row_dot(a: Numbers, b: Numbers) -> Pair:
     """Row by row inner product of rows with entries of size at most 1, as accurate as `matmul` and as cheap."""
+    if isinstance(a, Pair):
+        return dot(a, b)
 
     def product(a: Array, b: Array) -> Pair:
-        (a_head, a_tail), (b_head, b_tail) = _slices(a), _slices(b)
+        bits = _bits(a.shape[1])
+        ((a_head,), (_, a_tail)), ((b_head,), (_, b_tail)) = _cut(a, bits, 1), _cut(b, bits, 1)
         low = np.einsum("nd,nd->n", a_head, b_tail) + np.einsum("nd,nd->n", a_tail, b)
         return Pair(*two_sum(np.einsum("nd,nd->n", a_head, b_head), low))
 
     return _in_blocks(a, b, product)
 
 
-def total_by_label(rows: Array, labels: Integers) -> tuple[Integers, Array]:
+def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     """Add up the rows of each label: the labels that occur, in order, and their sums, each rounded once.
 
     Rows are added two by two within their label, as `total` does it, so labels do not share a scale.
@@ -264,9 +366,9 @@ def total_by_label(rows: Array, labels: Integers) -> tuple[Integers, Array]:
         left = np.flatnonzero(position % 2 == 0)
         right = np.minimum(left + 1, len(labels) - 1)
         paired = ((right > left) & (labels[right] == labels[left]))[:, None]
-        partner = where(paired, summed[right], Pair.of(np.zeros_like(summed.hi[right])))
+        partner = where(paired, summed[right], 0.0)
         labels, summed = labels[left], summed[left] + partner
-    return labels, summed.hi
+    return labels, summed.rounded()
 
 
 def _expansion(value: Fraction, parts: int) -> list[float]:

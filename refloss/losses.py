@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -25,7 +26,7 @@ from refloss.stages import softmax as softmax_stage
 Arrays: TypeAlias = dict[str, Any]
 Value: TypeAlias = np.float64 | Array
 
-ENGINES: dict[str, ModuleType] = {"auto": chain, "chain": chain}
+ENGINES = {"auto": "chain", "chain": "chain", "dd": "dd", "certified": "certified"}  # each loaded when first asked for
 
 
 class LogitGradient(NamedTuple):
@@ -615,7 +616,7 @@ AMSoftmax = CosFace
 def _engine(name: str, dtype: Any) -> ModuleType:
     inputs.one_of("engine", name, ENGINES)
     inputs.float64_only(name, dtype)
-    return ENGINES[name]
+    return import_module(f"refloss.engines.{ENGINES[name]}")
 
 
 def softmax(z: Any, axis: int = -1) -> Array:

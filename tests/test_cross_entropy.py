@@ -15,11 +15,15 @@ from refloss.stages.cross_entropy import Settings
 WEIGHTS = (1.0, 0.1, 0.0, 3.0, 1e-3)
 
 
+def targets_of(y, classes, settings):
+    return cross_entropy.targets(y, cross_entropy.weights(y, classes, settings), settings.label_smoothing)
+
+
 def both_stages(loss, z, y, upstream=1.0):
     """Loss and gradient of the logits by log_softmax and cross_entropy, in the form checks.against_exact takes."""
     settings = Settings(loss.reduction, loss.label_smoothing, loss.class_weight, loss.ignore_index)
     log_p, of_log_softmax = log_softmax.forward(Pair.of(z))
-    targets = cross_entropy.targets(np.asarray(y), log_p.shape[1], settings)
+    targets = targets_of(np.asarray(y), log_p.shape[1], settings)
     value, of_cross_entropy = cross_entropy.forward(log_p, targets, settings.reduction)
     back = cross_entropy.backward(np.asarray(upstream), of_cross_entropy)
     return value, {"z": log_softmax.backward(back, of_log_softmax)}
@@ -167,7 +171,7 @@ def test_targets_are_right_relative_to_themselves(smoothing, weights):
     rng = np.random.default_rng(6)
     labels = np.array([0, 1, 2, 3, 4, 4])
     for y in (labels, rng.dirichlet(np.ones(5), 6)):
-        t, divisor = cross_entropy.targets(y, 5, settings)
+        t, divisor = targets_of(y, 5, settings)
         for row, true in zip(t.tolist(), rational_targets(y, 5, settings), strict=True):
             for found, share in zip(row, true, strict=True):
                 assert abs(Fraction(found) - share) <= 4 * Fraction(1, 2**53) * share
@@ -177,11 +181,11 @@ def test_targets_are_right_relative_to_themselves(smoothing, weights):
 
 def test_label_smoothing_as_torch_documents_it():
     """Targets (1 - eps) one-hot + eps / C; "mean" with weights divides by the weights of the labels, unsmoothed."""
-    t, divisor = cross_entropy.targets(np.array([1]), 4, Settings(label_smoothing=0.2))
+    t, divisor = targets_of(np.array([1]), 4, Settings(label_smoothing=0.2))
     assert np.allclose(t, [[0.05, 0.85, 0.05, 0.05]], rtol=1e-15)
     assert divisor == 1.0
     weighted = Settings(label_smoothing=0.2, class_weight=(1.0, 2.0, 3.0, 4.0))
-    t, divisor = cross_entropy.targets(np.array([1, 3]), 4, weighted)
+    t, divisor = targets_of(np.array([1, 3]), 4, weighted)
     assert np.allclose(t, [[0.05, 1.7, 0.15, 0.2], [0.05, 0.1, 0.15, 3.4]], rtol=1e-15)
     assert divisor == 6.0
 
@@ -210,7 +214,7 @@ def test_rows_of_ignored_labels_do_not_count():
 def test_where_nothing_counts_the_mean_is_0_over_0(y):
     """All rows ignored: there is no gradient but 0. All of weight 0: it is NaN like the value, as in PyTorch."""
     settings = Settings(class_weight=(0.0, 1.0))
-    targets = cross_entropy.targets(y, 2, settings)
+    targets = targets_of(y, 2, settings)
     assert targets.divisor == 0.0
     log_p = np.full((len(y), 2), -0.7)
     with np.errstate(invalid="ignore"):
@@ -228,7 +232,7 @@ def test_forward_on_given_log_probabilities(reduction):
     """Terms of one sign: the product 1u, the row's sum 1u; the rows' 1u; the mean 1u."""
     rng = np.random.default_rng(8)
     log_p = -(10.0 ** rng.uniform(-300.0, 2.0, (5, 6)))
-    targets = cross_entropy.targets(rng.dirichlet(np.ones(6), 5), 6, Settings())
+    targets = targets_of(rng.dirichlet(np.ones(6), 5), 6, Settings())
     value, _ = cross_entropy.forward(log_p, targets, reduction)
     with mp.workdps(60):
         true = -(exact.exact(targets.t) * exact.exact(log_p)).sum(axis=1)
@@ -243,7 +247,7 @@ def test_backward_against_differences(reduction):
     rng = np.random.default_rng(9)
     log_p = -rng.exponential(size=(4, 5))
     settings = Settings(reduction, 0.1, WEIGHTS)
-    targets = cross_entropy.targets(np.array([0, 1, 4, 3]), 5, settings)
+    targets = targets_of(np.array([0, 1, 4, 3]), 5, settings)
     _, saved = cross_entropy.forward(log_p, targets, reduction)
     upstream = rng.standard_normal(4) if reduction == "none" else np.asarray(rng.standard_normal())
 
@@ -269,7 +273,7 @@ def test_both_stages_against_differences(gap):
 
 
 def test_saved_is_what_it_says():
-    targets = cross_entropy.targets(np.array([0, 1]), 3, Settings())
+    targets = targets_of(np.array([0, 1]), 3, Settings())
     _, saved = cross_entropy.forward(np.zeros((2, 3)), targets, "sum")
     assert saved._fields == ("targets", "reduction")
     assert saved.targets is targets

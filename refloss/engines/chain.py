@@ -118,7 +118,8 @@ def _there_and_back(spec: Spec, arrays: Arrays, upstream: Array | None, down: _D
 
 def _logits_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
     log_p, of_log_softmax = log_softmax.forward(Pair.of(arrays["z"]))
-    targets = cross_entropy.targets(arrays["y"], log_p.shape[1], spec.cross_entropy)
+    weights = cross_entropy.weights(arrays["y"], log_p.shape[1], spec.cross_entropy)
+    targets = cross_entropy.targets(arrays["y"], weights, spec.cross_entropy.label_smoothing)
     loss, of_cross_entropy = cross_entropy.forward(log_p, targets, spec.cross_entropy.reduction)
     outputs = {"log_softmax": log_p, "cross_entropy": loss}
     return outputs, {"log_softmax": of_log_softmax, "cross_entropy": of_cross_entropy}
@@ -218,13 +219,13 @@ def _by_class(rows: Array, y: Integers, classes: int) -> Array:
 def _triplet_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
     m, squared, reduction = spec.triplet
     losses, of_triplet = triplet.forward(arrays["anchor"], arrays["positive"], arrays["negative"], m, squared)
-    loss = cross_entropy.reduce(losses, reduction, float(len(losses)))
+    loss = cross_entropy.reduce(losses, reduction, np.float64(len(losses)))
     return {"triplet": losses, "reduction": loss}, {"triplet": of_triplet}
 
 
 def _triplet_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gradients]:
     rows = len(saved["triplet"].active)
-    losses = cross_entropy.coefficient(upstream, spec.triplet.reduction, float(rows), rows)
+    losses = cross_entropy.coefficient(upstream, spec.triplet.reduction, np.float64(rows), rows)
     anchor, positive, negative = triplet.backward(losses, saved["triplet"])
     of_inputs = {"anchor": anchor, "positive": positive, "negative": negative}
     return {"triplet": losses, "reduction": upstream}, of_inputs

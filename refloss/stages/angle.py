@@ -17,15 +17,17 @@ from refloss.error_free import (
     PI,
     Array,
     Exponents,
+    Numbers,
     Pair,
     direction,
     dot,
     fast_two_sum,
+    high,
+    ldexp,
     scale_rows,
     sin_cos,
     sqrt,
     two_product,
-    u,
     where,
 )
 
@@ -41,13 +43,13 @@ class Angle(NamedTuple):
 class Saved(NamedTuple):
     """What backward needs."""
 
-    tangent_x: Array
+    tangent_x: Numbers
     """t_x, or 0 where x and w are parallel (N, D)."""
-    tangent_w: Array
+    tangent_w: Numbers
     """t_w, or 0 where x and w are parallel (N, D)."""
-    length_x: Array
+    length_x: Numbers
     """‖x‖ / 2^e (N,)."""
-    length_w: Array
+    length_w: Numbers
     """‖w‖ / 2^f (N,)."""
     exponent_x: Exponents
     """e (N,)."""
@@ -55,22 +57,22 @@ class Saved(NamedTuple):
     """f (N,)."""
 
 
-def forward(x: Array, w: Array) -> tuple[Angle, Saved]:
+def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
     r"""Find the angle from the part of w that is orthogonal to x.
 
     $$\theta = \operatorname{atan2}\left(\frac{\lVert r\rVert}{\lVert w\rVert},\; \hat x\cdot\hat w\right), \qquad
     r = w - \frac{w\cdot x}{x\cdot x}\,x, \qquad t_x = \frac{r}{\lVert r\rVert}$$
 
     r is taken with exact products, and again from what the first pass left, until nothing along x is left that counts:
-    twice for almost all vectors, since a pass gains 106 bits. So it is right relative to its own length however small θ
-    is, as long as θ and the entries that make it are normal float64 numbers when the largest entry is near 1. The
-    tangent t_w is found in the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0
-    or π; the tangents do not exist there, and 0, their choice of least norm, stands for them.
+    two or three times for almost all vectors, since a pass gains 106 bits. So it is right relative to its own length
+    however small θ is, as long as θ and the entries that make it are normal float64 numbers when the largest entry is
+    near 1. The tangent t_w is found in the same way from the part of x orthogonal to w. Exactly parallel vectors give
+    exactly θ = 0 or π; the tangents do not exist there, and 0, their choice of least norm, stands for them.
 
     Parameters
     ----------
     x, w
-        Embeddings and the weights of their own classes, both (N, D), no row zero.
+        Embeddings and the weights of their own classes, both (N, D), no row zero; float64 numbers, in pairs or not.
 
     Returns
     -------
@@ -86,12 +88,12 @@ def forward(x: Array, w: Array) -> tuple[Angle, Saved]:
     tangent_w, _ = _orthogonal(x, w, parallel)
     cos = dot(x, w) / (length_x * length_w)
     sin = sine / length_w
-    cos = where(parallel, Pair.of(np.sign(cos.hi)), cos)
-    saved = Saved(tangent_x, tangent_w, length_x.hi, length_w.hi, exponent_x, exponent_w)
+    cos = where(parallel, np.sign(cos.hi), cos)
+    saved = Saved(tangent_x, tangent_w, length_x.rounded(), length_w.rounded(), exponent_x, exponent_w)
     return Angle(_theta(cos, sin), cos, sin), saved
 
 
-def backward(upstream: Array, saved: Saved) -> tuple[Array, Array]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
     r"""Turn the gradient of the angle into gradients of both vectors: no division by sin θ anywhere.
 
     $$\frac{\partial L}{\partial x} = -\frac{\partial L}{\partial\theta}\,\frac{t_x}{\lVert x\rVert}, \qquad
@@ -111,8 +113,8 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array]:
     """
     along_x, along_w = upstream / saved.length_x, upstream / saved.length_w
     return (
-        np.ldexp(-along_x[:, None] * saved.tangent_x, -saved.exponent_x[:, None]),
-        np.ldexp(-along_w[:, None] * saved.tangent_w, -saved.exponent_w[:, None]),
+        ldexp(-along_x[:, None] * saved.tangent_x, -saved.exponent_x[:, None]),
+        ldexp(-along_w[:, None] * saved.tangent_w, -saved.exponent_w[:, None]),
     )
 
 
@@ -123,20 +125,22 @@ def of(theta: Array) -> Angle:
     return Angle(exact, cos, sin)
 
 
-def _orthogonal(v: Array, base: Array, parallel: NDArray[np.bool_]) -> tuple[Array, Pair]:
+def _orthogonal(v: Numbers, base: Numbers, parallel: NDArray[np.bool_]) -> tuple[Numbers, Pair]:
     """Return the direction and the length of the part of v orthogonal to base; 0 and 0 where they are parallel."""
-    rest = where(parallel[:, None], Pair.of(np.zeros_like(v)), Pair.of(v))
-    square, length = dot(base, base), np.abs(base).max(axis=1)
-    share, underflow = Pair.of(np.ones(len(v))), v.shape[1] * 2.0**-1070
-    while (np.abs(share.hi) * length > np.maximum(u * np.abs(rest.hi).max(axis=1), underflow)).any():  # 106 bits a pass
-        share = dot(rest, base) / square
+    rest = where(parallel[:, None], 0.0, Pair.of(v))
+    square, entries = dot(base, base), high(base)
+    length, underflow = np.abs(entries).max(axis=1), v.shape[1] * 2.0**-1070
+    share, enough = Pair.of(np.ones(len(v))), 2.0**-90  # below that the last bits of pairs are noise
+    while (np.abs(share.hi) * length > np.maximum(enough * np.abs(rest.hi).max(axis=1), underflow)).any():
+        share = dot(rest, base) / square  # a pass gains 106 bits
         for part in (share.hi, share.lo):
-            rest = rest - Pair(*two_product(part[:, None], base))
+            rest = rest - Pair(*two_product(part[:, None], entries))
     return direction(rest)
 
 
-def _parallel(x: Array, w: Array) -> NDArray[np.bool_]:
+def _parallel(x: Numbers, w: Numbers) -> NDArray[np.bool_]:
     """Decide, short of underflow, whether every minor x_p w_i - w_p x_i is 0; p is where x is largest."""
+    x, w = high(x), high(w)
     pivot = np.abs(x).argmax(axis=1)[:, None]
     left = two_product(np.take_along_axis(x, pivot, 1), w)
     right = two_product(np.take_along_axis(w, pivot, 1), x)
@@ -149,5 +153,5 @@ def _theta(cos: Pair, sin: Pair) -> Pair:
     theta = np.arctan2(sin.hi, cos.hi)
     rounded_sin, rounded_cos = sin_cos(Pair.of(theta))
     missing = (sin * rounded_cos - cos * rounded_sin).hi
-    found = Pair(*fast_two_sum(theta, missing))
-    return where(sin.hi == 0.0, where(cos.hi > 0.0, Pair.of(np.zeros_like(theta)), PI), found)
+    found: Pair = where(sin.hi == 0.0, where(cos.hi > 0.0, 0.0, PI), type(sin)(*fast_two_sum(theta, missing)))
+    return found

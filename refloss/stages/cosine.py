@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Array, Pair, matmul
+from refloss.error_free import Numbers, Pair, matmul
 from refloss.stages.normalize import Directions
 
 
 class Saved(NamedTuple):
     """What backward needs."""
 
-    x: Array
+    x: Numbers
     """x̂ (N, D)."""
-    w: Array
+    w: Numbers
     """ŵ (C, D)."""
 
 
@@ -41,10 +41,10 @@ def forward(x: Directions, w: Directions) -> tuple[Pair, Saved]:
         What `backward` needs.
     """
     c = matmul(x.unit, w.unit)
-    return c - c.hi * (x.excess[:, None] + w.excess), Saved(x.unit, w.unit)
+    return c - c.rounded() * (x.excess[:, None] + w.excess), Saved(x.unit, w.unit)
 
 
-def backward(upstream: Array, saved: Saved) -> tuple[Array, Array]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
     r"""Carry the gradient of the cosines back to both sets of unit vectors.
 
     $$\frac{\partial L}{\partial\hat x_n} = \sum_k \frac{\partial L}{\partial c_{nk}}\,\hat w_k, \qquad
@@ -62,4 +62,4 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array]:
     tuple of Array
         dL/dx̂ (N, D), dL/dŵ (C, D).
     """
-    return matmul(upstream, saved.w.T).hi, matmul(upstream.T, saved.x.T).hi
+    return matmul(upstream, saved.w.T).rounded(), matmul(upstream.T, saved.x.T).rounded()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, Integers, rounded_total
+from refloss.error_free import Array, Integers, Numbers, Pair, high, rounded_total, spread, where
 
 
 class Settings(NamedTuple):
@@ -28,9 +28,9 @@ class Settings(NamedTuple):
 class Targets(NamedTuple):
     """What the settings make of the labels."""
 
-    t: Array
+    t: Numbers
     """t: what multiplies -log p (N, C)."""
-    divisor: float
+    divisor: Numbers
     """n̄: what "mean" divides by."""
 
 
@@ -43,25 +43,45 @@ class Saved(NamedTuple):
     """Which of the three."""
 
 
-def targets(y: Array | Integers, classes: int, settings: Settings) -> Targets:
+class Weights(NamedTuple):
+    """Class weights, in a unit in which their sums cannot overflow."""
+
+    v: Array
+    """v, or 1 for every class (C,)."""
+    divisor: Numbers
+    """n̄: what "mean" divides by."""
+
+
+def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pair] = Pair) -> Weights:
+    r"""Take class weights, and what "mean" divides by.
+
+    $$\bar n = \sum_n v_{y_n} \text{ for labels}, \qquad N \text{ for probabilities}$$
+
+    Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two.
+    """
+    v = np.ones(classes) if settings.class_weight is None else np.asarray(settings.class_weight)
+    if y.ndim == 2:
+        return Weights(v, kind.of(float(len(y))).rounded())
+    size = np.frexp(v[y].max(initial=0.0))[1]
+    if settings.reduction == "mean" and abs(size) > 500:
+        v = np.ldexp(v, -size)
+    return Weights(v, rounded_total(kind.of(v[y])))
+
+
+def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Targets:
     r"""Turn labels, or probabilities, into targets.
 
     $$t_{nk} = (1-\varepsilon)\,v_k\,[k = y_n] + \frac{\varepsilon\,v_k}{C}
     \quad\text{or}\quad t_{nk} = v_k\Bigl((1-\varepsilon)\,y_{nk} + \frac{\varepsilon}{C}\Bigr)$$
-
-    "mean" divides by the sum of $v_{y_n}$ for labels, by the number of rows for probabilities.
     """
-    keep, share = 1.0 - settings.label_smoothing, settings.label_smoothing / classes
-    weight = np.ones(classes) if settings.class_weight is None else np.asarray(settings.class_weight)
+    v, divisor = weights
+    keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
     if y.ndim == 2:
-        return Targets(weight * (keep * y + share), float(len(y)))
-    own = weight[y]
-    t = np.tile(weight * share, (len(y), 1))
-    t[np.arange(len(y)), y] += own * keep
-    size = np.frexp(own.max(initial=0.0))[1]
-    if settings.reduction == "mean" and abs(size) > 500:  # only ratios count: a power of two keeps the sums in range
-        t, own = np.ldexp(t, -size), np.ldexp(own, -size)
-    return Targets(t, float(rounded_total(own)))
+        return Targets((v * (keep * y + share)).rounded(), divisor)
+    shared = v * share if label_smoothing else kind.of(np.zeros(len(v)))  # a weight of no label may overflow
+    t = shared.rounded()[None][np.zeros(len(y), np.int64)]  # a row a sample, to be written to
+    t[np.arange(len(y)), y] = (v[y] * (keep + share)).rounded()
+    return Targets(t, divisor)
 
 
 def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
@@ -69,7 +89,7 @@ def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
     return np.ones(len(y), np.bool_) if y.ndim == 2 else np.asarray(y != settings.ignore_index)
 
 
-def reduce(losses: Array, reduction: str, divisor: float) -> Array:
+def reduce(losses: Numbers, reduction: str, divisor: Numbers) -> Numbers:
     """Add up row losses, rounding once at the end; "mean" divides."""
     if reduction == "none":
         return losses
@@ -77,15 +97,15 @@ def reduce(losses: Array, reduction: str, divisor: float) -> Array:
     return added / divisor if reduction == "mean" else added
 
 
-def coefficient(upstream: Array, reduction: str, divisor: float, rows: int) -> Array:
+def coefficient(upstream: Numbers, reduction: str, divisor: Numbers, rows: int) -> Numbers:
     """dL/dL_n of every row (N,)."""
     if reduction == "mean":
         with np.errstate(divide="ignore", invalid="ignore"):
             upstream = upstream / divisor
-    return np.broadcast_to(upstream, (rows,))
+    return spread(upstream, (rows,))
 
 
-def forward(log_p: Array, targets: Targets, reduction: str) -> tuple[Array, Saved]:
+def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[Numbers, Saved]:
     r"""Weigh -log p with the targets and reduce.
 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad
@@ -110,11 +130,11 @@ def forward(log_p: Array, targets: Targets, reduction: str) -> tuple[Array, Save
         What `backward` needs.
     """
     with np.errstate(invalid="ignore"):
-        terms = np.where(targets.t == 0.0, 0.0, targets.t * -log_p)
+        terms = where(high(targets.t) == 0.0, 0.0, targets.t * -log_p)
     return reduce(rounded_total(terms), reduction, targets.divisor), Saved(targets, reduction)
 
 
-def backward(upstream: Array, saved: Saved) -> Array:
+def backward(upstream: Numbers, saved: Saved) -> Numbers:
     r"""Return minus the targets, each row with its coefficient.
 
     $$\frac{\partial L}{\partial\log p_{nk}} = -g_n\,t_{nk}, \qquad

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Array, Pair, matmul, rounded_total
+from refloss.error_free import Numbers, Pair, ldexp, matmul, rounded_total, scale_rows
 
 
 class Saved(NamedTuple):
     """What backward needs."""
 
-    x: Array
+    x: Numbers
     """x (N, D)."""
-    w: Array
+    w: Numbers
     """W (C, D)."""
 
 
-def forward(x: Array, w: Array, b: Array | None = None) -> tuple[Pair, Saved]:
+def forward(x: Numbers, w: Numbers, b: Numbers = None) -> tuple[Pair, Saved]:
     r"""Inner product of every embedding with every class, plus the bias.
 
     $$z_{nk} = \sum_i x_{ni}\,W_{ki} + b_k$$
@@ -40,7 +40,7 @@ def forward(x: Array, w: Array, b: Array | None = None) -> tuple[Pair, Saved]:
     return (z if b is None else z + b), Saved(x, w)
 
 
-def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers]:
     r"""Carry the gradient of the logits back to the embeddings, the classes and the bias.
 
     $$\frac{\partial L}{\partial x_{ni}} = \sum_k \frac{\partial L}{\partial z_{nk}}\,W_{ki}, \qquad
@@ -59,4 +59,8 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
     tuple of Array
         dL/dx (N, D), dL/dW (C, D), dL/db (C,).
     """
-    return matmul(upstream, saved.w.T).hi, matmul(upstream.T, saved.x.T).hi, rounded_total(upstream, axis=0)
+    x, x_exponent = scale_rows(saved.x)
+    w, w_exponent = scale_rows(saved.w)
+    to_x = matmul(ldexp(upstream, w_exponent), w.T)  # a long class of no weight must not hide a short one
+    to_w = matmul(ldexp(upstream, x_exponent[:, None]).T, x.T)
+    return to_x.rounded(), to_w.rounded(), rounded_total(upstream, axis=0)

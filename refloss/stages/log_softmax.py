@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from refloss.error_free import Array, Pair, total
-from refloss.stages.softmax import Exponentials, Saved, exponentials, probabilities
+from refloss.error_free import Array, Numbers, Pair, high, total, where
+from refloss.stages.softmax import Saved, exponentials, probabilities
 
 
-def forward(z: Pair) -> tuple[Array, Saved]:
+def forward(z: Pair) -> tuple[Numbers, Saved]:
     r"""Take the log of softmax without taking a log near 1.
 
     $$\log p_k = (z_k - M) - \operatorname{log1p}\Bigl(\sum_{j\ne a} e^{z_j - M}\Bigr)$$
@@ -31,21 +31,20 @@ def forward(z: Pair) -> tuple[Array, Saved]:
         What `backward` needs: p and 1 - p.
     """
     parts = exponentials(z)
-    return (parts.gap.hi - _log_sum(parts)[:, None]) + parts.gap.lo, probabilities(parts)
+    log_sum = parts.others.log1p()[:, None]
+    with np.errstate(invalid="ignore"):  # a logit of -inf stays what it is: it has no rounding error to carry
+        exact, plain = parts.gap - log_sum, parts.gap.hi - high(log_sum)
+    return where(np.isfinite(plain), exact, plain).rounded(), probabilities(parts)
 
 
 def log_sum_exp(z: Pair) -> Array:
     """Return M plus the log of the sum of exp(z - M) for each row (N,); infinite where M is."""
     largest = z.hi.max(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(np.isinf(largest), largest, largest + _log_sum(exponentials(z))))
+        return np.asarray(np.where(np.isinf(largest), largest, largest + exponentials(z).others.log1p()))
 
 
-def _log_sum(parts: Exponentials) -> Array:
-    return np.asarray(np.log1p(parts.others.hi) + parts.others.lo / (1.0 + parts.others.hi))
-
-
-def backward(upstream: Array, saved: Saved) -> Array:
+def backward(upstream: Numbers, saved: Saved) -> Numbers:
     r"""Carry the gradient of log p back to the logits.
 
     $$\frac{\partial L}{\partial z_k} = g_k\,q_k - p_k\,(T - g_k), \qquad g = \frac{\partial L}{\partial\log p},
@@ -66,4 +65,4 @@ def backward(upstream: Array, saved: Saved) -> Array:
         dL/dz (N, C).
     """
     rest = total(upstream)[:, None] - upstream
-    return upstream * saved.q - saved.p * rest.hi
+    return upstream * saved.q - saved.p * rest.rounded()

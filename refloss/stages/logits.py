@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Exponents, Integers, Pair, dot, ldexp, scale_rows
+from refloss.error_free import Exponents, Integers, Numbers, Pair, dot, ldexp, scale_rows
 
 
 class Saved(NamedTuple):
     """What backward needs."""
 
-    scale: Array
+    scale: Numbers
     """s (N,)."""
     f: Pair
     """c with ψ in the target's place (N, C)."""
@@ -44,13 +44,13 @@ def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Exponents) -
         What `backward` needs.
     """
     rows = np.arange(len(y))
-    f = Pair(c.hi.copy(), c.lo.copy())
-    f.hi[rows, y], f.lo[rows, y] = psi.hi, psi.lo
+    f = c.copy()
+    f[rows, y] = psi
     z = ldexp(f * scale[:, None], exponent[:, None])
-    return z, Saved(np.ldexp(scale.hi, exponent), f, y)
+    return z, Saved(ldexp(scale.rounded(), exponent), f, y)
 
 
-def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers]:
     r"""Part the gradient of the logits into the two branches and the scale.
 
     $$\frac{\partial L}{\partial c_{nk}} = [k \ne y_n]\,s_n\frac{\partial L}{\partial z_{nk}}, \qquad
@@ -74,4 +74,4 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
     psi = cosines[rows, saved.y]
     cosines[rows, saved.y] = 0.0
     scaled, exponent = scale_rows(upstream)
-    return cosines, psi, np.ldexp(dot(scaled, saved.f).hi, exponent)
+    return cosines, psi, ldexp(dot(scaled, saved.f).rounded(), exponent)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import PI, Array, Pair, sin_cos, u, where
+from refloss.error_free import PI, Array, Numbers, Pair, sin_cos, u, where
 from refloss.stages.angle import Angle
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -64,7 +64,7 @@ class Rule(NamedTuple):
 class Saved(NamedTuple):
     """What backward needs."""
 
-    slope: Array
+    slope: Numbers
     """ψ'(θ) (N,)."""
 
 
@@ -88,7 +88,7 @@ def turned(theta: Angle, margin: Margin) -> Target:
         sin_m2, cos_m2 = sin_cos(Pair.of(margin.m2))
         cos, sin = _rotated(cos, sin, cos_m2, sin_m2)
     told_from_zero = np.abs(sin.hi) > 16.0 * u**2 * (uncertain + margin.m2)
-    sin = where(told_from_zero, sin, Pair.of(np.zeros(sin.shape)))
+    sin = where(told_from_zero, sin, 0.0)
     nearest = np.rint(phi.hi / PI.hi)
     beyond = sin.hi * (1.0 - 2.0 * (nearest % 2.0)) > 0.0
     return Target(theta, cos, sin, np.maximum(np.where(beyond, nearest, nearest - 1.0), 0.0))
@@ -186,7 +186,8 @@ def bounded(curve: Curve, low: float = 0.0, high: float = 2.0) -> Curve:
         steepest, gentlest = t.theta.sin * -high, t.theta.sin * -low
         inner = curve.slope(t)
         inner = where((inner - steepest).hi < 0.0, steepest, inner)
-        return where((inner - gentlest).hi > 0.0, gentlest, inner)
+        inner = where((inner - gentlest).hi > 0.0, gentlest, inner)
+        return inner
 
     return Curve(curve.psi, slope)
 
@@ -235,10 +236,10 @@ def forward(angle: Angle, margin: Margin) -> tuple[Pair, Saved]:
         What `backward` needs.
     """
     curve, target = curve_of(margin), turned(angle, margin)
-    return curve.psi(target), Saved(curve.slope(target).hi)
+    return curve.psi(target), Saved(curve.slope(target).rounded())
 
 
-def backward(upstream: Array, saved: Saved) -> Array:
+def backward(upstream: Numbers, saved: Saved) -> Numbers:
     r"""Multiply by the slope of the curve.
 
     $$\frac{\partial L}{\partial\theta} = \frac{\partial L}{\partial\psi}\,\psi'(\theta), \qquad

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
-from refloss.error_free import Array, Exponents, Pair, ldexp, row_dot, scale_rows, sqrt
+from refloss.error_free import Exponents, Numbers, Pair, ldexp, row_dot, scale_rows, sqrt
 
 
 class Directions(NamedTuple):
     """Unit rows and their lengths, and what backward needs of them."""
 
-    unit: Array
+    unit: Numbers
     """v̂ = v / ‖v‖, every entry rounded (R, D)."""
-    excess: Array
+    excess: Numbers
     """What dividing by the rounded length did to every entry of a row: v̂ stands here times (1 + excess) (R,)."""
     length: Pair
     """‖v‖ / 2^e, in [1/2, √D) (R,)."""
@@ -28,10 +26,11 @@ class Directions(NamedTuple):
     @property
     def norm(self) -> Pair:
         """‖v‖ itself, which may overflow where the length and the exponent cannot (R,)."""
-        return ldexp(self.length, self.exponent)
+        norm: Pair = ldexp(self.length, self.exponent)
+        return norm
 
 
-def forward(v: Array) -> Directions:
+def forward(v: Numbers) -> Directions:
     r"""Divide each row by its Euclidean length.
 
     $$\hat v = \frac{v}{\lVert v\rVert}, \qquad \lVert v\rVert = \sqrt{\sum_i v_i^2}$$
@@ -48,10 +47,11 @@ def forward(v: Array) -> Directions:
     """
     scaled, exponent = scale_rows(v)
     length = sqrt(row_dot(scaled, scaled))
-    return Directions(scaled / length.hi[:, None], length.lo / length.hi, length, exponent)
+    divisor = length.rounded()
+    return Directions(scaled / divisor[:, None], ((length - divisor) / divisor).rounded(), length, exponent)
 
 
-def backward(upstream: Array, saved: Directions, upstream_norm: Array | None = None) -> Array:
+def backward(upstream: Numbers, saved: Directions, upstream_norm: Numbers = None) -> Numbers:
     r"""Project the gradient of v̂ onto the plane orthogonal to v̂; add what the length itself carries.
 
     $$\frac{\partial L}{\partial v} = \frac{1}{\lVert v\rVert}
@@ -75,6 +75,6 @@ def backward(upstream: Array, saved: Directions, upstream_norm: Array | None = N
     """
     scaled, exponent = scale_rows(upstream)
     along = row_dot(scaled, saved.unit)
-    tangent = (scaled - along.hi[:, None] * saved.unit) / saved.length.hi[:, None]
-    gradient: Array = np.ldexp(tangent, (exponent - saved.exponent)[:, None])
+    tangent = (scaled - along.rounded()[:, None] * saved.unit) / saved.length.rounded()[:, None]
+    gradient = ldexp(tangent, (exponent - saved.exponent)[:, None])
     return gradient if upstream_norm is None else gradient + upstream_norm[:, None] * saved.unit

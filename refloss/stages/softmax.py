@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Integers, Pair, total, two_sum
+from refloss.error_free import Array, Integers, Numbers, Pair, total, two_sum, where
 
 
 class Saved(NamedTuple):
     """What backward needs."""
 
-    p: Array
+    p: Numbers
     """p (N, C)."""
-    q: Array
+    q: Numbers
     """1 - p, at the largest logit as the sum of the others (N, C)."""
 
 
@@ -27,7 +27,7 @@ class Exponentials(NamedTuple):
 
     gap: Pair
     """z_k - M (N, C)."""
-    e: Array
+    e: Numbers
     """exp(z_k - M), 1 at a (N, C)."""
     others: Pair
     """S, the sum of e over k != a (N,)."""
@@ -38,9 +38,8 @@ class Exponentials(NamedTuple):
 def exponentials(z: Pair) -> Exponentials:
     """Take exp of every logit's distance from the largest, with the rounding of that distance made good.
 
-    A distance of 700 rounded to 53 bits would cost its exponential 350u; exp(g + h) = exp(g) (1 + h) to first order,
-    and |h| <= u |g| leaves nothing that counts. A logit of -inf is a masked class of probability 0. Rows with NaN or
-    +inf, and rows of nothing but -inf, have no probabilities: NaN.
+    A distance of 700 rounded to 53 bits would cost its exponential 350u. A logit of -inf is a masked class of
+    probability 0. Rows with NaN or +inf, and rows of nothing but -inf, have no probabilities: NaN.
     """
     rows = np.arange(len(z.hi))
     peak = z.hi.max(axis=1)
@@ -49,14 +48,13 @@ def exponentials(z: Pair) -> Exponentials:
     with np.errstate(invalid="ignore", over="ignore"):
         g, h = two_sum(z.hi, -largest.hi)
         g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
-        gap = Pair(g, _finite(h))
-        e = np.exp(gap.hi)
-        e += e * gap.lo
+        gap = type(z)(g, _finite(h))
+        e = gap.exp()
         apart = e.copy()
         apart[rows, top] = 0.0
         others = total(apart)
     known = np.isfinite(peak)
-    return Exponentials(gap, e, Pair(np.where(known, others.hi, np.nan), others.lo), top)
+    return Exponentials(gap, e, where(known, others, np.nan), top)
 
 
 def _finite(error: Array) -> Array:
@@ -67,14 +65,14 @@ def _finite(error: Array) -> Array:
 def probabilities(parts: Exponentials) -> Saved:
     """Divide by the sum; the complement of the largest comes from the sum of the others."""
     rows = np.arange(len(parts.e))
-    whole = 1.0 + parts.others
-    p = parts.e / whole.hi[:, None]
+    whole = (1.0 + parts.others).rounded()
+    p = parts.e / whole[:, None]
     q = 1.0 - p
-    q[rows, parts.top] = parts.others.hi / whole.hi
+    q[rows, parts.top] = parts.others.rounded() / whole
     return Saved(p, q)
 
 
-def forward(z: Pair) -> tuple[Array, Saved]:
+def forward(z: Pair) -> tuple[Numbers, Saved]:
     r"""Turn logits into probabilities.
 
     $$p_k = \frac{e^{z_k - M}}{\sum_j e^{z_j - M}}, \qquad M = \max_j z_j$$
@@ -97,7 +95,7 @@ def forward(z: Pair) -> tuple[Array, Saved]:
     return saved.p, saved
 
 
-def backward(upstream: Array, saved: Saved) -> Array:
+def backward(upstream: Numbers, saved: Saved) -> Numbers:
     r"""Multiply by the Jacobian of softmax, diag(p) - p pᵀ.
 
     $$\frac{\partial L}{\partial z_k} = p_k\Bigl(g_k\,q_k - \sum_{j\ne k} g_j\,p_j\Bigr), \qquad
@@ -117,4 +115,4 @@ def backward(upstream: Array, saved: Saved) -> Array:
     """
     weighted = upstream * saved.p
     rest = total(weighted)[:, None] - weighted
-    return saved.p * (upstream * saved.q - rest.hi)
+    return saved.p * (upstream * saved.q - rest.rounded())

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Exponents, Pair, direction, dot, ldexp, two_sum, u
+from refloss.error_free import Array, Exponents, Numbers, Pair, direction, dot, high, ldexp, u, where
 
 
 class Settings(NamedTuple):
@@ -26,15 +26,15 @@ class Saved(NamedTuple):
 
     active: Array
     """1 where the loss of the row is above 0, else 0 (N,)."""
-    to_positive: Array
+    to_positive: Numbers
     """dd(a, p)/da: 2 (a - p), or its direction for the plain distance (N, D)."""
-    to_negative: Array
+    to_negative: Numbers
     """dd(a, n)/da (N, D)."""
-    apart: Array
+    apart: Numbers
     """The difference of the two, rounded once for squared distances (N, D)."""
 
 
-def forward(anchor: Array, positive: Array, negative: Array, m: float, squared: bool) -> tuple[Array, Saved]:
+def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squared: bool) -> tuple[Numbers, Saved]:
     r"""Compare the distance to the positive with the distance to the negative.
 
     $$L = \max\bigl(0,\; d(a, p) - d(a, n) + m\bigr), \qquad
@@ -62,24 +62,26 @@ def forward(anchor: Array, positive: Array, negative: Array, m: float, squared: 
     """
     if squared:
         (a, p, n), exponent = _scaled(anchor, positive, negative)
-        ap, an = Pair(*two_sum(a, -p)), Pair(*two_sum(a, -n))
+        ap, an, pn = Pair.of(a) - p, Pair.of(a) - n, Pair.of(n) - p
         near, far, power = dot(ap, ap), dot(an, an), 2 * exponent
-        to_positive, to_negative = 2.0 * (anchor - positive), 2.0 * (anchor - negative)
-        apart = 2.0 * (negative - positive)
+        to_positive, to_negative, apart = (
+            ldexp(difference.rounded(), (exponent + 1)[:, None]) for difference in (ap, an, pn)
+        )
     else:
-        to_positive, near = direction(Pair(*two_sum(anchor, -positive)))
-        to_negative, far = direction(Pair(*two_sum(anchor, -negative)))
+        to_positive, near = direction(Pair.of(anchor) - positive)
+        to_negative, far = direction(Pair.of(anchor) - negative)
         power = np.zeros(len(anchor), np.int32)
         apart = to_positive - to_negative
     difference = ldexp(near - far, power)
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite difference has no rounding error to carry
-        loss = np.where(np.isfinite(difference.hi), (difference + m).hi, difference.hi)
+        losses = where(np.isfinite(difference.hi), difference + m, difference).rounded()
+        loss = high(losses)
         least = 64.0 * u**2 * (np.ldexp(near.hi + far.hi, power) + m)
     active = (loss > 0.0) & ((loss > least) | ~np.isfinite(least) | (difference.hi == 0.0))
-    return np.where(active, loss, 0.0), Saved(active.astype(np.float64), to_positive, to_negative, apart)
+    return where(active, losses, 0.0), Saved(active.astype(np.float64), to_positive, to_negative, apart)
 
 
-def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers]:
     r"""Pull the anchor to the positive and push it from the negative where the loss is above 0.
 
     $$\frac{\partial L}{\partial a} = [L > 0]\Bigl(\frac{\partial d(a,p)}{\partial a}
@@ -106,8 +108,8 @@ def backward(upstream: Array, saved: Saved) -> tuple[Array, Array, Array]:
     return g * saved.apart, -g * saved.to_positive, g * saved.to_negative
 
 
-def _scaled(*points: Array) -> tuple[list[Array], Exponents]:
+def _scaled(*points: Numbers) -> tuple[list[Numbers], Exponents]:
     """Scale all points of a row by one exact power of two."""
-    largest = np.max([np.abs(v).max(axis=1, initial=0.0) for v in points], axis=0)
+    largest = np.max([np.abs(high(v)).max(axis=1, initial=0.0) for v in points], axis=0)
     exponent = np.frexp(largest)[1]
-    return [np.ldexp(v, -exponent[:, None]) for v in points], exponent
+    return [ldexp(v, -exponent[:, None]) for v in points], exponent
