@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,7 +75,7 @@ class Pair:
     __array_ufunc__ = None  # an ndarray on the left hands the operation over to the pair
 
     @classmethod
-    def of(cls, value: Pair | ArrayLike) -> Pair:
+    def of(cls, value: Pair | ArrayLike) -> Self:
         """Return value as a pair of this kind; what is one already stays as it is."""
         if isinstance(value, cls):
             return value
@@ -97,7 +97,7 @@ class Pair:
         """log(1 + the pair), to 53 bits."""
         return np.log1p(self.hi) + self.lo / (1.0 + self.hi)
 
-    def __neg__(self) -> Pair:
+    def __neg__(self) -> Self:
         return type(self)(-self.hi, -self.lo)
 
     def __add__(self, other: Pair | ArrayLike) -> Pair:
@@ -136,7 +136,7 @@ class Pair:
     def __rtruediv__(self, other: Pair | ArrayLike) -> Pair:
         return Pair.of(other) / self
 
-    def __getitem__(self, index: Any) -> Pair:
+    def __getitem__(self, index: Any) -> Self:
         return type(self)(self.hi[index], self.lo[index])
 
     def __setitem__(self, index: Any, value: Pair | ArrayLike) -> None:
@@ -146,12 +146,12 @@ class Pair:
     def __len__(self) -> int:
         return len(self.hi)
 
-    def copy(self) -> Pair:
+    def copy(self) -> Self:
         """Return a copy of both parts."""
         return type(self)(self.hi.copy(), self.lo.copy())
 
     @property
-    def T(self) -> Pair:  # noqa: N802 (NumPy's name)
+    def T(self) -> Self:  # noqa: N802 (NumPy's name)
         """Both parts transposed."""
         return type(self)(self.hi.T, self.lo.T)
 
@@ -371,7 +371,7 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     return labels, summed.rounded()
 
 
-def _expansion(value: Fraction, parts: int) -> list[float]:
+def expansion(value: Fraction, parts: int) -> list[float]:
     """Write a rational as a sum of doubles, each the rounding of what is left."""
     out = []
     for _ in range(parts):
@@ -381,13 +381,13 @@ def _expansion(value: Fraction, parts: int) -> list[float]:
 
 
 def _constant(value: Fraction) -> Pair:
-    hi, lo = _expansion(value, 2)
+    hi, lo = expansion(value, 2)
     return Pair(np.asarray(hi), np.asarray(lo))
 
 
 _PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211707")
 PI = _constant(_PI)
-_HALF_PI = _expansion(_PI / 2, 3)
+_HALF_PI = expansion(_PI / 2, 3)
 _SINE = [_constant(Fraction((-1) ** i, math.factorial(2 * i + 1))) for i in range(1, 16)]
 _COSINE = [_constant(Fraction((-1) ** i, math.factorial(2 * i))) for i in range(1, 16)]
 

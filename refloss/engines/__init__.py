@@ -1,15 +1,21 @@
 """How: every engine takes the same specification of a loss and offers the same calls.
 
-An engine reads the `Spec` and never a loss's name. It offers ``value(spec, arrays)``, ``value_and_grad(spec, arrays,
-upstream)`` and ``trace(spec, arrays, upstream)``, with arrays already looked over by `refloss.inputs`.
+An engine reads the `Spec` and never a loss's name. It offers ``value(spec, arrays)`` and ``value_and_grad(spec, arrays,
+upstream)``, with arrays already looked over by `refloss.inputs`; the chain also ``trace(spec, arrays, upstream)``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
+from refloss.error_free import Array
 from refloss.stages import cross_entropy, triplet
 from refloss.stages.margin import Margin
+
+Arrays: TypeAlias = dict[str, Any]
 
 
 class Spec(NamedTuple):
@@ -25,3 +31,22 @@ class Spec(NamedTuple):
     """Reduction, label smoothing, class weights and the ignored label."""
     triplet: triplet.Settings = triplet.Settings()
     """Margin, distance and reduction of the triplet loss."""
+
+
+def without_ignored(
+    spec: Spec, arrays: Arrays, upstream: Array | None
+) -> tuple[Arrays, Array | None, Callable[[str, Array], Array]]:
+    """Leave out the rows that are ignored: inputs, upstream gradient, and what puts results by name back into place."""
+    kept = cross_entropy.kept(arrays["y"], spec.cross_entropy) if "y" in arrays else np.ones(1, np.bool_)
+    if kept.all():
+        return arrays, upstream, lambda name, part: part
+    some = {name: array[kept] if name in ("x", "y", "z") else array for name, array in arrays.items()}
+
+    def restored(name: str, part: Array) -> Array:
+        if name in ("normalize_w", "w", "b") or part.ndim == 0:  # these have no row a sample
+            return part
+        whole = np.zeros((len(kept), *part.shape[1:]))
+        whole[kept] = part
+        return whole
+
+    return some, upstream[kept] if upstream is not None and upstream.ndim else upstream, restored

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import Spec
+from refloss.engines import Arrays, Spec, without_ignored
 from refloss.error_free import Array, Integers, Pair, total_by_label
 from refloss.stages import (
     angle,
@@ -30,7 +30,6 @@ from refloss.stages import (
     triplet,
 )
 
-Arrays: TypeAlias = dict[str, Any]
 Outputs: TypeAlias = dict[str, Any]
 Gradients: TypeAlias = dict[str, Any]
 Saved: TypeAlias = dict[str, Any]
@@ -85,32 +84,19 @@ def _result(walk: _Walk) -> Array:
 
 def _walk(spec: Spec, arrays: Arrays, upstream: Array | None) -> _Walk:
     """Go down the picture and, given an upstream gradient, up again, leaving out the rows that are ignored."""
-    down, up = _PICTURES[spec.head]
-    kept = cross_entropy.kept(arrays["y"], spec.cross_entropy) if "y" in arrays else np.ones(1, np.bool_)
-    if kept.all():
-        return _there_and_back(spec, arrays, upstream, down, up)
-    some = {name: array[kept] if name in _BY_ROW else array for name, array in arrays.items()}
-    if upstream is not None and upstream.ndim:
-        upstream = upstream[kept]
-    walk = _there_and_back(spec, some, upstream, down, up)
-
-    def spread(name: str, part: Any) -> Any:
-        if isinstance(part, Normalized):
-            return Normalized(spread(name, part.unit), spread(name, part.norm))
-        if name in _NOT_BY_ROW or part.ndim == 0:
-            return part
-        whole = np.zeros((len(kept), *part.shape[1:]))
-        whole[kept] = part
-        return whole
-
-    return _Walk(*({name: spread(name, part) for name, part in parts.items()} for parts in walk))
-
-
-def _there_and_back(spec: Spec, arrays: Arrays, upstream: Array | None, down: _Down, up: _Up) -> _Walk:
+    some, above, restored = without_ignored(spec, arrays, upstream)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        outputs, saved = down(spec, arrays)
-        gradients, of_inputs = ({}, {}) if upstream is None else up(spec, upstream, saved)
-    return _Walk(outputs, gradients, of_inputs)
+        down, up = _PICTURES[spec.head]
+        outputs, saved = down(spec, some)
+        gradients, of_inputs = ({}, {}) if above is None else up(spec, above, saved)
+
+    def back(name: str, part: Any) -> Any:
+        if isinstance(part, Normalized):
+            return Normalized(restored(name, part.unit), restored(name, part.norm))
+        return restored(name, part)
+
+    found = (outputs, gradients, of_inputs)
+    return _Walk(*({name: back(name, part) for name, part in parts.items()} for parts in found))
 
 
 # ---------------------------------------------------------------------------------------- cross entropy on given logits
@@ -240,5 +226,3 @@ _PICTURES: dict[str, tuple[_Down, _Up]] = {
     "margin": (_margin_down, _margin_up),
     "triplet": (_triplet_down, _triplet_up),
 }
-_BY_ROW = ("x", "y", "z")  # inputs that lose the rows that are ignored
-_NOT_BY_ROW = ("normalize_w", "w", "b")  # outputs and gradients that have no row a sample

@@ -186,8 +186,8 @@ def bounded(curve: Curve, low: float = 0.0, high: float = 2.0) -> Curve:
         steepest, gentlest = t.theta.sin * -high, t.theta.sin * -low
         inner = curve.slope(t)
         inner = where((inner - steepest).hi < 0.0, steepest, inner)
-        inner = where((inner - gentlest).hi > 0.0, gentlest, inner)
-        return inner
+        bound: Pair = where((inner - gentlest).hi > 0.0, gentlest, inner)
+        return bound
 
     return Curve(curve.psi, slope)
 

@@ -1,0 +1,306 @@
+"""About 100 bits at real sizes: the stages of the picture, unchanged, on wider numbers, rounded once at the end.
+
+`DoubleDouble` is a pair that keeps all of its bits wherever a stage asks for what is `rounded`; its arithmetic is in
+`refloss.engines.kernels`. Matrix products are exact products of slices at the speed of a BLAS, see
+`refloss.error_free.matmul`. Two things differ from the engine `chain`:
+
+- The work is cut into blocks: of classes, where rows of weights are normalized and multiplied, and of samples, where
+  rows of logits become a loss and its gradient. Of arrays N x C there is one pair, the cosines, which their gradients
+  overwrite.
+- Projecting onto the plane orthogonal to x loses what it cancels, so a class whose direction is within 1e-8 of ±x goes
+  through its angle, as the target does: its gradient is right relative to the sine of that angle, and 0 if that is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refloss import inputs
+from refloss.engines import Arrays, Spec, kernels, without_ignored
+from refloss.error_free import Array, Integers, Pair, total_by_label
+from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
+
+
+class DoubleDouble(Pair):
+    """A pair that nothing rounds. Bounds of `exp` and `log1p`: 64u²; of the rest, those of a `Pair`."""
+
+    __slots__ = ()
+
+    def rounded(self) -> Self:
+        """Everything is kept."""
+        return self
+
+    def exp(self) -> DoubleDouble:
+        """e to the power of the pair."""
+        return self._with(kernels.exp)
+
+    def log1p(self) -> DoubleDouble:
+        """log(1 + a) for a >= 0, infinite where a is: the rounded logarithm y, and (a - (e^y - 1)) / e^y.
+
+        What the quotient is wrong by is the square of what y was, at most (8u y)².
+        """
+        y = DoubleDouble.of(np.where(np.isfinite(self.hi), np.log1p(self.hi), 0.0))
+        power = y._with(kernels.expm1)
+        exact = y + (self - power) / (power + 1.0)
+        finite = np.isfinite(self.hi)
+        return DoubleDouble(np.where(finite, exact.hi, self.hi), np.where(finite, exact.lo, 0.0))
+
+    def __add__(self, other: Pair | ArrayLike) -> DoubleDouble:
+        return _broadcast(kernels.add, self, other)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Pair | ArrayLike) -> DoubleDouble:
+        return _broadcast(kernels.multiply, self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Pair | ArrayLike) -> DoubleDouble:
+        return _broadcast(kernels.divide, self, other)
+
+    def __rtruediv__(self, other: Pair | ArrayLike) -> DoubleDouble:
+        return _broadcast(kernels.divide, other, self)
+
+    def _with(self, kernel: Callable[..., None]) -> DoubleDouble:
+        return _applied(kernel, (self.hi, self.lo))
+
+
+def _broadcast(kernel: Callable[..., None], *operands: Pair | ArrayLike) -> DoubleDouble:
+    """Apply a kernel to operands of shapes that fit."""
+    parts: list[ArrayLike] = []
+    for operand in operands:
+        parts += (operand.hi, operand.lo) if isinstance(operand, Pair) else (operand, 0.0)
+    return _applied(kernel, np.broadcast_arrays(*parts))
+
+
+def _applied(kernel: Callable[..., None], parts: Any) -> DoubleDouble:
+    """Apply a kernel to arrays of one shape, which have at most two axes, as if they had two."""
+    shape = np.shape(parts[0])
+    axes = (1, 1, *shape)[-2:]
+    hi, lo = np.empty(axes), np.empty(axes)
+    kernel(*(np.reshape(part, axes) for part in parts), hi, lo)
+    return DoubleDouble(hi.reshape(shape), lo.reshape(shape))
+
+
+# -------------------------------------------------------------------------------------------------- what an engine does
+
+
+def value(spec: Spec, arrays: Arrays) -> Array:
+    """Return the loss."""
+    return _run(spec, arrays, None)[0]
+
+
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the loss and its gradients by the name of the input."""
+    return _run(spec, arrays, upstream)
+
+
+_Result: TypeAlias = tuple[DoubleDouble, dict[str, Array]]
+
+
+def _run(spec: Spec, arrays: Arrays, upstream: Array | None) -> tuple[Array, dict[str, Array]]:
+    some, above, restored = without_ignored(spec, arrays, upstream)
+    with np.errstate(all="ignore"):  # what is not finite comes out as such
+        found, gradients = _HEADS[spec.head](spec, some, None if above is None else DoubleDouble.of(above))
+    return restored("value", np.asarray(found.hi)), {name: restored(name, part) for name, part in gradients.items()}
+
+
+def _blocks(count: int, width: int, entries: int) -> Iterator[slice]:
+    """Cut rows of a width into blocks of about that many entries."""
+    size = max(1, entries // max(1, width))
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _classes(x: Array, w: Array) -> Iterator[slice]:
+    return _blocks(len(w), max(w.shape[1], len(x)), 2**18)
+
+
+def _zeros(*shape: int) -> DoubleDouble:
+    return DoubleDouble(np.zeros(shape), np.zeros(shape))
+
+
+_Up: TypeAlias = Callable[[Pair], None]
+
+
+def _loss(
+    spec: Spec,
+    y: Array | Integers,
+    classes: int,
+    upstream: DoubleDouble | None,
+    down: Callable[[slice], tuple[Pair, _Up]],
+) -> DoubleDouble:
+    """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples.
+
+    down gives the logits of some samples, and what is to be done with the gradient of these.
+    """
+    settings = spec.cross_entropy
+    weights = cross_entropy.weights(y, classes, settings, DoubleDouble)
+    losses = _zeros(len(y))
+    for rows in _blocks(len(y), classes, 2**16):
+        z, up = down(rows)
+        log_p, of_log_softmax = log_softmax.forward(z)
+        targets = cross_entropy.targets(y[rows], weights, settings.label_smoothing, DoubleDouble)
+        losses[rows], of_cross_entropy = cross_entropy.forward(log_p, targets, "none")
+        if upstream is not None:
+            of_rows = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, len(y))[rows]
+            up(log_softmax.backward(cross_entropy.backward(of_rows, of_cross_entropy), of_log_softmax))
+    return DoubleDouble.of(cross_entropy.reduce(losses, settings.reduction, weights.divisor))
+
+
+def _logits(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+    z = arrays["z"]
+    gradient = np.zeros_like(z)
+
+    def down(rows: slice) -> tuple[Pair, _Up]:
+        def up(dz: Pair) -> None:
+            gradient[rows] = dz.hi
+
+        return DoubleDouble.of(z[rows]), up
+
+    return _loss(spec, arrays["y"], z.shape[1], upstream, down), {"z": gradient}
+
+
+def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+    x, w, b = DoubleDouble.of(arrays["x"]), arrays["w"], arrays.get("b")
+    z = _zeros(len(x), len(w))  # and then their gradient
+    for block in _classes(x.hi, w):
+        z[:, block], _ = linear.forward(x, DoubleDouble.of(w[block]), None if b is None else b[block])
+    inputs.logits_fit(z.hi)
+
+    def down(rows: slice) -> tuple[Pair, _Up]:
+        def up(dz: Pair) -> None:
+            z[rows] = dz
+
+        return z[rows], up
+
+    loss = _loss(spec, arrays["y"], len(w), upstream, down)
+    if upstream is None:
+        return loss, {}
+    to_x, to_w, to_b = _zeros(*x.shape), np.zeros_like(w), np.zeros(len(w))
+    for block in _classes(x.hi, w):
+        part, of_w, of_b = linear.backward(z[:, block], linear.Saved(x, DoubleDouble.of(w[block])))
+        to_x += part
+        to_w[block], to_b[block] = of_w.hi, of_b.hi
+    return loss, {"x": to_x.hi, "w": to_w, "b": to_b}
+
+
+def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+    x, w, y = arrays["x"], arrays["w"], arrays["y"]
+    to_x = normalize.forward(DoubleDouble.of(x))
+    c = _zeros(len(x), len(w))  # the cosines, and then their gradient
+    for block in _classes(x, w):
+        c[:, block], _ = cosine.forward(to_x, normalize.forward(DoubleDouble.of(w[block])))
+    theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
+    psi, of_margin = margin.forward(theta, spec.margin)
+    if spec.scale is None:
+        scale, exponent = to_x.length, to_x.exponent
+    else:
+        mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
+        scale = DoubleDouble.of(mantissa)
+    near = _nearly_parallel(c, y)
+    of_psi, of_scale = _zeros(len(y)), _zeros(len(y))
+
+    def down(rows: slice) -> tuple[Pair, _Up]:
+        z, of_logits = logits.forward(c[rows], psi[rows], y[rows], scale[rows], exponent[rows])
+        inputs.logits_fit(z.hi)
+
+        def up(dz: Pair) -> None:
+            c[rows], of_psi[rows], of_scale[rows] = logits.backward(dz, of_logits)
+
+        return z, up
+
+    loss = _loss(spec, y, len(w), upstream, down)
+    if upstream is None:
+        return loss, {}
+    narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])
+    narrow.add(np.arange(len(y)), y, *angle.backward(margin.backward(of_psi, of_margin), of_angle))
+    for some in _blocks(len(near.n), x.shape[1], 2**18):
+        n, k = near.n[some], near.k[some]
+        narrow.add(n, k, *_by_angle(x[n], w[k], c[n, k]))
+    c[near] = 0.0
+    return loss, _wide_back(c, to_x, w, narrow, None if spec.scale is not None else of_scale)
+
+
+class _Places(NamedTuple):
+    """Entries of an N x C array."""
+
+    n: Integers
+    k: Integers
+
+
+def _nearly_parallel(c: DoubleDouble, y: Integers) -> _Places:
+    """Where a class that is not the target has a direction within 2^-30 of that of x, or of its opposite."""
+    found = [_Places(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    for rows in _blocks(len(c), c.shape[1], 2**16):
+        hi, lo = c.hi[rows], c.lo[rows]
+        near = (np.abs(hi) - 1.0) + np.copysign(1.0, hi) * lo > -(2.0**-61)
+        near[np.arange(len(hi)), y[rows]] = False
+        n, k = np.nonzero(near)
+        found.append(_Places(n + rows.start, k))
+    return _Places(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _by_angle(x: Array, w: Array, dc: DoubleDouble) -> tuple[DoubleDouble, DoubleDouble]:
+    """Carry the gradients of cosines of pairs of rows back as if they were targets, without a margin."""
+    theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
+    _, of_margin = margin.forward(theta, margin.Margin())
+    return angle.backward(margin.backward(dc, of_margin), of_angle)
+
+
+class _Narrow:
+    """Gradients of those pairs of a sample and a class that go through their angle, added up."""
+
+    def __init__(self, x: DoubleDouble, classes: Integers, width: int) -> None:
+        self.x, self.classes, self.w = x, classes, _zeros(len(classes), width)
+
+    def add(self, n: Integers, k: Integers, dx: DoubleDouble, dw: DoubleDouble) -> None:
+        """Add gradients of rows n of x and k of w."""
+        for into, order, labels, rows in ((self.x, np.arange(len(self.x)), n, dx), (self.w, self.classes, k, dw)):
+            present, summed = total_by_label(rows, labels)
+            at = np.searchsorted(order, present)
+            into[at] = into[at] + summed
+
+
+def _wide_back(
+    dc: DoubleDouble, to_x: normalize.Directions, w: Array, narrow: _Narrow, of_scale: DoubleDouble | None
+) -> dict[str, Array]:
+    """Carry the gradient of the cosines back to embeddings and classes, and add that of the narrow branch."""
+    unit_x, gradient = _zeros(*narrow.x.shape), np.zeros_like(w)
+    for block in _classes(narrow.x.hi, w):
+        to_w = normalize.forward(DoubleDouble.of(w[block]))
+        part, unit_w = cosine.backward(dc[:, block], cosine.Saved(to_x.unit, to_w.unit))
+        unit_x += part
+        rows = normalize.backward(unit_w, to_w)
+        first, last = np.searchsorted(narrow.classes, (block.start, block.stop))
+        at = narrow.classes[first:last] - block.start
+        rows[at] = rows[at] + narrow.w[first:last]
+        gradient[block] = rows.hi
+    return {"x": (normalize.backward(unit_x, to_x, of_scale) + narrow.x).hi, "w": gradient}
+
+
+def _triplet(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+    m, squared, reduction = spec.triplet
+    points = [arrays[name] for name in ("anchor", "positive", "negative")]
+    count, width = points[0].shape
+    losses, gradients = _zeros(count), [np.zeros_like(point) for point in points]
+    for rows in _blocks(count, width, 2**16):
+        anchor, positive, negative = (DoubleDouble.of(point[rows]) for point in points)
+        losses[rows], of_triplet = triplet.forward(anchor, positive, negative, m, squared)
+        if upstream is not None:
+            above = cross_entropy.coefficient(upstream, reduction, np.float64(count), count)[rows]
+            for gradient, part in zip(gradients, triplet.backward(above, of_triplet), strict=True):
+                gradient[rows] = part.hi
+    loss = cross_entropy.reduce(losses, reduction, np.float64(count))
+    return DoubleDouble.of(loss), dict(zip(("anchor", "positive", "negative"), gradients, strict=True))
+
+
+_HEADS: dict[str, Callable[[Spec, Arrays, DoubleDouble | None], _Result]] = {
+    "logits": _logits,
+    "linear": _linear,
+    "margin": _margin,
+    "triplet": _triplet,
+}
