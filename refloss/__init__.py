@@ -4,6 +4,8 @@ Values, hand-derived gradients and stated accuracy for cross entropy, the softma
 A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, and the triplet loss.
 """
 
+from refloss.engines.certified import enclose
+from refloss.error_free import ulp_error
 from refloss.losses import (
     AMSoftmax,
     ArcFace,
@@ -35,7 +37,9 @@ __all__ = [
     "SoftmaxLoss",
     "SphereFace",
     "Triplet",
+    "enclose",
     "log_softmax",
     "logsumexp",
     "softmax",
+    "ulp_error",
 ]

@@ -411,3 +411,65 @@ def sin_cos(angle: Pair) -> tuple[Pair, Pair]:
     swapped = quadrant % 2 == 1
     sine, cosine = where(swapped, cosine, sine), where(swapped, sine, cosine)
     return where(quadrant >= 2, -sine, sine), where((quadrant == 1) | (quadrant == 2), -cosine, cosine)
+
+
+_FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}
+
+
+def ulp_error(result: Any, truth: Any) -> Any:
+    r"""How far a result is from the truth, in units in the last place that its dtype has there.
+
+    $$\frac{|r - t|}{2^{\max(e,\,e_{\min}) - p + 1}}, \qquad 2^e \le |t| < 2^{e+1}$$
+
+    with p the bits of the dtype of r and e_min its smallest normal exponent: 24 and -126 for float32. A correctly
+    rounded result is at most 1/2 off, and one unit is between u and 2u of the truth, u the unit roundoff.
+
+    Parameters
+    ----------
+    result
+        Floating-point numbers: float16, bfloat16 (of ml_dtypes), float32 or float64.
+    truth
+        Numbers of a shape that fits. Where float64 is not enough: decimal strings, as `refloss.enclose` gives them,
+        or `fractions.Fraction` or `decimal.Decimal` numbers, in an array or a list.
+
+    Returns
+    -------
+    Array
+        Units in the last place, float64, of the common shape. Equal infinities and two NaN are 0 apart; of a finite
+        number and one that is not, inf. Where the truth is 0 the unit is the smallest subnormal number.
+
+    Raises
+    ------
+    TypeError
+        If result is of none of the four dtypes.
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> float(ulp_error(numpy.float32(0.1), "0.1"))
+    0.2
+    """
+    found, true = np.asarray(result), np.asarray(truth)
+    if found.dtype.name not in _FORMATS:
+        raise TypeError(f"result must hold numbers of {', '.join(_FORMATS)}; got {found.dtype}")
+    try:
+        shape = np.broadcast_shapes(found.shape, true.shape)
+    except ValueError:
+        raise ValueError(f"truth must have a shape that fits result's {found.shape}; got {true.shape}") from None
+    bits, smallest = _FORMATS[found.dtype.name]
+    units = np.empty(shape)
+    pairs = np.broadcast_arrays(found.astype(np.float64), true)
+    for index in np.ndindex(shape):
+        r, t = float(pairs[0][index]), pairs[1][index]
+        rounded = float(t)
+        if not math.isfinite(r) or not math.isfinite(rounded):
+            units[index] = 0.0 if r == rounded or (math.isnan(r) and math.isnan(rounded)) else math.inf
+            continue
+        exact = Fraction(t.item() if isinstance(t, np.generic) else t)
+        exponent = math.frexp(rounded)[1] - 1
+        if abs(exact) < Fraction(2) ** exponent:  # rounded up to a power of two
+            exponent -= 1
+        apart = abs(Fraction(r) - exact) / Fraction(2) ** (max(exponent, smallest) - bits + 1)
+        units[index] = float(apart) if apart < 2**1023 else math.inf
+    return units if shape else np.float64(units)

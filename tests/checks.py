@@ -30,8 +30,12 @@ def _lengths(rows: np.ndarray) -> np.ndarray:
     return np.linalg.norm(rows / largest, axis=1) * largest[:, 0]
 
 
-def allowed(loss: Any, *inputs: Any) -> tuple[float, float]:
+def allowed(loss: Any, *inputs: Any, engine: str = "chain") -> tuple[float, float]:
     """The contract, in u: for the value relative to itself, for a gradient relative to the absolute terms of its row.
+
+    Engine "dd": 4u, and 8u of the terms after projection; one rounding, 1u, is what is left of either.
+
+    Engine "chain":
 
     Heads: 4u S and 8u S. A cosine between unit vectors whose entries are rounded is wrong by at most 2u, so a logit is
     by 2u S and the loss, relative to itself, by that much and the error of cross entropy, 5u; a gradient's softmax is
@@ -40,6 +44,8 @@ def allowed(loss: Any, *inputs: Any) -> tuple[float, float]:
     Cross entropy on logits: 8u, for exp (1u), its correction, the sum, a division (1u each), log1p (1u), coefficient
     and reduction (1u each). Triplet: 8u: differences and squares are exact, directions (2u), coefficient, reduction.
     """
+    if engine == "dd":
+        return 4.0, 8.0
     if type(loss).__name__ in ("CrossEntropy", "Triplet"):
         return 8.0, 8.0
     scale = scale_of(loss, *inputs)
@@ -47,16 +53,22 @@ def allowed(loss: Any, *inputs: Any) -> tuple[float, float]:
 
 
 def errors(
-    loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, entries: Any = None, **precision: Any
+    loss: Any,
+    *inputs: Any,
+    found: Any = None,
+    upstream: Any = None,
+    entries: Any = None,
+    engine: str = "chain",
+    **precision: Any,
 ) -> dict[str, float]:
     """Errors in u against mpmath: of the value relative to itself, of gradients relative to their rows' absolute terms.
 
     `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
     """
-    value, gradients = found or loss.value_and_grad(*inputs, upstream=upstream)
+    value, gradients = found or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
     out = {"value": exact.value_error(value, exact.value(loss, *inputs, **precision))}
     truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
-    terms = exact.absolute_terms(loss, *inputs, upstream=upstream)
+    terms = exact.absolute_terms(loss, *inputs, upstream=upstream, projected=engine == "dd")
     for name, gradient in as_dict(gradients).items():
         counted = gradient
         if entries is not None:
@@ -67,10 +79,12 @@ def errors(
     return out
 
 
-def against_exact(loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, **options: Any) -> None:
+def against_exact(
+    loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, engine: str = "chain", **options: Any
+) -> None:
     """Compare value and gradients with mpmath: nothing refloss derived is on the other side."""
-    value_allowed, gradient_allowed = allowed(loss, *inputs)
-    for name, error in errors(loss, *inputs, found=found, upstream=upstream, **options).items():
+    value_allowed, gradient_allowed = allowed(loss, *inputs, engine=engine)
+    for name, error in errors(loss, *inputs, found=found, upstream=upstream, engine=engine, **options).items():
         limit = value_allowed if name == "value" else gradient_allowed
         assert error <= min(limit, 1e300), f"{loss}: {name} is {error:.3g}u off, allowed {limit:.3g}u"
 

@@ -149,6 +149,12 @@ def cosine_of(dot: int, square: int, other: int) -> mpf:
     return mpf(dot) / mp.sqrt(mpf(square * other))
 
 
+def sine_of(x: Vector, w: Vector) -> mpf:
+    """The sine of the angle; the argument of the root is exact."""
+    squares = x.square * w.square
+    return mp.sqrt(mpf(squares - x.dot(w) ** 2) / mpf(squares))
+
+
 def angle_of(dot: int, square: int, other: int) -> mpf:
     """The angle whose tangent is sqrt(|x|^2 |w|^2 - (x.w)^2) / x.w; the root's argument is exact."""
     return mp.atan2(mp.sqrt(mpf(square * other - dot * dot)), mpf(dot))
@@ -947,7 +953,9 @@ def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: i
 # ---------------------------------------------------------------------------------------- what an error is held against
 
 
-def absolute_terms(loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60) -> dict[str, Array]:
+def absolute_terms(
+    loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60, projected: bool = False
+) -> dict[str, Array]:
     """The size of what a gradient row is made of before anything cancels: a float64 a row; for z and b, an entry.
 
     With G_nk = dL/dz_nk by differences, or in its place c_n (p_k T + t_k) for smoothed targets and probabilities:
@@ -958,6 +966,9 @@ def absolute_terms(loss: Any, *inputs: Any, upstream: Any = None, digits: int = 
     - CrossEntropy: |G_nk|;
     - Triplet, where the hinge is open: 2 (|a - p| + |a - n|), 2 |a - p|, 2 |a - n|; of the plain distance 2, 1, 1.
 
+    `projected` takes the terms after the projection that directions have, which is a stricter measure: off the target
+    psi' is sin theta_nk instead of 1, and 0 for a class that is parallel to x.
+
     A number that is not 0 is never rounded to 0: it is at least the smallest subnormal.
     """
     with mp.workdps(digits + GUARD):
@@ -966,7 +977,7 @@ def absolute_terms(loss: Any, *inputs: Any, upstream: Any = None, digits: int = 
         elif name_of(loss) == "CrossEntropy":
             terms = logit_terms(loss, inputs, upstream)
         else:
-            terms = head_terms(Head(loss, *inputs), upstream, digits)
+            terms = head_terms(Head(loss, *inputs), upstream, digits, projected)
         return {name: as_floats(array) for name, array in terms.items()}
 
 
@@ -1003,7 +1014,7 @@ def logit_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, Ar
     return {"z": terms.reshape(numbers.shape)}
 
 
-def head_terms(head: Head, upstream: Any, digits: int) -> dict[str, Array]:
+def head_terms(head: Head, upstream: Any, digits: int, projected: bool) -> dict[str, Array]:
     samples, classes = head.shape
     terms = {"x": filled((samples,), mpf(0)), "w": filled((classes,), mpf(0))}
     if head.bias is not None:
@@ -1019,7 +1030,7 @@ def head_terms(head: Head, upstream: Any, digits: int) -> dict[str, Array]:
                 to_w = [number * x.norm() for number in g]
             else:
                 sample = head.sample(n)
-                slopes = [mpf(1)] * classes
+                slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
                 slopes[sample.label] = abs(head.pairs[n].slope(digits))
                 pull = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(pull) / x.norm()

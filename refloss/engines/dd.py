@@ -74,7 +74,8 @@ def _broadcast(kernel: Callable[..., None], *operands: Pair | ArrayLike) -> Doub
     parts: list[ArrayLike] = []
     for operand in operands:
         parts += (operand.hi, operand.lo) if isinstance(operand, Pair) else (operand, 0.0)
-    return _applied(kernel, np.broadcast_arrays(*parts))
+    shape = np.broadcast_shapes(*(np.shape(part) for part in parts))
+    return _applied(kernel, [np.broadcast_to(part, shape) for part in parts])
 
 
 def _applied(kernel: Callable[..., None], parts: Any) -> DoubleDouble:
