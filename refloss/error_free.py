@@ -316,7 +316,7 @@ def matmul(a: Numbers, b: Numbers) -> Pair:
     in all (the factor 4 for scaling to [1/2, 1)). It takes n (n + 1)/2 products of matrices.
 
     Two float64 matrices are cut once (n = 2, three products): 2^-60 of the lengths at K = 512, u/32 at K = 1024. Pairs,
-    in blocks of at most 512 columns, are cut as often as the bound takes to be below $2^{-96}$: n = 4 for K from 17 to
+    in blocks of at most 512 columns, are cut as often as the bound takes to be below $2^{-96}$: n = 4 for K from 5 to
     512, ten products; the partial products are then added as pairs.
     """
 
@@ -467,7 +467,7 @@ def ulp_error(result: Any, truth: Any) -> Any:
             units[index] = 0.0 if r == rounded or (math.isnan(r) and math.isnan(rounded)) else math.inf
             continue
         exact = Fraction(t.item() if isinstance(t, np.generic) else t)
-        exponent = math.frexp(rounded)[1] - 1
+        exponent = math.frexp(rounded)[1] - 1 if rounded else smallest
         if abs(exact) < Fraction(2) ** exponent:  # rounded up to a power of two
             exponent -= 1
         apart = abs(Fraction(r) - exact) / Fraction(2) ** (max(exponent, smallest) - bits + 1)

@@ -12,8 +12,10 @@ from mpmath import mp, mpf
 
 from refloss import error_free
 from refloss.error_free import (
+    ACCURACY,
     PI,
     Pair,
+    cuts,
     direction,
     dot,
     fast_two_sum,
@@ -27,6 +29,7 @@ from refloss.error_free import (
     total_by_label,
     two_product,
     two_sum,
+    ulp_error,
     where,
 )
 
@@ -341,6 +344,58 @@ def test_matmul_has_the_same_high_part_however_the_work_is_cut():
     assert np.array_equal(matmul(np.asfortranarray(a), b[::-1]).hi[:, ::-1], whole)
 
 
+def test_as_many_slices_as_the_accuracy_takes():
+    """The bound 2 n K (K + 1) 2^-(n - 1) beta u of the docstring, n = cuts + 1, worked out in rationals."""
+    for terms in (1, 2, 3, 16, 17, 128, 512):
+        beta = (53 - math.ceil(math.log2(max(terms, 2)))) // 2
+
+        def bound(count, beta=beta, terms=terms):
+            return 2 * (count + 1) * terms * (terms + 1) * U * Fraction(1, 2 ** (count * beta))
+
+        for accuracy in (60, 96, 120):
+            count = cuts(terms, accuracy)
+            assert bound(count) <= Fraction(1, 2**accuracy)
+            assert count == 1 or bound(count - 1) > Fraction(1, 2**accuracy)
+    assert [cuts(terms, ACCURACY) + 1 for terms in (4, 5, 512)] == [3, 4, 4]
+
+
+def wide_pairs(rng, rows, columns, kind):
+    hi = graded(rng, rows, columns, kind)
+    return Pair(*two_sum(hi, rng.uniform(-0.5, 0.5, hi.shape) * np.spacing(np.abs(hi))))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 128, 512, 513, 1500])
+@pytest.mark.parametrize("kind", ["plain", "graded", "cancelling", "positive"])
+def test_matmul_of_pairs_keeps_its_bound(size, kind):
+    """2^-96 of the largest entries of both rows a block; the low parts of pairs that are lost and sums of pairs in u²."""
+    rng = np.random.default_rng(size)
+    a, b = wide_pairs(rng, 2, size, kind), wide_pairs(rng, 2, size, "plain" if kind == "cancelling" else kind)
+    if kind == "cancelling":
+        half = size // 2
+        b.hi[:, half:], b.lo[:, half:] = b.hi[:, : size - half], b.lo[:, : size - half]
+    found = matmul(a, b)
+    for n, k in np.ndindex(found.shape):
+        left, right = exactly(a[n]), exactly(b[k])
+        true = sum(p * q for p, q in zip(left, right, strict=True))
+        terms = sum(abs(p * q) for p, q in zip(left, right, strict=True))
+        blocks = math.ceil(size / 512)
+        largest = max(abs(p) for p in left) * max(abs(q) for q in right)
+        bound = blocks * largest * Fraction(1, 2**ACCURACY) + 16 * (blocks + 1) * U**2 * terms
+        assert abs(exactly(found[n, k])[0] - true) <= bound
+    assert normalised(found)
+
+
+def test_matmul_of_pairs_has_forty_bits_more_than_that_of_float64():
+    rng = np.random.default_rng(9)
+    a, b = rng.standard_normal((2, 4, 512))
+    wide, narrow = matmul(Pair.of(a), Pair.of(b)), matmul(a, b)
+    for n, k in np.ndindex(wide.shape):
+        true = sum(p * q for p, q in zip(exactly(a[n]), exactly(b[k]), strict=True))
+        lengths = Fraction(float(np.linalg.norm(a[n]) * np.linalg.norm(b[k])))
+        assert abs(exactly(wide[n, k])[0] - true) <= lengths / 2**104
+        assert exactly(wide[n, k])[0] != exactly(narrow[n, k])[0]
+
+
 SCRIPT = """
 import hashlib, numpy
 from refloss.error_free import matmul
@@ -480,3 +535,51 @@ def test_pi_is_held_as_a_pair():
         assert abs(mpf(float(PI.hi)) + mpf(float(PI.lo)) - mp.pi) <= mp.pi * mpf(2) ** -107
     assert float(PI.hi) == math.pi
     assert error_free.u == float(U)
+
+
+# ------------------------------------------------------------------------------------------- units in the last place
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_ulp_error_counts_representable_numbers(dtype):
+    one = dtype(1.0)
+    up, down = np.nextafter(one, dtype(2.0)), np.nextafter(one, dtype(0.0))
+    assert ulp_error(up, 1.0) == 1.0
+    assert ulp_error(down, 1.0) == 0.5  # the unit at 1 is that of the numbers above it
+    assert ulp_error(one, down.astype(np.float64)) == 1.0
+    assert ulp_error(-one, [1.0, -1.0]).tolist() == [2.0 / np.finfo(dtype).eps, 0.0]
+    tiny = np.finfo(dtype).smallest_subnormal
+    assert ulp_error(3 * tiny, 0.0) == 3.0
+    assert ulp_error(dtype(0.0), float(tiny) / 2.0 if dtype is not np.float64 else Fraction(float(tiny)) / 2) == 0.5
+
+
+def test_ulp_error_of_bfloat16():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    assert ulp_error(np.array([1.0078125, 1.0], ml_dtypes.bfloat16), [1.0, 1.001953125]).tolist() == [1.0, 0.25]
+
+
+def test_ulp_error_takes_truths_that_float64_cannot_hold():
+    third = float(Fraction(1, 3))
+    assert ulp_error(third, Fraction(1, 3)) == pytest.approx(1.0 / 3.0, rel=1e-12)
+    exact = [abs(Fraction(v) - Fraction(s)) * 2**e for v, s, e in ((0.1, "0.1", 56), (0.2, "0.2", 55))]
+    assert ulp_error([0.1, 0.2], ["0.1", "0.2"]).tolist() == [float(v) for v in exact]
+    assert ulp_error(np.float64(2.0), "1." + "9" * 40) == pytest.approx(1e-40 * 2.0**52)  # the unit below 2
+    assert ulp_error(0.0, "1e-400") == pytest.approx(float(Fraction(1, 10**400) * 2**1074))
+
+
+def test_ulp_error_of_what_is_not_finite():
+    found = ulp_error([np.nan, np.nan, 1.0, np.inf, np.inf, -np.inf], [np.nan, 1.0, np.nan, np.inf, 1e300, np.inf])
+    assert found.tolist() == [0.0, np.inf, np.inf, 0.0, np.inf, np.inf]
+    assert ulp_error(1e300, 0.0) == np.inf
+    assert ulp_error(np.float64(np.inf), "inf") == 0.0
+
+
+def test_ulp_error_refuses_what_it_cannot_measure():
+    with pytest.raises(TypeError, match="result must hold numbers of float16, bfloat16, float32, float64; got int64"):
+        ulp_error(3, 3.0)
+    with pytest.raises(ValueError, match=r"truth must have a shape that fits result's \(2,\); got \(3,\)"):
+        ulp_error([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_ulp_error_broadcasts():
+    assert ulp_error(np.ones((2, 1)), np.array([1.0, 2.0, 0.5])).shape == (2, 3)

@@ -1,0 +1,259 @@
+"""The contract of engine "dd": 4u of the loss, 8u of a gradient row's terms after projection, 0 where the truth is 0."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+import cases
+import checks
+import exact
+import refloss
+from refloss.engines.dd import DoubleDouble, _nearly_parallel
+from refloss.error_free import Pair
+
+
+def _random(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()) + 1)
+
+
+def _check(name, loss, *inputs, **options):
+    try:
+        checks.against_exact(loss, *inputs, engine="dd", **options)
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from None
+
+
+@pytest.mark.parametrize("loss", cases.HEADS, ids=repr)
+def test_heads_keep_the_contract(loss):
+    for name, inputs in cases.heads(loss, _random(repr(loss))):
+        if not loss.class_weight or len(inputs[1]) == len(loss.class_weight):
+            _check(name, loss, *inputs, **({"digits": 300} if "1e-200" in name else {}))
+
+
+@pytest.mark.parametrize("loss", cases.CROSS_ENTROPIES, ids=repr)
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_cross_entropy_keeps_the_contract(loss, classes):
+    for name, inputs in cases.logits(_random(repr(loss)), classes):
+        _check(name, loss, *inputs)
+
+
+@pytest.mark.parametrize("loss", cases.TRIPLETS, ids=repr)
+def test_triplet_keeps_the_contract(loss):
+    for name, inputs in cases.triplets(_random(repr(loss))):
+        _check(name, loss, *inputs)
+
+
+STEEP = (
+    refloss.ArcFace(s=128.0),
+    refloss.CosFace(s=128.0),
+    refloss.ASoftmax(s=128.0),
+    refloss.NormFace(s=1.0),
+    refloss.CombinedMargin(s=128.0, m1=1.35, boundary="monotone"),
+    refloss.ArcFace(s=128.0, gradient="detached", label_smoothing=0.1, reduction="sum"),
+)
+
+
+@pytest.mark.parametrize("loss", STEEP, ids=repr)
+@pytest.mark.parametrize("apart", [1e-3, 1e-8, 1e-9, 3e-10, 1e-12, 1e-16])
+def test_other_classes_next_to_x_and_opposite_to_it(loss, apart):
+    """At 1e-9 the work passes from the wide branch to the narrow one; both must be right relative to what is left.
+
+    mpmath, whose differences are good to 10^-digits of the terms before projection, needs more digits here.
+    """
+    for d in (2, 5, 64):
+        random = _random(f"{loss} {apart} {d}")
+        x, w, _ = cases.ordinary(random, 2, 6, d)
+        w[1], w[2] = 2.0 * x[0] + apart * random.standard_normal(d), -3.0 * x[0] + apart * random.standard_normal(d)
+        w[4] = 4.0 * x[1]  # exactly
+        _check(f"{d}", loss, x, w, np.array([0, 3]), digits=200)
+
+
+def test_gradients_of_parallel_classes_are_exactly_0():
+    x = np.array([[3.0, 1.0, -2.0]])
+    w = np.array([[6.0, 2.0, -4.0], [-3.0, -1.0, 2.0], [1.5, 0.5, -1.0]])
+    _, grad = refloss.NormFace(s=4.0).value_and_grad(x, w, [0], engine="dd")
+    assert not grad.x.any()
+    assert not grad.w.any()
+    assert refloss.NormFace(s=4.0).value_and_grad(x, w, [0], engine="chain")[1].x.any()  # which promises less
+
+
+@pytest.mark.parametrize("loss", [refloss.ArcFace(s=128.0), refloss.ASoftmax(s=128.0), refloss.SoftmaxLoss()], ids=repr)
+@pytest.mark.parametrize("theta", [1.0, 1e-6, np.pi - 0.5 + 1e-8])
+def test_heads_keep_the_contract_at_the_widest(loss, theta):
+    random = _random(repr(loss))
+    x, w, y = cases.at_angle(random, theta, 2, 3, 4096)
+    checks.against_exact(loss, x, w, y, engine="dd", entries=cases.some_entries(random, x, w, y))
+
+
+@pytest.mark.parametrize("build", cases.WIDE.values(), ids=cases.WIDE)
+def test_heads_keep_the_contract_at_real_widths(build):
+    x, w, y = build(_random("wide"))
+    loss = refloss.ArcFace()
+    checks.against_exact(loss, x, w, y, engine="dd", entries=cases.some_entries(_random("entries"), x, w, y))
+
+
+@pytest.mark.parametrize("loss", [refloss.ArcFace(s=30.0), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)
+def test_blocks_change_nothing_that_is_promised(loss, monkeypatch):
+    """Blocks of a sample, or of a class, where the work would else be one block."""
+    from refloss.engines import dd
+
+    x, w, y = cases.ordinary(_random("blocks"), 5, 7, 3)
+    y[:2] = 6  # a class that the last block must find
+    w[2] = 2.0 * x[1]  # and one for the narrow branch
+    whole = loss.value_and_grad(x, w, y, engine="dd")
+    blocks = dd._blocks
+    monkeypatch.setattr(dd, "_blocks", lambda count, width, entries: blocks(count, width, 2 * width))
+    cut = loss.value_and_grad(x, w, y, engine="dd")
+    assert abs(cut[0] - whole[0]) <= 2.0 * checks.U * whole[0]
+    checks.against_exact(loss, x, w, y, engine="dd", found=cut, digits=100)
+
+
+REDUCED = [
+    replace(loss, **changes)
+    for loss in (refloss.ArcFace(), refloss.ASoftmax(m=3), refloss.SoftmaxLoss())
+    for changes in (
+        {"reduction": "sum"},
+        {"reduction": "none"},
+        {"label_smoothing": 0.1},
+        {"class_weight": (1.0, 2.0, 0.5, 3.0, 1.5), "label_smoothing": 0.01},
+        {"ignore_index": 2},
+    )
+]
+
+
+@pytest.mark.parametrize("loss", REDUCED, ids=repr)
+def test_every_setting(loss):
+    random = _random(repr(loss))
+    x, w, y = cases.ordinary(random, 4, 5, 3)
+    y[1] = 2
+    upstream = random.standard_normal(4 if loss.reduction == "none" else ())
+    found = loss.value_and_grad(x, w, y, upstream=upstream, engine="dd")
+    checks.against_exact(loss, x, w, y, upstream=upstream, found=found, engine="dd")
+    assert np.array_equal(loss(x, w, y, engine="dd"), found[0])
+    if loss.ignore_index == 2:
+        assert not found[1].x[1].any()
+    if isinstance(loss, refloss.SoftmaxLoss):
+        b = random.standard_normal(5)
+        checks.against_exact(loss, x, w, y, b, upstream=upstream, engine="dd")
+
+
+@pytest.mark.parametrize("loss", [refloss.CrossEntropy(), refloss.CrossEntropy(reduction="none")], ids=repr)
+def test_logits_that_are_not_finite_come_out_as_of_the_chain(loss):
+    z = np.array([[np.nan, 0.0], [np.inf, 0.0], [-np.inf, 0.0], [-np.inf, 0.0], [-np.inf, -np.inf], [1.0, 2.0]])
+    for row, label in [(row, label) for row in z for label in (0, 1)]:
+        for own in (loss, replace(loss, label_smoothing=0.1)):
+            chain, dd = (own.value_and_grad(row[None], [label], engine=engine) for engine in ("chain", "dd"))
+            np.testing.assert_allclose(dd[0], chain[0], rtol=8 * checks.U, atol=0.0)
+            np.testing.assert_allclose(dd[1].z, chain[1].z, rtol=16 * checks.U, atol=0.0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_all_rows_ignored(reduction):
+    x, w, y = np.ones((3, 2)), np.array([[1.0, 2.0], [3.0, 1.0]]), np.full(3, -100)
+    for loss in (refloss.ArcFace(reduction=reduction), refloss.SoftmaxLoss(reduction=reduction)):
+        value, grad = loss.value_and_grad(x, w, y, engine="dd")
+        np.testing.assert_array_equal(value, loss(x, w, y, engine="chain"))
+        assert not grad.x.any()
+        assert not grad.w.any()
+
+
+def test_rows_that_weigh_nothing_have_no_mean():
+    loss = refloss.CrossEntropy(class_weight=(0.0, 1.0))
+    value, grad = loss.value_and_grad([[1.0, 2.0]], [0], engine="dd")
+    assert np.isnan(value)
+    assert np.isnan(grad.z).all()
+
+
+def test_logits_that_float64_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="logits that float64 can hold"):
+        refloss.SoftmaxLoss()([[1e200, 0.0]], [[1.0, 0.0], [1e200, 0.0]], [0], engine="dd")
+    with pytest.raises(ValueError, match="logits that float64 can hold"):
+        refloss.ModifiedSoftmax()([[1.7e308, 1.7e308]], [[1.0, 1.0], [1.0, 0.0]], [0], engine="dd")
+
+
+def test_only_float64_results():
+    with pytest.raises(ValueError, match="dtype"):
+        refloss.ArcFace()([[1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [0], engine="dd", dtype=np.float32)
+
+
+def test_same_bits_on_every_run():
+    x, w, y = cases.ordinary(_random("bits"), 6, 9, 5)
+    first, again = (refloss.ArcFace().value_and_grad(x, w, y, engine="dd") for _ in range(2))
+    assert first[0] == again[0]
+    assert all(np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------- the numbers
+
+
+def pairs(*values):
+    random = np.random.default_rng(7)
+    hi = np.array(values)
+    return DoubleDouble(hi, random.uniform(-0.4, 0.4, hi.shape) * np.spacing(hi))
+
+
+def test_log1p_keeps_its_bound():
+    a = pairs(*10.0 ** np.random.default_rng(8).uniform(-280.0, 12.0, 300))
+    found = a.log1p()
+    with mp.workdps(330):
+        for hi, lo, a_hi, a_lo in zip(found.hi, found.lo, a.hi, a.lo, strict=True):
+            true = mp.log1p(mpf(a_hi) + mpf(a_lo))
+            assert abs(mpf(hi) + mpf(lo) - true) <= 64 * mpf(2) ** -106 * true
+    ends = DoubleDouble.of(np.array([0.0, np.inf, np.nan])).log1p()
+    np.testing.assert_array_equal(ends.hi, [0.0, np.inf, np.nan])
+
+
+def test_a_double_double_keeps_all_its_bits_and_its_kind():
+    a, b = pairs(1.0, 2.0, 3.0), Pair.of(np.array([4.0, 5.0, 6.0]))
+    assert a.rounded() is a
+    for found in (
+        a + b,
+        b + a,
+        a - b,
+        b - a,
+        a * b,
+        b * a,
+        a / b,
+        b / a,
+        2.0 * a,
+        a / 2.0,
+        1.0 / a,
+        1.0 - a,
+        -a,
+        a[1:],
+    ):
+        assert isinstance(found, DoubleDouble)
+    assert isinstance(DoubleDouble.of(b), DoubleDouble)
+    assert np.array_equal((b - a).hi, -(a - b).hi)
+    assert np.array_equal((1.0 / a * a).hi, np.ones(3))
+
+
+def test_operands_of_different_shapes_and_of_none():
+    a = DoubleDouble.of(np.arange(6.0).reshape(2, 3))
+    assert np.array_equal((a + a[:, :1]).hi, a.hi + a.hi[:, :1])
+    assert np.array_equal((a * DoubleDouble.of(2.0)).hi, 2.0 * a.hi)
+    assert (a[0, 1] / a[1, 2]).hi == 0.2
+    assert (a[:0] + 1.0).shape == (0, 3)
+
+
+def test_classes_next_to_x_are_found_on_both_sides():
+    c = DoubleDouble.of(np.array([[1.0, 1.0 - 2.0**-53, -1.0, 0.5], [1.0, -1.0, 1.0 - 2.0**-60, 0.0]]))
+    c.lo[0, 1], c.lo[1, 0] = 2.0**-54, -(2.0**-60)
+    found = _nearly_parallel(c, np.array([2, 1]))
+    assert list(zip(*(part.tolist() for part in found), strict=True)) == [(0, 0), (1, 2)]
+
+
+def test_projected_terms_are_what_is_left_of_the_terms():
+    """exact.absolute_terms(projected=True), the measure of this contract, on a case that can be done by hand."""
+    x, w = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0], [1.0, 1e-9], [2.0, 0.0]])
+    loss = refloss.NormFace(s=2.0)
+    p = refloss.softmax([[0.0, 2.0, 2.0]])[0]
+    terms = exact.absolute_terms(loss, x, w, [0], projected=True)
+    np.testing.assert_allclose(terms["w"], 2.0 * p * [(1 - p[0]) / p[0], 1e-9, 0.0], rtol=1e-9)
+    np.testing.assert_allclose(terms["x"], [terms["w"][0] + terms["w"][1]], rtol=1e-9)
+    np.testing.assert_allclose(exact.absolute_terms(loss, x, w, [0])["w"][1:], p[1:] * [2.0, 1.0], rtol=1e-9)
