@@ -1,4 +1,4 @@
-"""The contract of engine "dd": 4u of the loss, 8u of a gradient row's terms after projection, 0 where the truth is 0."""
+"""The contract of engine "dd": 4u of the loss, 8u of a gradient row's terms after projection, 0 where that is 0."""
 
 from __future__ import annotations
 

@@ -367,7 +367,7 @@ def wide_pairs(rng, rows, columns, kind):
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 128, 512, 513, 1500])
 @pytest.mark.parametrize("kind", ["plain", "graded", "cancelling", "positive"])
 def test_matmul_of_pairs_keeps_its_bound(size, kind):
-    """2^-96 of the largest entries of both rows a block; the low parts of pairs that are lost and sums of pairs in u²."""
+    """2^-96 of both rows' largest entries a block; in u² what is lost of low parts, and sums of pairs."""
     rng = np.random.default_rng(size)
     a, b = wide_pairs(rng, 2, size, kind), wide_pairs(rng, 2, size, "plain" if kind == "cancelling" else kind)
     if kind == "cancelling":

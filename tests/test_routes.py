@@ -1,0 +1,184 @@
+"""Three independent routes to every loss and rule: they agree within the sum of their bounds, or the suite fails.
+
+1. Hand-derived: the engines "chain" and "dd", whose backward is written out stage by stage.
+2. Certified: the definition on balls, differentiated by a tape; its balls are far below all other bounds.
+3. Autograd: torch differentiates the textbook form below, through acos, on inputs where float64 is good enough for it.
+
+Routes 1 and 3 are each held to route 2; `agree` shows for every comparison that no wrong gradient would pass it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cases
+import checks
+import exact
+import refloss
+from test_frameworks import (  # noqa: F401 (torch is a fixture)
+    Found,
+    agree,
+    cross_entropy_bound,
+    head_bound,
+    head_inputs,
+    linear_bound,
+    torch,
+    torch_gradients,
+    triplet_bound,
+)
+
+pytest.importorskip("flint")
+
+HEADS = {repr(loss): replace(loss, label_smoothing=0.0, class_weight=None) for loss in cases.HEADS}
+UPSTREAM = -1.7
+
+
+def certified(loss: Any, *inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Midpoints, after making sure that nothing is undecided and no radius counts."""
+    found = refloss.enclose(loss, *inputs, digits=20, upstream=UPSTREAM)
+    assert not found.notes
+    for ball in (found.value, *found.grad.values()):
+        assert (ball.radius <= checks.U * np.abs(ball.midpoint)).all()
+    return found.value.midpoint, {name: ball.midpoint for name, ball in found.grad.items()}
+
+
+def hold(theirs: Any, ours: Any, bounds: dict[str, Any]) -> None:
+    """Hold a value and gradients by name to the certified ones."""
+    gradients = {name: Found(theirs[1][name], truth, bounds[name]) for name, truth in ours[1].items()}
+    agree(Found(theirs[0], ours[0], bounds["value"]), **gradients)
+
+
+def hold_engines(loss: Any, *inputs: Any) -> None:
+    """Hold both hand-derived engines to the certified one, each to its own contract."""
+    truth = certified(loss, *inputs)
+    for engine in ("chain", "dd"):
+        of_value, of_gradient = checks.allowed(loss, *inputs, engine=engine)
+        terms = exact.absolute_terms(loss, *inputs, upstream=UPSTREAM, projected=engine == "dd")
+        bounds = {"value": of_value * checks.U * np.abs(truth[0])}
+        for name, gradient in truth[1].items():
+            by_row = terms[name].reshape(terms[name].shape + (1,) * (gradient.ndim - terms[name].ndim))
+            bounds[name] = of_gradient * checks.U * np.broadcast_to(by_row, gradient.shape)
+        value, gradients = loss.value_and_grad(*inputs, upstream=UPSTREAM, engine=engine)
+        hold((value, checks.as_dict(gradients)), truth, bounds)
+
+
+# --------------------------------------------------------------------------------------------------------------- heads
+
+
+def textbook_psi(torch: ModuleType, theta: Any, loss: Any) -> Any:  # noqa: F811
+    """psi of the target's angle, as public code writes it."""
+    c = exact.curve(loss)
+    m1, m2, m3, cos = c["m1"], c["m2"], c["m3"], torch.cos(theta)
+    phi = m1 * theta + m2
+    margin, past, k = torch.cos(phi) - m3, phi > math.pi, torch.floor(phi.detach() / math.pi)
+    psi = {
+        "none": lambda: margin,
+        "hard": lambda: torch.where(past, cos - m2 * math.sin(m2) - m3, margin),
+        "easy": lambda: torch.where(cos > 0.0, margin, cos - m3),
+        "keep": lambda: torch.where(past, cos - m3, margin),
+        "continuous": lambda: torch.where(past, cos - math.cos((math.pi - m2) / m1) - 1.0 - m3, margin),
+        "monotone": lambda: (-1.0) ** k * torch.cos(phi) - 2.0 * k - m3,
+        "clamp": lambda: torch.where(past, -1.0 - m3, margin),
+        "min": lambda: torch.minimum(margin, cos),
+        "conditional": lambda: torch.where(cos > m3, margin, cos),
+    }[c["boundary"]]()
+    psi = (c["annealing"] * cos + psi) / (1.0 + c["annealing"])
+    return cos + (psi - cos).detach() if loss.gradient == "detached" else psi
+
+
+def textbook_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:  # noqa: F811
+    """Cross entropy of scaled cosines, psi in the target's place."""
+    length = x.norm(dim=1, keepdim=True)
+    cos = (x / length) @ (w / w.norm(dim=1, keepdim=True)).T
+    target = torch.nn.functional.one_hot(y, len(w)).bool()
+    psi = textbook_psi(torch, torch.acos(cos[target]), loss)
+    f = torch.where(target, psi[:, None], cos)
+    s = exact.curve(loss)["scale"]
+    return torch.nn.functional.cross_entropy((length if s is None else s) * f, y)
+
+
+def inputs_for(loss: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets near their class, far from it and nearly opposite to it: on both sides of every boundary."""
+    return head_inputs(31, classes=5, d=4)
+
+
+@pytest.mark.parametrize("loss", HEADS.values(), ids=HEADS)
+def test_heads_by_hand_and_certified(loss):
+    hold_engines(loss, *inputs_for(loss))
+
+
+@pytest.mark.parametrize("loss", HEADS.values(), ids=HEADS)
+def test_heads_by_autograd_and_certified(torch, loss):  # noqa: F811
+    x, w, y = inputs_for(loss)
+    truth = certified(loss, x, w, y)
+    labels = torch.from_numpy(y)
+    if isinstance(loss, refloss.SoftmaxLoss):
+        bounds = linear_bound(x, w, y, np.zeros(len(w)), "mean", UPSTREAM)
+
+        def textbook(x, w):
+            return torch.nn.functional.cross_entropy(x @ w.T, labels)
+    else:
+        bounds = head_bound(loss, x, w, y, UPSTREAM, max(1.0, exact.curve(loss)["m1"]))
+
+        def textbook(x, w):
+            return textbook_head(torch, loss, x, w, labels)
+
+    hold(torch_gradients(torch, textbook, UPSTREAM, x=x, w=w), truth, bounds)
+
+
+def test_the_inputs_reach_both_sides_of_every_boundary():
+    for loss in HEADS.values():
+        if getattr(loss, "boundary", "none") == "none":
+            continue
+        x, w, y = inputs_for(loss)
+        theta = loss.trace(x, w, y)["angle"].output
+        margins = exact.curve(loss) | {"boundary": "none"}
+        plain = refloss.CombinedMargin(m1=margins["m1"], m2=margins["m2"], m3=margins["m3"], s=1.0)
+        changed = replace(loss, annealing=0.0) if isinstance(loss, refloss.ASoftmax) else loss
+        apart = np.abs(changed.target_logit(theta) - plain.target_logit(theta)) > 1e-6
+        assert 0 < apart.sum() < len(y), loss
+
+
+# ------------------------------------------------------------------------------------------- cross entropy, triplet
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weight", [None, (0.5, 1.0, 2.0, 1.5)])
+@pytest.mark.parametrize("soft", [False, True])
+def test_cross_entropy_by_all_routes(torch, smoothing, weight, soft):  # noqa: F811
+    random = np.random.default_rng(51)
+    z = 3.0 * random.standard_normal((5, 4))
+    y = random.dirichlet(np.ones(4), 5) if soft else random.integers(0, 4, 5)
+    loss = refloss.CrossEntropy(label_smoothing=smoothing, class_weight=weight, reduction="sum")
+    hold_engines(loss, z, y)
+    v = np.ones(4) if weight is None else np.array(weight)
+    t = v * ((1.0 - smoothing) * (y if soft else np.eye(4)[y]) + smoothing / 4.0)
+    rows = cross_entropy_bound(z, t)
+
+    def theirs(z):
+        other = torch.nn.CrossEntropyLoss(torch.from_numpy(v), label_smoothing=smoothing, reduction="sum")
+        return other(z, torch.from_numpy(y))
+
+    bounds = {"value": rows.loss.sum(), "z": abs(UPSTREAM) * rows.gradient}
+    hold(torch_gradients(torch, theirs, UPSTREAM, z=z), certified(loss, z, y), bounds)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_triplet_by_all_routes(torch, squared):  # noqa: F811
+    anchor, positive, negative = np.random.default_rng(52).standard_normal((3, 6, 4))
+    positive[:2] = anchor[:2] + 0.1 * positive[:2]  # these are apart: a loss of 0
+    loss, inputs = refloss.Triplet(m=0.3, squared=squared), (anchor, positive, negative)
+    hold_engines(loss, *inputs)
+
+    def theirs(anchor, positive, negative):
+        near, far = ((anchor - other).square().sum(dim=1) for other in (positive, negative))
+        return torch.relu((near - far if squared else near.sqrt() - far.sqrt()) + 0.3).mean()
+
+    found = torch_gradients(torch, theirs, UPSTREAM, anchor=anchor, positive=positive, negative=negative)
+    hold(found, certified(loss, *inputs), triplet_bound(*inputs, 0.3, squared, "mean", UPSTREAM))
