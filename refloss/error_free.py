@@ -459,9 +459,10 @@ def ulp_error(result: Any, truth: Any) -> Any:
         raise ValueError(f"truth must have a shape that fits result's {found.shape}; got {true.shape}") from None
     bits, smallest = _FORMATS[found.dtype.name]
     units = np.empty(shape)
-    pairs = np.broadcast_arrays(found.astype(np.float64), true)
+    results: Any = np.broadcast_to(found.astype(np.float64), shape)
+    truths: Any = np.broadcast_to(true, shape)
     for index in np.ndindex(shape):
-        r, t = float(pairs[0][index]), pairs[1][index]
+        r, t = float(results[index]), truths[index]
         rounded = float(t)
         if not math.isfinite(r) or not math.isfinite(rounded):
             units[index] = 0.0 if r == rounded or (math.isnan(r) and math.isnan(rounded)) else math.inf

@@ -330,7 +330,7 @@ ArcFace()(OnTheGpu(), W, Y)
     TypeError: x must be an array, or something that NumPy can make one of; got OnTheGpu: no implicit copies
 
 ArcFace()(X, W, Y, engine="gpu")
-    ValueError: engine must be one of 'auto', 'chain'; got 'gpu'
+    ValueError: engine must be one of 'auto', 'chain', 'dd', 'certified'; got 'gpu'
 ArcFace()(X, W, Y, engine="chain", dtype=np.float32)
     ValueError: dtype must be float64, the only one engine='chain' computes in; got float32
 ArcFace()(X, W, Y, dtype="single precision")

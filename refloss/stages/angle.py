@@ -108,7 +108,7 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
 
     Returns
     -------
-    tuple of Array
+    tuple of Numbers
         dL/dx and dL/dw for the target rows, both (N, D).
     """
     along_x, along_w = upstream / saved.length_x, upstream / saved.length_w

@@ -124,7 +124,7 @@ def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[Numbers, 
 
     Returns
     -------
-    Array
+    Numbers
         The loss: 0-d, or (N,) for "none".
     Saved
         What `backward` needs.
@@ -151,7 +151,7 @@ def backward(upstream: Numbers, saved: Saved) -> Numbers:
 
     Returns
     -------
-    Array
+    Numbers
         dL/d log p (N, C).
     """
     t, divisor = saved.targets

@@ -56,7 +56,7 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers
 
     Returns
     -------
-    tuple of Array
+    tuple of Numbers
         dL/dx (N, D), dL/dW (C, D), dL/db (C,).
     """
     x, x_exponent = scale_rows(saved.x)

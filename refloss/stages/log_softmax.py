@@ -25,7 +25,7 @@ def forward(z: Pair) -> tuple[Numbers, Saved]:
 
     Returns
     -------
-    Array
+    Numbers
         log p (N, C).
     Saved
         What `backward` needs: p and 1 - p.
@@ -61,7 +61,7 @@ def backward(upstream: Numbers, saved: Saved) -> Numbers:
 
     Returns
     -------
-    Array
+    Numbers
         dL/dz (N, C).
     """
     rest = total(upstream)[:, None] - upstream

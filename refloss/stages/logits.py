@@ -66,7 +66,7 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers
 
     Returns
     -------
-    tuple of Array
+    tuple of Numbers
         dL/dc (N, C), 0 at the targets; dL/dψ (N,); dL/ds (N,).
     """
     rows = np.arange(len(saved.y))

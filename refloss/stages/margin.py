@@ -254,7 +254,7 @@ def backward(upstream: Numbers, saved: Saved) -> Numbers:
 
     Returns
     -------
-    Array
+    Numbers
         dL/dθ (N,).
     """
     return upstream * saved.slope

@@ -70,7 +70,7 @@ def backward(upstream: Numbers, saved: Directions, upstream_norm: Numbers = None
 
     Returns
     -------
-    Array
+    Numbers
         dL/dv (R, D).
     """
     scaled, exponent = scale_rows(upstream)

@@ -86,7 +86,7 @@ def forward(z: Pair) -> tuple[Numbers, Saved]:
 
     Returns
     -------
-    Array
+    Numbers
         Probabilities (N, C).
     Saved
         What `backward` needs.
@@ -110,7 +110,7 @@ def backward(upstream: Numbers, saved: Saved) -> Numbers:
 
     Returns
     -------
-    Array
+    Numbers
         dL/dz (N, C).
     """
     weighted = upstream * saved.p

@@ -55,7 +55,7 @@ def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squ
 
     Returns
     -------
-    Array
+    Numbers
         Row losses (N,).
     Saved
         What `backward` needs.
@@ -101,7 +101,7 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers
 
     Returns
     -------
-    tuple of Array
+    tuple of Numbers
         Gradients of anchor, positive and negative, all (N, D).
     """
     g = (upstream * saved.active)[:, None]
