@@ -220,3 +220,19 @@ def test_against_exact_rejects_0_for_1e_17():
         checks.against_exact(loss, z, y, found=(0.0, gradients))
     with pytest.raises(AssertionError, match="z is"):
         checks.against_exact(loss, z, y, found=(value, {"z": gradients["z"] * [[0.0, 1.0]]}))
+
+
+@named(lambda case: True)
+def test_the_contract_of_dd_rejects_every_mutant(case):
+    """A hundred times stricter than the chain's at s = 64: it rejects what is off by 1e-14 too."""
+    value, gradients = test_losses.of(case.loss, *case.inputs, engine="dd")
+
+    def check(found):
+        checks.against_exact(case.loss, *case.inputs, found=(value, found), engine="dd", digits=30)
+
+    check(gradients)
+    finer = {"factor 1 + 1e-14": lambda g: {name: array * (1.0 + 1e-14) for name, array in g.items()}}
+    wrong = wrong_gradients(case, mutants.GROSS | mutants.FINE)
+    must_reject(check, wrong | mutants.everywhere(finer, gradients))
+    with pytest.raises(AssertionError, match="value"):
+        checks.against_exact(case.loss, *case.inputs, found=(value * (1 + 1e-15), gradients), engine="dd", digits=30)
