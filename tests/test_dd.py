@@ -257,3 +257,12 @@ def test_projected_terms_are_what_is_left_of_the_terms():
     np.testing.assert_allclose(terms["w"], 2.0 * p * [(1 - p[0]) / p[0], 1e-9, 0.0], rtol=1e-9)
     np.testing.assert_allclose(terms["x"], [terms["w"][0] + terms["w"][1]], rtol=1e-9)
     np.testing.assert_allclose(exact.absolute_terms(loss, x, w, [0])["w"][1:], p[1:] * [2.0, 1.0], rtol=1e-9)
+
+
+def test_values_alone_are_those_that_come_with_gradients():
+    random = _random("values")
+    inputs = tuple(random.standard_normal((3, 4, 5)))
+    for loss in cases.TRIPLETS:
+        assert np.array_equal(loss(*inputs, engine="dd"), loss.value_and_grad(*inputs, engine="dd")[0])
+    z, y = random.standard_normal((3, 4)), [0, 1, 2]
+    assert refloss.CrossEntropy()(z, y, engine="dd") == refloss.CrossEntropy().value_and_grad(z, y, engine="dd")[0]

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
 from math import inf, nan, nextafter
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -68,12 +67,12 @@ class Enclosure(NamedTuple):
 
 
 def value(spec: Spec, arrays: Arrays) -> Array:
-    """Return the loss, correctly rounded."""
+    """Return the loss, correctly rounded; ArithmeticError where MAX_BITS leave open how."""
     return _correctly_rounded(_Problem(spec, arrays, None))["value"]
 
 
 def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the loss and its gradients by the name of the input, every entry correctly rounded."""
+    """Return the loss and its gradients by the name of the input, every entry rounded as by `value`."""
     found = _correctly_rounded(_Problem(spec, arrays, upstream))
     return found.pop("value"), found
 
@@ -117,15 +116,15 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     Examples
     --------
     >>> import refloss
-    >>> from refloss.engines.certified import enclose
-    >>> enclose(refloss.CrossEntropy(), [[0.0, -40.0]], [0], digits=20).value.decimal
+    >>> refloss.enclose(refloss.CrossEntropy(), [[0.0, -40.0]], [0], digits=20).value.decimal
     array('4.2483542552915889863E-18', dtype=object)
     """
     digits = inputs.label("digits", digits)
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
-    arrays, shape = loss._arrays(*inputs_)
     spec: Spec = loss.spec
+    no_bias = (None,) if spec.head == "linear" and len(inputs_) == 3 else ()
+    arrays, shape = loss._arrays(*inputs_, *no_bias)
     checked = inputs.upstream(upstream, loss.reduction, shape)
     problem = _Problem(spec, arrays, checked if gradients else None)
     wanted = int(digits * 3.33) + 4
@@ -197,7 +196,7 @@ def _refined(problem: _Problem, bits: int, settle: Callable[[Any], Any]) -> tupl
                 else:
                     found[name][index], mask[index] = result, False
         if not proven:  # once: what is 0 for a reason needs no more bits
-            zero = [problem.is_zero(name, index) for name, index, _ in left]
+            zero = [_may_be_zero(ball) and problem.is_zero(name, index) for name, index, ball in left]
             for name, index, _ in (entry for entry, known in zip(left, zero, strict=True) if known):
                 found[name][index], todo[name][index] = 0.0, False
             left = [entry for entry, known in zip(left, zero, strict=True) if not known]
@@ -213,6 +212,10 @@ def _correctly_rounded(problem: _Problem) -> dict[str, Array]:
         where = f"{name}[{', '.join(map(str, index))}]" if index else name
         raise ArithmeticError(f"{where} cannot be rounded with {bits} bits, as far as they go: {_what_is_known(ball)}")
     return {name: entries.astype(np.float64) for name, entries in found.items()}
+
+
+def _may_be_zero(ball: Any) -> bool:
+    return not ball.is_finite() or bool(ball.contains(0))
 
 
 def _what_is_known(ball: Any) -> str:
@@ -557,9 +560,13 @@ class _Target:
         tangent; keeping ψ takes the one of least norm.
         """
         side = self._ruled()
-        if side.of_margin == 0 or (self.folds is None and self.half_turns not in (0, 1)):
+        parallel = self.half_turns in (0, 1)
+        if side.of_margin == 0 or (self.folds is None and not parallel):
             return side
-        if self.folds is None and self.margin.gradient == "exact":
+        if self.folds is not None and parallel:  # cos φ is cos θ or -cos θ, and cos θ is held there
+            same = (-1) ** (self.folds + int(self.half_turns == 1))
+            return _Side(same * side.of_margin, 0, side.constant)
+        if parallel and self.margin.gradient == "exact":
             angle = "0" if self.half_turns == 0 else "pi"
             self.notes.append(f"theta = {angle} exactly: the tangent of least norm, 0, is used")
 
@@ -568,7 +575,7 @@ class _Target:
             constant = 0 if side.constant is None else side.constant(arb)
             return side.of_margin * cos + constant
 
-        return _Side(side.of_cos, 0, kept)
+        return _Side(0, 0, kept)
 
     def _ruled(self) -> _Side:
         m1, m2, m3, boundary = self.margin[:4]
@@ -603,7 +610,7 @@ class _Target:
         with _precision(START_BITS) as flint:
             nearest = round(float(self.phi(flint.arb) / flint.arb.pi()))
         k = max(0, nearest if self._past(nearest) else nearest - 1)
-        return _Side(0, (-1) ** k, lambda arb: -2 * k - arb(self.margin.m3))
+        return _Side(0, (-1) ** k, (lambda arb: -2 * k - arb(self.margin.m3)) if k or self.margin.m3 else None)
 
     def _past(self, k: int) -> bool:
         """Whether φ > kπ."""
@@ -641,7 +648,7 @@ class _Target:
         return sign or 0
 
     def _margin_is_cosine(self) -> bool:
-        """Whether cos m1 θ - m3 = cos θ, for a whole m1: Chebyshev's polynomial as p + q cos θ, with cos² θ rational."""
+        """Whether cos m1 θ - m3 = cos θ for a whole m1: Chebyshev's polynomial as p + q cos θ, with cos² θ rational."""
         m1, m2, m3 = self.margin[:3]
         if m2 or m1 != int(m1):
             return False
@@ -794,8 +801,7 @@ class _Problem:
         losses.receive(np.broadcast_to(above / self._divided_by(), (len(self.rows),)))
         tape.backward()
         for name, leaf in leaves.items():
-            if leaf.grad is not None:
-                out[name][self.rows if name not in ("w", "b") else ...] = leaf.grad
+            out[name][self.rows if name not in ("w", "b") else ...] = leaf.grad
         return out
 
     def _divided_by(self) -> Any:
@@ -877,7 +883,7 @@ class _Problem:
         summed = (gaps.exp() * np.where(others, arb(1), arb(0))).sum(axis=1)
         total = t.sum(axis=1)
         t[largest] = arb(0)
-        losses = summed.log1p() * total - (gaps * t).sum(axis=1)
+        losses: _Var = summed.log1p() * total - (gaps * t).sum(axis=1)
         return losses
 
     def _triplet(self, tape: _Tape) -> tuple[dict[str, _Var], _Var]:
@@ -900,14 +906,13 @@ class _Problem:
 
     def is_zero(self, name: str, index: tuple[int, ...]) -> bool:
         """Whether an entry is 0 for a reason found here: True is a proof, False is not one."""
-        if name == "value":
+        if name in ("value", "positive", "negative"):  # where these are 0, so are their balls
             return False
         by_class = name in ("w", "b")
         kind = (name, index[0])
         if kind not in self._zero:
             rows = range(len(self.rows)) if by_class else [int(np.searchsorted(self.rows, index[0]))]
-            tests = {"x": self._zeros_of_x, "z": self._zeros_of_z, "w": self._zeros_of_w, "b": self._zeros_of_b}
-            test = tests.get(name, partial(self._zeros_of_triplet, name))
+            test = getattr(self, f"_zeros_of_{name}")
             parts = [test(n, index[0]) for n in rows if self._counts(n)]
             self._zero[kind] = np.logical_and.reduce(parts) if parts else np.True_
         found = self._zero[kind]
@@ -924,10 +929,12 @@ class _Problem:
         return self._zero[kind]
 
     def _classes(self) -> tuple[Whole, int, list[int]]:
-        """w as integers times a power of two, and the squares of its rows."""
+        """w as integers times a power of two, and the squares of its rows; the shortest where only directions count."""
 
         def make() -> tuple[Whole, int, list[int]]:
             w, exponent = _integers(self.arrays["w"])
+            if self.spec.head == "margin":
+                w = w // np.gcd.reduce(w, axis=1, keepdims=True)
             return w, exponent, (w * w).sum(axis=1).tolist()
 
         made: tuple[Whole, int, list[int]] = self._once("w", make)
@@ -962,7 +969,7 @@ class _Problem:
     def _groups(self, n: int) -> tuple[list[Any], set[Any]]:
         """Classes whose logits and targets are exactly equal, hence their G: a name by class, and those where G = 0.
 
-        G_k = T p_k - t_k is 0 where all logits are equal and t_k = T/C.
+        G_k = T p_k - t_k is 0 where T = 0, and where all logits are equal and t_k = T/C.
         """
 
         def make() -> tuple[list[Any], set[Any]]:
@@ -988,7 +995,7 @@ class _Problem:
             present = [name for name, p in zip(names, self.present[row], strict=True) if p]
             alike = len({logit for logit, _ in present}) == 1
             total = sum(t, Fraction(0))
-            return names, {name for name in present if alike and name[1] * len(present) == total}
+            return names, {name for name in present if total == 0 or (alike and name[1] * len(present) == total)}
 
         made: tuple[list[Any], set[Any]] = self._once(("groups", n), make)
         return made
@@ -1051,17 +1058,14 @@ class _Problem:
                 zero &= same.astype(np.bool_)
         return zero
 
-    def _zeros_of_triplet(self, name: str, n: int, _: int) -> Mask:
-        """Where (a - p)/d(a, p) = (a - n)/d(a, n), or the one that counts is 0; d := 1 for squared distances."""
+    def _zeros_of_anchor(self, n: int, _: int) -> Mask:
+        """Where (a - p)/d(a, p) = (a - n)/d(a, n); with d := 1 for squared distances."""
         row = self.rows[n]
         (to_positive, to_negative), (near, far) = self.differences[row], self.squares[row]
-        if name != "anchor":
-            return np.asarray((to_positive if name == "positive" else to_negative) == 0)
         if self.spec.triplet.squared:
             return np.asarray(to_positive == to_negative)
-        # one distance of 0 has gradient 0 and difference 0, so that the products below are 0 as they should
-        left = to_positive * abs(to_positive) * (far or 1)
-        return np.asarray(left == to_negative * abs(to_negative) * (near or 1))
+        # where one distance is 0, its gradient is held at 0, and 0 are its differences
+        return np.asarray(to_positive * abs(to_positive) * (far or 1) == to_negative * abs(to_negative) * (near or 1))
 
 
 def _hinge(near: Fraction, far: Fraction, m: Fraction, squared: bool) -> int:
@@ -1076,7 +1080,7 @@ def _hinge(near: Fraction, far: Fraction, m: Fraction, squared: bool) -> int:
 
 def _largest(row: Balls, present: Mask) -> int:
     """The class with the largest logit, as far as the balls tell."""
-    floats = np.where(present, [float(ball) for ball in row], -inf)
+    floats = np.where(present, np.nan_to_num([float(ball) for ball in row], nan=-inf), -inf)  # NaN: too few bits as yet
     best, *others = np.flatnonzero(present & (floats == floats.max())).tolist()
     for k in others:  # equal as floats: the balls know more
         best = k if row[k] > row[best] else best
