@@ -510,6 +510,8 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
         (refloss.NormFace(label_smoothing=1.0), False),
         (refloss.ModifiedSoftmax(), False),
         (refloss.CosFace(s=None, m=1.0, label_smoothing=0.5), False),
+        (refloss.CosFace(label_smoothing=1.0), False),
+        (refloss.ArcFace(s=None), False),
         (refloss.ArcFace(s=None, gradient="detached"), False),
         (refloss.ArcFace(s=2.0, m=3.0, boundary="clamp"), False),
         (refloss.ASoftmax(m=4, s=3.0, annealing=1.0), False),
@@ -519,10 +521,21 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
 def test_no_proof_of_0_is_wrong(loss: Any, biased: bool) -> None:
     """Small integers, full of coincidences; every claim about every entry, asked for or not, against mpmath."""
     g, claims = random(1), 0
+    given = [
+        (
+            [[1.0, 1.0, 0.0]],
+            [[2.0, 2.0, 1.0], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]],
+            [0],
+        ),  # w_0 turns, but not along axis 1
+        ([[1.0, 1.0, 3.0]], [[1.0, -1.0, 1.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0]], [1]),  # x·w_0 = w_0·w_0
+        ([[1.0, 2.0, 3.0]], np.ones((3, 3)), [0]),
+    ]
     for _ in range(12):
-        x, w, b = (g.integers(-1, 3, shape).astype(float) for shape in ((2, 3), (3, 3), 3))
+        x, w = (g.integers(-1, 3, shape).astype(float) for shape in ((2, 3), (3, 3)))
         x[:, 0], w[:, 0] = 1.0, 1.0  # no zero vectors
-        inputs = (x, w, g.integers(0, 3, 2), *([b] if biased else []))
+        given.append((x, w, g.integers(0, 3, 2)))
+    for inputs in given:
+        inputs = (*inputs, g.integers(-1, 2, 3).astype(float)) if biased else inputs  # noqa: PLW2901
         problem = certified._Problem(loss.spec, checked_arrays(loss, inputs), np.array(1.0))
         for name, true, noise in truths(loss, *inputs):
             for i in np.ndindex(true.shape):

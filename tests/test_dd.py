@@ -233,6 +233,12 @@ def test_a_double_double_keeps_all_its_bits_and_its_kind():
     assert np.array_equal((1.0 / a * a).hi, np.ones(3))
 
 
+def test_losses_at_the_end_of_the_range():
+    """Of 1e-307, a 256th would be subnormal."""
+    for gap in (690.0, 700.0, 704.0, 706.0, 707.0):
+        checks.against_exact(refloss.CrossEntropy(), np.array([[gap, 0.0]]), [0], engine="dd")
+
+
 def test_operands_of_different_shapes_and_of_none():
     a = DoubleDouble.of(np.arange(6.0).reshape(2, 3))
     assert np.array_equal((a + a[:, :1]).hi, a.hi + a.hi[:, :1])
