@@ -241,7 +241,7 @@ class SoftmaxLoss(_WithLabels):
         """Return every stage's output and gradient by stage name; ignored rows hold 0."""
         return self._trace(*self._arrays(x, w, y, b), upstream)
 
-    def _arrays(self, x: Any, w: Any, y: Any, b: Any) -> tuple[Arrays, tuple[int, ...]]:
+    def _arrays(self, x: Any, w: Any, y: Any, b: Any = None) -> tuple[Arrays, tuple[int, ...]]:
         arrays = inputs.head(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
         return arrays, arrays["y"].shape
 

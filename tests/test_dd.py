@@ -163,10 +163,13 @@ def test_all_rows_ignored(reduction):
 
 
 def test_rows_that_weigh_nothing_have_no_mean():
-    loss = refloss.CrossEntropy(class_weight=(0.0, 1.0))
-    value, grad = loss.value_and_grad([[1.0, 2.0]], [0], engine="dd")
-    assert np.isnan(value)
-    assert np.isnan(grad.z).all()
+    """As in torch, where smoothing adds something to be divided by that 0, too."""
+    for smoothing in (0.0, 0.1):
+        loss = refloss.CrossEntropy(class_weight=(0.0, 1.0), label_smoothing=smoothing)
+        for engine in ("chain", "dd"):
+            value, grad = loss.value_and_grad([[1.0, 2.0]], [0], engine=engine)
+            assert np.isnan(value)
+            assert np.isnan(grad.z).all()
 
 
 def test_logits_that_float64_cannot_hold_are_refused():

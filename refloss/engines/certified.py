@@ -123,8 +123,7 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
     spec: Spec = loss.spec
-    no_bias = (None,) if spec.head == "linear" and len(inputs_) == 3 else ()
-    arrays, shape = loss._arrays(*inputs_, *no_bias)
+    arrays, shape = loss._arrays(*inputs_)
     checked = inputs.upstream(upstream, loss.reduction, shape)
     problem = _Problem(spec, arrays, checked if gradients else None)
     wanted = int(digits * 3.33) + 4

@@ -57,7 +57,8 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
 
     $$\bar n = \sum_n v_{y_n} \text{ for labels}, \qquad N \text{ for probabilities}$$
 
-    Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two.
+    Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two. Weights that add up to 0
+    have no mean: NaN.
     """
     v = np.ones(classes) if settings.class_weight is None else np.asarray(settings.class_weight)
     if y.ndim == 2:
@@ -65,7 +66,8 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     size = np.frexp(v[y].max(initial=0.0))[1]
     if settings.reduction == "mean" and abs(size) > 500:
         v = np.ldexp(v, -size)
-    return Weights(v, rounded_total(kind.of(v[y])))
+    divisor = rounded_total(kind.of(v[y]))
+    return Weights(v, where(high(divisor) == 0.0, np.nan, divisor))
 
 
 def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Targets:
