@@ -97,6 +97,17 @@ def test_angles_between_vectors_anywhere(theta, size):
     check(*at(np.random.default_rng(size), theta, size, count=8 if size < 100 else 2))
 
 
+@pytest.mark.parametrize("theta", [*SMALL, *LARGE])
+@pytest.mark.parametrize("size", [2, 64, 4096])
+def test_angles_are_right_to_the_width_of_a_pair(theta, size):
+    """256u² of the angle, as `_theta` says."""
+    x, w = at(np.random.default_rng(size), theta, size, 2)
+    found, true = angle.forward(x, w)[0].theta, exact.angle(x, w, digits=100)
+    with mp.workdps(100):
+        for hi, lo, t in zip(found.hi, found.lo, true, strict=True):
+            assert abs(mpf(float(hi)) + mpf(float(lo)) - t) <= 256 * mpf(2) ** -106 * t
+
+
 @pytest.mark.parametrize("theta", [1e-300, 1e-200, 1e-100, 1e-30, 1e-17])
 def test_angles_on_axes(theta):
     x, w = on_axes(theta)

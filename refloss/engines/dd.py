@@ -41,7 +41,8 @@ class DoubleDouble(Pair):
     def log1p(self) -> DoubleDouble:
         """log(1 + a) for a >= 0, infinite where a is: the rounded logarithm y, and (a - (e^y - 1)) / e^y.
 
-        What the quotient is wrong by is the square of what y was, at most (8u y)².
+        What the quotient is wrong by is the square of what y was, at most (8u y)². The logarithm of b >= 1 is log1p of
+        b - 1.
         """
         y = DoubleDouble.of(np.where(np.isfinite(self.hi), np.log1p(self.hi), 0.0))
         power = y._with(kernels.expm1)

@@ -149,7 +149,12 @@ def _parallel(x: Numbers, w: Numbers) -> NDArray[np.bool_]:
 
 
 def _theta(cos: Pair, sin: Pair) -> Pair:
-    """atan2 of two pairs: the rounded angle, and the sine of what it misses."""
+    """atan2 of two pairs: the rounded angle, and the sine of what it misses.
+
+    Error at most 32u² beside what sine and cosine pass on: 16u² for the sine and cosine of the rounded angle, and the
+    rest for their products. In all that is below 256u² of the angle up to D = 4096, where inner products are wrong by
+    41u², lengths by 25u², and their product and quotient by 45u².
+    """
     theta = np.arctan2(sin.hi, cos.hi)
     rounded_sin, rounded_cos = sin_cos(Pair.of(theta))
     missing = (sin * rounded_cos - cos * rounded_sin).hi
