@@ -1,4 +1,4 @@
-"""README: its snippets run, and print what it says they print."""
+"""README and the pages of the site: their snippets run, and print what it says they print."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Block(NamedTuple):
     output: str
 
 
-def _blocks() -> list[Block]:
-    found = FENCE.findall((ROOT / "README.md").read_text())
-    following = [*found[1:], ("", "")]
+def _blocks(page: Path = ROOT / "README.md") -> list[Block]:
+    found = FENCE.findall(page.read_text())
+    following = [*found[1:], ("", "")][: len(found)]
     return [
         Block(language, source, after if kind == "text" else "")
         for (language, source), (kind, after) in zip(found, following, strict=True)
@@ -62,6 +62,21 @@ def test_python_snippets_print_what_is_printed(block):
     assert _run([sys.executable, "-c", block.source]).rstrip() == block.output.rstrip()
 
 
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if "node_modules" not in page.parts)
+EXAMPLES = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(block for block in _blocks(page) if block.language == "python" and block.output)
+]
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_examples_of_the_site_print_what_is_printed(block, capsys):
+    """The site runs them too while it is built; here they are held to it where no site is built."""
+    exec(block.source, {"__name__": "__main__"})
+    assert capsys.readouterr().out.rstrip() == block.output.rstrip()
+
+
 def test_the_first_two_shell_lines_are_the_two_commands():
     """`.ci/run` runs both as they stand, each in a new virtual environment."""
     lines = [line for block in SHELL for line in block.source.splitlines()]
@@ -78,7 +93,7 @@ def test_the_demo_prints_what_is_printed():
 
 
 def test_the_property_checks_run_as_printed():
-    arguments = SHELL[1].source.split()[1:]
+    arguments = SHELL[2].source.split()[1:]
     found = _run(
         [
             sys.executable,
@@ -87,7 +102,7 @@ def test_the_property_checks_run_as_printed():
             *(argument.strip('"') for argument in re.findall(r'"[^"]*"|\S+', " ".join(arguments))),
         ]
     )
-    assert _without_numbers(found.splitlines()[-1]) == _without_numbers(SHELL[1].output.splitlines()[-1])
+    assert _without_numbers(found.splitlines()[-1]) == _without_numbers(SHELL[2].output.splitlines()[-1])
 
 
 def test_the_table_of_losses_is_whole():

@@ -1,0 +1,153 @@
+"""MkDocs hook: set every formula while the site is built, and say how each displayed one is checked.
+
+KaTeX gives finished HTML and MathML, so the browser needs no script and no network. A formula it cannot set stops the
+build and names its page. A displayed formula gets a number and an anchor: its label, or one made up. `{@label}` in the
+text becomes the number of that formula on the same page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import logging
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+log = logging.getLogger("mkdocs.hooks.formulas")
+
+ROOT = Path(__file__).parents[2]
+KATEX = ROOT / "docs" / "node_modules" / "katex" / "dist"
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>', re.DOTALL)
+LABEL = re.compile(r"\\label\{([^}]*)\}")
+REFERENCE = re.compile(r"<pre.*?</pre>|<code.*?</code>|\{@([a-z0-9-]+)\}", re.DOTALL)
+IN_SOURCE = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
+STEP = re.compile(r'@step\(\s*"([a-z0-9-]+)",\s*"([0-9a-f]{8})"')
+TYPESET = """
+const katex = require(process.argv[1]);
+const jobs = JSON.parse(require('fs').readFileSync(0, 'utf8'));
+const out = jobs.map(([tex, displayMode]) => {
+  try { return katex.renderToString(tex, {displayMode, strict: 'error'}); }
+  catch (error) { return {tex, message: error.message}; }
+});
+process.stdout.write(JSON.stringify(out));
+"""
+
+KINDS = {
+    "evaluated": "Parsed from this TeX and compared with the code by tests/test_formulas.py.",
+    "transcribed": "Checked in high precision by a transcription in tests/derivations.",
+    "definition": "Says what a symbol means.",
+    "quoted": "Quoted as it was found, not a statement of refloss.",
+}
+
+
+class Formula(NamedTuple):
+    """A formula of a page."""
+
+    tex: str
+    display: bool
+    label: str
+
+
+def on_config(config: Any) -> None:
+    """Stop early where KaTeX is missing."""
+    if not KATEX.is_dir():
+        raise PluginError("KaTeX is missing: run `npm ci --prefix docs` first")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Put KaTeX's style sheet and its woff2 fonts into the site."""
+    css = re.sub(r',url\(fonts/[^)]+\.(?:woff|ttf)\) format\("[^"]+"\)', "", (KATEX / "katex.min.css").read_text())
+    files.append(File.generated(config, "assets/katex/katex.min.css", content=css))
+    for font in sorted(KATEX.glob("fonts/*.woff2")):
+        files.append(File.generated(config, f"assets/katex/fonts/{font.name}", abs_src_path=str(font)))
+    return files
+
+
+def on_page_content(content: str, page: Page, config: Any, files: Files) -> str:
+    """Replace each formula of the page by its set form."""
+    formulas = [_formula(match) for match in FORMULA.finditer(content)]
+    numbers: dict[str, int] = {}
+    finished = iter(
+        _displayed(formula, body, numbers, page) if formula.display else f'<span class="formula">{body}</span>'
+        for formula, body in zip(formulas, _typeset(formulas, page.file.src_uri), strict=True)
+    )
+    content = FORMULA.sub(lambda match: next(finished), content)
+    return REFERENCE.sub(lambda match: _reference(match, numbers, page), content)
+
+
+def digest(tex: str) -> str:
+    """Eight hexadecimal digits that stand for a formula, as in tests/derivations."""
+    return hashlib.sha256("".join(LABEL.sub("", tex).split()).encode()).hexdigest()[:8]
+
+
+def _formula(match: re.Match[str]) -> Formula:
+    tex = html.unescape(match[3]).strip()
+    label = LABEL.search(tex)
+    return Formula(LABEL.sub("", tex).strip(), match[2] == "[", label[1] if label else "")
+
+
+def _typeset(formulas: list[Formula], where: str) -> list[str]:
+    if not formulas:
+        return []
+    command = ["node", "-e", TYPESET, str(KATEX / "katex.js")]
+    jobs = json.dumps([(formula.tex, formula.display) for formula in formulas])
+    answers = json.loads(subprocess.run(command, input=jobs, capture_output=True, text=True, check=True).stdout)
+    for answer in answers:
+        if isinstance(answer, dict):
+            raise PluginError(f"{where}: {answer['message']}\n  in: {answer['tex']}")
+    return [str(answer) for answer in answers]
+
+
+def _displayed(formula: Formula, body: str, numbers: dict[str, int], page: Page) -> str:
+    number = len(numbers) + 1
+    name = formula.label or f"formula-{number}"
+    if name in numbers:
+        raise PluginError(f"{page.file.src_uri}: two formulas are called {name}")
+    numbers[name] = number
+    if page.present_anchor_ids is not None:
+        page.present_anchor_ids.add(name)  # so that MkDocs knows it when it checks links
+    kind = _kind(formula, page.file.src_uri)
+    return (
+        f'<div class="equation" id="{name}" data-search-exclude><div class="formula" tabindex="0">{body}</div>'
+        f'<span class="kind {kind}" title="{KINDS[kind]}">{kind}</span>'
+        f'<a class="number" href="#{name}" aria-label="Formula {number}">({number})</a></div>'
+    )
+
+
+def _kind(formula: Formula, where: str) -> str:
+    """How a displayed formula is checked; what claims a check that does not exist fails the build."""
+    if digest(formula.tex) in _evaluated():
+        return "evaluated"
+    for prefix, kind in (("def-", "definition"), ("quoted-", "quoted")):
+        if formula.label.startswith(prefix):
+            return kind
+    if _transcribed().get(formula.label) != digest(formula.tex):
+        log.warning("%s: formula %r has no transcription of digest %s", where, formula.label, digest(formula.tex))
+    return "transcribed"
+
+
+def _evaluated() -> set[str]:
+    """Digests of the formulas in docstrings, all of which tests/test_formulas.py evaluates."""
+    sources = [*sorted((ROOT / "refloss" / "stages").glob("*.py")), ROOT / "refloss" / "losses.py"]
+    return {digest(tex) for source in sources for tex in IN_SOURCE.findall(source.read_text())}
+
+
+def _transcribed() -> dict[str, str]:
+    """Labels and digests of the transcriptions."""
+    sources = sorted((ROOT / "tests" / "derivations").glob("*.py"))
+    return dict(found for source in sources for found in STEP.findall(source.read_text()))
+
+
+def _reference(match: re.Match[str], numbers: dict[str, int], page: Page) -> str:
+    if match[1] is None:
+        return match[0]
+    if match[1] not in numbers:
+        raise PluginError(f"{page.file.src_uri}: there is no formula called {match[1]} on this page")
+    return f'<a class="reference" href="#{match[1]}">({numbers[match[1]]})</a>'

@@ -1,0 +1,134 @@
+"""MkDocs hook: a line `::picture` becomes the picture of the chain, each box a link to its stage.
+
+Drawn twice, across for wide windows and down for narrow ones. On a stage's own page its box is marked.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from mkdocs.utils import get_relative_url
+
+DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
+ALTERNATIVE = (
+    "x and W go through normalize and cosine, the wide branch with every class; x and w_y through angle and margin, "
+    "the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. The "
+    "plain softmax head has linear in place of both branches. The triplet loss goes from three embeddings through "
+    "triplet to the loss."
+)
+
+
+class Spot(NamedTuple):
+    """A place on the grid: how far along the chain, and in which row."""
+
+    along: float
+    row: float
+
+
+BOXES = {
+    "normalize": Spot(1, 0),
+    "cosine": Spot(2, 0),
+    "angle": Spot(1, 1),
+    "margin": Spot(2, 1),
+    "logits": Spot(3, 0.5),
+    "log_softmax": Spot(4, 0.5),
+    "cross_entropy": Spot(5, 0.5),
+    "linear": Spot(2, 2),
+    "triplet": Spot(2, 3),
+}
+WORDS = {"x, W": Spot(0, 0), "x, w_y": Spot(0, 1), "x, W, b": Spot(0, 2), "a, p, n": Spot(0, 3)}
+ENDS = {"loss": Spot(6, 0.5), "loss ": Spot(6, 3)}
+ARROWS = [
+    ("x, W", "normalize"),
+    ("normalize", "cosine"),
+    ("cosine", "logits"),
+    ("x, w_y", "angle"),
+    ("angle", "margin"),
+    ("margin", "logits"),
+    ("logits", "log_softmax"),
+    ("log_softmax", "cross_entropy"),
+    ("cross_entropy", "loss"),
+    ("x, W, b", "linear"),
+    ("linear", "log_softmax"),
+    ("a, p, n", "triplet"),
+    ("triplet", "loss "),
+]
+SPOTS = BOXES | WORDS | ENDS
+
+
+class Layout(NamedTuple):
+    """How the grid lies on the page, in units of the drawing."""
+
+    name: str
+    along: float
+    row: float
+    width: float
+    down: bool
+
+    def centre(self, spot: Spot) -> tuple[float, float]:
+        """Where a spot is."""
+        along, row = (spot.along + 0.5) * self.along, (spot.row + 0.5) * self.row
+        return (row, along) if self.down else (along, row)
+
+
+LAYOUTS = (Layout("across", 130, 62, 112, False), Layout("down", 62, 118, 112, True))
+HALF = 19  # half the height of a box
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Put the picture in."""
+    stage = page.file.src_uri.removeprefix("stages/").removesuffix(".md")
+
+    def drawn(match: re.Match[str]) -> str:
+        return '<div class="picture">' + "".join(_svg(layout, page.url, stage) for layout in LAYOUTS) + "</div>"
+
+    return DIRECTIVE.sub(drawn, markdown)
+
+
+def _svg(layout: Layout, url: str, stage: str) -> str:
+    right, bottom = 7 * layout.along, 4 * layout.row
+    size = (bottom, right) if layout.down else (right, bottom)
+    marker = f"tip-{layout.name}"
+    tip = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"'
+    parts = [
+        f'<svg class="{layout.name}" viewBox="0 0 {size[0]:g} {size[1]:g}" role="group" aria-label="{ALTERNATIVE}">',
+        f'<defs><marker id="{marker}" {tip}><path d="M0 0 10 5 0 10z"/></marker></defs>',
+    ]
+    parts += [_arrow(layout, *arrow, marker) for arrow in ARROWS]
+    for name, spot in BOXES.items():
+        x, y = layout.centre(spot)
+        link = get_relative_url(f"stages/{name}/", url)
+        here = ' class="here"' if name == stage else ""
+        parts.append(
+            f'<a href="{link}"{here}><rect x="{x - layout.width / 2:g}" y="{y - HALF}" width="{layout.width:g}" '
+            f'height="{2 * HALF}" rx="5"/><text x="{x:g}" y="{y:g}">{name}</text></a>'
+        )
+    for name, spot in (WORDS | ENDS).items():
+        x, y = layout.centre(spot)
+        parts.append(f'<text x="{x:g}" y="{y:g}">{name.strip()}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def _arrow(layout: Layout, start: str, end: str, marker: str) -> str:
+    """A line from the edge of one spot to the edge of the next; dashed where another head stands in."""
+    half_box = HALF if layout.down else layout.width / 2
+    half_word = 13 if layout.down else 32
+    (x1, y1), (x2, y2) = layout.centre(SPOTS[start]), layout.centre(SPOTS[end])
+    leave, enter = (half_box if name in BOXES else half_word for name in (start, end))
+    if start == "linear" and end == "log_softmax":  # round the corner, so that it crosses nothing
+        turn = layout.centre(Spot(SPOTS[end].along, SPOTS[start].row))
+        side = layout.width / 2 if layout.down else HALF
+        path = (
+            f"M{x1:g} {y1 + leave:g}V{turn[1]:g}H{x2 + side:g}"
+            if layout.down
+            else f"M{x1 + leave:g} {y1:g}H{turn[0]:g}V{y2 + side:g}"
+        )
+        return f'<path class="other" d="{path}" marker-end="url(#{marker})"/>'
+    path = (
+        f"M{x1:g} {y1 + leave:g}L{x2:g} {y2 - enter:g}"
+        if layout.down
+        else f"M{x1 + leave:g} {y1:g}L{x2 - enter:g} {y2:g}"
+    )
+    other = ' class="other"' if start in ("x, W, b", "linear", "a, p, n", "triplet") else ""
+    return f'<path{other} d="{path}" marker-end="url(#{marker})"/>'

@@ -1,0 +1,109 @@
+"""Derivation steps of the site, transcribed: each labelled equation of a page written a second time, in mpmath.
+
+One file a topic, of the page's name. A transcription shares no line with refloss and no line with another step: it
+computes every side of its equation from random points, and the sides have to agree. The digest stands for the TeX it
+was written from, so that an edited equation fails until somebody has read the transcription again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mpmath import mp, mpf
+
+Vector = list[mpf]
+
+
+class Step(NamedTuple):
+    """One equation of a page, transcribed."""
+
+    label: str
+    digest: str
+    sides: Callable[[Draw], tuple[Any, ...]]
+
+
+class Below(NamedTuple):
+    """An inequality: low ≤ high, or low < high if strict."""
+
+    low: mpf
+    high: mpf
+    strict: bool = False
+
+
+STEPS: dict[str, Step] = {}
+
+
+def digest(tex: str) -> str:
+    """Eight hexadecimal digits that stand for a formula; white space and its label do not count."""
+    bare = re.sub(r"\\label\{[^}]*\}", "", tex)
+    return hashlib.sha256("".join(bare.split()).encode()).hexdigest()[:8]
+
+
+def step(label: str, of: str) -> Callable[[Callable[[Draw], tuple[Any, ...]]], Callable[[Draw], tuple[Any, ...]]]:
+    """Register the transcription of the equation with this label and digest.
+
+    It gets a `Draw` and returns the sides of the equation, as numbers or lists of numbers that must agree, or `Below`s.
+    """
+
+    def register(sides: Callable[[Draw], tuple[Any, ...]]) -> Callable[[Draw], tuple[Any, ...]]:
+        assert label not in STEPS, f"two transcriptions of {label}"
+        STEPS[label] = Step(label, of, sides)
+        return sides
+
+    return register
+
+
+class Draw:
+    """Random points, in mpmath numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def number(self, low: float = -2.0, high: float = 2.0) -> mpf:
+        """A number between low and high, with all the digits of the working precision."""
+        return low + (high - mpf(low)) * mpf(self._random.getrandbits(mp.prec)) / mpf(2) ** mp.prec
+
+    def whole(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        return self._random.randint(low, high)
+
+    def vector(self, size: int, low: float = -2.0, high: float = 2.0) -> Vector:
+        """Numbers between low and high."""
+        return [self.number(low, high) for _ in range(size)]
+
+    def unit(self, size: int) -> Vector:
+        """A vector of length 1."""
+        vector = self.vector(size)
+        length = norm(vector)
+        return [entry / length for entry in vector]
+
+
+def dot(a: Vector, b: Vector) -> mpf:
+    """Inner product."""
+    return mp.fsum(i * j for i, j in zip(a, b, strict=True))
+
+
+def norm(a: Vector) -> mpf:
+    """Length."""
+    return mp.sqrt(dot(a, a))
+
+
+def derivative(f: Callable[[mpf], Any], at: mpf) -> mpf:
+    """df/dx as a central difference of five points with the digits it costs added: good to some 60 digits."""
+    with mp.workprec(8 * mp.prec):
+        h = mpf(2) ** (-mp.prec // 4)
+        slope = (8 * (f(at + h) - f(at - h)) - (f(at + 2 * h) - f(at - 2 * h))) / (12 * h)
+    return +slope
+
+
+def gradient(f: Callable[[Vector], Any], at: Vector) -> Vector:
+    """df/dx of a function of a vector, by `derivative`."""
+
+    def along(i: int) -> mpf:
+        return derivative(lambda t: f([*at[:i], t, *at[i + 1 :]]), at[i])
+
+    return [along(i) for i in range(len(at))]

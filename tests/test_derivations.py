@@ -1,0 +1,97 @@
+"""Derivation steps: every equation of the site is transcribed, evaluated or said to be neither."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from mpmath import mp, mpf
+
+from derivations import STEPS, Below, Draw, digest
+
+ROOT = Path(__file__).parents[1]
+DISPLAY = re.compile(r"(?<![\\$])\$\$(.+?)\$\$", re.DOTALL)
+LABEL = re.compile(r"\\label\{([^}]*)\}")
+CODE = re.compile(r"^( *)(```|~~~).*?^\1\2$", re.MULTILINE | re.DOTALL)
+DIGITS = 60
+ROUNDING = mpf(10) ** -45  # a side loses 15 of its 60 digits at most: a few cancellations, and differences
+
+for file in sorted((ROOT / "tests" / "derivations").glob("[a-z]*.py")):
+    importlib.import_module(f"derivations.{file.stem}")
+
+
+class Equation(NamedTuple):
+    """A displayed equation of a page."""
+
+    page: str
+    label: str
+    tex: str
+
+    @property
+    def checked(self) -> bool:
+        """Whether it is a step of a derivation, and so has to be transcribed."""
+        return not self.label.startswith(("def-", "quoted-"))
+
+
+def _equations() -> list[Equation]:
+    found = []
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        if "node_modules" in page.parts:
+            continue
+        for tex in DISPLAY.findall(CODE.sub("", page.read_text())):
+            label = LABEL.search(tex)
+            found.append(Equation(page.relative_to(ROOT).as_posix(), label[1] if label else "", tex))
+    return found
+
+
+EQUATIONS = _equations()
+
+
+def test_every_displayed_equation_has_a_label_of_its_own():
+    labels = [equation.label for equation in EQUATIONS]
+    assert [(equation.page, equation.tex) for equation in EQUATIONS if not equation.label] == []
+    assert sorted(labels) == sorted(set(labels))
+    assert all(re.fullmatch(r"[a-z0-9-]+", label) for label in labels)
+
+
+def test_every_step_is_transcribed_and_every_transcription_has_its_equation():
+    assert {equation.label for equation in EQUATIONS if equation.checked} == set(STEPS)
+
+
+@pytest.mark.parametrize(
+    "equation", [equation for equation in EQUATIONS if equation.checked], ids=lambda equation: equation.label
+)
+def test_no_equation_was_edited_since_its_transcription_was_written(equation):
+    """After an edit: read the transcription beside the new TeX, and only then write the new digest."""
+    assert STEPS[equation.label].digest == digest(equation.tex), f"{equation.page}: read it again: {equation.tex}"
+
+
+@pytest.mark.parametrize("label", STEPS)
+def test_the_sides_of_a_step_agree(label):
+    values = []
+    for seed in range(4):
+        with mp.workdps(DIGITS):
+            sides = STEPS[label].sides(Draw(seed))
+            flat = [_flat(side) for side in sides]
+            assert all(_agree(flat[0], side) for side in flat[1:]), (seed, flat)
+            values.append(repr(sides))
+    assert len(set(values)) == len(values), "not a function of the point: nothing is checked"
+
+
+def _flat(side: Any) -> list[Any]:
+    if isinstance(side, Below):
+        assert side.low < side.high if side.strict else side.low <= side.high
+        return []
+    if isinstance(side, (list, tuple)):
+        return [entry for part in side for entry in _flat(part)]
+    return [mpf(side)]
+
+
+def _agree(a: list[mpf], b: list[mpf]) -> bool:
+    if not a or not b:
+        return True
+    size = max(map(abs, a))
+    return len(a) == len(b) and all(abs(i - j) <= ROUNDING * max(size, 1) for i, j in zip(a, b, strict=True))
