@@ -40,7 +40,7 @@ process.stdout.write(JSON.stringify(out));
 """
 
 KINDS = {
-    "evaluated": "Parsed from this TeX and compared with the code by tests/test_formulas.py.",
+    "docstring": "Stands in a docstring, above the code that computes it.",
     "transcribed": "Checked in high precision by a transcription in tests/derivations.",
     "definition": "Says what a symbol means.",
     "quoted": "Quoted as it was found, not a statement of refloss.",
@@ -123,8 +123,8 @@ def _displayed(formula: Formula, body: str, numbers: dict[str, int], page: Page)
 
 def _kind(formula: Formula, where: str) -> str:
     """How a displayed formula is checked; what claims a check that does not exist fails the build."""
-    if digest(formula.tex) in _evaluated():
-        return "evaluated"
+    if digest(formula.tex) in _in_docstrings():
+        return "docstring"
     for prefix, kind in (("def-", "definition"), ("quoted-", "quoted")):
         if formula.label.startswith(prefix):
             return kind
@@ -133,8 +133,8 @@ def _kind(formula: Formula, where: str) -> str:
     return "transcribed"
 
 
-def _evaluated() -> set[str]:
-    """Digests of the formulas in docstrings, all of which tests/test_formulas.py evaluates."""
+def _in_docstrings() -> set[str]:
+    """Digests of the formulas in docstrings."""
     sources = [*sorted((ROOT / "refloss" / "stages").glob("*.py")), ROOT / "refloss" / "losses.py"]
     return {digest(tex) for source in sources for tex in IN_SOURCE.findall(source.read_text())}
 
