@@ -419,9 +419,10 @@ _FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), 
 def ulp_error(result: Any, truth: Any) -> Any:
     r"""How far a result is from the truth, in units in the last place that its dtype has there.
 
-    It is $|r - t| \, / \, 2^{\max(e,\,e_{\min}) - p + 1}$ where $2^e \le |t| < 2^{e+1}$, with p the bits of the dtype
-    of r and e_min its smallest normal exponent: 24 and -126 for float32. A correctly rounded result is at most 1/2
-    off, and one unit is between u and 2u of the truth, u the unit roundoff.
+    $$\frac{|r - t|}{2^{\max(e,\,e_{\min}) - p + 1}}, \qquad 2^e \le |t| < 2^{e+1}$$
+
+    with p the bits of the dtype of r and e_min its smallest normal exponent: 24 and -126 for float32. A correctly
+    rounded result is at most 1/2 off, and one unit is between u and 2u of the truth, u the unit roundoff.
 
     Parameters
     ----------

@@ -135,7 +135,7 @@ def _kind(formula: Formula, where: str) -> str:
 
 def _in_docstrings() -> set[str]:
     """Digests of the formulas in docstrings."""
-    sources = [*sorted((ROOT / "refloss" / "stages").glob("*.py")), ROOT / "refloss" / "losses.py"]
+    sources = sorted((ROOT / "refloss").rglob("*.py"))
     return {digest(tex) for source in sources for tex in IN_SOURCE.findall(source.read_text())}
 
 

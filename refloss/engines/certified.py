@@ -80,11 +80,13 @@ def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array) -> tuple[Array, 
 def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gradients: bool = True) -> Enclosure:
     r"""Enclose a loss and its gradients in balls that are proven to hold the truth.
 
-    That is $|L - \tilde L| \le r$ and $|\partial L/\partial v_i - g_i| \le r_i$ with midpoints $\tilde L$, $g$ and
-    radii r: for every entry, r is at most 10^-digits of it, unless it is listed in the notes as undecided. An entry
-    of exactly 0 is proven to be 0. Values are computed in ball arithmetic (Johansson 2017, "Arb: efficient
-    arbitrary-precision midpoint-radius interval arithmetic") from the definitions of the losses, gradients by
-    automatic differentiation; no derivative formula is used. Takes python-flint: ``pip install refloss[certified]``.
+    $$|L - \tilde L| \le r, \qquad |\partial L/\partial v_i - g_i| \le r_i$$
+
+    with midpoints $\tilde L$, $g$ and radii r: for every entry, r is at most 10^-digits of it, unless it is listed in
+    the notes as undecided. An entry of exactly 0 is proven to be 0. Values are computed in ball arithmetic (Johansson
+    2017, "Arb: efficient arbitrary-precision midpoint-radius interval arithmetic") from the definitions of the losses,
+    gradients by automatic differentiation; no derivative formula is used. Takes python-flint: ``pip install
+    refloss[certified]``.
 
     Parameters
     ----------
