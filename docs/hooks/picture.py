@@ -72,7 +72,7 @@ class Layout(NamedTuple):
         return (row, along) if self.down else (along, row)
 
 
-LAYOUTS = (Layout("across", 130, 62, 112, False), Layout("down", 62, 118, 112, True))
+LAYOUTS = (Layout("across", 134, 62, 118, False), Layout("down", 62, 122, 118, True))
 HALF = 19  # half the height of a box
 
 

@@ -1,4 +1,4 @@
-"""MkDocs hook: `![what is to be seen](figure:name)` becomes the drawing of that name in docs/figures.py, inline.
+"""MkDocs hook: `![what is to be seen](figure:name)` becomes the drawing of that name in figures.py, inline.
 
 Inline, because only so do its lines and letters take the colours of the palette and its text the fonts of the page.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import html
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
+import figures
 from mkdocs.exceptions import PluginError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 IMAGE = re.compile(r'<p><img alt="([^"]*)" src="figure:([a-z-]+)" ?/?></p>')
 
@@ -22,8 +19,6 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Put the drawings in."""
 
     def drawn(match: re.Match[str]) -> str:
-        import figures  # matplotlib takes a second, which a build without figures need not wait
-
         alternative, name = match.groups()
         try:
             svg = figures.svg(name)
