@@ -1,0 +1,267 @@
+"""ArcFace: the moved cosine, its slopes, what each rule does past π - m, the margin without gradient."""
+
+from __future__ import annotations
+
+from mpmath import mp, mpf
+
+from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+
+TRIES = 30  # draws for an inequality
+NEAR = mpf(10) ** -25  # a one-sided limit from here is good to its first 25 digits
+
+
+def _psi(theta: mpf, m: mpf) -> mpf:
+    return mp.cos(theta + m)
+
+
+def _angles(draw: Draw, m: mpf) -> list[mpf]:
+    """Angles on both sides of π - m."""
+    return [draw.number(0, mp.pi - m), draw.number(mp.pi - m, mp.pi)]
+
+
+@step("arcface-addition", "a3a12c87")
+def _(draw: Draw) -> tuple:
+    theta, m = draw.number(0, mp.pi), draw.number(0, mp.pi)
+    turn = mp.expj(theta) * mp.expj(m)
+    return mp.cos(theta + m), mp.cos(theta) * mp.cos(m) - mp.sin(theta) * mp.sin(m), turn.real
+
+
+@step("arcface-in-cosine", "2b439482")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    c = [draw.number(-1, 1) for _ in range(3)]
+    return [_psi(mp.acos(i), m) for i in c], [i * mp.cos(m) - mp.sqrt(1 - i**2) * mp.sin(m) for i in c]
+
+
+@step("arcface-slope", "7a202385")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    at = _angles(draw, m)
+    return [derivative(lambda t: _psi(t, m), theta) for theta in at], [-mp.sin(theta + m) for theta in at]
+
+
+@step("arcface-slope-cosine", "b3d0f30a")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    at = _angles(draw, m)
+    return (
+        [derivative(lambda c: _psi(mp.acos(c), m), mp.cos(theta)) for theta in at],
+        [-mp.sin(theta + m) / -mp.sin(theta) for theta in at],
+        [mp.cos(m) + mp.sin(m) * mp.cos(theta) / mp.sin(theta) for theta in at],
+    )
+
+
+@step("arcface-slope-limit", "9de8b8ce")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0.1, mp.pi)
+    with mp.workdps(600):  # the steps of the difference have to stay inside the 1e-120 that are left up to 1
+        theta = mpf(10) ** -60
+        near = theta * derivative(lambda c: _psi(mp.acos(c), m), mp.cos(theta))
+    return near, mp.sin(m)
+
+
+def _tangent(x: Vector, w: Vector) -> Vector:
+    rest = [i - dot(w, x) / dot(x, x) * j for i, j in zip(w, x, strict=True)]
+    return [entry / norm(rest) for entry in rest]
+
+
+def _angle(x: Vector, w: Vector) -> mpf:
+    return mp.acos(dot(x, w) / (norm(x) * norm(w)))
+
+
+@step("arcface-gradient", "b440b592")
+def _(draw: Draw) -> tuple:
+    size, m = draw.whole(2, 4), draw.number(0, 1)
+    x, w = draw.vector(size), draw.vector(size)
+    theta, t = _angle(x, w), _tangent(x, w)
+    return (
+        gradient(lambda v: _psi(_angle(v, w), m), x),
+        [mp.sin(theta + m) / mp.sin(theta) * (mp.sin(theta) * entry / norm(x)) for entry in t],
+        [mp.sin(theta + m) * entry / norm(x) for entry in t],
+    )
+
+
+@step("arcface-pull", "0c082895")
+def _(draw: Draw) -> tuple:
+    s, m, others = draw.number(1, 10), draw.number(0, 2), draw.vector(draw.whole(1, 4), -1, 1)
+
+    def loss(theta: mpf) -> mpf:
+        logits = [s * _psi(theta, m), *(s * c for c in others)]
+        return -mp.log(mp.exp(logits[0]) / mp.fsum(map(mp.exp, logits)))
+
+    at = _angles(draw, m)
+    p = [mp.exp(-loss(theta)) for theta in at]
+    return (
+        [derivative(loss, theta) for theta in at],
+        [s * (i - 1) * derivative(lambda t: _psi(t, m), theta) for i, theta in zip(p, at, strict=True)],
+        [s * (1 - i) * mp.sin(theta + m) for i, theta in zip(p, at, strict=True)],
+    )
+
+
+@step("arcface-stronger", "f8203465")
+def _(draw: Draw) -> tuple:
+    left, right = [], []
+    for _ in range(TRIES):
+        m, theta = draw.number(0, mp.pi), draw.number(0, mp.pi)
+        left.append(mpf(mp.sin(theta + m) >= mp.sin(theta)))
+        right.append(mpf(theta <= (mp.pi - m) / 2))
+    m = draw.number(0, mp.pi)  # at the bound the sines are equal
+    return [*left, mp.sin((mp.pi - m) / 2 + m)], [*right, mp.sin((mp.pi - m) / 2)]
+
+
+@step("arcface-boundary", "5b9297f7")
+def _(draw: Draw) -> tuple:
+    left, right = [], []
+    for _ in range(TRIES):
+        m = draw.number(0, 1)
+        first, second = draw.number(0, mp.pi - m), draw.number(0, mp.pi)
+        left.append(mpf(mp.cos(first + m) > mp.cos(second)))
+        right.append(mpf(first + m < second))
+    return left, right
+
+
+@step("arcface-turn", "00d71657")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    tau = draw.number(0, m)
+    theta = mp.pi - m + tau
+    return (
+        [_psi(theta, m), derivative(lambda t: _psi(t, m), theta)],
+        [mp.cos(mp.pi + tau), -mp.sin(theta + m)],
+        [-mp.cos(tau), mp.sin(tau)],
+    )
+
+
+def _hard(theta: mpf, m: mpf) -> mpf:
+    return mp.cos(theta) - m * mp.sin(m)
+
+
+def _continuous(theta: mpf, m: mpf) -> mpf:
+    return mp.cos(theta) + mp.cos(m) - 1
+
+
+def _monotone(theta: mpf, m: mpf) -> mpf:
+    k = mp.floor((theta + m) / mp.pi)
+    return (-1) ** int(k) * mp.cos(theta + m) - 2 * k
+
+
+@step("arcface-hard", "3cfec73a")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    return _hard(mp.pi - m, m), mp.cos(mp.pi - m) - m * mp.sin(m), -mp.cos(m) - m * mp.sin(m)
+
+
+@step("arcface-hard-drop", "66014ba0")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    before, after = _psi(mp.pi - m, m), _hard(mp.pi - m, m)
+    return before - after, -1 - (-mp.cos(m) - m * mp.sin(m)), mp.cos(m) + m * mp.sin(m) - 1
+
+
+@step("arcface-hard-drop-size", "ced4f7a2")
+def _(draw: Draw) -> tuple:
+    def off(m: mpf) -> mpf:
+        return abs(_psi(mp.pi - m, m) - _hard(mp.pi - m, m) - m**2 / 2)
+
+    small = draw.number(1e-9, 2e-9)  # the constant 1/8 is reached in the limit
+    return *(Below(off(m), m**4 / 8) for m in draw.vector(TRIES, 0, 1)), Below(small**4 / 8 * (1 - small), off(small))
+
+
+@step("arcface-keep", "bc637ed8")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    return mp.cos(mp.pi - m) - _psi(mp.pi - m, m), mp.cos(mp.pi - m) - (-1), 1 - mp.cos(m)
+
+
+@step("arcface-continuous", "d7baa7e2")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    slope = derivative(lambda t: _continuous(t, m), mp.pi - m)  # and the slope of the sentence below it
+    return (
+        [_psi(mp.pi - m, m), slope],
+        [mp.cos(mp.pi - m) + mp.cos(m) - 1, -mp.sin(m)],
+        [-1, -mp.sin(m)],
+    )
+
+
+@step("arcface-monotone", "a719a3c7")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0.1, 3)
+    tau = draw.number(0, m)
+    theta = mp.pi - m + tau
+    return _monotone(theta, m), -mp.cos(theta + m) - 2, mp.cos(tau) - 2
+
+
+@step("arcface-monotone-slope", "1e9b679b")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0.1, 3)
+    tau = draw.number(0, m)
+    theta = mp.pi - m + tau
+    return derivative(lambda t: _monotone(t, m), theta), mp.sin(theta + m), -mp.sin(tau)
+
+
+@step("arcface-monotone-end", "ce6cf61a")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0.1, 3)
+    return (
+        [_monotone(mp.pi, m), _continuous(mp.pi, m)],
+        [-mp.cos(mp.pi + m) - 2, mp.cos(mp.pi) + mp.cos(m) - 1],
+        [mp.cos(m) - 2, mp.cos(m) - 2],
+    )
+
+
+@step("arcface-easy", "21cbc850")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    return _psi(mp.pi / 2, m), mp.cos(mp.pi / 2 + m), -mp.sin(m)
+
+
+@step("arcface-min", "99c309e7")
+def _(draw: Draw) -> tuple:
+    left, right = [], []
+    for _ in range(TRIES):
+        m = draw.number(0.1, mp.pi)
+        for theta in (draw.number(0, mp.pi), mp.pi - m / 2 + NEAR, mp.pi - m / 2 - NEAR):
+            left.append(mpf(mp.cos(theta + m) > mp.cos(theta)))
+            right.append(mpf(theta > mp.pi - m / 2))
+    return [*left, m], [*right, m]
+
+
+@step("arcface-min-product", "75cd24a7")
+def _(draw: Draw) -> tuple:
+    m, theta = draw.number(0, mp.pi), draw.number(0, mp.pi)
+    return mp.cos(theta + m) - mp.cos(theta), -2 * mp.sin(theta + m / 2) * mp.sin(m / 2)
+
+
+@step("arcface-detached", "6a624c75")
+def _(draw: Draw) -> tuple:
+    theta, m = draw.number(0, mp.pi), draw.number(0, 1)
+
+    def held(t: mpf) -> mpf:
+        """The cosine, plus a number that does not move: what automatic differentiation sees."""
+        return mp.cos(t) + (_psi(theta, m) - mp.cos(theta))
+
+    return (
+        [derivative(held, theta), held(theta)],
+        [derivative(mp.cos, theta), _psi(theta, m)],
+        [-mp.sin(theta), _psi(theta, m)],
+    )
+
+
+@step("arcface-detached-ratio", "3cdbf9f6")
+def _(draw: Draw) -> tuple:
+    sides = []
+    m = draw.number(0.1, 1)
+    for _ in range(TRIES):  # above 1 from (π - m)/2 on, of the other sign past π - m
+        theta = draw.number(0, mp.pi)
+        ratio = mp.sin(theta) / mp.sin(theta + m)
+        sides.append(
+            Below(ratio, mpf(1))
+            if theta < (mp.pi - m) / 2
+            else Below(mpf(1), ratio)
+            if theta < mp.pi - m
+            else Below(ratio, mpf(0))
+        )
+    theta = draw.number(0, mp.pi - m)
+    true = derivative(lambda t: _psi(t, m), theta)
+    return derivative(mp.cos, theta) / true, mp.sin(theta) / mp.sin(theta + m), *sides

@@ -1,0 +1,200 @@
+"""CosFace: other classes counted more often, the margin as an angle, bounds on m and s, the condition."""
+
+from __future__ import annotations
+
+from mpmath import mp, mpf
+
+from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+
+TRIES = 30  # draws for an inequality
+
+
+def _sample(draw: Draw) -> tuple[Vector, int, mpf, mpf]:
+    """Cosines, the label, scale and margin."""
+    c = draw.vector(draw.whole(2, 5), -1, 1)
+    return c, draw.whole(0, len(c) - 1), draw.number(0.5, 10), draw.number(0, 1)
+
+
+def _probabilities(c: Vector, y: int, s: mpf, m: mpf) -> Vector:
+    e = [mp.exp(s * (entry - m * (k == y))) for k, entry in enumerate(c)]
+    return [entry / mp.fsum(e) for entry in e]
+
+
+def _loss(c: Vector, y: int, s: mpf, m: mpf) -> mpf:
+    return -mp.log(_probabilities(c, y, s, m)[y])
+
+
+@step("cosface-multiplied", "69847037")
+def _(draw: Draw) -> tuple:
+    c, y, s, m = _sample(draw)
+    others = mp.fsum(mp.exp(s * entry) for k, entry in enumerate(c) if k != y)
+    target = mp.exp(s * (c[y] - m))
+    return target / (target + others), mp.exp(s * c[y]) / (mp.exp(s * c[y]) + mp.exp(s * m) * others)
+
+
+@step("cosface-gaps", "1c3dc453")
+def _(draw: Draw) -> tuple:
+    c, y, s, m = _sample(draw)
+    gaps = mp.fsum(mp.exp(s * (entry - c[y])) for k, entry in enumerate(c) if k != y)
+    return _loss(c, y, s, m), mp.log(1 + mp.exp(s * m) * gaps)
+
+
+@step("cosface-probability", "3934691b")
+def _(draw: Draw) -> tuple:
+    c, y, s, m = _sample(draw)
+    with_margin, without = _probabilities(c, y, s, m)[y], _probabilities(c, y, s, mpf(0))[y]
+    return with_margin / (1 - with_margin), mp.exp(-s * m) * without / (1 - without)
+
+
+@step("cosface-rises", "f0bc8581")
+def _(draw: Draw) -> tuple:
+    c, y, s, m = _sample(draw)
+    slope = derivative(lambda t: _loss(c, y, s, t), m)
+    return slope, s * (1 - _probabilities(c, y, s, m)[y]), Below(mpf(0), slope, strict=True)
+
+
+@step("cosface-slope", "c26dd635")
+def _(draw: Draw) -> tuple:
+    theta, m = draw.number(0, mp.pi), draw.number(0, 1)
+    return (
+        [
+            derivative(lambda t: mp.cos(t) - m, theta),
+            derivative(lambda c: mp.cos(mp.acos(c)) - m, mp.cos(theta)),
+            theta,
+        ],
+        [-mp.sin(theta), 1, theta],
+    )
+
+
+@step("cosface-gradient", "22410005")
+def _(draw: Draw) -> tuple:
+    c, y, s, m = _sample(draw)
+    p = _probabilities(c, y, s, m)
+    return gradient(lambda v: _loss(v, y, s, m), c), [s * (p[k] - (k == y)) for k in range(len(c))]
+
+
+@step("cosface-pull", "99d61ff0")
+def _(draw: Draw) -> tuple:
+    c, y, s, m = _sample(draw)
+    theta = mp.acos(c[y])
+    return (
+        derivative(lambda t: _loss([*c[:y], mp.cos(t), *c[y + 1 :]], y, s, m), theta),
+        s * (1 - _probabilities(c, y, s, m)[y]) * mp.sin(theta),
+    )
+
+
+@step("cosface-product", "719228aa")
+def _(draw: Draw) -> tuple:
+    theta = draw.number(0.5, mp.pi)
+    m = draw.number(0, 1) * (1 - mp.cos(theta))
+    a = theta - mp.acos(mp.cos(theta) + m)
+    return m, mp.cos(theta - a) - mp.cos(theta), 2 * mp.sin(theta - a / 2) * mp.sin(a / 2)
+
+
+@step("cosface-angle", "b58cd105")
+def _(draw: Draw) -> tuple:
+    theta = draw.number(0.5, mp.pi)
+    m = draw.number(0.1, 0.9) * (1 - mp.cos(theta))
+    nearer = mp.findroot(
+        lambda t: mp.cos(t) - m - mp.cos(theta), (mpf(0), theta), solver="anderson", tol=mpf(10) ** -115
+    )
+    return theta - nearer, theta - mp.acos(mp.cos(theta) + m)
+
+
+@step("cosface-angle-first", "d6813b83")
+def _(draw: Draw) -> tuple:
+    theta = draw.number(0.1, 3)
+    return derivative(lambda m: theta - mp.acos(mp.cos(theta) + m), mpf(0)), 1 / mp.sin(theta)
+
+
+@step("cosface-room-two", "f2608415")
+def _(draw: Draw) -> tuple:
+    left, right = [draw.number()], []
+    for _ in range(TRIES):
+        between, m = draw.number(0, mp.pi), draw.number(0, 2)
+        left.append(mpf(mp.cos(0) - m >= mp.cos(between)))
+        right.append(mpf(m <= 1 - mp.cos(between)))
+    return left, [left[0], *right]
+
+
+def _simplex(classes: int) -> list[Vector]:
+    share = mpf(1) / classes
+    corners = [[(i == k) - share for i in range(classes)] for k in range(classes)]
+    return [[entry / norm(corner) for entry in corner] for corner in corners]
+
+
+def _room(w: list[Vector]) -> mpf:
+    """The largest m with which every class wins at its own centre: asked of each of them."""
+    return min(dot(w[y], w[y]) - dot(w[k], w[y]) for y in range(len(w)) for k in range(len(w)) if k != y)
+
+
+@step("cosface-room", "e5e7a02b")
+def _(draw: Draw) -> tuple:
+    sides = []
+    for _ in range(TRIES):
+        w = [draw.unit(draw.whole(3, 3)) for _ in range(draw.whole(3, 6))]
+        largest = max(dot(w[k], w[j]) for k in range(len(w)) for j in range(len(w)) if k != j)
+        room = mpf(len(w)) / (len(w) - 1)
+        sides += [Below(_room(w), 1 - largest + mpf(10) ** -50), Below(1 - largest, room)]
+        sides += [Below(1 - largest - mpf(10) ** -50, _room(w))]
+    classes = draw.whole(2, 6)
+    return _room(_simplex(classes)), mpf(classes) / (classes - 1), *sides  # reached
+
+
+def _at_best(classes: int, s: mpf, m: mpf) -> mpf:
+    """The probability of a sample on a corner of the simplex."""
+    corners = _simplex(classes)
+    return _probabilities([dot(corner, corners[0]) for corner in corners], 0, s, m)[0]
+
+
+@step("cosface-best", "f629e087")
+def _(draw: Draw) -> tuple:
+    classes, s = draw.whole(2, 6), draw.number(0.1, 10)
+    return _at_best(classes, s, mpf(0)), mp.exp(s) / (mp.exp(s) + (classes - 1) * mp.exp(-s / (classes - 1)))
+
+
+@step("cosface-scale", "f70bebfb")
+def _(draw: Draw) -> tuple:
+    classes, s = draw.whole(2, 6), draw.number(0.1, 10)
+    p = _at_best(classes, s, mpf(0))
+    return s, mpf(classes - 1) / classes * mp.log((classes - 1) * p / (1 - p))
+
+
+@step("cosface-scale-margin", "e07e866e")
+def _(draw: Draw) -> tuple:
+    classes, s, m = draw.whole(2, 6), draw.number(0.1, 10), draw.number(0, 1)
+    p = _at_best(classes, s, m)
+    return s, 1 / (mpf(classes) / (classes - 1) - m) * mp.log((classes - 1) * p / (1 - p))
+
+
+@step("cosface-boundary", "e518a5ee")
+def _(draw: Draw) -> tuple:
+    size = draw.whole(2, 5)
+    x, first, second = draw.unit(size), draw.unit(size), draw.unit(size)
+    m = mp.cos(mp.acos(dot(x, first))) - mp.cos(mp.acos(dot(x, second)))  # the margin with which x is on the boundary
+    beside = mpf(10) ** -30
+    return (
+        [dot(x, [i - j for i, j in zip(first, second, strict=True)]), 1, 0],
+        [
+            m,
+            mpf(dot(x, first) - (m - beside) > dot(x, second)),
+            mpf(dot(x, first) - (m + beside) > dot(x, second)),
+        ],
+    )
+
+
+@step("cosface-conditional-jump", "1e675d3e")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0.1, 0.9)
+
+    def psi(theta: mpf) -> mpf:
+        return mp.cos(theta) - m if mp.cos(theta) > m else mp.cos(theta)
+
+    near = mpf(10) ** -30
+    inside, outside = psi(mp.acos(m) - near), psi(mp.acos(m) + near)
+    return (
+        [m, m],
+        [psi(mp.acos(m) + mpf(10) ** -55), m],
+        Below(abs(inside), 2 * near),
+        Below(abs(outside - m), 2 * near),
+    )
