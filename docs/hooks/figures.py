@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import refloss
+from refloss.stages import angle
 
 TEXT = "#010203"  # a colour nobody else uses; becomes the page's own
 COLOURS = ["#3b82c4", "#c8603c", "#3f9a55", "#9a6bc4", "#b0802b", "#888888", "#c25a8e"]  # 3:1 on white and on slate
@@ -43,23 +45,28 @@ RULES = ("hard", "easy", "keep", "continuous", "monotone", "clamp", "min")
 def svg(name: str) -> str:
     """Draw one, as an SVG element without a size of its own."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
         FIGURES[name](figure)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"| height="[^"]*pt"', r"\1", text)
     text = re.sub(r'\bid="', f'id="{name}-', text).replace('"#', f'"#{name}-').replace("url(#", f"url(#{name}-")
     text = re.sub(r"font: [^;\"]*?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     return re.sub(r"(\.\d\d)\d+", r"\1", text.replace(TEXT, "currentColor")).strip()
 
 
 def _lines(axes: Any, curves: dict[str, tuple[Any, Any]]) -> None:
+    """Draw curves, told apart by colour and by dashes; a long legend stands above, where it covers none."""
     for number, (label, (x, y)) in enumerate(curves.items()):
         axes.plot(x, y, color=COLOURS[number % len(COLOURS)], ls=DASHES[number % len(DASHES)], lw=1.8, label=label)
-    axes.legend(fontsize=9)
+    if len(curves) > 4:
+        axes.figure.legend(fontsize=9, loc="outside upper center", ncols=3, handlelength=2.2, columnspacing=1.0)
+    else:
+        axes.legend(fontsize=9)
 
 
 def _angle_axis(axes: Any) -> None:
@@ -77,6 +84,8 @@ def rules(figure: Figure) -> None:
         curves[rule] = (ANGLES, np.where(np.abs(psi - plain) > 1e-9, psi, np.nan))
     _lines(axes, curves)
     _angle_axis(axes)
+    axes.set_xlim(1.4, np.pi)
+    axes.set_ylim(-1.3, 0.3)
     axes.set_ylabel("ψ(θ), m = 0.5")
 
 
@@ -155,9 +164,346 @@ def triplet(figure: Figure) -> None:
     axes.set_axis_off()
 
 
+LOSSES: dict[str, Any] = {
+    "modified softmax": refloss.NormFace(s=16.0),
+    "A-Softmax, m = 4": refloss.ASoftmax(m=4.0, s=16.0),
+    "CosFace, m = 0.35": refloss.CosFace(s=16.0),
+    "ArcFace, m = 0.5": refloss.ArcFace(s=16.0),
+    "combined (1, 0.3, 0.2)": refloss.CombinedMargin(s=16.0),
+}
+
+
+def psi(figure: Figure) -> None:
+    """ψ of each loss."""
+    axes = figure.add_subplot()
+    _lines(axes, {name: (ANGLES, loss.target_logit(ANGLES)) for name, loss in LOSSES.items()})
+    _angle_axis(axes)
+    axes.set_ylabel("ψ(θ)")
+
+
+def psi_slope(figure: Figure) -> None:
+    """ψ' of each loss."""
+    axes = figure.add_subplot()
+    _lines(axes, {name: (ANGLES, loss.target_slope(ANGLES)) for name, loss in LOSSES.items()})
+    _angle_axis(axes)
+    axes.set_ylabel("ψ′(θ)")
+
+
+def rules_slope(figure: Figure) -> None:
+    """ψ' of ArcFace under each rule, where it is not that of "none"."""
+    axes = figure.add_subplot()
+    plain = np.array(refloss.ArcFace(m=0.5).target_slope(ANGLES))
+    curves = {"cos θ": (ANGLES, -np.sin(ANGLES)), "none": (ANGLES, plain)}
+    for rule in RULES:
+        slope = np.array(refloss.ArcFace(m=0.5, boundary=rule).target_slope(ANGLES))
+        curves[rule] = (ANGLES, np.where(np.abs(slope - plain) > 1e-9, slope, np.nan))
+    _lines(axes, curves)
+    _angle_axis(axes)
+    axes.set_xlim(1.4, np.pi)
+    axes.set_ylabel("ψ′(θ), m = 0.5")
+
+
+def boundaries(figure: Figure) -> None:
+    """Two classes on the circle: in a class's colour where the loss with its label is below log 2, grey elsewhere."""
+    turn = np.linspace(0.0, 2.0 * np.pi, 721)
+    x = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    w = np.stack([np.cos([np.pi / 6, 5 * np.pi / 6]), np.sin([np.pi / 6, 5 * np.pi / 6])], axis=-1)
+    heads: dict[str, tuple[Any, Any]] = {
+        "softmax": (refloss.SoftmaxLoss(reduction="none"), [[1.6], [1.0]] * w),
+        "modified softmax": (refloss.ModifiedSoftmax(reduction="none"), w),
+        "A-Softmax, m = 2": (refloss.ASoftmax(m=2.0, reduction="none"), w),
+        "CosFace, m = 0.35": (refloss.CosFace(s=1.0, reduction="none"), w),
+        "ArcFace, m = 0.5": (refloss.ArcFace(s=1.0, boundary="monotone", reduction="none"), w),
+    }
+    for place, (name, (loss, weights)) in enumerate(heads.items()):
+        axes = figure.add_subplot(2, 3, place + 1)
+        axes.plot(*x.T, color=COLOURS[5], lw=1)
+        for label, colour in ((0, COLOURS[0]), (1, COLOURS[1])):
+            inside = loss(x, weights, np.full(len(x), label)) < np.log(2.0)
+            axes.plot(*np.where(inside[:, None], x, np.nan).T, color=colour, lw=5, ls=("-", (0, (1, 0.4)))[label])
+            _arrow(axes, (0.0, 0.0), weights[label], colour)
+            beside = weights[label] * (1.0 + 0.3 / np.linalg.norm(weights[label]))
+            axes.annotate(f"w{label + 1}", beside, ha="center", va="center")
+        axes.set_title(name, fontsize=10)
+        axes.set_xlim(-1.5, 1.75)
+        axes.set_ylim(-1.2, 1.25)
+        _plane(axes)
+
+
+def _arrow(axes: Any, start: Any, end: Any, colour: str, style: str = "-") -> None:
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.8, "ls": style})
+
+
+def _plane(axes: Any) -> None:
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def _mark(axes: Any, text: str, point: Any, offset: tuple[float, float] = (5, 5)) -> None:
+    axes.annotate(text, point, xytext=offset, textcoords="offset points")
+
+
+def probability(figure: Figure) -> None:
+    """p of the target against its angle, 999 other classes at right angles, for several s."""
+    axes = figure.add_subplot()
+    curves = {}
+    for s in (1.0, 4.0, 16.0, 64.0):
+        z = np.zeros((len(ANGLES), 1000))
+        z[:, 0] = s * np.cos(ANGLES)
+        curves[f"s = {s:.0f}"] = (ANGLES, refloss.softmax(z)[:, 0])
+    _lines(axes, curves)
+    _angle_axis(axes)
+    axes.set_ylabel("p of the target among 1000 classes")
+
+
+def gradient_length(figure: Figure) -> None:
+    """Length of dL/dx for a unit embedding, one other class at right angles to it and to the target."""
+    axes = figure.add_subplot()
+    curves = {}
+    losses = {**LOSSES, "ArcFace, detached": refloss.ArcFace(s=16.0, gradient="detached")}
+    x = np.stack([np.cos(ANGLES), np.sin(ANGLES), np.zeros_like(ANGLES)], axis=-1)
+    w = [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    for name, loss in losses.items():
+        grad = replace(loss, reduction="sum").value_and_grad(x, w, np.zeros(len(x), int))[1]
+        curves[name] = (ANGLES, np.linalg.norm(grad.x, axis=1))
+    _lines(axes, curves)
+    _angle_axis(axes)
+    axes.set_yscale("log")
+    axes.set_ylim(1e-4, 2e2)
+    axes.set_ylabel("‖∂L/∂x‖, s = 16")
+
+
+def angle_geometry(figure: Figure) -> None:
+    """Directions, angle, orthogonal part and tangent on the unit circle."""
+    axes = figure.add_subplot()
+    turn, theta = np.linspace(-0.35, np.pi / 2 + 0.3, 91), 0.9
+    x, w = np.array([1.0, 0.0]), np.array([np.cos(theta), np.sin(theta)])
+    axes.plot(np.cos(turn), np.sin(turn), color=COLOURS[5], lw=1)
+    arc = np.linspace(0.0, theta, 31)
+    axes.plot(0.3 * np.cos(arc), 0.3 * np.sin(arc), color=COLOURS[3], lw=1.8)
+    _mark(axes, "θ", (0.3 * np.cos(theta / 2), 0.3 * np.sin(theta / 2)))
+    for end, name, colour in ((x, "x̂", COLOURS[0]), (w, "ŵ", COLOURS[1])):
+        _arrow(axes, (0, 0), end, colour)
+        _mark(axes, name, end)
+    _arrow(axes, (w[0], 0.0), w, COLOURS[2])
+    _mark(axes, "r, length\nsin θ", (w[0], w[1] / 3))
+    _arrow(axes, x, (1.0, 0.55), COLOURS[4], "--")
+    _mark(axes, "t", (1.0, 0.5))
+    axes.annotate("cos θ", (w[0] / 2, 0.0), xytext=(0, -14), textcoords="offset points", ha="center")
+    axes.set_xlim(-0.35, 1.5)
+    axes.set_ylim(-0.35, 1.1)
+    _plane(axes)
+
+
+def normalize_projection(figure: Figure) -> None:
+    """A gradient at a direction, and what of it is left on the tangent."""
+    axes = figure.add_subplot()
+    turn = np.linspace(-0.3, np.pi / 2 + 0.3, 91)
+    unit, g = np.array([0.8, 0.6]), np.array([0.45, -0.4])
+    tangent = g - (g @ unit) * unit
+    axes.plot(np.cos(turn), np.sin(turn), color=COLOURS[5], lw=1)
+    _arrow(axes, (0, 0), 1.6 * unit, COLOURS[5], "--")
+    _mark(axes, "v", 1.6 * unit)
+    _arrow(axes, (0, 0), unit, COLOURS[0])
+    _mark(axes, "v̂", unit, (-14, 4))
+    _arrow(axes, unit, unit + g, COLOURS[1])
+    _mark(axes, "∂L/∂v̂", unit + g)
+    _arrow(axes, unit, unit + tangent, COLOURS[2])
+    _mark(axes, "‖v‖ ∂L/∂v", unit + tangent, (-62, -6))
+    axes.plot(*np.stack([unit + g, unit + tangent]).T, color=COLOURS[5], ls=":")
+    axes.set_xlim(-0.2, 1.7)
+    axes.set_ylim(-0.3, 1.1)
+    _plane(axes)
+
+
+def softmax_two_class(figure: Figure) -> None:
+    """p of the first class over the difference of two logits, and its slope."""
+    gap = np.linspace(-6.0, 6.0, 121)
+    p = refloss.softmax(np.stack([gap, np.zeros_like(gap)], axis=-1))
+    axes = figure.add_subplot()
+    _lines(axes, {"p₁": (gap, p[:, 0]), "slope, p₁ p₂": (gap, p[:, 0] * p[:, 1])})
+    axes.set_xlabel("z₁ - z₂")
+
+
+def cross_entropy_curve(figure: Figure) -> None:
+    """Loss and slope over the lead of the label's logit."""
+    gap = np.linspace(-6.0, 6.0, 121)
+    z, y = np.stack([gap, np.zeros_like(gap)], axis=-1), np.zeros(len(gap), int)
+    loss, grad = refloss.CrossEntropy(reduction="none").value_and_grad(z, y)
+    axes = figure.add_subplot()
+    _lines(axes, {"L": (gap, loss), "∂L/∂z of the label": (gap, grad.z[:, 0])})
+    axes.set_xlabel("lead of the label's logit")
+
+
+def a_softmax_folds(figure: Figure) -> None:
+    """cos mθ beside the curve that falls for ever."""
+    for place, m in enumerate((2, 3, 4)):
+        axes = figure.add_subplot(1, 3, place + 1)
+        for label, curve, colour, dash in (
+            ("cos mθ", np.cos(m * ANGLES), COLOURS[1], "--"),
+            ("ψ", refloss.ASoftmax(m=float(m)).target_logit(ANGLES), COLOURS[0], "-"),
+        ):
+            axes.plot(ANGLES, curve, color=colour, ls=dash, lw=1.8, label=label)
+        axes.set_title(f"m = {m}", fontsize=10)
+        axes.set_xticks([0.0, np.pi], ["0", "π"])
+        axes.set_ylim(-7.5, 1.5)
+        if place == 0:
+            axes.legend(fontsize=9, loc="lower left")
+            axes.set_xlabel("θ, radians")
+        else:
+            axes.tick_params(labelleft=False)
+
+
+def annealing(figure: Figure) -> None:
+    """ψ of A-Softmax mixed with cos θ, for several weights."""
+    axes = figure.add_subplot()
+    curves = {"cos θ": (ANGLES, np.cos(ANGLES))}
+    for weight in (50.0, 5.0, 1.0, 0.0):
+        curves[f"λ = {weight:.0f}"] = (ANGLES, refloss.ASoftmax(m=4.0, annealing=weight).target_logit(ANGLES))
+    _lines(axes, curves)
+    _angle_axis(axes)
+    axes.set_ylabel("ψ(θ) with annealing, m = 4")
+
+
+def _gained(figure: Figure, loss: Any, name: str, heights: tuple[float, ...]) -> Any:
+    """cos θ and a margin's curve, with the angle between the two at some heights."""
+    axes = figure.add_subplot()
+    _lines(axes, {"cos θ": (ANGLES, np.cos(ANGLES)), name: (ANGLES, loss.target_logit(ANGLES))})
+    fine = np.linspace(0.0, np.pi, 31417)
+    for height in heights:
+        with_margin = fine[np.argmin(np.abs(loss.target_logit(fine) - height))]
+        without = np.arccos(height)
+        _arrow(axes, (without, height), (with_margin, height), COLOURS[2])
+        middle = (without + with_margin) / 2.0
+        axes.annotate(
+            f"{without - with_margin:.2f}",
+            (middle, height),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
+    _angle_axis(axes)
+    return axes
+
+
+def cosface_margin(figure: Figure) -> None:
+    """The angle that a margin on the cosine is worth, at three heights."""
+    _gained(figure, refloss.CosFace(), "cos θ - 0.35", (0.6, 0.0, -0.9))
+
+
+def arcface_margin(figure: Figure) -> None:
+    """A margin on the angle is worth the same everywhere, up to π - m."""
+    axes = _gained(figure, refloss.ArcFace(boundary="clamp"), "cos(θ + 0.5)", (0.6, 0.0, -0.9))
+    beyond = np.pi - 0.5 <= ANGLES
+    axes.lines[1].set_data(ANGLES, refloss.ArcFace().target_logit(ANGLES))
+    axes.plot(ANGLES[beyond], refloss.ArcFace().target_logit(ANGLES[beyond]), color=COLOURS[1], lw=4, alpha=0.5)
+    axes.axvline(np.pi - 0.5, color=COLOURS[5], ls=":")
+    axes.annotate("π - m", (np.pi - 0.5, 0.6), xytext=(-4, 0), textcoords="offset points", ha="right")
+
+
+def combined(figure: Figure) -> None:
+    """The angular margin at each angle that has the same ψ, while there is one."""
+    axes = figure.add_subplot()
+    curves = {}
+    for m1, m2, m3 in ((1.35, 0.0, 0.0), (1.0, 0.5, 0.0), (1.0, 0.0, 0.35), (1.0, 0.3, 0.2), (0.9, 0.4, 0.15)):
+        loss = refloss.CombinedMargin(m1=m1, m2=m2, m3=m3)
+        value = np.array(loss.target_logit(ANGLES))
+        known = (value >= -1.0) & (m1 * ANGLES + m2 <= np.pi)
+        curves[f"({m1:g}, {m2:g}, {m3:g})"] = (
+            ANGLES,
+            np.where(known, np.arccos(np.maximum(value, -1.0)) - ANGLES, np.nan),
+        )
+    _lines(axes, curves)
+    _angle_axis(axes)
+    axes.set_ylim(bottom=0.0)
+    axes.set_ylabel("equivalent margin on the angle, radians")
+
+
+def image_class(figure: Figure) -> None:
+    """Steps of descent: a triplet of images; an image and centres of classes."""
+    left, right = figure.subplots(1, 2)
+    a, p, n = np.array([0.1, 0.0]), np.array([0.9, 0.5]), np.array([0.75, -0.45])
+    grad = refloss.Triplet(m=0.5).value_and_grad([a], [p], [n])[1]
+    for point, name, slope, colour in (
+        (a, "a", grad.anchor[0], COLOURS[0]),
+        (p, "p", grad.positive[0], COLOURS[2]),
+        (n, "n", grad.negative[0], COLOURS[1]),
+    ):
+        left.plot(*point, "o", color=colour)
+        _mark(left, name, point)
+        _arrow(left, point, point - 0.2 * slope, colour)
+    left.set_title("images", fontsize=10)
+    left.set_xlim(-0.3, 1.4)
+    left.set_ylim(-1.0, 1.0)
+    turn = np.linspace(0.0, 2.0 * np.pi, 181)
+    x = np.array([np.cos(0.5), np.sin(0.5)])
+    angles = np.array([1.3, -0.4, 3.4])
+    w = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    right.plot(np.cos(turn), np.sin(turn), color=COLOURS[5], lw=1)
+    descent = refloss.ArcFace(s=4.0).value_and_grad([x], w, [0])[1]
+    for centre, slope, name, colour, offset in zip(
+        w, descent.w, ("w, its class", "w", "w"), (COLOURS[2], COLOURS[1], COLOURS[1]), (-62, 6, -14), strict=True
+    ):
+        right.plot(*centre, "s", color=colour)
+        _mark(right, name, centre, (offset, 4))
+        _arrow(right, centre, centre - 0.12 * slope, colour)
+    right.plot(*x, "o", color=COLOURS[0])
+    _mark(right, "x̂", x)
+    _arrow(right, x, x - 0.12 * descent.x[0], COLOURS[0])
+    right.set_title("an image and classes", fontsize=10)
+    right.set_xlim(-1.3, 1.7)
+    right.set_ylim(-1.3, 1.3)
+    for axes in (left, right):
+        _plane(axes)
+
+
+def tangent_vs_division(figure: Figure) -> None:
+    """Error of the tangent made by a division by sin θ, and of refloss's, relative to its length 1."""
+    angles = np.geomspace(1e-12, 1.0, 49)
+    divided, ours = [], []
+    for theta in angles:
+        x, w = _with_angle(theta)
+        true = np.array([-x[1], x[0]]) / np.linalg.norm(x)  # in the plane, with w to the left of x
+        cosine = x @ w / (np.linalg.norm(x) * np.linalg.norm(w))
+        sine = np.sqrt(max(0.0, 1.0 - cosine**2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = (w / np.linalg.norm(w) - cosine * x / np.linalg.norm(x)) / sine
+        divided.append(np.linalg.norm(found - true) if np.isfinite(found).all() else np.nan)
+        tangent = angle.forward(x[None], w[None])[1].tangent_x[0]
+        ours.append(np.linalg.norm(tangent - true))
+    axes = figure.add_subplot()
+    curves = {"divided by sin θ; where it ends, 0/0": np.array(divided), "refloss": np.maximum(ours, 2.0**-54)}
+    _lines(axes, {label: (angles, errors) for label, errors in curves.items()})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("angle, radians")
+    axes.set_ylabel("error of the unit tangent")
+
+
 FIGURES: dict[str, Callable[[Figure], None]] = {
-    "rules": rules,
-    "confident-loss": confident_loss,
-    "arccos-error": arccos_error,
-    "triplet": triplet,
+    draw.__name__.replace("_", "-"): draw
+    for draw in (
+        softmax_two_class,
+        cross_entropy_curve,
+        angle_geometry,
+        normalize_projection,
+        boundaries,
+        probability,
+        psi,
+        psi_slope,
+        gradient_length,
+        a_softmax_folds,
+        annealing,
+        cosface_margin,
+        arcface_margin,
+        rules,
+        rules_slope,
+        combined,
+        triplet,
+        image_class,
+        confident_loss,
+        arccos_error,
+        tangent_vs_division,
+    )
 }

@@ -1,0 +1,160 @@
+"""Drawings of the site: well-formed, the same every time, in the page's colours, and of what they say."""
+
+from __future__ import annotations
+
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="drawings are made by matplotlib, which the docs extra has")
+
+from matplotlib.figure import Figure
+
+import refloss
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+import figures  # noqa: E402
+
+USED = re.compile(r"^!\[[^\]]+\]\(figure:([a-z-]+)\)$", re.MULTILINE)  # an alternative text may take several lines
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return {name: figures.svg(name) for name in figures.FIGURES}
+
+
+def _axes(name):
+    figure = Figure()
+    figures.FIGURES[name](figure)
+    return figure.axes
+
+
+def _line(axes, label):
+    (found,) = [line for line in axes.lines if line.get_label() == label]
+    return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_a_drawing_is_well_formed_and_takes_size_and_colour_from_the_page(drawn, name):
+    svg = drawn[name]
+    root = ElementTree.fromstring(svg)
+    assert root.get("viewBox")
+    assert root.get("width") is root.get("height") is None
+    assert figures.TEXT not in svg
+    assert "currentColor" in svg
+    assert not re.search(r"font-family|font: ", svg)
+    assert set(re.findall(r'https?://[^"]*', svg)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert len(svg) < 60_000
+
+
+def test_identifiers_are_unique_over_all_drawings_and_each_refers_to_its_own(drawn):
+    seen = [name for svg in drawn.values() for name in re.findall(r'\bid="([^"]*)"', svg)]
+    assert len(seen) == len(set(seen))
+    for name, svg in drawn.items():
+        own = set(re.findall(r'\bid="([^"]*)"', svg))
+        assert all(identifier.startswith(f"{name}-") for identifier in own)
+        assert set(re.findall(r'"#([^"]*)"|url\(#([^)]*)\)', svg)) <= {(i, "") for i in own} | {("", i) for i in own}
+
+
+def test_a_drawing_is_the_same_every_time(drawn):
+    assert figures.svg("triplet") == drawn["triplet"]
+
+
+def test_pages_show_every_drawing_and_no_other():
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if "node_modules" not in page.parts]
+    used = [name for page in pages for name in USED.findall(page.read_text())]
+    assert sorted(set(used)) == sorted(figures.FIGURES)
+
+
+def test_curves_of_the_losses_are_those_of_the_closed_forms():
+    theta = figures.ANGLES
+    (axes,) = _axes("psi")
+    closed = {
+        "modified softmax": np.cos(theta),
+        "CosFace, m = 0.35": np.cos(theta) - 0.35,
+        "ArcFace, m = 0.5": np.cos(theta + 0.5),
+        "combined (1, 0.3, 0.2)": np.cos(theta + 0.3) - 0.2,
+    }
+    for label, expected in closed.items():
+        assert np.allclose(_line(axes, label)[1], expected, rtol=0, atol=1e-14), label
+    (axes,) = _axes("psi-slope")
+    step = theta[1] - theta[0]
+    for (
+        label,
+        loss,
+    ) in figures.LOSSES.items():  # the slope drawn is that of the curve: trapezoids, wrong by m³h³/12 at most
+        slope = _line(axes, label)[1]
+        rise = step * (slope[:-1] + slope[1:]) / 2.0
+        assert np.abs(np.diff(loss.target_logit(theta)) - rise).max() < (4.0 * step) ** 3 / 12.0, label
+
+
+def test_boundaries_are_where_the_derivation_has_them():
+    """On the arc between centres 2π/3 apart: the angle from w1 at which its colour ends."""
+    between = 2.0 * np.pi / 3.0
+    ends = {
+        "modified softmax": between / 2.0,
+        "A-Softmax, m = 2": between / 3.0,
+        "CosFace, m = 0.35": (between - 2.0 * np.arcsin(0.35 / (2.0 * np.sin(between / 2.0)))) / 2.0,
+        "ArcFace, m = 0.5": (between - 0.5) / 2.0,
+    }
+    for axes in _axes("boundaries"):
+        if axes.get_title() not in ends:
+            continue
+        x, y = (np.asarray(entry, float) for entry in (axes.lines[1].get_xdata(), axes.lines[1].get_ydata()))
+        turned = np.arctan2(y, x) - np.pi / 6.0
+        found = np.nanmax(turned[(turned > 0) & (turned < between)])
+        assert abs(found - ends[axes.get_title()]) < 2.0 * np.pi / 720.0, axes.get_title()
+
+
+def test_errors_drawn_grow_for_the_naive_way_and_stay_at_roundoff_for_ours():
+    for name, naive in (
+        ("arccos-error", "arccos of the cosine"),
+        ("tangent-vs-division", "divided by sin θ; where it ends, 0/0"),
+    ):
+        (axes,) = _axes(name)
+        assert _line(axes, "refloss")[1].max() < 2.0**-51
+        angles, errors = _line(axes, naive)
+        assert errors[np.isfinite(errors) & (angles < 1e-6)].min() > 1e-8, name
+
+
+def test_the_confident_loss_is_drawn_down_to_the_end_where_the_naive_one_is_gone():
+    (axes,) = _axes("confident-loss")
+    gap, loss = _line(axes, "refloss")
+    assert np.allclose(np.log(loss[gap > 40]), -gap[gap > 40], rtol=1e-14)
+    assert _line(axes, "-log(softmax(z)): 0 after the dot")[0].max() < 40.0
+
+
+def test_an_unknown_drawing_is_refused():
+    with pytest.raises(KeyError):
+        figures.svg("nothing")
+
+
+def test_rules_part_only_beyond_their_boundary():
+    for name in ("rules", "rules-slope"):
+        (axes,) = _axes(name)
+        for rule in figures.RULES:
+            theta, value = _line(axes, rule)
+            begins = {"easy": np.pi / 2.0, "min": np.pi - 0.25}.get(rule, np.pi - 0.5)
+            assert np.isnan(value[theta < begins - 1e-9]).all(), (name, rule)
+            assert np.isfinite(value[theta > begins + 0.05]).all(), (name, rule)
+            expected = refloss.ArcFace(m=0.5, boundary=rule)
+            true = expected.target_logit(theta) if name == "rules" else expected.target_slope(theta)
+            drawn = np.isfinite(value)
+            assert (value[drawn] == np.asarray(true)[drawn]).all()
+
+
+def test_the_combined_margin_at_an_angle_is_the_one_that_arcface_would_need():
+    (axes,) = _axes("combined")
+    for line in axes.lines:
+        theta, margin = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+        m1, m2, m3 = (float(entry) for entry in str(line.get_label()).strip("()").split(","))
+        known = np.isfinite(margin)
+        assert known.any()
+        assert np.allclose(np.cos(theta + margin)[known], (np.cos(m1 * theta + m2) - m3)[known], rtol=0, atol=1e-14)
+        assert all(b >= a for a, b in pairwise(np.flatnonzero(known)))
