@@ -137,7 +137,7 @@ class _WithLabels(_Loss):
 class CrossEntropy(_WithLabels):
     r"""Cross entropy of softmax on given logits.
 
-    $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p = \operatorname{softmax}(z_n)$$
+    $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p_n = \operatorname{softmax}(z_n)$$
 
     with targets t from labels or probabilities y, class weights v and smoothing ε: $t_{nk} = (1-\varepsilon)\,v_k\,[k =
     y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$.

@@ -111,9 +111,9 @@ def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[Numbers, 
     r"""Weigh -log p with the targets and reduce.
 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad
-    L = \frac{1}{\bar n}\sum_n L_n \;\text{(mean)}, \quad \sum_n L_n \;\text{(sum)}, \quad L_n \;\text{(none)}$$
+    L = \frac{1}{\bar n}\sum_n L_n \;\text{(mean)}, \quad \sum_n L_n \;\text{(sum)}$$
 
-    A target of 0 contributes 0, at a logit of -inf too.
+    With "none" the L_n are kept as they are. A target of 0 contributes 0, at a logit of -inf too.
 
     Parameters
     ----------

@@ -1,0 +1,797 @@
+"""Formulas of docstrings are what the code beside them computes: read from their TeX and evaluated (see tex.py).
+
+Every displayed formula of the stages and the losses is bound here to results of the code and to its inputs, on random
+data of no symmetry. Both sides have to agree to `AGREES`, and every alteration of a formula, of a sign, a factor, a
+term, an index, a function or a condition, has to miss by more than `DIFFERS` somewhere, or not to make sense at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+import refloss
+import tex
+from refloss.error_free import Pair
+from refloss.stages import (
+    angle,
+    cosine,
+    cross_entropy,
+    linear,
+    log_softmax,
+    logits,
+    margin,
+    normalize,
+    softmax,
+    triplet,
+)
+
+AGREES = (
+    mpf(2) ** -43
+)  # 1024u of the largest term: contracts allow tens of u, and a few terms cancel here by less than 10
+DIFFERS = mpf(2) ** -20  # what lies between the two would be undecided, and fails
+DISPLAY = re.compile(r"(?<!`)\$\$(.+?)\$\$", re.DOTALL)
+INLINE = re.compile(r"(?<!\$)\$([^$]+)\$(?!\$)")
+N, C, D = 3, 4, 5
+SEEDS = (1, 2)
+
+SYMMETRIC = tuple(f"0: {what}" for what in ["arguments exchanged"] * 3)  # of max, and of a distance, twice
+EQUAL = {  # alterations that alter nothing
+    "refloss.stages.margin:forward": ("1: sign of all",),  # cos(-φ) = cos φ
+    "refloss.stages.cross_entropy:targets": ("0: index 0 of v is y_n",),  # where [k = y_n] is 1, v_k is that number
+    "refloss.losses:logsumexp": ("1: index 0 of z is a",),  # the largest of equal numbers
+    "refloss.stages.triplet:forward": SYMMETRIC,
+    "refloss.losses:Triplet": SYMMETRIC,
+}
+
+Scopes = Callable[[np.random.Generator], Iterator[tex.Scope]]
+
+
+class Bound(NamedTuple):
+    """A formula with what it is about."""
+
+    name: str
+    which: int
+    scopes: Scopes
+
+
+BOUND: list[Bound] = []
+
+
+def _formula(name: str, which: int = 0) -> Callable[[Scopes], Scopes]:
+    def register(scopes: Scopes) -> Scopes:
+        BOUND.append(Bound(name, which, scopes))
+        return scopes
+
+    return register
+
+
+def _docstring(name: str) -> str:
+    module, _, rest = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in rest.split("."):
+        found = getattr(found, part)
+    return inspect.getdoc(found) or ""
+
+
+def _exact(value: Any) -> Any:
+    """Numbers of the code, as nested lists of mpf; none is rounded."""
+    if isinstance(value, Pair):
+        high, low = _exact(value.hi), _exact(value.lo)
+        return _plus(high, low)
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_exact(entry) for entry in value]
+    return mpf(float(value)) if not isinstance(value, (int, np.integer)) else int(value)
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return [_plus(i, j) for i, j in zip(a, b, strict=True)] if isinstance(a, list) else a + b
+
+
+def _norm(v: list[mpf]) -> mpf:
+    return mp.sqrt(mp.fsum(entry**2 for entry in v))
+
+
+def _unit(v: list[mpf]) -> list[mpf]:
+    return [entry / _norm(v) for entry in v]
+
+
+def _softmax(z: list[mpf]) -> list[mpf]:
+    e = [mp.exp(entry) for entry in z]
+    return [entry / mp.fsum(e) for entry in e]
+
+
+RANGES = {"n": N, "k": C, "j": C, "i": D}
+
+# ---------------------------------------------------------------------------------------------------------- the stages
+
+
+@_formula("refloss.stages.normalize:forward")
+def _(rng):
+    v = rng.normal(size=(N, D)) * 3.0
+    found = normalize.forward(v)
+    for n in range(N):
+        yield tex.Scope(
+            {
+                r"\hat v": _exact(found.unit[n]),
+                r"\lVert v\rVert": _exact(found.norm[n]),
+                "v": _exact(v[n]),
+            },
+            RANGES,
+        )
+
+
+@_formula("refloss.stages.normalize:backward")
+def _(rng):
+    v, g, h = rng.normal(size=(N, D)) * 3.0, rng.normal(size=(N, D)), rng.normal(size=N)
+    found = normalize.backward(g, normalize.forward(v), h)
+    for n in range(N):
+        yield tex.Scope(
+            {
+                r"\partial L/\partial v": _exact(found[n]),
+                r"\partial L/\partial \hat v": _exact(g[n]),
+                r"\partial L/\partial \lVert v\rVert": _exact(h[n]),
+                r"\hat v": _unit(_exact(v[n])),
+                "v": _exact(v[n]),
+            },
+            RANGES,
+        )
+
+
+@_formula("refloss.stages.linear:forward")
+def _(rng):
+    x, w, b = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=C)
+    yield tex.Scope(
+        {"z": _exact(linear.forward(x, w, b)[0]), "x": _exact(x), "W": _exact(w), "b": _exact(b)},
+        RANGES,
+    )
+
+
+@_formula("refloss.stages.linear:backward")
+def _(rng):
+    x, w, g = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=(N, C))
+    to_x, to_w, to_b = linear.backward(g, linear.forward(x, w, np.zeros(C))[1])
+    yield tex.Scope(
+        {
+            r"\partial L/\partial x": _exact(to_x),
+            r"\partial L/\partial W": _exact(to_w),
+            r"\partial L/\partial b": _exact(to_b),
+            r"\partial L/\partial z": _exact(g),
+            "x": _exact(x),
+            "W": _exact(w),
+        },
+        RANGES,
+    )
+
+
+@_formula("refloss.stages.cosine:forward")
+def _(rng):
+    x, w = rng.normal(size=(N, D)), rng.normal(size=(C, D))
+    c, _ = cosine.forward(normalize.forward(x), normalize.forward(w))
+    yield tex.Scope(
+        {"c": _exact(c), r"\hat x": [_unit(v) for v in _exact(x)], r"\hat w": [_unit(v) for v in _exact(w)]},
+        RANGES,
+    )
+
+
+@_formula("refloss.stages.cosine:backward")
+def _(rng):
+    x, w, g = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=(N, C))
+    _, saved = cosine.forward(normalize.forward(x), normalize.forward(w))
+    to_x, to_w = cosine.backward(g, saved)
+    yield tex.Scope(
+        {
+            r"\partial L/\partial \hat x": _exact(to_x),
+            r"\partial L/\partial \hat w": _exact(to_w),
+            r"\partial L/\partial c": _exact(g),
+            r"\hat x": [_unit(v) for v in _exact(x)],
+            r"\hat w": [_unit(v) for v in _exact(w)],
+        },
+        RANGES,
+    )
+
+
+@_formula("refloss.stages.angle:forward")
+def _(rng):
+    x, w = rng.normal(size=(N, D)), rng.normal(size=(N, D)) * 3.0
+    found, saved = angle.forward(x, w)
+    for n in range(N):
+        yield tex.Scope(
+            {
+                r"\theta": _exact(found.theta)[n],
+                "t_x": _exact(saved.tangent_x)[n],
+                "x": _exact(x[n]),
+                "w": _exact(w[n]),
+                r"\hat x": _unit(_exact(x[n])),
+                r"\hat w": _unit(_exact(w[n])),
+            },
+            RANGES,
+        )
+
+
+@_formula("refloss.stages.angle:backward")
+def _(rng):
+    x, w, g = rng.normal(size=(N, D)), rng.normal(size=(N, D)) * 3.0, rng.normal(size=N)
+    saved = angle.forward(x, w)[1]
+    to_x, to_w = angle.backward(g, saved)
+    for n in range(N):
+        yield tex.Scope(
+            {
+                r"\partial L/\partial x": _exact(to_x[n]),
+                r"\partial L/\partial w": _exact(to_w[n]),
+                r"\partial L/\partial \theta": _exact(g[n]),
+                "t_x": _exact(saved.tangent_x)[n],
+                "t_w": _exact(saved.tangent_w)[n],
+                "x": _exact(x[n]),
+                "w": _exact(w[n]),
+            },
+            RANGES,
+        )
+
+
+def _margins(rng):
+    """Margins of no symmetry, and angles."""
+    for m1, m2, m3 in ((1.35, 0.45, 0.2), (3.2, 0.7, 0.4)):
+        yield margin.Margin(m1, m2, m3), rng.uniform(0.0, np.pi, size=6)
+
+
+@_formula("refloss.stages.margin:forward")
+def _(rng):
+    for settings, theta in _margins(rng):
+        psi = _exact(margin.forward(angle.of(theta), settings)[0])
+        for at, value in zip(_exact(theta), psi, strict=True):
+            yield tex.Scope(
+                {
+                    r"\psi": lambda _, value=value: value,
+                    r"\theta": at,
+                    **{f"m_{i + 1}": mpf(entry) for i, entry in enumerate(settings[:3])},
+                }
+            )
+
+
+@_formula("refloss.stages.margin:backward")
+def _(rng):
+    for settings, theta in _margins(rng):
+        g = rng.normal(size=len(theta))
+        found = margin.backward(g, margin.forward(angle.of(theta), settings)[1])
+        for n, at in enumerate(_exact(theta)):
+            yield tex.Scope(
+                {
+                    r"\partial L/\partial \theta": _exact(found)[n],
+                    r"\partial L/\partial \psi": _exact(g)[n],
+                    r"\theta": at,
+                    r"\varphi": settings.m1 * at + mpf(settings.m2),
+                    "m_1": mpf(settings.m1),
+                }
+            )
+
+
+def _branches(rng):
+    return rng.normal(size=(N, C)), rng.normal(size=N), rng.integers(0, C, size=N), rng.uniform(0.6, 0.9, size=N)
+
+
+@_formula("refloss.stages.logits:forward")
+def _(rng):
+    c, psi, y, s = _branches(rng)
+    z, _ = logits.forward(Pair.of(c), Pair.of(psi), y, Pair.of(s), np.zeros(N, int))
+    yield tex.Scope(
+        {"z": _exact(z), "c": _exact(c), r"\psi": _exact(psi), "y": _exact(y), "s": _exact(s)},
+        RANGES,
+    )
+
+
+@_formula("refloss.stages.logits:backward")
+def _(rng):
+    c, psi, y, s = _branches(rng)
+    _, saved = logits.forward(Pair.of(c), Pair.of(psi), y, Pair.of(s), np.zeros(N, int))
+    g = rng.normal(size=(N, C))
+    to_c, to_psi, to_s = logits.backward(g, saved)
+    yield tex.Scope(
+        {
+            r"\partial L/\partial c": _exact(to_c),
+            r"\partial L/\partial \psi": _exact(to_psi),
+            r"\partial L/\partial s": _exact(to_s),
+            r"\partial L/\partial z": _exact(g),
+            "f": _exact(saved.f),
+            "y": _exact(y),
+            "s": _exact(s),
+        },
+        RANGES,
+    )
+
+
+def _rows(rng):
+    """Rows of logits, with the index of the largest, as the code finds it, and that logit."""
+    z = rng.normal(size=(N, C)) * 2.0
+    top = softmax.exponentials(Pair.of(z)).top
+    return z, [(int(a), _exact(z[n, a])) for n, a in enumerate(top)]
+
+
+@_formula("refloss.stages.softmax:forward")
+def _(rng):
+    z, largest = _rows(rng)
+    p, _ = softmax.forward(Pair.of(z))
+    for n, (_, peak) in enumerate(largest):
+        yield tex.Scope({"p": _exact(p[n]), "z": _exact(z[n]), "M": peak}, RANGES)
+
+
+@_formula("refloss.stages.softmax:backward")
+def _(rng):
+    z, _ = _rows(rng)
+    g = rng.normal(size=(N, C))
+    found = softmax.backward(g, softmax.forward(Pair.of(z))[1])
+    for n in range(N):
+        yield tex.Scope(
+            {
+                r"\partial L/\partial z": _exact(found[n]),
+                r"\partial L/\partial p": _exact(g[n]),
+                "p": _softmax(_exact(z[n])),
+            },
+            RANGES,
+        )
+
+
+@_formula("refloss.stages.log_softmax:forward")
+def _(rng):
+    z, largest = _rows(rng)
+    log_p, _ = log_softmax.forward(Pair.of(z))
+    for n, (a, peak) in enumerate(largest):
+        yield tex.Scope({r"\log p": _exact(log_p[n]), "z": _exact(z[n]), "M": peak, "a": a}, RANGES)
+
+
+@_formula("refloss.stages.log_softmax:backward")
+def _(rng):
+    z, _ = _rows(rng)
+    g = rng.normal(size=(N, C))
+    found = log_softmax.backward(g, log_softmax.forward(Pair.of(z))[1])
+    for n in range(N):
+        yield tex.Scope(
+            {
+                r"\partial L/\partial z": _exact(found[n]),
+                r"\partial L/\partial \log p": _exact(g[n]),
+                "p": _softmax(_exact(z[n])),
+            },
+            RANGES,
+        )
+
+
+SETTINGS = cross_entropy.Settings("mean", 0.3, (0.5, 1.0, 2.0, 3.0))
+
+
+def _labels(rng):
+    """Labels and probabilities, with the choice each of them stands for."""
+    yield 0, rng.permutation(C)[:N]
+    yield 1, rng.uniform(0.1, 1.0, size=(N, C))
+
+
+@_formula("refloss.stages.cross_entropy:weights")
+def _(rng):
+    for choice, y in _labels(rng):
+        found = cross_entropy.weights(y, C, SETTINGS)
+        values = {r"\bar n": _exact(found.divisor), "v": _exact(SETTINGS.class_weight), "N": mpf(N)}
+        yield tex.Scope(values | ({"y": _exact(y)} if choice == 0 else {}), RANGES, choice)
+
+
+def _targets(y):
+    return cross_entropy.targets(y, cross_entropy.weights(y, C, SETTINGS), SETTINGS.label_smoothing)
+
+
+def _of_targets(y, choice):
+    return tex.Scope(
+        {
+            "t": _exact(_targets(y).t),
+            "y": _exact(y),
+            "v": _exact(SETTINGS.class_weight),
+            r"\varepsilon": mpf(SETTINGS.label_smoothing),
+            "C": mpf(C),
+        },
+        RANGES,
+        choice,
+    )
+
+
+@_formula("refloss.stages.cross_entropy:targets")
+def _(rng):
+    for choice, y in _labels(rng):
+        yield _of_targets(y, choice)
+
+
+def _log_probabilities(rng):
+    return np.log(refloss.softmax(rng.normal(size=(N, C)))), _targets(rng.permutation(C)[:N])
+
+
+@_formula("refloss.stages.cross_entropy:forward")
+def _(rng):
+    log_p, targets = _log_probabilities(rng)
+    each = cross_entropy.forward(log_p, targets, "none")[0]
+    for choice, reduction in enumerate(("mean", "sum")):
+        yield tex.Scope(
+            {
+                "L:1": _exact(each),
+                "L:0": _exact(cross_entropy.forward(log_p, targets, reduction)[0]),
+                "t": _exact(targets.t),
+                r"\log p": _exact(log_p),
+                r"\bar n": _exact(targets.divisor),
+            },
+            RANGES,
+            choice,
+        )
+
+
+@_formula("refloss.stages.cross_entropy:backward")
+def _(rng):
+    log_p, targets = _log_probabilities(rng)
+    for choice, reduction in enumerate(("mean", "sum", "none")):
+        g = rng.normal(size=N)
+        upstream = g if reduction == "none" else g[0]
+        found = cross_entropy.backward(upstream, cross_entropy.forward(log_p, targets, reduction)[1])
+        yield tex.Scope(
+            {
+                r"\partial L/\partial \log p": _exact(found),
+                r"\partial \mathcal L/\partial L:0": _exact(g[0]),
+                r"\partial \mathcal L/\partial L:1": _exact(g),
+                "t": _exact(targets.t),
+                r"\bar n": _exact(targets.divisor),
+            },
+            RANGES,
+            choice,
+        )
+
+
+def _triplets(rng):
+    """Triplets of both sides of the border, some with a loss below 1, and whether distances are squared."""
+    for squared in (True, False):
+        for spread in (0.3, 1.0, 1.0):
+            a = rng.normal(size=(1, D))
+            yield squared, a, a + spread * rng.normal(size=(1, D)), a + spread * rng.normal(size=(1, D))
+        a = rng.normal(size=(1, D))
+        yield squared, a, a + 0.1 * rng.normal(size=(1, D)), a + 5.0 + rng.normal(size=(1, D))
+
+
+@_formula("refloss.stages.triplet:forward")
+def _(rng):
+    for squared, a, p, n in _triplets(rng):
+        found = triplet.forward(a, p, n, 0.4, squared)[0]
+        values = {
+            "L": _exact(_number(found)[0]),
+            "a": _exact(a[0]),
+            "p": _exact(p[0]),
+            "n": _exact(n[0]),
+            "m": mpf(0.4),
+        }
+        yield tex.Scope(values, RANGES, 0 if squared else 1)
+
+
+def _number(value: Any) -> Any:
+    return value.rounded() if isinstance(value, Pair) else value
+
+
+@_formula("refloss.stages.triplet:backward")
+def _(rng):
+    for squared, a, p, n in _triplets(rng):
+        losses, saved = triplet.forward(a, p, n, 0.4, squared)
+        to_a, to_p, to_n = triplet.backward(np.ones(1), saved)
+        away = {"p": _plus(_exact(a[0]), _exact(-p[0])), "n": _plus(_exact(a[0]), _exact(-n[0]))}
+        slopes = {
+            rf"\partial d(a, {key})/\partial a": [entry * (2 if squared else 1 / _norm(v)) for entry in v]
+            for key, v in away.items()
+        }
+        yield tex.Scope(
+            {
+                r"\partial L/\partial a": _exact(to_a[0]),
+                r"\partial L/\partial p": _exact(to_p[0]),
+                r"\partial L/\partial n": _exact(to_n[0]),
+                "L": _exact(_number(losses)[0]),
+                **slopes,
+            },
+            RANGES,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- the losses
+
+
+@_formula("refloss.losses:softmax")
+def _(rng):
+    z = rng.normal(size=(N, C)) * 2.0
+    for n, p in enumerate(refloss.softmax(z)):
+        yield tex.Scope({"p": _exact(p), "z": _exact(z[n])}, RANGES)
+
+
+@_formula("refloss.losses:log_softmax")
+def _(rng):
+    z = rng.normal(size=(N, C)) * 2.0
+    for n, log_p in enumerate(refloss.log_softmax(z)):
+        yield tex.Scope({r"\log p": _exact(log_p), "z": _exact(z[n])}, RANGES)
+
+
+@_formula("refloss.losses:logsumexp")
+def _(rng):
+    z, largest = _rows(rng)
+    for n, (a, peak) in enumerate(largest):
+        yield tex.Scope({"left": _exact(refloss.logsumexp(z)[n]), "z": _exact(z[n]), "a": a, "M": peak}, RANGES)
+
+
+@_formula("refloss.losses:CrossEntropy")
+def _(rng):
+    z = rng.normal(size=(N, C)) * 2.0
+    for _, y in _labels(rng):
+        loss = refloss.CrossEntropy(reduction="none", label_smoothing=0.3, class_weight=SETTINGS.class_weight)
+        yield tex.Scope(
+            {
+                "L": _exact(loss(z, y)),
+                "t": _exact(_targets(y).t),
+                "p": _exact(refloss.softmax(z)),
+                "z": _exact(z),
+            },
+            RANGES,
+        )
+
+
+@_formula("refloss.losses:SoftmaxLoss")
+def _(rng):
+    x, w, b, y = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=C), rng.permutation(C)[:N]
+    yield tex.Scope(
+        {
+            "L": _exact(refloss.SoftmaxLoss(reduction="none")(x, w, y, b)),
+            "x": _exact(x),
+            "W": _exact(w),
+            "b": _exact(b),
+            "y": _exact(y),
+        },
+        RANGES,
+    )
+
+
+def _heads(rng, loss, **settings):
+    """Scopes of a loss on directions, on both sides of right angles."""
+    x, w, y = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.permutation(C)[:N]
+    theta = [[mp.acos(mp.fsum(map(mp.fmul, _unit(a), _unit(b)))) for b in _exact(w)] for a in _exact(x)]
+    values = {
+        "L": _exact(loss(x, w, y)),
+        "x": _exact(x),
+        "y": _exact(y),
+        r"\theta:2": theta,
+        r"\theta:1": lambda bound: theta[bound["n"]],
+        **{name: mpf(value) for name, value in settings.items()},
+    }
+    yield tex.Scope(values, RANGES)
+
+
+@_formula("refloss.losses:ModifiedSoftmax")
+def _(rng):
+    yield from _heads(rng, refloss.ModifiedSoftmax(reduction="none"))
+
+
+@_formula("refloss.losses:NormFace")
+def _(rng):
+    yield from _heads(rng, refloss.NormFace(reduction="none", s=2.5), s=2.5)
+
+
+@_formula("refloss.losses:ASoftmax")
+def _(rng):
+    for m in (1.7, 4.0, 6.3):
+        yield from _heads(rng, refloss.ASoftmax(reduction="none", s=0.7, m=m), s=0.7, m=m)
+
+
+@_formula("refloss.losses:CosFace")
+def _(rng):
+    yield from _heads(rng, refloss.CosFace(reduction="none", s=2.5, m=0.3), s=2.5, m=0.3)
+
+
+@_formula("refloss.losses:ArcFace")
+def _(rng):
+    yield from _heads(rng, refloss.ArcFace(reduction="none", s=2.5, m=0.6), s=2.5, m=0.6)
+
+
+@_formula("refloss.losses:CombinedMargin")
+def _(rng):
+    for settings, theta in _margins(rng):
+        loss = refloss.CombinedMargin(m1=settings.m1, m2=settings.m2, m3=settings.m3)
+        for at in theta:
+            yield tex.Scope(
+                {
+                    r"\psi": lambda _, at=at, loss=loss: _exact(loss.target_logit(at)),
+                    r"\theta": _exact(at),
+                    **{f"m_{i + 1}": mpf(entry) for i, entry in enumerate(settings[:3])},
+                }
+            )
+
+
+@_formula("refloss.losses:Triplet")
+def _(rng):
+    a, p, n = rng.normal(size=(N, D)), rng.normal(size=(N, D)), rng.normal(size=(N, D))
+    p[0], n[1] = a[0] + 0.1, a[1] + 5.0  # one that keeps its margin, one that does not
+    n[0] = a[0] + 5.0
+    n[2] = a[2] - (p[2] - a[2])  # a loss of about m
+    for squared in (True, False):
+
+        def distance(u, v, squared=squared):
+            length = _norm(_plus(u, [-entry for entry in v]))
+            return length**2 if squared else length
+
+        loss = refloss.Triplet(m=0.4, squared=squared, reduction="none")
+        yield tex.Scope(
+            {"L": _exact(loss(a, p, n)), "a": _exact(a), "p": _exact(p), "n": _exact(n), "m": mpf(0.4), "d": distance},
+            RANGES,
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- the tests
+
+
+def _all_formulas() -> list[tuple[str, int]]:
+    """Every displayed formula in a docstring of the stages and the losses."""
+    found = []
+    modules = [angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, softmax, triplet]
+    for module in (*modules, refloss.losses):
+        for name, item in vars(module).items():
+            if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
+                count = len(DISPLAY.findall(inspect.getdoc(item) or ""))
+                found += [(f"{module.__name__}:{name}", which) for which in range(count)]
+    return found
+
+
+def test_every_displayed_formula_of_stages_and_losses_is_evaluated():
+    assert sorted((bound.name, bound.which) for bound in BOUND) == sorted(_all_formulas())
+
+
+def test_no_other_docstring_of_theirs_displays_a_formula():
+    sources = [inspect.getsource(importlib.import_module(name)) for name in {b.name.split(":")[0] for b in BOUND}]
+    assert sum(len(DISPLAY.findall(source)) for source in sources) == len(BOUND)
+
+
+def _scopes(scopes: Scopes) -> list[tex.Scope]:
+    return [scope for seed in SEEDS for scope in scopes(np.random.default_rng(seed))]
+
+
+def _caught(statements: Any, scopes: list[tex.Scope]) -> bool:
+    for scope in scopes:
+        try:
+            if not tex.gap(statements, scope) <= DIFFERS:
+                return True
+        except (tex.UnknownError, TypeError, IndexError, ValueError, ZeroDivisionError, KeyError):
+            return True
+    return False
+
+
+def _missed(source: str, scopes: list[tex.Scope]) -> list[str]:
+    """Evaluate a formula; return the alterations that go unnoticed."""
+    statements = tex.read(source)
+    assert max(tex.gap(statements, scope) for scope in scopes) <= AGREES
+    return [what for what, altered in tex.alterations(statements) if not _caught(altered, scopes)]
+
+
+@pytest.mark.parametrize("bound", BOUND, ids=lambda bound: bound.name.removeprefix("refloss."))
+def test_a_formula_is_what_the_code_computes_and_no_altered_one_is(bound):
+    with mp.workdps(40):
+        source = DISPLAY.findall(_docstring(bound.name))[bound.which]
+        assert _missed(source, _scopes(bound.scopes)) == list(EQUAL.get(bound.name, ()))
+
+
+ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.*?) ?\|$", re.MULTILINE)
+PLAIN = {"φ": r"\varphi", "π": r"\pi", "θ": r"\theta", "≤": r"\le", "m3": "m_3", "cos": r"\cos"}
+TABLE = {rule: (where, there) for rule, where, there in ROW.findall(_docstring("refloss.stages.margin:forward"))}
+GENERAL = ((1.35, 0.45, 0.2), (3.2, 0.7, 0.4))
+ADDED = ((1.0, 0.0, 0.35), (1.0, 0.0, 0.2))  # margins on the cosine alone
+
+
+def test_the_table_of_rules_has_every_rule():
+    assert set(TABLE) == set(margin.RULES)
+    assert TABLE.pop("none") == ("nowhere", "")
+
+
+@pytest.mark.parametrize("rule", [rule for rule in margin.RULES if rule != "none"])
+def test_a_row_of_the_table_is_what_the_code_computes_and_no_altered_one_is(rule):
+    where, there = TABLE[rule]
+    for plain, symbol in PLAIN.items():
+        where = where.replace(plain, symbol)
+    value, *defined = INLINE.findall(there)
+    source = rf"\psi(\theta) = h\,({value}) + (1 - h)\,(\cos\varphi - m_3), \qquad h = [{where}]"
+    source += "".join(rf", {entry}" for entry in defined)
+    with mp.workdps(40):
+        scopes = []
+        for m1, m2, m3 in ADDED if rule == "conditional" else GENERAL:
+            loss = refloss.CombinedMargin(m1=m1, m2=m2, m3=m3, boundary=rule)
+            for theta in np.linspace(0.05, 3.1, 24):
+                psi = _exact(loss.target_logit(theta))
+                values = {r"\theta": _exact(theta), r"\varphi": mpf(m1) * _exact(theta) + mpf(m2)}
+                values |= {"m_1": mpf(m1), "m_2": mpf(m2), "m_3": mpf(m3)}
+                scopes.append(tex.Scope({**values, r"\psi": lambda _, psi=psi: psi}))
+        assert _missed(source, scopes) == []
+
+
+def test_annealing_is_what_the_code_computes_and_no_altered_formula_is():
+    (source,) = [entry for entry in INLINE.findall(_docstring("refloss.stages.margin:forward")) if "lambda" in entry]
+    with mp.workdps(40):
+        scopes = []
+        for weight, theta in ((0.7, 1.0), (5.0, 2.0), (20.0, 3.0)):
+            plain, annealed = (refloss.ASoftmax(annealing=entry).target_logit(theta) for entry in (0.0, weight))
+            values = {r"\psi": plain, r"\lambda": weight, r"\theta": theta, "L": annealed}
+            scopes.append(tex.Scope({name: _exact(value) for name, value in values.items()}))
+        assert _missed(f"L = {source}", scopes) == []
+
+
+def test_the_targets_of_cross_entropy_are_what_the_code_computes_and_no_altered_formula_is():
+    formulas = INLINE.findall(DISPLAY.sub("", _docstring("refloss.losses:CrossEntropy")))
+    with mp.workdps(40):
+        scopes = _scopes(lambda rng: (_of_targets(y, choice) for choice, y in _labels(rng)))
+        assert _missed(r" \text{or} ".join(formulas), scopes) == ["0: index 0 of v is y_n"]  # as in EQUAL
+
+
+# ---------------------------------------------------------------------------------------------------- the reader itself
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        r"a = \int b",  # not in the grammar
+        "a = (b",
+        "a = b)",
+        r"a = \frac{b}",
+        r"a = [b]",
+        "a < b",
+        r"a = \hat",
+        r"a = \frac{\partial b}{c}",
+    ],
+)
+def test_what_is_not_in_the_grammar_is_refused(source):
+    with pytest.raises(tex.UnreadableError):
+        tex.read(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        (r"L = 2\cdot3 - 4/8", "5.5"),
+        (r"L = -2^3 + (-1)^2", "-7"),
+        (r"L = \frac{1}{2}\,\sqrt{16}", "2"),
+        (r"L = \sum_{k\ne a} k", "5"),
+        (r"L = \max_k k + \max(1, -7)", "4"),
+        (r"L = \cos\pi - \log e", "-2"),
+        (r"L = \cos 2\pi/2", "0.5"),
+        (r"L = [2 \ge 2] + [3 < 2]", "1"),
+        (r"L = \lfloor 7/2\rfloor", "3"),
+        (r"L = h(2), \quad h = 4", "8"),
+        (r"L = d(2, 3), \quad d(a, b) = a - b", "-1"),
+        (r"L = 1 \text{ or } 5", "5"),
+    ],
+)
+def test_formulas_are_read_as_people_read_them(source, value):
+    scope = tex.Scope({"L": mpf(value), "a": 1}, {"k": 4}, choice=1)
+    assert tex.gap(tex.read(source), scope) < 1e-14
+
+
+def test_a_formula_without_anything_to_compare_is_refused():
+    with pytest.raises(tex.UnknownError, match="nothing to compare"):
+        tex.gap(tex.read("a = 1"), tex.Scope({}))
+
+
+def test_alterations_of_every_kind_are_made():
+    source = r"L = -2\cos(m)\sum_{k\ne a} x_k^2 [k = 1] + \frac{u\cdot v}{\lVert v\rVert}"
+    made = {what.partition(": ")[2] for what, _ in tex.alterations(tex.read(source))}
+    assert made >= {
+        "sign of all",
+        "twice all",
+        "sign of term 0",
+        "term 1 dropped",
+        "minus dropped",
+        "2 + 1",
+        "factor 0 dropped",
+        "exponent dropped",
+        r"\cos exchanged",
+        "function dropped",
+        "norm dropped",
+        "upside down",
+        "condition dropped",
+        "condition negated",
+        "index 0 of x is a",
+        "index 0 of x is y_n",
+    }
