@@ -1,279 +1,606 @@
-"""A-Softmax: signs and steps of the curve, its slopes, the margin it makes, annealing."""
+"""A-Softmax: the folds of the curve, its slopes, the margin it is, its annealed form, and how large m should be."""
 
 from __future__ import annotations
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, derivative, step
+from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
 
-TRIES = 30  # draws for an inequality
+TRIES = 30  # draws for a statement that is only true or false at each
+NEAR = mpf(10) ** -25  # so near to a border that a wrong one would show
 
 
-def _psi(theta: mpf, m: mpf, k: int | None = None) -> mpf:
-    """The definition, by the interval in which θ lies; k picks another."""
-    if k is None:
-        k = next(j for j in range(int(mp.ceil(m)) + 1) if theta <= (j + 1) * mp.pi / m)
+def _fold(m: mpf, theta: mpf) -> int:
+    """The first fold that θ lies in, found by trying them all."""
+    k = 0
+    while theta > (k + 1) * mp.pi / m:
+        k += 1
+    return k
+
+
+def _piece(m: mpf, k: int, theta: mpf) -> mpf:
+    """What the definition has on fold k, at any angle."""
     return (-1) ** k * mp.cos(m * theta) - 2 * k
 
 
-def _inside(draw: Draw) -> tuple[mpf, int, int, mpf]:
-    """An angle, m, the number of its arc, and how far inside it lies."""
-    m = draw.whole(1, 7)
-    k = draw.whole(0, m - 1)
-    tau = draw.number(0, 1) * mp.pi / m
-    return k * mp.pi / m + tau, m, k, tau
+def _psi(m: mpf, theta: mpf) -> mpf:
+    return _piece(m, _fold(m, theta), theta)
 
 
-def _several(draw: Draw) -> list[tuple[mpf, int, int, mpf]]:
-    return [_inside(draw) for _ in range(6)]
+def _points(draw: Draw) -> list[tuple[mpf, int, mpf, mpf]]:
+    """Margins m, folds k, and angles θ = kπ/m + τ inside of them; any fold that is in reach."""
+    points = []
+    for _ in range(6):
+        m = mpf(draw.whole(1, 7)) if draw.whole(0, 1) else draw.number(1, 7)
+        k = draw.whole(0, int(mp.ceil(m)) - 1)
+        tau = draw.number(0.001, 0.999) * min(mp.pi / m, mp.pi - k * mp.pi / m)
+        points.append((m, k, k * mp.pi / m + tau, tau))
+    return points
 
 
-@step("a-softmax-naive-slope", "48839b22")
+def _truths(values: list[bool]) -> Vector:
+    return [mpf(value) for value in values]
+
+
+@step("a-softmax-rise", "7f67632f")
 def _(draw: Draw) -> tuple:
-    theta, m = draw.number(0, mp.pi), draw.number(1, 7)
-    return derivative(lambda t: mp.cos(m * t), theta), -m * mp.sin(m * theta)
-
-
-@step("a-softmax-naive-rises", "0f68ec45")
-def _(draw: Draw) -> tuple:
-    sides = []
-    for _ in range(TRIES):
-        m = draw.number(1, 7)
-        theta = draw.number(mp.pi / m, 2 * mp.pi / m)
-        sides += [Below(mpf(0), -m * mp.sin(m * theta), strict=True)]
-    m = draw.number(1, 7)  # and at both ends it is 0: the interval is no longer
-    return [-m * mp.sin(m * (mp.pi / m)), m], [-m * mp.sin(m * (2 * mp.pi / m)), m], *sides
-
-
-@step("a-softmax-naive-twice", "d33e097a")
-def _(draw: Draw) -> tuple:
-    m, tau = draw.number(1, 7), draw.number(0, 1)
-    return mp.cos(m * (mp.pi / m + tau)), mp.cos(m * (mp.pi / m - tau))
-
-
-@step("a-softmax-arc", "c103bb66")
-def _(draw: Draw) -> tuple:
-    points = _several(draw)
+    m, theta = draw.number(1, 7), draw.number(0, mp.pi)
+    places = [draw.number(mp.pi, 2 * mp.pi) for _ in range(TRIES)] + [mp.pi + NEAR, 2 * mp.pi - NEAR]
     return (
-        [mp.cos(m * theta) for theta, m, _, _ in points],
-        [mp.cos(k * mp.pi + m * tau) for _, m, k, tau in points],
-        [mp.cos(k * mp.pi) * mp.cos(m * tau) for _, m, k, tau in points],
-        [(-1) ** k * mp.cos(m * tau) for _, m, k, tau in points],
+        derivative(lambda t: mp.cos(m * t), theta),
+        -m * mp.sin(m * theta),
+        *(Below(mpf(0), derivative(lambda t: mp.cos(m * t), place / m), strict=True) for place in places),
     )
 
 
-@step("a-softmax-sign", "5e93b02e")
+@step("a-softmax-twice", "1207efec")
 def _(draw: Draw) -> tuple:
-    points = _several(draw)
-    return [(-1) ** k * mp.cos(m * theta) for theta, m, k, _ in points], [mp.cos(m * tau) for _, m, _, tau in points]
+    m, theta = draw.number(1, 7), draw.number(0, mp.pi)
+    return mp.cos(m * (2 * mp.pi / m - theta)), mp.cos(m * theta)
 
 
-@step("a-softmax-join", "18f941c1")
+@step("a-softmax-turn", "529a35d9")
+def _(draw: Draw) -> tuple:
+    points = _points(draw)
+    return (
+        [mp.cos(m * theta) for m, _, theta, _ in points],
+        [mp.cos(k * mp.pi + m * tau) for m, k, _, tau in points],
+        [(-1) ** k * mp.cos(m * tau) for m, k, _, tau in points],
+    )
+
+
+@step("a-softmax-copy", "5e93b02e")
+def _(draw: Draw) -> tuple:
+    points = _points(draw)
+    return [(-1) ** k * mp.cos(m * theta) for m, k, theta, _ in points], [mp.cos(m * tau) for m, _, _, tau in points]
+
+
+@step("a-softmax-fold-slope", "8510d19a")
 def _(draw: Draw) -> tuple:
     m = draw.number(1, 7)
-    k = [draw.whole(0, 6) for _ in range(4)]
+    taus = [draw.number(0, mp.pi) / m for _ in range(TRIES)]
+    slopes = [derivative(lambda t: mp.cos(m * t), tau) for tau in taus]
+    return slopes, [-m * mp.sin(m * tau) for tau in taus], *(Below(slope, mpf(0)) for slope in slopes)
+
+
+@step("a-softmax-lowering", "96105e10")
+def _(draw: Draw) -> tuple:
+    left, right = [draw.number()], []
+    right.append(left[0])
+    for _ in range(TRIES):
+        low = mpf(draw.whole(-40, 40)) / 8
+        following = low + draw.whole(-4, 4)
+        left.append(mpf(mp.cos(mp.pi) - low == mp.cos(0) - following))
+        right.append(mpf(following == low + 2))
+    return left, right
+
+
+@step("a-softmax-psi", "b5bb19d0")
+def _(draw: Draw) -> tuple:
+    points = _points(draw)
     return (
-        [m, *((-1) ** j * mp.cos((j + 1) * mp.pi) - 2 * j for j in k)],
-        [m, *(-1 - 2 * j for j in k)],
-        [m, *((-1) ** (j + 1) * mp.cos((j + 1) * mp.pi) - 2 * (j + 1) for j in k)],
-        [m, *(_psi((j + 1) * mp.pi / m, m, j) for j in k)],
-        [m, *(_psi((j + 1) * mp.pi / m, m, j + 1) for j in k)],
+        [_psi(m, theta) for m, _, theta, _ in points],
+        [(-1) ** k * mp.cos(m * theta) - 2 * k for m, k, theta, _ in points],
+        [mp.cos(m * tau) - 2 * k for m, k, _, tau in points],
     )
 
 
-@step("a-softmax-tau", "b5bb19d0")
+@step("a-softmax-join", "d446af9b")
 def _(draw: Draw) -> tuple:
-    points = _several(draw)
+    m, folds = draw.number(1, 7), [draw.whole(0, 7) for _ in range(6)]
+    joins = [(k + 1) * mp.pi / m for k in folds]
     return (
-        [_psi(theta, m) for theta, m, _, _ in points],
-        [(-1) ** k * mp.cos(m * theta) - 2 * k for theta, m, k, _ in points],
-        [mp.cos(m * tau) - 2 * k for _, m, k, tau in points],
+        [m, *((-1) ** k * mp.cos(m * theta) - 2 * k for k, theta in zip(folds, joins, strict=True))],
+        [m, *(-1 - 2 * k for k in folds)],
+        [m, *((-1) ** (k + 1) * mp.cos(m * theta) - 2 * (k + 1) for k, theta in zip(folds, joins, strict=True))],
     )
 
 
 @step("a-softmax-slope", "56381ba7")
 def _(draw: Draw) -> tuple:
-    points = _several(draw)
+    points = _points(draw)
     return (
-        [derivative(lambda t, m=m: _psi(t, m), theta) for theta, m, _, _ in points],
-        [-((-1) ** k) * m * mp.sin(m * theta) for theta, m, k, _ in points],
-        [-m * mp.sin(m * tau) for _, m, _, tau in points],
+        [derivative(lambda t, m=m: _psi(m, t), theta) for m, _, theta, _ in points],
+        [-((-1) ** k) * m * mp.sin(m * theta) for m, k, theta, _ in points],
+        [-m * mp.sin(m * tau) for m, _, _, tau in points],
     )
 
 
-@step("a-softmax-slope-sign", "5743dc16")
+@step("a-softmax-slope-abs", "5743dc16")
 def _(draw: Draw) -> tuple:
-    points = _several(draw)
-    slopes = [derivative(lambda t, m=m: _psi(t, m), theta) for theta, m, _, _ in points]
-    return slopes, [-m * abs(mp.sin(m * theta)) for theta, m, _, _ in points], *(Below(s, mpf(0)) for s in slopes)
-
-
-@step("a-softmax-second", "32b7bc42")
-def _(draw: Draw) -> tuple:
-    m, tau = draw.whole(1, 7), draw.number(0, 0.4)
-    at = [tau, mpf(0), mp.pi / m]
+    points = _points(draw)
+    slopes = [derivative(lambda t, m=m: _psi(m, t), theta) for m, _, theta, _ in points]
     return (
-        [derivative(lambda t: -m * mp.sin(m * t), t) for t in at],
-        [-(m**2) * mp.cos(m * t) for t in at],
-        [-(m**2) * mp.cos(m * tau), -(m**2), m**2],
+        slopes,
+        [-m * abs(mp.sin(m * theta)) for m, _, theta, _ in points],
+        *(Below(slope, mpf(0)) for slope in slopes),
     )
 
 
-@step("a-softmax-range", "c1a4e3b6")
+@step("a-softmax-second", "a3f1db53")
 def _(draw: Draw) -> tuple:
-    m, theta = [draw.whole(1, 7) for _ in range(4)], draw.number()
+    points = _points(draw)[:3]
     return (
-        [theta, *(_psi(mpf(0), j) for j in m), *(_psi(mp.pi, j, j - 1) for j in m)],
-        [theta, *(1 for _ in m), *(-1 - 2 * (j - 1) for j in m)],
-        [theta, *(1 for _ in m), *(1 - 2 * j for j in m)],
+        [derivative(lambda t, m=m: derivative(lambda v: _psi(m, v), t), theta) for m, _, theta, _ in points],
+        [-((-1) ** k) * m**2 * mp.cos(m * theta) for m, k, theta, _ in points],
+        [-(m**2) * mp.cos(m * tau) for m, _, _, tau in points],
     )
 
 
-@step("a-softmax-range-real", "1ddf5019")
-def _(draw: Draw) -> tuple:
-    m = [draw.number(1, 7) for _ in range(4)]
-    k = [int(mp.floor(j)) for j in m]
-    return [_psi(mp.pi, j) for j in m], [mp.cos((j - i) * mp.pi) - 2 * i for i, j in zip(k, m, strict=True)]
+def _bend(m: mpf, k: int, theta: mpf) -> mpf:
+    """ψ'' of the piece of fold k, which at a join is the second derivative from the side of that fold."""
+    return derivative(lambda t: derivative(lambda v: _piece(m, k, v), t), theta)
 
 
-@step("a-softmax-slope-cosine", "76eca66c")
+@step("a-softmax-second-before", "a0293edc")
 def _(draw: Draw) -> tuple:
-    points = _several(draw)
+    m, k = draw.number(1, 7), draw.whole(0, 6)
+    return _bend(m, k, (k + 1) * mp.pi / m), -(m**2) * mp.cos(mp.pi), m**2
+
+
+@step("a-softmax-second-after", "04754d74")
+def _(draw: Draw) -> tuple:
+    m, k = draw.number(1, 7), draw.whole(0, 6)
+    return _bend(m, k + 1, (k + 1) * mp.pi / m), -(m**2) * mp.cos(0), -(m**2)
+
+
+def _integral(f, low: mpf, high: mpf, cell: mpf) -> mpf:
+    """∫ f between two places, cut at the multiples of cell, where f has its corners."""
+    cuts = [j * cell for j in range(int(mp.floor(low / cell)) + 1, int(mp.ceil(high / cell)))]
+    return mp.quad(f, [low, *cuts, high])
+
+
+@step("a-softmax-integral", "da0a8166")
+def _(draw: Draw) -> tuple:
+    points = _points(draw)[:3]
     return (
-        [derivative(lambda c, m=m: _psi(mp.acos(c), m), mp.cos(theta)) for theta, m, _, _ in points],
-        [-derivative(lambda t, m=m: _psi(t, m), theta) / mp.sin(theta) for theta, m, _, _ in points],
-        [(-1) ** k * m * mp.sin(m * theta) / mp.sin(theta) for theta, m, k, _ in points],
+        [_psi(m, theta) for m, _, theta, _ in points],
+        [1 - _integral(lambda t, m=m: m * abs(mp.sin(m * t)), mpf(0), theta, mp.pi / m) for m, _, theta, _ in points],
+        [1 - _integral(lambda t: abs(mp.sin(t)), mpf(0), m * theta, mp.pi) for m, _, theta, _ in points],
     )
 
 
-@step("a-softmax-slope-ends", "5860e786")
+@step("a-softmax-cosine-integral", "29ab2333")
 def _(draw: Draw) -> tuple:
-    m = draw.whole(1, 7)
-    with mp.workdps(200):  # an even function of the distance: what is left at 1e-60 is of the order 1e-120
-        near = mpf(10) ** -60 * draw.number(1, 2)
-        first = m * mp.sin(m * near) / mp.sin(near)
-        theta = mp.pi - near
-        second = (-1) ** (m - 1) * m * mp.sin(m * theta) / mp.sin(theta)
-        steep = derivative(lambda c: _psi(mp.acos(c), mpf(m), 0), mp.cos(mpf(10) ** -20))  # of the curve itself
-    return [first, second, near], [m**2, m**2, near], Below(abs(steep - m**2), mpf(10) ** -35)
+    theta = draw.number(0, mp.pi)
+    return mp.cos(theta), 1 - mp.quad(lambda t: abs(mp.sin(t)), [0, theta])
 
 
-@step("a-softmax-below", "3e414854")
+@step("a-softmax-end-whole", "44e70e21")
+def _(draw: Draw) -> tuple:
+    given, margins = draw.number(), [draw.whole(1, 9) for _ in range(6)]
+    return (
+        [given, *(_psi(mpf(m), mp.pi) for m in margins)],
+        [given, *((-1) ** (m - 1) * mp.cos(m * mp.pi) - 2 * (m - 1) for m in margins)],
+        [given, *(1 - 2 * m for m in margins)],
+    )
+
+
+@step("a-softmax-end", "1f0a7ee2")
+def _(draw: Draw) -> tuple:
+    margins = [draw.number(1, 9) for _ in range(6)]
+    return (
+        [_psi(m, mp.pi) for m in margins],
+        [(-1) ** int(mp.floor(m)) * mp.cos(m * mp.pi) - 2 * mp.floor(m) for m in margins],
+        [mp.cos((m - mp.floor(m)) * mp.pi) - 2 * mp.floor(m) for m in margins],
+    )
+
+
+@step("a-softmax-below", "4f1c43aa")
+def _(draw: Draw) -> tuple:
+    points = _points(draw)[:3]
+    return (
+        [mp.cos(theta) - _psi(m, theta) for m, _, theta, _ in points],
+        [_integral(lambda t: abs(mp.sin(t)), theta, m * theta, mp.pi) for m, _, theta, _ in points],
+        *(Below(_psi(m, theta), mp.cos(theta)) for m, _, theta, _ in _points(draw)),
+    )
+
+
+@step("a-softmax-cos-slope", "cb9a5633")
+def _(draw: Draw) -> tuple:
+    points = _points(draw)
+    return (
+        [derivative(lambda c, m=m: _psi(m, mp.acos(c)), mp.cos(theta)) for m, _, theta, _ in points],
+        [derivative(lambda t, m=m: _psi(m, t), theta) / -mp.sin(theta) for m, _, theta, _ in points],
+        [(-1) ** k * (m * mp.sin(m * theta) / mp.sin(theta)) for m, k, theta, _ in points],
+        [m * abs(mp.sin(m * theta)) / mp.sin(theta) for m, _, theta, _ in points],
+    )
+
+
+@step("a-softmax-cos-slope-split", "3b1a6ee1")
+def _(draw: Draw) -> tuple:
+    m, theta = draw.number(1, 7), draw.number(0, mp.pi)
+    return m * mp.sin(m * theta) / mp.sin(theta), m**2 * (mp.sin(m * theta) / (m * theta)) * (theta / mp.sin(theta))
+
+
+def _little(draw: Draw) -> mpf:
+    """An angle whose square is beyond all digits: a quotient that is even in it is at its limit."""
+    return draw.number(1, 2) * mpf(10) ** -40
+
+
+@step("a-softmax-limit-zero", "5bd30371")
+def _(draw: Draw) -> tuple:
+    m, theta = draw.number(1, 7), _little(draw)
+    return m * mp.sin(m * theta) / mp.sin(theta), m**2
+
+
+@step("a-softmax-near-pi", "f45d695b")
+def _(draw: Draw) -> tuple:
+    m, little = draw.whole(1, 7), draw.number(0, 2)
+    return (
+        mp.sin(m * (mp.pi - little)),
+        -mp.cos(m * mp.pi) * mp.sin(m * little),
+        (-1) ** (m - 1) * mp.sin(m * little),
+    )
+
+
+@step("a-softmax-limit-pi", "73920447")
+def _(draw: Draw) -> tuple:
+    given, left, middle, right = draw.number(), [], [], []
+    for _ in range(4):
+        m, little = draw.whole(1, 7), _little(draw)
+        with mp.workdps(3 * mp.dps):
+            theta = mp.pi - little
+            left.append((-1) ** (m - 1) * (m * mp.sin(m * theta) / mp.sin(theta)))
+        middle.append(m * mp.sin(m * little) / mp.sin(little))
+        right.append(m**2)
+    return [given, *left], [given, *middle], [given, *right]
+
+
+@step("a-softmax-limit-floor", "99182e40")
+def _(draw: Draw) -> tuple:
+    given, left, right = draw.number(), [], []
+    for _ in range(4):
+        m, little = draw.whole(1, 7), _little(draw)
+        with mp.workdps(3 * mp.dps):
+            theta = mp.pi - little
+            left.append((-1) ** m * (m * mp.sin(m * theta) / mp.sin(theta)))
+        right.append(-(m**2))
+    return [given, *left], [given, *right]
+
+
+@step("a-softmax-sine-bound", "a7d36dfc")
 def _(draw: Draw) -> tuple:
     sides = []
     for _ in range(TRIES):
-        m, theta = draw.number(1, 7), draw.number(0, mp.pi)
-        sides.append(Below(_psi(theta, m), mp.cos(theta)))
-    theta = draw.number(0, mp.pi)  # m = 1: equality
-    return _psi(theta, 1), mp.cos(theta), *sides
+        m, theta = draw.whole(1, 9), draw.number(0, mp.pi)
+        sides.append(Below(abs(mp.sin(m * theta)), m * mp.sin(theta)))
+    return tuple(sides)
 
 
-@step("a-softmax-below-first", "a24f9317")
+@step("a-softmax-sine-step", "aa61d3e9")
 def _(draw: Draw) -> tuple:
     sides = []
     for _ in range(TRIES):
-        m = draw.number(1, 7)
-        theta = draw.number(0, mp.pi / m)
-        sides += [Below(mp.cos(m * theta), mp.cos(theta)), Below(theta, m * theta), Below(m * theta, mp.pi)]
-    m = draw.number(1, 7)  # just past π/m the claim would soon be false: at 2π/m cos mθ is 1
-    return mp.cos(m * (2 * mp.pi / m)) - mp.cos(2 * mp.pi / m), 1 - mp.cos(2 * mp.pi / m), *sides
+        j, theta = draw.whole(1, 9), draw.number(0, mp.pi)
+        most = abs(mp.sin(j * theta)) * abs(mp.cos(theta)) + abs(mp.cos(j * theta)) * mp.sin(theta)
+        sides.append(Below(abs(mp.sin((j + 1) * theta)), most + mpf(10) ** -50))  # often equal but for rounding
+    return tuple(sides)
 
 
-@step("a-softmax-below-others", "c96391cf")
+@step("a-softmax-sine-step-bound", "271e7805")
 def _(draw: Draw) -> tuple:
     sides = []
     for _ in range(TRIES):
-        m = draw.whole(2, 7)
-        k = draw.whole(1, m - 1)
-        theta = draw.number(k * mp.pi / m, (k + 1) * mp.pi / m)
-        sides += [Below(_psi(theta, m), mpf(1 - 2 * k)), Below(mpf(1 - 2 * k), mpf(-1)), Below(mpf(-1), mp.cos(theta))]
-    m = draw.whole(2, 7)  # the first bound is reached at the beginning of an arc
-    return [_psi(mp.pi / m, m, 1), mp.cos(m)], [1 - 2 * 1, mp.cos(m)], *sides
+        j, theta = draw.whole(1, 9), draw.number(0, mp.pi)
+        most = abs(mp.sin(j * theta)) * abs(mp.cos(theta)) + abs(mp.cos(j * theta)) * mp.sin(theta)
+        sides.append(Below(most, abs(mp.sin(j * theta)) + mp.sin(theta)))
+    return tuple(sides)
 
 
-def _crossing(centre: mpf, m: mpf, low: mpf, high: mpf) -> mpf:
-    """Where on the circle ψ of the angle to 0 meets the cosine of the angle to centre, between two places."""
-
-    def gap(place: mpf) -> mpf:
-        return _psi(abs(place), m) - mp.cos(place - centre)
-
-    assert gap(low) * gap(high) < 0
-    return mp.findroot(gap, (low, high), solver="anderson", tol=mpf(10) ** -110)
-
-
-@step("a-softmax-inner", "b321c0e4")
+@step("a-softmax-end-slope", "59bbfbc2")
 def _(draw: Draw) -> tuple:
-    centre, m = draw.number(0.3, 2), draw.number(1.5, 6)
-    return _crossing(centre, m, mpf(0), min(centre, mp.pi / m)), centre / (m + 1)
-
-
-@step("a-softmax-outer", "5025aec2")
-def _(draw: Draw) -> tuple:
-    m = draw.number(2.5, 6)
-    centre = draw.number(0.3, 1) * min(mpf(2), mp.pi * (m - 1) / m)
-    return -_crossing(centre, m, -min(mp.pi / m, mp.pi - centre), mpf(0)), centre / (m - 1)
-
-
-@step("a-softmax-width", "fd3121c4")
-def _(draw: Draw) -> tuple:
-    centre, m = draw.number(0.1, 2), draw.number(1.5, 7)
-    return centre / (m + 1) + centre / (m - 1), 2 * m * centre / (m**2 - 1)
-
-
-@step("a-softmax-gap", "2d22ecb8")
-def _(draw: Draw) -> tuple:
-    centre, m = draw.number(0.1, 2), draw.number(1, 7)
-    return centre - 2 * centre / (m + 1), (m - 1) / (m + 1) * centre
-
-
-def _around(draw: Draw) -> list[mpf]:
-    """Values of m, some just beside 2 + √3."""
-    border = 2 + mp.sqrt(3)
-    return [*(draw.number(1, 7) for _ in range(TRIES)), border + mpf(10) ** -30, border - mpf(10) ** -30]
-
-
-@step("a-softmax-enough", "4b1aa09f")
-def _(draw: Draw) -> tuple:
-    m = _around(draw)
+    margins = [draw.number(1, 9) for _ in range(6)]
+    ends = [derivative(lambda t, m=m: _piece(m, _fold(m, mp.pi), t), mp.pi) for m in margins]
     return (
-        [m[0], *(mpf(2 * i / (i**2 - 1) <= (i - 1) / (i + 1)) for i in m)],
-        [m[0], *(mpf(i >= 2 + mp.sqrt(3)) for i in m)],
+        ends,
+        [-m * abs(mp.sin(m * mp.pi)) for m in margins],
+        *(Below(end, mpf(0), strict=True) for end in ends),
     )
 
 
-@step("a-softmax-enough-product", "47e8a939")
+def _angle(a: Vector, b: Vector) -> mpf:
+    return mp.acos(dot(a, b) / (norm(a) * norm(b)))
+
+
+def _pull(draw: Draw) -> tuple[mpf, Vector, Vector, mpf, mpf, mpf]:
+    """m, x, a unit centre, their angle, and ψ and ψ' there."""
+    size, m = draw.whole(2, 4), draw.number(1, 6)
+    x, w = draw.vector(size), draw.unit(size)
+    theta = _angle(x, w)
+    return m, x, w, theta, _psi(m, theta), derivative(lambda t: _psi(m, t), theta)
+
+
+def _logit_gradient(m: mpf, x: Vector, w: Vector) -> Vector:
+    return gradient(lambda v: norm(v) * _psi(m, _angle(v, w)), x)
+
+
+@step("a-softmax-pull", "087b7d77")
 def _(draw: Draw) -> tuple:
-    m = _around(draw)
+    m, x, w, theta, psi, slope = _pull(draw)
+    unit = [entry / norm(x) for entry in x]
+    t = [(i - mp.cos(theta) * j) / mp.sin(theta) for i, j in zip(w, unit, strict=True)]
     return (
-        [m[0], *(mpf(2 * i / (i**2 - 1) <= (i - 1) / (i + 1)) for i in m)],
-        [m[0], *(mpf(2 * i <= (i - 1) ** 2) for i in m)],
+        _logit_gradient(m, x, w),
+        [psi * j + norm(x) * (-slope * i / norm(x)) for i, j in zip(t, unit, strict=True)],
+        [psi * j - slope * i for i, j in zip(t, unit, strict=True)],
     )
 
 
-@step("a-softmax-enough-roots", "18b33584")
+@step("a-softmax-pull-length", "070a2d55")
 def _(draw: Draw) -> tuple:
-    m = draw.number(-5, 7)
-    return (m - 1) ** 2 - 2 * m, m**2 - 4 * m + 1, (m - 2 - mp.sqrt(3)) * (m - 2 + mp.sqrt(3))
+    m, x, w, _, psi, slope = _pull(draw)
+    return norm(_logit_gradient(m, x, w)), mp.sqrt(psi**2 + slope**2)
+
+
+@step("a-softmax-recurrence", "3e52abbe")
+def _(draw: Draw) -> tuple:
+    j, theta = draw.whole(1, 9), draw.number(0, mp.pi)
+    return mp.cos((j + 1) * theta) + mp.cos((j - 1) * theta), 2 * mp.cos(theta) * mp.cos(j * theta)
+
+
+@step("a-softmax-two", "839c86e8")
+def _(draw: Draw) -> tuple:
+    theta = draw.number(0, mp.pi)
+    c = mp.cos(theta)
+    return mp.cos(2 * theta), 2 * c * c - 1, 2 * c**2 - 1
+
+
+@step("a-softmax-three", "fc7ceed4")
+def _(draw: Draw) -> tuple:
+    theta = draw.number(0, mp.pi)
+    c = mp.cos(theta)
+    return mp.cos(3 * theta), 2 * c * (2 * c**2 - 1) - c, 4 * c**3 - 3 * c
+
+
+@step("a-softmax-four", "ba12d074")
+def _(draw: Draw) -> tuple:
+    theta = draw.number(0, mp.pi)
+    c = mp.cos(theta)
+    return mp.cos(4 * theta), 2 * c * (4 * c**3 - 3 * c) - (2 * c**2 - 1), 8 * c**4 - 8 * c**2 + 1
+
+
+def _annealed(weight: mpf, m: mpf, theta: mpf) -> mpf:
+    return (weight * mp.cos(theta) + _psi(m, theta)) / (1 + weight)
 
 
 @step("a-softmax-annealed", "ebc11182")
 def _(draw: Draw) -> tuple:
-    (theta, m, _, _), weight = _inside(draw), draw.number(0, 10)
-    psi = _psi(theta, m)
-    return (weight * mp.cos(theta) + psi) / (1 + weight), mp.cos(theta) - (mp.cos(theta) - psi) / (1 + weight)
-
-
-@step("a-softmax-annealed-slope", "4da6e700")
-def _(draw: Draw) -> tuple:
-    (theta, m, _, _), weight = _inside(draw), draw.number(0, 10)
+    points, weight = _points(draw), draw.number(0, 10)
     return (
-        derivative(lambda t: (weight * mp.cos(t) + _psi(t, m)) / (1 + weight), theta),
-        (-weight * mp.sin(theta) + derivative(lambda t: _psi(t, m), theta)) / (1 + weight),
+        [(weight * mp.cos(theta) + _psi(m, theta)) / (1 + weight) for m, _, theta, _ in points],
+        [mp.cos(theta) - (mp.cos(theta) - _psi(m, theta)) / (1 + weight) for m, _, theta, _ in points],
     )
 
 
-@step("a-softmax-sixth", "9224e08e")
+@step("a-softmax-between", "fff2c653")
 def _(draw: Draw) -> tuple:
-    theta, m, _, _ = _inside(draw)
-    psi = _psi(theta, m)
-    return (5 * mp.cos(theta) + psi) / (1 + 5), mp.cos(theta) - (mp.cos(theta) - psi) / 6
+    sides = []
+    for _ in range(TRIES):
+        m, theta, weight = draw.number(1, 7), draw.number(0, mp.pi), draw.number(0, 10)
+        middle = _annealed(weight, m, theta)
+        sides += [Below(_psi(m, theta), middle), Below(middle, mp.cos(theta))]
+    return tuple(sides)
+
+
+@step("a-softmax-annealed-limit", "d00f423e")
+def _(draw: Draw) -> tuple:
+    points, weight = _points(draw), mpf(10) ** 55
+    return [_annealed(weight, m, theta) for m, _, theta, _ in points], [mp.cos(theta) for _, _, theta, _ in points]
+
+
+@step("a-softmax-annealed-slope", "80fd9950")
+def _(draw: Draw) -> tuple:
+    points, weight = _points(draw), draw.number(0, 10)
+    slopes = [derivative(lambda t, m=m: _annealed(weight, m, t), theta) for m, _, theta, _ in points]
+    return (
+        slopes,
+        [-(weight * mp.sin(theta) + m * abs(mp.sin(m * theta))) / (1 + weight) for m, _, theta, _ in points],
+        *(Below(slope, mpf(0), strict=True) for slope in slopes),
+    )
+
+
+@step("a-softmax-annealed-bend", "ddc6c316")
+def _(draw: Draw) -> tuple:
+    m, weight = draw.number(1, 7), draw.number(0, 10)
+    smaller = mp.sqrt((weight + m**2) / (1 + weight))
+
+    def first(theta: mpf) -> mpf:  # on fold 0, continued to the left of 0
+        return (weight * mp.cos(theta) + _piece(m, 0, theta)) / (1 + weight)
+
+    return (
+        derivative(lambda t: derivative(first, t), mpf(0)),
+        -(weight + m**2) / (1 + weight),
+        -(smaller**2),
+        derivative(lambda t: derivative(lambda v: mp.cos(smaller * v), t), mpf(0)),
+    )
+
+
+# The circle. Centre 1 is at 0 and centre 2 at θ12; places are angles, t goes away from centre 1.
+
+
+def _apart(place: mpf, centre: mpf) -> mpf:
+    """The angle of two places on the circle."""
+    return mp.acos(mp.cos(place - centre))
+
+
+def _keeps(m: mpf, place: mpf, own: mpf, other: mpf) -> bool:
+    """Whether A-Softmax has an embedding there right: its curve is above the cosine of the other class."""
+    return bool(_psi(m, _apart(place, own)) > mp.cos(place - other))
+
+
+def _border(m: mpf, apart: mpf, direction: int) -> mpf:
+    """How far class 1 reaches in a direction, by bisection of what the loss says."""
+    low, high = mpf(0), mp.pi
+    for _ in range(170):
+        middle = (low + high) / 2
+        if _keeps(m, direction * middle, mpf(0), apart):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _near(draw: Draw) -> tuple[mpf, mpf]:
+    """m and θ12 with the border on the far side where θ2 still grows."""
+    m = draw.number(1.2, 6)
+    return m, draw.number(0.1, 0.99) * (m - 1) / m * mp.pi
+
+
+def _far(draw: Draw) -> tuple[mpf, mpf]:
+    """m and θ12 with the border past the point opposite to centre 2."""
+    m = draw.number(1.2, 6)
+    least = (m - 1) / m * mp.pi
+    return m, least + draw.number(0.01, 1) * (mp.pi - least)
+
+
+@step("a-softmax-inner", "81792522")
+def _(draw: Draw) -> tuple:
+    m, apart = (_near, _far)[draw.whole(0, 1)](draw)
+    t = apart / (m + 1)
+    return [_border(m, apart, 1), m * t], [t, apart - t]
+
+
+@step("a-softmax-two-ways", "c4a16571")
+def _(draw: Draw) -> tuple:
+    pairs = [(draw.number(0, mp.pi), draw.number(0, mp.pi)) for _ in range(TRIES)]
+    return (
+        [_apart(-t, apart) for apart, t in pairs],
+        [min(apart + t, 2 * mp.pi - apart - t) for apart, t in pairs],
+    )
+
+
+@step("a-softmax-outer", "fd71fd6c")
+def _(draw: Draw) -> tuple:
+    m, apart = _near(draw)
+    t = apart / (m - 1)
+    return [_border(m, apart, -1), m * t], [t, apart + t]
+
+
+@step("a-softmax-outer-far", "71f536be")
+def _(draw: Draw) -> tuple:
+    m, apart = _far(draw)
+    t = (2 * mp.pi - apart) / (m + 1)
+    return [_border(m, apart, -1), m * t], [t, 2 * mp.pi - apart - t]
+
+
+@step("a-softmax-near-case", "f65c5e1c")
+def _(draw: Draw) -> tuple:
+    left, right = [draw.number()], []
+    right.append(left[0])
+    for j in range(TRIES):
+        m = draw.number(1.01, 7)
+        apart = (m - 1) / m * mp.pi + (NEAR if j % 2 else -NEAR) if j < 4 else draw.number(0, mp.pi)
+        left.append(mpf(apart / (m - 1) <= (2 * mp.pi - apart) / (m + 1)))
+        right.append(mpf(apart <= (m - 1) / m * mp.pi))
+    return left, right
+
+
+@step("a-softmax-width", "fd3121c4")
+def _(draw: Draw) -> tuple:
+    m, apart = _near(draw)
+    return (
+        _border(m, apart, 1) + _border(m, apart, -1),
+        apart / (m + 1) + apart / (m - 1),
+        2 * m * apart / (m**2 - 1),
+    )
+
+
+@step("a-softmax-gap", "2d22ecb8")
+def _(draw: Draw) -> tuple:
+    m, apart = (_near, _far)[draw.whole(0, 1)](draw)
+    return (
+        apart - 2 * _border(m, apart, 1),
+        apart - 2 * apart / (m + 1),
+        (m - 1) / (m + 1) * apart,
+    )
+
+
+@step("a-softmax-far-gap", "07efad82")
+def _(draw: Draw) -> tuple:
+    (m, apart), (other, nearer) = _far(draw), _near(draw)
+    return (
+        2 * mp.pi - apart - 2 * _border(m, apart, -1),  # there this is the gap itself
+        2 * mp.pi - apart - 2 * ((2 * mp.pi - apart) / (m + 1)),
+        (m - 1) / (m + 1) * (2 * mp.pi - apart),
+        Below((other - 1) / (other + 1) * (2 * mp.pi - nearer), 2 * mp.pi - nearer - 2 * _border(other, nearer, -1)),
+    )
+
+
+@step("a-softmax-far-gap-larger", "b5d6c51f")
+def _(draw: Draw) -> tuple:
+    sides = []
+    for _ in range(TRIES):
+        m, apart = draw.number(1, 7), draw.number(0, mp.pi)
+        sides.append(Below((m - 1) / (m + 1) * apart, (m - 1) / (m + 1) * (2 * mp.pi - apart)))
+    return tuple(sides)
+
+
+@step("a-softmax-far-width", "b1142029")
+def _(draw: Draw) -> tuple:
+    (m, apart), (other, nearer) = _far(draw), _near(draw)
+    width = _border(other, nearer, 1) + _border(other, nearer, -1)
+    return (
+        _border(m, apart, 1) + _border(m, apart, -1),
+        apart / (m + 1) + (2 * mp.pi - apart) / (m + 1),
+        2 * mp.pi / (m + 1),
+        Below(2 * mp.pi / (m + 1), mp.pi),
+        Below(width, 2 * mp.pi / (other + 1)),
+    )
+
+
+def _margins(draw: Draw) -> list[mpf]:
+    """Margins above 1, some of them close to the border 2 + √3."""
+    border = 2 + mp.sqrt(3)
+    return [draw.number(1.001, 8) for _ in range(TRIES)] + [border - NEAR, border + NEAR]
+
+
+@step("a-softmax-demand", "5b0ec4d8")
+def _(draw: Draw) -> tuple:
+    margins, apart = _margins(draw), draw.number(0.1, mp.pi)
+    return (
+        [apart, *_truths([2 * m * apart / (m**2 - 1) <= (m - 1) / (m + 1) * apart for m in margins])],
+        [apart, *_truths([2 * m <= (m - 1) ** 2 for m in margins])],
+    )
+
+
+@step("a-softmax-smallest", "0caf75c6")
+def _(draw: Draw) -> tuple:
+    margins = _margins(draw)
+    return (
+        [margins[0], *_truths([2 * m <= (m - 1) ** 2 for m in margins])],
+        [margins[0], *_truths([m**2 - 4 * m + 1 >= 0 for m in margins])],
+        [margins[0], *_truths([m >= 2 + mp.sqrt(3) for m in margins])],
+    )
+
+
+@step("a-softmax-demand-far", "097880e5")
+def _(draw: Draw) -> tuple:
+    left, right = [draw.number()], []
+    right.append(left[0])
+    for j in range(TRIES):
+        m = draw.number(1.01, 7)
+        apart = 2 * mp.pi / (m - 1) + (NEAR if j % 2 else -NEAR) if j < 4 else draw.number(0, mp.pi)
+        left.append(mpf(2 * mp.pi / (m + 1) <= (m - 1) / (m + 1) * apart))
+        right.append(mpf((m - 1) * apart >= 2 * mp.pi))
+    return left, right

@@ -168,6 +168,21 @@ def _(draw: Draw) -> tuple:
     return [*left, 1 - mp.cos(between)], [*right, 2 * mp.sin(between / 2) ** 2]
 
 
+@step("boundaries-cosface-most", "60f9ea62")
+def _(draw: Draw) -> tuple:
+    size = draw.whole(2, 4)
+    first, second = draw.unit(size), draw.unit(size)
+    chord = norm(_minus(first, second))
+    best = [entry / chord for entry in _minus(first, second)]
+    others = [draw.unit(size) for _ in range(TRIES)]
+    return (
+        mp.cos(_angle(best, first)) - mp.cos(_angle(best, second)),
+        chord,
+        2 * mp.sin(_angle(first, second) / 2),
+        *(Below(mp.cos(_angle(x, first)) - mp.cos(_angle(x, second)), chord) for x in others),
+    )
+
+
 @step("boundaries-cosface-least", "cf328505")
 def _(draw: Draw) -> tuple:
     sides = []
@@ -214,6 +229,31 @@ def _(draw: Draw) -> tuple:
     m = draw.number(0, 1) * between
     own = _border(_arcface(m), between)
     return [own + m, own], [between - own, (between - m) / 2]
+
+
+@step("boundaries-turn", "6c8f1083")
+def _(draw: Draw) -> tuple:
+    sides = []
+    for _ in range(TRIES):
+        size = draw.whole(2, 4)
+        x, first, second = (draw.unit(size) for _ in range(3))
+        sides.append(Below(_angle(x, first) + _angle(x, second) + _angle(first, second), 2 * mp.pi + mpf(10) ** -50))
+    second, third = draw.number(0.1, 1) * mp.pi, draw.number(1, 1.1) * mp.pi  # on a circle, all around: equality
+    x, first, other = ([mp.cos(t), mp.sin(t)] for t in (mpf(0), second, third))
+    return _angle(x, first) + _angle(x, other) + _angle(first, other), 2 * mp.pi, *sides
+
+
+@step("boundaries-arcface-past", "3e0952a1")
+def _(draw: Draw) -> tuple:
+    sides = []
+    while len(sides) < TRIES:
+        size = draw.whole(2, 4)
+        x, first, second = (draw.unit(size) for _ in range(3))
+        m = draw.number(0, 1) * _angle(first, second)
+        if _angle(x, first) + m >= mp.pi:
+            sides.append(Below(mp.cos(_angle(x, first) + m), mp.cos(_angle(x, second))))
+    angle = draw.number(0, mp.pi)
+    return mp.cos(2 * mp.pi - angle), mp.cos(angle), *sides
 
 
 @step("boundaries-same", "d7eba68f")

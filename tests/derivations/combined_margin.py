@@ -99,6 +99,17 @@ def _(draw: Draw) -> tuple:
     return left, right
 
 
+@step("combined-join", "07818dda")
+def _(draw: Draw) -> tuple:
+    (m1, m2, m3), k = _settings(draw), draw.whole(1, 6)
+    border = (k * mp.pi - m2) / m1
+    return (
+        [_folded(border, m1, m2, m3, k - 1), mp.sin(m1 * border + m2)],
+        [_folded(border, m1, m2, m3, k), 0],
+        [1 - 2 * k - m3, 0],
+    )
+
+
 @step("combined-end", "d1ef01b4")
 def _(draw: Draw) -> tuple:
     left, right = [], []
