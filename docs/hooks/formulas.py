@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 KATEX = ROOT / "docs" / "node_modules" / "katex" / "dist"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>', re.DOTALL)
 LABEL = re.compile(r"\\label\{([^}]*)\}")
-REFERENCE = re.compile(r"<pre.*?</pre>|<code.*?</code>|\{@([a-z0-9-]+)\}", re.DOTALL)
+REFERENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2|`[^`\n]+`|\{@([a-z0-9-]+)\}", re.MULTILINE | re.DOTALL)
+KEPT = re.compile(r'<i class="formula-reference">([a-z0-9-]+)</i>')
 IN_SOURCE = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 STEP = re.compile(r'@step\(\s*"([a-z0-9-]+)",\s*"([0-9a-f]{8})"')
 TYPESET = """
@@ -73,6 +74,15 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
+    """Keep references as elements: at the end of a table's cell {...} would be taken for attributes."""
+
+    def kept(match: re.Match[str]) -> str:
+        return match[0] if match[3] is None else f'<i class="formula-reference">{match[3]}</i>'
+
+    return REFERENCE.sub(kept, markdown)
+
+
 def on_page_content(content: str, page: Page, config: Any, files: Files) -> str:
     """Replace each formula of the page by its set form."""
     formulas = [_formula(match) for match in FORMULA.finditer(content)]
@@ -82,7 +92,7 @@ def on_page_content(content: str, page: Page, config: Any, files: Files) -> str:
         for formula, body in zip(formulas, _typeset(formulas, page.file.src_uri), strict=True)
     )
     content = FORMULA.sub(lambda match: next(finished), content)
-    return REFERENCE.sub(lambda match: _reference(match, numbers, page), content)
+    return KEPT.sub(lambda match: _reference(match, numbers, page), content)
 
 
 def digest(tex: str) -> str:
@@ -149,8 +159,6 @@ def _transcribed() -> dict[str, str]:
 
 
 def _reference(match: re.Match[str], numbers: dict[str, int], page: Page) -> str:
-    if match[1] is None:
-        return match[0]
     if match[1] not in numbers:
         raise PluginError(f"{page.file.src_uri}: there is no formula called {match[1]} on this page")
     return f'<a class="reference" href="#{match[1]}">({numbers[match[1]]})</a>'
