@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from mpmath import mp, mpf
 
 from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
@@ -98,6 +100,29 @@ def _(draw: Draw) -> tuple:
     )
 
 
+@step("arcface-pull-vector", "0ba1fc3b")
+def _(draw: Draw) -> tuple:
+    size, s, m, others = draw.whole(2, 4), draw.number(1, 10), draw.number(0, 2), draw.vector(draw.whole(1, 4), -1, 1)
+    x, w = draw.vector(size), draw.vector(size)
+    if draw.whole(0, 1):  # past π - m
+        w = [0.1 * i - j for i, j in zip(w, x, strict=True)]
+
+    def loss(psi: mpf) -> mpf:
+        logits = [s * psi, *(s * c for c in others)]
+        return -mp.log(mp.exp(logits[0]) / mp.fsum(map(mp.exp, logits)))
+
+    theta, t = _angle(x, w), _tangent(x, w)
+    psi = _psi(theta, m)
+    in_psi, in_theta = derivative(loss, psi), derivative(lambda a: loss(_psi(a, m)), theta)
+    p = mp.exp(-loss(psi))
+    return (
+        gradient(lambda v: loss(_psi(_angle(v, w), m)), x),
+        [in_psi * entry for entry in gradient(lambda v: _psi(_angle(v, w), m), x)],
+        [-in_theta * entry / norm(x) for entry in t],
+        [-s * (1 - p) * mp.sin(theta + m) * entry / norm(x) for entry in t],
+    )
+
+
 @step("arcface-stronger", "f8203465")
 def _(draw: Draw) -> tuple:
     left, right = [], []
@@ -129,6 +154,20 @@ def _(draw: Draw) -> tuple:
         [_psi(theta, m), derivative(lambda t: _psi(t, m), theta)],
         [mp.cos(mp.pi + tau), -mp.sin(theta + m)],
         [-mp.cos(tau), mp.sin(tau)],
+    )
+
+
+@step("arcface-turn-cosine", "ec30b838")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    theta = draw.number(mp.pi - m, mp.pi)
+    slope = derivative(lambda c: _psi(mp.acos(c), m), mp.cos(theta))
+    before = draw.number(0, mp.pi - m)  # and above 0 before
+    return (
+        slope,
+        mp.sin(theta + m) / mp.sin(theta),
+        Below(slope, mpf(0), strict=True),
+        Below(mpf(0), derivative(lambda c: _psi(mp.acos(c), m), mp.cos(before)), strict=True),
     )
 
 
@@ -167,6 +206,36 @@ def _(draw: Draw) -> tuple:
     return *(Below(off(m), m**4 / 8) for m in draw.vector(TRIES, 0, 1)), Below(small**4 / 8 * (1 - small), off(small))
 
 
+@step("arcface-hard-series", "44c82124")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, 3)
+    series = mp.fsum((-1) ** (j + 1) * mpf(2 * j - 1) / mp.factorial(2 * j) * m ** (2 * j) for j in range(1, 80))
+    terms = [(2 * j - 1) / mp.factorial(2 * j) for j in range(1, 20)]  # at m = 1 each is smaller than the one before
+    return (
+        [mp.cos(m) + m * mp.sin(m) - 1, mpf(1) / 2, mpf(1) / 8, mpf(1) / 144],
+        [series, *terms[:3]],
+        *(Below(later, earlier, strict=True) for earlier, later in pairwise(terms)),
+    )
+
+
+@step("arcface-hard-sign", "b19c6f13")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    drop = _psi(mp.pi - m, m) - _hard(mp.pi - m, m)
+    root, sides = mpf("2.3311"), []  # and the sentence below it
+    for _ in range(TRIES):
+        short, long = draw.number(0, root), draw.number(root + mpf("0.0001"), mp.pi)
+        sides.append(Below(mpf(0), _psi(mp.pi - short, short) - _hard(mp.pi - short, short), strict=True))
+        sides.append(Below(_psi(mp.pi - long, long) - _hard(mp.pi - long, long), mpf(0), strict=True))
+        sides += [Below(mp.tan(short / 2), short, strict=True), Below(long, mp.tan(long / 2), strict=True)]
+    return (
+        drop,
+        mp.cos(m) + m * mp.sin(m) - 1,
+        2 * mp.sin(m / 2) * (m * mp.cos(m / 2) - mp.sin(m / 2)),
+        *sides,
+    )
+
+
 @step("arcface-keep", "bc637ed8")
 def _(draw: Draw) -> tuple:
     m = draw.number(0, mp.pi)
@@ -176,12 +245,17 @@ def _(draw: Draw) -> tuple:
 @step("arcface-continuous", "d7baa7e2")
 def _(draw: Draw) -> tuple:
     m = draw.number(0, mp.pi)
-    slope = derivative(lambda t: _continuous(t, m), mp.pi - m)  # and the slope of the sentence below it
     return (
-        [_psi(mp.pi - m, m), slope],
-        [mp.cos(mp.pi - m) + mp.cos(m) - 1, -mp.sin(m)],
-        [-1, -mp.sin(m)],
+        [_psi(mp.pi - m, m), _continuous(mp.pi - m, m), m],
+        [-1, mp.cos(mp.pi - m) + mp.cos(m) - 1, m],
     )
+
+
+@step("arcface-continuous-slope", "972cbb3e")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0, mp.pi)
+    before, beyond = (derivative(lambda t, f=f: f(t, m), mp.pi - m) for f in (_psi, _continuous))
+    return [beyond, before + 1], [-mp.sin(mp.pi - m), 1], [-mp.sin(m), 1]
 
 
 @step("arcface-monotone", "a719a3c7")
@@ -210,6 +284,21 @@ def _(draw: Draw) -> tuple:
     )
 
 
+@step("arcface-clamp", "617e2a97")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0.1, 3)
+    theta = draw.number(mp.pi - m, mp.pi)
+    before = draw.number(0, mp.pi - m)  # where it is the curve itself
+
+    def clamped(t: mpf) -> mpf:
+        return mp.cos(min(t + m, mp.pi))
+
+    return (
+        [clamped(theta), clamped(before), derivative(clamped, theta) + theta],
+        [-1, _psi(before, m), theta],
+    )
+
+
 @step("arcface-easy", "21cbc850")
 def _(draw: Draw) -> tuple:
     m = draw.number(0, mp.pi)
@@ -233,6 +322,17 @@ def _(draw: Draw) -> tuple:
     return mp.cos(theta + m) - mp.cos(theta), -2 * mp.sin(theta + m / 2) * mp.sin(m / 2)
 
 
+@step("arcface-min-slope", "b2052b1f")
+def _(draw: Draw) -> tuple:
+    m = draw.number(0.1, 3)
+    at = mp.pi - m / 2
+    return (
+        [derivative(lambda t: _psi(t, m), at), derivative(mp.cos, at), _psi(at, m)],
+        [-mp.sin(at + m), -mp.sin(at), mp.cos(at)],
+        [mp.sin(m / 2), -mp.sin(m / 2), -mp.cos(m / 2)],
+    )
+
+
 @step("arcface-detached", "6a624c75")
 def _(draw: Draw) -> tuple:
     theta, m = draw.number(0, mp.pi), draw.number(0, 1)
@@ -248,7 +348,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("arcface-detached-ratio", "3cdbf9f6")
+@step("arcface-detached-ratio", "0f277617")
 def _(draw: Draw) -> tuple:
     sides = []
     m = draw.number(0.1, 1)
@@ -264,4 +364,38 @@ def _(draw: Draw) -> tuple:
         )
     theta = draw.number(0, mp.pi - m)
     true = derivative(lambda t: _psi(t, m), theta)
-    return derivative(mp.cos, theta) / true, mp.sin(theta) / mp.sin(theta + m), *sides
+    return (
+        derivative(mp.cos, theta) / true,
+        -mp.sin(theta) / -mp.sin(theta + m),
+        mp.sin(theta) / mp.sin(theta + m),
+        *sides,
+    )
+
+
+def _field(c: Vector, y: int, s: mpf, m: mpf) -> Vector:
+    """What is descended in all cosines, if the margin's slope counts as 1."""
+    e = [mp.exp(s * (_psi(mp.acos(entry), m) if k == y else entry)) for k, entry in enumerate(c)]
+    return [s * (entry / mp.fsum(e) - (k == y)) for k, entry in enumerate(e)]
+
+
+def _crossed(draw: Draw) -> tuple[Vector, int, int, mpf, mpf, Vector]:
+    """Cosines, label, another class, s and m; the probabilities."""
+    c, s, m = draw.vector(draw.whole(2, 5), -1, 1), draw.number(0.5, 3), draw.number(0.1, 2)
+    y = draw.whole(0, len(c) - 1)
+    k = (y + draw.whole(1, len(c) - 1)) % len(c)
+    return c, y, k, s, m, [entry / s + (j == y) for j, entry in enumerate(_field(c, y, s, m))]
+
+
+@step("arcface-detached-target", "b8b14e07")
+def _(draw: Draw) -> tuple:
+    c, y, k, s, m, p = _crossed(draw)
+    return derivative(lambda v: _field([*c[:k], v, *c[k + 1 :]], y, s, m)[y], c[k]), -(s**2) * p[y] * p[k]
+
+
+@step("arcface-detached-other", "dc282ddc")
+def _(draw: Draw) -> tuple:
+    c, y, k, s, m, p = _crossed(draw)
+    slope = derivative(lambda v: _psi(mp.acos(v), m), c[y])
+    cross = derivative(lambda v: _field([*c[:y], v, *c[y + 1 :]], y, s, m)[k], c[y])
+    other = derivative(lambda v: _field([*c[:k], v, *c[k + 1 :]], y, s, m)[y], c[k])  # the true one agrees
+    return [cross, cross], [-(s**2) * p[y] * p[k] * slope, other * slope]
