@@ -7,7 +7,9 @@ for it and lacks one of them gets a failure, not a skip.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
+import html
 import http.server
 import inspect
 import os
@@ -230,6 +232,17 @@ def test_every_public_name_is_in_the_reference(pages):
     assert set(missing) <= aliases
     text = (ROOT / "docs" / "reference" / "losses.md").read_text()
     assert [name for name in missing if name not in text] == []
+
+
+def test_the_reference_prints_the_defaults_that_hold(site):
+    text = (site / "reference" / "losses" / "index.html").read_text()
+    for loss in (refloss.ArcFace, refloss.ASoftmax, refloss.CrossEntropy, refloss.CombinedMargin, refloss.Triplet):
+        described = text[text.index(f'id="refloss.{loss.__name__}"') :]
+        plain = html.unescape(re.sub(r"<[^>]+>", "", described[: described.index("Raises")]))
+        for field in dataclasses.fields(loss):
+            assert re.search(rf"\b{field.name}\s+\([^–]*default:\s*{re.escape(repr(field.default))}\s*\)", plain), (
+                field.name
+            )
 
 
 # --------------------------------------------------------------------------------------------------------- in a browser
