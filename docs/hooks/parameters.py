@@ -22,7 +22,11 @@ class Parameters(griffe.Extension):
 
 
 def _own(found: Any) -> None:
-    for section in found.docstring.parsed:
+    # Here dataclasses have no signature yet, of which the parser would complain: what it misses is filled in below.
+    options = {**(found.docstring.parser_options or {}), "warnings": False}
+    sections = found.docstring.parse(**options)
+    for section in sections:
         for parameter in section.value if section.kind is griffe.DocstringSectionKind.parameters else ():
             field = found.all_members[parameter.name]
             parameter.annotation, parameter.value = field.annotation, field.value
+    found.docstring.parsed = sections
