@@ -1,0 +1,416 @@
+r"""How far a correct implementation in a given dtype may be from the truth: for these inputs, entry by entry.
+
+A first-order analysis of the forward error of every step of the picture. All magnitudes are those of the true values,
+and every rounding is at its worst. Symbols are those of the stages, and K_n is what a sum of n terms may lose in units
+of u: n, or less where sums are accumulated in a wider dtype.
+
+What counts as correct: any order of summation; cosines from rounded directions; an angle within a few u, as atan2
+gives it (arccos is as good for angles that are not small); cos mθ from the angle or as a polynomial in cos θ; absolute
+accuracy of log p, as log-softmax usually has it. What does not: an arccos near 0 or π, where it loses digits that
+atan2 keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refloss.error_free import Array, Pair
+from refloss.stages import angle, cross_entropy, log_softmax, margin, softmax
+
+HALF_OF = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "float64": 53}
+"""Bits of a significand: u is 2 to minus that."""
+SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
+POLYNOMIALS = 8
+"""Up to this whole m, cos mθ as a polynomial in cos θ counts as a correct way to compute it."""
+
+
+class Arithmetic(NamedTuple):
+    """What an implementation computes with."""
+
+    u: float
+    """Unit roundoff of the numbers it stores."""
+    accumulated: float
+    """Unit roundoff of its sums."""
+    factor: float
+    """Relative error of a factor of a matrix product before it is multiplied; 0 where none is rounded."""
+    smallest: float
+    """Smallest normal number: what lies below may be flushed to 0."""
+
+    def sum_of(self, n: int) -> float:
+        """K_n."""
+        return n * self.accumulated / self.u
+
+
+def arithmetic(dtype: str, accumulate: str | None = None, matmul: str | None = None) -> Arithmetic:
+    """Describe an arithmetic by the names of its dtypes."""
+    u = 2.0 ** -HALF_OF[dtype]
+    wide = accumulate or ("float32" if dtype in ("float16", "bfloat16") else dtype)
+    factor = 2.0 ** -HALF_OF[matmul] if matmul else 0.0
+    return Arithmetic(u, min(u, 2.0 ** -HALF_OF[wide]), factor, SMALLEST[dtype])
+
+
+class Head(NamedTuple):
+    """True values of a head with directions, rows that count only."""
+
+    x: Array
+    """x̂ (N, D)."""
+    w: Array
+    """ŵ (C, D)."""
+    length_x: Array
+    """‖x‖ (N,)."""
+    length_w: Array
+    """‖w‖ (C,)."""
+    c: Array
+    """cos θ of every class (N, C)."""
+    f: Array
+    """c with ψ in the target's place (N, C)."""
+    theta: Array
+    """θ of the target (N,)."""
+    y: Any
+    """Labels (N,)."""
+    scale: Array
+    """s of each row (N,)."""
+
+
+class Rows(NamedTuple):
+    """True values of cross entropy."""
+
+    z: Array
+    """Logits (N, C)."""
+    p: Array
+    """Probabilities (N, C)."""
+    q: Array
+    """1 - p, without cancellation (N, C)."""
+    t: Array
+    """Targets (N, C)."""
+    loss: Array
+    """L_n (N,)."""
+
+    @property
+    def total(self) -> Array:
+        """T, the sum of the targets of a row (N, 1)."""
+        return np.asarray(self.t.sum(axis=1, keepdims=True))
+
+    @property
+    def g(self) -> Array:
+        """dL_n/dz = p (T - t) - t q (N, C)."""
+        return np.asarray(self.p * (self.total - self.t) - self.t * self.q)
+
+
+def of_cosines(head: Head, a: Arithmetic) -> Array:
+    """Error of every cosine: rounded entries and lengths, products and their sum, the result."""
+    d = a.sum_of(head.x.shape[1])
+    terms = np.abs(head.x) @ np.abs(head.w).T
+    return np.asarray(a.u * ((d + 2.0) * terms + (d + 3.0) * np.abs(head.c)) + 2.0 * a.factor * terms)
+
+
+class Target(NamedTuple):
+    """Errors of the target's curve (N,)."""
+
+    psi: Array
+    """Of ψ."""
+    steepness: Array
+    """|dψ/dcos θ|, as the gradient convention has it."""
+    of_steepness: Array
+    """Its error."""
+
+
+def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic) -> Target:
+    """Error of ψ and of dψ/dcos θ, by way of the angle or of the cosine, whichever loses more; jumps within reach."""
+    theta, sine = head.theta, np.sin(head.theta)
+    d = a.sum_of(head.x.shape[1])
+    of_theta = a.u * (d / 2.0 + 4.0 + 3.0 * theta)
+    curve = margin.curve_of(settings)
+
+    def at(theta: Array, what: str) -> Array:
+        turned = margin.turned(angle.of(np.clip(theta, 0.0, np.pi)), settings)
+        return np.asarray(getattr(curve, what)(turned).hi)
+
+    psi, slope = at(theta, "psi"), at(theta, "slope")
+    bend = settings.m1**2
+    evaluated = a.u * (
+        4.0 + 2.0 * np.abs(psi) + 2.0 * np.abs(slope) * (theta + settings.m2) + settings.m3 + settings.m2
+    )
+    through_angle = np.abs(slope) * of_theta + bend * of_theta**2 / 2.0 + evaluated
+    of_slope = bend * of_theta + a.u * (4.0 * np.abs(slope) + bend * (theta + settings.m2))
+    plain = settings.m2 == 0.0 and settings.m1 == int(settings.m1) and settings.m1 <= POLYNOMIALS
+    if plain:
+        size = ((1.0 + np.sqrt(2.0)) ** settings.m1 + (1.0 - np.sqrt(2.0)) ** settings.m1) / 2.0
+        through_cosine = bend * cosine + a.u * (3.0 * size + 2.0 * np.abs(psi) + settings.m3)
+        through_angle = through_cosine if settings.m1 == 1.0 else np.maximum(through_angle, through_cosine)
+    reach = 4.0 * np.maximum(of_theta, np.minimum(cosine / np.maximum(sine, 1e-300), np.sqrt(2.0 * cosine)))
+    smooth = 2.0 * (np.abs(slope) * reach + bend * reach**2 / 2.0)
+    jump, kink = np.zeros_like(psi), np.zeros_like(psi)
+    for other in (theta - reach, theta + reach):
+        apart = np.abs(at(other, "psi") - psi)
+        jump = np.maximum(jump, np.where(apart > smooth, apart, 0.0))
+        turn = np.abs(at(other, "slope") - slope)
+        kink = np.maximum(kink, np.where(turn > 2.0 * bend * reach, turn, 0.0))
+    safe = np.maximum(sine, of_theta)
+    if settings.gradient == "detached" or (plain and settings.m1 == 1.0):
+        steepness = np.where(kink > 0.0, np.abs(slope) / safe, 1.0)
+        return Target(through_angle + jump, np.maximum(steepness, 1.0), 4.0 * a.u + kink / safe)
+    steepness = np.abs(slope) / safe
+    beside = np.maximum(safe - of_theta, safe / 8.0)
+    of_steepness = (of_slope + kink) / safe + np.abs(slope) * of_theta / (safe * beside) + 4.0 * a.u * steepness
+    return Target(through_angle + jump, steepness, of_steepness)
+
+
+def of_rows(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
+    """Error of the loss of each row (N,), and of its gradient in the logits (N, C), given the error of the logits."""
+    z, p, q, t, total = rows.z, rows.p, rows.q, rows.t, rows.total
+    classes = a.sum_of(z.shape[1])
+    known = np.isfinite(z)
+    largest = z.max(axis=1, keepdims=True)
+    gap = np.where(known, largest - z, 0.0)
+    log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
+    spread = (p * gap).sum(axis=1, keepdims=True)
+    wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 40.0)) / 2.0, dz)  # beyond first order
+    evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
+    evaluated += (t * (2.0 * gap + log_sum)).sum(axis=1, keepdims=True)
+    of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1)
+    of_loss += a.u * (evaluated[:, 0] + np.abs(rows.loss)) + a.smallest
+    moved = (p * wide).sum(axis=1, keepdims=True)
+    of_p = p * (q * wide + np.maximum(moved - p * wide, 0.0))
+    of_p += a.u * p * (gap + log_sum + classes + 5.0 + spread)
+    return of_loss, total * of_p + a.u * (np.abs(t) + np.abs(rows.g)) + a.smallest
+
+
+class Side(NamedTuple):
+    """One of the two inputs of the cosines, as the gradient of its directions sees it."""
+
+    own: Array
+    """Unit rows (R, D)."""
+    other: Array
+    """Unit rows of the other input (S, D)."""
+    cosines: Array
+    """(R, S)."""
+    lengths: Array
+    """(R,)."""
+
+
+def of_side(side: Side, upstream: Array, of_upstream: Array, a: Arithmetic) -> Array:
+    """Error of the gradient of rows, from dL/dcos (R, S) and its error: two products, the projection, the length."""
+    d, k = a.sum_of(side.own.shape[1]), a.sum_of(side.other.shape[0])
+    terms = np.abs(upstream) @ np.abs(side.other)
+    whole = upstream @ side.other
+    along = (whole * side.own).sum(axis=1, keepdims=True)
+    inner = np.abs(side.own)
+    passed = np.empty_like(whole)
+    for row, (unit, cosines) in enumerate(zip(side.own, side.cosines, strict=True)):
+        tangents = np.abs(side.other - cosines[:, None] * unit)  # (S, D), a row at a time
+        passed[row] = (of_upstream[row] + (d / 2.0 + 1.0) * a.u * np.abs(upstream[row])) @ tangents
+    error = passed + (a.u * (k + 2.0) + 2.0 * a.factor) * (terms + inner * (inner * terms).sum(axis=1, keepdims=True))
+    error += a.u * inner * ((d + 2.0) * (np.abs(whole) * inner).sum(axis=1, keepdims=True) + (d + 6.0) * np.abs(along))
+    error += a.u * (np.abs(whole) + inner * np.abs(along)) + (d / 2.0 + 2.0) * a.u * np.abs(whole - along * side.own)
+    return np.asarray(error / side.lengths[:, None])
+
+
+# ------------------------------------------------------------------------------------------------------------- together
+
+
+class Budget(NamedTuple):
+    """What a correct implementation may be off by, absolutely."""
+
+    value: Array
+    """Of the value: 0-d, or (N,) for reduction="none"."""
+    gradient: Any
+    """Of every entry of the gradients, in the loss's own named tuple."""
+
+
+def budget(
+    loss: Any,
+    *inputs: Any,
+    dtype: str,
+    accumulate: str | None = None,
+    matmul: str | None = None,
+    upstream: Any = None,
+) -> Budget:
+    """Return the allowed absolute error of the value and of every entry of the gradients of a correct implementation.
+
+    Parameters
+    ----------
+    loss
+        Any loss of refloss.
+    inputs
+        What the loss is called with, as numbers of the dtype; they count as exact.
+    dtype
+        "float16", "bfloat16", "float32" or "float64": what is stored.
+    accumulate
+        A wider dtype of sums. Left out: float32 for the half precisions, the dtype itself for the others.
+    matmul
+        "tf32", "bfloat16" or "float16", where matrix products round their factors to that.
+    upstream
+        Gradient of what comes after, as in ``value_and_grad``.
+
+    Returns
+    -------
+    Budget
+        In the shapes of value and gradients.
+    """
+    found = arithmetic(dtype, accumulate, matmul)
+    _, gradient = loss.value_and_grad(*inputs, upstream=upstream)
+    value, errors = _HEADS[loss.spec.head](loss, [np.asarray(entry) for entry in inputs], found, upstream)
+    return Budget(np.asarray(value), gradient._replace(**errors))
+
+
+class _Counting(NamedTuple):
+    """Rows that count, their targets, and what each of them weighs in the value."""
+
+    kept: Any
+    y: Any
+    t: Array
+    coefficient: Array
+    weight: Array
+
+
+def _counting(loss: Any, y: Any, classes: int, upstream: Any) -> _Counting:
+    settings = loss.spec.cross_entropy
+    kept = cross_entropy.kept(y, settings)
+    some = y[kept]
+    weights = cross_entropy.weights(some, classes, settings)
+    t, divisor = cross_entropy.targets(some, weights, settings.label_smoothing)
+    above = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
+    above = above[kept] if above.ndim else above
+    weight = cross_entropy.coefficient(np.float64(1.0), settings.reduction, divisor, len(some))
+    return _Counting(kept, some, t, cross_entropy.coefficient(above, settings.reduction, divisor, len(some)), weight)
+
+
+def _reduced(loss: Any, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
+    """Error of the value, from those of the rows."""
+    if loss.reduction == "none":
+        whole = np.full(len(counting.kept), a.smallest)
+        whole[counting.kept] = of_loss
+        return whole
+    n = a.sum_of(len(of_loss)) + 2.0
+    return np.asarray(((of_loss + n * a.u * np.abs(rows.loss)) * counting.weight).sum() + a.smallest)
+
+
+def _spread(part: Array, kept: Any, a: Arithmetic) -> Array:
+    """Rows put back; an ignored row has gradient 0, which nobody may miss."""
+    whole = np.full((len(kept), *part.shape[1:]), a.smallest)
+    whole[kept] = part + a.smallest
+    return whole
+
+
+def _rows(z: Array, t: Array) -> Rows:
+    p, saved = softmax.forward(Pair.of(z))
+    log_p, _ = log_softmax.forward(Pair.of(z))
+    with np.errstate(invalid="ignore"):
+        loss = np.where(t == 0.0, 0.0, -t * log_p).sum(axis=1)
+    return Rows(z, p, saved.q, t, loss)
+
+
+def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+    z, y = inputs
+    shape, classes = z.shape, z.shape[-1]
+    labels = y.reshape(-1, classes) if y.ndim == z.ndim else y.reshape(-1)
+    above = np.asarray(1.0 if upstream is None else upstream)
+    counting = _counting(loss, labels, classes, above.reshape(-1) if above.ndim else above)
+    rows = _rows(z.reshape(-1, classes).astype(np.float64)[counting.kept], counting.t)
+    of_loss, of_g = of_rows(rows, np.zeros_like(rows.z), a)
+    value = _reduced(loss, rows, of_loss, counting, a)
+    scale = np.abs(counting.coefficient)[:, None]
+    error = _spread(scale * (of_g + 3.0 * a.u * np.abs(rows.g)), counting.kept, a)
+    return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
+
+
+def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+    x, w, y, *bias = inputs
+    counting = _counting(loss, y, len(w), upstream)
+    x, w = x.astype(np.float64)[counting.kept], w.astype(np.float64)
+    b = bias[0].astype(np.float64) if bias else np.zeros(len(w))
+    z = x @ w.T + b
+    of_z = (a.sum_of(x.shape[1]) * a.u + 2.0 * a.factor) * (np.abs(x) @ np.abs(w).T) + a.u * (np.abs(b) + np.abs(z))
+    rows = _rows(z, counting.t)
+    of_loss, of_g = of_rows(rows, of_z, a)
+    scale = np.abs(counting.coefficient)[:, None]
+    g, error = scale * np.abs(rows.g), scale * (of_g + 3.0 * a.u * np.abs(rows.g))
+    to_x, to_w = ((a.sum_of(n) + 1.0) * a.u + 2.0 * a.factor for n in (len(w), len(x)))
+    errors = {
+        "x": _spread(error @ np.abs(w) + to_x * (g @ np.abs(w)), counting.kept, a),
+        "w": error.T @ np.abs(x) + to_w * (g.T @ np.abs(x)) + a.smallest,
+    }
+    if bias:
+        errors["b"] = error.sum(axis=0) + (a.sum_of(len(x)) + 1.0) * a.u * g.sum(axis=0) + a.smallest
+    return _reduced(loss, rows, of_loss, counting, a), errors
+
+
+def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+    x, w, y = inputs
+    counting = _counting(loss, y, len(w), upstream)
+    steps = loss.trace(x[counting.kept], w, counting.y)
+    z = steps["logits"].output
+    head = _head(steps, counting.y, loss.spec.scale)
+    of_f = of_cosines(head, a)
+    each = np.arange(len(z))
+    target = of_target(head, loss.spec.margin, of_f[each, counting.y], a)
+    of_f[each, counting.y] = target.psi
+    length = (a.sum_of(x.shape[1]) / 2.0 + 1.0) * a.u if loss.spec.scale is None else 0.0
+    scale = head.scale[:, None]
+    rows = _rows(z, counting.t)
+    of_loss, of_g = of_rows(rows, scale * (of_f + (a.u + length) * np.abs(head.f)), a)
+
+    above = np.abs(counting.coefficient)[:, None]
+    g, error = counting.coefficient[:, None] * rows.g, above * (of_g + 3.0 * a.u * np.abs(rows.g))
+    steepness, of_steepness = np.ones_like(g), np.zeros_like(g)
+    steepness[each, counting.y], of_steepness[each, counting.y] = target.steepness, target.of_steepness
+    sign = np.ones_like(g)
+    sign[each, counting.y] = np.where(loss.target_slope(head.theta) > 0.0, -1.0, 1.0)
+    upward = scale * g * steepness * sign
+    of_upward = scale * (steepness * error + np.abs(g) * of_steepness) + (2.0 * a.u + length) * np.abs(upward)
+    to_x = of_side(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, a)
+    to_w = of_side(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, a)
+    if loss.spec.scale is None:
+        to_x = to_x + np.abs(head.x) * _radial(g, error, head, of_f, a)
+    value = _reduced(loss, rows, of_loss, counting, a)
+    return value, {"x": _spread(to_x, counting.kept, a), "w": to_w + a.smallest}
+
+
+def _head(steps: Any, y: Any, s: float | None) -> Head:
+    (x, length_x), (w, length_w) = steps["normalize_x"].output, steps["normalize_w"].output
+    f = steps["cosine"].output.copy()
+    f[np.arange(len(y)), y] = steps["margin"].output
+    scale = length_x if s is None else np.full(len(y), s)
+    return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)
+
+
+def _radial(g: Array, error: Array, head: Head, of_f: Array, a: Arithmetic) -> Array:
+    """Error of the gradient along x̂, where the length of the embedding is the scale (N, 1)."""
+    d, k = a.sum_of(head.x.shape[1]), a.sum_of(g.shape[1])
+    f = np.abs(head.f)
+    terms = error * f + np.abs(g) * of_f + (k + 1.0) * a.u * np.abs(g) * f
+    along = np.abs((g * head.f).sum(axis=1, keepdims=True))
+    return np.asarray(terms.sum(axis=1, keepdims=True) + (d / 2.0 + 5.0) * a.u * along)
+
+
+def _triplet(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+    anchor, positive, negative = (entry.astype(np.float64) for entry in inputs)
+    power, d = (1.0 if loss.squared else 0.5), a.sum_of(anchor.shape[1])
+    apart = {"positive": anchor - positive, "negative": anchor - negative}
+    near, far = ((v**2).sum(axis=1) ** power for v in apart.values())
+    violation = near - far + loss.m
+    of_violation = a.u * ((d * power + 4.0) * (near + far) + np.abs(near - far) + loss.m + np.abs(violation))
+    reached = violation > -of_violation
+    above = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
+    above = np.abs(above / len(anchor) if loss.reduction == "mean" else above) * np.ones(len(anchor))
+    undecided = (np.abs(violation) <= of_violation)[:, None]  # either slope of the hinge will do
+    errors = {}
+    for name, v in apart.items():
+        length = np.sqrt((v**2).sum(axis=1, keepdims=True))
+        slope = 2.0 * np.abs(v) if loss.squared else np.abs(v) / np.where(length == 0.0, 1.0, length)
+        allowed = (d / 2.0 + 6.0) * a.u * slope + np.where(undecided, slope, 0.0)
+        allowed += 0.0 if loss.squared else (length == 0.0) * 1.0  # any vector of length 1 is a slope there
+        errors[name] = above[:, None] * np.where(reached[:, None], allowed, 0.0) + a.smallest
+    errors["anchor"] = errors["positive"] + errors["negative"]
+    rows = np.where(reached, of_violation, 0.0) + a.smallest
+    if loss.reduction == "none":
+        return rows, errors
+    n = a.sum_of(len(rows)) + 2.0
+    whole = (rows + n * a.u * np.maximum(violation, 0.0)).sum()
+    return np.asarray(whole / len(rows) if loss.reduction == "mean" else whole), errors
+
+
+_HEADS = {"logits": _on_logits, "linear": _linear, "margin": _margin, "triplet": _triplet}
