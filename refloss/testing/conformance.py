@@ -1,0 +1,271 @@
+"""Hold foreign code to a loss: cases, budgets, and a report that says what is wrong.
+
+A quantity, the value or one gradient, passes a case if no entry of it is further from the truth than its budget. An
+entry whose budget is as large as the largest of its row cannot be decided, and counts neither way. A gradient of
+nothing but zeros is refused whatever the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refloss.error_free import Array
+from refloss.testing.adapters import Found, call, read
+from refloss.testing.budgets import budget
+from refloss.testing.diagnosis import diagnose
+from refloss.testing.hard_cases import GROUPS, Case, Shape, cases
+
+SHOWN = 6  # failing cases that a report describes; it names the others
+ROUNDING = 2.0**-45  # of the truth itself: below any budget of a dtype shorter than float64
+
+
+class Quantity(NamedTuple):
+    """How the value, or one gradient, compares in one case."""
+
+    name: str
+    """The value, or "d" and the input's name."""
+    share: float
+    """The largest error over its budget; infinite for NaN, infinities, zeros and wrong shapes."""
+    where: tuple[int, ...]
+    """Where that is."""
+    got: float
+    """What was found there."""
+    expected: float
+    """What is true there."""
+    allowed: float
+    """The budget there."""
+    decided: int
+    """How many entries could be decided."""
+    undecided: int
+    """How many could not."""
+    complaint: str
+    """What is wrong beside numbers: "3 NaN", "all zero", a shape; empty if nothing is."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every decided entry is within its budget."""
+        return self.share <= 1.0
+
+
+class Result(NamedTuple):
+    """One case."""
+
+    case: Case
+    quantities: tuple[Quantity, ...]
+    found: Found | None
+    error: str
+    """The exception, if one was raised."""
+    xfail: str
+    """Why it was expected to fail, if it was."""
+
+    @property
+    def conforms(self) -> bool:
+        """Whether every quantity passed."""
+        return not self.error and all(quantity.passed for quantity in self.quantities)
+
+    @property
+    def status(self) -> str:
+        """One of passed, failed, undecided, xfailed and xpassed."""
+        if self.xfail:
+            return "xpassed" if self.conforms else "xfailed"
+        if not self.conforms:
+            return "failed"
+        return "passed" if any(quantity.decided for quantity in self.quantities) else "undecided"
+
+
+class Report(NamedTuple):
+    """What a check found."""
+
+    loss: Any
+    dtype: str
+    framework: str
+    results: tuple[Result, ...]
+    dead: tuple[str, ...]
+    """Ids that were expected to fail and are no cases."""
+    diagnoses: tuple[str, ...]
+    """What would explain the failures."""
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Of each group: "passed", "failed" or "undecided"; groups without cases are left out."""
+        found = {}
+        for group in GROUPS:
+            of_group = {result.status for result in self.results if result.case.group == group}
+            if of_group:
+                bad = of_group & {"failed", "xpassed"}
+                found[group] = "failed" if bad else "passed" if of_group & {"passed", "xfailed"} else "undecided"
+        return found
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed in the groups ordinary, boundary and hard, and no expected failure was wrong."""
+        verdicts = self.verdicts
+        xpassed = any(result.status == "xpassed" for result in self.results)
+        return not self.dead and not xpassed and all(verdicts.get(group) != "failed" for group in GROUPS[:3])
+
+    def __str__(self) -> str:
+        """Say it all, the worst entry of each failing quantity included."""
+        lines = [f"{self.loss} in {self.dtype}, {self.framework}: {'conforms' if self.passed else 'does not conform'}"]
+        lines += [f"  {group}: {verdict}" for group, verdict in self.verdicts.items()]
+        lines += [f"  expected to fail, but there is no case {name!r}" for name in self.dead]
+        failed = [result for result in self.results if result.status in ("failed", "xpassed")]
+        for result in failed[:SHOWN]:
+            lines.append(f"{result.status}: {result.case.id} ({result.case.reason})")
+            lines += [f"  raised {result.error}"] if result.error else []
+            lines += [f"  {_said(quantity)}" for quantity in result.quantities if not quantity.passed]
+        if len(failed) > SHOWN:
+            lines.append(f"and {len(failed) - SHOWN} more: {', '.join(result.case.id for result in failed[SHOWN:])}")
+        lines += [f"diagnosis: {sentence}" for sentence in self.diagnoses]
+        return "\n".join(lines)
+
+
+def _said(quantity: Quantity) -> str:
+    if quantity.complaint:
+        return f"{quantity.name}: {quantity.complaint}"
+    at = list(quantity.where) if quantity.where else ""
+    return (
+        f"{quantity.name}{at}: got {quantity.got:.9g}, expected {quantity.expected:.9g}, off by "
+        f"{abs(quantity.got - quantity.expected):.2g}, allowed {quantity.allowed:.2g}: {quantity.share:.3g} times"
+    )
+
+
+def check(
+    fn: Callable[..., Any],
+    loss: Any,
+    *,
+    framework: str = "numpy",
+    dtype: str = "float32",
+    device: Any = None,
+    shapes: Sequence[Sequence[int]] = (Shape(),),
+    groups: Sequence[str] = GROUPS,
+    xfail: Mapping[str, str] | None = None,
+    seed: int = 0,
+    gradients: bool = True,
+) -> Report:
+    """Run foreign code on the cases of a loss and report.
+
+    Parameters
+    ----------
+    fn
+        ``fn(x, w, y)``, ``fn(z, y)`` or ``fn(anchor, positive, negative)``. Returns the value, or a tuple of the value
+        and the gradients of its inputs.
+    loss
+        The loss of refloss it is to be.
+    framework
+        "numpy", "torch" or "jax": what fn takes. Values of torch and jax are differentiated.
+    dtype
+        "float16", "bfloat16", "float32" or "float64".
+    device
+        Where torch tensors are made.
+    shapes
+        (N, C, D) of the cases.
+    groups
+        Which groups of cases to run.
+    xfail
+        Ids of cases that are known to fail, with the reason. One that passes, or that does not exist, fails the check.
+    seed
+        Of the random numbers.
+    gradients
+        Whether gradients are looked at.
+
+    Returns
+    -------
+    Report
+        Its `passed` covers the groups ordinary, boundary and hard; printed, it says what is wrong.
+    """
+    known = dict(xfail or {})
+    chosen = [case for case in cases(loss, dtype, shapes, seed) if case.group in groups]
+    rng = np.random.default_rng(seed)
+    results = tuple(
+        _run(fn, loss, case, framework, dtype, device, rng.normal(size=1 << 12), known.get(case.id, ""), gradients)
+        for case in chosen
+    )
+    dead = tuple(sorted(set(known) - {case.id for case in chosen}))
+    failing = [(result.case.inputs, result.found) for result in results if result.found and result.status == "failed"]
+    sentences = diagnose(loss, failing, dtype)
+    return Report(loss, dtype, framework, results, dead, tuple(sentences))
+
+
+def assert_conforms(fn: Callable[..., Any], loss: Any, **settings: Any) -> None:
+    """Raise AssertionError with the report if foreign code does not conform; settings are those of `check`."""
+    report = check(fn, loss, **settings)
+    if not report.passed:
+        raise AssertionError(str(report))
+
+
+def assert_close(
+    loss: Any, *inputs: Any, dtype: str, value: Any = None, upstream: Any = None, **gradients: Any
+) -> None:
+    """Hold results that one already has to a loss: value=..., grad_x=..., grad_w=... (or grad_z, grad_anchor, ...)."""
+    arrays = tuple(read(entry) if np.asarray(entry).dtype.kind not in "iu" else np.asarray(entry) for entry in inputs)
+    above = None if upstream is None else read(upstream)
+    truth, grad = loss.value_and_grad(*arrays, upstream=above)
+    allowed = budget(loss, *arrays, dtype=dtype, upstream=above)
+    given = {"value": (value, truth, allowed.value)}
+    for name, found in gradients.items():
+        field = name.removeprefix("grad_")
+        if field not in grad._fields:
+            raise TypeError(f"{name}: expected one of {['grad_' + entry for entry in grad._fields]}")
+        given["d" + field] = (found, getattr(grad, field), getattr(allowed.gradient, field))
+    quantities = [
+        compare(name, read(found), ours, bound) for name, (found, ours, bound) in given.items() if found is not None
+    ]
+    failed = [quantity for quantity in quantities if not quantity.passed]
+    if failed:
+        raise AssertionError("\n".join([f"{loss} in {dtype}", *(f"  {_said(quantity)}" for quantity in failed)]))
+
+
+def _run(
+    fn: Callable[..., Any],
+    loss: Any,
+    case: Case,
+    framework: str,
+    dtype: str,
+    device: Any,
+    upstream: Array,
+    xfail: str,
+    gradients: bool,
+) -> Result:
+    try:
+        found = call(fn, framework, dtype, device, case.inputs, upstream)
+    except Exception as error:  # whatever foreign code raises is a result
+        return Result(case, (), None, f"{type(error).__name__}: {error}", xfail)
+    shape = np.shape(loss(*case.inputs))
+    if found.value.shape != shape:
+        return Result(case, (_refused("value", f"shape {found.value.shape}, expected {shape}"),), None, "", xfail)
+    truth, grad = loss.value_and_grad(*case.inputs, upstream=found.upstream)
+    allowed = budget(loss, *case.inputs, dtype=dtype, upstream=found.upstream)
+    quantities = [compare("value", found.value, truth, allowed.value)]
+    if gradients and found.gradients is not None:
+        for name, theirs in zip(grad._fields, found.gradients, strict=False):
+            quantities.append(compare("d" + name, theirs, getattr(grad, name), getattr(allowed.gradient, name)))
+    return Result(case, tuple(quantities), found, "", xfail)
+
+
+def _refused(name: str, complaint: str) -> Quantity:
+    return Quantity(name, np.inf, (), np.nan, np.nan, np.nan, 0, 0, complaint)
+
+
+def compare(name: str, got: Array, expected: Any, allowed: Array) -> Quantity:
+    """Hold one array to another within a budget."""
+    ours = np.asarray(expected, dtype=np.float64)
+    if got.shape != ours.shape:
+        return _refused(name, f"shape {got.shape}, expected {ours.shape}")
+    wrong = int(np.count_nonzero(~np.isfinite(got) & np.isfinite(ours)))
+    if wrong:
+        return _refused(name, f"{wrong} of {got.size} are NaN or infinite")
+    size = np.abs(ours).max(axis=-1, keepdims=True) if ours.ndim else np.abs(ours)
+    bound = allowed + ROUNDING * size
+    if name != "value" and not got.any() and ours.any():
+        return _refused(name, "all zero")
+    decided = np.broadcast_to(bound < size, ours.shape)
+    shares = np.where(decided, np.abs(got - ours) / bound, 0.0)
+    at = np.unravel_index(int(np.argmax(shares)), shares.shape)
+    where = tuple(int(i) for i in at)
+    count = int(np.count_nonzero(decided))
+    return Quantity(
+        name, float(shares[at]), where, float(got[at]), float(ours[at]), float(bound[at]), count, ours.size - count, ""
+    )

@@ -1,0 +1,144 @@
+"""What would explain a failure: the defects that are common in public code, each tried on the failing cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from refloss.error_free import Array
+from refloss.stages import margin
+from refloss.testing.adapters import Found
+from refloss.testing.budgets import budget
+
+Failing: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
+MOST = 4  # failing cases that a diagnosis has to explain
+
+
+def diagnose(loss: Any, failing: Failing, dtype: str) -> list[str]:
+    """Return sentences that explain all of the failing cases (of the first few), or none."""
+    some = failing[:MOST]
+    if not some:
+        return []
+    found = [
+        f"{sentence}: {other}"
+        for sentence, other in _relatives(loss)
+        if all(_agrees(other, inputs, theirs, dtype) for inputs, theirs in some)
+    ]
+    found += [sentence for sentence, holds in _gradients(loss) if all(holds(inputs, theirs) for inputs, theirs in some)]
+    if not found:
+        for kind in ("tf32", "float16", "bfloat16"):
+            if all(_agrees(loss, inputs, theirs, dtype, matmul=kind) for inputs, theirs in some):
+                return [f"within what matrix products with factors rounded to {kind} would explain"]
+    return found
+
+
+def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, dtype: str, matmul: str | None = None) -> bool:
+    """Whether value and gradients are those of this loss, within its budget."""
+    try:
+        value, grad = loss.value_and_grad(*inputs, upstream=theirs.upstream)
+        allowed = budget(loss, *inputs, dtype=dtype, upstream=theirs.upstream, matmul=matmul)
+    except (ValueError, TypeError):
+        return False
+    pairs = [(theirs.value, value, allowed.value)]
+    if theirs.gradients is not None:
+        pairs += [
+            (got, getattr(grad, name), getattr(allowed.gradient, name))
+            for name, got in zip(grad._fields, theirs.gradients, strict=False)
+        ]
+    return all(
+        got.shape == np.shape(ours) and bool((np.abs(got - ours) <= bound + 2.0**-45 * np.abs(ours).max()).all())
+        for got, ours, bound in pairs
+    )
+
+
+def _relatives(loss: Any) -> Iterator[tuple[str, Any]]:
+    """Losses that code is often mistaken for."""
+    spec = loss.spec
+
+    def other(sentence: str, **changes: Any) -> Iterator[tuple[str, Any]]:
+        try:
+            yield sentence, replace(loss, **changes)
+        except (ValueError, TypeError):
+            return
+
+    for reduction in ("mean", "sum"):
+        if reduction != loss.reduction:
+            yield from other(f"{reduction} instead of {loss.reduction}", reduction=reduction)
+    if spec.head == "margin":
+        yield from _of_margins(loss, other)
+    if spec.cross_entropy.label_smoothing:
+        yield from other("no label smoothing", label_smoothing=0.0)
+    if spec.cross_entropy.class_weight:
+        yield from other("class weights left out", class_weight=None)
+
+
+def _of_margins(loss: Any, other: Callable[..., Iterator[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+    turned = {"exact": "detached", "detached": "exact"}[loss.gradient]
+    yield from other(f"the gradient is that of the {turned} margin", gradient=turned)
+    for rule in margin.RULES:
+        if rule != loss.spec.margin.boundary and hasattr(loss, "boundary"):
+            yield from other(f"value and gradient agree with boundary={rule!r}", boundary=rule)
+    angle = {"ArcFace": "m", "CombinedMargin": "m2"}.get(type(loss).__name__)
+    if angle:
+        yield from other("margin taken in degrees", **{angle: np.radians(getattr(loss, angle))})
+    if hasattr(loss, "m"):
+        none = 1.0 if type(loss).__name__ == "ASoftmax" else 0.0
+        yield from other("no margin", m=none)
+        yield from other("no margin", m=none, boundary="none")
+    if hasattr(loss, "annealing"):
+        yield from other("no annealing", annealing=0.0)
+    if hasattr(loss, "s"):
+        yield from other("no scale", s=1.0)
+        if loss.s is not None:
+            yield from other("the length of the embedding as the scale", s=None)
+
+
+def _gradients(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found], bool]]]:
+    """What may be wrong with a gradient beside a right value."""
+
+    def truth(inputs: tuple[Any, ...], theirs: Found) -> Any:
+        return loss.value_and_grad(*inputs, upstream=theirs.upstream)[1]
+
+    def ratio(inputs: tuple[Any, ...], theirs: Found, place: int, factor: float) -> bool:
+        got, ours = (theirs.gradients or ())[place], truth(inputs, theirs)[place]
+        return got.shape == ours.shape and bool(np.allclose(got, factor * ours, rtol=1e-3, atol=1e-3 * _size(ours)))
+
+    fields = {
+        "logits": ["z"],
+        "linear": ["x", "w"],
+        "margin": ["x", "w"],
+        "triplet": ["anchor", "positive", "negative"],
+    }
+    for place, name in enumerate(fields[loss.spec.head]):
+
+        def zero(inputs: tuple[Any, ...], theirs: Found, place: int = place) -> bool:
+            return theirs.gradients is not None and not theirs.gradients[place].any()
+
+        def opposite(inputs: tuple[Any, ...], theirs: Found, place: int = place) -> bool:
+            return theirs.gradients is not None and ratio(inputs, theirs, place, -1.0)
+
+        def whole(inputs: tuple[Any, ...], theirs: Found, place: int = place) -> bool:
+            return theirs.gradients is not None and ratio(inputs, theirs, place, float(len(inputs[0])))
+
+        yield f"the gradient of {name} is all zero", zero
+        yield f"the gradient of {name} has the opposite sign", opposite
+        yield f"the gradient of {name} is N times as large: of the sum, not of the mean", whole
+    if loss.spec.head == "margin":
+
+        def unprojected(inputs: tuple[Any, ...], theirs: Found) -> bool:
+            if theirs.gradients is None:
+                return False
+            got, ours = theirs.gradients[1], truth(inputs, theirs).w
+            unit = inputs[1] / np.linalg.norm(inputs[1], axis=1, keepdims=True)
+            along = (got * unit).sum(axis=1, keepdims=True)
+            far = np.abs(along).max() > 1e-3 * _size(ours)
+            return bool(far and np.allclose(got - along * unit, ours, rtol=1e-3, atol=1e-3 * _size(ours)))
+
+        yield "the gradient of w has a part along w: the projection of its normalisation is missing", unprojected
+
+
+def _size(entries: Array) -> float:
+    return float(np.abs(entries).max())

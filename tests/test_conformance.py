@@ -1,0 +1,274 @@
+"""The check of foreign code: what conforms passes, each defect fails and is named, and nothing passes by default."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import refloss
+from refloss.testing import Shape, adapters, assert_close, assert_conforms, cases, check, conformance
+from refloss.testing.hard_cases import GROUPS, dtype_of
+from test_frameworks import jax, torch  # noqa: F401 (fixtures)
+
+LOSS = refloss.ArcFace()
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+SMALL = [(4, 5, 16)]
+
+
+def ours(loss, gradients=True, **changes):
+    """A loss of refloss in the dress of foreign code, with settings changed."""
+    other = replace(loss, **changes)
+
+    def fn(*inputs):
+        inputs = [
+            np.asarray(entry).astype(np.float64) if np.asarray(entry).dtype.kind not in "iu" else entry
+            for entry in inputs
+        ]
+        if not gradients:
+            return other(*inputs)
+        value, grad = other.value_and_grad(*inputs)
+        return value, *(part for part in grad if part is not None)
+
+    return fn
+
+
+LOSSES = [
+    refloss.CrossEntropy(),
+    refloss.CrossEntropy(reduction="none", label_smoothing=0.1),
+    refloss.SoftmaxLoss(),
+    refloss.ModifiedSoftmax(),
+    refloss.NormFace(reduction="none"),
+    refloss.ASoftmax(),
+    refloss.CosFace(boundary="conditional"),
+    refloss.ArcFace(boundary="easy"),
+    refloss.ArcFace(boundary="min"),
+    refloss.CombinedMargin(m1=1.35),
+    refloss.ASoftmax(m=1.01),
+    refloss.Triplet(),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_refloss_itself_conforms(loss, dtype):
+    report = check(ours(loss), loss, dtype=dtype, shapes=SMALL)
+    assert report.passed, str(report)
+    assert report.verdicts["ordinary"] == "passed"
+    assert str(report).splitlines()[0].endswith("numpy: conforms")
+    assert report.diagnoses == ()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cases_are_exact_in_their_dtype_and_have_names_of_their_own(loss, dtype):
+    found = cases(loss, dtype, [(4, 5, 16), (2, 3, 8)])
+    assert len({case.id for case in found}) == len(found)
+    for case in found:
+        assert case.group in GROUPS
+        assert case.reason
+        assert case.flags
+        for entry in case.inputs:
+            if entry.dtype.kind != "i":
+                assert (entry.astype(dtype_of(dtype)).astype(np.float64) == entry).all(), case.id
+                assert np.isfinite(entry).all()
+    sizes = {case.inputs[0].shape for case in found}
+    assert sizes == ({(4, 5), (2, 3)} if loss.spec.head == "logits" else {(4, 16), (2, 8)})
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (2, 3, 1), (1, 1, 8)])
+def test_small_shapes_have_cases_too(shape):
+    found = cases(refloss.CosFace(), shapes=[shape])
+    assert {case.group for case in found} >= {"ordinary", "hard", "range"}
+    assert check(ours(refloss.CosFace()), refloss.CosFace(), shapes=[shape]).passed
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="dtype: expected one of"):
+        cases(LOSS, "float8")
+    with pytest.raises(ValueError, match="framework: expected 'numpy'"):
+        adapters.call(ours(LOSS), "mxnet", "float32", None, (), np.ones(1))
+
+
+def test_shapes_have_defaults():
+    assert cases(LOSS)[0].inputs[1].shape == (20, 64)
+    assert Shape(d=7) == (8, 20, 7)
+
+
+DEFECTS = {
+    "detached margin": (ours(LOSS, gradient="detached"), "the gradient is that of the detached margin"),
+    "another rule": (ours(LOSS, boundary="hard"), "value and gradient agree with boundary='hard'"),
+    "sum": (ours(LOSS, reduction="sum"), "sum instead of mean"),
+    "degrees": (ours(LOSS, m=np.radians(0.5)), "margin taken in degrees"),
+    "no margin": (ours(LOSS, m=0.0), "no margin"),
+    "no scale": (ours(LOSS, s=1.0), "no scale"),
+    "length": (ours(LOSS, s=None), "the length of the embedding as the scale"),
+}
+
+
+def changed(change, loss=LOSS):
+    """Results of refloss, changed before they are returned."""
+    right = ours(loss)
+    return lambda *inputs: change(inputs, *right(*inputs))
+
+
+def _one_entry(inputs, value, x, w):
+    x = x.copy()
+    x[np.unravel_index(np.abs(x).argmax(), x.shape)] *= 1.001
+    return value, x, w
+
+
+DEFECTS |= {
+    "zero": (changed(lambda i, v, x, w: (v, 0.0 * x, 0.0 * w)), "the gradient of x is all zero"),
+    "sign": (changed(lambda i, v, x, w: (v, -x, w)), "the gradient of x has the opposite sign"),
+    "factor": (changed(lambda i, v, x, w: (v, 8.0 * x, 8.0 * w)), "the gradient of w is N times as large"),
+    "unprojected": (
+        changed(lambda i, v, x, w: (v, x, w + 0.5 * i[1] * np.abs(w).max() / np.abs(i[1]).max())),
+        "the projection of its normalisation is missing",
+    ),
+    "m wrong by a thousandth": (ours(LOSS, m=0.5005), ""),
+    "s wrong by a thousandth": (ours(LOSS, s=64.064), ""),
+    "one entry": (changed(_one_entry), ""),
+    "NaN": (changed(lambda i, v, x, w: (v, x * np.nan, w)), ""),
+    "shape": (changed(lambda i, v, x, w: (v, x[:, :1], w)), ""),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_fails_and_is_named(defect):
+    fn, diagnosis = DEFECTS[defect]
+    report = check(fn, LOSS, groups=("ordinary", "boundary"))
+    assert not report.passed
+    assert "failed" in report.verdicts.values()
+    assert not diagnosis or any(diagnosis in sentence for sentence in report.diagnoses)
+    with pytest.raises(AssertionError, match="does not conform"):
+        assert_conforms(fn, LOSS, groups=("ordinary", "boundary"))
+
+
+def test_a_report_says_where_what_and_how_much():
+    text = str(check(DEFECTS["one entry"][0], LOSS, groups=("ordinary",)))
+    assert "dx[" in text
+    assert "got" in text
+    assert "times" in text
+    assert "NaN" in str(check(DEFECTS["NaN"][0], LOSS, groups=("ordinary",)))
+    assert "shape (8, 1), expected (8, 64)" in str(check(DEFECTS["shape"][0], LOSS, groups=("ordinary",)))
+    many = str(check(DEFECTS["sum"][0], LOSS))
+    assert "and " in many
+    assert " more: " in many
+
+
+def test_other_defects_of_other_losses():
+    smooth = refloss.CrossEntropy(label_smoothing=0.2, class_weight=(1.0, 2.0, 3.0, 4.0, 5.0))
+    report = check(ours(smooth, label_smoothing=0.0), smooth, shapes=SMALL)
+    assert report.diagnoses[0].startswith("no label smoothing")
+    report = check(ours(smooth, class_weight=None), smooth, shapes=SMALL)
+    assert report.diagnoses[0].startswith("class weights left out")
+    annealed = refloss.ASoftmax(annealing=5.0)
+    report = check(ours(annealed, annealing=0.0), annealed, shapes=SMALL)
+    assert any(sentence.startswith("no annealing") for sentence in report.diagnoses)
+    assert not check(refloss.CrossEntropy(reduction="none"), refloss.CrossEntropy(), shapes=SMALL).passed
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_a_sum_is_told_from_a_mean_for_every_loss(loss):
+    if loss.reduction == "none":
+        loss = replace(loss, reduction="mean")
+    report = check(ours(loss, reduction="sum"), loss, shapes=SMALL, groups=("ordinary",))
+    assert report.diagnoses[0].startswith("sum instead of mean")
+
+
+def test_values_alone_can_be_checked():
+    assert check(ours(LOSS, gradients=False), LOSS, shapes=SMALL).passed
+    report = check(ours(LOSS, gradients=False, reduction="sum"), LOSS, shapes=SMALL)
+    assert report.diagnoses[0].startswith("sum instead of mean")
+    assert check(DEFECTS["zero"][0], LOSS, shapes=SMALL, gradients=False).passed
+
+
+def test_what_is_raised_is_a_failure():
+    def broken(*inputs):
+        raise RuntimeError("no such kernel")
+
+    report = check(broken, LOSS, shapes=SMALL)
+    assert not report.passed
+    assert "raised RuntimeError: no such kernel" in str(report)
+
+
+def test_expected_failures_have_to_be_right():
+    names = [case.id for case in cases(LOSS, shapes=SMALL) if case.group in ("ordinary", "boundary")]
+    wrong, settings = ours(LOSS, reduction="sum"), {"shapes": SMALL, "groups": ("ordinary", "boundary")}
+    assert check(wrong, LOSS, xfail=dict.fromkeys(names, "a sum"), **settings).passed
+    passing = check(ours(LOSS), LOSS, xfail={names[0]: "was wrong once"}, **settings)
+    assert not passing.passed
+    assert f"xpassed: {names[0]}" in str(passing)
+    dead = check(ours(LOSS), LOSS, xfail={"no-such-case": "gone"}, **settings)
+    assert not dead.passed
+    assert "no case 'no-such-case'" in str(dead)
+
+
+def test_what_cannot_be_decided_is_not_passed():
+    case = cases(LOSS, shapes=SMALL)[0]
+    quantity = conformance.compare("value", np.float64(1.0) * np.ones(()), 1.0, np.float64(2.0))
+    assert (quantity.decided, quantity.undecided) == (0, 1)
+    assert conformance.Result(case, (quantity,), None, "", "").status == "undecided"
+    report = conformance.Report(
+        LOSS, "float32", "numpy", (conformance.Result(case, (quantity,), None, "", ""),), (), ()
+    )
+    assert report.verdicts == {"ordinary": "undecided"}
+
+
+def test_torch_is_differentiated(torch):  # noqa: F811
+    def good(z, y):
+        return torch.nn.functional.cross_entropy(z, y, reduction="none")
+
+    loss = refloss.CrossEntropy(reduction="none")
+    assert_conforms(good, loss, framework="torch")
+    assert_conforms(good, loss, framework="torch", dtype="bfloat16", device="cpu")
+    stopped = check(lambda z, y: good(z.detach(), y) + 0.0 * z.sum(), loss, framework="torch", groups=("ordinary",))
+    assert any("all zero" in sentence for sentence in stopped.diagnoses)
+    unused = check(
+        lambda x, w, y: good((x @ x.T)[:, :5], y % 5).mean(), refloss.SoftmaxLoss(), framework="torch", shapes=SMALL
+    )
+    assert not unused.passed
+    given = check(lambda z, y: (good(z, y), z), loss, framework="torch", groups=("ordinary",))
+    assert not given.passed
+
+
+def test_a_matrix_product_in_half_precision_is_named(torch):  # noqa: F811
+    def half(x, w, y):
+        x, w = (torch.nn.functional.normalize(entry) for entry in (x, w))
+        c = (x.half() @ w.half().T).float()
+        return torch.nn.functional.cross_entropy(64.0 * (c - 0.35 * torch.nn.functional.one_hot(y, len(w))), y)
+
+    report = check(half, refloss.CosFace(), framework="torch", groups=("ordinary",))
+    assert not report.passed
+    assert report.diagnoses[0].startswith("within what matrix products with factors rounded to")
+
+
+def test_jax_is_differentiated(jax):  # noqa: F811
+    def good(x, w, y):
+        z = x @ w.T
+        return jax.scipy.special.logsumexp(z, axis=1).mean() - z[np.arange(len(y)), y].mean()
+
+    assert_conforms(good, refloss.SoftmaxLoss(), framework="jax", shapes=SMALL)
+    report = check(lambda x, w, y: 2.0 * good(x, w, y), refloss.SoftmaxLoss(), framework="jax", shapes=SMALL)
+    assert not report.passed
+
+
+def test_results_that_one_already_has(torch):  # noqa: F811
+    x, w, y = cases(LOSS)[0].inputs
+    value, grad = LOSS.value_and_grad(x, w, y)
+    assert_close(LOSS, x, w, y, dtype="float32", value=value, grad_x=grad.x, grad_w=grad.w)
+    assert_close(LOSS, torch.tensor(x), w, torch.tensor(y), dtype="float32", grad_w=torch.tensor(grad.w))
+    with pytest.raises(AssertionError, match=r"dw\["):
+        assert_close(LOSS, x, w, y, dtype="float32", grad_w=1.001 * grad.w)
+    with pytest.raises(AssertionError, match="value: got"):
+        assert_close(LOSS, x, w, y, dtype="float32", value=1.001 * value, upstream=1.0)
+    with pytest.raises(TypeError, match="grad_z: expected one of"):
+        assert_close(LOSS, x, w, y, dtype="float32", grad_z=grad.x)
+
+
+def test_tensors_of_any_dtype_are_read_exactly(torch):  # noqa: F811
+    numbers = torch.tensor([0.5, 3.0, -1.25], dtype=torch.bfloat16, requires_grad=True)
+    assert (adapters.read(numbers) == [0.5, 3.0, -1.25]).all()
+    assert adapters.read([1, 2]).dtype == np.float64
