@@ -1,4 +1,4 @@
-"""The command line: ``refloss demo``, ``refloss losses``, ``refloss --version``.
+"""The command line: ``refloss check``, ``cases``, ``demo``, ``losses``, and ``refloss --version``.
 
 It needs the extra ``cli``. Typer and rich are imported when a command runs, and everything that is computed here, the
 comparison and the verdicts, does without them.
@@ -6,15 +6,24 @@ comparison and the verdicts, does without them.
 
 # Without `from __future__ import annotations`: typer evaluates annotations, and its own name is none of this module's.
 
+import ast
+import importlib
+import importlib.util
+import json
 import math
+from collections.abc import Callable
 from dataclasses import Field, fields
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args, get_type_hints
 
 import numpy as np
 
 import refloss
 from refloss.error_free import Array, u
-from refloss.testing import naive
+from refloss.testing import Report, naive
+from refloss.testing import cases as named_cases
+from refloss.testing import check as check_code
 
 if TYPE_CHECKING:
     import typer
@@ -55,9 +64,158 @@ def application() -> "typer.Typer":
     ) -> None:
         """The numerical truth about softmax and margin losses."""
 
+    def refusing(what: Callable[[str], Any]) -> Callable[[str], Any]:
+        def parsed(text: str) -> Any:
+            try:
+                return what(text)
+            except (ValueError, TypeError) as error:
+                raise typer.BadParameter(str(error)) from None
+
+        return parsed
+
+    target = Annotated[Any, typer.Argument(parser=refusing(target_of), help="module:attribute or path.py:attribute")]
+    loss = Annotated[Any, typer.Option(parser=refusing(loss_of), help='as in Python: "ArcFace(s=64.0, m=0.5)"')]
+    dtype = Annotated[Dtype, typer.Option(help="what it computes in")]
+
+    @app.command("check")
+    def check(
+        target: target,
+        loss: loss,
+        framework: Annotated[Framework, typer.Option(help="what it takes")] = Framework.numpy,
+        dtype: dtype = Dtype.float32,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    ) -> None:
+        """Hold a function to a loss: exit status 0 if it conforms, 1 if not, 2 if the call is wrong."""
+        report = check_code(target, loss, framework=framework.value, dtype=dtype.value)
+        typer.echo(json.dumps(as_data(report), indent=2)) if as_json else show(report)
+        raise typer.Exit(0 if report.passed else 1)
+
+    @app.command("cases")
+    def cases(loss: loss, dtype: dtype = Dtype.float32) -> None:
+        """List the cases of a loss, each with the reason why it is there."""
+        for case in named_cases(loss, dtype.value):
+            typer.echo(f"{case.id}: {case.reason}")
+
     app.command("demo")(demo)
     app.command("losses")(losses)
     return app
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+class Framework(Enum):
+    """What a function takes."""
+
+    numpy = "numpy"
+    torch = "torch"
+    jax = "jax"
+
+
+class Dtype(Enum):
+    """What a function computes in."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+    float64 = "float64"
+
+
+def loss_of(text: str) -> Any:
+    """Make the loss that a text names, such as "ArcFace(s=64.0, m=0.5)". It is parsed, never run."""
+    try:
+        call = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"expected a loss such as 'ArcFace(m=0.5)', got {text!r}") from None
+    called = call.func if isinstance(call, ast.Call) else call
+    names = {name: loss for loss, aliases in public_losses().items() for name in (loss.__name__, *aliases)}
+    if not isinstance(called, ast.Name) or called.id not in names:
+        raise ValueError(f"expected one of {', '.join(names)}, got {text!r}")
+    if not isinstance(call, ast.Call):
+        return names[called.id]()
+    if call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError(f"expected settings by name, got {text!r}")
+    return names[called.id](**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
+
+
+def target_of(text: str) -> Callable[..., Any]:
+    """Find the function that "module:attribute" or "path.py:attribute" names."""
+    place, _, attribute = text.rpartition(":")
+    if not place or not attribute:
+        raise ValueError(f"expected module:attribute or path.py:attribute, got {text!r}")
+    try:
+        found = _loaded(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except (ImportError, FileNotFoundError) as error:
+        raise ValueError(f"{place}: {error}") from None
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise ValueError(f"{place} has no {attribute}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ValueError(f"{text} cannot be called")
+    return cast("Callable[..., Any]", found)
+
+
+def _loaded(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def show(report: Report) -> None:
+    """Print a table of the groups, and below it what failed and why."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for header in ("group", "cases", "passed", "failed", "undecided", "verdict"):
+        table.add_column(header)
+    for group, verdict in report.verdicts.items():
+        of_group = [result.status for result in report.results if result.case.group == group]
+        counts = (of_group.count("passed"), of_group.count("failed"), of_group.count("undecided"))
+        table.add_row(group, str(len(of_group)), *map(str, counts), verdict)
+    console = _console()
+    console.print(table)
+    console.print()
+    console.print(str(report))
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """Return a report in numbers and strings alone."""
+    return {
+        "loss": str(report.loss),
+        "dtype": report.dtype,
+        "framework": report.framework,
+        "passed": report.passed,
+        "verdicts": report.verdicts,
+        "diagnoses": list(report.diagnoses),
+        "failures": [
+            {
+                "case": result.case.id,
+                "reason": result.case.reason,
+                "error": result.error,
+                "quantities": [
+                    {"name": entry.name, "where": list(entry.where), "complaint": entry.complaint}
+                    | {
+                        name: value if math.isfinite(value) else str(value)
+                        for name, value in (
+                            ("got", entry.got),
+                            ("expected", entry.expected),
+                            ("allowed", entry.allowed),
+                            ("share", entry.share),
+                        )
+                    }
+                    for entry in result.quantities
+                    if not entry.passed
+                ],
+            }
+            for result in report.results
+            if result.status == "failed"
+        ],
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------------- demo

@@ -1,11 +1,13 @@
 """The command line: what it prints, that its verdicts follow from numbers, and that its truth is the truth."""
 
+import json
 import math
 import re
 import subprocess
 import sys
 from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,3 +265,94 @@ def test_importing_refloss_and_the_cli_module_loads_neither_typer_nor_rich():
     code = "import sys, refloss.cli; print(sorted({'typer', 'rich', 'click'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+MINE = """
+import refloss
+
+def good(x, w, y):
+    value, grad = refloss.CosFace().value_and_grad(x, w, y)
+    return value, grad.x, grad.w
+
+def bad(x, w, y):
+    value, grad = refloss.CosFace(reduction="sum").value_and_grad(x, w, y)
+    return value, grad.x, float("nan") * grad.w
+
+class Inside:
+    good = staticmethod(good)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return str(path)
+
+
+def checked(*arguments, columns=100):
+    env = {"COLUMNS": str(columns), "FORCE_COLOR": None, "TTY_COMPATIBLE": None}
+    return CliRunner().invoke(cli.application(), ["check", *arguments], env=env)
+
+
+def test_check_says_by_its_exit_status_whether_code_conforms(mine):
+    good, bad = (checked(f"{mine}:{name}", "--loss", "CosFace(s=64.0)") for name in ("good", "bad"))
+    assert (good.exit_code, bad.exit_code) == (0, 1)
+    assert "conforms" in good.output
+    assert "does not conform" in bad.output
+    assert re.search(r"ordinary +3 +0 +3 +0 +failed", bad.output)
+    assert max(map(len, (good.output + bad.output).splitlines())) <= 100
+    assert checked(f"{mine}:Inside.good", "--loss", "AMSoftmax").exit_code == 0
+
+
+def test_check_finds_modules_too(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(mine).parent))
+    assert checked("mine:good", "--loss", "CosFace()", "--dtype", "float64").exit_code == 0
+
+
+def test_check_prints_json(mine):
+    found = json.loads(checked(f"{mine}:bad", "--loss", "CosFace()", "--json").output)
+    assert not found["passed"]
+    assert found["verdicts"]["ordinary"] == "failed"
+    names = {entry["name"] for failure in found["failures"] for entry in failure["quantities"]}
+    assert names == {"value", "dx", "dw"}
+    assert json.loads(checked(f"{mine}:good", "--loss", "CosFace()", "--json").output)["failures"] == []
+
+
+@pytest.mark.parametrize(
+    ("target", "loss", "said"),
+    [
+        ("{mine}:none", "CosFace()", "has no none"),
+        ("{mine}:number", "CosFace()", "cannot be called"),
+        ("good", "CosFace()", "expected module:attribute"),
+        ("no_such_module:good", "CosFace()", "No module named"),
+        ("/no/such/file.py:good", "CosFace()", "No such file"),
+        ("{mine}:good", "CosFace(m=9)", "m must be"),
+        ("{mine}:good", "CosFace(0.35)", "expected settings by name"),
+        ("{mine}:good", "CosFace(**{'m': 1})", "expected settings by name"),
+        ("{mine}:good", "CosFace(m=", "expected a loss such as"),
+        ("{mine}:good", "NoLoss()", "expected one of"),
+        ("{mine}:good", "__import__('os').system('true')", "expected one of"),
+        ("{mine}:good", "CosFace(m=__import__('os'))", "malformed node"),
+    ],
+)
+def test_a_wrong_call_says_what_is_wrong(mine, target, loss, said):
+    found = checked(target.format(mine=mine), "--loss", loss)
+    assert found.exit_code == 2
+    assert re.search(said, " ".join(found.output.replace("│", " ").split()))
+
+
+def test_cases_are_listed_with_their_reasons():
+    listed = run("cases", "--loss", "ArcFace()").splitlines()
+    assert len(listed) == len(refloss.testing.cases(refloss.ArcFace()))
+    assert listed[0].startswith("ordinary-random-8x20x64: ")
+
+
+def test_only_python_files_are_loaded(monkeypatch):
+    monkeypatch.setattr(cli.importlib.util, "spec_from_file_location", lambda *_: None)
+    with pytest.raises(ValueError, match="not a Python file"):
+        cli.target_of("mine.py:good")
