@@ -178,6 +178,41 @@ def test_a_sum_is_told_from_a_mean_for_every_loss(loss):
     assert report.diagnoses[0].startswith("sum instead of mean")
 
 
+def test_smoothing_shared_among_the_others_is_named():
+    loss = refloss.CrossEntropy(label_smoothing=0.2)
+    report = check(ours(loss, label_smoothing=0.25), loss, shapes=SMALL)
+    assert report.diagnoses[0].startswith("label smoothing of eps/(C - 1)")
+
+
+def test_what_goes_into_a_margin_is_named(torch):  # noqa: F811
+    def cosface(x, w, y, unit=True, least=0.0):
+        cos = torch.nn.functional.normalize(x) @ (torch.nn.functional.normalize(w) if unit else w).T
+        margin = 0.35 * torch.nn.functional.one_hot(y, len(w))
+        return torch.nn.functional.cross_entropy(4.0 * (cos.clamp(-1.0 + least, 1.0 - least) - margin), y)
+
+    loss = refloss.CosFace(s=4.0)
+    assert check(cosface, loss, framework="torch").passed
+    long = check(lambda *a: cosface(*a, unit=False), loss, framework="torch", groups=("ordinary",))
+    assert not long.passed
+    clamped = check(lambda *a: cosface(*a, least=1e-3), loss, framework="torch")
+    assert any(sentence.startswith("only where targets are within 0.02 rad") for sentence in clamped.diagnoses)
+
+
+@pytest.mark.parametrize("loss", [refloss.CosFace(), refloss.ArcFace(), refloss.NormFace(s=None)], ids=repr)
+def test_weights_that_are_not_normalised_are_named(loss):
+    def raw(x, w, y):
+        length, each = np.linalg.norm(x, axis=1, keepdims=True), np.arange(len(y))
+        c = x / length @ w.T
+        if loss.spec.margin.m2:
+            c[each, y] = np.cos(np.arccos(np.clip(c[each, y], -1.0, 1.0)) + loss.m)
+        else:
+            c[each, y] -= loss.spec.margin.m3
+        return refloss.CrossEntropy()((length if loss.s is None else loss.s) * c, y)
+
+    report = check(raw, loss, groups=("ordinary",))
+    assert "weights are not brought to unit length" in report.diagnoses
+
+
 def test_values_alone_can_be_checked():
     assert check(ours(LOSS, gradients=False), LOSS, shapes=SMALL).passed
     report = check(ours(LOSS, gradients=False, reduction="sum"), LOSS, shapes=SMALL)
@@ -215,6 +250,26 @@ def test_what_cannot_be_decided_is_not_passed():
         LOSS, "float32", "numpy", (conformance.Result(case, (quantity,), None, "", ""),), (), ()
     )
     assert report.verdicts == {"ordinary": "undecided"}
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if not isinstance(loss, refloss.Triplet)], ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_refloss_conforms_relative_to_tiny_losses_too(loss, dtype):
+    report = check(ours(loss), loss, dtype=dtype, shapes=SMALL, standard="relative")
+    assert report.passed, str(report)
+
+
+def test_a_framework_loses_confident_targets(torch):  # noqa: F811
+    def log_softmax(z, y):
+        return torch.nn.functional.cross_entropy(z, y)
+
+    loss = refloss.CrossEntropy()
+    assert check(log_softmax, loss, framework="torch").passed
+    report = check(log_softmax, loss, framework="torch", standard="relative")
+    assert not report.passed
+    assert "confident-30" in str(report)
+    with pytest.raises(ValueError, match="standard: expected 'working' or 'relative'"):
+        check(log_softmax, loss, framework="torch", standard="absolute")
 
 
 def test_torch_is_differentiated(torch):  # noqa: F811

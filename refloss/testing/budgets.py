@@ -7,7 +7,7 @@ of u: n, or less where sums are accumulated in a wider dtype.
 What counts as correct: any order of summation; cosines from rounded directions; an angle within a few u, as atan2
 gives it (arccos is as good for angles that are not small); cos mθ from the angle or as a polynomial in cos θ; absolute
 accuracy of log p, as log-softmax usually has it. What does not: an arccos near 0 or π, where it loses digits that
-atan2 keeps.
+atan2 keeps. By the standard "relative" a confident target's loss and gradient have to be right however small they are.
 """
 
 from __future__ import annotations
@@ -37,18 +37,24 @@ class Arithmetic(NamedTuple):
     """Relative error of a factor of a matrix product before it is multiplied; 0 where none is rounded."""
     smallest: float
     """Smallest normal number: what lies below may be flushed to 0."""
+    relative: bool = False
+    """Whether log p has to be right relative to itself, however small."""
 
     def sum_of(self, n: int) -> float:
         """K_n."""
         return n * self.accumulated / self.u
 
 
-def arithmetic(dtype: str, accumulate: str | None = None, matmul: str | None = None) -> Arithmetic:
+def arithmetic(
+    dtype: str, accumulate: str | None = None, matmul: str | None = None, standard: str = "working"
+) -> Arithmetic:
     """Describe an arithmetic by the names of its dtypes."""
     u = 2.0 ** -HALF_OF[dtype]
     wide = accumulate or ("float32" if dtype in ("float16", "bfloat16") else dtype)
     factor = 2.0 ** -HALF_OF[matmul] if matmul else 0.0
-    return Arithmetic(u, min(u, 2.0 ** -HALF_OF[wide]), factor, SMALLEST[dtype])
+    if standard not in ("working", "relative"):
+        raise ValueError(f"standard: expected 'working' or 'relative'; got {standard!r}")
+    return Arithmetic(u, min(u, 2.0 ** -HALF_OF[wide]), factor, SMALLEST[dtype], standard == "relative")
 
 
 class Head(NamedTuple):
@@ -85,8 +91,14 @@ class Rows(NamedTuple):
     """1 - p, without cancellation (N, C)."""
     t: Array
     """Targets (N, C)."""
-    loss: Array
-    """L_n (N,)."""
+    minus_log_p: Array
+    """-log p (N, C)."""
+
+    @property
+    def loss(self) -> Array:
+        """L_n (N,)."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.where(self.t == 0.0, 0.0, self.t * self.minus_log_p).sum(axis=1))
 
     @property
     def total(self) -> Array:
@@ -165,15 +177,22 @@ def of_rows(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
     known = np.isfinite(z)
     largest = z.max(axis=1, keepdims=True)
     gap = np.where(known, largest - z, 0.0)
-    log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
     spread = (p * gap).sum(axis=1, keepdims=True)
     wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 40.0)) / 2.0, dz)  # beyond first order
+    moved = (p * wide).sum(axis=1, keepdims=True)
+    of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1) + a.smallest
+    of_p = p * (q * wide + np.maximum(moved - p * wide, 0.0))
+    if a.relative:  # -log p is the gap and a log1p, 1 - p a sum: each keeps its own digits
+        others = np.where(gap > 0.0, gap, 0.0).max(axis=1, keepdims=True, initial=0.0, where=p > a.smallest)
+        with np.errstate(invalid="ignore"):
+            terms = np.where(t == 0.0, 0.0, t * rows.minus_log_p)
+        of_loss += a.u * ((classes + 6.0 + others[:, 0]) * terms.sum(axis=1))
+        own = (classes + 6.0 + others) * t * q + (classes + 6.0 + gap + spread) * p * np.abs(total - t)
+        return of_loss, total * of_p + a.u * own + a.smallest
+    log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
     evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
     evaluated += (t * (2.0 * gap + log_sum)).sum(axis=1, keepdims=True)
-    of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1)
-    of_loss += a.u * (evaluated[:, 0] + np.abs(rows.loss)) + a.smallest
-    moved = (p * wide).sum(axis=1, keepdims=True)
-    of_p = p * (q * wide + np.maximum(moved - p * wide, 0.0))
+    of_loss += a.u * (evaluated[:, 0] + np.abs(rows.loss))
     of_p += a.u * p * (gap + log_sum + classes + 5.0 + spread)
     return of_loss, total * of_p + a.u * (np.abs(t) + np.abs(rows.g)) + a.smallest
 
@@ -227,6 +246,7 @@ def budget(
     accumulate: str | None = None,
     matmul: str | None = None,
     upstream: Any = None,
+    standard: str = "working",
 ) -> Budget:
     """Return the allowed absolute error of the value and of every entry of the gradients of a correct implementation.
 
@@ -244,13 +264,15 @@ def budget(
         "tf32", "bfloat16" or "float16", where matrix products round their factors to that.
     upstream
         Gradient of what comes after, as in ``value_and_grad``.
+    standard
+        "working", absolute accuracy of log p as good frameworks have it, or "relative", that of tiny losses too.
 
     Returns
     -------
     Budget
         In the shapes of value and gradients.
     """
-    found = arithmetic(dtype, accumulate, matmul)
+    found = arithmetic(dtype, accumulate, matmul, standard)
     _, gradient = loss.value_and_grad(*inputs, upstream=upstream)
     value, errors = _HEADS[loss.spec.head](loss, [np.asarray(entry) for entry in inputs], found, upstream)
     return Budget(np.asarray(value), gradient._replace(**errors))
@@ -298,9 +320,7 @@ def _spread(part: Array, kept: Any, a: Arithmetic) -> Array:
 def _rows(z: Array, t: Array) -> Rows:
     p, saved = softmax.forward(Pair.of(z))
     log_p, _ = log_softmax.forward(Pair.of(z))
-    with np.errstate(invalid="ignore"):
-        loss = np.where(t == 0.0, 0.0, -t * log_p).sum(axis=1)
-    return Rows(z, p, saved.q, t, loss)
+    return Rows(z, p, saved.q, t, -log_p)
 
 
 def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:

@@ -9,11 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refloss.error_free import Array
+from refloss.losses import CrossEntropy
 from refloss.stages import margin
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import budget
 
 Failing: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
+NEAR = 0.02  # radians
 MOST = 4  # failing cases that a diagnosis has to explain
 
 
@@ -24,10 +26,12 @@ def diagnose(loss: Any, failing: Failing, dtype: str) -> list[str]:
         return []
     found = [
         f"{sentence}: {other}"
-        for sentence, other in _relatives(loss)
+        for sentence, other in _relatives(loss, _classes(some[0][0], loss))
         if all(_agrees(other, inputs, theirs, dtype) for inputs, theirs in some)
     ]
     found += [sentence for sentence, holds in _gradients(loss) if all(holds(inputs, theirs) for inputs, theirs in some)]
+    if loss.spec.head == "margin":
+        found += [sentence for sentence, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
     if not found:
         for kind in ("tf32", "float16", "bfloat16"):
             if all(_agrees(loss, inputs, theirs, dtype, matmul=kind) for inputs, theirs in some):
@@ -54,7 +58,11 @@ def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, dtype: str, matmu
     )
 
 
-def _relatives(loss: Any) -> Iterator[tuple[str, Any]]:
+def _classes(inputs: tuple[Any, ...], loss: Any) -> int:
+    return int(inputs[0].shape[-1] if loss.spec.head == "logits" else len(inputs[1]))
+
+
+def _relatives(loss: Any, classes: int) -> Iterator[tuple[str, Any]]:
     """Losses that code is often mistaken for."""
     spec = loss.spec
 
@@ -71,6 +79,10 @@ def _relatives(loss: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_margins(loss, other)
     if spec.cross_entropy.label_smoothing:
         yield from other("no label smoothing", label_smoothing=0.0)
+        shared = spec.cross_entropy.label_smoothing * classes / (classes - 1.0)
+        yield from other(
+            "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", label_smoothing=shared
+        )
     if spec.cross_entropy.class_weight:
         yield from other("class weights left out", class_weight=None)
 
@@ -138,6 +150,30 @@ def _gradients(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Foun
             return bool(far and np.allclose(got - along * unit, ours, rtol=1e-3, atol=1e-3 * _size(ours)))
 
         yield "the gradient of w has a part along w: the projection of its normalisation is missing", unprojected
+
+
+def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found], bool]]]:
+    """What may be wrong with what goes into a margin."""
+
+    def unnormalised(inputs: tuple[Any, ...], theirs: Found) -> bool:
+        x, w, y = inputs
+        c = x / np.linalg.norm(x, axis=1, keepdims=True) @ w.T
+        each = np.arange(len(y))
+        settings = loss.spec.margin
+        if settings.m1 == 1.0 and settings.m2 == 0.0:
+            c[each, y] -= settings.m3
+        else:
+            c[each, y] = loss.target_logit(np.arccos(np.clip(c[each, y], -1.0, 1.0)))
+        scale = np.linalg.norm(x, axis=1, keepdims=True) if loss.spec.scale is None else loss.spec.scale
+        value = CrossEntropy(**loss.spec.cross_entropy._asdict())(scale * c, y)
+        return theirs.value.shape == np.shape(value) and bool(np.allclose(theirs.value, value, rtol=1e-3))
+
+    def near(inputs: tuple[Any, ...], theirs: Found) -> bool:
+        theta = loss.trace(*inputs)["angle"].output
+        return bool((np.minimum(theta, np.pi - theta) < NEAR).any())
+
+    yield "weights are not brought to unit length", unnormalised
+    yield f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine", near
 
 
 def _size(entries: Array) -> float:
