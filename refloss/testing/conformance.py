@@ -7,16 +7,17 @@ nothing but zeros is refused whatever the budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refloss.error_free import Array
+from refloss.testing import hard_cases
 from refloss.testing.adapters import Found, call, read
 from refloss.testing.budgets import budget
 from refloss.testing.diagnosis import diagnose
-from refloss.testing.hard_cases import GROUPS, Case, Shape, cases
+from refloss.testing.hard_cases import GROUPS, Case, Shape
 
 SHOWN = 6  # failing cases that a report describes; it names the others
 ROUNDING = 2.0**-45  # of the truth itself: below any budget of a dtype shorter than float64
@@ -68,9 +69,11 @@ class Result(NamedTuple):
 
     @property
     def status(self) -> str:
-        """One of passed, failed, undecided, xfailed and xpassed."""
+        """One of passed, failed, undecided, refused, xfailed and xpassed."""
         if self.xfail:
             return "xpassed" if self.conforms else "xfailed"
+        if self.error and "refusal" in self.case.accepts:
+            return "refused"
         if not self.conforms:
             return "failed"
         return "passed" if any(quantity.decided for quantity in self.quantities) else "undecided"
@@ -111,6 +114,14 @@ class Report(NamedTuple):
         lines = [f"{self.loss} in {self.dtype}, {self.framework}: {'conforms' if self.passed else 'does not conform'}"]
         lines += [f"  {group}: {verdict}" for group, verdict in self.verdicts.items()]
         lines += [f"  expected to fail, but there is no case {name!r}" for name in self.dead]
+        entries = [quantity for result in self.results for quantity in result.quantities]
+        undecided = sum(quantity.undecided for quantity in entries)
+        if undecided:
+            whole = undecided + sum(quantity.decided for quantity in entries)
+            lines.append(f"  undecided: {undecided} of {whole} numbers, whose budgets are as large as their rows")
+        for status, said in (("refused", "refused, as it may be"), ("xfailed", "failed, as expected")):
+            some = [result.case.id for result in self.results if result.status == status]
+            lines += [f"  {said}: {', '.join(some)}"] if some else []
         failed = [result for result in self.results if result.status in ("failed", "xpassed")]
         for result in failed[:SHOWN]:
             lines.append(f"{result.status}: {result.case.id} ({result.case.reason})")
@@ -145,6 +156,8 @@ def check(
     xfail: Mapping[str, str] | None = None,
     seed: int = 0,
     gradients: bool = True,
+    cases: Sequence[Case] | None = None,
+    track: Callable[[Sequence[Case]], Iterable[Case]] = iter,
 ) -> Report:
     """Run foreign code on the cases of a loss and report.
 
@@ -173,6 +186,10 @@ def check(
         Of the random numbers.
     gradients
         Whether gradients are looked at.
+    cases
+        Cases to run instead of those that shapes, seed and groups would give: one at a time from a parametrised test.
+    track
+        Goes through the cases: for a progress bar.
 
     Returns
     -------
@@ -180,27 +197,24 @@ def check(
         Its `passed` covers the groups ordinary, boundary and hard; printed, it says what is wrong.
     """
     known = dict(xfail or {})
-    chosen = [case for case in cases(loss, dtype, shapes, seed) if case.group in groups]
-    rng = np.random.default_rng(seed)
-    results = tuple(
-        _run(
-            fn,
-            loss,
-            case,
-            framework,
-            dtype,
-            device,
-            rng.normal(size=1 << 12),
-            known.get(case.id, ""),
-            gradients,
-            standard,
-        )
-        for case in chosen
-    )
+    made = hard_cases.cases(loss, dtype, shapes, seed) if cases is None else cases
+    chosen = [case for case in made if case.group in groups]
+    above = np.random.default_rng(seed)
+
+    def run(case: Case) -> Result:
+        upstream = above.normal(size=1 << 12)
+        try:
+            found = call(fn, framework, dtype, device, case.inputs, upstream)
+        except Exception as error:  # whatever foreign code raises is a result
+            return Result(case, (), None, f"{type(error).__name__}: {error}", known.get(case.id, ""))
+        if not gradients:
+            found = found._replace(gradients=None)
+        return Result(case, *_compared(loss, case, found, dtype, standard), "", known.get(case.id, ""))
+
+    results = tuple(map(run, track(chosen)))
     dead = tuple(sorted(set(known) - {case.id for case in chosen}))
-    failed = [result for result in results if result.found and result.status == "failed"]
-    telling = [result for result in failed if result.case.group != "range"] or failed  # overflow hides other causes
-    sentences = diagnose(loss, [(result.case.inputs, result.found) for result in telling if result.found], dtype)
+    failed = [(result.case, result.found) for result in results if result.found and result.status == "failed"]
+    sentences = diagnose(loss, failed, dtype)
     return Report(loss, dtype, framework, results, dead, tuple(sentences))
 
 
@@ -264,36 +278,34 @@ def assert_close(
         raise AssertionError("\n".join([f"{loss} in {dtype}", *(f"  {_said(quantity)}" for quantity in failed)]))
 
 
-def _run(
-    fn: Callable[..., Any],
-    loss: Any,
-    case: Case,
-    framework: str,
-    dtype: str,
-    device: Any,
-    upstream: Array,
-    xfail: str,
-    gradients: bool,
-    standard: str,
-) -> Result:
-    try:
-        found = call(fn, framework, dtype, device, case.inputs, upstream)
-    except Exception as error:  # whatever foreign code raises is a result
-        return Result(case, (), None, f"{type(error).__name__}: {error}", xfail)
+def _compared(
+    loss: Any, case: Case, found: Found, dtype: str, standard: str
+) -> tuple[tuple[Quantity, ...], Found | None]:
+    """Every quantity; and what was found, if its shape lets it be looked at further."""
+    if "truth" not in case.accepts:
+        parts = {"value": found.value} | {f"gradient {i}": part for i, part in enumerate(found.gradients or ())}
+        return tuple(_finite(name, part) for name, part in parts.items()), found
     shape = np.shape(loss(*case.inputs))
     if found.value.shape != shape:
-        return Result(case, (_refused("value", f"shape {found.value.shape}, expected {shape}"),), None, "", xfail)
+        return (_refused("value", f"shape {found.value.shape}, expected {shape}"),), None
     truth, grad = loss.value_and_grad(*case.inputs, upstream=found.upstream)
     allowed = budget(loss, *case.inputs, dtype=dtype, upstream=found.upstream, standard=standard)
     quantities = [compare("value", found.value, truth, allowed.value)]
-    if gradients and found.gradients is not None:
-        for name, theirs in zip(grad._fields, found.gradients, strict=False):
-            quantities.append(compare("d" + name, theirs, getattr(grad, name), getattr(allowed.gradient, name)))
-    return Result(case, tuple(quantities), found, "", xfail)
+    for name, theirs in zip(grad._fields, found.gradients or (), strict=False):
+        quantities.append(compare("d" + name, theirs, getattr(grad, name), getattr(allowed.gradient, name)))
+    return tuple(quantities), found
 
 
 def _refused(name: str, complaint: str) -> Quantity:
     return Quantity(name, np.inf, (), np.nan, np.nan, np.nan, 0, 0, complaint)
+
+
+def _finite(name: str, got: Array) -> Quantity:
+    """Ask for nothing but numbers."""
+    wrong = got.size - int(np.count_nonzero(np.isfinite(got)))
+    if wrong:
+        return _refused(name, f"{wrong} of {got.size} are NaN or infinite")
+    return Quantity(name, 0.0, (), np.nan, np.nan, np.nan, got.size, 0, "")
 
 
 def compare(name: str, got: Array, expected: Any, allowed: Array) -> Quantity:

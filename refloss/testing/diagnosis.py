@@ -13,17 +13,52 @@ from refloss.losses import CrossEntropy
 from refloss.stages import margin
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import budget
+from refloss.testing.hard_cases import Case, dtype_of
 
 Failing: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
+CLAMPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 NEAR = 0.02  # radians
+LABELS = {"logits": 1, "linear": 2, "margin": 2}
+"""Where the labels are among the inputs."""
 MOST = 4  # failing cases that a diagnosis has to explain
 
 
-def diagnose(loss: Any, failing: Failing, dtype: str) -> list[str]:
-    """Return sentences that explain all of the failing cases (of the first few), or none."""
+def diagnose(loss: Any, failed: Sequence[tuple[Case, Found]], dtype: str) -> list[str]:
+    """Return sentences that explain all of the failing cases (of the first few), or none.
+
+    Lengths that overflow, and labels that are ignored, are looked at only if nothing else fails: other causes show
+    there too, but not alone.
+    """
+    with_truth = [(case, found) for case, found in failed if "truth" in case.accepts]
+    special = ("overflow", "underflow", "ignored")
+    failing = [(case.inputs, found) for case, found in with_truth if not set(case.flags) & set(special)]
+    if failing:
+        return _general(loss, failing, dtype)
+    return [sentence for flag in special for sentence in _only(loss, flag, with_truth, dtype)]
+
+
+def _only(loss: Any, flag: str, failed: Sequence[tuple[Case, Found]], dtype: str) -> Iterator[str]:
+    """What explains that only cases with this flag fail."""
+    failing = [(case.inputs, found) for case, found in failed if flag in case.flags]
+    if not failing:
+        return
+    if flag != "ignored":
+        yield f"only where the square of a length would {flag}: divide by the largest entry before squaring"
+        return
+    whole = replace(loss, reduction="sum")
+
+    def counted(inputs: tuple[Any, ...], theirs: Found) -> bool:
+        n = np.size(inputs[LABELS[loss.spec.head]])
+        return _agrees(whole, inputs, theirs._replace(upstream=theirs.upstream / n, value=theirs.value * n), dtype)
+
+    if loss.reduction == "mean" and all(counted(*pair) for pair in failing):
+        yield "ignored rows are counted in the mean: divide by the number of labels that count, not by N"
+    else:
+        yield f"only where labels are to be ignored (ignore_index={loss.ignore_index}): leave those rows out, or refuse"
+
+
+def _general(loss: Any, failing: Failing, dtype: str) -> list[str]:
     some = failing[:MOST]
-    if not some:
-        return []
     found = [
         f"{sentence}: {other}"
         for sentence, other in _relatives(loss, _classes(some[0][0], loss))
@@ -31,7 +66,8 @@ def diagnose(loss: Any, failing: Failing, dtype: str) -> list[str]:
     ]
     found += [sentence for sentence, holds in _gradients(loss) if all(holds(inputs, theirs) for inputs, theirs in some)]
     if loss.spec.head == "margin":
-        found += [sentence for sentence, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
+        clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, dtype, least)]
+        found += clamps[:1] or [sentence for sentence, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
     if not found:
         for kind in ("tf32", "float16", "bfloat16"):
             if all(_agrees(loss, inputs, theirs, dtype, matmul=kind) for inputs, theirs in some):
@@ -157,16 +193,10 @@ def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found],
 
     def unnormalised(inputs: tuple[Any, ...], theirs: Found) -> bool:
         x, w, y = inputs
-        c = x / np.linalg.norm(x, axis=1, keepdims=True) @ w.T
-        each = np.arange(len(y))
-        settings = loss.spec.margin
-        if settings.m1 == 1.0 and settings.m2 == 0.0:
-            c[each, y] -= settings.m3
-        else:
-            c[each, y] = loss.target_logit(np.arccos(np.clip(c[each, y], -1.0, 1.0)))
-        scale = np.linalg.norm(x, axis=1, keepdims=True) if loss.spec.scale is None else loss.spec.scale
-        value = CrossEntropy(**loss.spec.cross_entropy._asdict())(scale * c, y)
-        return theirs.value.shape == np.shape(value) and bool(np.allclose(theirs.value, value, rtol=1e-3))
+        long = np.abs(np.linalg.norm(w, axis=1) - 1.0).max() > NEAR  # else there is nothing to see
+        value = _of_cosines(loss, x, y, x / np.linalg.norm(x, axis=1, keepdims=True) @ w.T)
+        same = theirs.value.shape == np.shape(value) and np.allclose(theirs.value, value, rtol=1e-3)
+        return bool(long and same)
 
     def near(inputs: tuple[Any, ...], theirs: Found) -> bool:
         theta = loss.trace(*inputs)["angle"].output
@@ -174,6 +204,38 @@ def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found],
 
     yield "weights are not brought to unit length", unnormalised
     yield f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine", near
+
+
+def _clamped(loss: Any, failing: Failing, dtype: str, least: float) -> bool:
+    """Whether a clamp explains the values of all failing cases in which it would show; in the others angles are small.
+
+    Real errors are far below the budget of a value: a tenth of it is enough for a clamp to show.
+    """
+    told, most = 0, float(np.asarray(1.0 - least).astype(dtype_of(dtype)))
+    for inputs, theirs in failing:
+        x, _, y = inputs
+        steps, truth = loss.trace(*inputs), np.asarray(loss(*inputs))
+        value = np.asarray(_of_cosines(loss, x, y, np.clip(steps["cosine"].output, -most, most)))
+        apart = np.abs(value - truth)
+        if (apart > 0.1 * budget(loss, *inputs, dtype=dtype).value).any():
+            told += 1
+            if theirs.value.shape != value.shape or (np.abs(theirs.value - value) > 0.2 * apart.max()).any():
+                return False
+        elif np.abs(np.sin(steps["angle"].output)).min() > NEAR:
+            return False
+    return told > 0
+
+
+def _of_cosines(loss: Any, x: Array, y: Any, c: Array) -> Any:
+    """The value, from cosines however they were made."""
+    each, settings = np.arange(len(y)), loss.spec.margin
+    c = c.copy()
+    if settings.m1 == 1.0 and settings.m2 == 0.0:
+        c[each, y] -= settings.m3
+    else:
+        c[each, y] = loss.target_logit(np.arccos(np.clip(c[each, y], -1.0, 1.0)))
+    scale = np.linalg.norm(x, axis=1, keepdims=True) if loss.spec.scale is None else loss.spec.scale
+    return CrossEntropy(**loss.spec.cross_entropy._asdict())(scale * c, y)
 
 
 def _size(entries: Array) -> float:

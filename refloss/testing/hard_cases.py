@@ -1,7 +1,8 @@
 """Named inputs on which implementations differ, exact in the dtype they are for.
 
-Groups: `ordinary`, what training sees; `boundary`, both sides of every boundary of the loss; `hard`, angles next to 0
-and π, confident and wrong targets, classes that coincide; `range`, lengths that overflow when they are squared.
+Groups: `ordinary`, what training sees; `boundary`, every boundary of the loss, on it and on both sides, and labels that
+are ignored; `hard`, angles next to 0 and π, confident and wrong targets, classes that coincide; `range`, lengths that
+overflow when they are squared, and rows of zeros.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from refloss.error_free import Array
 
 GROUPS = ("ordinary", "boundary", "hard", "range")
+ACCEPTED = {"ignored": ("truth", "refusal"), "zero vector": ("refusal", "finite")}
+"""What may come back beside or instead of the truth, where there is more than one convention."""
 LONGEST = {"float16": 2, "bfloat16": 30, "float32": 30, "float64": 200}  # powers of ten whose square overflows
 
 
@@ -49,6 +52,13 @@ class Case(NamedTuple):
     """Why it is there, in a sentence."""
     inputs: tuple[Any, ...]
     """What the loss is called with: float64 arrays whose numbers the dtype holds exactly, and labels."""
+    accepts: tuple[str, ...] = ("truth",)
+    """What may come back: "truth", within the budget; "refusal", an exception; "finite", any numbers, there being no
+    truth. On a boundary the budget itself holds what is true on either side."""
+
+    def __str__(self) -> str:
+        """Return its id, for pytest."""
+        return self.id
 
 
 def cases(loss: Any, dtype: str = "float32", shapes: Sequence[Sequence[int]] = (Shape(),), seed: int = 0) -> list[Case]:
@@ -77,7 +87,8 @@ def cases(loss: Any, dtype: str = "float32", shapes: Sequence[Sequence[int]] = (
         size = Shape(*shape)
         for group, name, flags, reason, inputs in made(loss, dtype, size, seed):
             exact = tuple(_held(entry, dtype) for entry in inputs)
-            found.append(Case(f"{group}-{name}-{'x'.join(map(str, shape))}", group, flags, reason, exact))
+            accepts = next((ACCEPTED[flag] for flag in flags if flag in ACCEPTED), ("truth",))
+            found.append(Case(f"{group}-{name}-{'x'.join(map(str, shape))}", group, flags, reason, exact, accepts))
     return found
 
 
@@ -113,6 +124,8 @@ def _heads(loss: Any, dtype: str, size: Shape, seed: int) -> Made:
             for side, off in (("before", -0.02), ("after", 0.02)):
                 at = (max(theta + off, 0.05), min(theta + off, np.pi - 0.05))
                 yield "boundary", f"{name}-{side}", ("boundary",), f"0.02 rad {side} {reason}", _at(rng, size, y, at)
+            either = f"{reason}, as near as the dtype can: what holds on either side is accepted"
+            yield "boundary", f"{name}-on", ("boundary",), f"on {either}", _at(rng, size, y, (theta, theta))
         for theta in (1e-1, 1e-2, 1e-3):
             angles = f"{theta:.0e}"
             yield (
@@ -129,6 +142,12 @@ def _heads(loss: Any, dtype: str, size: Shape, seed: int) -> Made:
                 f"targets at pi - {theta:g} rad, nearly opposite to their class",
                 _at(rng, size, y, (np.pi - theta, np.pi - theta)),
             )
+        for theta in (1e-2, 1e-3):
+            rivals = f"targets at {theta:g} rad of their class, and other classes as near: the loss is not small"
+            yield "hard", f"rivals-{theta:.0e}", ("small angle", "rivals"), rivals, _rivalled(rng, size, y, theta)
+    x, w = random()
+    if n > 1:
+        yield "boundary", "ignored", ("ignored",), _ignored(loss), (x, w, _some(loss, y))
     x, w = random()
     yield "hard", "same-classes", ("coinciding",), "all other classes are one and the same", (x, _same(w, y), y)
     x, w = random()
@@ -148,6 +167,27 @@ def _heads(loss: Any, dtype: str, size: Shape, seed: int) -> Made:
             f"weights of length {1 / long:g}: their squares vanish",
             (x, w / long, y),
         )
+        x, w = random()
+        x[0] = 0.0
+        yield "range", "zero-x", ("zero vector",), f"an embedding of zeros {NO_DIRECTION}", (x, w, y)
+        x, w = random()
+        w[-1] = 0.0
+        yield "range", "zero-w", ("zero vector",), f"a class of zeros {NO_DIRECTION}", (x, w, y)
+
+
+NO_DIRECTION = "has no direction, and its loss no value: to refuse it is right, and so is any finite answer"
+
+
+def _ignored(loss: Any) -> str:
+    return (
+        f"every second label is {loss.ignore_index}, which is to be ignored: no loss, no gradient, and no part of the "
+        "mean; code that has no such labels may refuse"
+    )
+
+
+def _some(loss: Any, y: Any) -> Any:
+    """Every second label, the first included, ignored."""
+    return np.where(np.arange(len(y)) % 2 == 0, loss.ignore_index, y)
 
 
 def _cosines(x: Array, w: Array) -> Array:
@@ -172,6 +212,17 @@ def _at(rng: np.random.Generator, size: Shape, y: Any, theta: tuple[float, float
     aside /= np.where(length > 0.0, length, 1.0)  # in one dimension there is no aside
     angles = np.linspace(*theta, n)[:, None]
     return np.cos(angles) * own + np.sin(angles) * aside, w, y
+
+
+def _rivalled(rng: np.random.Generator, size: Shape, y: Any, theta: float) -> tuple[Any, ...]:
+    """As `_at`, and the classes that are no targets each as near to one of the embeddings, on another side."""
+    x, w, _ = _at(rng, size, y, (theta, theta))
+    for place, rival in enumerate(np.setdiff1d(np.arange(size.c), y)):
+        near = x[place % size.n]
+        aside = rng.normal(size=size.d)
+        aside -= (aside @ near) * near
+        w[rival] = near + theta * aside / max(float(np.linalg.norm(aside)), 1e-300)
+    return x, w, y
 
 
 def _boundaries(loss: Any) -> Iterator[tuple[str, float, str]]:
@@ -203,6 +254,8 @@ def _logits(loss: Any, dtype: str, size: Shape, seed: int) -> Made:
         wrong = rng.normal(size=(n, c))
         wrong[each, (y + 1) % c] = wrong.max(axis=1) + gap
         yield "hard", f"wrong-{gap:g}", ("wrong",), f"another class's logit leads by {gap:g}", (wrong, y)
+    if n > 1:
+        yield "boundary", "ignored", ("ignored",), _ignored(loss), (rng.normal(size=(n, c)), _some(loss, y))
     yield "hard", "equal", ("equal",), "all logits equal: the loss is log C", (np.full((n, c), 2.0), y)
     yield "range", "offset", ("offset",), "logits of size 1000: their exponentials overflow", (z + 1000.0, y)
 
