@@ -136,11 +136,11 @@ def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic)
     of_theta = a.u * (d / 2.0 + 4.0 + 3.0 * theta)
     curve = margin.curve_of(settings)
 
-    def at(theta: Array, what: str) -> Array:
-        turned = margin.turned(angle.of(np.clip(theta, 0.0, np.pi)), settings)
-        return np.asarray(getattr(curve, what)(turned).hi)
-
-    psi, slope = at(theta, "psi"), at(theta, "slope")
+    reach = 4.0 * np.maximum(of_theta, np.minimum(cosine / np.maximum(sine, 1e-300), np.sqrt(2.0 * cosine)))
+    near = np.clip(np.stack([theta, theta - reach, theta + reach]), 0.0, np.pi)
+    turned = margin.turned(angle.of(near.ravel()), settings)
+    psi, *psi_near = np.reshape(curve.psi(turned).hi, near.shape)
+    slope, *slope_near = np.reshape(curve.slope(turned).hi, near.shape)
     bend = settings.m1**2
     evaluated = a.u * (
         4.0 + 2.0 * np.abs(psi) + 2.0 * np.abs(slope) * (theta + settings.m2) + settings.m3 + settings.m2
@@ -152,14 +152,11 @@ def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic)
         size = ((1.0 + np.sqrt(2.0)) ** settings.m1 + (1.0 - np.sqrt(2.0)) ** settings.m1) / 2.0
         through_cosine = bend * cosine + a.u * (3.0 * size + 2.0 * np.abs(psi) + settings.m3)
         through_angle = through_cosine if settings.m1 == 1.0 else np.maximum(through_angle, through_cosine)
-    reach = 4.0 * np.maximum(of_theta, np.minimum(cosine / np.maximum(sine, 1e-300), np.sqrt(2.0 * cosine)))
     smooth = 2.0 * (np.abs(slope) * reach + bend * reach**2 / 2.0)
-    jump, kink = np.zeros_like(psi), np.zeros_like(psi)
-    for other in (theta - reach, theta + reach):
-        apart = np.abs(at(other, "psi") - psi)
-        jump = np.maximum(jump, np.where(apart > smooth, apart, 0.0))
-        turn = np.abs(at(other, "slope") - slope)
-        kink = np.maximum(kink, np.where(turn > 2.0 * bend * reach, turn, 0.0))
+    apart = np.abs(np.stack(psi_near) - psi)
+    jump = np.where(apart > smooth, apart, 0.0).max(axis=0)
+    turn = np.abs(np.stack(slope_near) - slope)
+    kink = np.where(turn > 2.0 * bend * reach, turn, 0.0).max(axis=0)
     safe = np.maximum(sine, of_theta)
     if settings.gradient == "detached" or (plain and settings.m1 == 1.0):
         steepness = np.where(kink > 0.0, np.abs(slope) / safe, 1.0)
@@ -274,8 +271,14 @@ def budget(
     """
     found = arithmetic(dtype, accumulate, matmul, standard)
     _, gradient = loss.value_and_grad(*inputs, upstream=upstream)
-    value, errors = _HEADS[loss.spec.head](loss, [np.asarray(entry) for entry in inputs], found, upstream)
-    return Budget(np.asarray(value), gradient._replace(**errors))
+    value, errors = bounds(loss, inputs, found, upstream)
+    return Budget(value, gradient._replace(**errors))
+
+
+def bounds(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> tuple[Array, dict[str, Array]]:
+    """As `budget`, the gradients by name."""
+    value, errors = _HEADS[loss.spec.head](loss, [np.asarray(entry) for entry in inputs], a, upstream)
+    return np.asarray(value), errors
 
 
 class _Counting(NamedTuple):
