@@ -1,4 +1,4 @@
-"""The command line: ``refloss check``, ``cases``, ``demo``, ``losses``, and ``refloss --version``.
+"""The command line: ``refloss check``, ``budget``, ``cases``, ``demo``, ``losses``, and ``refloss --version``.
 
 It needs the extra ``cli``. Typer and rich are imported when a command runs, and everything that is computed here, the
 comparison and the verdicts, does without them.
@@ -11,7 +11,8 @@ import importlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, fields
 from enum import Enum
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import refloss
 from refloss.error_free import Array, u
 from refloss.testing import Report, naive
+from refloss.testing import budget as budget_of
 from refloss.testing import cases as named_cases
 from refloss.testing import check as check_code
 
@@ -76,6 +78,9 @@ def application() -> "typer.Typer":
     target = Annotated[Any, typer.Argument(parser=refusing(target_of), help="module:attribute or path.py:attribute")]
     loss = Annotated[Any, typer.Option(parser=refusing(loss_of), help='as in Python: "ArcFace(s=64.0, m=0.5)"')]
     dtype = Annotated[Dtype, typer.Option(help="what it computes in")]
+    shape = Annotated[Any, typer.Option(parser=refusing(shape_of), help="N,C,D of the cases")]
+    group = Annotated[list[Group], typer.Option(help="a group of cases; several may be named")]
+    standard = Annotated[Standard, typer.Option(help="relative asks for tiny losses too")]
 
     @app.command("check")
     def check(
@@ -83,17 +88,39 @@ def application() -> "typer.Typer":
         loss: loss,
         framework: Annotated[Framework, typer.Option(help="what it takes")] = Framework.numpy,
         dtype: dtype = Dtype.float32,
+        shape: shape = "8,20,64",
+        group: group = list(Group),  # noqa: B006 (typer copies it)
+        standard: standard = Standard.working,
         as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     ) -> None:
         """Hold a function to a loss: exit status 0 if it conforms, 1 if not, 2 if the call is wrong."""
-        report = check_code(target, loss, framework=framework.value, dtype=dtype.value)
+        report = check_code(
+            target,
+            loss,
+            framework=framework.value,
+            dtype=dtype.value,
+            shapes=[shape],
+            groups=[each.value for each in group],
+            standard=standard.value,
+            track=_followed,
+        )
         typer.echo(json.dumps(as_data(report), indent=2)) if as_json else show(report)
         raise typer.Exit(0 if report.passed else 1)
 
+    @app.command("budget")
+    def budget(
+        loss: loss,
+        dtype: dtype = Dtype.float32,
+        shape: shape = "8,20,64",
+        matmul: Annotated[Factors | None, typer.Option(help="what matrix products round their factors to")] = None,
+    ) -> None:
+        """Show how far a correct implementation may be off in each case of a loss."""
+        show_budgets(loss, dtype.value, shape, matmul.value if matmul else None)
+
     @app.command("cases")
-    def cases(loss: loss, dtype: dtype = Dtype.float32) -> None:
+    def cases(loss: loss, dtype: dtype = Dtype.float32, shape: shape = "8,20,64") -> None:
         """List the cases of a loss, each with the reason why it is there."""
-        for case in named_cases(loss, dtype.value):
+        for case in named_cases(loss, dtype.value, [shape]):
             typer.echo(f"{case.id}: {case.reason}")
 
     app.command("demo")(demo)
@@ -110,6 +137,30 @@ class Framework(Enum):
     numpy = "numpy"
     torch = "torch"
     jax = "jax"
+
+
+class Group(Enum):
+    """Of cases."""
+
+    ordinary = "ordinary"
+    boundary = "boundary"
+    hard = "hard"
+    range = "range"
+
+
+class Standard(Enum):
+    """What is asked of a small loss."""
+
+    working = "working"
+    relative = "relative"
+
+
+class Factors(Enum):
+    """What a matrix product may round its factors to."""
+
+    tf32 = "tf32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class Dtype(Enum):
@@ -136,6 +187,57 @@ def loss_of(text: str) -> Any:
     if call.args or any(keyword.arg is None for keyword in call.keywords):
         raise ValueError(f"expected settings by name, got {text!r}")
     return names[called.id](**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """Read N,C,D."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"expected N,C,D such as 8,20,64, got {text!r}")
+    return tuple(map(int, parts))
+
+
+def _followed(cases: Sequence[Any]) -> Iterator[Any]:
+    """Show a bar on standard error once it takes more than a second."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar, start = Progress(console=Console(stderr=True), transient=True), time.monotonic()
+    task = bar.add_task("cases", total=len(cases))
+    for case in cases:
+        yield case
+        bar.advance(task)
+        if time.monotonic() - start > 1.0:
+            bar.start()
+    if bar.live.is_started:
+        bar.stop()
+
+
+def show_budgets(loss: Any, dtype: str, shape: Sequence[int], matmul: str | None) -> None:
+    """Print a table: the value and the largest entry of each gradient, and what each may be off by."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("case", no_wrap=True)
+    told = [case for case in named_cases(loss, dtype, [shape]) if "truth" in case.accepts]
+    fields: list[str] = []
+    for case in told:
+        value, grad = loss.value_and_grad(*case.inputs)
+        allowed = budget_of(loss, *case.inputs, dtype=dtype, matmul=matmul)
+        parts = {"value": (value, allowed.value)}
+        parts |= {"d" + name: (part, getattr(allowed.gradient, name)) for name, part in grad._asdict().items()}
+        entries = {name: pair for name, pair in parts.items() if pair[0] is not None}
+        if not fields:
+            fields = list(entries)
+            for name in fields:
+                table.add_column(name, justify="right")
+                table.add_column("±", justify="right")
+        largest = [float(np.abs(each).max()) for name in fields for each in entries[name]]
+        table.add_row(case.id, *(f"{number:.2g}" for number in largest))
+    console = _console()
+    console.print(f"{loss} in {dtype}: the largest entry, and the largest error that rounding explains\n")
+    console.print(table)
 
 
 def target_of(text: str) -> Callable[..., Any]:
@@ -286,7 +388,13 @@ def demo() -> None:
         "At the angles s=4: what is lost is lost by the angle, not by p_y - 1. The confident target has s=64 and the "
         "angle 0.3. At angle 0 the true gradient is the one of least norm, in which the target pulls nowhere.\n"
     )
-    console.print(f"naive agrees with the truth in {agreed} of {len(made)} cases")
+    report = check_code(naive.arcface_value_and_grad, refloss.ArcFace(), dtype="float64")
+    console.print(f"refloss check, on cases of its own: naive {'conforms' if report.passed else 'does not conform'}")
+    for group, said in report.verdicts.items():
+        console.print(f"  {group}: {said}")
+    for sentence in report.diagnoses:
+        console.print(f"  {sentence}")
+    console.print(f"\nnaive agrees with the truth in {agreed} of {len(made)} cases")
 
 
 def cases() -> list[Case]:

@@ -356,3 +356,29 @@ def test_only_python_files_are_loaded(monkeypatch):
     monkeypatch.setattr(cli.importlib.util, "spec_from_file_location", lambda *_: None)
     with pytest.raises(ValueError, match="not a Python file"):
         cli.target_of("mine.py:good")
+
+
+def test_budgets_are_shown():
+    out = CliRunner().invoke(cli.application(), ["budget", "--loss", "CosFace()", "--shape", "4,5,16"]).output
+    wide = (
+        CliRunner()
+        .invoke(cli.application(), ["budget", "--loss", "CosFace()", "--shape", "4,5,16", "--matmul", "float16"])
+        .output
+    )
+    assert "ordinary-random-4x5x16" in out
+    assert "zero" not in out
+    assert wide != out
+    assert "ordinary-random" in CliRunner().invoke(cli.application(), ["budget", "--loss", "SoftmaxLoss()"]).output
+
+
+@pytest.mark.parametrize("shape", ["4", "4,5,0", "a,b,c"])
+def test_a_shape_has_three_sizes(shape):
+    result = CliRunner().invoke(cli.application(), ["cases", "--loss", "CosFace()", "--shape", shape])
+    assert result.exit_code == 2
+    assert "expected N,C,D" in result.output
+
+
+def test_a_bar_shows_after_a_second(monkeypatch):
+    clock = iter([0.0, 0.5, 2.0, 3.0])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    assert list(cli._followed([1, 2, 3])) == [1, 2, 3]

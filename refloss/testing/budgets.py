@@ -383,7 +383,9 @@ def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     sign = np.ones_like(g)
     sign[each, counting.y] = np.where(loss.target_slope(head.theta) > 0.0, -1.0, 1.0)
     upward = scale * g * steepness * sign
-    of_upward = scale * (steepness * error + np.abs(g) * of_steepness) + (2.0 * a.u + length) * np.abs(upward)
+    # On a boundary neither error is small, and their product counts.
+    of_upward = scale * (steepness * error + (np.abs(g) + error) * of_steepness)
+    of_upward += (2.0 * a.u + length) * np.abs(upward)
     to_x = of_side(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, a)
     to_w = of_side(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, a)
     if loss.spec.scale is None:

@@ -207,9 +207,10 @@ def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found],
 
 
 def _clamped(loss: Any, failing: Failing, dtype: str, least: float) -> bool:
-    """Whether a clamp explains the values of all failing cases in which it would show; in the others it acts.
+    """Whether a clamp explains the values of all failing cases in which it would show.
 
-    Real errors are far below the budget of a value: a tenth of it is enough for a clamp to show.
+    In the others it acts, or angles are small. Real errors are far below the budget of a value: a tenth of it is
+    enough for a clamp to show.
     """
     told, most = 0, float(np.asarray(1.0 - least).astype(dtype_of(dtype)))
     for inputs, theirs in failing:
@@ -221,7 +222,7 @@ def _clamped(loss: Any, failing: Failing, dtype: str, least: float) -> bool:
             told += 1
             if theirs.value.shape != value.shape or (np.abs(theirs.value - value) > 0.2 * apart.max()).any():
                 return False
-        elif np.abs(steps["cosine"].output).max() < most:
+        elif np.abs(steps["cosine"].output).max() < most and np.sin(steps["angle"].output).min() > NEAR:
             return False
     return told > 0
 
