@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import accuracy
+import budgets
 import facts
 import implementations
 import pictures
@@ -45,6 +46,7 @@ class Record(NamedTuple):
 ENGINES = Measurement("engines", accuracy.measured, range(1000, 1005))
 OTHERS = Measurement("implementations", implementations.measured, range(2000, 2005))
 CURVES = Measurement("pictures", pictures.measured, range(3000, 3005))
+BUDGETS = Measurement("budgets", budgets.measured, budgets.SEEDS)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
 
 RECORDS = {
@@ -52,6 +54,7 @@ RECORDS = {
     "dd": Record((ENGINES, TIMES), accuracy.write_dd),
     "certified": Record((ENGINES, TIMES), accuracy.write_certified),
     "implementations": Record((OTHERS,), implementations.write),
+    "budgets": Record((BUDGETS,), budgets.write),
     "pictures": Record((CURVES,), pictures.write),
 }
 

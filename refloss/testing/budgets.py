@@ -22,6 +22,8 @@ from refloss.stages import angle, cross_entropy, log_softmax, margin, softmax
 HALF_OF = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "float64": 53}
 """Bits of a significand: u is 2 to minus that."""
 SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
+UNKNOWN = 1e30
+"""Error of a direction that the dtype does not know: an angle of less than a few u, or as near to π."""
 POLYNOMIALS = 8
 """Up to this whole m, cos mθ as a polynomial in cos θ counts as a correct way to compute it."""
 
@@ -141,7 +143,7 @@ def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic)
     turned = margin.turned(angle.of(near.ravel()), settings)
     psi, *psi_near = np.reshape(curve.psi(turned).hi, near.shape)
     slope, *slope_near = np.reshape(curve.slope(turned).hi, near.shape)
-    bend = settings.m1**2
+    bend = max(1.0, settings.m1**2)
     evaluated = a.u * (
         4.0 + 2.0 * np.abs(psi) + 2.0 * np.abs(slope) * (theta + settings.m2) + settings.m3 + settings.m2
     )
@@ -152,11 +154,11 @@ def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic)
         size = ((1.0 + np.sqrt(2.0)) ** settings.m1 + (1.0 - np.sqrt(2.0)) ** settings.m1) / 2.0
         through_cosine = bend * cosine + a.u * (3.0 * size + 2.0 * np.abs(psi) + settings.m3)
         through_angle = through_cosine if settings.m1 == 1.0 else np.maximum(through_angle, through_cosine)
-    smooth = 2.0 * (np.abs(slope) * reach + bend * reach**2 / 2.0)
-    apart = np.abs(np.stack(psi_near) - psi)
-    jump = np.where(apart > smooth, apart + smooth, 0.0).max(axis=0)
+    moved, apart = near[1:] - theta, np.stack(psi_near) - psi
+    leap = np.abs(apart - slope * moved) > 0.6 * bend * moved**2  # a smooth curve keeps to half of that
+    jump = np.where(leap, np.abs(apart) + np.abs(slope * moved) + bend * moved**2, 0.0).max(axis=0)
     turn = np.abs(np.stack(slope_near) - slope)
-    kink = np.where(turn > 2.0 * bend * reach, turn + bend * reach, 0.0).max(axis=0)
+    kink = np.where(leap | (turn > 1.1 * bend * reach), turn + bend * reach, 0.0).max(axis=0)
     safe = np.maximum(sine, of_theta)
     if settings.gradient == "detached" or (plain and settings.m1 == 1.0):
         steepness = np.where(kink > 0.0, np.abs(slope) / safe, 1.0)
@@ -164,6 +166,7 @@ def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic)
     steepness = np.abs(slope) / safe
     beside = np.maximum(safe - of_theta, safe / 8.0)
     of_steepness = (of_slope + kink) / safe + np.abs(slope) * of_theta / (safe * beside) + 4.0 * a.u * steepness
+    of_steepness = np.where(sine > 2.0 * of_theta, of_steepness, UNKNOWN)
     return Target(through_angle + jump, steepness, of_steepness)
 
 
@@ -186,12 +189,14 @@ def of_rows(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
         of_loss += a.u * ((classes + 6.0 + others[:, 0]) * terms.sum(axis=1))
         own = (classes + 6.0 + others) * t * q + (classes + 6.0 + gap + spread) * p * np.abs(total - t)
         return of_loss, total * of_p + a.u * own + a.smallest
+    several = (np.count_nonzero(t, axis=1, keepdims=True) > 1) * 1.0  # then targets too are rounded and added up
     log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
     evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
     evaluated += (t * (2.0 * gap + log_sum)).sum(axis=1, keepdims=True)
-    of_loss += a.u * (evaluated[:, 0] + np.abs(rows.loss))
+    of_loss += a.u * (evaluated[:, 0] + (1.0 + several[:, 0] * (classes + 1.0)) * np.abs(rows.loss))
     of_p += a.u * p * (gap + log_sum + classes + 5.0 + spread)
-    return of_loss, total * of_p + a.u * (np.abs(t) + np.abs(rows.g)) + a.smallest
+    of_total = several * (classes + 2.0) * total * p
+    return of_loss, total * of_p + a.u * (np.abs(t) + np.abs(rows.g) + of_total) + a.smallest
 
 
 class Side(NamedTuple):
