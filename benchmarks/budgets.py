@@ -300,7 +300,7 @@ def measured(seed: int) -> list[dict[str, Any]]:
 SEEDS = range(4000, 4009)
 
 
-# --------------------------------------------------------------------------------------------------------------- defects
+# -------------------------------------------------------------------------------------------------------------- defects
 
 
 def wrong(loss: Any) -> Iterator[tuple[str, str, Callable[..., Any]]]:
@@ -396,11 +396,11 @@ def sharp() -> list[dict[str, Any]]:
     return rows
 
 
-# ----------------------------------------------------------------------------------------------------------- public code
+# ---------------------------------------------------------------------------------------------------------- public code
 
 
-def named() -> Iterator[tuple[str, str, str, Callable[..., Any], Any]]:
-    """Public code: its name, whether it is run as it is or written by us after its description, and what it is to be."""
+def named() -> Iterator[tuple[Any, ...]]:
+    """Public code: its name, whether it is run as it is or written by us after its description, what it is to be."""
     import implementations
     import optax
     import torch
@@ -491,7 +491,7 @@ def public() -> list[dict[str, Any]]:
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------------------ page
+# ----------------------------------------------------------------------------------------------------------------- page
 
 
 def write(measured: facts.Measured, commit: str, folder: Path) -> None:

@@ -47,6 +47,11 @@ def test_cross_entropy_of_optax_conforms(optax):  # noqa: F811
     report = check(fn, loss, framework="jax", standard="relative", xfail=IGNORED)
     assert not report.passed  # confident labels: 0 where the truth is 1e-17
     assert "confident-30" in str(report)
+    report = check(fn, loss, framework="jax")
+    assert [said.split(":")[0] for said in report.diagnoses] == [
+        "only where all logits are large",
+        "only where labels are to be ignored (ignore_index=-100)",
+    ]
 
 
 def pml_loss(torch, pml, name, **settings):  # noqa: F811
@@ -83,6 +88,9 @@ def test_the_arccos_of_pytorch_metric_learning_is_found_and_named(torch, pml):  
     ]
     other = check(arcface, refloss.ArcFace(m=loss.m), framework="torch", groups=("ordinary", "boundary"))
     assert any("boundary='hard'" in said for said in other.diagnoses)
+    both = check(arcface, refloss.ArcFace(m=loss.m), framework="torch")
+    assert both.diagnoses[0].startswith("value and gradient agree with boundary='hard'")
+    assert both.diagnoses[0].endswith("where more is wrong)")
 
 
 def test_a_detached_margin_is_found_and_named(torch):  # noqa: F811

@@ -18,6 +18,13 @@ from refloss.testing.hard_cases import Case, dtype_of
 Failing: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
 CLAMPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 NEAR = 0.02  # radians
+SPECIAL = {
+    "overflow": "only where the square of a length would overflow: divide by the largest entry before squaring",
+    "underflow": "only where the square of a length would underflow: divide by the largest entry before squaring",
+    "offset": "only where all logits are large: take the largest away from all of them before anything else",
+    "ignored": "",
+}
+"""Flags of cases that fail for reasons of their own."""
 LABELS = {"logits": 1, "linear": 2, "margin": 2}
 """Where the labels are among the inputs."""
 MOST = 4  # failing cases that a diagnosis has to explain
@@ -30,11 +37,13 @@ def diagnose(loss: Any, failed: Sequence[tuple[Case, Found]], dtype: str) -> lis
     there too, but not alone.
     """
     with_truth = [(case, found) for case, found in failed if "truth" in case.accepts]
-    special = ("overflow", "underflow", "ignored")
-    failing = [(case.inputs, found) for case, found in with_truth if not set(case.flags) & set(special)]
-    if failing:
-        return _general(loss, failing, dtype)
-    return [sentence for flag in special for sentence in _only(loss, flag, with_truth, dtype)]
+    failing = [(case, found) for case, found in with_truth if not set(case.flags) & set(SPECIAL)]
+    if not failing:
+        return [sentence for flag in SPECIAL for sentence in _only(loss, flag, with_truth, dtype)]
+    easy = [(case.inputs, found) for case, found in failing if case.group != "hard"]
+    return _general(loss, [(case.inputs, found) for case, found in failing], dtype) or [
+        f"{sentence} (but for the group hard, where more is wrong)" for sentence in _general(loss, easy, dtype)
+    ]
 
 
 def _only(loss: Any, flag: str, failed: Sequence[tuple[Case, Found]], dtype: str) -> Iterator[str]:
@@ -43,7 +52,7 @@ def _only(loss: Any, flag: str, failed: Sequence[tuple[Case, Found]], dtype: str
     if not failing:
         return
     if flag != "ignored":
-        yield f"only where the square of a length would {flag}: divide by the largest entry before squaring"
+        yield SPECIAL[flag]
         return
     whole = replace(loss, reduction="sum")
 
@@ -59,6 +68,8 @@ def _only(loss: Any, flag: str, failed: Sequence[tuple[Case, Found]], dtype: str
 
 def _general(loss: Any, failing: Failing, dtype: str) -> list[str]:
     some = failing[:MOST]
+    if not some:
+        return []
     found = [
         f"{sentence}: {other}"
         for sentence, other in _relatives(loss, _classes(some[0][0], loss))
