@@ -215,17 +215,18 @@ class Side(NamedTuple):
 def of_side(side: Side, upstream: Array, of_upstream: Array, a: Arithmetic) -> Array:
     """Error of the gradient of rows, from dL/dcos (R, S) and its error: two products, the projection, the length."""
     d, k = a.sum_of(side.own.shape[1]), a.sum_of(side.other.shape[0])
-    terms = np.abs(upstream) @ np.abs(side.other)
-    whole = upstream @ side.other
-    along = (whole * side.own).sum(axis=1, keepdims=True)
-    inner = np.abs(side.own)
+    most = np.abs(upstream) + of_upstream  # what it may be: on a boundary, far more than it is
+    terms = most @ np.abs(side.other)
+    exact, inner, more = upstream @ side.other, np.abs(side.own), of_upstream @ np.abs(side.other)
+    radial = (exact * side.own).sum(axis=1, keepdims=True)
+    whole, along = np.abs(exact) + more, np.abs(radial) + (inner * more).sum(axis=1, keepdims=True)
     passed = np.empty_like(whole)
     for row, (unit, cosines) in enumerate(zip(side.own, side.cosines, strict=True)):
         tangents = np.abs(side.other - cosines[:, None] * unit)  # (S, D), a row at a time
-        passed[row] = (of_upstream[row] + (d / 2.0 + 1.0) * a.u * np.abs(upstream[row])) @ tangents
+        passed[row] = (of_upstream[row] + (d / 2.0 + 1.0) * a.u * most[row]) @ tangents
     error = passed + (a.u * (k + 2.0) + 2.0 * a.factor) * (terms + inner * (inner * terms).sum(axis=1, keepdims=True))
-    error += a.u * inner * ((d + 2.0) * (np.abs(whole) * inner).sum(axis=1, keepdims=True) + (d + 6.0) * np.abs(along))
-    error += a.u * (np.abs(whole) + inner * np.abs(along)) + (d / 2.0 + 2.0) * a.u * np.abs(whole - along * side.own)
+    error += a.u * inner * ((d + 2.0) * (whole * inner).sum(axis=1, keepdims=True) + (d + 6.0) * along)
+    error += a.u * (whole + inner * along) + (d / 2.0 + 2.0) * a.u * (np.abs(exact - radial * side.own) + more)
     return np.asarray(error / side.lengths[:, None])
 
 

@@ -70,20 +70,66 @@ def _general(loss: Any, failing: Failing, dtype: str) -> list[str]:
     some = failing[:MOST]
     if not some:
         return []
-    found = [
-        f"{sentence}: {other}"
-        for sentence, other in _relatives(loss, _classes(some[0][0], loss))
-        if all(_agrees(other, inputs, theirs, dtype) for inputs, theirs in some)
-    ]
+    classes = _classes(some[0][0], loss)
+    like = [pair for pair in (*_relatives(loss, classes), *_fitted(loss, some[0])) if _all_agree(pair[1], some, dtype)]
+    found = [f"{said}: {other}" for said, other in like if _all_agree(other, failing, dtype)]
+    found = found or [f"{said}: {other}" for said, other in like]
     found += [sentence for sentence, holds in _gradients(loss) if all(holds(inputs, theirs) for inputs, theirs in some)]
     if loss.spec.head == "margin":
         clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, dtype, least)]
         found += clamps[:1] or [sentence for sentence, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
+    found = found or list(_single(loss, failing, dtype))
     if not found:
         for kind in ("tf32", "float16", "bfloat16"):
             if all(_agrees(loss, inputs, theirs, dtype, matmul=kind) for inputs, theirs in some):
                 return [f"within what matrix products with factors rounded to {kind} would explain"]
     return found
+
+
+def _all_agree(loss: Any, failing: Failing, dtype: str) -> bool:
+    return all(_agrees(loss, inputs, theirs, dtype) for inputs, theirs in failing)
+
+
+def _fitted(loss: Any, pair: tuple[tuple[Any, ...], Found]) -> Iterator[tuple[str, Any]]:
+    """The loss with another margin, or another scale, that gives this value: by secants."""
+    inputs, theirs = pair
+    for name in ("m", "m2", "s"):
+        if not isinstance(getattr(loss, name, None), float):
+            continue
+        low, high = getattr(loss, name), 1.001 * getattr(loss, name)
+        try:
+            first, second = (_mean(replace(loss, **{name: at})(*inputs)) for at in (low, high))
+            for _ in range(6):
+                if second == first:
+                    break
+                low, high = high, high + (_mean(theirs.value) - second) * (high - low) / (second - first)
+                first, second = second, _mean(replace(loss, **{name: high})(*inputs))
+            yield f"value and gradient agree with {name}={high:.5g}", replace(loss, **{name: high})
+        except (ValueError, TypeError):
+            continue
+
+
+def _mean(value: Any) -> float:
+    return float(np.mean(value))
+
+
+def _single(loss: Any, failing: Failing, dtype: str) -> Iterator[str]:
+    """One entry of a gradient alone is wrong, in every case."""
+    counts: dict[str, list[int]] = {}
+    for inputs, theirs in failing:
+        value, grad = loss.value_and_grad(*inputs, upstream=theirs.upstream)
+        allowed = budget(loss, *inputs, dtype=dtype, upstream=theirs.upstream)
+        parts = [("value", theirs.value, np.asarray(value), allowed.value)]
+        for name, got in zip(grad._fields, theirs.gradients or (), strict=False):
+            parts.append((name, got, getattr(grad, name), getattr(allowed.gradient, name)))
+        for name, got, ours, bound in parts:
+            over = (
+                np.abs(got - ours) > bound + 2.0**-45 * np.abs(ours).max() if got.shape == ours.shape else ours != got
+            )
+            counts.setdefault(name, []).append(int(np.count_nonzero(over)))
+    wrong = [name for name, each in counts.items() if any(each)]
+    if len(wrong) == 1 and wrong[0] != "value" and max(counts[wrong[0]]) == 1:
+        yield f"a single entry of the gradient of {wrong[0]} is wrong, all others are right"
 
 
 def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, dtype: str, matmul: str | None = None) -> bool:
@@ -146,7 +192,8 @@ def _of_margins(loss: Any, other: Callable[..., Iterator[tuple[str, Any]]]) -> I
     if hasattr(loss, "m"):
         none = 1.0 if type(loss).__name__ == "ASoftmax" else 0.0
         yield from other("no margin", m=none)
-        yield from other("no margin", m=none, boundary="none")
+        if loss.spec.margin.boundary != "none":
+            yield from other("no margin", m=none, boundary="none")
     if hasattr(loss, "annealing"):
         yield from other("no annealing", annealing=0.0)
     if hasattr(loss, "s"):
