@@ -382,3 +382,5 @@ def test_a_bar_shows_after_a_second(monkeypatch):
     clock = iter([0.0, 0.5, 2.0, 3.0])
     monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
     assert list(cli._followed([1, 2, 3])) == [1, 2, 3]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: 0.0)
+    assert list(cli._followed([1, 2, 3])) == [1, 2, 3]

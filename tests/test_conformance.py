@@ -424,3 +424,38 @@ def test_tensors_of_any_dtype_are_read_exactly(torch):  # noqa: F811
     numbers = torch.tensor([0.5, 3.0, -1.25], dtype=torch.bfloat16, requires_grad=True)
     assert (adapters.read(numbers) == [0.5, 3.0, -1.25]).all()
     assert adapters.read([1, 2]).dtype == np.float64
+
+
+NAMED = {
+    "margin": (ours(LOSS, m=0.5005), "value and gradient agree with m=0.5005"),
+    "scale": (ours(LOSS, s=64.064), "value and gradient agree with s=64.064"),
+    "one entry": (changed(_one_entry), "a single entry of the gradient of x is wrong"),
+    "hard": (ours(LOSS, boundary="hard"), "value and gradient agree with boundary='hard'"),
+    "continuous": (ours(LOSS, boundary="continuous"), "value and gradient agree with boundary='continuous'"),
+    "keep": (ours(LOSS, boundary="keep"), "value and gradient agree with boundary='keep'"),
+}
+
+
+@pytest.mark.parametrize("defect", NAMED)
+def test_more_defects_are_named_over_all_groups(defect):
+    fn, said = NAMED[defect]
+    report = check(fn, LOSS)
+    assert not report.passed
+    assert any(sentence.startswith(said) for sentence in report.diagnoses), report.diagnoses
+
+
+def test_a_gradient_of_another_shape_or_a_value_of_nan_is_no_single_entry():
+    for change in (lambda i, v, x, w: (v, x[:, :3], w), lambda i, v, x, w: (np.nan * v, x, w)):
+        report = check(changed(change), LOSS, groups=("ordinary",))
+        assert not any("single entry" in sentence for sentence in report.diagnoses)
+
+
+def test_what_nothing_explains_is_left_unexplained():
+    def fn(z, y):
+        value, grad = refloss.CrossEntropy().value_and_grad(z, y)
+        sure = value < 1e-3
+        return value + 0.1 * sure, grad.z + 0.1 * sure * np.abs(z)
+
+    report = check(fn, refloss.CrossEntropy(), groups=("hard",))
+    assert not report.passed
+    assert report.diagnoses == ()

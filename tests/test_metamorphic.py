@@ -104,6 +104,7 @@ def test_values_alone_have_properties_too():
     report = properties(ours(LOGITS, gradients=False), LOGITS, dtype="float64", examples=5)
     assert report.passed
     assert properties(ours(LOSS, gradients=False), LOSS, dtype="float64", examples=3).passed
+    assert properties(ours(TRIPLET, gradients=False), TRIPLET, dtype="float64", examples=3).passed
     weighted = refloss.CrossEntropy(class_weight=(1.0, 2.0, 3.0, 4.0))
     assert properties(ours(weighted), weighted, dtype="float64", examples=5).passed
 
