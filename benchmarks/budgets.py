@@ -156,7 +156,7 @@ def in_torch(loss: Any, by_arccos: bool) -> Callable[..., Any]:
         own, settings = cos[target], loss.spec.margin
         if settings.m1 == 1.0 and settings.m2 == 0.0:
             off = own.detach() > settings.m3 if settings.boundary == "conditional" else torch.ones_like(own)
-            psi = own - settings.m3 * off
+            psi = own - settings.m3 * off.to(own.dtype)  # a bool times a float would be float32
         elif by_arccos:
             psi = textbook_psi(torch, torch.acos(own), loss)
         else:

@@ -105,6 +105,8 @@ def test_values_alone_have_properties_too():
     assert report.passed
     assert properties(ours(LOSS, gradients=False), LOSS, dtype="float64", examples=3).passed
     assert properties(ours(TRIPLET, gradients=False), TRIPLET, dtype="float64", examples=3).passed
+    detached = refloss.NormFace(s=8.0, gradient="detached")
+    assert properties(ours(detached), detached, dtype="float64", examples=3).passed
     weighted = refloss.CrossEntropy(class_weight=(1.0, 2.0, 3.0, 4.0))
     assert properties(ours(weighted), weighted, dtype="float64", examples=5).passed
 

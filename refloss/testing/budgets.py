@@ -196,7 +196,7 @@ def of_rows(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
     of_loss += a.u * (evaluated[:, 0] + (1.0 + several[:, 0] * (classes + 1.0)) * np.abs(rows.loss))
     of_p += a.u * p * (gap + log_sum + classes + 5.0 + spread)
     of_total = several * (classes + 2.0) * total * p
-    return of_loss, total * of_p + a.u * (np.abs(t) + np.abs(rows.g) + of_total) + a.smallest
+    return of_loss, total * of_p + a.u * ((1.0 + 2.0 * several) * np.abs(t) + np.abs(rows.g) + of_total) + a.smallest
 
 
 class Side(NamedTuple):
