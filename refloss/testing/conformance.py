@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.testing import hard_cases
 from refloss.testing.adapters import Found, call, read
 from refloss.testing.budgets import SMALLEST, budget
 from refloss.testing.diagnosis import diagnose
 from refloss.testing.hard_cases import GROUPS, Case, Shape
+from refloss.testing.hard_cases import cases as named_cases
 
 SHOWN = 6  # failing cases that a report describes; it names the others
 ROUNDING = 2.0**-45  # of the truth itself: below any budget of a dtype shorter than float64
@@ -197,7 +197,7 @@ def check(
         Its `passed` covers the groups ordinary, boundary and hard; printed, it says what is wrong.
     """
     known = dict(xfail or {})
-    made = hard_cases.cases(loss, dtype, shapes, seed) if cases is None else cases
+    made = named_cases(loss, dtype, shapes, seed) if cases is None else cases
     chosen = [case for case in made if case.group in groups]
     above = np.random.default_rng(seed)
 
