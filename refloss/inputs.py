@@ -7,7 +7,7 @@ back as float64 in C order, the same object where it already was one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,35 @@ def real(name: str, value: Any) -> Array:
         return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
+def floats(name: str, value: Any) -> NDArray[Any]:
+    """Return what may be large as it comes, if that is in float16, float32 or float64; otherwise as `real` does."""
+    array = _as_array(name, value)
+    if array.dtype in (np.float16, np.float32, np.float64) and array.dtype.isnative:
+        return array
+    return real(name, array)
+
+
+def in_float64(arrays: dict[str, Any], *, directions: bool) -> dict[str, Any]:
+    """Return numbers as float64, converted exactly, and look over class weights, which `head` leaves as they came."""
+    if "w" in arrays:
+        classes(arrays["w"], directions=directions)
+    return {name: array if name == "y" and array.ndim == 1 else real(name, array) for name, array in arrays.items()}
+
+
+def classes(w: NDArray[Any], *, directions: bool) -> None:
+    """Refuse class weights that are not finite or, where they are directions, zero."""
+    _vectors("w", w, np.ones(len(w), np.bool_), directions)
+
+
+def _vectors(name: str, rows: NDArray[Any], counted: NDArray[np.bool_], directions: bool) -> None:
+    _finite(name, rows, counted)
+    if directions:
+        zero = counted & ~rows.any(axis=1)
+        if zero.any():
+            where = f"{name}[{zero.argmax()}]"
+            raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in {where}")
+
+
 def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Any]]:
     """Return value as rows along an axis, and what puts results by row, or one a row, back into place."""
     array = real(name, value)
@@ -142,7 +171,7 @@ def given_logits(
 
     -inf masks a class; NaN and +inf pass through. Return both with their rows flattened, and the shape of the rows.
     """
-    z = real("z", z)
+    z = floats("z", z)
     if z.ndim == 0 or z.shape[-1] == 0:
         raise ValueError(f"z must have shape (..., C) with at least one class; got shape {z.shape}")
     if z.size == 0:
@@ -164,8 +193,14 @@ def given_logits(
 def head(
     x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int, *, directions: bool
 ) -> dict[str, Any]:
-    """Look over embeddings (N, D), class weights (C, D), labels (N,) and bias (C,); ignored rows may be anything."""
-    x, w = _matrix("x", x, "(N, D)"), _matrix("w", w, "(C, D)")
+    """Look over embeddings (N, D), class weights (C, D), labels (N,) and bias (C,); ignored rows may be anything.
+
+    Of class weights only the shape: they may be larger than memory, and stay as they came. `in_float64` does the rest,
+    or the engine does it as it goes.
+    """
+    x, w = _matrix("x", x, "(N, D)"), floats("w", w)
+    if w.ndim != 2:
+        raise ValueError(f"w must have shape (C, D); got shape {w.shape}")
     if len(x) == 0:
         raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
     if x.shape[1] == 0 or len(w) == 0:
@@ -179,13 +214,7 @@ def head(
     _weights_fit(weights, len(w))
     y = labels(y, (len(x),), len(w), ignored)
     kept = y != ignored
-    for name, rows, counted in (("x", x, kept), ("w", w, np.ones(len(w), np.bool_))):
-        _finite(name, rows, counted)
-        if directions:
-            zero = counted & ~rows.any(axis=1)
-            if zero.any():
-                where = f"{name}[{zero.argmax()}]"
-                raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in {where}")
+    _vectors("x", x, kept, directions)
     if b is None:
         return {"x": x, "w": w, "y": y}
     b = real("b", b)
@@ -250,14 +279,46 @@ def upstream(value: Any, reduction: str, shape: tuple[int, ...]) -> Array:
     return out.reshape(-1) if reduction == "none" else out
 
 
-def float64_only(engine: str, dtype: Any) -> None:
-    """Refuse a dtype that an engine cannot compute in."""
+def dtype_of(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:
+    """Return the dtype to compute in; refuse one that the engine does not know."""
     try:
         asked = np.dtype(dtype)  # None is float64
     except TypeError as error:
         raise TypeError(f"dtype must be one of NumPy's; got {dtype!r}") from error
-    if asked != np.float64:
-        raise ValueError(f"dtype must be float64, the only one engine={engine!r} computes in; got {asked}")
+    names = [np.dtype(it).name for it in known]
+    if asked.name not in names:
+        only = f"{names[0]}, the only one" if len(names) == 1 else f"{' or '.join(names)}, those"
+        raise ValueError(f"dtype must be {only} engine={engine!r} computes in; got {asked}")
+    return asked
+
+
+def wrt(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the names of the inputs whose gradients are wanted, None for all."""
+    if value is None:
+        return None
+    asked = (value,) if isinstance(value, str) else tuple(value)
+    for name in asked:
+        if name not in names:
+            raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {name!r}")
+    return asked
+
+
+def out(value: Any, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return the arrays that are to take gradients, by the name of the input."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"out must map names of inputs to arrays; got {type(value).__name__}")
+    for name, array in value.items():
+        if name not in shapes:
+            raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {name!r}")
+        wanted = f"out[{name!r}] must be a writable {dtype} array of shape {shapes[name]}"
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{wanted}; got {type(array).__name__}")
+        if array.shape != shapes[name] or array.dtype != dtype or not array.flags.writeable:
+            kind = "" if array.flags.writeable else "read-only "
+            raise ValueError(f"{wanted}; got a {kind}{array.dtype} array of shape {array.shape}")
+    return dict(value)
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:

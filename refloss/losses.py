@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib import import_module
-from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
+from warnings import warn
 
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import Spec, chain
+from refloss.engines import Request, Spec, chain
 from refloss.engines.chain import Step
 from refloss.error_free import Array, Pair
 from refloss.stages import angle, cross_entropy, margin, triplet
@@ -26,7 +27,11 @@ from refloss.stages import softmax as softmax_stage
 Arrays: TypeAlias = dict[str, Any]
 Value: TypeAlias = np.float64 | Array
 
-ENGINES = {"auto": "chain", "chain": "chain", "dd": "dd", "certified": "certified"}  # each loaded when first asked for
+ENGINES = ("auto", "chain", "fused", "dd", "certified")  # each loaded when first asked for
+DTYPES = {"auto": (np.float64, np.float32), "fused": (np.float64, np.float32)}
+"""What an engine computes in, where that is not float64 alone."""
+LARGE = {"logits": 2**16, "linear": 2**22, "margin": 2**22}
+"""Entries of z, or multiplications of a matrix product, from which on the engine "auto" is "fused"."""
 
 
 class LogitGradient(NamedTuple):
@@ -98,20 +103,50 @@ class _Loss(ABC):
         """What an engine needs to know of this loss."""
 
     def _value(self, arrays: Arrays, shape: tuple[int, ...], engine: str, dtype: Any) -> Value:
-        return self._shaped(_engine(engine, dtype).value(self.spec, arrays), shape)
+        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+        module, *given = self._engine(engine, arrays, Request(kind))
+        return self._shaped(module.value(self.spec, *given), shape, kind)
 
     def _value_and_grad(
-        self, arrays: Arrays, shape: tuple[int, ...], upstream: Any, engine: str, dtype: Any
-    ) -> tuple[Value, dict[str, Array]]:
+        self, arrays: Arrays, shape: tuple[int, ...], upstream: Any, engine: str, dtype: Any, wrt: Any, out: Any
+    ) -> tuple[Value, dict[str, Any]]:
+        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
         checked = inputs.upstream(upstream, self.reduction, shape)
-        value, gradients = _engine(engine, dtype).value_and_grad(self.spec, arrays, checked)
-        return self._shaped(value, shape), gradients
+        shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
+        whole = {name: (*shape, it[-1]) if name == "z" else it for name, it in shapes.items()}
+        wanted, into = inputs.wrt(wrt, tuple(shapes)), inputs.out(out, whole, kind)
+        room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.c_contiguous}
+        module, some, *request = self._engine(engine, arrays, Request(kind, wanted, room))
+        value, found = module.value_and_grad(self.spec, some, checked, *request)
+        gradients: dict[str, Any] = dict.fromkeys(shapes)
+        for name in shapes if wanted is None else wanted:
+            gradients[name] = found[name].astype(kind, copy=False).reshape(whole[name])
+            if name in into:
+                if found[name] is not room.get(name):
+                    into[name][...] = gradients[name]
+                gradients[name] = into[name]
+        return self._shaped(value, shape, kind), gradients
+
+    def _engine(self, name: str, arrays: Arrays, request: Request) -> tuple[Any, ...]:
+        """Return the module of an engine, and what it is called with."""
+        inputs.one_of("engine", name, ENGINES)
+        head = self.spec.head
+        if name == "auto":
+            size = arrays["z"].size if head == "logits" else arrays["x"].size * len(arrays["w"]) if "w" in arrays else 0
+            large = size >= LARGE.get(head, np.inf) or request.dtype != np.float64
+            name = "fused" if large and _numba_works() else "chain"
+        if name == "fused" and _numba_works():
+            return import_module("refloss.engines.fused"), arrays, request
+        module = import_module(f"refloss.engines.{'chain' if name == 'fused' else name}")
+        return module, inputs.in_float64(arrays, directions=head == "margin")
 
     def _trace(self, arrays: Arrays, shape: tuple[int, ...], upstream: Any) -> dict[str, Step]:
-        return chain.trace(self.spec, arrays, inputs.upstream(upstream, self.reduction, shape))
+        exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
+        return chain.trace(self.spec, exact, inputs.upstream(upstream, self.reduction, shape))
 
-    def _shaped(self, value: Array, shape: tuple[int, ...]) -> Value:
-        return value.reshape(shape) if self.reduction == "none" else np.float64(value)
+    def _shaped(self, value: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
+        rounded: Value = value.astype(dtype, copy=False)
+        return rounded.reshape(shape) if self.reduction == "none" else rounded[()]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -175,15 +210,15 @@ class CrossEntropy(_WithLabels):
         return self._value(*self._arrays(z, y), engine, dtype)
 
     def value_and_grad(
-        self, z: Any, y: Any, *, upstream: Any = None, engine: str = "auto", dtype: Any = None
+        self, z: Any, y: Any, *, upstream: Any = None, wrt: Any = None, out: Any = None, engine: str = "auto", dtype: Any = None
     ) -> tuple[Value, LogitGradient]:
         """Return the loss and its gradient, a named tuple with the field z.
 
         upstream is the gradient of what comes after: a number, or (...) for reduction="none"; 1 if left out.
         """
         arrays, shape = self._arrays(z, y)
-        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype)
-        return value, LogitGradient(gradients["z"].reshape(*shape, -1))
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
+        return value, LogitGradient(gradients["z"])
 
     def trace(self, z: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
         """Return every stage's output and gradient by stage name, the rows of z flattened; ignored rows hold 0."""
@@ -227,6 +262,8 @@ class SoftmaxLoss(_WithLabels):
         b: Any = None,
         *,
         upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
         engine: str = "auto",
         dtype: Any = None,
     ) -> tuple[Value, LinearGradient]:
@@ -234,8 +271,8 @@ class SoftmaxLoss(_WithLabels):
 
         upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
         """
-        value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype)
-        return value, LinearGradient(gradients["x"], gradients["w"], None if b is None else gradients["b"])
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype, wrt, out)
+        return value, LinearGradient(gradients["x"], gradients["w"], gradients.get("b"))
 
     def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None) -> dict[str, Step]:
         """Return every stage's output and gradient by stage name; ignored rows hold 0."""
@@ -285,13 +322,13 @@ class _MarginLoss(_WithLabels):
         return self._value(*self._arrays(x, w, y), engine, dtype)
 
     def value_and_grad(
-        self, x: Any, w: Any, y: Any, *, upstream: Any = None, engine: str = "auto", dtype: Any = None
+        self, x: Any, w: Any, y: Any, *, upstream: Any = None, wrt: Any = None, out: Any = None, engine: str = "auto", dtype: Any = None
     ) -> tuple[Value, HeadGradient]:
         """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D).
 
         upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
         """
-        value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype)
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype, wrt, out)
         return value, HeadGradient(gradients["x"], gradients["w"])
 
     def trace(self, x: Any, w: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
@@ -589,6 +626,8 @@ class Triplet(_Loss):
         negative: Any,
         *,
         upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
         engine: str = "auto",
         dtype: Any = None,
     ) -> tuple[Value, TripletGradient]:
@@ -597,7 +636,7 @@ class Triplet(_Loss):
         upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
         """
         arrays, shape = self._arrays(anchor, positive, negative)
-        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype)
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
         return value, TripletGradient(**gradients)
 
     def trace(self, anchor: Any, positive: Any, negative: Any, *, upstream: Any = None) -> dict[str, Step]:
@@ -613,10 +652,16 @@ SphereFace = ASoftmax
 AMSoftmax = CosFace
 
 
-def _engine(name: str, dtype: Any) -> ModuleType:
-    inputs.one_of("engine", name, ENGINES)
-    inputs.float64_only(name, dtype)
-    return import_module(f"refloss.engines.{ENGINES[name]}")
+@cache
+def _numba_works() -> bool:
+    """Whether the engine "fused" can be had; if not, say once why the chain takes its place."""
+    try:
+        import_module("refloss.engines.kernels").ready()
+    except Exception as error:  # an import that fails, a compiler that does
+        reason = f"{type(error).__name__}: {error}"
+        warn(f"engine='fused' needs numba, which fails here ({reason}); the chain takes its place", stacklevel=2)
+        return False
+    return True
 
 
 def softmax(z: Any, axis: int = -1) -> Array:

@@ -1,12 +1,13 @@
 """How: every engine takes the same specification of a loss and offers the same calls.
 
 An engine reads the `Spec` and never a loss's name. It offers ``value(spec, arrays)`` and ``value_and_grad(spec, arrays,
-upstream)``, with arrays already looked over by `refloss.inputs`; the chain also ``trace(spec, arrays, upstream)``.
+upstream)``, with arrays already looked over by `refloss.inputs`; the chain also ``trace(spec, arrays, upstream)``. What
+`fused` takes besides is a `Request`, and large arrays as they come: it looks at them, and converts them, a block at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,6 +34,25 @@ class Spec(NamedTuple):
     """Margin, distance and reduction of the triplet loss."""
 
 
+class Request(NamedTuple):
+    """How it is to be computed, and what of it is wanted; only the engine `fused` saves anything by it."""
+
+    dtype: Any = np.float64
+    """In which dtype."""
+    wrt: tuple[str, ...] | None = None
+    """Inputs whose gradients are wanted; None for all."""
+    out: Mapping[str, Any] = {}
+    """Arrays that take gradients, by the name of the input."""
+
+    def wanted(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of the names whose gradients are wanted."""
+        return tuple(name for name in names if self.wrt is None or name in self.wrt)
+
+    def into(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Return the array that takes a gradient."""
+        return self.out[name] if name in self.out else np.empty(shape, self.dtype)
+
+
 def without_ignored(
     spec: Spec, arrays: Arrays, upstream: Array | None
 ) -> tuple[Arrays, Array | None, Callable[[str, Array], Array]]:
@@ -45,7 +65,7 @@ def without_ignored(
     def restored(name: str, part: Array) -> Array:
         if name in ("normalize_w", "w", "b") or part.ndim == 0:  # these have no row a sample
             return part
-        whole = np.zeros((len(kept), *part.shape[1:]))
+        whole = np.zeros((len(kept), *part.shape[1:]), part.dtype)
         whole[kept] = part
         return whole
 

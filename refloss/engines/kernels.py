@@ -1,14 +1,21 @@
 """The loops that NumPy would make slow, compiled by numba: serial, without the lock, and nothing else.
 
-Arithmetic on pairs, see `refloss.error_free`, here for the engine `dd`: one pass over memory an operation, where NumPy
+First arithmetic on pairs, see `refloss.error_free`, for the engine `dd`: one pass over memory an operation, where NumPy
 takes twenty. What is infinite or undefined comes out as float64 has it, with a low part of 0. Every array has two axes.
+
+Then what the engine `fused` does to rows, in float64 or float32 as they come: each row is brought into the cache once.
+Sums and maxima run in `LANES` lanes, which is how a loop that may not be reordered is vectorised; their order depends
+on the length of a row and on nothing else.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from fractions import Fraction
+from functools import wraps
+from threading import Lock
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
@@ -20,14 +27,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 Double: TypeAlias = tuple[float, float]
 
 _SPLITTER = 134217729.0  # 2^27 + 1
+_COMPILING = Lock()
 _READ = numba.types.Array(numba.float64, 2, "A", readonly=True)
 _WRITE = numba.types.Array(numba.float64, 2, "A")
 
 
 def _jit(*types: Any) -> Callable[[F], F]:
-    """Compile with the one set of options: no fastmath, which would destroy error-free sums; no threads of its own."""
-    signature = numba.void(*types) if types else None
-    return cast(Callable[[F], F], numba.njit(signature, nogil=True, cache=True, error_model="numpy"))
+    """Compile with the one set of options: no fastmath, which would destroy error-free sums; no threads of its own.
+
+    What was compiled is kept on disk, where numba keeps it (NUMBA_CACHE_DIR says where else), unless REFLOSS_JIT_CACHE
+    is 0 or no folder can be written to. Files are replaced whole, so that many processes may come first at once.
+    Given types, it is compiled for these and no others, when first called.
+    """
+
+    def compiled(function: F) -> F:
+        settings = {"nogil": True, "error_model": "numpy"}
+        try:
+            kernel = numba.njit(cache=os.environ.get("REFLOSS_JIT_CACHE", "1") != "0", **settings)(function)
+        except RuntimeError:  # numba finds no place for its cache
+            kernel = numba.njit(**settings)(function)
+        if not types or numba.config.DISABLE_JIT:
+            return cast(F, kernel)
+
+        @wraps(function)
+        def with_types(*arrays: Array) -> None:
+            with _COMPILING:
+                if not kernel.signatures:
+                    kernel.compile(numba.void(*types))
+                    kernel.disable_compile()
+            kernel(*arrays)
+
+        return cast(F, with_types)
+
+    return compiled
 
 
 @_jit()
@@ -170,3 +202,431 @@ def expm1(a: Array, a_low: Array, hi: Array, lo: Array) -> None:
                 s, s_low = _add(s, s_low, 1.0, 0.0)
                 s, s_low = _add(math.ldexp(s, int(k)), math.ldexp(s_low, int(k)), -1.0, 0.0)
             hi[i, j], lo[i, j] = s, s_low
+
+
+# ------------------------------------------------------------------------------------------------------- rows, for fused
+
+LANES = 256
+"""Few would be unrolled before they can be vectorised: at 16 the loops take seven times as long."""
+_SINGLE = np.dtype(np.float32)
+
+# exp(r) - 1 - r as a sum of C_n r^n, n from 2: minimax for |r| <= log(2) / 2, rounded one by one and the rest refitted.
+_C2, _C3, _C4, _C5, _C6 = 0.5, 0.16666666666666685, 0.04166666666660293, 0.008333333333314558, 0.0013888888927208924
+_C7, _C8, _C9 = 0.00019841269905688323, 2.4801508184096816e-05, 2.7557223119720786e-06
+_C10, _C11 = 2.762537497267544e-07, 2.511671458777373e-08
+_PER = 1.4426950408889634
+_HIGH = 0.6931471805598903  # 42 bits: times a whole number below 2^11 exact
+_LOW = 5.497923018708371e-14
+_SHIFT = 1.5 * 2.0**52 + 1023.0  # x + _SHIFT is rounded to whole numbers; its last bits are then 2^k's exponent
+_LOWEST = -709.0  # k = -1023, whose exponent bits are 0: the float 0
+
+_D2, _D3, _D4 = np.float32(0.5), np.float32(0.1666652113199234), np.float32(0.041666388511657715)
+_D5, _D6 = np.float32(0.008368678390979767), np.float32(0.0013941869838163257)
+_ONE_32 = np.float32(1.0)
+_PER_32 = np.float32(1.4426950408889634)
+_HIGH_32 = np.float32(0.693145751953125)  # 16 bits: times a whole number below 2^8 exact
+_LOW_32 = np.float32(1.428606765330187e-06)
+_SHIFT_32 = np.float32(1.5 * 2.0**23 + 127.0)
+_LOWEST_32 = np.float32(-88.0)  # k = -127
+
+
+@_jit()
+def _tail64(r: float) -> float:
+    """exp(r) - 1 - r for |r| <= log(2) / 2, summed in pairs: the chain of dependent operations is short."""
+    r2 = r * r
+    r4 = r2 * r2
+    low = (_C2 + _C3 * r) + r2 * (_C4 + _C5 * r)
+    high = ((_C6 + _C7 * r) + r2 * (_C8 + _C9 * r)) + r4 * (_C10 + _C11 * r)
+    return r2 * (low + r4 * high)
+
+
+@_jit()
+def _exp64(x: float) -> float:
+    """Return exp(x): for -708.39 <= x <= 709 within 0.82 ulp, NaN for NaN, exactly 1 at 0, at most 1 for x <= 0.
+
+    Below, the result may be subnormal (to an ulp of those), and from -708.75 on, -inf included, it is 0.
+
+    Notes
+    -----
+    x = k log 2 + r, k whole; exp(x) = 2^k exp(r); v = 2^-53; ulp = v for r < 0, 2v for r >= 0.
+
+    - k: the rounded product is within 2^-42 of x / log 2 and `_SHIFT` puts it where floats are whole numbers, so
+      |r| <= (1/2 + 2^-42) log 2.
+    - h = x - k `_HIGH` is exact: the product has 52 bits, and both terms are multiples of 2^-54 (|x| > 1/4 or k = 0)
+      with |h| < 1/2. Rounding l = k (log 2 - `_HIGH`) costs 2^-86.
+    - 1 + h = s + ((1 - s) + h) exactly (Fast2Sum), so that rounding r = h - l to the nearest 2^-54 matters only in
+      exp(r) - 1 - r, whose slope is at most 0.3 where an ulp is v: 0.08 ulp.
+    - `_tail64` is within 0.21 ulp: the polynomial is within 2^-57.2 of it, the rest is rounding.
+    - s + (...) adds half an ulp, 2^k is exact. Together 0.82 ulp: `prove.py` has every term.
+    """
+    x = _LOWEST if x < _LOWEST else x  # a NaN stays
+    t = x * _PER + _SHIFT
+    k = t - _SHIFT
+    h = x - k * _HIGH
+    low = k * _LOW
+    s = 1.0 + h
+    y = s + ((((1.0 - s) + h) - low) + _tail64(h - low))
+    return y * np.int64(np.float64(t).view(np.int64) << 52).view(np.float64)
+
+
+@_jit()
+def _tail32(r: np.float32) -> np.float32:
+    r2 = r * r
+    return r2 * ((_D2 + _D3 * r) + r2 * ((_D4 + _D5 * r) + r2 * _D6))
+
+
+@_jit()
+def _exp32(x: np.float32) -> np.float32:
+    """Return exp(x) in float32 throughout: for -87.33 <= x <= 88 within 0.79 ulp, NaN for NaN, 1 at 0, at most 1 for x <= 0.
+
+    Below, the result may be subnormal (to an ulp of those), and from -87.69 on, -inf included, it is 0. The proof is that
+    of `_exp64` with v = 2^-24: the product is within 2^-16 of x / log 2, k `_HIGH_32` has 23 bits, both terms of h are
+    multiples of 2^-25, l costs 2^-34, the polynomial is within 2^-28.2.
+    """
+    x = _LOWEST_32 if x < _LOWEST_32 else x
+    t = x * _PER_32 + _SHIFT_32
+    k = t - _SHIFT_32
+    h = x - k * _HIGH_32
+    low = k * _LOW_32
+    s = _ONE_32 + h
+    y = s + ((((_ONE_32 - s) + h) - low) + _tail32(h - low))
+    return y * np.int32(np.float32(t).view(np.int32) << 23).view(np.float32)
+
+
+@_jit()
+def _largest(row: Array, lanes: Array) -> Any:
+    """Return the largest entry, -inf if there is none; NaN is passed over."""
+    n = len(row)
+    width = min(n, LANES)
+    for j in range(width):
+        lanes[j] = -np.inf
+    whole = n - n % LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            v = row[i + j]
+            lanes[j] = v if v > lanes[j] else lanes[j]
+    for j in range(n - whole):
+        v = row[whole + j]
+        lanes[j] = v if v > lanes[j] else lanes[j]
+    while width > 1:
+        half = (width + 1) // 2
+        for j in range(width - half):
+            v = lanes[half + j]
+            lanes[j] = v if v > lanes[j] else lanes[j]
+        width = half
+    return lanes[0]
+
+
+@_jit()
+def _added(lanes: Array, width: int) -> Any:
+    """Add up the first lanes, halves to halves; they are lost."""
+    while width > 1:
+        half = (width + 1) // 2
+        for j in range(width - half):
+            lanes[j] += lanes[half + j]
+        width = half
+    return lanes[0]
+
+
+@_jit()
+def _place(row: Array, value: Any) -> int:
+    """Return where the value is first, which it is."""
+    k = 0
+    while row[k] != value:
+        k += 1
+    return k
+
+
+@_jit()
+def _exponentials_64(row: Array, top: Any, lanes: Array) -> Any:
+    """Write exp(row - top) over the row and return its sum: n / LANES + 8 additions deep at most."""
+    n = len(row)
+    width = min(n, LANES)
+    for j in range(width):
+        lanes[j] = 0.0
+    whole = n - n % LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            e = _exp64(row[i + j] - top)
+            row[i + j] = e
+            lanes[j] += e
+    for j in range(n - whole):
+        e = _exp64(row[whole + j] - top)
+        row[whole + j] = e
+        lanes[j] += e
+    return _added(lanes, width)
+
+
+@_jit()
+def _exponentials_32(row: Array, top: Any, lanes: Array) -> Any:
+    """The same in float32."""
+    n = len(row)
+    width = min(n, LANES)
+    for j in range(width):
+        lanes[j] = 0.0
+    whole = n - n % LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            e = _exp32(row[i + j] - top)
+            row[i + j] = e
+            lanes[j] += e
+    for j in range(n - whole):
+        e = _exp32(row[whole + j] - top)
+        row[whole + j] = e
+        lanes[j] += e
+    return _added(lanes, width)
+
+
+@_jit()
+def _shortfall(row: Array, top: Any, t: Array, lanes: Array) -> Any:
+    """Return the sum of t_k (top - row_k), where that is finite."""
+    n = len(row)
+    width = min(n, LANES)
+    for j in range(width):
+        lanes[j] = 0.0
+    nothing = lanes[0]
+    for start in range(0, n, LANES):
+        for j in range(min(LANES, n - start)):
+            apart = top - row[start + j]
+            lanes[j] += t[start + j] * (apart if apart < np.inf else nothing)
+    return _added(lanes, width)
+
+
+@_jit()
+def exponentials(
+    tile: Array,
+    alpha: Array,
+    beta: Array,
+    bias: Array,
+    hidden: Any,
+    shared: Array,
+    keep: bool,
+    peak: Array,
+    others: Array,
+    short: Array,
+) -> None:
+    r"""Turn products into exponentials, in place, and add them up.
+
+    $$z_{nk} = \alpha_n \beta_k\,g_{nk} + b_k, \qquad M_n = \max_k z_{nk}, \qquad
+    g_{nk} \leftarrow \beta_k\,e^{z_{nk} - M_n}$$
+
+    over all k but the hidden one of the row, which becomes 0. Writes M, the sum of the exponentials less one that is 1,
+    and, where there are shares, the sum of shared_k (M - z_k). Without keep the tile is left undefined. A row of
+    nothing but the hidden class has the peak -inf.
+    """
+    lanes = np.empty(LANES, tile.dtype)
+    for i in range(len(tile)):
+        row, a = tile[i], alpha[i]
+        for k in range(len(row)):
+            row[k] = row[k] * a * beta[k] + bias[k]
+        if hidden[i] >= 0:
+            row[hidden[i]] = -np.inf
+        top = _largest(row, lanes)
+        peak[i], others[i], short[i] = top, 0.0, 0.0
+        if top == -np.inf:
+            row[:] = 0.0
+            continue
+        if len(shared):
+            short[i] = _shortfall(row, top, shared, lanes)
+        at = _place(row, top)
+        row[at] = -np.inf
+        others[i] = _exponentials_32(row, top, lanes) if row.dtype == _SINGLE else _exponentials_64(row, top, lanes)
+        if keep:
+            row[at] = 1.0
+            for k in range(len(row)):
+                row[k] *= beta[k]
+
+
+@_jit()
+def project(rows: Array, unit: Array, along: Array) -> None:
+    """Take along_k times row k of the second off row k of the first."""
+    for k in range(len(rows)):
+        for i in range(rows.shape[1]):
+            rows[k, i] -= along[k] * unit[k, i]
+
+
+@_jit()
+def lower(rows: Array, factor: Array, vector: Array) -> None:
+    """Take factor_k times a vector off row k."""
+    for k in range(len(rows)):
+        for i in range(rows.shape[1]):
+            rows[k, i] -= factor[k] * vector[i]
+
+
+@_jit()
+def _folded(hi: Array, lo: Array) -> Double:
+    """Add up pairs, halving them again and again; they are lost."""
+    n = len(hi)
+    while n > 1:
+        half = n // 2
+        rest = n - half
+        for i in range(half):
+            s, e = _sum(hi[i], hi[rest + i])
+            e += lo[i] + lo[rest + i]
+            hi[i], lo[i] = _sum(s, e)
+        n = rest
+    return hi[0], lo[0]
+
+
+@_jit()
+def _inner(a: Array, b: Array, hi: Array, lo: Array) -> Double:
+    """Return the inner product of two rows as a pair."""
+    for i in range(len(a)):
+        hi[i], lo[i] = _product(a[i], b[i])
+    return _folded(hi, lo)
+
+
+@_jit()
+def inner(a: Array, b: Array, hi: Array, lo: Array) -> None:
+    """Write the inner products of rows, as pairs: error at most (6 + 4 log2 D) u² of the sum of their terms."""
+    work, work_low = np.empty(a.shape[1]), np.empty(a.shape[1])
+    for n in range(len(a)):
+        hi[n], lo[n] = _inner(a[n], b[n], work, work_low)
+
+
+@_jit()
+def separate(x: Array, w: Array, tangent_x: Array, tangent_w: Array, numbers: Array) -> None:
+    """Write what an angle is made of, for rows that are not nearly parallel and whose squares neither over- nor underflow.
+
+    The directions of what is left of w without its part along x, and of x without its part along w; and as pairs x·x,
+    w·w, x·w and the square of the first length, all to about 100 bits of ‖x‖ and ‖w‖.
+    """
+    d = x.shape[1]
+    work, work_low = np.empty(d), np.empty(d)
+    for n in range(len(x)):
+        xx, xx_low = _inner(x[n], x[n], work, work_low)
+        ww, ww_low = _inner(w[n], w[n], work, work_low)
+        xw, xw_low = _inner(x[n], w[n], work, work_low)
+        q, q_low = _divide(xw, xw_low, xx, xx_low)
+        for i in range(d):
+            p, e = _product(q, x[n, i])
+            s, f = _sum(w[n, i], -p)
+            hi, lo = _sum(s, (f - e) - q_low * x[n, i])
+            p, e = _product(hi, hi)
+            tangent_x[n, i], work[i], work_low[i] = hi, p, e + 2.0 * hi * lo
+        rest, rest_low = _folded(work, work_low)
+        q, q_low = _divide(xw, xw_low, ww, ww_low)
+        length_x, length_w = math.sqrt(rest), math.sqrt(rest / ww * xx)
+        for i in range(d):
+            p, e = _product(q, w[n, i])
+            s, f = _sum(x[n, i], -p)
+            tangent_x[n, i] /= length_x
+            tangent_w[n, i] = (s + ((f - e) - q_low * w[n, i])) / length_w
+        numbers[n, 0], numbers[n, 1], numbers[n, 2], numbers[n, 3] = xx, xx_low, ww, ww_low
+        numbers[n, 4], numbers[n, 5], numbers[n, 6], numbers[n, 7] = xw, xw_low, rest, rest_low
+
+
+@_jit()
+def _total(row: Array, lanes: Array, low: Array) -> Any:
+    """Return the sum of the entries as if added up with twice the digits, and rounded."""
+    n = len(row)
+    width = min(n, LANES)
+    for j in range(width):
+        lanes[j], low[j] = 0.0, 0.0
+    for start in range(0, n, LANES):
+        for j in range(min(LANES, n - start)):
+            s, e = _sum(lanes[j], row[start + j])
+            lanes[j] = s
+            low[j] += e
+    while width > 1:
+        half = (width + 1) // 2
+        for j in range(width - half):
+            s, e = _sum(lanes[j], lanes[half + j])
+            lanes[j] = s
+            low[j] += low[half + j] + e
+        width = half
+    return lanes[0] + low[0]
+
+
+@_jit()
+def _shifted_64(row: Array, top: Any, e: Array) -> None:
+    """Write exp(row - top), what is rounded off the difference made good: below 2.7u of it."""
+    for k in range(len(row)):
+        gap, low = _sum(row[k], -top)
+        v = _exp64(gap)
+        e[k] = v + v * low if v > 0.0 else v
+
+
+@_jit()
+def _shifted_32(row: Array, top: Any, e: Array) -> None:
+    """The same in float32."""
+    for k in range(len(row)):
+        gap, low = _sum(row[k], -top)
+        v = _exp32(gap)
+        e[k] = v + v * low if v > 0.0 else v
+
+
+@_jit()
+def cross_entropy(
+    z: Array, label: Any, own: Array, t: Array, above: Array, counts: Any, keep: bool, losses: Array, out: Array
+) -> None:
+    r"""Write the loss of every row of logits and, with keep, its gradient: rows are read once and written once.
+
+    $$L = \sum_k t_k\,\bigl((M - z_k) + \operatorname{log1p}(S)\bigr), \qquad
+    \frac{\partial L}{\partial z_k} = g\,\bigl(p_k (T - t_k) - t_k q_k\bigr), \qquad S = \sum_{k\ne a} e^{z_k - M}$$
+
+    t is `own` at the label and 0 elsewhere (no row of t), one row with `own` put in at the label, or, where there is
+    no label (-1), a row for each row of z. g is `above`. Rows that do not count are not looked at: loss and gradient 0.
+    """
+    lanes, low, work = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype), np.empty(z.shape[1] * min(len(t), 1), z.dtype)
+    for i in range(len(z)):
+        row, e = z[i], out[i if keep else 0]
+        if not counts[i]:
+            losses[i] = 0.0
+            if keep:
+                e[:] = 0.0
+            continue
+        top = _largest(row, lanes)
+        if not -np.inf < top < np.inf:
+            losses[i] = np.nan
+            if keep:
+                e[:] = np.nan
+            continue
+        at = _place(row, top)
+        if row.dtype == _SINGLE:
+            _shifted_32(row, top, e)
+        else:
+            _shifted_64(row, top, e)
+        one = e[at]
+        e[at] = one - one
+        others = _total(e, lanes, low)
+        e[at] = one
+        whole, log_sum = one + others, np.log1p(others)
+        y = label[i]
+        if not len(t):
+            losses[i] = own[i] * ((top - row[y]) + log_sum)
+            if keep:
+                p = e[y] / whole
+                q = others / whole if y == at else one - p
+                f = above[i] * own[i]
+                _times(e, f / whole)
+                e[y] = -f * q
+            continue
+        targets = t[i] if y < 0 else t[0]
+        for k in range(len(row)):
+            work[k] = targets[k]
+        if y >= 0:
+            work[y] = own[i]
+        total = _total(work, lanes, low)
+        if keep:
+            g = above[i]
+            p_top, t_top = one / whole, work[at]
+            for k in range(len(row)):
+                p = e[k] / whole
+                e[k] = g * (p * (total - work[k]) - work[k] * (one - p))
+            e[at] = g * (p_top * (total - t_top) - t_top * (others / whole))
+        for k in range(len(row)):
+            apart = top - row[k]
+            work[k] = work[k] * apart if work[k] > 0.0 else work[k]
+        losses[i] = _total(work, lanes, low) + total * log_sum
+
+
+@_jit()
+def _times(row: Array, factor: Any) -> None:
+    for k in range(len(row)):
+        row[k] *= factor
+
+
+def ready() -> None:
+    """Compile something, so that a compiler that does not work is found out."""
+    _product(1.0, 1.0)

@@ -90,7 +90,7 @@ def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
     sin = sine / length_w
     cos = where(parallel, np.sign(cos.hi), cos)
     saved = Saved(tangent_x, tangent_w, length_x.rounded(), length_w.rounded(), exponent_x, exponent_w)
-    return Angle(_theta(cos, sin), cos, sin), saved
+    return Angle(atan2(sin, cos), cos, sin), saved
 
 
 def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
@@ -148,7 +148,7 @@ def _parallel(x: Numbers, w: Numbers) -> NDArray[np.bool_]:
     return np.asarray(same.all(axis=1))
 
 
-def _theta(cos: Pair, sin: Pair) -> Pair:
+def atan2(sin: Pair, cos: Pair) -> Pair:
     """atan2 of two pairs: the rounded angle, and the sine of what it misses.
 
     Error at most 32u² beside what sine and cosine pass on: 16u² for the sine and cosine of the rounded angle, and the

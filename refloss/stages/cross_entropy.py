@@ -70,6 +70,23 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     return Weights(v, where(high(divisor) == 0.0, np.nan, divisor))
 
 
+class Shares(NamedTuple):
+    """Targets of labels, without writing out a row a sample."""
+
+    own: Numbers
+    """t of the label (N,)."""
+    shared: Numbers
+    """t of every other class (C,): 0 without smoothing."""
+
+
+def shares(y: Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Shares:
+    """Part the targets of labels into what the label gets and what every other class gets; see `targets`."""
+    v, _ = weights
+    keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
+    shared = v * share if label_smoothing else kind.of(np.zeros(len(v)))  # a weight of no label may overflow
+    return Shares((v[y] * (keep + share)).rounded(), shared.rounded())
+
+
 def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Targets:
     r"""Turn labels, or probabilities, into targets.
 
@@ -77,12 +94,12 @@ def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind:
     \quad\text{or}\quad t_{nk} = v_k\Bigl((1-\varepsilon)\,y_{nk} + \frac{\varepsilon}{C}\Bigr)$$
     """
     v, divisor = weights
-    keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
     if y.ndim == 2:
+        keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
         return Targets((v * (keep * y + share)).rounded(), divisor)
-    shared = v * share if label_smoothing else kind.of(np.zeros(len(v)))  # a weight of no label may overflow
-    t = shared.rounded()[None][np.zeros(len(y), np.int64)]  # a row a sample, to be written to
-    t[np.arange(len(y)), y] = (v[y] * (keep + share)).rounded()
+    own, shared = shares(y, weights, label_smoothing, kind)
+    t = shared[None][np.zeros(len(y), np.int64)]  # a row a sample, to be written to
+    t[np.arange(len(y)), y] = own
     return Targets(t, divisor)
 
 

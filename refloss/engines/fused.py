@@ -1,0 +1,587 @@
+r"""Fused: the chain's losses at real sizes: a few matrix products, and one sweep over what they give.
+
+    a block of classes:  g = x W_kᵀ ──► exponentials, in place ──► Part (peak, others, pull)
+    all parts together:  the loss, dL/dz of the targets, dL/dx; then for every block  dL/dW_k = eᵀ (f x) ──► project
+
+A block contributes a `Part`: for every sample the largest logit, the sum of the exponentials relative to it, and these
+exponentials times the classes' directions. Parts `merge` in any order, so blocks may come one after the other from a
+file larger than memory. The gradient of W needs the exponentials again: they are kept, N x C at most, and never more
+than W takes, by cutting the samples into groups of at most D.
+
+Rows are multiplied as they come, and what makes them unit vectors is folded into the sweep. The target is left out of
+it: it goes through the narrow branch, the chain's own stages, in float64. So does the arithmetic of single samples.
+
+Matrix products use what threads the BLAS has; sweeps run on a pool of `THREADS` threads, each with rows of its own.
+Nothing depends on how many there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from refloss import inputs
+from refloss.engines import Arrays, Request, Spec, chain, kernels, without_ignored
+from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label, where
+from refloss.stages import angle, cross_entropy, margin
+
+THREADS = int(os.environ.get("REFLOSS_THREADS", 0)) or len(os.sched_getaffinity(0))
+"""Threads of the pool; REFLOSS_THREADS in the environment sets it."""
+TILE = 2**18
+"""Entries of a block of logits: it and the rows of W beside it stay in the cache."""
+NEARLY_PARALLEL = 2.0**-80
+"""Square of the sine of an angle below which the kernel leaves it to the stage."""
+
+
+class TooLargeError(ArithmeticError):
+    """Logits that may overflow: the chain says which, or has room for them."""
+
+
+# -------------------------------------------------------------------------------------------------------------- threads
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    """A child made by fork has none of its parent's threads."""
+    global _pool  # noqa: PLW0603
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _in_threads(work: Callable[[slice], None], rows: int, entries: int) -> None:
+    """Give every thread some of the rows, if there is enough to do; the first ones are done here."""
+    global _pool  # noqa: PLW0603
+    count = min(THREADS, rows, 1 + entries // 2**14)
+    if count == 1:
+        return work(slice(0, rows))
+    if _pool is None:
+        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="refloss")
+    ends = [rows * i // count for i in range(count + 1)]
+    others = [_pool.submit(work, slice(*ends[i : i + 2])) for i in range(1, count)]
+    work(slice(*ends[:2]))
+    for done in wait(others).done:
+        done.result()
+    return None
+
+
+# ----------------------------------------------------------------------------------------------- what an engine offers
+
+_Result: TypeAlias = tuple[Array, dict[str, Array]]
+
+
+def value(spec: Spec, arrays: Arrays, request: Request = Request()) -> Array:
+    """Return the loss."""
+    return _run(spec, arrays, None, request)[0]
+
+
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = Request()) -> _Result:
+    """Return the loss and its gradients by the name of the input; those that are wanted."""
+    return _run(spec, arrays, upstream, request)
+
+
+def _run(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
+    try:
+        with np.errstate(all="ignore"):
+            found, gradients = _HEADS[spec.head](spec, arrays, upstream, request)
+    except TooLargeError:
+        found, gradients = _by_chain(spec, arrays, upstream, request)
+    return found.astype(request.dtype), gradients
+
+
+def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
+    """Let the chain do it, in float64."""
+    exact = inputs.in_float64(arrays, directions=spec.head == "margin")
+    if upstream is None:
+        return chain.value(spec, exact), {}
+    found, gradients = chain.value_and_grad(spec, exact, upstream)
+    return found, {name: gradients[name].astype(request.dtype) for name in request.wanted(tuple(gradients))}
+
+
+# ------------------------------------------------------------------------------------------------ what a block gives
+
+class Part(NamedTuple):
+    """What a block of classes, less the target, means to every sample; blocks elsewhere could send it."""
+
+    peak: Array
+    """M, the largest logit; -inf where there is none (N,)."""
+    others: Array
+    """The sum of exp(z_k - M) over all k but one with z_k = M (N,)."""
+    weight: Array
+    """The sum of the targets t_k (N,)."""
+    short: Array
+    """The sum of t_k (M - z_k) (N,)."""
+    pull: Array | None = None
+    """The sum of exp(z_k - M) dz_k/dx̂ / s (N, D), if gradients are asked for."""
+    drag: Array | None = None
+    """The sum of t_k dz_k/dx̂ / s (N, D), where labels are smoothed."""
+
+
+def merge(a: Part, b: Part) -> Part:
+    """Put two parts together."""
+    peak = np.maximum(a.peak, b.peak)
+    of_a, of_b = (np.where(part.peak > -np.inf, np.exp(part.peak - peak), 0.0) for part in (a, b))
+    others = np.where(
+        a.peak >= b.peak, a.others + (1.0 + b.others) * of_b, b.others + (1.0 + a.others) * of_a
+    )
+    short = a.short + b.short
+    for part in (a, b):
+        short = short + np.where(part.weight > 0.0, part.weight * (peak - part.peak), 0.0)
+    pull = drag = None
+    if a.pull is not None and b.pull is not None:
+        pull = a.pull * of_a[:, None].astype(a.pull.dtype)
+        pull += b.pull * of_b[:, None].astype(a.pull.dtype)
+    if a.drag is not None and b.drag is not None:
+        drag = a.drag + b.drag
+    return Part(peak, np.where(peak > -np.inf, others, 0.0), a.weight + b.weight, short, pull, drag)
+
+
+def merged(parts: Iterator[Part]) -> Part:
+    """Put parts together two by two, so that what is rounded is rounded few times."""
+    waiting: list[tuple[int, Part]] = []
+    for part in parts:
+        size, whole = 1, part
+        while waiting and waiting[-1][0] == size:
+            whole = merge(waiting.pop()[1], whole)
+            size *= 2
+        waiting.append((size, whole))
+    whole = waiting.pop()[1]
+    while waiting:
+        whole = merge(waiting.pop()[1], whole)
+    return whole
+
+
+class Finished(NamedTuple):
+    """What the classes and the target make together, for every sample (N,)."""
+
+    loss: Array
+    """L_n."""
+    target: Array
+    """dL_n/dz of the target."""
+    factor: Array
+    """T p_k / exp(z_k - M): what makes probabilities, times the sum of targets, of the part's exponentials."""
+
+
+def finish(part: Part, target: Pair, own: Array) -> Finished:
+    r"""Put the target's logit beside the other classes.
+
+    $$L = t_y\,(-\log p_y) + \sum_{k\ne y} t_k\,(-\log p_k), \qquad
+    \frac{\partial L}{\partial z_y} = p_y \sum_{k\ne y} t_k - t_y\,(1 - p_y)$$
+
+    1 - p_y is the sum of the others, and every logarithm a gap and a log1p: each keeps its own digits.
+    """
+    gap = (part.peak - target.hi) - target.lo  # of the largest other class over the target
+    leads = gap <= 0.0
+    small = np.exp(-np.abs(gap))
+    others = np.where(leads, (1.0 + part.others) * small, part.others + small)
+    whole, log_sum = 1.0 + others, np.log1p(others)
+    p = np.where(leads, 1.0, small) / whole
+    q = np.where(leads, others, 1.0 + part.others) / whole
+    behind = np.where(part.weight > 0.0, part.weight * np.maximum(-gap, 0.0), 0.0)
+    loss = own * (np.maximum(gap, 0.0) + log_sum) + (part.short + behind + part.weight * log_sum)
+    factor = (own + part.weight) * np.where(leads, small, 1.0) / whole
+    return Finished(loss, p * part.weight - own * q, factor)
+
+
+# ------------------------------------------------------------------------------------------------------ rows of vectors
+
+
+class Rows(NamedTuple):
+    """Vectors, scaled by powers of two where their squares might over- or underflow."""
+
+    scaled: Array
+    """Rows times 2^-exponent (R, D)."""
+    exponent: Exponents | None
+    """(R,), or None where nothing was scaled."""
+    squares: Array
+    """Of the scaled lengths (R,)."""
+
+    @property
+    def unscale(self) -> Any:
+        """2^exponent, or 1."""
+        return 1.0 if self.exponent is None else np.ldexp(1.0, self.exponent)
+
+
+def rows_of(vectors: Any, dtype: Any) -> Rows:
+    """Take vectors of any float dtype."""
+    rows = np.ascontiguousarray(vectors, dtype)
+    squares = np.empty(len(rows), rows.dtype)
+
+    def square(some: slice) -> None:
+        np.einsum("nd,nd->n", rows[some], rows[some], out=squares[some])
+
+    _in_threads(square, len(rows), rows.size)
+    safe = 2.0 ** (40 if rows.dtype == np.float32 else 256)
+    if ((squares > 1.0 / safe) & (squares < safe)).all():
+        return Rows(rows, None, squares)
+    scaled, exponent = scale_rows(rows)
+    return Rows(scaled, exponent, np.einsum("nd,nd->n", scaled, scaled))
+
+
+def _unscaled(rows: Array, exponent: Exponents | None) -> Array:
+    """Divide gradients of scaled rows as the rows were."""
+    return rows if exponent is None else np.ldexp(rows, -exponent[:, None])
+
+
+class Target(NamedTuple):
+    """The narrow branch: one number a sample, in float64."""
+
+    logit: Pair
+    """z_y (N,)."""
+    f: Array
+    """z_y over the scale (N,)."""
+    back: Callable[[Array], tuple[Array, Array]]
+    """From dL/dz_y to the gradients of x and of w[y], both (N, D)."""
+
+
+def _angle(x: Rows, w: Rows) -> tuple[angle.Angle, angle.Saved]:
+    """What the angle stage finds, by a kernel where no angle is tiny."""
+    n, zeros = len(x.scaled), np.zeros(len(x.scaled), np.int32)
+    tangent_x, tangent_w, numbers = np.empty_like(x.scaled), np.empty_like(x.scaled), np.empty((n, 8))
+
+    def work(some: slice) -> None:
+        kernels.separate(x.scaled[some], w.scaled[some], tangent_x[some], tangent_w[some], numbers[some])
+
+    _in_threads(work, n, 32 * x.scaled.size)
+    xx, ww, xw, rest = (Pair(numbers[:, i].copy(), numbers[:, i + 1].copy()) for i in range(0, 8, 2))
+    length_x, length_w = sqrt(xx), sqrt(ww)
+    cos, sin = xw / (length_x * length_w), sqrt(rest) / length_w
+    exponents = [zeros if rows.exponent is None else rows.exponent for rows in (x, w)]
+    saved = angle.Saved(tangent_x, tangent_w, length_x.hi, length_w.hi, *exponents)
+    tiny = ~(rest.hi > NEARLY_PARALLEL * ww.hi)
+    if tiny.any():
+        found, of_tiny = angle.forward(x.scaled[tiny], w.scaled[tiny])
+        cos[tiny], sin[tiny] = found.cos, found.sin
+        tangent_x[tiny], tangent_w[tiny] = of_tiny.tangent_x, of_tiny.tangent_w
+    theta = angle.atan2(sin, cos)
+    if tiny.any():
+        theta[tiny] = found.theta
+    return angle.Angle(theta, cos, sin), saved
+
+
+def _of_margin(spec: Spec, x: Rows, w: Rows) -> Target:
+    theta, of_angle = _angle(x, w)
+    psi, of_margin = margin.forward(theta, spec.margin)
+    n = len(x.scaled)
+    if spec.scale is None:
+        scale, exponent = Pair.of(of_angle.length_x), x.exponent
+    else:
+        mantissa, exponent = np.frexp(np.full(n, spec.scale))
+        scale = Pair.of(mantissa)
+    exponent = np.zeros(n, np.int32) if exponent is None else exponent
+    s = ldexp(scale.hi, exponent)
+
+    def back(dz: Array) -> tuple[Array, Array]:
+        return angle.backward(margin.backward(s * dz, of_margin), of_angle)
+
+    return Target(ldexp(psi * scale, exponent), psi.hi, back)
+
+
+def _of_linear(x: Rows, w: Rows, b: Array | None) -> Target:
+    hi, lo = np.empty(len(x.scaled)), np.empty(len(x.scaled))
+    kernels.inner(x.scaled, w.scaled, hi, lo)
+    logit = Pair(hi * x.unscale * w.unscale, lo * x.unscale * w.unscale)
+    rows_x, rows_w = (rows.scaled * np.reshape(rows.unscale, (-1, 1)) for rows in (x, w))
+
+    def back(dz: Array) -> tuple[Array, Array]:
+        return dz[:, None] * rows_w, dz[:, None] * rows_x
+
+    logit = logit if b is None else logit + b
+    return Target(logit, logit.hi, back)
+
+
+# ---------------------------------------------------------------------------------------------------- blocks of classes
+
+
+class Shared(NamedTuple):
+    """Targets that smoothing gives to the classes of a block, and which sample's own class is not to get it."""
+
+    whole: Array
+    """t_k (B,)."""
+    t: Array
+    """t_k, 0 for classes that are somebody's own (B,)."""
+    present: Integers
+    """Classes of the block that are somebody's own (P,)."""
+    apart: Array
+    """t_k for these, 0 for their own samples (N, P)."""
+
+
+class Block(NamedTuple):
+    """Some classes."""
+
+    at: slice
+    w: Rows
+    beta: Array
+    """What makes a product of scaled rows a cosine, or a logit (B,)."""
+    bias: Array
+    """(B,)."""
+    hidden: Integers
+    """Where each sample's own class stands in the block, or -1 (N,)."""
+    shared: Shared | None
+
+
+def _roomy(dtype: Any) -> float:
+    """A size of logits at which nothing overflows."""
+    return float(np.finfo(dtype).max) / 2.0**16
+
+
+def contribution(block: Block, x: Rows, alpha: Array, tile: Array, gradients: bool) -> Part:
+    """What a block means to every sample; leaves exp(z - M) β in the tile, if gradients are asked for."""
+    n, dtype = len(x.scaled), tile.dtype
+    np.matmul(x.scaled, block.w.scaled.T, out=tile)
+    peak, others, short = np.empty(n), np.empty(n), np.empty(n)
+    t = np.zeros(0, dtype) if block.shared is None else block.shared.whole.astype(dtype)
+
+    def sweep(some: slice) -> None:
+        kernels.exponentials(
+            tile[some], alpha[some], block.beta, block.bias, block.hidden[some], t, gradients,
+            peak[some], others[some], short[some],
+        )  # fmt: skip
+
+    _in_threads(sweep, n, tile.size)
+    weight, pull, drag = np.zeros(n), None, None
+    if gradients:
+        pull = tile @ block.w.scaled
+    if block.shared is not None:
+        _, t, present, apart = block.shared
+        weight = t.sum() + apart.sum(axis=1)
+        if gradients:
+            beta, w = block.beta, block.w.scaled
+            drag = (t.astype(dtype) * beta) @ w + (apart.astype(dtype) * beta[present]) @ w[present]
+    return Part(peak, others, weight, short, pull, drag)
+
+
+# ----------------------------------------------------------------------------------------------------------- both branches
+
+
+class _Samples:
+    """Some samples: their embeddings and scale, and the narrow branch."""
+
+    def __init__(self, spec: Spec, arrays: Arrays, some: slice, dtype: Any) -> None:
+        self.x, self.y, self.directions = rows_of(arrays["x"][some], dtype), arrays["y"][some], spec.head == "margin"
+        self.norm = np.sqrt(self.x.squares.astype(np.float64))
+        """Lengths of the scaled rows (N,)."""
+        ones, length = np.ones(len(self.y)), self.norm * self.x.unscale
+        self.by_length = self.directions and spec.scale is None
+        self.scale = length if self.by_length else ones * spec.scale if spec.scale is not None else ones
+        """s, or the length of the embedding; 1 where logits are plain products (N,)."""
+        self.alpha = self.scale / self.norm if self.directions else ones * self.x.unscale
+        """What, beside the classes' β, makes a product of scaled rows a logit (N,)."""
+        self.largest = float((self.scale if self.directions else length).max())
+        """Of a logit, where classes have length 1."""
+        x, w = (
+            Rows(rows.scaled.astype(np.float64), rows.exponent, rows.squares.astype(np.float64))
+            for rows in (self.x, rows_of(arrays["w"][self.y], dtype))
+        )
+        if self.directions:
+            self.target = _of_margin(spec, x, w)
+        else:
+            self.target = _of_linear(x, w, arrays["b"][self.y] if "b" in arrays else None)
+
+    def back(self, part: Part, factor: Array, above: Array, dz: Array, of_target: Array) -> Array:
+        """dL/dx, from what pulls at the direction and from the target."""
+        dtype, unit = self.x.scaled.dtype, self.x.scaled
+        gradient = (self.scale * above * factor).astype(dtype)[:, None] * part.pull
+        if part.drag is not None:
+            gradient -= (self.scale * above).astype(dtype)[:, None] * part.drag
+        if self.directions:
+            norm = self.norm.astype(dtype)[:, None]
+            unit = unit / norm
+            along = np.einsum("nd,nd->n", gradient, unit)
+            gradient -= along[:, None] * unit
+            gradient = _unscaled(gradient / norm, self.x.exponent)
+            if self.by_length:
+                gradient += (along / self.scale + dz * self.target.f).astype(dtype)[:, None] * unit
+        gradient += of_target
+        return gradient
+
+
+class _Classes:
+    """The wide branch: all classes, a block at a time, for one group of samples after the other."""
+
+    def __init__(self, spec: Spec, arrays: Arrays, shared: Array, dtype: Any, samples: int, keep: bool) -> None:
+        self.w, self.b, self.shared, self.dtype, self.keep = arrays["w"], arrays.get("b"), shared, dtype, keep
+        self.directions = spec.head == "margin"
+        self.width = max(64, min(len(self.w), TILE // samples))
+        self.tiles = np.empty(samples * (len(self.w) if keep else min(len(self.w), self.width)), dtype)
+        self.known: dict[int, tuple[Array, Exponents | None]] = {}
+        self.peaks: list[Array] = []
+
+    def down(self, samples: _Samples, gradients: bool) -> Part:
+        """From embeddings to what all classes mean to them."""
+        self.peaks = []
+
+        def parts() -> Iterator[Part]:
+            for block, tile in self._blocks(samples):
+                part = contribution(block, samples.x, samples.alpha.astype(self.dtype), tile, gradients)
+                self.peaks.append(part.peak)
+                yield part
+
+        return merged(parts())
+
+    def up(
+        self, samples: _Samples, peak: Array, factor: Array, above: Array, to_w: Array | None, to_b: Array | None,
+        first: bool, last: bool,
+    ) -> None:  # fmt: skip
+        """Add this group's part of dL/dW and dL/db; the first group's is written, the last one's projected."""
+        x, beside = samples.x.scaled, (above * samples.alpha).astype(self.dtype)[:, None] * samples.x.scaled
+        for (block, tile), of_block in zip(self._blocks(samples), self.peaks, strict=True):
+            f = np.where(of_block > -np.inf, factor * np.exp(of_block - peak), 0.0)
+            if to_w is not None:
+                rows, pulling = to_w[block.at], (f * samples.alpha).astype(self.dtype)[:, None] * x
+                if first:
+                    np.matmul(tile.T, pulling, out=rows)
+                else:
+                    rows += tile.T @ pulling
+                if block.shared is not None:
+                    _, t, present, apart = block.shared
+                    kernels.lower(rows, t.astype(self.dtype) * block.beta, beside.sum(axis=0))
+                    rows[present] -= block.beta[present, None] * (apart.T.astype(self.dtype) @ beside)
+                if last:
+                    self._finished(rows, block)
+            if to_b is not None:
+                to_b[block.at] += (tile.T @ f.astype(self.dtype)) / block.beta
+                if block.shared is not None:
+                    _, t, present, apart = block.shared
+                    to_b[block.at] -= t * above.sum()
+                    to_b[block.at.start + present] -= apart.T @ above
+
+    def _finished(self, rows: Array, block: Block) -> None:
+        """Take what is along the class off gradients of directions, and scale them as the class was."""
+
+        def project(some: slice) -> None:
+            along = np.einsum("kd,kd->k", rows[some], block.w.scaled[some])
+            kernels.project(rows[some], block.w.scaled[some], along * block.beta[some] ** 2)
+
+        if self.directions:
+            _in_threads(project, len(rows), rows.size)
+        if block.w.exponent is not None:
+            rows[:] = _unscaled(rows, block.w.exponent)
+
+    def _blocks(self, samples: _Samples) -> Iterator[tuple[Block, Array]]:
+        """Blocks of classes, each with room for its logits."""
+        y, n = samples.y, len(samples.y)
+        for start in range(0, len(self.w), self.width):
+            at = slice(start, min(start + self.width, len(self.w)))
+            w, beta = self._rows(at, samples.largest)
+            bias = np.zeros(len(beta), self.dtype) if self.b is None else self.b[at].astype(self.dtype)
+            hidden = np.where((y >= start) & (y < at.stop), y - start, -1)
+            room = self.tiles[n * start : n * at.stop] if self.keep else self.tiles[: n * len(beta)]
+            yield Block(at, w, beta, bias, hidden, self._shared(at, hidden)), room.reshape(n, -1)
+
+    def _rows(self, at: slice, largest: float) -> tuple[Rows, Array]:
+        if at.start in self.known:
+            beta, exponent = self.known[at.start]
+            rows = np.ascontiguousarray(self.w[at], self.dtype)
+            return Rows(_unscaled(rows, exponent), exponent, beta), beta
+        w = rows_of(self.w[at], self.dtype)
+        norm = np.sqrt(w.squares.astype(np.float64))
+        if not np.isfinite(norm).all() or (self.directions and not norm.all()):
+            inputs.classes(self.w, self.directions)
+        if not largest * (1.0 if self.directions else float((norm * w.unscale).max())) < _roomy(self.dtype):
+            raise TooLargeError
+        beta = (1.0 / norm if self.directions else np.ones(len(norm)) * w.unscale).astype(self.dtype)
+        self.known[at.start] = beta, w.exponent
+        return w, beta
+
+    def _shared(self, at: slice, hidden: Integers) -> Shared | None:
+        if not len(self.shared):
+            return None
+        whole, present = self.shared[at], np.unique(hidden[hidden >= 0])
+        t = whole.copy()
+        t[present] = 0.0
+        return Shared(whole, t, present, whole[present] * (hidden[:, None] != present))
+
+
+# ------------------------------------------------------------------------------------------------------------ the heads
+
+
+def _head(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
+    """Leave out the rows that are ignored."""
+    wide = {"w": arrays["w"]}
+    some, above, restored = without_ignored(spec, {name: arrays[name] for name in arrays if name != "w"}, upstream)
+    found, gradients = _kept(spec, some | wide, above, request)
+    return restored("value", found), {name: restored(name, part) for name, part in gradients.items()}
+
+
+def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
+    """Value and gradients of a head, in groups of samples where what is kept for dL/dW would be larger than W."""
+    (n, d), c, y, settings = arrays["x"].shape, len(arrays["w"]), arrays["y"], spec.cross_entropy
+    weights = cross_entropy.weights(y, c, settings)
+    own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
+    above, wanted = np.zeros(n), ()
+    if upstream is not None:
+        above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
+        wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
+    to_x, to_w = np.empty((n, d), request.dtype), request.into("w", (c, d)) if "w" in wanted else None
+    to_b = np.zeros(c) if "b" in wanted else None
+    keep = to_w is not None or to_b is not None
+    size = max(1, min(n, d) if keep else n)
+    classes = _Classes(spec, arrays, shared if settings.label_smoothing else shared[:0], request.dtype, size, keep)
+    losses, to_targets, of_z = np.empty(n), np.zeros((n, d)), np.empty(n)
+    for start in range(0, n, size):
+        some = slice(start, min(start + size, n))
+        samples = _Samples(spec, arrays, some, request.dtype)
+        part = classes.down(samples, bool(wanted))
+        done = finish(part, samples.target.logit, own[some])
+        losses[some], of_z[some] = done.loss, above[some] * done.target
+        if wanted:
+            of_x, to_targets[some] = samples.target.back(of_z[some])
+            to_x[some] = samples.back(part, done.factor, above[some], of_z[some], of_x)
+        if keep:
+            f = above[some] * done.factor
+            classes.up(samples, part.peak, f, above[some], to_w, to_b, start == 0, some.stop == n)
+    if to_w is not None:
+        present, summed = total_by_label(to_targets, y)
+        to_w[present] += summed
+        if not n:
+            to_w[:] = 0.0
+    if to_b is not None:
+        np.add.at(to_b, y, of_z)
+        to_b = to_b.astype(request.dtype)
+    found = {name: part for name, part in (("x", to_x), ("w", to_w), ("b", to_b)) if name in wanted}
+    return np.asarray(cross_entropy.reduce(losses, settings.reduction, weights.divisor)), found
+
+
+def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
+    """Cross entropy of logits: every row is read once and, for the gradient, written once."""
+    z, y, settings, dtype = np.ascontiguousarray(arrays["z"], request.dtype), arrays["y"], spec.cross_entropy, request.dtype
+    n, c = z.shape
+    counts = cross_entropy.kept(y, settings)
+    weights = cross_entropy.weights(y[counts], c, settings)
+    if y.ndim == 2:
+        label, own, t = np.full(n, -1), np.zeros(n), cross_entropy.targets(y, weights, settings.label_smoothing).t
+    else:
+        label = np.where(counts, y, 0)
+        own, shared = cross_entropy.shares(label, weights, settings.label_smoothing)
+        t = shared[None] if settings.label_smoothing else np.empty((0, c))
+    above, keep = np.zeros(n), upstream is not None and bool(request.wanted(("z",)))
+    if upstream is not None:
+        above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
+    own, t, above, losses = own.astype(dtype), t.astype(dtype), above.astype(dtype), np.empty(n)
+    out = request.into("z", (n, c)) if keep else np.empty((0, c), dtype)
+
+    def sweep(some: slice) -> None:
+        room = out[some] if keep else np.empty((1, c), dtype)
+        each = t[some] if len(t) > 1 or y.ndim == 2 else t
+        kernels.cross_entropy(z[some], label[some], own[some], each, above[some], counts[some], keep, losses[some], room)
+
+    _in_threads(sweep, n, z.size)
+    value = losses if settings.reduction == "none" else cross_entropy.reduce(
+        losses[counts], settings.reduction, weights.divisor
+    )
+    return np.asarray(value), {"z": out} if keep else {}
+
+
+_HEADS: dict[str, Callable[[Spec, Arrays, Array | None, Request], _Result]] = {
+    "logits": _logits,
+    "linear": _head,
+    "margin": _head,
+    "triplet": _by_chain,  # nothing there is N x C
+}
