@@ -11,22 +11,28 @@ than W takes, by cutting the samples into groups of at most D.
 Rows are multiplied as they come, and what makes them unit vectors is folded into the sweep. The target is left out of
 it: it goes through the narrow branch, the chain's own stages, in float64. So does the arithmetic of single samples.
 
-Matrix products use what threads the BLAS has; sweeps run on a pool of `THREADS` threads, each with rows of its own.
-Nothing depends on how many there are.
+Blocks are shared out among a pool of `THREADS` threads. While they are, the BLAS is held to one thread a product, which
+takes the package threadpoolctl; without it blocks go one after the other, and their products use what threads the BLAS
+has. Parts are merged in the order of the blocks, so nothing depends on how many threads there are.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, TypeAlias
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import cache
+from threading import Lock
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Request, Spec, chain, kernels, without_ignored
-from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label, where
+from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label
 from refloss.stages import angle, cross_entropy, margin
 
 THREADS = int(os.environ.get("REFLOSS_THREADS", 0)) or len(os.sched_getaffinity(0))
@@ -43,32 +49,81 @@ class TooLargeError(ArithmeticError):
 
 # -------------------------------------------------------------------------------------------------------------- threads
 
-_pool: ThreadPoolExecutor | None = None
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def _forget_pool() -> None:
-    """A child made by fork has none of its parent's threads."""
-    global _pool  # noqa: PLW0603
-    _pool = None
+class _Shared:
+    """What calls in several threads share: the pool, and how many of them hold the BLAS to one thread."""
+
+    def __init__(self) -> None:
+        self.lock, self.pool, self.holding, self.limit = Lock(), None, 0, None
+
+    pool: ThreadPoolExecutor | None
+    limit: Any
 
 
-os.register_at_fork(after_in_child=_forget_pool)
+_shared = _Shared()
+os.register_at_fork(after_in_child=lambda: _shared.__init__())  # type: ignore[misc]  # no thread survives a fork
 
 
-def _in_threads(work: Callable[[slice], None], rows: int, entries: int) -> None:
-    """Give every thread some of the rows, if there is enough to do; the first ones are done here."""
-    global _pool  # noqa: PLW0603
-    count = min(THREADS, rows, 1 + entries // 2**14)
-    if count == 1:
-        return work(slice(0, rows))
-    if _pool is None:
-        _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="refloss")
-    ends = [rows * i // count for i in range(count + 1)]
-    others = [_pool.submit(work, slice(*ends[i : i + 2])) for i in range(1, count)]
-    work(slice(*ends[:2]))
-    for done in wait(others).done:
-        done.result()
-    return None
+@cache
+def _blas() -> Any:
+    """What holds the BLAS to a number of threads, or None."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    found = ThreadpoolController().select(user_api="blas")
+    return found if found.lib_controllers else None
+
+
+@contextmanager
+def _one_thread_a_product() -> Iterator[bool]:
+    """Hold the BLAS to one thread, if that can be done; the last call to leave sets it back."""
+    if _blas() is None:
+        yield False
+        return
+    with _shared.lock:
+        if not _shared.holding:
+            _shared.limit = _blas().limit(limits=1)
+        _shared.holding += 1
+    try:
+        yield True
+    finally:
+        with _shared.lock:
+            _shared.holding -= 1
+            if not _shared.holding:
+                _shared.limit.restore_original_limits()
+
+
+def _in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Do the work of all items in the pool, a few at a time, and give back results in order."""
+    with _shared.lock:
+        if _shared.pool is None:
+            _shared.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="refloss")
+        pool = _shared.pool
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(copy_context().run, work, item))  # with what NumPy was told of errors
+            if len(waiting) > 2 * THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        wait(waiting)
+
+
+def _with_products(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The same for work that multiplies matrices."""
+    with _one_thread_a_product() as alone:
+        yield from (_in_order if alone else map)(work, items)
+
+
+def _ranges(whole: int, width: int) -> list[slice]:
+    """Cut into ranges of that width."""
+    return [slice(start, min(start + width, whole)) for start in range(0, whole, width)]
 
 
 # ----------------------------------------------------------------------------------------------- what an engine offers
@@ -211,12 +266,7 @@ class Rows(NamedTuple):
 def rows_of(vectors: Any, dtype: Any) -> Rows:
     """Take vectors of any float dtype."""
     rows = np.ascontiguousarray(vectors, dtype)
-    squares = np.empty(len(rows), rows.dtype)
-
-    def square(some: slice) -> None:
-        np.einsum("nd,nd->n", rows[some], rows[some], out=squares[some])
-
-    _in_threads(square, len(rows), rows.size)
+    squares = np.einsum("nd,nd->n", rows, rows)
     safe = 2.0 ** (40 if rows.dtype == np.float32 else 256)
     if ((squares > 1.0 / safe) & (squares < safe)).all():
         return Rows(rows, None, squares)
@@ -245,10 +295,7 @@ def _angle(x: Rows, w: Rows) -> tuple[angle.Angle, angle.Saved]:
     n, zeros = len(x.scaled), np.zeros(len(x.scaled), np.int32)
     tangent_x, tangent_w, numbers = np.empty_like(x.scaled), np.empty_like(x.scaled), np.empty((n, 8))
 
-    def work(some: slice) -> None:
-        kernels.separate(x.scaled[some], w.scaled[some], tangent_x[some], tangent_w[some], numbers[some])
-
-    _in_threads(work, n, 32 * x.scaled.size)
+    kernels.separate(x.scaled, w.scaled, tangent_x, tangent_w, numbers)
     xx, ww, xw, rest = (Pair(numbers[:, i].copy(), numbers[:, i + 1].copy()) for i in range(0, 8, 2))
     length_x, length_w = sqrt(xx), sqrt(ww)
     cos, sin = xw / (length_x * length_w), sqrt(rest) / length_w
@@ -315,7 +362,6 @@ class Shared(NamedTuple):
 class Block(NamedTuple):
     """Some classes."""
 
-    at: slice
     w: Rows
     beta: Array
     """What makes a product of scaled rows a cosine, or a logit (B,)."""
@@ -337,14 +383,7 @@ def contribution(block: Block, x: Rows, alpha: Array, tile: Array, gradients: bo
     np.matmul(x.scaled, block.w.scaled.T, out=tile)
     peak, others, short = np.empty(n), np.empty(n), np.empty(n)
     t = np.zeros(0, dtype) if block.shared is None else block.shared.whole.astype(dtype)
-
-    def sweep(some: slice) -> None:
-        kernels.exponentials(
-            tile[some], alpha[some], block.beta, block.bias, block.hidden[some], t, gradients,
-            peak[some], others[some], short[some],
-        )  # fmt: skip
-
-    _in_threads(sweep, n, tile.size)
+    kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, others, short)
     weight, pull, drag = np.zeros(n), None, None
     if gradients:
         pull = tile @ block.w.scaled
@@ -406,20 +445,31 @@ class _Classes:
     """The wide branch: all classes, a block at a time, for one group of samples after the other."""
 
     def __init__(self, spec: Spec, arrays: Arrays, shared: Array, dtype: Any, samples: int, keep: bool) -> None:
-        self.w, self.b, self.shared, self.dtype, self.keep = arrays["w"], arrays.get("b"), shared, dtype, keep
+        self.w, self.b, self.shared, self.dtype = arrays["w"], arrays.get("b"), shared, dtype
         self.directions = spec.head == "margin"
-        self.width = max(64, min(len(self.w), TILE // samples))
-        self.tiles = np.empty(samples * (len(self.w) if keep else min(len(self.w), self.width)), dtype)
+        self.blocks = _ranges(len(self.w), max(64, TILE // samples))
+        self.kept = np.empty(samples * len(self.w), dtype) if keep else None
+        """exp(z - M) β of this group, block after block."""
+        self.free: list[Array] = []
         self.known: dict[int, tuple[Array, Exponents | None]] = {}
         self.peaks: list[Array] = []
 
     def down(self, samples: _Samples, gradients: bool) -> Part:
         """From embeddings to what all classes mean to them."""
+        alpha, n = samples.alpha.astype(self.dtype), len(samples.y)
         self.peaks = []
 
+        def work(at: slice) -> Part:
+            block = self._block(at, samples)
+            if self.kept is not None:
+                return contribution(block, samples.x, alpha, self._tile(at, n), gradients)
+            room = self.free.pop() if self.free else np.empty(n * (self.blocks[0].stop), self.dtype)
+            part = contribution(block, samples.x, alpha, room[: n * (at.stop - at.start)].reshape(n, -1), gradients)
+            self.free.append(room)
+            return part
+
         def parts() -> Iterator[Part]:
-            for block, tile in self._blocks(samples):
-                part = contribution(block, samples.x, samples.alpha.astype(self.dtype), tile, gradients)
+            for part in _with_products(work, self.blocks):
                 self.peaks.append(part.peak)
                 yield part
 
@@ -430,11 +480,15 @@ class _Classes:
         first: bool, last: bool,
     ) -> None:  # fmt: skip
         """Add this group's part of dL/dW and dL/db; the first group's is written, the last one's projected."""
-        x, beside = samples.x.scaled, (above * samples.alpha).astype(self.dtype)[:, None] * samples.x.scaled
-        for (block, tile), of_block in zip(self._blocks(samples), self.peaks, strict=True):
+        x, n = samples.x.scaled, len(samples.y)
+        beside = (above * samples.alpha).astype(self.dtype)[:, None] * x
+
+        def work(given: tuple[slice, Array]) -> None:
+            at, of_block = given
+            block, tile = self._block(at, samples), self._tile(at, n)
             f = np.where(of_block > -np.inf, factor * np.exp(of_block - peak), 0.0)
             if to_w is not None:
-                rows, pulling = to_w[block.at], (f * samples.alpha).astype(self.dtype)[:, None] * x
+                rows, pulling = to_w[at], (f * samples.alpha).astype(self.dtype)[:, None] * x
                 if first:
                     np.matmul(tile.T, pulling, out=rows)
                 else:
@@ -444,36 +498,35 @@ class _Classes:
                     kernels.lower(rows, t.astype(self.dtype) * block.beta, beside.sum(axis=0))
                     rows[present] -= block.beta[present, None] * (apart.T.astype(self.dtype) @ beside)
                 if last:
-                    self._finished(rows, block)
+                    self._finish(rows, block)
             if to_b is not None:
-                to_b[block.at] += (tile.T @ f.astype(self.dtype)) / block.beta
+                to_b[at] += (tile.T @ f.astype(self.dtype)) / block.beta
                 if block.shared is not None:
                     _, t, present, apart = block.shared
-                    to_b[block.at] -= t * above.sum()
-                    to_b[block.at.start + present] -= apart.T @ above
+                    to_b[at] -= t * above.sum()
+                    to_b[at.start + present] -= apart.T @ above
 
-    def _finished(self, rows: Array, block: Block) -> None:
+        for _ in _with_products(work, zip(self.blocks, self.peaks, strict=True)):
+            pass
+
+    def _finish(self, rows: Array, block: Block) -> None:
         """Take what is along the class off gradients of directions, and scale them as the class was."""
-
-        def project(some: slice) -> None:
-            along = np.einsum("kd,kd->k", rows[some], block.w.scaled[some])
-            kernels.project(rows[some], block.w.scaled[some], along * block.beta[some] ** 2)
-
         if self.directions:
-            _in_threads(project, len(rows), rows.size)
+            kernels.project(rows, block.w.scaled, block.beta)
         if block.w.exponent is not None:
             rows[:] = _unscaled(rows, block.w.exponent)
 
-    def _blocks(self, samples: _Samples) -> Iterator[tuple[Block, Array]]:
-        """Blocks of classes, each with room for its logits."""
-        y, n = samples.y, len(samples.y)
-        for start in range(0, len(self.w), self.width):
-            at = slice(start, min(start + self.width, len(self.w)))
-            w, beta = self._rows(at, samples.largest)
-            bias = np.zeros(len(beta), self.dtype) if self.b is None else self.b[at].astype(self.dtype)
-            hidden = np.where((y >= start) & (y < at.stop), y - start, -1)
-            room = self.tiles[n * start : n * at.stop] if self.keep else self.tiles[: n * len(beta)]
-            yield Block(at, w, beta, bias, hidden, self._shared(at, hidden)), room.reshape(n, -1)
+    def _tile(self, at: slice, n: int) -> Array:
+        kept: Any = self.kept
+        tile: Array = kept[n * at.start : n * at.stop].reshape(n, -1)
+        return tile
+
+    def _block(self, at: slice, samples: _Samples) -> Block:
+        w, beta = self._rows(at, samples.largest)
+        bias = np.zeros(len(beta), self.dtype) if self.b is None else self.b[at].astype(self.dtype)
+        y = samples.y
+        hidden = np.where((y >= at.start) & (y < at.stop), y - at.start, -1)
+        return Block(w, beta, bias, hidden, self._shared(at, hidden))
 
     def _rows(self, at: slice, largest: float) -> tuple[Rows, Array]:
         if at.start in self.known:
@@ -569,10 +622,11 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
 
     def sweep(some: slice) -> None:
         room = out[some] if keep else np.empty((1, c), dtype)
-        each = t[some] if len(t) > 1 or y.ndim == 2 else t
+        each = t[some] if y.ndim == 2 else t
         kernels.cross_entropy(z[some], label[some], own[some], each, above[some], counts[some], keep, losses[some], room)
 
-    _in_threads(sweep, n, z.size)
+    for _ in _in_order(sweep, _ranges(n, max(1, 2**20 // c))):
+        pass
     value = losses if settings.reduction == "none" else cross_entropy.reduce(
         losses[counts], settings.reduction, weights.divisor
     )

@@ -206,8 +206,10 @@ def expm1(a: Array, a_low: Array, hi: Array, lo: Array) -> None:
 
 # ------------------------------------------------------------------------------------------------------- rows, for fused
 
-LANES = 256
-"""Few would be unrolled before they can be vectorised: at 16 the loops take seven times as long."""
+LANES = 128
+"""Without leave to reorder a sum LLVM vectorises none, so the order is written out: entry j of a row goes to lane
+j mod LANES. A chunk is a slice, whose length is not known when it is compiled: short loops of known length are unrolled
+before they can be vectorised."""
 _SINGLE = np.dtype(np.float32)
 
 # exp(r) - 1 - r as a sum of C_n r^n, n from 2: minimax for |r| <= log(2) / 2, rounded one by one and the rest refitted.
@@ -252,14 +254,15 @@ def _exp64(x: float) -> float:
 
     - k: the rounded product is within 2^-42 of x / log 2 and `_SHIFT` puts it where floats are whole numbers, so
       |r| <= (1/2 + 2^-42) log 2.
-    - h = x - k `_HIGH` is exact: the product has 52 bits, and both terms are multiples of 2^-54 (|x| > 1/4 or k = 0)
-      with |h| < 1/2. Rounding l = k (log 2 - `_HIGH`) costs 2^-86.
+    - h = x - k `_HIGH` is exact: for k = 0 it is x; else |x| > 1/4, the product has 52 bits, both are multiples
+      of 2^-54, and |h| < 1/2. Rounding l = k (log 2 - `_HIGH`), `low` below, costs less than 2^-87.
     - 1 + h = s + ((1 - s) + h) exactly (Fast2Sum), so that rounding r = h - l to the nearest 2^-54 matters only in
       exp(r) - 1 - r, whose slope is at most 0.3 where an ulp is v: 0.08 ulp.
     - `_tail64` is within 0.21 ulp: the polynomial is within 2^-57.2 of it, the rest is rounding.
-    - s + (...) adds half an ulp, 2^k is exact. Together 0.82 ulp: `prove.py` has every term.
+    - Adding it in costs 0.04 ulp, adding s half an ulp, 2^k nothing: together 0.82 ulp.
+    - At most 1 for x <= 0: if k < 0, y < 1.5 is halved; if k = 0, x + `_tail64`(x) <= 0.8 x.
     """
-    x = _LOWEST if x < _LOWEST else x  # a NaN stays
+    x = max(x, _LOWEST)  # in this order a NaN stays
     t = x * _PER + _SHIFT
     k = t - _SHIFT
     h = x - k * _HIGH
@@ -277,13 +280,16 @@ def _tail32(r: np.float32) -> np.float32:
 
 @_jit()
 def _exp32(x: np.float32) -> np.float32:
-    """Return exp(x) in float32 throughout: for -87.33 <= x <= 88 within 0.79 ulp, NaN for NaN, 1 at 0, at most 1 for x <= 0.
+    """Return exp(x) in float32: for -87.33 <= x <= 88 within 0.79 ulp, NaN for NaN, 1 at 0, at most 1 for x <= 0.
 
-    Below, the result may be subnormal (to an ulp of those), and from -87.69 on, -inf included, it is 0. The proof is that
-    of `_exp64` with v = 2^-24: the product is within 2^-16 of x / log 2, k `_HIGH_32` has 23 bits, both terms of h are
-    multiples of 2^-25, l costs 2^-34, the polynomial is within 2^-28.2.
+    Below, the result may be subnormal (to an ulp of those), and from -87.69 on, -inf included, it is 0.
+
+    Notes
+    -----
+    The proof is that of `_exp64` with v = 2^-24: the product is within 2^-16 of x / log 2, k `_HIGH_32` has 23
+    bits, both terms of h are multiples of 2^-25, rounding l costs 2^-36, the polynomial is within 2^-28.2.
     """
-    x = _LOWEST_32 if x < _LOWEST_32 else x
+    x = max(x, _LOWEST_32)
     t = x * _PER_32 + _SHIFT_32
     k = t - _SHIFT_32
     h = x - k * _HIGH_32
@@ -295,25 +301,18 @@ def _exp32(x: np.float32) -> np.float32:
 
 @_jit()
 def _largest(row: Array, lanes: Array) -> Any:
-    """Return the largest entry, -inf if there is none; NaN is passed over."""
-    n = len(row)
-    width = min(n, LANES)
-    for j in range(width):
-        lanes[j] = -np.inf
-    whole = n - n % LANES
-    for i in range(0, whole, LANES):
-        for j in range(LANES):
-            v = row[i + j]
-            lanes[j] = v if v > lanes[j] else lanes[j]
-    for j in range(n - whole):
-        v = row[whole + j]
-        lanes[j] = v if v > lanes[j] else lanes[j]
+    """Return the largest entry of a row that is not empty; NaN is passed over."""
+    width = min(row.shape[0], LANES)
+    lanes[:width] = -np.inf
+    for i in range(0, row.shape[0], LANES):
+        part = row[i : i + LANES]
+        for j in range(part.shape[0]):
+            lanes[j] = max(lanes[j], part[j])
     while width > 1:
-        half = (width + 1) // 2
-        for j in range(width - half):
-            v = lanes[half + j]
-            lanes[j] = v if v > lanes[j] else lanes[j]
-        width = half
+        upper = lanes[(width + 1) // 2 : width]
+        for j in range(upper.shape[0]):
+            lanes[j] = max(lanes[j], upper[j])
+        width -= upper.shape[0]
     return lanes[0]
 
 
@@ -321,11 +320,48 @@ def _largest(row: Array, lanes: Array) -> Any:
 def _added(lanes: Array, width: int) -> Any:
     """Add up the first lanes, halves to halves; they are lost."""
     while width > 1:
-        half = (width + 1) // 2
-        for j in range(width - half):
-            lanes[j] += lanes[half + j]
-        width = half
+        upper = lanes[(width + 1) // 2 : width]
+        for j in range(upper.shape[0]):
+            lanes[j] += upper[j]
+        width -= upper.shape[0]
     return lanes[0]
+
+
+@_jit()
+def _sum_of(row: Array, lanes: Array) -> Any:
+    """Return the sum of a row, in float64: at most n / LANES + 8 additions deep."""
+    width = min(row.shape[0], LANES)
+    lanes[:width] = 0.0
+    for i in range(0, row.shape[0], LANES):
+        part = row[i : i + LANES]
+        for j in range(part.shape[0]):
+            lanes[j] += part[j]
+    return _added(lanes, width)
+
+
+@_jit()
+def _dot(a: Array, b: Array, lanes: Array) -> Any:
+    """Return the inner product of two rows, in float64."""
+    width = min(a.shape[0], LANES)
+    lanes[:width] = 0.0
+    for i in range(0, a.shape[0], LANES):
+        part, other = a[i : i + LANES], b[i : i + LANES]
+        for j in range(part.shape[0]):
+            lanes[j] += np.float64(part[j]) * np.float64(other[j])
+    return _added(lanes, width)
+
+
+@_jit()
+def _shortfall(row: Array, top: Any, t: Array, lanes: Array) -> Any:
+    """Return the sum of t_k (top - row_k), where that is finite, in float64."""
+    width = min(row.shape[0], LANES)
+    lanes[:width] = 0.0
+    for i in range(0, row.shape[0], LANES):
+        part, other = row[i : i + LANES], t[i : i + LANES]
+        for j in range(part.shape[0]):
+            apart = np.float64(top - part[j])
+            lanes[j] += np.float64(other[j]) * (apart if apart < np.inf else 0.0)
+    return _added(lanes, width)
 
 
 @_jit()
@@ -338,58 +374,17 @@ def _place(row: Array, value: Any) -> int:
 
 
 @_jit()
-def _exponentials_64(row: Array, top: Any, lanes: Array) -> Any:
-    """Write exp(row - top) over the row and return its sum: n / LANES + 8 additions deep at most."""
-    n = len(row)
-    width = min(n, LANES)
-    for j in range(width):
-        lanes[j] = 0.0
-    whole = n - n % LANES
-    for i in range(0, whole, LANES):
-        for j in range(LANES):
-            e = _exp64(row[i + j] - top)
-            row[i + j] = e
-            lanes[j] += e
-    for j in range(n - whole):
-        e = _exp64(row[whole + j] - top)
-        row[whole + j] = e
-        lanes[j] += e
-    return _added(lanes, width)
+def _exp_64(row: Array, top: Any) -> None:
+    """Write exp(row - top) over the row."""
+    for k in range(row.shape[0]):
+        row[k] = _exp64(row[k] - top)
 
 
 @_jit()
-def _exponentials_32(row: Array, top: Any, lanes: Array) -> Any:
+def _exp_32(row: Array, top: Any) -> None:
     """The same in float32."""
-    n = len(row)
-    width = min(n, LANES)
-    for j in range(width):
-        lanes[j] = 0.0
-    whole = n - n % LANES
-    for i in range(0, whole, LANES):
-        for j in range(LANES):
-            e = _exp32(row[i + j] - top)
-            row[i + j] = e
-            lanes[j] += e
-    for j in range(n - whole):
-        e = _exp32(row[whole + j] - top)
-        row[whole + j] = e
-        lanes[j] += e
-    return _added(lanes, width)
-
-
-@_jit()
-def _shortfall(row: Array, top: Any, t: Array, lanes: Array) -> Any:
-    """Return the sum of t_k (top - row_k), where that is finite."""
-    n = len(row)
-    width = min(n, LANES)
-    for j in range(width):
-        lanes[j] = 0.0
-    nothing = lanes[0]
-    for start in range(0, n, LANES):
-        for j in range(min(LANES, n - start)):
-            apart = top - row[start + j]
-            lanes[j] += t[start + j] * (apart if apart < np.inf else nothing)
-    return _added(lanes, width)
+    for k in range(row.shape[0]):
+        row[k] = _exp32(row[k] - top)
 
 
 @_jit()
@@ -414,7 +409,7 @@ def exponentials(
     and, where there are shares, the sum of shared_k (M - z_k). Without keep the tile is left undefined. A row of
     nothing but the hidden class has the peak -inf.
     """
-    lanes = np.empty(LANES, tile.dtype)
+    lanes, wide = np.empty(LANES, tile.dtype), np.empty(LANES)
     for i in range(len(tile)):
         row, a = tile[i], alpha[i]
         for k in range(len(row)):
@@ -427,10 +422,14 @@ def exponentials(
             row[:] = 0.0
             continue
         if len(shared):
-            short[i] = _shortfall(row, top, shared, lanes)
+            short[i] = _shortfall(row, top, shared, wide)
         at = _place(row, top)
         row[at] = -np.inf
-        others[i] = _exponentials_32(row, top, lanes) if row.dtype == _SINGLE else _exponentials_64(row, top, lanes)
+        if row.dtype == _SINGLE:
+            _exp_32(row, top)
+        else:
+            _exp_64(row, top)
+        others[i] = _sum_of(row, wide)
         if keep:
             row[at] = 1.0
             for k in range(len(row)):
@@ -438,11 +437,14 @@ def exponentials(
 
 
 @_jit()
-def project(rows: Array, unit: Array, along: Array) -> None:
-    """Take along_k times row k of the second off row k of the first."""
+def project(rows: Array, w: Array, beta: Array) -> None:
+    """Take off every row its part along the row of w, whose length is 1/β."""
+    lanes = np.empty(LANES)
     for k in range(len(rows)):
-        for i in range(rows.shape[1]):
-            rows[k, i] -= along[k] * unit[k, i]
+        row, own = rows[k], w[k]
+        along = rows.dtype.type(_dot(row, own, lanes) * beta[k] * beta[k])
+        for i in range(row.shape[0]):
+            row[i] -= along * own[i]
 
 
 @_jit()
@@ -519,22 +521,21 @@ def separate(x: Array, w: Array, tangent_x: Array, tangent_w: Array, numbers: Ar
 @_jit()
 def _total(row: Array, lanes: Array, low: Array) -> Any:
     """Return the sum of the entries as if added up with twice the digits, and rounded."""
-    n = len(row)
-    width = min(n, LANES)
-    for j in range(width):
-        lanes[j], low[j] = 0.0, 0.0
-    for start in range(0, n, LANES):
-        for j in range(min(LANES, n - start)):
-            s, e = _sum(lanes[j], row[start + j])
+    width = min(row.shape[0], LANES)
+    lanes[:width], low[:width] = 0.0, 0.0
+    for i in range(0, row.shape[0], LANES):
+        part = row[i : i + LANES]
+        for j in range(part.shape[0]):
+            s, e = _sum(lanes[j], part[j])
             lanes[j] = s
             low[j] += e
     while width > 1:
-        half = (width + 1) // 2
-        for j in range(width - half):
-            s, e = _sum(lanes[j], lanes[half + j])
+        upper, upper_low = lanes[(width + 1) // 2 : width], low[(width + 1) // 2 : width]
+        for j in range(upper.shape[0]):
+            s, e = _sum(lanes[j], upper[j])
             lanes[j] = s
-            low[j] += low[half + j] + e
-        width = half
+            low[j] += upper_low[j] + e
+        width -= upper.shape[0]
     return lanes[0] + low[0]
 
 
