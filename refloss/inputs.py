@@ -112,7 +112,7 @@ def floats(name: str, value: Any) -> NDArray[Any]:
     array = _as_array(name, value)
     if array.dtype in (np.float16, np.float32, np.float64) and array.dtype.isnative:
         return array
-    return real(name, array)
+    return real(name, value)
 
 
 def in_float64(arrays: dict[str, Any], *, directions: bool) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def upstream(value: Any, reduction: str, shape: tuple[int, ...]) -> Array:
 def dtype_of(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:
     """Return the dtype to compute in; refuse one that the engine does not know."""
     try:
-        asked = np.dtype(dtype)  # None is float64
+        asked: np.dtype[Any] = np.dtype(dtype)  # None is float64
     except TypeError as error:
         raise TypeError(f"dtype must be one of NumPy's; got {dtype!r}") from error
     names = [np.dtype(it).name for it in known]

@@ -145,8 +145,8 @@ class _Loss(ABC):
         return chain.trace(self.spec, exact, inputs.upstream(upstream, self.reduction, shape))
 
     def _shaped(self, value: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
-        rounded: Value = value.astype(dtype, copy=False)
-        return rounded.reshape(shape) if self.reduction == "none" else rounded[()]
+        rounded = value.astype(dtype, copy=False)
+        return rounded.reshape(shape) if self.reduction == "none" else dtype.type(rounded)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -210,7 +210,15 @@ class CrossEntropy(_WithLabels):
         return self._value(*self._arrays(z, y), engine, dtype)
 
     def value_and_grad(
-        self, z: Any, y: Any, *, upstream: Any = None, wrt: Any = None, out: Any = None, engine: str = "auto", dtype: Any = None
+        self,
+        z: Any,
+        y: Any,
+        *,
+        upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
     ) -> tuple[Value, LogitGradient]:
         """Return the loss and its gradient, a named tuple with the field z.
 
@@ -322,7 +330,16 @@ class _MarginLoss(_WithLabels):
         return self._value(*self._arrays(x, w, y), engine, dtype)
 
     def value_and_grad(
-        self, x: Any, w: Any, y: Any, *, upstream: Any = None, wrt: Any = None, out: Any = None, engine: str = "auto", dtype: Any = None
+        self,
+        x: Any,
+        w: Any,
+        y: Any,
+        *,
+        upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
     ) -> tuple[Value, HeadGradient]:
         """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D).
 

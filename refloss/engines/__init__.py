@@ -1,8 +1,8 @@
 """How: every engine takes the same specification of a loss and offers the same calls.
 
 An engine reads the `Spec` and never a loss's name. It offers ``value(spec, arrays)`` and ``value_and_grad(spec, arrays,
-upstream)``, with arrays already looked over by `refloss.inputs`; the chain also ``trace(spec, arrays, upstream)``. What
-`fused` takes besides is a `Request`, and large arrays as they come: it looks at them, and converts them, a block at a time.
+upstream)``, with arrays already looked over by `refloss.inputs`; the chain also ``trace(spec, arrays, upstream)``. Only
+`fused` takes a `Request` besides, and large arrays as they come: it looks at them and converts them a block at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Spec(NamedTuple):
 
 
 class Request(NamedTuple):
-    """How it is to be computed, and what of it is wanted; only the engine `fused` saves anything by it."""
+    """How it is to be computed, and what of it is wanted; only the engine `fused` can do less for less."""
 
     dtype: Any = np.float64
     """In which dtype."""

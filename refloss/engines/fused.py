@@ -20,14 +20,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from functools import cache
+from functools import cache, partial
+from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import numba
 import numpy as np
 
 from refloss import inputs
@@ -35,8 +37,8 @@ from refloss.engines import Arrays, Request, Spec, chain, kernels, without_ignor
 from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label
 from refloss.stages import angle, cross_entropy, margin
 
-THREADS = int(os.environ.get("REFLOSS_THREADS", 0)) or len(os.sched_getaffinity(0))
-"""Threads of the pool; REFLOSS_THREADS in the environment sets it."""
+THREADS = int(os.environ.get("REFLOSS_THREADS") or vars(numba.config)["NUMBA_NUM_THREADS"])
+"""Threads of the pool: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
 TILE = 2**18
 """Entries of a block of logits: it and the rows of W beside it stay in the cache."""
 NEARLY_PARALLEL = 2.0**-80
@@ -54,17 +56,24 @@ R = TypeVar("R")
 
 
 class _Shared:
-    """What calls in several threads share: the pool, and how many of them hold the BLAS to one thread."""
+    """What calls in several threads share."""
 
     def __init__(self) -> None:
-        self.lock, self.pool, self.holding, self.limit = Lock(), None, 0, None
+        self.renew()
 
-    pool: ThreadPoolExecutor | None
-    limit: Any
+    def renew(self) -> None:
+        """Begin anew: no thread survives a fork."""
+        self.lock = Lock()
+        self.pool: ThreadPoolExecutor | None = None
+        self.holding = 0
+        """How many calls hold the BLAS to one thread."""
+        self.limit: Any = None
+        """What sets it back."""
 
 
 _shared = _Shared()
-os.register_at_fork(after_in_child=lambda: _shared.__init__())  # type: ignore[misc]  # no thread survives a fork
+if hasattr(os, "register_at_fork"):  # pragma: no branch
+    os.register_at_fork(after_in_child=_shared.renew)
 
 
 @cache
@@ -97,28 +106,38 @@ def _one_thread_a_product() -> Iterator[bool]:
                 _shared.limit.restore_original_limits()
 
 
-def _in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Do the work of all items in the pool, a few at a time, and give back results in order."""
+def _pool() -> ThreadPoolExecutor:
     with _shared.lock:
         if _shared.pool is None:
             _shared.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="refloss")
-        pool = _shared.pool
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
+        return _shared.pool
+
+
+def _in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Start the work of all items in the pool, a few at a time, and give back results in order."""
+    pool, waiting, rest = _pool(), deque[Future[R]](), iter(items)
+
+    def start(count: int) -> None:
+        for item in islice(rest, count):
             waiting.append(pool.submit(copy_context().run, work, item))  # with what NumPy was told of errors
-            if len(waiting) > 2 * THREADS:
+
+    def results() -> Iterator[R]:
+        try:
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        wait(waiting)
+                start(1)
+        finally:
+            wait(waiting)
+
+    start(2 * THREADS)
+    return results()
 
 
-def _with_products(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+@contextmanager
+def _with_products(work: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
     """The same for work that multiplies matrices."""
     with _one_thread_a_product() as alone:
-        yield from (_in_order if alone else map)(work, items)
+        yield (_in_order if alone else map)(work, items)
 
 
 def _ranges(whole: int, width: int) -> list[slice]:
@@ -131,12 +150,12 @@ def _ranges(whole: int, width: int) -> list[slice]:
 _Result: TypeAlias = tuple[Array, dict[str, Array]]
 
 
-def value(spec: Spec, arrays: Arrays, request: Request = Request()) -> Array:
+def value(spec: Spec, arrays: Arrays, request: Request) -> Array:
     """Return the loss."""
     return _run(spec, arrays, None, request)[0]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = Request()) -> _Result:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request) -> _Result:
     """Return the loss and its gradients by the name of the input; those that are wanted."""
     return _run(spec, arrays, upstream, request)
 
@@ -161,6 +180,7 @@ def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Reque
 
 # ------------------------------------------------------------------------------------------------ what a block gives
 
+
 class Part(NamedTuple):
     """What a block of classes, less the target, means to every sample; blocks elsewhere could send it."""
 
@@ -182,9 +202,7 @@ def merge(a: Part, b: Part) -> Part:
     """Put two parts together."""
     peak = np.maximum(a.peak, b.peak)
     of_a, of_b = (np.where(part.peak > -np.inf, np.exp(part.peak - peak), 0.0) for part in (a, b))
-    others = np.where(
-        a.peak >= b.peak, a.others + (1.0 + b.others) * of_b, b.others + (1.0 + a.others) * of_a
-    )
+    others = np.where(a.peak >= b.peak, a.others + (1.0 + b.others) * of_b, b.others + (1.0 + a.others) * of_a)
     short = a.short + b.short
     for part in (a, b):
         short = short + np.where(part.weight > 0.0, part.weight * (peak - part.peak), 0.0)
@@ -377,10 +395,9 @@ def _roomy(dtype: Any) -> float:
     return float(np.finfo(dtype).max) / 2.0**16
 
 
-def contribution(block: Block, x: Rows, alpha: Array, tile: Array, gradients: bool) -> Part:
-    """What a block means to every sample; leaves exp(z - M) β in the tile, if gradients are asked for."""
-    n, dtype = len(x.scaled), tile.dtype
-    np.matmul(x.scaled, block.w.scaled.T, out=tile)
+def contribution(block: Block, alpha: Array, tile: Array, gradients: bool) -> Part:
+    """What a block means to every sample, from products of rows; for gradients, leaves exp(z - M) β in their place."""
+    n, dtype = len(tile), tile.dtype
     peak, others, short = np.empty(n), np.empty(n), np.empty(n)
     t = np.zeros(0, dtype) if block.shared is None else block.shared.whole.astype(dtype)
     kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, others, short)
@@ -396,7 +413,7 @@ def contribution(block: Block, x: Rows, alpha: Array, tile: Array, gradients: bo
     return Part(peak, others, weight, short, pull, drag)
 
 
-# ----------------------------------------------------------------------------------------------------------- both branches
+# -------------------------------------------------------------------------------------------------------- both branches
 
 
 class _Samples:
@@ -414,19 +431,22 @@ class _Samples:
         """What, beside the classes' β, makes a product of scaled rows a logit (N,)."""
         self.largest = float((self.scale if self.directions else length).max())
         """Of a logit, where classes have length 1."""
+
+    def narrow(self, spec: Spec, arrays: Arrays) -> Target:
+        """Go down the narrow branch."""
         x, w = (
             Rows(rows.scaled.astype(np.float64), rows.exponent, rows.squares.astype(np.float64))
-            for rows in (self.x, rows_of(arrays["w"][self.y], dtype))
+            for rows in (self.x, rows_of(arrays["w"][self.y], self.x.scaled.dtype))
         )
         if self.directions:
-            self.target = _of_margin(spec, x, w)
-        else:
-            self.target = _of_linear(x, w, arrays["b"][self.y] if "b" in arrays else None)
+            return _of_margin(spec, x, w)
+        return _of_linear(x, w, arrays["b"][self.y] if "b" in arrays else None)
 
-    def back(self, part: Part, factor: Array, above: Array, dz: Array, of_target: Array) -> Array:
-        """dL/dx, from what pulls at the direction and from the target."""
+    def back(self, part: Part, f: Array, factor: Array, above: Array, dz: Array, of_target: Array) -> Array:
+        """dL/dx, from what pulls at the direction and from the target, whose z over the scale is f."""
         dtype, unit = self.x.scaled.dtype, self.x.scaled
-        gradient = (self.scale * above * factor).astype(dtype)[:, None] * part.pull
+        pull: Any = part.pull
+        gradient: Array = (self.scale * above * factor).astype(dtype)[:, None] * pull
         if part.drag is not None:
             gradient -= (self.scale * above).astype(dtype)[:, None] * part.drag
         if self.directions:
@@ -436,7 +456,7 @@ class _Samples:
             gradient -= along[:, None] * unit
             gradient = _unscaled(gradient / norm, self.x.exponent)
             if self.by_length:
-                gradient += (along / self.scale + dz * self.target.f).astype(dtype)[:, None] * unit
+                gradient += (along / self.scale + dz * f).astype(dtype)[:, None] * unit
         gradient += of_target
         return gradient
 
@@ -454,26 +474,30 @@ class _Classes:
         self.known: dict[int, tuple[Array, Exponents | None]] = {}
         self.peaks: list[Array] = []
 
-    def down(self, samples: _Samples, gradients: bool) -> Part:
-        """From embeddings to what all classes mean to them."""
+    def down(self, samples: _Samples, gradients: bool, narrow: Callable[[], T]) -> tuple[Part, T]:
+        """From embeddings to what all classes mean to them; the narrow branch is gone down meanwhile."""
         alpha, n = samples.alpha.astype(self.dtype), len(samples.y)
         self.peaks = []
 
         def work(at: slice) -> Part:
+            tile = self._tile(at, n)
+            rows = np.ascontiguousarray(self.w[at], self.dtype)
+            np.matmul(samples.x.scaled, rows.T, out=tile)  # brings the rows into the cache
             block = self._block(at, samples)
-            if self.kept is not None:
-                return contribution(block, samples.x, alpha, self._tile(at, n), gradients)
-            room = self.free.pop() if self.free else np.empty(n * (self.blocks[0].stop), self.dtype)
-            part = contribution(block, samples.x, alpha, room[: n * (at.stop - at.start)].reshape(n, -1), gradients)
-            self.free.append(room)
+            if block.w.exponent is not None:
+                np.matmul(samples.x.scaled, block.w.scaled.T, out=tile)
+            part = contribution(block, alpha, tile, gradients)
+            if self.kept is None and at.start + len(tile[0]) < len(self.w):  # the last may be smaller than others
+                self.free.append(tile)
             return part
 
-        def parts() -> Iterator[Part]:
-            for part in _with_products(work, self.blocks):
-                self.peaks.append(part.peak)
-                yield part
+        def noted(part: Part) -> Part:
+            self.peaks.append(part.peak)
+            return part
 
-        return merged(parts())
+        with _with_products(work, self.blocks) as parts:
+            target = narrow()
+            return merged(map(noted, parts)), target
 
     def up(
         self, samples: _Samples, peak: Array, factor: Array, above: Array, to_w: Array | None, to_b: Array | None,
@@ -506,8 +530,8 @@ class _Classes:
                     to_b[at] -= t * above.sum()
                     to_b[at.start + present] -= apart.T @ above
 
-        for _ in _with_products(work, zip(self.blocks, self.peaks, strict=True)):
-            pass
+        with _with_products(work, list(zip(self.blocks, self.peaks, strict=True))) as done:
+            deque(done, maxlen=0)
 
     def _finish(self, rows: Array, block: Block) -> None:
         """Take what is along the class off gradients of directions, and scale them as the class was."""
@@ -517,9 +541,13 @@ class _Classes:
             rows[:] = _unscaled(rows, block.w.exponent)
 
     def _tile(self, at: slice, n: int) -> Array:
-        kept: Any = self.kept
-        tile: Array = kept[n * at.start : n * at.stop].reshape(n, -1)
-        return tile
+        """Room for a block's logits: what is kept of it, or any."""
+        if self.kept is not None:
+            room = self.kept[n * at.start : n * at.stop]
+        else:
+            room = self.free.pop() if self.free else np.empty(n * self.blocks[0].stop, self.dtype)
+            room = room.reshape(-1)[: n * (at.stop - at.start)]
+        return room.reshape(n, -1)
 
     def _block(self, at: slice, samples: _Samples) -> Block:
         w, beta = self._rows(at, samples.largest)
@@ -536,7 +564,7 @@ class _Classes:
         w = rows_of(self.w[at], self.dtype)
         norm = np.sqrt(w.squares.astype(np.float64))
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
-            inputs.classes(self.w, self.directions)
+            inputs.classes(self.w, directions=self.directions)
         if not largest * (1.0 if self.directions else float((norm * w.unscale).max())) < _roomy(self.dtype):
             raise TooLargeError
         beta = (1.0 / norm if self.directions else np.ones(len(norm)) * w.unscale).astype(self.dtype)
@@ -568,7 +596,8 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     (n, d), c, y, settings = arrays["x"].shape, len(arrays["w"]), arrays["y"], spec.cross_entropy
     weights = cross_entropy.weights(y, c, settings)
     own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
-    above, wanted = np.zeros(n), ()
+    above: Array = np.zeros(n)
+    wanted: tuple[str, ...] = ()
     if upstream is not None:
         above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
         wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
@@ -581,12 +610,12 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     for start in range(0, n, size):
         some = slice(start, min(start + size, n))
         samples = _Samples(spec, arrays, some, request.dtype)
-        part = classes.down(samples, bool(wanted))
-        done = finish(part, samples.target.logit, own[some])
+        part, target = classes.down(samples, bool(wanted), partial(samples.narrow, spec, arrays))
+        done = finish(part, target.logit, own[some])
         losses[some], of_z[some] = done.loss, above[some] * done.target
         if wanted:
-            of_x, to_targets[some] = samples.target.back(of_z[some])
-            to_x[some] = samples.back(part, done.factor, above[some], of_z[some], of_x)
+            of_x, to_targets[some] = target.back(of_z[some])
+            to_x[some] = samples.back(part, target.f, done.factor, above[some], of_z[some], of_x)
         if keep:
             f = above[some] * done.factor
             classes.up(samples, part.peak, f, above[some], to_w, to_b, start == 0, some.stop == n)
@@ -598,13 +627,18 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     if to_b is not None:
         np.add.at(to_b, y, of_z)
         to_b = to_b.astype(request.dtype)
-    found = {name: part for name, part in (("x", to_x), ("w", to_w), ("b", to_b)) if name in wanted}
+    found: dict[str, Any] = {name: part for name, part in (("x", to_x), ("w", to_w), ("b", to_b)) if name in wanted}
     return np.asarray(cross_entropy.reduce(losses, settings.reduction, weights.divisor)), found
 
 
 def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
     """Cross entropy of logits: every row is read once and, for the gradient, written once."""
-    z, y, settings, dtype = np.ascontiguousarray(arrays["z"], request.dtype), arrays["y"], spec.cross_entropy, request.dtype
+    z, y, settings, dtype = (
+        np.ascontiguousarray(arrays["z"], request.dtype),
+        arrays["y"],
+        spec.cross_entropy,
+        request.dtype,
+    )
     n, c = z.shape
     counts = cross_entropy.kept(y, settings)
     weights = cross_entropy.weights(y[counts], c, settings)
@@ -623,12 +657,15 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
     def sweep(some: slice) -> None:
         room = out[some] if keep else np.empty((1, c), dtype)
         each = t[some] if y.ndim == 2 else t
-        kernels.cross_entropy(z[some], label[some], own[some], each, above[some], counts[some], keep, losses[some], room)
+        kernels.cross_entropy(
+            z[some], label[some], own[some], each, above[some], counts[some], keep, losses[some], room
+        )
 
-    for _ in _in_order(sweep, _ranges(n, max(1, 2**20 // c))):
-        pass
-    value = losses if settings.reduction == "none" else cross_entropy.reduce(
-        losses[counts], settings.reduction, weights.divisor
+    deque(_in_order(sweep, _ranges(n, max(1, 2**20 // c))), maxlen=0)
+    value = (
+        losses
+        if settings.reduction == "none"
+        else cross_entropy.reduce(losses[counts], settings.reduction, weights.divisor)
     )
     return np.asarray(value), {"z": out} if keep else {}
 

@@ -41,12 +41,12 @@ def _jit(*types: Any) -> Callable[[F], F]:
     """
 
     def compiled(function: F) -> F:
-        settings = {"nogil": True, "error_model": "numpy"}
+        settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         try:
-            kernel = numba.njit(cache=os.environ.get("REFLOSS_JIT_CACHE", "1") != "0", **settings)(function)
+            kernel: Any = numba.njit(cache=os.environ.get("REFLOSS_JIT_CACHE", "1") != "0", **settings)(function)
         except RuntimeError:  # numba finds no place for its cache
             kernel = numba.njit(**settings)(function)
-        if not types or numba.config.DISABLE_JIT:
+        if not types or kernel is function:  # as with NUMBA_DISABLE_JIT
             return cast(F, kernel)
 
         @wraps(function)
@@ -204,7 +204,7 @@ def expm1(a: Array, a_low: Array, hi: Array, lo: Array) -> None:
             hi[i, j], lo[i, j] = s, s_low
 
 
-# ------------------------------------------------------------------------------------------------------- rows, for fused
+# ------------------------------------------------------------------------------------------------------ rows, for fused
 
 LANES = 128
 """Without leave to reorder a sum LLVM vectorises none, so the order is written out: entry j of a row goes to lane
@@ -233,7 +233,7 @@ _LOWEST_32 = np.float32(-88.0)  # k = -127
 
 
 @_jit()
-def _tail64(r: float) -> float:
+def _tail64(r: Any) -> Any:
     """exp(r) - 1 - r for |r| <= log(2) / 2, summed in pairs: the chain of dependent operations is short."""
     r2 = r * r
     r4 = r2 * r2
@@ -243,7 +243,7 @@ def _tail64(r: float) -> float:
 
 
 @_jit()
-def _exp64(x: float) -> float:
+def _exp64(x: Any) -> Any:
     """Return exp(x): for -708.39 <= x <= 709 within 0.82 ulp, NaN for NaN, exactly 1 at 0, at most 1 for x <= 0.
 
     Below, the result may be subnormal (to an ulp of those), and from -708.75 on, -inf included, it is 0.
@@ -273,13 +273,13 @@ def _exp64(x: float) -> float:
 
 
 @_jit()
-def _tail32(r: np.float32) -> np.float32:
+def _tail32(r: Any) -> Any:
     r2 = r * r
     return r2 * ((_D2 + _D3 * r) + r2 * ((_D4 + _D5 * r) + r2 * _D6))
 
 
 @_jit()
-def _exp32(x: np.float32) -> np.float32:
+def _exp32(x: Any) -> Any:
     """Return exp(x) in float32: for -87.33 <= x <= 88 within 0.79 ulp, NaN for NaN, 1 at 0, at most 1 for x <= 0.
 
     Below, the result may be subnormal (to an ulp of those), and from -87.69 on, -inf included, it is 0.
@@ -488,7 +488,7 @@ def inner(a: Array, b: Array, hi: Array, lo: Array) -> None:
 
 @_jit()
 def separate(x: Array, w: Array, tangent_x: Array, tangent_w: Array, numbers: Array) -> None:
-    """Write what an angle is made of, for rows that are not nearly parallel and whose squares neither over- nor underflow.
+    """Write what an angle is made of, where rows are not nearly parallel and their squares neither over- nor underflow.
 
     The directions of what is left of w without its part along x, and of x without its part along w; and as pairs x·x,
     w·w, x·w and the square of the first length, all to about 100 bits of ‖x‖ and ‖w‖.
@@ -569,19 +569,15 @@ def cross_entropy(
     t is `own` at the label and 0 elsewhere (no row of t), one row with `own` put in at the label, or, where there is
     no label (-1), a row for each row of z. g is `above`. Rows that do not count are not looked at: loss and gradient 0.
     """
-    lanes, low, work = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype), np.empty(z.shape[1] * min(len(t), 1), z.dtype)
+    lanes, low = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype)
+    work = np.empty(z.shape[1] * min(len(t), 1), z.dtype)
     for i in range(len(z)):
         row, e = z[i], out[i if keep else 0]
-        if not counts[i]:
-            losses[i] = 0.0
+        top = _largest(row, lanes) if counts[i] else row[0]
+        if not counts[i] or not -np.inf < top < np.inf:
+            losses[i] = np.nan if counts[i] else 0.0
             if keep:
-                e[:] = 0.0
-            continue
-        top = _largest(row, lanes)
-        if not -np.inf < top < np.inf:
-            losses[i] = np.nan
-            if keep:
-                e[:] = np.nan
+                e[:] = losses[i]
             continue
         at = _place(row, top)
         if row.dtype == _SINGLE:
@@ -592,34 +588,42 @@ def cross_entropy(
         e[at] = one - one
         others = _total(e, lanes, low)
         e[at] = one
-        whole, log_sum = one + others, np.log1p(others)
-        y = label[i]
         if not len(t):
-            losses[i] = own[i] * ((top - row[y]) + log_sum)
-            if keep:
-                p = e[y] / whole
-                q = others / whole if y == at else one - p
-                f = above[i] * own[i]
-                _times(e, f / whole)
-                e[y] = -f * q
+            losses[i] = _one_label(row, top, others, label[i], own[i], at, above[i], keep, e)
             continue
-        targets = t[i] if y < 0 else t[0]
-        for k in range(len(row)):
-            work[k] = targets[k]
-        if y >= 0:
-            work[y] = own[i]
+        work[:] = t[i if label[i] < 0 else 0]
+        if label[i] >= 0:
+            work[label[i]] = own[i]
         total = _total(work, lanes, low)
         if keep:
-            g = above[i]
-            p_top, t_top = one / whole, work[at]
-            for k in range(len(row)):
-                p = e[k] / whole
-                e[k] = g * (p * (total - work[k]) - work[k] * (one - p))
-            e[at] = g * (p_top * (total - t_top) - t_top * (others / whole))
+            _differences(others, total, work, at, above[i], e)
         for k in range(len(row)):
             apart = top - row[k]
             work[k] = work[k] * apart if work[k] > 0.0 else work[k]
-        losses[i] = _total(work, lanes, low) + total * log_sum
+        losses[i] = _total(work, lanes, low) + total * np.log1p(others)
+
+
+@_jit()
+def _one_label(row: Array, top: Any, others: Any, y: int, own: Any, at: int, above: Any, keep: bool, e: Array) -> Any:
+    """Return the loss where only the label has a target, and make exponentials the gradient."""
+    if keep:
+        one = e[at]
+        whole = one + others
+        q = others / whole if y == at else one - e[y] / whole
+        _times(e, above * own / whole)
+        e[y] = -above * own * q
+    return own * ((top - row[y]) + np.log1p(others))
+
+
+@_jit()
+def _differences(others: Any, total: Any, t: Array, at: int, above: Any, e: Array) -> None:
+    """Make exponentials the gradient, where every class may have a target."""
+    one = e[at]
+    whole = one + others
+    for k in range(len(e)):
+        p = e[k] / whole
+        e[k] = above * (p * (total - t[k]) - t[k] * (one - p))
+    e[at] = above * (one / whole * (total - t[at]) - t[at] * (others / whole))
 
 
 @_jit()

@@ -79,7 +79,7 @@ class Shares(NamedTuple):
     """t of every other class (C,): 0 without smoothing."""
 
 
-def shares(y: Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Shares:
+def shares(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Shares:
     """Part the targets of labels into what the label gets and what every other class gets; see `targets`."""
     v, _ = weights
     keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
