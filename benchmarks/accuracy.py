@@ -1,4 +1,4 @@
-"""The engines on many hard cases, by their contracts: pages chain.md, dd.md and certified.md.
+"""The engines on many hard cases, by their contracts: pages chain.md, fused.md, dd.md and certified.md.
 
 A round is every named case of tests/cases.py for every loss, with random numbers of its own, other than the suite's,
 and `harder` ones. Each case is enclosed by the engine "certified", the enclosure is held against mpmath, and the other
@@ -128,7 +128,7 @@ def measured(seed: int) -> list[dict[str, Any]]:
             "regime": next(regime for regime, words in REGIMES if any(word in name for word in words)),
             "certified": contains(found, loss, given, told, terms[False]),
         }  # fmt: skip
-        for engine in ("chain", "dd"):
+        for engine in ("chain", "fused", "dd"):
             of_value, of_gradients = checks.allowed(loss, *given, engine=engine)
             value, gradient = errors(found, loss.value_and_grad(*given, engine=engine), terms[engine == "dd"])
             row[engine] = {
@@ -265,13 +265,20 @@ error as a part of that; the largest error in u and the largest share may come f
 {more}"""
 
 
-def write_chain(measured: facts.Measured, commit: str, folder: Path) -> None:
-    """Write chain.md."""
-    contract = """\
+CHAIN = """\
 Of the value they are relative to itself, of a gradient relative to the absolute terms of its row. What is allowed is
 the contract: for heads of scale S, max(16u, 4u S) and max(32u, 8u S); for cross entropy on logits and for the triplet
 loss 8u. Terms of exactly 0 demand a result of exactly 0."""
-    (folder / "chain.md").write_text(engine_page("chain", contract, measured, commit))
+
+
+def write_chain(measured: facts.Measured, commit: str, folder: Path) -> None:
+    """Write chain.md."""
+    (folder / "chain.md").write_text(engine_page("chain", CHAIN, measured, commit))
+
+
+def write_fused(measured: facts.Measured, commit: str, folder: Path) -> None:
+    """Write fused.md: in float64 the contract is the chain's."""
+    (folder / "fused.md").write_text(engine_page("fused", CHAIN, measured, commit))
 
 
 def write_dd(measured: facts.Measured, times: facts.Measured, commit: str, folder: Path) -> None:

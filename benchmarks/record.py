@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import accuracy
 import budgets
 import facts
+import fused
 import implementations
 import pictures
 import speed
@@ -48,11 +49,14 @@ OTHERS = Measurement("implementations", implementations.measured, range(2000, 20
 CURVES = Measurement("pictures", pictures.measured, range(3000, 3005))
 BUDGETS = Measurement("budgets", budgets.measured, budgets.SEEDS)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
+FUSED = Measurement("performance", fused.measured, [0], alone=True)
 
 RECORDS = {
     "chain": Record((ENGINES,), accuracy.write_chain),
+    "fused": Record((ENGINES,), accuracy.write_fused),
     "dd": Record((ENGINES, TIMES), accuracy.write_dd),
     "certified": Record((ENGINES, TIMES), accuracy.write_certified),
+    "performance": Record((FUSED,), fused.write),
     "implementations": Record((OTHERS,), implementations.write),
     "budgets": Record((BUDGETS,), budgets.write),
     "pictures": Record((CURVES,), pictures.write),
