@@ -266,7 +266,6 @@ def of_work(place: int, dtype: str, quick: bool, rounds: int | None) -> Rows:
         try:
             call = make()
             value = call()  # compiles what is compiled
-            call()
         except Exception as error:  # whatever is missing: the page says so
             skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
