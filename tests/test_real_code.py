@@ -49,8 +49,8 @@ def test_cross_entropy_of_optax_conforms(optax):  # noqa: F811
     assert "confident-30" in str(report)
     report = check(fn, loss, framework="jax")
     assert [said.split(":")[0] for said in report.diagnoses] == [
-        "only where all logits are large",
         "only where labels are to be ignored (ignore_index=-100)",
+        "only where all logits are large",
     ]
 
 
