@@ -271,10 +271,8 @@ def test_only_an_overflow_is_named_as_such():
     report = check(squares, LOSS, dtype="float32")
     assert report.passed
     assert report.verdicts["range"] == "failed"
-    assert report.diagnoses == (
-        "in the group range, the square of a length overflows and underflows: divide by the largest entry before "
-        "squaring",
-    )
+    (sentence,) = report.diagnoses
+    assert sentence.startswith("in the group range, the square of a length overflows and underflows: divide by")
 
 
 @pytest.mark.parametrize("case", cases(LOSS, shapes=SMALL), ids=str)

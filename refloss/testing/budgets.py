@@ -175,10 +175,10 @@ def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic)
 
     reach = 4.0 * np.maximum(of_theta, by_cosine)
     near = np.clip(np.stack([theta, theta - reach, theta + reach]), 0.0, np.pi)
-    turned = margin.turned(angle.of(near.ravel()), settings)
-    psi, *psi_near = np.reshape(curve.psi(turned).hi, near.shape)
-    slope, *slope_near = np.reshape(curve.slope(turned).hi, near.shape)
-    moved, apart = near[1:] - theta, np.stack(psi_near) - psi
+    here, *beside = (margin.turned(angle.of(place), settings) for place in near)
+    at, slope = curve.psi(here), curve.slope(here).hi
+    psi, moved = at.hi, near[1:] - theta
+    apart = np.stack([(curve.psi(there) - at).hi for there in beside])  # in pairs: roundings are no leaps
     leap = np.abs(apart - slope * moved) > 0.6 * bend * moved**2  # a smooth curve keeps to half of that
     jump = np.where(leap, np.abs(apart) + np.abs(slope * moved) + bend * moved**2, 0.0).max(axis=0)
 
@@ -195,7 +195,7 @@ def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic)
     if on_cosine or settings.gradient == "detached":
         return Target(of_psi + jump, np.ones_like(psi), np.full_like(psi, 4.0 * a.u))
 
-    turn = np.abs(np.stack(slope_near) - slope)
+    turn = np.abs(np.stack([curve.slope(there).hi for there in beside]) - slope)
     kink = np.where(leap | (turn > 1.1 * bend * reach), turn + bend * reach, 0.0).max(axis=0)
     safe = np.maximum(sine, of_theta)
     steepness = np.abs(slope) / safe
