@@ -242,6 +242,15 @@ def test_at_a_boundary_both_sides_are_allowed():
     assert (budget(kink, x, w, [0], dtype="float32").gradient.x > 0.0).all()
 
 
+def test_the_dtype_may_stand_last_and_has_to_be_one():
+    *inputs, _ = ordinary(0, "float32")
+    loss = refloss.CosFace()
+    assert budget(loss, *inputs, "bfloat16").value == budget(loss, *inputs, dtype="bfloat16").value
+    for missing in (budget, lambda *given: budget(*given, "float8"), lambda *given: budget(*given, dtype="tf32")):
+        with pytest.raises(ValueError, match="dtype: expected one of"):
+            missing(loss, *inputs)
+
+
 def test_lower_precision_inside_is_allowed_only_if_said():
     *inputs, _ = ordinary(0, "float32")
     loss = refloss.CosFace()

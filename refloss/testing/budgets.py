@@ -291,7 +291,7 @@ class Budget(NamedTuple):
 def budget(
     loss: Any,
     *inputs: Any,
-    dtype: str,
+    dtype: str | None = None,
     accumulate: str | None = None,
     matmul: str | None = None,
     upstream: Any = None,
@@ -306,7 +306,7 @@ def budget(
     inputs
         What the loss is called with, as numbers of the dtype; they count as exact.
     dtype
-        "float16", "bfloat16", "float32" or "float64": what is stored.
+        "float16", "bfloat16", "float32" or "float64": what is stored. It may also stand last among the inputs.
     accumulate
         A wider dtype of sums. Left out: float32 for the half precisions, the dtype itself for the others.
     matmul
@@ -321,6 +321,10 @@ def budget(
     Budget
         In the shapes of value and gradients.
     """
+    if dtype is None:
+        *inputs, dtype = inputs  # type: ignore[assignment]
+    if not isinstance(dtype, str) or dtype not in SMALLEST:
+        raise ValueError(f"dtype: expected one of {sorted(SMALLEST)}; got {dtype!r}")
     found = arithmetic(dtype, accumulate, matmul, standard)
     _, gradient = loss.value_and_grad(*inputs, upstream=upstream)
     value, errors = bounds(loss, inputs, found, upstream)

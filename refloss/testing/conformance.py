@@ -289,7 +289,8 @@ def _compared(
         return tuple(_finite(name, part) for name, part in parts.items()), found
     shape = np.shape(loss(*case.inputs))
     if found.value.shape != shape:
-        return (_refused("value", f"shape {found.value.shape}, expected {shape}"),), None
+        hint = "" if found.value.ndim == len(shape) else ": is reduction='none' on one side only?"
+        return (_refused("value", f"shape {found.value.shape}, expected {shape}{hint}"),), None
     right, grad = truth(loss, case.inputs, found.upstream)
     allowed, errors = bounds(loss, case.inputs, arithmetic(dtype, standard=standard), found.upstream)
     quantities = [compare("value", found.value, right, allowed)]
@@ -314,7 +315,8 @@ def compare(name: str, got: Array, expected: Any, allowed: Array, smallest: floa
     """Hold one array to another within a budget; all zero is right only where the dtype has no numbers so small."""
     ours = np.asarray(expected, dtype=np.float64)
     if got.shape != ours.shape:
-        return _refused(name, f"shape {got.shape}, expected {ours.shape}")
+        hint = ": transposed?" if got.shape == ours.shape[::-1] else ""
+        return _refused(name, f"shape {got.shape}, expected {ours.shape}{hint}")
     wrong = int(np.count_nonzero(~np.isfinite(got) & np.isfinite(ours)))
     if wrong:
         return _refused(name, f"{wrong} of {got.size} are NaN or infinite")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,7 +26,9 @@ Ran: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
 CLAMPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 ADDED = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """To a length, or to its square."""
-NEAR = 0.02  # radians
+TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
+NEAR = 0.3
+"""Radians from a class or its opposite, within which an arccos loses more than atan2 does."""
 SPECIAL = {"overflow", "underflow", "offset", "ignored"}
 """Flags of cases that fail for reasons of their own."""
 LABELS = {"logits": 1, "linear": 2, "margin": 2}
@@ -85,13 +87,14 @@ def _general(loss: Any, failing: Ran, right: Ran, dtype: str) -> list[str]:
     if not some:
         return []
     classes = _classes(some[0][0], loss)
-    like = [pair for pair in (*_relatives(loss, classes), *_fitted(loss, some[0])) if _all_agree(pair[1], some, dtype)]
+    like = [pair for pair in _relatives(loss, classes) if _all_agree(pair[1], some, dtype)]
+    like = like or [pair for pair in _fitted(loss, some[0]) if _all_agree(pair[1], some, dtype)]
     like = [pair for pair in like if _all_agree(pair[1], failing, dtype)] or like
     like = [pair for pair in like if _all_agree(pair[1], right, dtype)] or like
     found = [f"{said}: {other}" for said, other in like]
     found += [said for said, changed in _relabelled(loss, classes) if _all_agree(loss, changed(some), dtype)]
-    found += [said for said, value in _steps(loss, dtype) if _accounts(loss, value, failing, right, dtype)][:1]
-    found += [] if found else _gradients(loss, some)
+    found += [] if found else list(_wrong_steps(loss, failing, right, dtype))[:1]
+    found += [] if found else _gradients(loss, some, dtype)
     if loss.spec.head == "margin" and not found:
         clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, dtype, least)]
         found += clamps[:1] or [said for said, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
@@ -236,7 +239,7 @@ def _relabelled(loss: Any, classes: int) -> Iterator[tuple[str, Callable[[Ran], 
         yield f"every label is off by one: value and gradient agree with y {'+' if by > 0 else '-'} 1", moved(by)
 
 
-def _steps(loss: Any, dtype: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+def _steps(loss: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
     """A step done wrongly, and the value that this would give."""
     head = loss.spec.head
     if head == "triplet":
@@ -257,12 +260,21 @@ def _steps(loss: Any, dtype: str) -> Iterator[tuple[str, Callable[..., Any]]]:
     def across(inputs: tuple[Any, ...]) -> Any:
         z = logits(inputs)
         top = z.max(axis=0)
-        rows = np.log(np.exp(z - top).sum(axis=0)) + top - z
+        return of_own(np.log(np.exp(z - top).sum(axis=0)) + top - z, inputs)
+
+    def of_own(rows: Array, inputs: tuple[Any, ...]) -> Any:
         own = np.take_along_axis(rows, inputs[LABELS[head]][:, None], axis=1)[:, 0]
         return own if loss.reduction == "none" else getattr(own, loss.reduction)()
 
+    def more_probable(eps: float, inputs: tuple[Any, ...]) -> Any:
+        z = logits(inputs) - logits(inputs).max(axis=1, keepdims=True)
+        return of_own(-np.log(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) + eps), inputs)
+
     yield "softmax taken twice: of the logits, and of the probabilities again", twice
     yield "softmax over the samples, not over the classes", across
+    for eps in TO_PROBABILITIES:
+        said = f"{eps:g} added to probabilities before their logarithm: take log_softmax"
+        yield said, functools.partial(more_probable, eps)
     if head != "margin":
         return
 
@@ -289,71 +301,87 @@ def _steps(loss: Any, dtype: str) -> Iterator[tuple[str, Callable[..., Any]]]:
             yield f"{said} every length", of(length, length)
 
 
-def _accounts(loss: Any, value: Callable[..., Any], failing: Ran, right: Ran, dtype: str) -> bool:
-    """Whether a wrong step accounts for 99 % of how far values are off, and for all that is right."""
-    told = False
+def _wrong_steps(loss: Any, failing: Ran, right: Ran, dtype: str) -> Iterator[str]:
+    """Steps that account for 99 % of how far values are off, and for all that is right."""
+    known = []
     for inputs, theirs in (*failing, *right):
-        with np.errstate(all="ignore"):
-            wrong, ours = np.asarray(value(inputs)), np.asarray(loss(*inputs))
-        if theirs.value.shape != ours.shape:
-            return False
-        allowed = bounds(loss, inputs, arithmetic(dtype), theirs.upstream)[0]
-        off, left = np.abs(theirs.value - ours), np.abs(theirs.value - wrong)
-        if not (left <= 0.01 * off + allowed).all():
-            return False
-        told = told or bool((off > 3.0 * allowed).any())
-    return told
+        ours, allowed = np.asarray(loss(*inputs)), bounds(loss, inputs, arithmetic(dtype))[0]
+        known.append((inputs, theirs.value, np.abs(theirs.value - ours), allowed))
+    if not any((off > 3.0 * allowed).any() for _, _, off, allowed in known):
+        return
+
+    def accounts(value: Callable[..., Any]) -> bool:
+        return all(
+            (np.abs(found - value(inputs)) <= 0.01 * off + allowed).all() for inputs, found, off, allowed in known
+        )
+
+    with np.errstate(all="ignore"):
+        yield from (said for said, value in _steps(loss) if accounts(value))
 
 
-def _gradients(loss: Any, some: Ran) -> list[str]:
+class _Gradient(NamedTuple):
+    """One gradient in one case."""
+
+    got: Array
+    ours: Array
+    bound: Array
+    length: Array
+    """Of the rows it belongs to."""
+    unit: Array
+    """Those rows, of unit length."""
+    upstream: float
+    samples: int
+
+    def near(self, got: Array, ours: Array) -> bool:
+        """Whether this is that, to a thousandth of the largest entry or, where more is allowed, to that."""
+        return bool((np.abs(got - ours) <= 1e-3 * np.abs(ours).max() + 10.0 * self.bound).all())
+
+
+def _gradients(loss: Any, some: Ran, dtype: str) -> list[str]:
     """What may be wrong with a gradient beside a right value."""
-    if any(theirs.gradients is None for _, theirs in some):
-        return []
-    found = []
-    names = [name for name, part in truth(loss, *some[0][:1])[1]._asdict().items() if part is not None]
-    for place, name in enumerate(names):
-        arrays = []
-        for inputs, theirs in some:
-            got, ours = (theirs.gradients or ())[place], truth(loss, inputs, theirs.upstream)[1][place]
+    with np.errstate(all="ignore"):  # rows of zeros, and gradients that have nothing to do with each other
+        return _of_gradients(loss, some, dtype)
+
+
+def _of_gradients(loss: Any, some: Ran, dtype: str) -> list[str]:
+    found: dict[str, list[_Gradient]] = {}
+    for inputs, theirs in some:
+        grad = truth(loss, inputs, theirs.upstream)[1]
+        errors = bounds(loss, inputs, arithmetic(dtype), theirs.upstream)[1]
+        for name, rows, got in zip(grad._fields, inputs, theirs.gradients or (), strict=False):
+            ours = getattr(grad, name)
             if got.shape != ours.shape or not np.isfinite(got).all():
-                break
-            arrays.append((inputs, theirs, got, ours))
-        else:
-            found += [f"the gradient of {name} {said}" for said in _of_gradient(loss, place, arrays)][:1]
-    return found
+                return []
+            length = np.linalg.norm(rows, axis=-1, keepdims=True)
+            above = float(np.mean(theirs.upstream))
+            found.setdefault(name, []).append(
+                _Gradient(got, ours, errors[name], length, rows / length, above, len(inputs[0]))
+            )
+    return [
+        f"the gradient of {name} {said}" for name, each in found.items() for said in list(_of_gradient(loss, each))[:1]
+    ]
 
 
-def _of_gradient(loss: Any, place: int, arrays: Sequence[tuple[Any, ...]]) -> Iterator[str]:
-    if not any(got.any() for _, _, got, _ in arrays):
+def _of_gradient(loss: Any, each: Sequence[_Gradient]) -> Iterator[str]:
+    if not any(one.got.any() for one in each):
         yield "is all zero"
         return
-    factors = np.array([(got * ours).sum() / (ours * ours).sum() for _, _, got, ours in arrays])
-    if all(_near(got, factor * ours) for factor, (_, _, got, ours) in zip(factors, arrays, strict=True)):
-        n, above = float(len(arrays[0][0][0])), [1.0 / np.mean(theirs.upstream) for _, theirs, _, _ in arrays]
-        names = {-1.0: "has the opposite sign", n: "is N times as large: of the sum, not of the mean"}
-        named = [said for factor, said in names.items() if np.allclose(factors, factor, rtol=1e-3)]
-        if np.allclose(factors, 1.0, rtol=1e-3):
-            return
-        if np.allclose(factors, above, rtol=1e-3):
+    factors = np.array([(one.got * one.ours).sum() / (one.ours**2).sum() for one in each])
+    if all(one.near(one.got, one.ours) for one in each):
+        return
+    if all(one.near(one.got / factor, one.ours) for factor, one in zip(factors, each, strict=True)):
+        named = {-1.0: "has the opposite sign", each[0].samples: "is N times as large: of the sum, not of the mean"}
+        if np.allclose(factors, factors[0], rtol=1e-2):
+            plain = f"is {factors[0]:.4g} times what it should be, in every case"
+            yield next((said for factor, said in named.items() if np.isclose(factors[0], factor, rtol=1e-2)), plain)
+        elif np.allclose(factors, [1.0 / one.upstream for one in each], rtol=1e-2):
             yield "does not depend on the upstream gradient, which has to be multiplied in"
-        elif np.allclose(factors, factors[0], rtol=1e-3):
-            yield named[0] if named else f"is {factors[0]:.4g} times what it should be, in every case"
-        return
-    if loss.spec.head != "margin":
-        return
-    lengths = [np.linalg.norm(inputs[place], axis=1, keepdims=True) for inputs, *_ in arrays]
-    if all(_near(got, length * ours) for length, (_, _, got, ours) in zip(lengths, arrays, strict=True)):
-        yield "is not divided by the length of its row"
-    along = [
-        (got * inputs[place] / length).sum(axis=1, keepdims=True) * inputs[place] / length
-        for length, (inputs, _, got, _) in zip(lengths, arrays, strict=True)
-    ]
-    if all(_near(got - part, ours) for part, (_, _, got, ours) in zip(along, arrays, strict=True)):
-        yield "has a part along its row: the projection of its normalisation is missing"
-
-
-def _near(got: Array, ours: Array) -> bool:
-    return bool((np.abs(got - ours) <= 1e-3 * np.abs(ours).max()).all())
+    elif loss.spec.head == "margin":
+        if all(one.near(one.got / one.length, one.ours) for one in each):
+            yield "is not divided by the length of its row"
+        along = [(one.got * one.unit).sum(axis=1, keepdims=True) * one.unit for one in each]
+        if all(one.near(one.got - part, one.ours) for part, one in zip(along, each, strict=True)):
+            yield "has a part along its row: the projection of its normalisation is missing"
 
 
 def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found], bool]]]:
