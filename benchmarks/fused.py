@@ -431,19 +431,21 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in HELD}
 
 
-def measured(seed: int, *, quick: bool = False, rounds: int | None = None, only: str = "") -> Rows:
-    """All parts, each in a process of its own."""
-    rows: Rows = []
-    for name in PARTS:
-        if only in name or name == "machine":
-            command = [sys.executable, __file__, "--part", name, "--rounds", str(rounds or 0)]
-            start = time.perf_counter()
-            done = subprocess.run(
-                command + ["--quick"] * quick, env=environment(), check=True, stdout=subprocess.PIPE, text=True
-            )
-            rows += json.loads(done.stdout.splitlines()[-1])
-            print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    return rows
+def part(name: str, *, quick: bool = False, rounds: int | None = None) -> Rows:
+    """One part, in a process of its own."""
+    command = [sys.executable, __file__, "--part", name, "--rounds", str(rounds or 0), *["--quick"] * quick]
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE, text=True)
+    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+SEEDS = range(len(PARTS))
+
+
+def measured(seed: int) -> Rows:
+    """A part, by its number: so that a recorded run goes on where it was."""
+    return part(list(PARTS)[seed])
 
 
 # ---------------------------------------------------------------------------------------------------------------- pages
@@ -605,12 +607,13 @@ def write(measured: facts.Measured, commit: str, folder: Path) -> None:
     draw(rows, "bytes", "MiB beyond inputs and outputs", folder / "classes-memory.png")
     trial = "**A trial at reduced sizes, to show the form of this page. It measures nothing.**\n\n"
     large = losses.LARGE
+    top = facts.lines(measured, commit, PACKAGES).replace(" rounds", " parts")
     rounds = ", ".join(f"{len(row['seconds']['floor'])}" for row in some(rows, "work") if row["dtype"] == "float64")
     page = f"""# Time and memory of the engine `fused`
 
 Written by `.ci/record performance`.
 
-{trial if some(rows, "machine")[0]["quick"] else ""}{facts.lines(measured, commit, PACKAGES)}
+{trial if some(rows, "machine")[0]["quick"] else ""}{top}
 {blas_line(rows)}
 {skipped_list(rows)}
 ## How it was measured
@@ -698,7 +701,8 @@ def main() -> None:
         more = {"rounds": options.rounds} if options.part.startswith("work") else {}
         print(json.dumps(PARTS[options.part](quick=options.quick, **more)))
         return
-    rows = measured(0, quick=options.quick, rounds=options.rounds, only=options.only)
+    chosen = [name for name in PARTS if options.only in name or name == "machine"]
+    rows = [row for name in chosen for row in part(name, quick=options.quick, rounds=options.rounds)]
     if options.json:
         options.json.write_text(json.dumps(rows))
     print(blas_line(rows), skipped_list(rows), sep="\n")

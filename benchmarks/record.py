@@ -49,7 +49,7 @@ OTHERS = Measurement("implementations", implementations.measured, range(2000, 20
 CURVES = Measurement("pictures", pictures.measured, range(3000, 3005))
 BUDGETS = Measurement("budgets", budgets.measured, budgets.SEEDS)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
-FUSED = Measurement("performance", fused.measured, [0], alone=True)
+FUSED = Measurement("performance", fused.measured, fused.SEEDS, alone=True)
 
 RECORDS = {
     "chain": Record((ENGINES,), accuracy.write_chain),
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("records", nargs="*", help=f"of {', '.join(RECORDS)}; all, if none is named")
     parser.add_argument("--kept", type=Path, default=facts.ROOT / ".record", help="where finished rounds are kept")
     parser.add_argument("--out", type=Path, default=facts.ROOT / "docs/records")
-    parser.add_argument("--rounds", type=int, help="at most so many rounds of each measurement")
+    parser.add_argument("--rounds", type=int, help="at most so many rounds, but of times")
     options = parser.parse_args()
     if unknown := set(options.records) - set(RECORDS):
         parser.error(f"no record {', '.join(unknown)}; there are {', '.join(RECORDS)}")
@@ -94,7 +94,7 @@ def main() -> None:
     needed = {m.name: m for record in chosen.values() for m in record.measurements}.values()
     found: dict[str, Any] = {}
     for measurement in sorted(needed, key=lambda m: m.alone):
-        seeds = list(measurement.seeds)[: options.rounds]
+        seeds = list(measurement.seeds)[: None if measurement.alone else options.rounds]
         with ProcessPoolExecutor(1 if measurement.alone else None) as pool:
             paths = pool.map(one_round, [measurement] * len(seeds), seeds, [kept] * len(seeds))
             rounds = [json.loads(path.read_text()) for path in paths]
