@@ -572,7 +572,8 @@ class _Classes:
         if not largest * (1.0 if self.directions else float((norm * w.unscale).max())) < _roomy(self.dtype):
             raise TooLargeError
         beta = (1.0 / norm if self.directions else np.ones(len(norm)) * w.unscale).astype(self.dtype)
-        self.known[at.start] = beta, w.exponent
+        if self.kept is not None:  # they will be asked for again
+            self.known[at.start] = beta, w.exponent
         return w, beta
 
     def _shared(self, at: slice, hidden: Integers) -> Shared | None:

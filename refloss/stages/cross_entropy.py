@@ -60,7 +60,7 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two. Weights that add up to 0
     have no mean: NaN.
     """
-    v = np.ones(classes) if settings.class_weight is None else np.asarray(settings.class_weight)
+    v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
     if y.ndim == 2:
         return Weights(v, kind.of(float(len(y))).rounded())
     size = np.frexp(v[y].max(initial=0.0))[1]
@@ -83,7 +83,8 @@ def shares(y: Array | Integers, weights: Weights, label_smoothing: float, kind: 
     """Part the targets of labels into what the label gets and what every other class gets; see `targets`."""
     v, _ = weights
     keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
-    shared = v * share if label_smoothing else kind.of(np.zeros(len(v)))  # a weight of no label may overflow
+    nothing = np.broadcast_to(0.0, len(v))
+    shared = v * share if label_smoothing else kind(nothing, nothing)  # a weight of no label may overflow
     return Shares((v[y] * (keep + share)).rounded(), shared.rounded())
 
 
