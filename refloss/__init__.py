@@ -4,24 +4,28 @@ Values, hand-derived gradients and stated accuracy for cross entropy, the softma
 A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, and the triplet loss.
 """
 
-from refloss.engines.certified import enclose
-from refloss.error_free import ulp_error
-from refloss.losses import (
-    AMSoftmax,
-    ArcFace,
-    ASoftmax,
-    CombinedMargin,
-    CosFace,
-    CrossEntropy,
-    ModifiedSoftmax,
-    NormFace,
-    SoftmaxLoss,
-    SphereFace,
-    Triplet,
-    log_softmax,
-    logsumexp,
-    softmax,
-)
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from refloss.engines.certified import enclose
+    from refloss.error_free import ulp_error
+    from refloss.losses import (
+        AMSoftmax,
+        ArcFace,
+        ASoftmax,
+        CombinedMargin,
+        CosFace,
+        CrossEntropy,
+        ModifiedSoftmax,
+        NormFace,
+        SoftmaxLoss,
+        SphereFace,
+        Triplet,
+        log_softmax,
+        logsumexp,
+        softmax,
+    )
 
 __version__ = "0.1.0"
 
@@ -43,3 +47,17 @@ __all__ = [
     "softmax",
     "ulp_error",
 ]
+
+_ELSEWHERE = {"enclose": "refloss.engines.certified", "ulp_error": "refloss.error_free"}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """Load a public name when it is first asked for, so that importing refloss takes no time."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(_importlib.import_module(_ELSEWHERE.get(name, "refloss.losses")), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

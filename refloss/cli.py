@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, fields
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args, get_type_hints
 
@@ -530,7 +531,7 @@ def losses() -> None:
 def public_losses() -> dict[type[Any], list[str]]:
     """Every public loss, in the order in which they are defined, with its other names."""
     out: dict[type[Any], list[str]] = {}
-    for name, loss in vars(refloss.losses).items():
+    for name, loss in vars(import_module("refloss.losses")).items():
         if name in refloss.__all__ and isinstance(loss, type):
             out.setdefault(loss, []).extend([name] * (name != loss.__name__))
     return out

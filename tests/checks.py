@@ -86,7 +86,9 @@ def against_exact(
     value_allowed, gradient_allowed = allowed(loss, *inputs, engine=engine)
     for name, error in errors(loss, *inputs, found=found, upstream=upstream, engine=engine, **options).items():
         limit = value_allowed if name == "value" else gradient_allowed
-        assert error <= min(limit, 1e300), f"{loss}: {name} is {error:.3g}u off, allowed {limit:.3g}u"
+        if limit * U >= 1.0:
+            continue  # nothing is promised
+        assert error <= limit, f"{loss}: {name} is {error:.3g}u off, allowed {limit:.3g}u"
 
 
 def against_exact_vjp(

@@ -20,8 +20,14 @@ HEAVY = ("numba", "llvmlite", "flint", "torch", "jax", "scipy", "typer", "rich",
 FLOORS = ("error_free", "inputs", "stages", "engines", "losses", "testing", "cli")
 
 
-def test_import_loads_numpy_and_nothing_heavier():
-    code = "import sys, refloss; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+def test_import_loads_no_loss_before_one_is_asked_for():
+    code = "import sys, refloss; print(*[name for name in sys.modules if name.startswith(('refloss', 'numpy'))])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["refloss"]
+
+
+def test_losses_load_numpy_and_nothing_heavier():
+    code = "import sys, refloss; refloss.ArcFace; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "numpy" in loaded
     assert not set(HEAVY) & set(loaded)
@@ -30,6 +36,7 @@ def test_import_loads_numpy_and_nothing_heavier():
 def test_import_takes_nothing_that_numpy_does_not_take():
     code = (
         "import sys, numpy, fractions, dataclasses; before = set(sys.modules); import refloss;"
+        "refloss.ArcFace;"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
     )
     new = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -45,9 +52,11 @@ def test_types_are_shipped():
 
 
 def test_public_names_exist_and_are_all():
-    public = {name for name in vars(refloss) if not name.startswith("_")}
+    public = {name for name in dir(refloss) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(refloss, name))}
     assert public - modules == set(refloss.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Arcface'"):
+        refloss.Arcface  # noqa: B018
 
 
 @pytest.mark.parametrize("name", refloss.__all__)

@@ -41,6 +41,8 @@ THREADS = int(os.environ.get("REFLOSS_THREADS") or vars(numba.config)["NUMBA_NUM
 """Threads of the pool: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
 TILE = 2**18
 """Entries of a block of logits: it and the rows of W beside it stay in the cache."""
+NARROWEST = 64
+"""Classes in a block, at least, however many samples there are."""
 NEARLY_PARALLEL = 2.0**-80
 """Square of the sine of an angle below which the kernel leaves it to the stage."""
 
@@ -312,7 +314,6 @@ def _angle(x: Rows, w: Rows) -> tuple[angle.Angle, angle.Saved]:
     """What the angle stage finds, by a kernel where no angle is tiny."""
     n, zeros = len(x.scaled), np.zeros(len(x.scaled), np.int32)
     tangent_x, tangent_w, numbers = np.empty_like(x.scaled), np.empty_like(x.scaled), np.empty((n, 8))
-
     kernels.separate(x.scaled, w.scaled, tangent_x, tangent_w, numbers)
     xx, ww, xw, rest = (Pair(numbers[:, i].copy(), numbers[:, i + 1].copy()) for i in range(0, 8, 2))
     length_x, length_w = sqrt(xx), sqrt(ww)
@@ -467,7 +468,7 @@ class _Classes:
     def __init__(self, spec: Spec, arrays: Arrays, shared: Array, dtype: Any, samples: int, keep: bool) -> None:
         self.w, self.b, self.shared, self.dtype = arrays["w"], arrays.get("b"), shared, dtype
         self.directions = spec.head == "margin"
-        self.blocks = _ranges(len(self.w), max(64, TILE // samples))
+        self.blocks = _ranges(len(self.w), max(NARROWEST, TILE // samples))
         self.kept = np.empty(samples * len(self.w), dtype) if keep else None
         """exp(z - M) β of this group, block after block."""
         self.free: list[Array] = []
@@ -545,8 +546,11 @@ class _Classes:
         if self.kept is not None:
             room = self.kept[n * at.start : n * at.stop]
         else:
-            room = self.free.pop() if self.free else np.empty(n * self.blocks[0].stop, self.dtype)
-            room = room.reshape(-1)[: n * (at.stop - at.start)]
+            try:
+                room = self.free.pop().reshape(-1)
+            except IndexError:
+                room = np.empty(n * self.blocks[0].stop, self.dtype)
+            room = room[: n * (at.stop - at.start)]
         return room.reshape(n, -1)
 
     def _block(self, at: slice, samples: _Samples) -> Block:
@@ -633,12 +637,8 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
 
 def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
     """Cross entropy of logits: every row is read once and, for the gradient, written once."""
-    z, y, settings, dtype = (
-        np.ascontiguousarray(arrays["z"], request.dtype),
-        arrays["y"],
-        spec.cross_entropy,
-        request.dtype,
-    )
+    y, settings, dtype = arrays["y"], spec.cross_entropy, request.dtype
+    z = np.ascontiguousarray(arrays["z"], dtype)
     n, c = z.shape
     counts = cross_entropy.kept(y, settings)
     weights = cross_entropy.weights(y[counts], c, settings)
@@ -662,12 +662,9 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         )
 
     deque(_in_order(sweep, _ranges(n, max(1, 2**20 // c))), maxlen=0)
-    value = (
-        losses
-        if settings.reduction == "none"
-        else cross_entropy.reduce(losses[counts], settings.reduction, weights.divisor)
-    )
-    return np.asarray(value), {"z": out} if keep else {}
+    if settings.reduction != "none":
+        losses = np.asarray(cross_entropy.reduce(losses[counts], settings.reduction, weights.divisor))
+    return losses, {"z": out} if keep else {}
 
 
 _HEADS: dict[str, Callable[[Spec, Arrays, Array | None, Request], _Result]] = {

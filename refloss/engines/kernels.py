@@ -536,7 +536,7 @@ def _total(row: Array, lanes: Array, low: Array) -> Any:
             lanes[j] = s
             low[j] += upper_low[j] + e
         width -= upper.shape[0]
-    return lanes[0] + low[0]
+    return lanes[0] + low[0] if abs(lanes[0]) < np.inf else lanes[0]
 
 
 @_jit()
