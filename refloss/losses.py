@@ -223,6 +223,9 @@ class CrossEntropy(_WithLabels):
         """Return the loss and its gradient, a named tuple with the field z.
 
         upstream is the gradient of what comes after: a number, or (...) for reduction="none"; 1 if left out.
+
+        wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
+        arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         arrays, shape = self._arrays(z, y)
         value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
@@ -278,6 +281,9 @@ class SoftmaxLoss(_WithLabels):
         """Return the loss and its gradients, a named tuple with the fields x, w and b (None without a bias).
 
         upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
+
+        wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
+        arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype, wrt, out)
         return value, LinearGradient(gradients["x"], gradients["w"], gradients.get("b"))
@@ -344,6 +350,9 @@ class _MarginLoss(_WithLabels):
         """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D).
 
         upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
+
+        wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
+        arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype, wrt, out)
         return value, HeadGradient(gradients["x"], gradients["w"])
@@ -651,6 +660,9 @@ class Triplet(_Loss):
         """Return the loss and its gradients, a named tuple with the fields anchor, positive and negative.
 
         upstream is the gradient of what comes after: a number, or (N,) for reduction="none"; 1 if left out.
+
+        wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
+        arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         arrays, shape = self._arrays(anchor, positive, negative)
         value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
@@ -676,7 +688,8 @@ def _numba_works() -> bool:
         import_module("refloss.engines.kernels").ready()
     except Exception as error:  # an import that fails, a compiler that does
         reason = f"{type(error).__name__}: {error}"
-        warn(f"engine='fused' needs numba, which fails here ({reason}); the chain takes its place", stacklevel=2)
+        message = f"engine='fused' needs numba, which fails here ({reason}); the chain takes its place"
+        warn(message, RuntimeWarning, stacklevel=2)
         return False
     return True
 

@@ -38,6 +38,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpmath import mp, mpf
 
+from untraced import untraced
+
 Array = np.ndarray[Any, Any]
 Reals = list[mpf]
 Branch = Callable[[mpf], mpf]  # psi as a function of theta, one side of every boundary chosen
@@ -53,6 +55,7 @@ NAN = mpf("nan")
 # -------------------------------------------------------------------------------------------------------- exact numbers
 
 
+@untraced
 def exact(values: Any) -> Array:
     """The given numbers as mpf, none of them rounded; the shape is kept."""
     array = np.asarray(values)
@@ -163,6 +166,7 @@ def angle_of(dot: int, square: int, other: int) -> mpf:
 # --------------------------------------------------------------------------------------------------------------- stages
 
 
+@untraced
 def normalize(v: Any, digits: int = 60) -> Array:
     """The direction v / |v|, along the last axis."""
     numbers = exact(v)
@@ -175,6 +179,7 @@ def normalize(v: Any, digits: int = 60) -> Array:
     return result
 
 
+@untraced
 def linear(x: Any, w: Any, b: Any = None, digits: int = 60) -> Array:
     """The logits x_n . w_k + b_k, shape (N, C)."""
     samples, classes = rows(x), rows(w)
@@ -187,6 +192,7 @@ def linear(x: Any, w: Any, b: Any = None, digits: int = 60) -> Array:
     return result
 
 
+@untraced
 def cosine(x: Any, w: Any, digits: int = 60) -> Array:
     """The cosine of the angle between every sample and class, shape (N, C)."""
     samples, classes = rows(x), rows(w)
@@ -197,6 +203,7 @@ def cosine(x: Any, w: Any, digits: int = 60) -> Array:
     return result
 
 
+@untraced
 def angle(x: Any, w: Any, digits: int = 60) -> Array:
     """The angle between row n of x and row n of w, shape (N,): 0, or pi to the digits, where they are parallel."""
     with mp.workdps(digits + GUARD):
@@ -283,6 +290,7 @@ def at_each(angles: Any, function: Callable[[mpf], mpf]) -> Array:
     return result
 
 
+@untraced
 def psi(
     theta: Any,
     m1: float = 1,
@@ -302,6 +310,7 @@ def psi(
     return at_each(theta, at)
 
 
+@untraced
 def psi_slope(
     theta: Any,
     m1: float = 1,
@@ -322,6 +331,7 @@ def psi_slope(
     return at_each(theta, at)
 
 
+@untraced
 def logits(
     x: Any,
     w: Any,
@@ -376,6 +386,7 @@ def along(z: Any, axis: int, digits: int, function: Callable[[Reals], Reals]) ->
     return np.moveaxis(result, -1, axis)
 
 
+@untraced
 def softmax(z: Any, axis: int = -1, digits: int = 60) -> Array:
     """The probabilities p_k = exp(z_k) / sum of exp(z_j)."""
 
@@ -386,6 +397,7 @@ def softmax(z: Any, axis: int = -1, digits: int = 60) -> Array:
     return along(z, axis, digits, of_row)
 
 
+@untraced
 def log_softmax(z: Any, axis: int = -1, digits: int = 60) -> Array:
     """The logarithms of the probabilities, to all digits also where p_k is 1 but for 1e-300."""
 
@@ -396,6 +408,7 @@ def log_softmax(z: Any, axis: int = -1, digits: int = 60) -> Array:
     return along(z, axis, digits, of_row)
 
 
+@untraced
 def logsumexp(z: Any, axis: int = -1, digits: int = 60) -> Array:
     """The logarithm of the sum of exp(z_j); the axis goes."""
     numbers = np.moveaxis(exact(z), axis, -1)
@@ -411,6 +424,7 @@ def logsumexp(z: Any, axis: int = -1, digits: int = 60) -> Array:
     return result
 
 
+@untraced
 def cross_entropy(
     z: Any,
     y: Any,
@@ -431,6 +445,7 @@ def cross_entropy(
         return batch.reduce(losses)
 
 
+@untraced
 def triplet(
     anchor: Any,
     positive: Any,
@@ -742,6 +757,7 @@ def name_of(loss: Any) -> str:
     return type(loss).__name__
 
 
+@untraced
 def value(loss: Any, *inputs: Any, digits: int = 60) -> Any:
     """The loss on these inputs: an mpf for "mean" and "sum", an array of mpf for "none"."""
     if name_of(loss) == "Triplet":
@@ -822,6 +838,7 @@ class Wanted:
         self.arrays[name][index] += number
 
 
+@untraced
 def gradients(
     loss: Any,
     *inputs: Any,
@@ -953,6 +970,7 @@ def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: i
 # ---------------------------------------------------------------------------------------- what an error is held against
 
 
+@untraced
 def absolute_terms(
     loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60, projected: bool = False
 ) -> dict[str, Array]:
@@ -1050,6 +1068,7 @@ def head_terms(head: Head, upstream: Any, digits: int, projected: bool) -> dict[
     return terms
 
 
+@untraced
 def row_error(result: Any, truth: Any, terms: Any) -> float:
     """The worst row's largest |result - truth| over the row's terms, in units of u.
 
@@ -1065,6 +1084,7 @@ def row_error(result: Any, truth: Any, terms: Any) -> float:
     return max((error(found[i], true[i], sizes[i[:-1] if by_row else i]) for i in np.ndindex(true.shape)), default=0.0)
 
 
+@untraced
 def value_error(result: Any, truth: Any, terms: Any = None) -> float:
     """The worst |result - truth| / |truth| in units of u; given `terms` of truth's shape, over the larger of the two.
 

@@ -39,8 +39,8 @@ from refloss.stages import angle, cross_entropy, margin
 
 THREADS = int(os.environ.get("REFLOSS_THREADS") or vars(numba.config)["NUMBA_NUM_THREADS"])
 """Threads of the pool: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
-TILE = 2**18
-"""Entries of a block of logits: it and the rows of W beside it stay in the cache."""
+TILE = 2**20
+"""Bytes of a block of logits: it and the rows of W beside it stay in the cache."""
 NARROWEST = 64
 """Classes in a block, at least, however many samples there are."""
 NEARLY_PARALLEL = 2.0**-80
@@ -468,7 +468,7 @@ class _Classes:
     def __init__(self, spec: Spec, arrays: Arrays, shared: Array, dtype: Any, samples: int, keep: bool) -> None:
         self.w, self.b, self.shared, self.dtype = arrays["w"], arrays.get("b"), shared, dtype
         self.directions = spec.head == "margin"
-        self.blocks = _ranges(len(self.w), max(NARROWEST, TILE // samples))
+        self.blocks = _ranges(len(self.w), max(NARROWEST, TILE // np.dtype(dtype).itemsize // samples))
         self.kept = np.empty(samples * len(self.w), dtype) if keep else None
         """exp(z - M) β of this group, block after block."""
         self.free: list[Array] = []

@@ -341,13 +341,13 @@ def _sum_of(row: Array, lanes: Array) -> Any:
 
 @_jit()
 def _dot(a: Array, b: Array, lanes: Array) -> Any:
-    """Return the inner product of two rows, in float64."""
+    """Return the inner product of two rows, in the type of the lanes."""
     width = min(a.shape[0], LANES)
     lanes[:width] = 0.0
     for i in range(0, a.shape[0], LANES):
         part, other = a[i : i + LANES], b[i : i + LANES]
         for j in range(part.shape[0]):
-            lanes[j] += np.float64(part[j]) * np.float64(other[j])
+            lanes[j] += part[j] * other[j]
     return _added(lanes, width)
 
 
@@ -439,10 +439,10 @@ def exponentials(
 @_jit()
 def project(rows: Array, w: Array, beta: Array) -> None:
     """Take off every row its part along the row of w, whose length is 1/β."""
-    lanes = np.empty(LANES)
+    lanes = np.empty(LANES, rows.dtype)
     for k in range(len(rows)):
         row, own = rows[k], w[k]
-        along = rows.dtype.type(_dot(row, own, lanes) * beta[k] * beta[k])
+        along = _dot(row, own, lanes) * beta[k] * beta[k]
         for i in range(row.shape[0]):
             row[i] -= along * own[i]
 
