@@ -97,8 +97,8 @@ def test_a_budget_is_not_far_above_real_errors(torch, loss):  # noqa: F811
         theirs, upstream = run(torch, loss, "float32", *inputs, upstream)
         found.append(shares(loss, "float32", inputs, theirs, upstream)[1])
     value, *gradients = np.nanmedian(found, axis=0)
-    assert value < 1000.0
-    assert max(gradients) < 500.0
+    assert value < 1000.0  # a mean is often near the truth by chance
+    assert max(gradients) < 250.0
 
 
 def _wrong(loss, inputs, upstream):
@@ -240,6 +240,46 @@ def test_at_a_boundary_both_sides_are_allowed():
     assert budget(loss, x, away, [0], dtype="float32").value < 1e-4
     kink = replace(loss, boundary="continuous", gradient="detached")
     assert (budget(kink, x, w, [0], dtype="float32").gradient.x > 0.0).all()
+
+
+def test_the_dtype_may_stand_last_and_has_to_be_one():
+    *inputs, _ = ordinary(0, "float32")
+    loss = refloss.CosFace()
+    assert budget(loss, *inputs, "bfloat16").value == budget(loss, *inputs, dtype="bfloat16").value
+    for missing in (budget, lambda *given: budget(*given, "float8"), lambda *given: budget(*given, dtype="tf32")):
+        with pytest.raises(ValueError, match="dtype: expected one of"):
+            missing(loss, *inputs)
+
+
+@pytest.mark.parametrize("add", ["accumulate", "sort"])
+def test_a_sum_of_either_sign_loses_no_more_than_its_larger_half(add):
+    rng, u = np.random.default_rng(0), 2.0**-24
+    terms = rng.normal(size=(200, 64)).astype(np.float32)
+    terms = np.sort(terms, axis=1) if add == "sort" else terms  # all negative terms first: the largest partial sums
+    found = np.add.accumulate(terms, axis=1)[:, -1].astype(np.float64)
+    exact = terms.astype(np.float64)
+    size, whole = np.abs(exact).sum(axis=1), np.abs(exact.sum(axis=1))
+    lost = budgets.arithmetic("float32").lost(64, size, whole)
+    assert (np.abs(found - exact.sum(axis=1)) <= lost - u * size).all()  # no products here, so none are rounded
+    assert (lost < 64 * u * size).all()
+
+
+@pytest.mark.parametrize("m", [2.0, 3.0, 4.0, 7.0])
+def test_the_terms_of_a_polynomial_are_those_of_its_coefficients(m):
+    coefficients = np.polynomial.chebyshev.cheb2poly(np.eye(9)[int(m)])
+    for cos in (-0.9, 0.0, 0.3, 1.0):
+        terms = np.polynomial.Polynomial(np.abs(coefficients))
+        value, slope = budgets.of_polynomial(m, np.array(cos))
+        assert np.isclose(value, (m + 2.0) * terms(abs(cos)), rtol=1e-12)
+        assert np.isclose(slope, (m + 2.0) * terms.deriv()(abs(cos)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_smooth_curve_has_no_leaps_in_any_dtype(dtype):
+    """Roundings of float64 once passed for a leap there."""
+    *inputs, _ = ordinary(0, dtype, d=64)
+    u = 2.0 ** -budgets.HALF_OF[dtype]
+    assert budget(refloss.NormFace(s=16.0), *inputs, dtype).value < 16.0 * 4.0 * 64.0 * u
 
 
 def test_lower_precision_inside_is_allowed_only_if_said():

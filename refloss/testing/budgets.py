@@ -1,8 +1,9 @@
 r"""How far a correct implementation in a given dtype may be from the truth: for these inputs, entry by entry.
 
 A first-order analysis of the forward error of every step of the picture. All magnitudes are those of the true values,
-and every rounding is at its worst. Symbols are those of the stages, and K_n is what a sum of n terms may lose in units
-of u: n, or less where sums are accumulated in a wider dtype.
+and every rounding is at its worst. Symbols are those of the stages, and K_n is what a sum of n terms of one sign may
+lose in units of u: n, or less where sums are accumulated in a wider dtype. Where signs differ, no partial sum is larger
+than the positive terms together, or the negative ones: see `Arithmetic.lost`.
 
 What counts as correct: any order of summation; cosines from rounded directions; an angle within a few u, as atan2
 gives it (arccos is as good for angles that are not small); cos mθ from the angle or as a polynomial in cos θ; absolute
@@ -24,6 +25,8 @@ HALF_OF = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "float64": 5
 SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
 UNKNOWN = 1e30
 """Error of a direction that the dtype does not know: an angle of less than a few u, or as near to π."""
+OWN = 8.0 * 2.0**-53
+"""What the truth, by engine "dd", may itself be off by, relative to a value and to the terms of a gradient's row."""
 POLYNOMIALS = 8
 """Up to this whole m, cos mθ as a polynomial in cos θ counts as a correct way to compute it."""
 
@@ -45,6 +48,14 @@ class Arithmetic(NamedTuple):
     def sum_of(self, n: int) -> float:
         """K_n."""
         return n * self.accumulated / self.u
+
+    def lost(self, n: int, terms: Array, whole: Array) -> Array:
+        """What a sum of n products may be off by, given the sum of their magnitudes and the magnitude of their sum.
+
+        Each product is rounded, and each of the n - 1 partial sums: in any order it is at most the larger of the sum of
+        the positive products and that of the negative ones, which is half of terms + whole.
+        """
+        return np.asarray(self.accumulated * ((n - 1) * (terms + whole) / 2.0 + terms))
 
 
 def arithmetic(
@@ -114,10 +125,10 @@ class Rows(NamedTuple):
 
 
 def of_cosines(head: Head, a: Arithmetic) -> Array:
-    """Error of every cosine: rounded entries and lengths, products and their sum, the result."""
-    d = a.sum_of(head.x.shape[1])
-    terms = np.abs(head.x) @ np.abs(head.w).T
-    return np.asarray(a.u * ((d + 2.0) * terms + (d + 3.0) * np.abs(head.c)) + 2.0 * a.factor * terms)
+    """Error of every cosine: products and their sum, rounded entries and lengths, the result."""
+    d = head.x.shape[1]
+    terms, whole = np.abs(head.x) @ np.abs(head.w).T, np.abs(head.c)
+    return a.lost(d, terms, whole) + 2.0 * (a.u + a.factor) * terms + a.u * (a.sum_of(d) + 3.0) * whole
 
 
 class Target(NamedTuple):
@@ -131,43 +142,75 @@ class Target(NamedTuple):
     """Its error."""
 
 
+def of_angle(theta: Array, d: float, a: Arithmetic) -> Array:
+    """Error of the target's angle, of two lengths by atan2, given K_D.
+
+    Rounded entries turn a direction by an absolute amount, a sum of squares a length by a relative one; and unit rows
+    whose lengths differ by δ are at least δ apart.
+    """
+    apart, aside = a.u * (d + 2.0), np.minimum(theta, np.pi - theta)
+    crooked = apart**2 / np.maximum(np.hypot(aside, apart) + aside, SMALLEST["float64"])
+    return np.asarray(a.u * ((d + 4.0) * np.sin(theta) + 4.0 + 3.0 * theta) + crooked)
+
+
+def of_polynomial(m: float, cos: Array) -> tuple[Array, Array]:
+    """Rounding error of cos mθ as a polynomial in cos θ, and of its derivative, in units of u.
+
+    Its coefficients alternate in sign, so their magnitudes add up to it at i cos θ. Horner takes m + 1 roundings.
+    """
+    c = np.abs(cos)
+    root = np.hypot(c, 1.0)
+    up, down = (c + root) ** m, (c - root) ** m
+    return (m + 2.0) * np.abs(up + down) / 2.0, (m + 2.0) * m * np.abs(up - down) / (2.0 * root)
+
+
 def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic) -> Target:
     """Error of ψ and of dψ/dcos θ, by way of the angle or of the cosine, whichever loses more; jumps within reach."""
     theta, sine = head.theta, np.sin(head.theta)
-    d = a.sum_of(head.x.shape[1])
-    of_theta = a.u * (d / 2.0 + 4.0 + 3.0 * theta)
-    curve = margin.curve_of(settings)
+    by_cosine = np.minimum(cosine / np.maximum(sine, 1e-300), np.sqrt(2.0 * cosine))
+    of_theta = of_angle(theta, a.sum_of(head.x.shape[1]), a)
+    curve = margin.curve_of(settings._replace(gradient="exact"))
+    eased = settings.annealing / (1.0 + settings.annealing)
+    bend = eased + (1.0 - eased) * max(1.0, settings.m1**2)
 
-    reach = 4.0 * np.maximum(of_theta, np.minimum(cosine / np.maximum(sine, 1e-300), np.sqrt(2.0 * cosine)))
+    reach = 4.0 * np.maximum(of_theta, by_cosine)
     near = np.clip(np.stack([theta, theta - reach, theta + reach]), 0.0, np.pi)
-    turned = margin.turned(angle.of(near.ravel()), settings)
-    psi, *psi_near = np.reshape(curve.psi(turned).hi, near.shape)
-    slope, *slope_near = np.reshape(curve.slope(turned).hi, near.shape)
-    bend = max(1.0, settings.m1**2)
-    evaluated = a.u * (
-        4.0 + 2.0 * np.abs(psi) + 2.0 * np.abs(slope) * (theta + settings.m2) + settings.m3 + settings.m2
-    )
-    through_angle = np.abs(slope) * of_theta + bend * of_theta**2 / 2.0 + evaluated
-    of_slope = bend * of_theta + a.u * (4.0 * np.abs(slope) + bend * (theta + settings.m2))
-    plain = settings.m2 == 0.0 and settings.m1 == int(settings.m1) and settings.m1 <= POLYNOMIALS
-    if plain:
-        size = ((1.0 + np.sqrt(2.0)) ** settings.m1 + (1.0 - np.sqrt(2.0)) ** settings.m1) / 2.0
-        through_cosine = bend * cosine + a.u * (3.0 * size + 2.0 * np.abs(psi) + settings.m3)
-        through_angle = through_cosine if settings.m1 == 1.0 else np.maximum(through_angle, through_cosine)
-    moved, apart = near[1:] - theta, np.stack(psi_near) - psi
+    here, *beside = (margin.turned(angle.of(place), settings) for place in near)
+    at, slope = curve.psi(here), curve.slope(here).hi
+    psi, moved = at.hi, near[1:] - theta
+    apart = np.stack([(curve.psi(there) - at).hi for there in beside])  # in pairs: roundings are no leaps
     leap = np.abs(apart - slope * moved) > 0.6 * bend * moved**2  # a smooth curve keeps to half of that
     jump = np.where(leap, np.abs(apart) + np.abs(slope * moved) + bend * moved**2, 0.0).max(axis=0)
-    turn = np.abs(np.stack(slope_near) - slope)
+
+    on_cosine = settings.m1 == 1.0 and settings.m2 == 0.0
+    polynomial = settings.m2 == 0.0 and settings.m1 == int(settings.m1) and settings.m1 <= POLYNOMIALS
+    evaluated = 4.0 + 2.0 * np.abs(psi) + 2.0 * np.abs(slope) * (theta + settings.m2) + settings.m3 + settings.m2
+    of_psi = np.abs(slope) * of_theta + bend * of_theta**2 / 2.0 + a.u * (evaluated + 3.0 * eased)
+    terms, of_terms = of_polynomial(settings.m1, np.cos(theta)) if polynomial else (theta, theta)
+    if on_cosine:
+        of_psi = cosine + a.u * (3.0 + 2.0 * np.abs(psi) + settings.m3)
+    elif polynomial:
+        sum_of_terms = (1.0 - eased) * terms + 3.0 * eased + 2.0 * np.abs(psi)
+        of_psi = np.maximum(of_psi, np.abs(slope) * by_cosine + bend * by_cosine**2 / 2.0 + a.u * sum_of_terms)
+    if on_cosine or settings.gradient == "detached":
+        return Target(of_psi + jump, np.ones_like(psi), np.full_like(psi, 4.0 * a.u))
+
+    turn = np.abs(np.stack([curve.slope(there).hi for there in beside]) - slope)
     kink = np.where(leap | (turn > 1.1 * bend * reach), turn + bend * reach, 0.0).max(axis=0)
     safe = np.maximum(sine, of_theta)
-    if settings.gradient == "detached" or (plain and settings.m1 == 1.0):
-        steepness = np.where(kink > 0.0, np.abs(slope) / safe, 1.0)
-        return Target(through_angle + jump, np.maximum(steepness, 1.0), 4.0 * a.u + kink / safe)
     steepness = np.abs(slope) / safe
-    beside = np.maximum(safe - of_theta, safe / 8.0)
-    of_steepness = (of_slope + kink) / safe + np.abs(slope) * of_theta / (safe * beside) + 4.0 * a.u * steepness
-    of_steepness = np.where(sine > 2.0 * of_theta, of_steepness, UNKNOWN)
-    return Target(through_angle + jump, steepness, of_steepness)
+
+    def moved_by(off: Array) -> Array:
+        """How far an angle that is off moves the steepness."""
+        return np.asarray((bend + np.abs(slope) / np.maximum(safe - off, safe / 8.0)) * off / safe)
+
+    rounded = 8.0 * steepness + bend * (theta + settings.m2) / safe
+    of_steepness = moved_by(of_theta) + a.u * rounded
+    if polynomial:
+        steepest = (1.0 - eased) * settings.m1**2 * (settings.m1**2 - 1.0) / 3.0  # |d²ψ/dcos θ²| at most, at θ = 0
+        through = np.minimum(moved_by(by_cosine), steepest * cosine) + a.u * ((1.0 - eased) * of_terms + 4.0 * eased)
+        of_steepness = np.maximum(of_steepness, through)
+    return Target(of_psi + jump, steepness, np.where(sine > 2.0 * of_theta, of_steepness + kink / safe, UNKNOWN))
 
 
 def of_rows(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
@@ -214,20 +257,23 @@ class Side(NamedTuple):
 
 def of_side(side: Side, upstream: Array, of_upstream: Array, a: Arithmetic) -> Array:
     """Error of the gradient of rows, from dL/dcos (R, S) and its error: two products, the projection, the length."""
-    d, k = a.sum_of(side.own.shape[1]), a.sum_of(side.other.shape[0])
+    d = a.sum_of(side.own.shape[1])
     most = np.abs(upstream) + of_upstream  # what it may be: on a boundary, far more than it is
-    terms = most @ np.abs(side.other)
     exact, inner, more = upstream @ side.other, np.abs(side.own), of_upstream @ np.abs(side.other)
     radial = (exact * side.own).sum(axis=1, keepdims=True)
     whole, along = np.abs(exact) + more, np.abs(radial) + (inner * more).sum(axis=1, keepdims=True)
-    passed = np.empty_like(whole)
+    passed, own = np.empty_like(whole), np.empty_like(radial)
     for row, (unit, cosines) in enumerate(zip(side.own, side.cosines, strict=True)):
         tangents = np.abs(side.other - cosines[:, None] * unit)  # (S, D), a row at a time
         passed[row] = (of_upstream[row] + (d / 2.0 + 1.0) * a.u * most[row]) @ tangents
-    error = passed + (a.u * (k + 2.0) + 2.0 * a.factor) * (terms + inner * (inner * terms).sum(axis=1, keepdims=True))
-    error += a.u * inner * ((d + 2.0) * (whole * inner).sum(axis=1, keepdims=True) + (d + 6.0) * along)
+        own[row] = np.abs(upstream[row]) @ np.linalg.norm(tangents, axis=1)
+    terms = most @ np.abs(side.other)
+    product = a.lost(side.other.shape[0], terms, whole) + 2.0 * (a.u + a.factor) * terms
+    error = passed + product + inner * (inner * product).sum(axis=1, keepdims=True)
+    size = (whole * inner).sum(axis=1, keepdims=True)
+    error += inner * (a.lost(side.own.shape[1], size, along) + a.u * (2.0 * size + (d + 6.0) * along))
     error += a.u * (whole + inner * along) + (d / 2.0 + 2.0) * a.u * (np.abs(exact - radial * side.own) + more)
-    return np.asarray(error / side.lengths[:, None])
+    return np.asarray((error + OWN * own) / side.lengths[:, None])
 
 
 # ------------------------------------------------------------------------------------------------------------- together
@@ -245,7 +291,7 @@ class Budget(NamedTuple):
 def budget(
     loss: Any,
     *inputs: Any,
-    dtype: str,
+    dtype: str | None = None,
     accumulate: str | None = None,
     matmul: str | None = None,
     upstream: Any = None,
@@ -260,7 +306,7 @@ def budget(
     inputs
         What the loss is called with, as numbers of the dtype; they count as exact.
     dtype
-        "float16", "bfloat16", "float32" or "float64": what is stored.
+        "float16", "bfloat16", "float32" or "float64": what is stored. It may also stand last among the inputs.
     accumulate
         A wider dtype of sums. Left out: float32 for the half precisions, the dtype itself for the others.
     matmul
@@ -275,10 +321,20 @@ def budget(
     Budget
         In the shapes of value and gradients.
     """
+    if dtype is None:
+        *inputs, dtype = inputs  # type: ignore[assignment]
+    if not isinstance(dtype, str) or dtype not in SMALLEST:
+        raise ValueError(f"dtype: expected one of {sorted(SMALLEST)}; got {dtype!r}")
     found = arithmetic(dtype, accumulate, matmul, standard)
     _, gradient = loss.value_and_grad(*inputs, upstream=upstream)
     value, errors = bounds(loss, inputs, found, upstream)
     return Budget(value, gradient._replace(**errors))
+
+
+def truth(loss: Any, inputs: Any, upstream: Any = None) -> tuple[Any, Any]:
+    """Return the value and the gradients that budgets are about, which are off by `OWN` at most."""
+    value, gradient = loss.value_and_grad(*inputs, upstream=upstream, engine="dd")
+    return value, gradient
 
 
 def bounds(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> tuple[Array, dict[str, Array]]:
@@ -313,10 +369,10 @@ def _reduced(loss: Any, rows: Rows, of_loss: Array, counting: _Counting, a: Arit
     """Error of the value, from those of the rows."""
     if loss.reduction == "none":
         whole = np.full(len(counting.kept), a.smallest)
-        whole[counting.kept] = of_loss
+        whole[counting.kept] = of_loss + OWN * np.abs(rows.loss)
         return whole
     n = a.sum_of(len(of_loss)) + 2.0
-    return np.asarray(((of_loss + n * a.u * np.abs(rows.loss)) * counting.weight).sum() + a.smallest)
+    return np.asarray(((of_loss + (n * a.u + OWN) * np.abs(rows.loss)) * counting.weight).sum() + a.smallest)
 
 
 def _spread(part: Array, kept: Any, a: Arithmetic) -> Array:
@@ -342,7 +398,7 @@ def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tu
     of_loss, of_g = of_rows(rows, np.zeros_like(rows.z), a)
     value = _reduced(loss, rows, of_loss, counting, a)
     scale = np.abs(counting.coefficient)[:, None]
-    error = _spread(scale * (of_g + 3.0 * a.u * np.abs(rows.g)), counting.kept, a)
+    error = _spread(scale * (of_g + (3.0 * a.u + OWN) * np.abs(rows.g)), counting.kept, a)
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
 
 
@@ -352,18 +408,25 @@ def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     x, w = x.astype(np.float64)[counting.kept], w.astype(np.float64)
     b = bias[0].astype(np.float64) if bias else np.zeros(len(w))
     z = x @ w.T + b
-    of_z = (a.sum_of(x.shape[1]) * a.u + 2.0 * a.factor) * (np.abs(x) @ np.abs(w).T) + a.u * (np.abs(b) + np.abs(z))
+    terms = np.abs(x) @ np.abs(w).T
+    of_z = a.lost(x.shape[1], terms, np.abs(z - b)) + 2.0 * a.factor * terms + a.u * (np.abs(b) + np.abs(z))
     rows = _rows(z, counting.t)
     of_loss, of_g = of_rows(rows, of_z, a)
     scale = np.abs(counting.coefficient)[:, None]
-    g, error = scale * np.abs(rows.g), scale * (of_g + 3.0 * a.u * np.abs(rows.g))
-    to_x, to_w = ((a.sum_of(n) + 1.0) * a.u + 2.0 * a.factor for n in (len(w), len(x)))
+    g, error = scale * rows.g, scale * (of_g + 3.0 * a.u * np.abs(rows.g))
+
+    def product(upstream: Array, of_upstream: Array, other: Array) -> Array:
+        terms, whole = np.abs(upstream) @ np.abs(other), np.abs(upstream @ other)
+        own = np.abs(upstream) @ np.linalg.norm(other, axis=1, keepdims=True)
+        rounded = a.lost(len(other), terms, whole) + (a.u + 2.0 * a.factor) * terms
+        return np.asarray(of_upstream @ np.abs(other) + rounded + OWN * own)
+
     errors = {
-        "x": _spread(error @ np.abs(w) + to_x * (g @ np.abs(w)), counting.kept, a),
-        "w": error.T @ np.abs(x) + to_w * (g.T @ np.abs(x)) + a.smallest,
+        "x": _spread(product(g, error, w), counting.kept, a),
+        "w": product(g.T, error.T, x) + a.smallest,
     }
     if bias:
-        errors["b"] = error.sum(axis=0) + (a.sum_of(len(x)) + 1.0) * a.u * g.sum(axis=0) + a.smallest
+        errors["b"] = product(g.T, error.T, np.ones((len(x), 1)))[:, 0] + a.smallest
     return _reduced(loss, rows, of_loss, counting, a), errors
 
 
@@ -410,11 +473,12 @@ def _head(steps: Any, y: Any, s: float | None) -> Head:
 
 def _radial(g: Array, error: Array, head: Head, of_f: Array, a: Arithmetic) -> Array:
     """Error of the gradient along x̂, where the length of the embedding is the scale (N, 1)."""
-    d, k = a.sum_of(head.x.shape[1]), a.sum_of(g.shape[1])
-    f = np.abs(head.f)
-    terms = error * f + np.abs(g) * of_f + (k + 1.0) * a.u * np.abs(g) * f
+    d, f = a.sum_of(head.x.shape[1]), np.abs(head.f)
+    terms = (np.abs(g) * f).sum(axis=1, keepdims=True)
     along = np.abs((g * head.f).sum(axis=1, keepdims=True))
-    return np.asarray(terms.sum(axis=1, keepdims=True) + (d / 2.0 + 5.0) * a.u * along)
+    passed = (error * f + np.abs(g) * of_f).sum(axis=1, keepdims=True)
+    summed = a.lost(g.shape[1], terms, along)
+    return np.asarray(passed + summed + (a.u + OWN) * terms + (d / 2.0 + 5.0) * a.u * along)
 
 
 def _triplet(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
@@ -434,9 +498,10 @@ def _triplet(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tupl
         slope = 2.0 * np.abs(v) if loss.squared else np.abs(v) / np.where(length == 0.0, 1.0, length)
         allowed = (d / 2.0 + 6.0) * a.u * slope + np.where(undecided, slope, 0.0)
         allowed += 0.0 if loss.squared else (length == 0.0) * 1.0  # any vector of length 1 is a slope there
+        allowed += OWN * np.linalg.norm(slope, axis=1, keepdims=True)
         errors[name] = above[:, None] * np.where(reached[:, None], allowed, 0.0) + a.smallest
     errors["anchor"] = errors["positive"] + errors["negative"]
-    rows = np.where(reached, of_violation, 0.0) + a.smallest
+    rows = np.where(reached, of_violation + OWN * np.abs(violation), 0.0) + a.smallest
     if loss.reduction == "none":
         return rows, errors
     n = a.sum_of(len(rows)) + 2.0

@@ -14,13 +14,12 @@ import numpy as np
 
 from refloss.error_free import Array
 from refloss.testing.adapters import Found, call, read
-from refloss.testing.budgets import SMALLEST, budget
+from refloss.testing.budgets import SMALLEST, arithmetic, bounds, truth
 from refloss.testing.diagnosis import diagnose
 from refloss.testing.hard_cases import GROUPS, Case, Shape
 from refloss.testing.hard_cases import cases as named_cases
 
 SHOWN = 6  # failing cases that a report describes; it names the others
-ROUNDING = 2.0**-45  # of the truth itself: below any budget of a dtype shorter than float64
 
 
 class Quantity(NamedTuple):
@@ -213,8 +212,11 @@ def check(
 
     results = tuple(map(run, track(chosen)))
     dead = tuple(sorted(set(known) - {case.id for case in chosen}))
-    failed = [(result.case, result.found) for result in results if result.found and result.status == "failed"]
-    sentences = diagnose(loss, failed, dtype)
+    seen = {
+        status: [(result.case, result.found) for result in results if result.found and result.status == status]
+        for status in ("failed", "passed")
+    }
+    sentences = diagnose(loss, seen["failed"], seen["passed"], dtype)
     return Report(loss, dtype, framework, results, dead, tuple(sentences))
 
 
@@ -262,14 +264,14 @@ def assert_close(
     """
     arrays = tuple(read(entry) if np.asarray(entry).dtype.kind not in "iu" else np.asarray(entry) for entry in inputs)
     above = None if upstream is None else read(upstream)
-    truth, grad = loss.value_and_grad(*arrays, upstream=above)
-    allowed = budget(loss, *arrays, dtype=dtype, upstream=above, standard=standard)
-    given = {"value": (value, truth, allowed.value)}
+    right, grad = truth(loss, arrays, above)
+    allowed, errors = bounds(loss, arrays, arithmetic(dtype, standard=standard), above)
+    given = {"value": (value, right, allowed)}
     for name, found in gradients.items():
         field = name.removeprefix("grad_")
-        if field not in grad._fields:
-            raise TypeError(f"{name}: expected one of {['grad_' + entry for entry in grad._fields]}")
-        given["d" + field] = (found, getattr(grad, field), getattr(allowed.gradient, field))
+        if field not in errors:
+            raise TypeError(f"{name}: expected one of {['grad_' + entry for entry in errors]}")
+        given["d" + field] = (found, getattr(grad, field), errors[field])
     quantities = [
         compare(name, read(found), ours, bound) for name, (found, ours, bound) in given.items() if found is not None
     ]
@@ -287,13 +289,13 @@ def _compared(
         return tuple(_finite(name, part) for name, part in parts.items()), found
     shape = np.shape(loss(*case.inputs))
     if found.value.shape != shape:
-        return (_refused("value", f"shape {found.value.shape}, expected {shape}"),), None
-    truth, grad = loss.value_and_grad(*case.inputs, upstream=found.upstream)
-    allowed = budget(loss, *case.inputs, dtype=dtype, upstream=found.upstream, standard=standard)
-    quantities = [compare("value", found.value, truth, allowed.value)]
+        hint = "" if found.value.ndim == len(shape) else ": is reduction='none' on one side only?"
+        return (_refused("value", f"shape {found.value.shape}, expected {shape}{hint}"),), None
+    right, grad = truth(loss, case.inputs, found.upstream)
+    allowed, errors = bounds(loss, case.inputs, arithmetic(dtype, standard=standard), found.upstream)
+    quantities = [compare("value", found.value, right, allowed)]
     for name, theirs in zip(grad._fields, found.gradients or (), strict=False):
-        ours, bound = getattr(grad, name), getattr(allowed.gradient, name)
-        quantities.append(compare("d" + name, theirs, ours, bound, SMALLEST[dtype]))
+        quantities.append(compare("d" + name, theirs, getattr(grad, name), errors[name], SMALLEST[dtype]))
     return tuple(quantities), found
 
 
@@ -313,19 +315,27 @@ def compare(name: str, got: Array, expected: Any, allowed: Array, smallest: floa
     """Hold one array to another within a budget; all zero is right only where the dtype has no numbers so small."""
     ours = np.asarray(expected, dtype=np.float64)
     if got.shape != ours.shape:
-        return _refused(name, f"shape {got.shape}, expected {ours.shape}")
+        hint = ": transposed?" if got.shape == ours.shape[::-1] else ""
+        return _refused(name, f"shape {got.shape}, expected {ours.shape}{hint}")
     wrong = int(np.count_nonzero(~np.isfinite(got) & np.isfinite(ours)))
     if wrong:
         return _refused(name, f"{wrong} of {got.size} are NaN or infinite")
     size = np.abs(ours).max(axis=-1, keepdims=True) if ours.ndim else np.abs(ours)
-    bound = allowed + ROUNDING * size
     if name != "value" and not got.any() and np.abs(ours).max() > smallest:
         return _refused(name, "all zero")
-    decided = np.broadcast_to(bound < size, ours.shape)
-    shares = np.where(decided, np.abs(got - ours) / bound, 0.0)
+    decided = np.broadcast_to(allowed < size, ours.shape)
+    shares = np.where(decided, np.abs(got - ours) / allowed, 0.0)
     at = np.unravel_index(int(np.argmax(shares)), shares.shape)
     where = tuple(int(i) for i in at)
     count = int(np.count_nonzero(decided))
     return Quantity(
-        name, float(shares[at]), where, float(got[at]), float(ours[at]), float(bound[at]), count, ours.size - count, ""
+        name,
+        float(shares[at]),
+        where,
+        float(got[at]),
+        float(ours[at]),
+        float(allowed[at]),
+        count,
+        ours.size - count,
+        "",
     )

@@ -1,10 +1,15 @@
-"""What would explain a failure: the defects that are common in public code, each tried on the failing cases."""
+"""What would explain a failure: the defects that are common in public code, each tried on the cases that were run.
+
+Another loss explains a failure if value and gradients agree with it, in the cases that failed and in those that passed.
+A wrong step, of which only the value is known, explains it if it accounts for how far the value is off.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -12,48 +17,60 @@ from refloss.error_free import Array
 from refloss.losses import CrossEntropy
 from refloss.stages import margin
 from refloss.testing.adapters import Found
-from refloss.testing.budgets import budget
+from refloss.testing.budgets import arithmetic, bounds, truth
 from refloss.testing.hard_cases import Case, dtype_of
 
-Failing: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
+Length: TypeAlias = Callable[[Array], Array]
+Ran: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
+"""Inputs and what was found."""
 CLAMPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-NEAR = 0.02  # radians
-SPECIAL = {
-    "overflow": "only where the square of a length would overflow: divide by the largest entry before squaring",
-    "underflow": "only where the square of a length would underflow: divide by the largest entry before squaring",
-    "offset": "only where all logits are large: take the largest away from all of them before anything else",
-    "ignored": "",
-}
+ADDED = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""To a length, or to its square."""
+TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
+NEAR = 0.3
+"""Radians from a class or its opposite, within which an arccos loses more than atan2 does."""
+SPECIAL = {"overflow", "underflow", "offset", "ignored"}
 """Flags of cases that fail for reasons of their own."""
 LABELS = {"logits": 1, "linear": 2, "margin": 2}
 """Where the labels are among the inputs."""
-MOST = 4  # failing cases that a diagnosis has to explain
+MOST = 4  # cases that an explanation is tried on before it is tried on all
 
 
-def diagnose(loss: Any, failed: Sequence[tuple[Case, Found]], dtype: str) -> list[str]:
-    """Return sentences that explain all of the failing cases (of the first few), or none.
+def diagnose(
+    loss: Any, failed: Sequence[tuple[Case, Found]], passed: Sequence[tuple[Case, Found]], dtype: str
+) -> list[str]:
+    """Return sentences that explain all of the failing cases (or all but the hard ones), or none.
 
     Lengths that overflow, and labels that are ignored, are looked at only if nothing else fails: other causes show
     there too, but not alone.
     """
-    with_truth = [(case, found) for case, found in failed if "truth" in case.accepts]
-    failing = [(case, found) for case, found in with_truth if not set(case.flags) & set(SPECIAL)]
+
+    def plain(ran: Sequence[tuple[Case, Found]]) -> list[tuple[Case, Found]]:
+        return [(case, found) for case, found in ran if "truth" in case.accepts and not set(case.flags) & SPECIAL]
+
+    failing, right = plain(failed), [(case.inputs, found) for case, found in plain(passed)]
     if not failing:
-        return [sentence for flag in SPECIAL for sentence in _only(loss, flag, with_truth, dtype)]
+        return list(_special(loss, failed, dtype))
     easy = [(case.inputs, found) for case, found in failing if case.group != "hard"]
-    return _general(loss, [(case.inputs, found) for case, found in failing], dtype) or [
-        f"{sentence} (but for the group hard, where more is wrong)" for sentence in _general(loss, easy, dtype)
+    return _general(loss, [(case.inputs, found) for case, found in failing], right, dtype) or [
+        f"{sentence} (but for the group hard, where more is wrong)" for sentence in _general(loss, easy, right, dtype)
     ]
 
 
-def _only(loss: Any, flag: str, failed: Sequence[tuple[Case, Found]], dtype: str) -> Iterator[str]:
-    """What explains that only cases with this flag fail."""
-    failing = [(case.inputs, found) for case, found in failed if flag in case.flags]
-    if not failing:
-        return
-    if flag != "ignored":
-        yield SPECIAL[flag]
-        return
+def _special(loss: Any, failed: Sequence[tuple[Case, Found]], dtype: str) -> Iterator[str]:
+    """What explains that only cases with certain flags fail: labels first, for they count in the verdict."""
+    flags = {flag for case, _ in failed for flag in case.flags}
+    ignored = [(case.inputs, found) for case, found in failed if "ignored" in case.flags]
+    if ignored:
+        yield _of_ignored(loss, ignored, dtype)
+    if "offset" in flags:
+        yield "only where all logits are large: take the largest away from all of them before anything else"
+    if flags & {"overflow", "underflow"}:
+        which = " and ".join(f"{flag}s" for flag in ("overflow", "underflow") if flag in flags)
+        yield f"in the group range, the square of a length {which}: divide by the largest entry before squaring"
+
+
+def _of_ignored(loss: Any, failing: Ran, dtype: str) -> str:
     whole = replace(loss, reduction="sum")
 
     def counted(inputs: tuple[Any, ...], theirs: Found) -> bool:
@@ -61,32 +78,38 @@ def _only(loss: Any, flag: str, failed: Sequence[tuple[Case, Found]], dtype: str
         return _agrees(whole, inputs, theirs._replace(upstream=theirs.upstream / n, value=theirs.value * n), dtype)
 
     if loss.reduction == "mean" and all(counted(*pair) for pair in failing):
-        yield "ignored rows are counted in the mean: divide by the number of labels that count, not by N"
-    else:
-        yield f"only where labels are to be ignored (ignore_index={loss.ignore_index}): leave those rows out, or refuse"
+        return "ignored rows are counted in the mean: divide by the number of labels that count, not by N"
+    return f"only where labels are to be ignored (ignore_index={loss.ignore_index}): leave those rows out, or refuse"
 
 
-def _general(loss: Any, failing: Failing, dtype: str) -> list[str]:
+def _general(loss: Any, failing: Ran, right: Ran, dtype: str) -> list[str]:
     some = failing[:MOST]
     if not some:
         return []
     classes = _classes(some[0][0], loss)
-    like = [pair for pair in (*_relatives(loss, classes), *_fitted(loss, some[0])) if _all_agree(pair[1], some, dtype)]
-    found = [f"{said}: {other}" for said, other in like if _all_agree(other, failing, dtype)]
-    found = found or [f"{said}: {other}" for said, other in like]
-    found += [sentence for sentence, holds in _gradients(loss) if all(holds(inputs, theirs) for inputs, theirs in some)]
-    if loss.spec.head == "margin":
+    like = [pair for pair in _relatives(loss, classes) if _all_agree(pair[1], some, dtype)]
+    like = like or [pair for pair in _fitted(loss, some[0]) if _all_agree(pair[1], some, dtype)]
+    like = [pair for pair in like if _all_agree(pair[1], failing, dtype)] or like
+    like = [pair for pair in like if _all_agree(pair[1], right, dtype)] or like
+    found = [f"{said}: {other}" for said, other in like]
+    found += [said for said, changed in _relabelled(loss, classes) if _all_agree(loss, changed(some), dtype)]
+    found += [] if found else list(_wrong_steps(loss, failing, right, dtype))[:1]
+    found += [] if found else _gradients(loss, some, dtype)
+    if loss.spec.head == "margin" and not found:
         clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, dtype, least)]
-        found += clamps[:1] or [sentence for sentence, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
+        found += clamps[:1] or [said for said, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
     found = found or list(_single(loss, failing, dtype))
     if not found:
-        for kind in ("tf32", "float16", "bfloat16"):
+        for kind, said in (
+            ("tf32", "11 bits, those of tf32 and of float16"),
+            ("bfloat16", "8 bits, those of bfloat16"),
+        ):
             if all(_agrees(loss, inputs, theirs, dtype, matmul=kind) for inputs, theirs in some):
-                return [f"within what matrix products with factors rounded to {kind} would explain"]
+                return [f"within what matrix products would explain whose factors are rounded to {said}"]
     return found
 
 
-def _all_agree(loss: Any, failing: Failing, dtype: str) -> bool:
+def _all_agree(loss: Any, failing: Ran, dtype: str) -> bool:
     return all(_agrees(loss, inputs, theirs, dtype) for inputs, theirs in failing)
 
 
@@ -113,44 +136,41 @@ def _mean(value: Any) -> float:
     return float(np.mean(value))
 
 
-def _single(loss: Any, failing: Failing, dtype: str) -> Iterator[str]:
-    """One entry of a gradient alone is wrong, in every case."""
-    counts: dict[str, list[int]] = {}
-    for inputs, theirs in failing:
-        value, grad = loss.value_and_grad(*inputs, upstream=theirs.upstream)
-        allowed = budget(loss, *inputs, dtype=dtype, upstream=theirs.upstream)
-        parts = [("value", theirs.value, np.asarray(value), allowed.value)]
-        for name, got in zip(grad._fields, theirs.gradients or (), strict=False):
-            parts.append((name, got, getattr(grad, name), getattr(allowed.gradient, name)))
-        for name, got, ours, bound in parts:
-            if got.shape != ours.shape:
-                return
-            over = (
-                np.abs(got - ours) > bound + 2.0**-45 * np.abs(ours).max() if got.shape == ours.shape else ours != got
-            )
-            counts.setdefault(name, []).append(int(np.count_nonzero(over)))
-    wrong = [name for name, each in counts.items() if any(each)]
-    if len(wrong) == 1 and wrong[0] != "value" and max(counts[wrong[0]]) == 1:
-        yield f"a single entry of the gradient of {wrong[0]} is wrong, all others are right"
+def _over(
+    loss: Any, inputs: tuple[Any, ...], theirs: Found, dtype: str, matmul: str | None = None
+) -> dict[str, Array | None]:
+    """Which entries of the value and of each gradient are over budget; None for arrays of another shape."""
+    value, grad = truth(loss, inputs, theirs.upstream)
+    allowed, errors = bounds(loss, inputs, arithmetic(dtype, matmul=matmul), theirs.upstream)
+    arrays = {"value": (theirs.value, np.asarray(value), allowed)}
+    for name, got in zip(grad._fields, theirs.gradients or (), strict=False):
+        arrays[name] = got, getattr(grad, name), errors[name]
+    return {
+        name: ~(np.abs(got - ours) <= bound) if got.shape == ours.shape else None
+        for name, (got, ours, bound) in arrays.items()
+    }
 
 
 def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, dtype: str, matmul: str | None = None) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
-        value, grad = loss.value_and_grad(*inputs, upstream=theirs.upstream)
-        allowed = budget(loss, *inputs, dtype=dtype, upstream=theirs.upstream, matmul=matmul)
+        found = _over(loss, inputs, theirs, dtype, matmul).values()
     except (ValueError, TypeError):
         return False
-    pairs = [(theirs.value, value, allowed.value)]
-    if theirs.gradients is not None:
-        pairs += [
-            (got, getattr(grad, name), getattr(allowed.gradient, name))
-            for name, got in zip(grad._fields, theirs.gradients, strict=False)
-        ]
-    return all(
-        got.shape == np.shape(ours) and bool((np.abs(got - ours) <= bound + 2.0**-45 * np.abs(ours).max()).all())
-        for got, ours, bound in pairs
-    )
+    return all(over is not None and not over.any() for over in found)
+
+
+def _single(loss: Any, failing: Ran, dtype: str) -> Iterator[str]:
+    """One entry of a gradient alone is wrong, in every case."""
+    wrong: dict[str, int] = {}
+    for inputs, theirs in failing:
+        for name, over in _over(loss, inputs, theirs, dtype).items():
+            count = 2 if over is None else int(np.count_nonzero(over))
+            if count:
+                wrong[name] = max(count, wrong.get(name, 0))
+    for name, count in wrong.items():
+        if len(wrong) == 1 and name != "value" and count == 1:
+            yield f"a single entry of the gradient of {name} is wrong, all others are right"
 
 
 def _classes(inputs: tuple[Any, ...], loss: Any) -> int:
@@ -204,69 +224,177 @@ def _of_margins(loss: Any, other: Callable[..., Iterator[tuple[str, Any]]]) -> I
             yield from other("the length of the embedding as the scale", s=None)
 
 
-def _gradients(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found], bool]]]:
+def _relabelled(loss: Any, classes: int) -> Iterator[tuple[str, Callable[[Ran], Ran]]]:
+    """The same loss of other labels."""
+    place = LABELS.get(loss.spec.head)
+    if place is None:
+        return
+
+    def moved(by: int) -> Callable[[Ran], Ran]:
+        return lambda ran: [
+            ((*inputs[:place], (inputs[place] + by) % classes, *inputs[place + 1 :]), theirs) for inputs, theirs in ran
+        ]
+
+    for by in (1, -1):
+        yield f"every label is off by one: value and gradient agree with y {'+' if by > 0 else '-'} 1", moved(by)
+
+
+def _steps(loss: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """A step done wrongly, and the value that this would give."""
+    head = loss.spec.head
+    if head == "triplet":
+        return
+    last = {"logits": "", "linear": "linear", "margin": "logits"}[head]
+
+    def logits(inputs: tuple[Any, ...]) -> Array:
+        z: Array = loss.trace(*inputs)[last].output if last else inputs[0]
+        return z
+
+    def after(z: Array, inputs: tuple[Any, ...]) -> Any:
+        return CrossEntropy(**loss.spec.cross_entropy._asdict())(z, inputs[LABELS[head]])
+
+    def twice(inputs: tuple[Any, ...]) -> Any:
+        e = np.exp(logits(inputs) - logits(inputs).max(axis=1, keepdims=True))
+        return after(e / e.sum(axis=1, keepdims=True), inputs)
+
+    def across(inputs: tuple[Any, ...]) -> Any:
+        z = logits(inputs)
+        top = z.max(axis=0)
+        return of_own(np.log(np.exp(z - top).sum(axis=0)) + top - z, inputs)
+
+    def of_own(rows: Array, inputs: tuple[Any, ...]) -> Any:
+        own = np.take_along_axis(rows, inputs[LABELS[head]][:, None], axis=1)[:, 0]
+        return own if loss.reduction == "none" else getattr(own, loss.reduction)()
+
+    def more_probable(eps: float, inputs: tuple[Any, ...]) -> Any:
+        z = logits(inputs) - logits(inputs).max(axis=1, keepdims=True)
+        return of_own(-np.log(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) + eps), inputs)
+
+    yield "softmax taken twice: of the logits, and of the probabilities again", twice
+    yield "softmax over the samples, not over the classes", across
+    for eps in TO_PROBABILITIES:
+        said = f"{eps:g} added to probabilities before their logarithm: take log_softmax"
+        yield said, functools.partial(more_probable, eps)
+    if head != "margin":
+        return
+
+    def of(lengths: Length, other: Length, sign: float = 1.0) -> Callable[..., Any]:
+        def value(inputs: tuple[Any, ...]) -> Any:
+            x, w, y = inputs
+            length = np.linalg.norm(x, axis=1, keepdims=True)
+            c = (x / lengths(length)) @ (w / other(np.linalg.norm(w, axis=1, keepdims=True))).T
+            return _of_cosines(loss, length, y, c, sign)
+
+        return value
+
+    def unit(length: Array) -> Array:
+        return length
+
+    yield "weights are not brought to unit length", of(unit, np.ones_like)
+    yield "embeddings are not brought to unit length", of(np.ones_like, unit)
+    yield "neither embeddings nor weights are brought to unit length", of(np.ones_like, np.ones_like)
+    yield "the margin has the wrong sign: it has to make the target's logit smaller", of(unit, unit, -1.0)
+    for eps in ADDED:
+        root = np.sqrt(eps)
+        added = functools.partial(np.add, eps), functools.partial(np.hypot, root)
+        for said, length in zip((f"{eps:g} added to", f"{eps:g} added under the root of"), added, strict=True):
+            yield f"{said} every length", of(length, length)
+
+
+def _wrong_steps(loss: Any, failing: Ran, right: Ran, dtype: str) -> Iterator[str]:
+    """Steps that account for 99 % of how far values are off, and for all that is right."""
+    known = []
+    for inputs, theirs in (*failing, *right):
+        ours, allowed = np.asarray(loss(*inputs)), bounds(loss, inputs, arithmetic(dtype))[0]
+        known.append((inputs, theirs.value, np.abs(theirs.value - ours), allowed))
+    if not any((off > 3.0 * allowed).any() for _, _, off, allowed in known):
+        return
+
+    def accounts(value: Callable[..., Any]) -> bool:
+        return all(
+            (np.abs(found - value(inputs)) <= 0.01 * off + allowed).all() for inputs, found, off, allowed in known
+        )
+
+    with np.errstate(all="ignore"):
+        yield from (said for said, value in _steps(loss) if accounts(value))
+
+
+class _Gradient(NamedTuple):
+    """One gradient in one case."""
+
+    got: Array
+    ours: Array
+    bound: Array
+    length: Array
+    """Of the rows it belongs to."""
+    unit: Array
+    """Those rows, of unit length."""
+    upstream: float
+    samples: int
+
+    def near(self, got: Array, ours: Array) -> bool:
+        """Whether this is that, to a thousandth of the largest entry or, where more is allowed, to that."""
+        return bool((np.abs(got - ours) <= 1e-3 * np.abs(ours).max() + 10.0 * self.bound).all())
+
+
+def _gradients(loss: Any, some: Ran, dtype: str) -> list[str]:
     """What may be wrong with a gradient beside a right value."""
+    with np.errstate(all="ignore"):  # rows of zeros, and gradients that have nothing to do with each other
+        return _of_gradients(loss, some, dtype)
 
-    def truth(inputs: tuple[Any, ...], theirs: Found) -> Any:
-        return loss.value_and_grad(*inputs, upstream=theirs.upstream)[1]
 
-    def ratio(inputs: tuple[Any, ...], theirs: Found, place: int, factor: float) -> bool:
-        got, ours = (theirs.gradients or ())[place], truth(inputs, theirs)[place]
-        return got.shape == ours.shape and bool(np.allclose(got, factor * ours, rtol=1e-3, atol=1e-3 * _size(ours)))
+def _of_gradients(loss: Any, some: Ran, dtype: str) -> list[str]:
+    found: dict[str, list[_Gradient]] = {}
+    for inputs, theirs in some:
+        grad = truth(loss, inputs, theirs.upstream)[1]
+        errors = bounds(loss, inputs, arithmetic(dtype), theirs.upstream)[1]
+        for name, rows, got in zip(grad._fields, inputs, theirs.gradients or (), strict=False):
+            ours = getattr(grad, name)
+            if got.shape != ours.shape or not np.isfinite(got).all():
+                return []
+            length = np.linalg.norm(rows, axis=-1, keepdims=True)
+            above = float(np.mean(theirs.upstream))
+            found.setdefault(name, []).append(
+                _Gradient(got, ours, errors[name], length, rows / length, above, len(inputs[0]))
+            )
+    return [
+        f"the gradient of {name} {said}" for name, each in found.items() for said in list(_of_gradient(loss, each))[:1]
+    ]
 
-    fields = {
-        "logits": ["z"],
-        "linear": ["x", "w"],
-        "margin": ["x", "w"],
-        "triplet": ["anchor", "positive", "negative"],
-    }
-    for place, name in enumerate(fields[loss.spec.head]):
 
-        def zero(inputs: tuple[Any, ...], theirs: Found, place: int = place) -> bool:
-            return theirs.gradients is not None and not theirs.gradients[place].any()
-
-        def opposite(inputs: tuple[Any, ...], theirs: Found, place: int = place) -> bool:
-            return theirs.gradients is not None and ratio(inputs, theirs, place, -1.0)
-
-        def whole(inputs: tuple[Any, ...], theirs: Found, place: int = place) -> bool:
-            return theirs.gradients is not None and ratio(inputs, theirs, place, float(len(inputs[0])))
-
-        yield f"the gradient of {name} is all zero", zero
-        yield f"the gradient of {name} has the opposite sign", opposite
-        yield f"the gradient of {name} is N times as large: of the sum, not of the mean", whole
-    if loss.spec.head == "margin":
-
-        def unprojected(inputs: tuple[Any, ...], theirs: Found) -> bool:
-            if theirs.gradients is None:
-                return False
-            got, ours = theirs.gradients[1], truth(inputs, theirs).w
-            unit = inputs[1] / np.linalg.norm(inputs[1], axis=1, keepdims=True)
-            along = (got * unit).sum(axis=1, keepdims=True)
-            far = np.abs(along).max() > 1e-3 * _size(ours)
-            return bool(far and np.allclose(got - along * unit, ours, rtol=1e-3, atol=1e-3 * _size(ours)))
-
-        yield "the gradient of w has a part along w: the projection of its normalisation is missing", unprojected
+def _of_gradient(loss: Any, each: Sequence[_Gradient]) -> Iterator[str]:
+    if not any(one.got.any() for one in each):
+        yield "is all zero"
+        return
+    factors = np.array([(one.got * one.ours).sum() / (one.ours**2).sum() for one in each])
+    if all(one.near(one.got, one.ours) for one in each):
+        return
+    if all(one.near(one.got / factor, one.ours) for factor, one in zip(factors, each, strict=True)):
+        named = {-1.0: "has the opposite sign", each[0].samples: "is N times as large: of the sum, not of the mean"}
+        if np.allclose(factors, factors[0], rtol=1e-2):
+            plain = f"is {factors[0]:.4g} times what it should be, in every case"
+            yield next((said for factor, said in named.items() if np.isclose(factors[0], factor, rtol=1e-2)), plain)
+        elif np.allclose(factors, [1.0 / one.upstream for one in each], rtol=1e-2):
+            yield "does not depend on the upstream gradient, which has to be multiplied in"
+    elif loss.spec.head == "margin":
+        if all(one.near(one.got / one.length, one.ours) for one in each):
+            yield "is not divided by the length of its row"
+        along = [(one.got * one.unit).sum(axis=1, keepdims=True) * one.unit for one in each]
+        if all(one.near(one.got - part, one.ours) for part, one in zip(along, each, strict=True)):
+            yield "has a part along its row: the projection of its normalisation is missing"
 
 
 def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found], bool]]]:
-    """What may be wrong with what goes into a margin."""
-
-    def unnormalised(inputs: tuple[Any, ...], theirs: Found) -> bool:
-        x, w, y = inputs
-        long = np.abs(np.linalg.norm(w, axis=1) - 1.0).max() > NEAR  # else there is nothing to see
-        value = _of_cosines(loss, x, y, x / np.linalg.norm(x, axis=1, keepdims=True) @ w.T)
-        same = theirs.value.shape == np.shape(value) and np.allclose(theirs.value, value, rtol=1e-3)
-        return bool(long and same)
+    """Where a margin's code fails alone."""
 
     def near(inputs: tuple[Any, ...], theirs: Found) -> bool:
         theta = loss.trace(*inputs)["angle"].output
         return bool((np.minimum(theta, np.pi - theta) < NEAR).any())
 
-    yield "weights are not brought to unit length", unnormalised
     yield f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine", near
 
 
-def _clamped(loss: Any, failing: Failing, dtype: str, least: float) -> bool:
+def _clamped(loss: Any, failing: Ran, dtype: str, least: float) -> bool:
     """Whether a clamp explains the values of all failing cases in which it would show.
 
     In the others it acts, or angles are small. Real errors are far below the budget of a value: a tenth of it is
@@ -276,9 +404,10 @@ def _clamped(loss: Any, failing: Failing, dtype: str, least: float) -> bool:
     for inputs, theirs in failing:
         x, _, y = inputs
         steps, truth = loss.trace(*inputs), np.asarray(loss(*inputs))
-        value = np.asarray(_of_cosines(loss, x, y, np.clip(steps["cosine"].output, -most, most)))
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        value = np.asarray(_of_cosines(loss, length, y, np.clip(steps["cosine"].output, -most, most)))
         apart = np.abs(value - truth)
-        if (apart > 0.1 * budget(loss, *inputs, dtype=dtype).value).any():
+        if (apart > 0.1 * bounds(loss, inputs, arithmetic(dtype))[0]).any():
             told += 1
             if theirs.value.shape != value.shape or (np.abs(theirs.value - value) > 0.2 * apart.max()).any():
                 return False
@@ -287,17 +416,16 @@ def _clamped(loss: Any, failing: Failing, dtype: str, least: float) -> bool:
     return told > 0
 
 
-def _of_cosines(loss: Any, x: Array, y: Any, c: Array) -> Any:
-    """The value, from cosines however they were made."""
+def _of_cosines(loss: Any, length: Array, y: Any, c: Array, sign: float = 1.0) -> Any:
+    """The value, from lengths of embeddings and cosines however they were made; margins of either sign."""
     each, settings = np.arange(len(y)), loss.spec.margin
-    c = c.copy()
+    own, c = c[each, y], c.copy()
     if settings.m1 == 1.0 and settings.m2 == 0.0:
-        c[each, y] -= settings.m3
+        c[each, y] = own - sign * settings.m3
+    elif sign > 0.0:
+        c[each, y] = loss.target_logit(np.arccos(np.clip(own, -1.0, 1.0)))
     else:
-        c[each, y] = loss.target_logit(np.arccos(np.clip(c[each, y], -1.0, 1.0)))
-    scale = np.linalg.norm(x, axis=1, keepdims=True) if loss.spec.scale is None else loss.spec.scale
+        turned = settings.m1 * np.arccos(np.clip(own, -1.0, 1.0)) - settings.m2
+        c[each, y] = np.cos(turned) + settings.m3
+    scale = length if loss.spec.scale is None else loss.spec.scale
     return CrossEntropy(**loss.spec.cross_entropy._asdict())(scale * c, y)
-
-
-def _size(entries: Array) -> float:
-    return float(np.abs(entries).max())
