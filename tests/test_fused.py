@@ -1,4 +1,4 @@
-"""Engine "fused": the chain's contract in float64, the budget of `refloss.testing` in float32, in any blocks and threads.
+"""Engine "fused": the chain's contract in float64, the budget of `refloss.testing` in float32; any blocks, any threads.
 
 Two results within the contract of the same truth are within twice the contract of each other: that is how fused is
 held to the chain where mpmath would take too long.
@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def _check(name, loss, *inputs, **options):
         raise AssertionError(f"{name}: {error}") from None
 
 
-def in_blocks(patch, classes, rows=None):
+def in_blocks(patch, classes):
     """Blocks of so many classes, whatever the number of samples."""
     patch.setattr(fused, "TILE", 1)
     patch.setattr(fused, "NARROWEST", classes)
@@ -145,7 +146,7 @@ def test_the_contract_holds_in_blocks_that_divide_and_that_do_not(loss, classes,
     assert exact.value_error(value, exact.value(loss, x, w, y, *b)) <= checks.allowed(loss, x, w, y)[0]
 
 
-# ------------------------------------------------------------------------------------------------- the same as the chain
+# ------------------------------------------------------------------------------------------------ the same as the chain
 
 
 @st.composite
@@ -264,6 +265,7 @@ MASKED = [
 @pytest.mark.parametrize("settings", MASKED, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_logits_that_are_not_finite_come_out_as_of_the_chain(settings, reduction, dtype):
+    """Gradients are below 4, the sum of weighted targets."""
     loss = refloss.CrossEntropy(reduction=reduction, **settings)
     rtol = 16 * U if dtype == np.float64 else 16 * SINGLE
     for row in ROWS:
@@ -273,7 +275,8 @@ def test_logits_that_are_not_finite_come_out_as_of_the_chain(settings, reduction
             found = loss.value_and_grad(z, y, engine="fused", dtype=dtype)
             said = f"{row} {y}"
             np.testing.assert_allclose(found[0], expected[0], rtol=rtol, atol=0.0, err_msg=said)
-            np.testing.assert_allclose(found[1].z, expected[1].z, rtol=rtol, atol=0.0, err_msg=said)
+            np.testing.assert_allclose(found[1].z, expected[1].z, rtol=0.0, atol=4.0 * rtol, err_msg=said)
+            assert not found[1].z[expected[1].z == 0.0].any(), said
             np.testing.assert_array_equal(loss(z, y, engine="fused", dtype=dtype), found[0])
 
 
@@ -287,7 +290,7 @@ def test_one_class_costs_nothing():
             assert not grad.w.any()
 
 
-# ------------------------------------------------------------------------------------------------------------- float32
+# -------------------------------------------------------------------------------------------------------------- float32
 
 LOSSES = (
     refloss.ModifiedSoftmax(),
@@ -335,7 +338,8 @@ def test_float32_is_within_its_budget(loss):
             continue
         with pytest.MonkeyPatch.context() as patch:
             in_blocks(patch, 16)
-            value, *gradients = in_float32(loss)(*(part.astype(np.float32) if part.dtype.kind == "f" else part for part in case.inputs))
+            given = [part.astype(np.float32) if part.dtype.kind == "f" else part for part in case.inputs]
+            value, *gradients = in_float32(loss)(*given)
         truth, grad = loss.value_and_grad(*case.inputs, engine="chain")
         allowed = testing.budget(loss, *case.inputs, dtype="float32")
         assert (np.abs(value - truth) <= allowed.value + SINGLE * np.abs(truth)).all(), case
@@ -344,25 +348,25 @@ def test_float32_is_within_its_budget(loss):
             assert (np.abs(found - true) <= bound + SINGLE * np.abs(true)).all(), case
 
 
-@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-12, 1e12, 1e30, 1e38])
-def test_float32_takes_any_length_that_it_can_hold(size):
+@pytest.mark.parametrize("power", [-660, -200, -120, -60, 60, 120, 200, 660])
+@pytest.mark.parametrize("longer", ["x", "w"])
+def test_float32_takes_directions_of_any_length(longer, power):
+    """What float32 cannot hold, float64 may have given; gradients come out where float32 holds them."""
     x, w, y = (a.astype(np.float32) if a.dtype.kind == "f" else a for a in ordinary(4, 9, 5))
-    for loss in (refloss.ArcFace(s=8.0), refloss.CosFace(s=8.0, label_smoothing=0.1)):
-        for longer in ("x", "w"):
-            given = {"x": x.copy(), "w": w.copy()}
-            given[longer][1:3] *= np.float32(size)
-            if not np.isfinite(given[longer]).all():
-                given[longer] = np.where(np.isfinite(given[longer]), given[longer], np.float32(3e38))
-            if not given[longer].any(axis=1).all():
-                continue
-            value, grad = loss.value_and_grad(**given, y=y, engine="fused", dtype=np.float32)
-            true, exactly = loss.value_and_grad(**given, y=y, engine="chain")
-            allowed = testing.budget(loss, given["x"], given["w"], y, dtype="float32")
-            assert abs(value - true) <= allowed.value
-            for found, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
-                held = np.abs(expected) < 3e38
-                small = 2.0**-149 + SINGLE * np.abs(expected)
-                assert (np.abs(found - expected)[held] <= (bound + small)[held]).all(), (loss, longer)
+    given = {"x": x.astype(np.float64), "w": w.astype(np.float64)}
+    given[longer][1:3] *= 2.0**power
+    if abs(power) <= 120:
+        given = {name: array.astype(np.float32) for name, array in given.items()}
+    for loss in (refloss.ArcFace(s=8.0), refloss.CosFace(s=8.0, label_smoothing=0.1), refloss.ASoftmax(s=8.0)):
+        value, grad = loss.value_and_grad(**given, y=y, engine="fused", dtype=np.float32)
+        true, exactly = loss.value_and_grad(**given, y=y, engine="chain")
+        allowed = testing.budget(loss, given["x"], given["w"], y, dtype="float32")
+        assert abs(value - true) <= allowed.value
+        assert loss(**given, y=y, engine="fused", dtype=np.float32) == value
+        for found, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
+            held = np.abs(expected) < 2.0**127
+            allowance = bound + SINGLE * np.abs(expected) + 2.0**-149
+            assert (np.abs(found - expected) <= allowance)[held].all(), loss
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -379,7 +383,7 @@ def test_any_float_dtype_goes_in_and_the_asked_one_comes_out(dtype):
                 agree(loss, *inputs)
 
 
-# --------------------------------------------------------------------------------------------------- parts of the classes
+# ------------------------------------------------------------------------------------------------- parts of the classes
 
 
 def parts_of(random, blocks, n=4, d=3):
@@ -393,12 +397,16 @@ def parts_of(random, blocks, n=4, d=3):
 
 def part_of(z, t, w):
     peak = z.max(axis=1)
-    with np.errstate(invalid="ignore"):
+    there = np.isfinite(z) * t
+    with np.errstate(invalid="ignore"):  # -inf less -inf
         e = np.where(np.isfinite(peak)[:, None], np.exp(z - peak[:, None]), 0.0)
         gaps = np.where(np.isfinite(z), peak[:, None] - z, 0.0)
-    there = np.isfinite(z) * t
     others = np.where(np.isfinite(peak), np.sort(e, axis=1)[:, :-1].sum(axis=1), 0.0)
     return fused.Part(peak, others, there.sum(axis=1), (there * gaps).sum(axis=1), e @ w, there @ w)
+
+
+merge = np.errstate(invalid="ignore")(fused.merge)  # as the engine calls it
+merged = np.errstate(invalid="ignore")(fused.merged)
 
 
 def close(a, b):
@@ -419,25 +427,25 @@ def whole(blocks):
 def test_parts_merge_to_the_part_of_all_and_in_any_order(seed):
     blocks = list(parts_of(np.random.default_rng(seed), (3, 1, 5)))
     a, b, c = (part_of(*block) for block in blocks)
-    left, right = fused.merge(fused.merge(a, b), c), fused.merge(a, fused.merge(b, c))
+    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
     close(left, right)
-    close(left, fused.merge(c, fused.merge(b, a)))
+    close(left, merge(c, merge(b, a)))
     close(left, whole(blocks))
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(0, 1000))
 def test_any_split_makes_the_same_whole(sizes, seed):
     blocks = list(parts_of(np.random.default_rng(seed), sizes))
-    close(fused.merged(part_of(*block) for block in blocks), whole(blocks))
+    close(merged(part_of(*block) for block in blocks), whole(blocks))
 
 
 def test_parts_of_nothing_change_nothing():
     [one] = [part_of(*block) for block in parts_of(np.random.default_rng(1), (4,))]
     nothing = part_of(np.full((4, 1), -np.inf), np.zeros(1), np.ones((1, 3)))
-    for merged in (fused.merge(one, nothing), fused.merge(nothing, one)):
+    for both in (merge(one, nothing), merge(nothing, one)):
         for name in fused.Part._fields:
-            np.testing.assert_array_equal(getattr(merged, name), getattr(one, name))
-    empty = fused.merge(nothing, nothing)
+            np.testing.assert_array_equal(getattr(both, name), getattr(one, name))
+    empty = merge(nothing, nothing)
     assert (empty.peak == -np.inf).all()
     assert not any(getattr(empty, name).any() for name in fused.Part._fields[1:])
 
@@ -445,9 +453,9 @@ def test_parts_of_nothing_change_nothing():
 def test_merging_ties_counts_every_largest_but_one():
     z = np.zeros((2, 1))
     parts = [part_of(z, np.ones(1), np.ones((1, 1)))._replace(pull=None, drag=None) for _ in range(5)]
-    whole = fused.merged(iter(parts))
-    assert whole.others.tolist() == [4.0, 4.0]
-    assert whole.pull is whole.drag is None
+    together = merged(iter(parts))
+    assert together.others.tolist() == [4.0, 4.0]
+    assert together.pull is together.drag is None
 
 
 def test_a_part_and_a_target_make_the_loss():
@@ -469,7 +477,7 @@ def test_a_part_and_a_target_make_the_loss():
                 assert abs(mpf(found) - true) <= 8 * mpf(2) ** -53 * abs(true)
 
 
-# ------------------------------------------------------------------------------------------- threads and processes
+# ------------------------------------------------------------------------------------------------ threads and processes
 
 
 @pytest.fixture
@@ -551,7 +559,8 @@ def test_threadpoolctl_may_be_missing_or_know_no_blas(monkeypatch):
     assert fused._blas() is None
     monkeypatch.undo()
     fused._blas.cache_clear()
-    monkeypatch.setattr(threadpoolctl.ThreadpoolController, "select", lambda self, **_: type("None", (), {"lib_controllers": []}))
+    nothing = SimpleNamespace(lib_controllers=[])
+    monkeypatch.setattr(threadpoolctl.ThreadpoolController, "select", lambda self, **_: nothing)
     assert fused._blas() is None
     monkeypatch.undo()
     fused._blas.cache_clear()
@@ -632,13 +641,13 @@ def test_the_number_of_threads_and_no_cache_may_be_asked_for(tmp_path):
 
 # --------------------------------------------------------------------------------------------------------------- memory
 
-N, C, D, BLOCK = 32, 4000, 64, 256
+N, C, D, BLOCK = 32, 8000, 32, 64
 FLOAT = 8
 
 
 @pytest.fixture
 def peak(monkeypatch, threads):
-    """Measures what a call takes at most, beyond what was there, in bytes; in blocks of 256 classes, two threads."""
+    """Measures what a call takes at most, beyond what was there, in bytes; in blocks of 64 classes, two threads."""
     in_blocks(monkeypatch, BLOCK)
     threads(2)
 
@@ -656,31 +665,28 @@ def peak(monkeypatch, threads):
     return measure
 
 
-def per_block(n, d, dtype=np.float64):
-    """What the blocks in flight take besides the logits: four parts and two threads' own rows, logits and masks.
+def room(n, d, dtype=np.float64):
+    """What is needed beside the logits that are kept.
 
-    In a block: rows of w converted or scaled, their squares, β, bias (B, D + 8); a product to be added (B, D); of a
-    part: three vectors and two pulls (N, 2 D + 8).
+    - Two blocks in work: rows of w, converted or scaled, and a product (B, D); logits and a mask (N, B); four vectors.
+    - Parts, five waiting and three merged: two pulls (N, D) and four vectors.
+    - Class weights, their shares, β, an exponent, what a bias takes: eight vectors of C.
+    - The narrow branch, projections and dL/dx in float64: 24 (N, D), some of them one after the other.
     """
     size = np.dtype(dtype).itemsize
-    in_work = 2 * size * (2 * BLOCK * (d + 8) + 2 * n * BLOCK)
-    return in_work + 8 * FLOAT * n * (2 * d + 8)
-
-
-SMALL = 16 * FLOAT * C  # vectors of C: class weights, shares, biases, β of all blocks
-SAMPLES = 24 * FLOAT * N * D  # of the narrow branch and the projections
+    blocks = 2 * size * (2 * BLOCK * (d + 4) + 2 * n * BLOCK)
+    parts = 8 * n * (2 * d * size + 4 * FLOAT)
+    return blocks + parts + 8 * FLOAT * C + 24 * FLOAT * n * d
 
 
 @pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)
 def test_value_and_gradients_take_one_buffer_of_all_logits(loss, peak):
     x, w, y = ordinary(N, C, D)
-    out = {"w": np.empty_like(w)}
-    taken, _ = peak(lambda: loss.value_and_grad(x, w, y, engine="fused", out=out))
-    assert taken <= FLOAT * N * C + SMALL + SAMPLES + per_block(N, D)
-    single = {"w": np.empty_like(w, np.float32)}
-    x, w = x.astype(np.float32), w.astype(np.float32)
-    taken, _ = peak(lambda: loss.value_and_grad(x, w, y, engine="fused", out=single, dtype=np.float32))
-    assert taken <= FLOAT * N * C / 2 + SMALL + SAMPLES + per_block(N, D, np.float32)
+    for dtype in (np.float64, np.float32):
+        given, out = (x.astype(dtype), w.astype(dtype), y), {"w": np.empty_like(w, dtype)}
+        taken, _ = peak(lambda g=given, o=out: loss.value_and_grad(*g, engine="fused", out=o, dtype=o["w"].dtype))
+        one = np.dtype(dtype).itemsize * N * C
+        assert taken <= one + room(N, D, dtype) < 2 * one
 
 
 def test_of_many_samples_no_more_is_kept_than_w_takes(peak):
@@ -688,32 +694,31 @@ def test_of_many_samples_no_more_is_kept_than_w_takes(peak):
     x, w, y = ordinary(n, C, d)
     out = {"w": np.empty_like(w)}
     taken, _ = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", out=out))
-    assert taken <= w.nbytes + SMALL + 24 * FLOAT * n * d + per_block(d, d) < FLOAT * n * C / 4
+    assert taken <= w.nbytes + room(n, d) < FLOAT * n * C / 4
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_value_alone_and_the_gradient_of_x_alone_take_no_more_than_blocks(peak, dtype):
     x, w, y = (a.astype(dtype) if a.dtype.kind == "f" else a for a in ordinary(N, C, D))
-    room = SMALL + SAMPLES + per_block(N, D, dtype)
-    assert room < np.dtype(dtype).itemsize * N * C * (1.6 if dtype == np.float64 else 3.2)
+    assert room(N, D, dtype) < np.dtype(dtype).itemsize * N * C
     value, alone = peak(lambda: refloss.ArcFace()(x, w, y, engine="fused", dtype=dtype))
-    assert value <= room
+    assert value <= room(N, D, dtype)
     taken, found = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", wrt="x", dtype=dtype))
-    assert taken <= room
+    assert taken <= room(N, D, dtype)
     assert found[1].w is None
     assert found[0] == alone
 
 
 def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(peak, tmp_path):
     x, w, y = ordinary(N, C, D)
+    loss = refloss.ArcFace(s=16.0)
     for kind in (np.float64, np.float32, np.float16):
         w.astype(kind).tofile(tmp_path / "w")
         given = np.memmap(tmp_path / "w", kind, "r", shape=(C, D))
         in_memory = np.array(given)
         into = np.memmap(tmp_path / "dw", np.float64, "w+", shape=(C, D))
-        loss = refloss.ArcFace(s=16.0)
         taken, (value, grad) = peak(lambda g=given, i=into: loss.value_and_grad(x, g, y, engine="fused", out={"w": i}))
-        assert taken <= FLOAT * N * C + SMALL + SAMPLES + per_block(N, D)
+        assert taken <= FLOAT * N * C + room(N, D)
         assert grad.w is into
         into.flush()
         expected = loss.value_and_grad(x, in_memory, y, engine="fused")
@@ -721,17 +726,14 @@ def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(pe
         written = np.fromfile(tmp_path / "dw").reshape(C, D)
         assert np.array_equal(written, expected[1].w)
         alone, _ = peak(lambda g=given: loss(x, g, y, engine="fused"))
-        assert alone <= SMALL + SAMPLES + per_block(N, D)
+        assert alone <= room(N, D)
 
 
-# ------------------------------------------------------------------------------------------------------- wrt= and out=
+# -------------------------------------------------------------------------------------------------------- wrt= and out=
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("engine", ["fused", "chain"])
+@pytest.mark.parametrize(("engine", "dtype"), [("fused", np.float64), ("fused", np.float32), ("chain", np.float64)])
 def test_only_what_is_wanted_comes_back_and_has_the_same_bits(engine, dtype):
-    if engine == "chain" and dtype == np.float32:
-        pytest.skip("the chain computes in float64")
     x, w, y = ordinary(6, 9, 4)
     b = np.linspace(-1.0, 1.0, 9)
     for loss, inputs in ((refloss.ArcFace(), (x, w, y)), (refloss.SoftmaxLoss(label_smoothing=0.1), (x, w, y, b))):
@@ -794,10 +796,11 @@ def test_room_of_float32_is_taken():
     out = {"w": np.empty((9, 4), np.float32), "x": np.empty((6, 4), np.float32)}
     grad = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32, out=out)[1]
     assert grad.w is out["w"]
-    assert bits((0.0, grad)) == bits((0.0, refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32)[1]))
+    expected = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32)[1]
+    assert bits((0.0, grad)) == bits((0.0, expected))
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 BAD_WEIGHTS = {
     "NaN": lambda w: w.__setitem__((5, 1), np.nan),
@@ -818,16 +821,17 @@ def test_class_weights_are_refused_as_by_the_chain(change, block, dtype, monkeyp
     y = [0, 1, 2]
     change(w)
     for loss in (refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()):
-        try:
+        if isinstance(loss, refloss.SoftmaxLoss) and np.isfinite(w).all():  # to which zeros are a class like any other
+            found, expected = (loss.value_and_grad(x, w, y, engine=engine) for engine in ("fused", "chain"))
+            np.testing.assert_allclose(found[0], expected[0], rtol=64 * U, atol=0.0)
+            np.testing.assert_allclose(found[1].w, expected[1].w, rtol=0.0, atol=64 * U)
+            continue
+        with pytest.raises(ValueError, match=r"^w must ") as expected:
             loss(x, w, y, engine="chain")
-        except ValueError as error:
-            for call in (loss, loss.value_and_grad):
-                with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared below)
-                    call(x, w, y, engine="fused", dtype=dtype)
-                assert str(caught.value) == str(error)
-        else:
-            assert isinstance(loss, refloss.SoftmaxLoss)
-            agree(loss, x, w, y)
+        for call in (loss, loss.value_and_grad):
+            with pytest.raises(ValueError, match=r"^w must ") as caught:
+                call(x, w, y, engine="fused", dtype=dtype)
+            assert str(caught.value) == str(expected.value)
 
 
 def test_logits_that_float64_cannot_hold_are_refused_as_by_the_chain():
@@ -839,9 +843,10 @@ def test_logits_that_float64_cannot_hold_are_refused_as_by_the_chain():
         with pytest.raises(ValueError, match="logits that float64 can hold") as expected:
             loss(*inputs, engine="chain")
         for dtype in (np.float64, np.float32):
-            with pytest.raises(ValueError, match="logits that float64 can hold") as caught:
-                loss.value_and_grad(*inputs, engine="fused", dtype=dtype)
-            assert str(caught.value) == str(expected.value)
+            for call in (loss, loss.value_and_grad):
+                with pytest.raises(ValueError, match="logits that float64 can hold") as caught:
+                    call(*inputs, engine="fused", dtype=dtype)
+                assert str(caught.value) == str(expected.value)
 
 
 @pytest.mark.parametrize("size", [1e300, 1e304, 1.7e307])
@@ -857,6 +862,7 @@ def test_float32_hands_logits_that_it_cannot_hold_to_the_chain():
     loss = refloss.SoftmaxLoss(reduction="none")
     value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=np.float32, wrt="w")
     true, exactly = loss.value_and_grad(x, w, y, engine="chain")
+    np.testing.assert_array_equal(loss(x, w, y, engine="fused", dtype=np.float32), value)
     with np.errstate(over="ignore"):
         assert np.array_equal(value, true.astype(np.float32))
         assert np.array_equal(grad.w, exactly.w.astype(np.float32))
@@ -876,7 +882,7 @@ def test_extreme_lengths_are_no_matter(monkeypatch):
             agree(loss, size * x, w * (1.0 / size), y)
 
 
-# -------------------------------------------------------------------------------------------------- which engine it is
+# --------------------------------------------------------------------------------------------------- which engine it is
 
 
 @pytest.fixture
@@ -885,7 +891,7 @@ def loaded(monkeypatch):
     found = []
 
     def spy(name):
-        if name not in {"refloss.engines.kernels"}:
+        if name != "refloss.engines.kernels":
             found.append(name.rpartition(".")[2])
         return sys.modules.get(name) or __import__(name, fromlist=["_"])
 
