@@ -611,6 +611,10 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     size = max(1, min(n, d) if keep else n)
     classes = _Classes(spec, arrays, shared if settings.label_smoothing else shared[:0], request.dtype, size, keep)
     losses, to_targets, of_z = np.empty(n), np.zeros((n, d)), np.empty(n)
+    if not n:  # nothing counts, and no block is gone through
+        inputs.classes(classes.w, directions=classes.directions)
+        if to_w is not None:
+            to_w[:] = 0.0
     for start in range(0, n, size):
         some = slice(start, min(start + size, n))
         samples = _Samples(spec, arrays, some, request.dtype)
@@ -626,8 +630,6 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     if to_w is not None:
         present, summed = total_by_label(to_targets, y)
         to_w[present] += summed
-        if not n:
-            to_w[:] = 0.0
     if to_b is not None:
         np.add.at(to_b, y, of_z)
         to_b = to_b.astype(request.dtype)
