@@ -146,6 +146,15 @@ def test_the_contract_holds_in_blocks_that_divide_and_that_do_not(loss, classes,
     assert exact.value_error(value, exact.value(loss, x, w, y, *b)) <= checks.allowed(loss, x, w, y)[0]
 
 
+@pytest.mark.parametrize("bias", [[500.0, 500.0, 500.0], [0.0, 0.0, -500.0], [1e6, 1e6, 1e6 - 3.0]], ids=str)
+def test_a_bias_far_larger_than_the_products_costs_no_digits(bias):
+    """The contract counts products of lengths: what a bias of 500 would round off, 256u, is far more than 16u."""
+    x, w = np.array([[1.0, 0.01], [0.3, 0.7]]), np.array([[1.0, 0.1], [0.1, 1.0], [0.7, 0.6]])
+    for y in ([0, 1], [2, 2]):
+        checks.against_exact(refloss.SoftmaxLoss(), x, w, y, np.array(bias), engine="chain")
+        checks.against_exact(refloss.SoftmaxLoss(), x, w, y, np.array(bias), engine="fused")
+
+
 # ------------------------------------------------------------------------------------------------ the same as the chain
 
 
