@@ -330,11 +330,51 @@ ArcFace()(OnTheGpu(), W, Y)
     TypeError: x must be an array, or something that NumPy can make one of; got OnTheGpu: no implicit copies
 
 ArcFace()(X, W, Y, engine="gpu")
-    ValueError: engine must be one of 'auto', 'chain', 'dd', 'certified'; got 'gpu'
+    ValueError: engine must be one of 'auto', 'chain', 'fused', 'dd', 'certified'; got 'gpu'
+ArcFace()(X, W, Y, engine=None)
+    ValueError: engine must be one of 'auto', 'chain', 'fused', 'dd', 'certified'; got None
 ArcFace()(X, W, Y, engine="chain", dtype=np.float32)
     ValueError: dtype must be float64, the only one engine='chain' computes in; got float32
+ArcFace().value_and_grad(X, W, Y, engine="dd", dtype=np.float32)
+    ValueError: dtype must be float64, the only one engine='dd' computes in; got float32
+ArcFace()(X, W, Y, engine="fused", dtype=np.float16)
+    ValueError: dtype must be float64 or float32, those engine='fused' computes in; got float16
+CrossEntropy().value_and_grad(Z, Y, dtype=int)
+    ValueError: dtype must be float64 or float32, those engine='auto' computes in; got int64
 ArcFace()(X, W, Y, dtype="single precision")
     TypeError: dtype must be one of NumPy's; got 'single precision'
+
+ArcFace().value_and_grad(X, W, Y, wrt="b")
+    ValueError: wrt must name inputs among 'x', 'w'; got 'b'
+SoftmaxLoss().value_and_grad(X, W, Y, wrt=("x", "b"))
+    ValueError: wrt must name inputs among 'x', 'w'; got 'b'
+SoftmaxLoss().value_and_grad(X, W, Y, B, wrt="xw")
+    ValueError: wrt must name inputs among 'x', 'w', 'b'; got 'xw'
+CrossEntropy().value_and_grad(Z, Y, wrt=["z", 0])
+    ValueError: wrt must name inputs among 'z'; got 0
+CrossEntropy().value_and_grad(Z, P, wrt="y")
+    ValueError: wrt must name inputs among 'z'; got 'y'
+Triplet().value_and_grad(X, X, X, wrt="x")
+    ValueError: wrt must name inputs among 'anchor', 'positive', 'negative'; got 'x'
+ArcFace().value_and_grad(X, W, Y, out=W)
+    TypeError: out must map names of inputs to arrays; got ndarray
+ArcFace().value_and_grad(X, W, Y, out={"dw": W.copy()})
+    ValueError: out must name inputs among 'x', 'w'; got 'dw'
+SoftmaxLoss().value_and_grad(X, W, Y, out={"b": B.copy()})
+    ValueError: out must name inputs among 'x', 'w'; got 'b'
+ArcFace().value_and_grad(X, W, Y, out={"w": W.tolist()})
+    TypeError: out['w'] must be a writable float64 array of shape (4, 3); got list
+ArcFace().value_and_grad(X, W, Y, out={"x": X.copy(), "w": W.T.copy()})
+    ValueError: out['w'] must be a writable float64 array of shape (4, 3); got a float64 array of shape (3, 4)
+ArcFace().value_and_grad(X, W, Y, out={"w": W.astype(np.float32)})
+    ValueError: out['w'] must be a writable float64 array of shape (4, 3); got a float32 array of shape (4, 3)
+ArcFace().value_and_grad(X, W, Y, dtype=np.float32, out={"w": W.copy()})
+    ValueError: out['w'] must be a writable float32 array of shape (4, 3); got a float64 array of shape (4, 3)
+ArcFace().value_and_grad(X, W, Y, out={"w": read_only(W)})
+    ValueError: out['w'] must be a writable float64 array of shape (4, 3);
+    got a read-only float64 array of shape (4, 3)
+CrossEntropy().value_and_grad(np.zeros((2, 3, 4)), [[0, 1, 2], [3, 0, 1]], out={"z": np.zeros((6, 4))})
+    ValueError: out['z'] must be a writable float64 array of shape (2, 3, 4); got a float64 array of shape (6, 4)
 
 refloss.softmax(1.0)
     ValueError: axis must be one of the 0 axes of z; got -1

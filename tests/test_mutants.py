@@ -13,6 +13,7 @@ import checks
 import exact
 import mutants
 import refloss
+import test_fused
 import test_losses
 from refloss.error_free import Pair
 from refloss.stages import softmax
@@ -236,3 +237,24 @@ def test_the_contract_of_dd_rejects_every_mutant(case):
     must_reject(check, wrong | mutants.everywhere(finer, gradients))
     with pytest.raises(AssertionError, match="value"):
         checks.against_exact(case.loss, *case.inputs, found=(value * (1 + 1e-15), gradients), engine="dd", digits=30)
+
+
+@named(lambda case: True)
+def test_what_fused_is_held_to_rejects_every_mutant(case):
+    """Against mpmath as the chain is, and against the chain."""
+    value, gradients = test_losses.of(case.loss, *case.inputs, engine="fused")
+
+    def check(found):
+        checks.against_exact(case.loss, *case.inputs, found=(value, found), engine="fused", digits=30)
+
+    def check_with_chain(found):
+        test_fused.agree(case.loss, *case.inputs, found=(value, found))
+
+    wrong = wrong_gradients(case, mutants.GROSS | mutants.FINE)
+    for accepts in (check, check_with_chain):
+        accepts(gradients)
+        must_reject(accepts, wrong)
+    for title, change in VALUES.items():
+        if title != "absolute 1e-16" or value <= 1e-10:
+            with pytest.raises(AssertionError, match="value"):
+                test_fused.agree(case.loss, *case.inputs, found=(change(value), gradients))

@@ -33,6 +33,15 @@ def test_losses_load_numpy_and_nothing_heavier():
     assert not set(HEAVY) & set(loaded)
 
 
+def test_small_work_loads_no_compiler():
+    code = (
+        "import sys, refloss; refloss.ArcFace().value_and_grad([[1.0, 2.0]], [[1.0, 0.5], [0.25, 1.0]], [1]);"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(HEAVY) & set(loaded)
+
+
 def test_import_takes_nothing_that_numpy_does_not_take():
     code = (
         "import sys, numpy, fractions, dataclasses; before = set(sys.modules); import refloss;"

@@ -1,0 +1,967 @@
+"""Engine "fused": the chain's contract in float64, the budget of `refloss.testing` in float32; any blocks, any threads.
+
+Two results within the contract of the same truth are within twice the contract of each other: that is how fused is
+held to the chain where mpmath would take too long.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tracemalloc
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import threadpoolctl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpmath import mp, mpf
+
+import cases
+import checks
+import exact
+import refloss
+import strategies
+import test_losses
+from refloss import losses, testing
+from refloss.engines import fused, kernels
+from refloss.error_free import Pair
+
+U = checks.U
+TWICE = test_losses.TWICE
+SINGLE = 2.0**-24
+
+
+def _random(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()) + 2)
+
+
+def _check(name, loss, *inputs, **options):
+    try:
+        checks.against_exact(loss, *inputs, engine="fused", **options)
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from None
+
+
+def in_blocks(patch, classes):
+    """Blocks of so many classes, whatever the number of samples."""
+    patch.setattr(fused, "TILE", 1)
+    patch.setattr(fused, "NARROWEST", classes)
+
+
+def agree(loss, *inputs, upstream=None, found=None, **options):
+    """Fused and chain, within the sum of both contracts; the value alone has the bits of the one with gradients."""
+    found = found or loss.value_and_grad(*inputs, upstream=upstream, engine="fused", **options)
+    other = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
+    value_allowed, gradient_allowed = checks.allowed(loss, *inputs)
+    error = exact.value_error(found[0], exact.exact(other[0]))
+    assert error <= TWICE * value_allowed, f"{loss}: values {found[0]} and {other[0]} are {error:.3g}u apart"
+    terms = exact.absolute_terms(loss, *inputs, upstream=upstream)
+    for name, gradient in checks.as_dict(found[1]).items():
+        error = exact.row_error(gradient, exact.exact(getattr(other[1], name)), terms[name])
+        assert error <= TWICE * gradient_allowed, f"{loss}: gradients of {name} are {error:.3g}u apart"
+    return found
+
+
+def bits(result):
+    value, gradients = result
+    return [np.asarray(part).tobytes() for part in (value, *checks.as_dict(gradients).values())]
+
+
+def ordinary(n, c, d, seed=0):
+    return cases.ordinary(np.random.default_rng(seed), n, c, d)
+
+
+def weights_of(c, seed=0):
+    return tuple(np.random.default_rng(seed).uniform(0.25, 2.0, c))
+
+
+# --------------------------------------------------------------------------------------------------------- the contract
+
+
+@pytest.mark.parametrize("loss", cases.HEADS, ids=repr)
+def test_heads_keep_the_contract(loss):
+    """Every third case of most losses, all of a few: .ci/record has the others."""
+    whole = repr(loss) in {repr(refloss.ArcFace()), repr(refloss.ASoftmax()), repr(refloss.SoftmaxLoss())}
+    chosen = [
+        (name, inputs)
+        for name, inputs in cases.heads(loss, _random(repr(loss)))
+        if not loss.class_weight or len(inputs[1]) == len(loss.class_weight)
+    ]
+    start = 0 if whole else int(_random(f"start {loss}").integers(0, 3))
+    for name, inputs in chosen[start :: 1 if whole else 3]:
+        _check(name, loss, *inputs, **({"digits": 300} if "1e-200" in name else {}))
+
+
+@pytest.mark.parametrize("loss", cases.CROSS_ENTROPIES, ids=repr)
+@pytest.mark.parametrize("classes", [2, 10, 150])
+def test_cross_entropy_keeps_the_contract(loss, classes):
+    chosen = list(cases.logits(_random(repr(loss)), classes))
+    for name, inputs in chosen if classes < 100 else chosen[::4]:
+        _check(name, loss, *inputs)
+
+
+@pytest.mark.parametrize("loss", cases.TRIPLETS, ids=repr)
+def test_triplet_keeps_the_contract(loss):
+    for name, inputs in cases.triplets(_random(repr(loss))):
+        _check(name, loss, *inputs)
+
+
+@pytest.mark.parametrize("build", cases.WIDE.values(), ids=cases.WIDE)
+def test_heads_keep_the_contract_at_real_widths(build):
+    x, w, y = build(_random("wide"))
+    entries = cases.some_entries(_random("entries"), x, w, y)
+    checks.against_exact(refloss.ArcFace(), x, w, y, engine="fused", entries=entries)
+
+
+BLOCKED = (
+    refloss.ArcFace(s=30.0),
+    refloss.ASoftmax(),
+    refloss.ArcFace(s=20.0, label_smoothing=0.1, class_weight=weights_of(7)),
+    refloss.SoftmaxLoss(label_smoothing=0.1),
+    refloss.CombinedMargin(reduction="none", gradient="detached"),
+)
+
+
+@pytest.mark.parametrize("loss", BLOCKED, ids=repr)
+@pytest.mark.parametrize("classes", [1, 2, 3, 7])
+def test_the_contract_holds_in_blocks_that_divide_and_that_do_not(loss, classes, monkeypatch):
+    in_blocks(monkeypatch, classes)
+    random = _random("blocks")
+    x, w, y = cases.ordinary(random, 5, 7, 3)  # two groups of samples: N > D
+    y[:2] = 6
+    w[2] = 2.0 * x[1]
+    w[4] *= 1e200 if loss.spec.head == "margin" else 1.0
+    b = (random.standard_normal(7),) if loss.spec.head == "linear" else ()
+    checks.against_exact(loss, x, w, y, *b, engine="fused", digits=60)
+    value = loss(x, w, y, *b, engine="fused")
+    assert exact.value_error(value, exact.value(loss, x, w, y, *b)) <= checks.allowed(loss, x, w, y)[0]
+
+
+@pytest.mark.parametrize("bias", [[500.0, 500.0, 500.0], [0.0, 0.0, -500.0], [1e6, 1e6, 1e6 - 3.0]], ids=str)
+def test_a_bias_far_larger_than_the_products_costs_no_digits(bias):
+    """The contract counts products of lengths: what a bias of 500 would round off, 256u, is far more than 16u."""
+    x, w = np.array([[1.0, 0.01], [0.3, 0.7]]), np.array([[1.0, 0.1], [0.1, 1.0], [0.7, 0.6]])
+    for y in ([0, 1], [2, 2]):
+        checks.against_exact(refloss.SoftmaxLoss(), x, w, y, np.array(bias), engine="chain")
+        checks.against_exact(refloss.SoftmaxLoss(), x, w, y, np.array(bias), engine="fused")
+
+
+# ------------------------------------------------------------------------------------------------ the same as the chain
+
+
+@st.composite
+def shaped(draw):
+    """A loss of any settings and ordinary inputs of any shape: (loss, inputs, upstream, classes of a block)."""
+    n, c, d = draw(st.integers(1, 9)), draw(st.integers(1, 12)), draw(st.integers(1, 7))
+    random = np.random.default_rng(draw(st.integers(0, 2**16)))
+    x, w = random.standard_normal((n, d)), random.standard_normal((c, d))
+    y = np.array(draw(st.lists(st.integers(0, c - 1) | st.just(-100), min_size=n, max_size=n)))
+    kind = draw(st.sampled_from(("margin", "margin", "linear", "logits")))
+    shared = draw(strategies.shared(c))
+    if kind == "margin":
+        loss = draw(strategies.losses())
+        inputs = (x, w, y)
+        loss = replace(loss, **shared)
+    elif kind == "linear":
+        loss, b = refloss.SoftmaxLoss(**shared), random.standard_normal(c)
+        inputs = (x, w, y, b) if draw(st.booleans()) else (x, w, y)
+    else:
+        loss = refloss.CrossEntropy(**shared)
+        soft = draw(st.booleans())
+        inputs = (4.0 * random.standard_normal((n, c)), random.dirichlet(np.ones(c), n) if soft else y)
+    upstream = random.standard_normal(n if loss.reduction == "none" else ())
+    return loss, inputs, draw(st.none() | st.just(upstream)), draw(st.sampled_from((1, 2, 3, 5, 64)))
+
+
+@settings(max_examples=200)
+@given(shaped())
+def test_any_shape_and_setting_is_that_of_the_chain(case):
+    loss, inputs, upstream, block = case
+    with pytest.MonkeyPatch.context() as patch:
+        in_blocks(patch, block)
+        found = agree(loss, *inputs, upstream=upstream)
+        alone = loss(*inputs, engine="fused")
+    allowed = checks.allowed(loss, *inputs)[0]
+    assert exact.value_error(alone, exact.exact(found[0])) <= TWICE * allowed
+
+
+@settings(max_examples=80)
+@given(strategies.cases() | strategies.linear_cases(), st.sampled_from((1, 2, 64)))
+def test_hard_cases_are_those_of_the_chain(case, block):
+    with pytest.MonkeyPatch.context() as patch:
+        in_blocks(patch, block)
+        agree(case[0], *case[1])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"label_smoothing": 0.1},
+        {"class_weight": weights_of(150)},
+        {"label_smoothing": 0.3, "class_weight": weights_of(150)},
+        {"ignore_index": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [refloss.ArcFace, refloss.ASoftmax, refloss.SoftmaxLoss, refloss.CrossEntropy])
+def test_every_setting(kind, settings, reduction):
+    """In more samples than dimensions, and blocks of 64 classes."""
+    random = _random(f"{kind} {settings} {reduction}")
+    x, w, y = cases.ordinary(random, 10, 150, 4)
+    y[[1, 5, 6]] = 3
+    loss = kind(reduction=reduction, **settings)
+    inputs = {refloss.CrossEntropy: (x @ w.T, y), refloss.SoftmaxLoss: (x, w, y, random.standard_normal(150))}
+    upstream = random.standard_normal(10 if reduction == "none" else ())
+    with pytest.MonkeyPatch.context() as patch:
+        in_blocks(patch, 64)
+        _, grad = agree(loss, *inputs.get(kind, (x, w, y)), upstream=upstream)
+    if loss.ignore_index == 3:
+        assert not grad[0][[1, 5, 6]].any()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_all_rows_ignored(reduction, dtype):
+    x, w, y = np.full((3, 2), np.nan), np.array([[1.0, 2.0], [3.0, 1.0]]), np.full(3, -100)
+    for loss in (refloss.ArcFace(reduction=reduction), refloss.SoftmaxLoss(reduction=reduction, label_smoothing=0.1)):
+        for out in ({}, {"w": np.full((2, 2), 7.0, dtype)}):
+            value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype, out=out)
+            np.testing.assert_array_equal(value, loss(x, w, y, engine="chain"))
+            np.testing.assert_array_equal(loss(x, w, y, engine="fused", dtype=dtype), value)
+            assert not grad.x.any()
+            assert not grad.w.any()
+    b = np.ones(2)
+    assert not refloss.SoftmaxLoss(reduction=reduction).value_and_grad(x, w, y, b, engine="fused")[1].b.any()
+    value, grad = refloss.CrossEntropy(reduction=reduction).value_and_grad(x, y, engine="fused", dtype=dtype)
+    np.testing.assert_array_equal(value, refloss.CrossEntropy(reduction=reduction)(x, y, engine="chain"))
+    assert not grad.z.any()
+
+
+ROWS = [
+    [0.0, -np.inf, 1.0],
+    [0.0, -np.inf, -np.inf],
+    [-np.inf, 0.0, 1.0],
+    [-np.inf, -np.inf, -np.inf],
+    [np.nan, 0.0, 1.0],
+    [1.0, np.nan, 0.0],
+    [np.nan, np.nan, np.nan],
+    [np.inf, 0.0, 1.0],
+    [np.inf, np.inf, -np.inf],
+    [0.0, np.inf, np.nan],
+]
+SOFT = [[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0], [0.25, 0.25, 0.5], [0.0, 2.0, 0.0]]
+MASKED = [
+    {},
+    {"label_smoothing": 0.1},
+    {"label_smoothing": 1.0},
+    {"class_weight": (1.0, 0.0, 2.0)},
+    {"class_weight": (1.0, 0.0, 2.0), "label_smoothing": 0.2},
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("settings", MASKED, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_logits_that_are_not_finite_come_out_as_of_the_chain(settings, reduction, dtype):
+    """Gradients are below 4, the sum of weighted targets."""
+    loss = refloss.CrossEntropy(reduction=reduction, **settings)
+    rtol = 16 * U if dtype == np.float64 else 16 * SINGLE
+    for row in ROWS:
+        z = np.array([row], dtype)
+        for y in (*([label] for label in range(3)), *([soft] for soft in SOFT)):
+            expected = loss.value_and_grad(z, y, engine="chain")
+            found = loss.value_and_grad(z, y, engine="fused", dtype=dtype)
+            said = f"{row} {y}"
+            np.testing.assert_allclose(found[0], expected[0], rtol=rtol, atol=0.0, err_msg=said)
+            np.testing.assert_allclose(found[1].z, expected[1].z, rtol=0.0, atol=4.0 * rtol, err_msg=said)
+            assert not found[1].z[expected[1].z == 0.0].any(), said
+            np.testing.assert_array_equal(loss(z, y, engine="fused", dtype=dtype), found[0])
+
+
+def test_one_class_costs_nothing():
+    x, w, y = ordinary(4, 1, 3)
+    for dtype in (np.float64, np.float32):
+        for loss in (refloss.ArcFace(), refloss.SoftmaxLoss(), refloss.ArcFace(label_smoothing=0.1)):
+            value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype)
+            assert value == 0.0
+            assert not grad.x.any()
+            assert not grad.w.any()
+
+
+# -------------------------------------------------------------------------------------------------------------- float32
+
+LOSSES = (
+    refloss.ModifiedSoftmax(),
+    refloss.NormFace(),
+    refloss.ASoftmax(),
+    refloss.ASoftmax(m=3, annealing=5.0, s=30.0),
+    refloss.CosFace(),
+    refloss.ArcFace(),
+    refloss.ArcFace(boundary="easy", label_smoothing=0.1),
+    refloss.ArcFace(boundary="monotone", gradient="detached"),
+    refloss.CombinedMargin(),
+    refloss.SoftmaxLoss(),
+    refloss.SoftmaxLoss(reduction="sum", label_smoothing=0.1),
+    refloss.CrossEntropy(),
+    refloss.CrossEntropy(reduction="none", label_smoothing=0.1),
+    refloss.Triplet(),
+    refloss.Triplet(squared=False),
+)
+
+
+def in_float32(loss):
+    """What another project would hand to refloss.testing."""
+
+    def found(*inputs):
+        value, grad = loss.value_and_grad(*inputs, engine="fused", dtype=np.float32)
+        parts = (value, *(part for part in grad if part is not None))
+        assert all(part.dtype == np.float32 for part in parts)
+        return parts
+
+    return found
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_float32_conforms(loss):
+    report = testing.check(in_float32(loss), loss, shapes=((8, 20, 64), (20, 150, 8)))
+    assert report.passed, str(report)
+    assert all(q.passed for result in report.results for q in result.quantities if result.status != "refused")
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_float32_is_within_its_budget(loss):
+    """Every entry, also those that the conformance check holds to be undecidable."""
+    for case in testing.cases(loss, "float32", shapes=((5, 70, 4),)):
+        if case.group == "range" or "truth" not in case.accepts:
+            continue
+        with pytest.MonkeyPatch.context() as patch:
+            in_blocks(patch, 16)
+            given = [part.astype(np.float32) if part.dtype.kind == "f" else part for part in case.inputs]
+            value, *gradients = in_float32(loss)(*given)
+        truth, grad = loss.value_and_grad(*case.inputs, engine="chain")
+        allowed = testing.budget(loss, *case.inputs, dtype="float32")
+        assert (np.abs(value - truth) <= allowed.value + SINGLE * np.abs(truth)).all(), case
+        ours = [(t, a) for t, a in zip(grad, allowed.gradient, strict=True) if t is not None]
+        for found, (true, bound) in zip(gradients, ours, strict=True):
+            assert (np.abs(found - true) <= bound + SINGLE * np.abs(true)).all(), case
+
+
+@pytest.mark.parametrize("power", [-660, -200, -120, -60, 60, 120, 200, 660])
+@pytest.mark.parametrize("longer", ["x", "w"])
+def test_float32_takes_directions_of_any_length(longer, power):
+    """What float32 cannot hold, float64 may have given; gradients come out where float32 holds them."""
+    x, w, y = (a.astype(np.float32) if a.dtype.kind == "f" else a for a in ordinary(4, 9, 5))
+    given = {"x": x.astype(np.float64), "w": w.astype(np.float64)}
+    given[longer][1:3] *= 2.0**power
+    if abs(power) <= 120:
+        given = {name: array.astype(np.float32) for name, array in given.items()}
+    for loss in (refloss.ArcFace(s=8.0), refloss.CosFace(s=8.0, label_smoothing=0.1), refloss.ASoftmax(s=8.0)):
+        value, grad = loss.value_and_grad(**given, y=y, engine="fused", dtype=np.float32)
+        true, exactly = loss.value_and_grad(**given, y=y, engine="chain")
+        allowed = testing.budget(loss, given["x"], given["w"], y, dtype="float32")
+        assert abs(value - true) <= allowed.value
+        assert loss(**given, y=y, engine="fused", dtype=np.float32) == value
+        for found, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
+            held = np.abs(expected) < 2.0**127
+            allowance = bound + SINGLE * np.abs(expected) + 2.0**-149
+            assert (np.abs(found - expected) <= allowance)[held].all(), loss
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_any_float_dtype_goes_in_and_the_asked_one_comes_out(dtype):
+    x, w, y = (a.astype(dtype) if a.dtype.kind == "f" else a for a in ordinary(3, 5, 4))
+    for kind in (np.float64, np.float32):
+        for loss in (refloss.ArcFace(s=8.0), refloss.SoftmaxLoss(reduction="none"), refloss.CrossEntropy()):
+            inputs = (x, w, y) if loss.spec.head != "logits" else (x, [0, 1, 2])
+            value, grad = loss.value_and_grad(*inputs, engine="fused", dtype=kind)
+            assert value.dtype == kind
+            assert type(value) is (np.ndarray if loss.reduction == "none" else kind)
+            assert {part.dtype for part in grad if part is not None} == {np.dtype(kind)}
+            if kind == np.float64:
+                agree(loss, *inputs)
+
+
+# ------------------------------------------------------------------------------------------------- parts of the classes
+
+
+def parts_of(random, blocks, n=4, d=3):
+    """Parts of blocks of random logits and directions, and the logits and directions themselves."""
+    for size in blocks:
+        z = 20.0 * random.standard_normal((n, size))
+        z[0, :] = -np.inf if size == 1 else z[0, :]  # nothing but the hidden class
+        t, w = random.uniform(0.0, 1.0, size), random.standard_normal((size, d))
+        yield z, t, w
+
+
+def part_of(z, t, w):
+    peak = z.max(axis=1)
+    there = np.isfinite(z) * t
+    with np.errstate(invalid="ignore"):  # -inf less -inf
+        e = np.where(np.isfinite(peak)[:, None], np.exp(z - peak[:, None]), 0.0)
+        gaps = np.where(np.isfinite(z), peak[:, None] - z, 0.0)
+    others = np.where(np.isfinite(peak), np.sort(e, axis=1)[:, :-1].sum(axis=1), 0.0)
+    return fused.Part(peak, others, there.sum(axis=1), (there * gaps).sum(axis=1), e @ w, there @ w)
+
+
+merge = np.errstate(invalid="ignore")(fused.merge)  # as the engine calls it
+merged = np.errstate(invalid="ignore")(fused.merged)
+
+
+def close(a, b):
+    """Within what a few additions and products round, and a gap of up to 200 in the exponent: 256u of the terms."""
+    np.testing.assert_array_equal(a.peak, b.peak)
+    for name in ("others", "weight", "short"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=256 * U, atol=0.0, err_msg=name)
+    for name in ("pull", "drag"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=0.0, atol=1024 * U, err_msg=name)
+
+
+def whole(blocks):
+    z, t, w = (np.concatenate(part, axis=axis) for part, axis in zip(zip(*blocks, strict=True), (1, 0, 0), strict=True))
+    return part_of(z, t, w)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_merge_to_the_part_of_all_and_in_any_order(seed):
+    blocks = list(parts_of(np.random.default_rng(seed), (3, 1, 5)))
+    a, b, c = (part_of(*block) for block in blocks)
+    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
+    close(left, right)
+    close(left, merge(c, merge(b, a)))
+    close(left, whole(blocks))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(0, 1000))
+def test_any_split_makes_the_same_whole(sizes, seed):
+    blocks = list(parts_of(np.random.default_rng(seed), sizes))
+    close(merged(part_of(*block) for block in blocks), whole(blocks))
+
+
+def test_parts_of_nothing_change_nothing():
+    [one] = [part_of(*block) for block in parts_of(np.random.default_rng(1), (4,))]
+    nothing = part_of(np.full((4, 1), -np.inf), np.zeros(1), np.ones((1, 3)))
+    for both in (merge(one, nothing), merge(nothing, one)):
+        for name in fused.Part._fields:
+            np.testing.assert_array_equal(getattr(both, name), getattr(one, name))
+    empty = merge(nothing, nothing)
+    assert (empty.peak == -np.inf).all()
+    assert not any(getattr(empty, name).any() for name in fused.Part._fields[1:])
+
+
+def test_merging_ties_counts_every_largest_but_one():
+    z = np.zeros((2, 1))
+    parts = [part_of(z, np.ones(1), np.ones((1, 1)))._replace(pull=None, drag=None) for _ in range(5)]
+    together = merged(iter(parts))
+    assert together.others.tolist() == [4.0, 4.0]
+    assert together.pull is together.drag is None
+
+
+def test_a_part_and_a_target_make_the_loss():
+    """Against mpmath, on both sides of the largest other class, to 8u."""
+    gaps = np.array([-700.0, -36.0, -1.0, -1e-9, 0.0, 1e-9, 1.0, 36.0, 700.0])
+    n = len(gaps)
+    z = np.array([[0.0, -1.0, -3.0]]) + 0.5 * gaps[:, None]
+    part = part_of(z, np.zeros(3), np.ones((3, 1)))
+    done = fused.finish(part, Pair.of(-0.5 * gaps), np.full(n, 2.0))
+    with mp.workdps(400):
+        for i in range(n):
+            own, rest = mp.exp(mpf(-0.5 * gaps[i])), [mp.exp(mpf(v)) for v in z[i].tolist()]
+            p = own / (own + mp.fsum(rest))
+            for found, true in (
+                (done.loss[i], -2 * mp.log(p)),
+                (done.target[i], -2 * mp.fsum(rest) / (own + mp.fsum(rest))),
+                (done.factor[i], 2 * rest[0] / (own + mp.fsum(rest))),
+            ):
+                assert abs(mpf(found) - true) <= 8 * mpf(2) ** -53 * abs(true)
+
+
+# ------------------------------------------------------------------------------------------------ threads and processes
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Sets the number of threads; the pool is a new one."""
+
+    def change(count):
+        monkeypatch.setattr(fused, "THREADS", count)
+        fused._shared.renew()
+
+    yield change
+    monkeypatch.undo()
+    fused._shared.renew()
+
+
+def some_work(dtype=np.float64):
+    """A few losses at sizes of several blocks and groups of samples."""
+    x, w, y = ordinary(40, 700, 16)
+    smoothed = refloss.ArcFace(s=30.0, label_smoothing=0.1)
+    for loss in (refloss.ArcFace(s=30.0), refloss.ASoftmax(), smoothed, refloss.SoftmaxLoss()):
+        yield bits(loss.value_and_grad(x, w, y, engine="fused", dtype=dtype))
+        yield loss(x, w, y, engine="fused", dtype=dtype).tobytes()
+    z = x @ w.T
+    yield bits(refloss.CrossEntropy().value_and_grad(z, y, engine="fused", dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_same_bits_on_every_run_and_for_every_number_of_threads(dtype, threads, monkeypatch):
+    in_blocks(monkeypatch, 64)
+    found = []
+    for count in (1, 1, 2, 3):
+        threads(count)
+        found.append(list(some_work(dtype)))
+    assert all(a == b for a, b in pairwise(found))
+
+
+def test_eight_threads_at_once_give_the_bits_of_one(monkeypatch):
+    in_blocks(monkeypatch, 64)
+    expected = list(some_work())
+    with ThreadPoolExecutor(8) as pool:
+        for found in [task.result() for task in [pool.submit(lambda: list(some_work())) for _ in range(8)]]:
+            assert found == expected
+
+
+def blas_threads():
+    return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_the_blas_has_its_threads_back_afterwards():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        list(some_work())
+        assert blas_threads() == before
+        first, second = fused._one_thread_a_product(), fused._one_thread_a_product()  # calls that overlap
+        assert first.__enter__() is True
+        assert blas_threads() == {1}
+        assert second.__enter__() is True
+        first.__exit__(None, None, None)
+        assert blas_threads() == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before
+        with pytest.raises(ValueError, match="w must be finite"):  # found in a block
+            refloss.SoftmaxLoss()([[1.0, 2.0]], [[1.0, 0.0], [np.nan, 1.0]], [0], engine="fused")
+        assert blas_threads() == before
+
+
+def test_without_threadpoolctl_blocks_go_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(fused, "_blas", lambda: None)
+    in_blocks(monkeypatch, 2)
+    for loss in BLOCKED:
+        agree(loss, *ordinary(5, 7, 3))
+    with fused._one_thread_a_product() as alone:
+        assert alone is False
+
+
+def test_threadpoolctl_may_be_missing_or_know_no_blas(monkeypatch):
+    fused._blas.cache_clear()
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    assert fused._blas() is None
+    monkeypatch.undo()
+    fused._blas.cache_clear()
+    nothing = SimpleNamespace(lib_controllers=[])
+    monkeypatch.setattr(threadpoolctl.ThreadpoolController, "select", lambda self, **_: nothing)
+    assert fused._blas() is None
+    monkeypatch.undo()
+    fused._blas.cache_clear()
+    assert fused._blas() is not None
+
+
+def test_what_is_raised_in_a_thread_comes_out_and_leaves_the_pool_usable(monkeypatch):
+    in_blocks(monkeypatch, 1)
+    x, w, y = ordinary(3, 20, 4)
+    expected = bits(refloss.ArcFace().value_and_grad(x, w, y, engine="fused"))
+    wrong = w.copy()
+    wrong[13, 2] = np.inf
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^w must be finite; got inf at w\[13, 2\]$"):
+            refloss.ArcFace()(x, wrong, y, engine="fused")
+    assert bits(refloss.ArcFace().value_and_grad(x, w, y, engine="fused")) == expected
+
+
+PROCESSES = """
+import multiprocessing, os, sys
+import numpy as np
+import refloss
+from refloss.engines import fused
+
+fused.TILE, fused.NARROWEST = 1, 64
+
+
+def work(_=None):
+    random = np.random.default_rng(0)
+    x, w, y = random.standard_normal((40, 16)), random.standard_normal((700, 16)), random.integers(0, 700, 40)
+    value, grad = refloss.ArcFace(s=30.0).value_and_grad(x, w, y, engine="fused")
+    return value.tobytes() + grad.x.tobytes() + grad.w.tobytes()
+
+
+if __name__ == "__main__":
+    expected = work()
+    if hasattr(os, "fork"):
+        child = os.fork()
+        if not child:
+            os._exit(0 if work() == expected else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "a forked process"
+        assert work() == expected
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(work, range(2)) == [expected] * 2, "spawned processes"
+    print("the same bits")
+"""
+
+
+def test_forked_and_spawned_processes_give_the_same_bits(tmp_path):
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES)
+    found = subprocess.run(
+        [sys.executable, script], env=path_to_refloss(), capture_output=True, text=True, check=False, timeout=300
+    )
+    assert found.stdout == "the same bits\n", found.stderr
+
+
+def path_to_refloss(**more):
+    """The environment of a process that is to import this refloss."""
+    return os.environ | {"PYTHONPATH": str(Path(refloss.__file__).parents[1])} | more
+
+
+def test_the_number_of_threads_and_no_cache_may_be_asked_for(tmp_path):
+    code = (
+        "import refloss; from refloss.engines import fused, kernels; print(fused.THREADS);"
+        "print(refloss.SoftmaxLoss()([[1.0, 2.0]], [[1.0, 0.5], [0.25, 1.0]], [1], engine='fused'))"
+    )
+    place = {"REFLOSS_THREADS": "3", "REFLOSS_JIT_CACHE": "0", "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=path_to_refloss(**place), capture_output=True, text=True, check=True
+    )
+    threads, value = found.stdout.split()
+    assert threads == "3"
+    expected = refloss.SoftmaxLoss()([[1.0, 2.0]], [[1.0, 0.5], [0.25, 1.0]], [1], engine="fused")
+    assert float(value) == expected
+    assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+N, C, D, BLOCK = 32, 8000, 32, 64
+FLOAT = 8
+
+
+@pytest.fixture
+def peak(monkeypatch, threads):
+    """Measures what a call takes at most, beyond what was there, in bytes; in blocks of 64 classes, two threads."""
+    in_blocks(monkeypatch, BLOCK)
+    threads(2)
+
+    def measure(call):
+        call()  # whatever is kept from call to call
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            result = call()
+            return tracemalloc.get_traced_memory()[1] - before, result
+        finally:
+            tracemalloc.stop()
+
+    return measure
+
+
+def room(n, d, dtype=np.float64):
+    """What is needed beside the logits that are kept.
+
+    - Two blocks in work: rows of w, converted or scaled, and a product (B, D); logits and a mask (N, B); four vectors.
+    - Parts, five waiting and three merged: two pulls (N, D) and four vectors.
+    - Class weights, their shares, β, an exponent, what a bias takes: eight vectors of C.
+    - The narrow branch, projections and dL/dx in float64: 24 (N, D), some of them one after the other.
+    """
+    size = np.dtype(dtype).itemsize
+    blocks = 2 * size * (2 * BLOCK * (d + 4) + 2 * n * BLOCK)
+    parts = 8 * n * (2 * d * size + 4 * FLOAT)
+    return blocks + parts + 8 * FLOAT * C + 24 * FLOAT * n * d
+
+
+@pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)
+def test_value_and_gradients_take_one_buffer_of_all_logits(loss, peak):
+    x, w, y = ordinary(N, C, D)
+    for dtype in (np.float64, np.float32):
+        given, out = (x.astype(dtype), w.astype(dtype), y), {"w": np.empty_like(w, dtype)}
+        taken, _ = peak(lambda g=given, o=out: loss.value_and_grad(*g, engine="fused", out=o, dtype=o["w"].dtype))
+        one = np.dtype(dtype).itemsize * N * C
+        assert taken <= one + room(N, D, dtype) < 2 * one
+
+
+def test_of_many_samples_no_more_is_kept_than_w_takes(peak):
+    n, d = 512, 16
+    x, w, y = ordinary(n, C, d)
+    out = {"w": np.empty_like(w)}
+    taken, _ = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", out=out))
+    assert taken <= w.nbytes + room(n, d) < FLOAT * n * C / 4
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_value_alone_and_the_gradient_of_x_alone_take_no_more_than_blocks(peak, dtype):
+    x, w, y = (a.astype(dtype) if a.dtype.kind == "f" else a for a in ordinary(N, C, D))
+    assert room(N, D, dtype) < np.dtype(dtype).itemsize * N * C
+    value, alone = peak(lambda: refloss.ArcFace()(x, w, y, engine="fused", dtype=dtype))
+    assert value <= room(N, D, dtype)
+    taken, found = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", wrt="x", dtype=dtype))
+    assert taken <= room(N, D, dtype)
+    assert found[1].w is None
+    assert found[0] == alone
+
+
+def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(peak, tmp_path):
+    x, w, y = ordinary(N, C, D)
+    loss = refloss.ArcFace(s=16.0)
+    for kind in (np.float64, np.float32, np.float16):
+        w.astype(kind).tofile(tmp_path / "w")
+        given = np.memmap(tmp_path / "w", kind, "r", shape=(C, D))
+        in_memory = np.array(given)
+        into = np.memmap(tmp_path / "dw", np.float64, "w+", shape=(C, D))
+        taken, (value, grad) = peak(lambda g=given, i=into: loss.value_and_grad(x, g, y, engine="fused", out={"w": i}))
+        assert taken <= FLOAT * N * C + room(N, D)
+        assert grad.w is into
+        into.flush()
+        expected = loss.value_and_grad(x, in_memory, y, engine="fused")
+        assert bits((value, grad)) == bits(expected)
+        written = np.fromfile(tmp_path / "dw").reshape(C, D)
+        assert np.array_equal(written, expected[1].w)
+        alone, _ = peak(lambda g=given: loss(x, g, y, engine="fused"))
+        assert alone <= room(N, D)
+
+
+# -------------------------------------------------------------------------------------------------------- wrt= and out=
+
+
+@pytest.mark.parametrize(("engine", "dtype"), [("fused", np.float64), ("fused", np.float32), ("chain", np.float64)])
+def test_only_what_is_wanted_comes_back_and_has_the_same_bits(engine, dtype):
+    x, w, y = ordinary(6, 9, 4)
+    b = np.linspace(-1.0, 1.0, 9)
+    for loss, inputs in ((refloss.ArcFace(), (x, w, y)), (refloss.SoftmaxLoss(label_smoothing=0.1), (x, w, y, b))):
+        value, whole = loss.value_and_grad(*inputs, engine=engine, dtype=dtype)
+        names = [name for name, part in whole._asdict().items() if part is not None]
+        for wrt in (*names, names, names[:2], ("w",), names[1:], ()):
+            found, grad = loss.value_and_grad(*inputs, engine=engine, wrt=wrt, dtype=dtype)
+            chosen = {wrt} if isinstance(wrt, str) else set(wrt)
+            assert {name for name, part in grad._asdict().items() if part is not None} == chosen
+            assert all(np.array_equal(getattr(grad, name), getattr(whole, name)) for name in chosen)
+            assert found == value
+    for wrt in ("z", (), None):
+        grad = refloss.CrossEntropy().value_and_grad(x, [0, 1, 2, 3, 0, 1], engine=engine, wrt=wrt, dtype=dtype)[1]
+        assert (grad.z is None) == (wrt == ())
+    points = tuple(np.random.default_rng(3).standard_normal((3, 4, 5)))
+    grad = refloss.Triplet().value_and_grad(*points, engine=engine, wrt=("anchor", "negative"), dtype=dtype)[1]
+    assert grad.positive is None
+    assert np.array_equal(grad.anchor, refloss.Triplet().value_and_grad(*points, engine=engine, dtype=dtype)[1].anchor)
+
+
+def strided(array):
+    return np.full([2 * n for n in array.shape], 7.0, array.dtype)[tuple(slice(None, None, 2) for _ in array.shape)]
+
+
+ROOMS = {
+    "of its own": np.empty_like,
+    "strided": strided,
+    "in Fortran order": lambda a: np.empty_like(a, order="F"),
+    "a row of more": lambda a: np.empty((2, *a.shape), a.dtype)[1],
+}
+
+
+@pytest.mark.parametrize("engine", ["fused", "chain", "dd"])
+@pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS)
+def test_gradients_are_written_where_they_are_wanted(engine, room):
+    x, w, y = ordinary(6, 9, 4)
+    b = np.linspace(-1.0, 1.0, 9)
+    for loss, inputs in (
+        (refloss.ArcFace(), {"x": x, "w": w, "y": y}),
+        (refloss.SoftmaxLoss(ignore_index=int(y[0])), {"x": x, "w": w, "y": y, "b": b}),
+        (refloss.CrossEntropy(), {"z": x.reshape(2, 3, 4), "y": [[0, 1, 2], [3, 0, 1]]}),
+        (refloss.Triplet(), {"anchor": x, "positive": x[::-1].copy(), "negative": w[:6]}),
+    ):
+        value, expected = loss.value_and_grad(**inputs, engine=engine)
+        out = {name: room(array) for name, array in inputs.items() if name != "y"}
+        found, grad = loss.value_and_grad(**inputs, engine=engine, out=out)
+        assert found == value
+        for name, array in out.items():
+            assert getattr(grad, name) is array
+            assert np.array_equal(array, getattr(expected, name))
+        first = next(iter(out))
+        out[first][...] = 7.0
+        grad = loss.value_and_grad(**inputs, engine=engine, out={first: out[first]})[1]
+        assert all((part is out[first]) == (name == first) for name, part in grad._asdict().items())
+        assert np.array_equal(out[first], getattr(expected, first))
+
+
+def test_room_of_float32_is_taken():
+    x, w, y = ordinary(6, 9, 4)
+    out = {"w": np.empty((9, 4), np.float32), "x": np.empty((6, 4), np.float32)}
+    grad = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32, out=out)[1]
+    assert grad.w is out["w"]
+    expected = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32)[1]
+    assert bits((0.0, grad)) == bits((0.0, expected))
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+BAD_WEIGHTS = {
+    "NaN": lambda w: w.__setitem__((5, 1), np.nan),
+    "inf": lambda w: w.__setitem__((5, 1), -np.inf),
+    "zeros": lambda w: w.__setitem__(5, 0.0),
+    "NaN in an own class": lambda w: w.__setitem__((0, 2), np.nan),
+    "zeros in an own class": lambda w: w.__setitem__(0, 0.0),
+    "two": lambda w: w.__setitem__(([4, 6], [2, 0]), [np.inf, np.nan]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("block", [1, 64])
+@pytest.mark.parametrize("change", BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
+def test_class_weights_are_refused_as_by_the_chain(change, block, dtype, monkeypatch):
+    in_blocks(monkeypatch, block)
+    x, w, _ = ordinary(3, 8, 3)
+    y = [0, 1, 2]
+    change(w)
+    for loss in (refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()):
+        if isinstance(loss, refloss.SoftmaxLoss) and np.isfinite(w).all():  # to which zeros are a class like any other
+            found, expected = (loss.value_and_grad(x, w, y, engine=engine) for engine in ("fused", "chain"))
+            np.testing.assert_allclose(found[0], expected[0], rtol=64 * U, atol=0.0)
+            np.testing.assert_allclose(found[1].w, expected[1].w, rtol=0.0, atol=64 * U)
+            continue
+        with pytest.raises(ValueError, match=r"^w must ") as expected:
+            loss(x, w, y, engine="chain")
+        for call in (loss, loss.value_and_grad):
+            with pytest.raises(ValueError, match=r"^w must ") as caught:
+                call(x, w, y, engine="fused", dtype=dtype)
+            assert str(caught.value) == str(expected.value)
+
+
+def test_logits_that_float64_cannot_hold_are_refused_as_by_the_chain():
+    for loss, *inputs in (
+        (refloss.SoftmaxLoss(), [[1e200, 0.0]], [[1.0, 0.0], [1e200, 0.0]], [0]),
+        (refloss.SoftmaxLoss(), [[1e200, 0.0]], [[1.0, 0.0], [1e200, 0.0]], [1]),
+        (refloss.ModifiedSoftmax(), [[1.7e308, 1.7e308]], [[1.0, 1.0], [1.0, 0.0]], [0]),
+    ):
+        with pytest.raises(ValueError, match="logits that float64 can hold") as expected:
+            loss(*inputs, engine="chain")
+        for dtype in (np.float64, np.float32):
+            for call in (loss, loss.value_and_grad):
+                with pytest.raises(ValueError, match="logits that float64 can hold") as caught:
+                    call(*inputs, engine="fused", dtype=dtype)
+                assert str(caught.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("size", [1e300, 1e304, 1.7e307])
+def test_logits_near_the_end_of_the_range_are_those_of_the_chain(size):
+    x, w, y = np.array([[size, 0.0], [0.5, 1.0]]), np.array([[1.0, 0.5], [0.5, 1.0], [-1.0, 2.0]]), [0, 1]
+    agree(refloss.SoftmaxLoss(), x, w, y)
+    agree(refloss.ModifiedSoftmax(), x, w, y)
+    agree(refloss.SoftmaxLoss(), x, w, y, [1.0, 0.0, -1.0])
+
+
+def test_float32_hands_logits_that_it_cannot_hold_to_the_chain():
+    x, w, y = np.array([[1e20, 1.0], [1e18, 1e19]]), np.array([[1e20, 2e19], [1e19, 1e20], [1.0, 2.0]]), [0, 2]
+    loss = refloss.SoftmaxLoss(reduction="none")
+    value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=np.float32, wrt="w")
+    true, exactly = loss.value_and_grad(x, w, y, engine="chain")
+    np.testing.assert_array_equal(loss(x, w, y, engine="fused", dtype=np.float32), value)
+    with np.errstate(over="ignore"):
+        assert np.array_equal(value, true.astype(np.float32))
+        assert np.array_equal(grad.w, exactly.w.astype(np.float32))
+    assert grad.x is None
+
+
+def test_extreme_lengths_are_no_matter(monkeypatch):
+    in_blocks(monkeypatch, 2)
+    x, w, y = ordinary(4, 7, 3)
+    for loss in (refloss.ArcFace(s=16.0), refloss.CosFace(s=16.0, label_smoothing=0.1)):
+        for size in (1e-307, 1e-200, 1e-100, 1e100, 1e200, 1e307):
+            rows_of_w, rows_of_x = w.copy(), x.copy()
+            rows_of_w[[1, 4]] *= size
+            rows_of_x[2] *= size
+            agree(loss, x, rows_of_w, y)
+            agree(loss, rows_of_x, w, y)
+            agree(loss, size * x, w * (1.0 / size), y)
+
+
+# --------------------------------------------------------------------------------------------------- which engine it is
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Names of the engines that are loaded."""
+    found = []
+
+    def spy(name):
+        if name != "refloss.engines.kernels":
+            found.append(name.rpartition(".")[2])
+        return sys.modules.get(name) or __import__(name, fromlist=["_"])
+
+    monkeypatch.setattr(losses, "import_module", spy)
+    return found
+
+
+def test_small_work_never_waits_for_a_compiler(loaded, monkeypatch):
+    monkeypatch.setattr(losses, "_numba_works", lambda: pytest.fail("asked for numba"))
+    x, w, y = ordinary(8, 20, 16)
+    refloss.ArcFace().value_and_grad(x, w, y)
+    refloss.SoftmaxLoss()(x, w, y)
+    refloss.CrossEntropy().value_and_grad(x, y % 16)
+    refloss.Triplet()(*np.ones((3, 1000, 100)))  # nothing there is N x C, at any size
+    assert set(loaded) == {"chain"}
+
+
+def test_large_work_and_float32_are_for_fused(loaded, monkeypatch):
+    x, w, y = ordinary(8, 20, 16)
+    refloss.ArcFace()(x, w, y, dtype=np.float32)
+    refloss.CrossEntropy()(x, y % 16, dtype=np.float32)
+    assert loaded == ["fused", "fused"]
+    loaded.clear()
+    monkeypatch.setattr(losses, "LARGE", {"logits": x.size, "linear": 8 * 20 * 16, "margin": 8 * 20 * 16})
+    for loss, *inputs in (
+        (refloss.ArcFace(), x, w, y),
+        (refloss.SoftmaxLoss(), x, w, y),
+        (refloss.CrossEntropy(), x, y % 16),
+    ):
+        value, grad = loss.value_and_grad(*inputs)
+        assert bits((value, grad)) == bits(loss.value_and_grad(*inputs, engine="fused"))
+        loss(inputs[0][1:], *inputs[1:-1], inputs[-1][1:])
+    assert [loaded[i] for i in (0, 2, 3, 5, 6, 8)] == ["fused", "chain"] * 3
+
+
+@pytest.fixture
+def no_numba(monkeypatch):
+    """A numba that cannot compile."""
+
+    def broken():
+        raise OSError("no compiler here")
+
+    monkeypatch.setattr(kernels, "ready", broken)
+    losses._numba_works.cache_clear()
+    yield
+    losses._numba_works.cache_clear()
+
+
+def test_where_numba_fails_the_chain_takes_over_and_says_so_once(no_numba):
+    x, w, y = ordinary(8, 20, 16)
+    with pytest.warns(RuntimeWarning, match=r"numba.*OSError: no compiler here.*chain"):
+        found = refloss.ArcFace().value_and_grad(x, w, y, engine="fused")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bits(found) == bits(refloss.ArcFace().value_and_grad(x, w, y, engine="chain"))
+        value, grad = refloss.ArcFace().value_and_grad(x, w, y, engine="auto", dtype=np.float32)
+        room = np.empty_like(w, np.float32)
+        again = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32, wrt="w", out={"w": room})
+    assert value == np.float32(found[0])
+    assert value.dtype == grad.w.dtype == np.float32
+    assert np.array_equal(grad.w, found[1].w.astype(np.float32))
+    assert again[1].w is room
+    assert again[1].x is None
+    assert np.array_equal(room, grad.w)
