@@ -286,7 +286,7 @@ def dtype_of(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:
     except TypeError as error:
         raise TypeError(f"dtype must be one of NumPy's; got {dtype!r}") from error
     names = [np.dtype(it).name for it in known]
-    if asked.name not in names:
+    if asked.name not in names or not asked.isnative:
         only = f"{names[0]}, the only one" if len(names) == 1 else f"{' or '.join(names)}, those"
         raise ValueError(f"dtype must be {only} engine={engine!r} computes in; got {asked}")
     return asked
@@ -296,14 +296,18 @@ def wrt(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the names of the inputs whose gradients are wanted, None for all."""
     if value is None:
         return None
-    asked = (value,) if isinstance(value, str) else tuple(value)
+    asked = (value,) if isinstance(value, str) else value
+    if not isinstance(asked, tuple | list):
+        raise TypeError(f"wrt must be a name of an input, or a tuple of names; got {value!r}")
     for name in asked:
         if name not in names:
             raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {name!r}")
-    return asked
+    return tuple(asked)
 
 
-def out(value: Any, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, Any]:
+def out(
+    value: Any, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any], wanted: tuple[str, ...], given: Iterable[Any]
+) -> dict[str, Any]:
     """Return the arrays that are to take gradients, by the name of the input."""
     if value is None:
         return {}
@@ -312,12 +316,16 @@ def out(value: Any, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) ->
     for name, array in value.items():
         if name not in shapes:
             raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {name!r}")
-        wanted = f"out[{name!r}] must be a writable {dtype} array of shape {shapes[name]}"
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{wanted}; got {type(array).__name__}")
+        if name not in wanted:
+            raise ValueError(f"out must name inputs that wrt names; got {name!r}")
+        asked = f"out[{name!r}] must be a writable {dtype} array of shape {shapes[name]}"
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{asked}; got {type(array).__name__}")
         if array.shape != shapes[name] or array.dtype != dtype or not array.flags.writeable:
             kind = "" if array.flags.writeable else "read-only "
-            raise ValueError(f"{wanted}; got a {kind}{array.dtype} array of shape {array.shape}")
+            raise ValueError(f"{asked}; got a {kind}{array.dtype} array of shape {array.shape}")
+        if any(np.may_share_memory(array, it) for it in given):
+            raise ValueError(f"out[{name!r}] must not be one of the inputs, which stay as they are")
     return dict(value)
 
 

@@ -114,7 +114,8 @@ class _Loss(ABC):
         checked = inputs.upstream(upstream, self.reduction, shape)
         shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
         whole = {name: (*shape, it[-1]) if name == "z" else it for name, it in shapes.items()}
-        wanted, into = inputs.wrt(wrt, tuple(shapes)), inputs.out(out, whole, kind)
+        wanted = inputs.wrt(wrt, tuple(shapes))
+        into = inputs.out(out, whole, kind, tuple(shapes) if wanted is None else wanted, arrays.values())
         room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.c_contiguous}
         module, some, *request = self._engine(engine, arrays, Request(kind, wanted, room))
         value, found = module.value_and_grad(self.spec, some, checked, *request)

@@ -34,7 +34,7 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Request, Spec, chain, kernels, without_ignored
-from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label
+from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label, two_sum
 from refloss.stages import angle, cross_entropy, margin
 
 THREADS = int(os.environ.get("REFLOSS_THREADS") or vars(numba.config)["NUMBA_NUM_THREADS"])
@@ -48,7 +48,7 @@ NEARLY_PARALLEL = 2.0**-80
 
 
 class TooLargeError(ArithmeticError):
-    """Logits that may overflow: the chain says which, or has room for them."""
+    """Numbers that may not fit the dtype: the chain says which, or has room for them."""
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
@@ -167,8 +167,10 @@ def _run(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -
         with np.errstate(all="ignore"):
             found, gradients = _HEADS[spec.head](spec, arrays, upstream, request)
     except TooLargeError:
-        found, gradients = _by_chain(spec, arrays, upstream, request)
-    return found.astype(request.dtype), gradients
+        with np.errstate(over="ignore"):
+            found, gradients = _by_chain(spec, arrays, upstream, request)
+    with np.errstate(over="ignore"):
+        return found.astype(request.dtype), gradients
 
 
 def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
@@ -188,6 +190,8 @@ class Part(NamedTuple):
 
     peak: Array
     """M, the largest logit; -inf where there is none (N,)."""
+    low: Array
+    """What was rounded off M (N,)."""
     others: Array
     """The sum of exp(z_k - M) over all k but one with z_k = M (N,)."""
     weight: Array
@@ -199,22 +203,35 @@ class Part(NamedTuple):
     drag: Array | None = None
     """The sum of t_k dz_k/dx̂ / s (N, D), where labels are smoothed."""
 
+    def relative_to(self, peak: Array, low: Array) -> Array:
+        """Return exp(M - a peak): 0 where there is no M."""
+        gap, error = two_sum(self.peak, -peak)
+        return np.where(self.peak > -np.inf, exp_of(gap, error + (self.low - low)), 0.0)
+
+
+def exp_of(high: Array, low: Array) -> Array:
+    """e to the power of a pair, of which the low part may be NaN where the high one is infinite."""
+    return np.asarray(np.exp(high) * (1.0 + np.where(np.isfinite(high), low, 0.0)))
+
 
 def merge(a: Part, b: Part) -> Part:
     """Put two parts together."""
-    peak = np.maximum(a.peak, b.peak)
-    of_a, of_b = (np.where(part.peak > -np.inf, np.exp(part.peak - peak), 0.0) for part in (a, b))
-    others = np.where(a.peak >= b.peak, a.others + (1.0 + b.others) * of_b, b.others + (1.0 + a.others) * of_a)
+    first = a.peak >= b.peak
+    peak, low = np.where(first, a.peak, b.peak), np.where(first, a.low, b.low)
+    of_a, of_b = (part.relative_to(peak, low) for part in (a, b))
+    others = np.where(first, a.others + (1.0 + b.others) * of_b, b.others + (1.0 + a.others) * of_a)
     short = a.short + b.short
     for part in (a, b):
-        short = short + np.where(part.weight > 0.0, part.weight * (peak - part.peak), 0.0)
+        apart = (peak - part.peak) + (low - part.low)
+        short = short + np.where(part.weight > 0.0, part.weight * apart, 0.0)
     pull = drag = None
     if a.pull is not None and b.pull is not None:
         pull = a.pull * of_a[:, None].astype(a.pull.dtype)
         pull += b.pull * of_b[:, None].astype(a.pull.dtype)
     if a.drag is not None and b.drag is not None:
         drag = a.drag + b.drag
-    return Part(peak, np.where(peak > -np.inf, others, 0.0), a.weight + b.weight, short, pull, drag)
+    others = np.where(peak > -np.inf, others, 0.0)
+    return Part(peak, low, others, a.weight + b.weight, short, pull, drag)
 
 
 def merged(parts: Iterator[Part]) -> Part:
@@ -251,9 +268,11 @@ def finish(part: Part, target: Pair, own: Array) -> Finished:
 
     1 - p_y is the sum of the others, and every logarithm a gap and a log1p: each keeps its own digits.
     """
-    gap = (part.peak - target.hi) - target.lo  # of the largest other class over the target
+    high, low = two_sum(part.peak, -target.hi)
+    low = np.where(np.isfinite(high), low + (part.low - target.lo), 0.0)
+    gap = high + low  # of the largest other class over the target
     leads = gap <= 0.0
-    small = np.exp(-np.abs(gap))
+    small = np.where(leads, exp_of(high, low), exp_of(-high, -low))
     others = np.where(leads, (1.0 + part.others) * small, part.others + small)
     whole, log_sum = 1.0 + others, np.log1p(others)
     p = np.where(leads, 1.0, small) / whole
@@ -385,7 +404,7 @@ class Block(NamedTuple):
     beta: Array
     """What makes a product of scaled rows a cosine, or a logit (B,)."""
     bias: Array
-    """(B,)."""
+    """(B,), or nothing."""
     hidden: Integers
     """Where each sample's own class stands in the block, or -1 (N,)."""
     shared: Shared | None
@@ -396,12 +415,21 @@ def _roomy(dtype: Any) -> float:
     return float(np.finfo(dtype).max) / 2.0**16
 
 
+def _fit(dtype: Any, *weights: Array) -> None:
+    """Refuse weights that float32, unlike float64, might not hold."""
+    if dtype == np.float32:
+        for some in weights:
+            sizes = np.abs(some[(some != 0.0) & np.isfinite(some)])
+            if sizes.size and (sizes.max() > 2.0**64 or sizes.min() < 2.0**-64):
+                raise TooLargeError
+
+
 def contribution(block: Block, alpha: Array, tile: Array, gradients: bool) -> Part:
     """What a block means to every sample, from products of rows; for gradients, leaves exp(z - M) β in their place."""
     n, dtype = len(tile), tile.dtype
-    peak, others, short = np.empty(n), np.empty(n), np.empty(n)
+    peak, low, others, short = (np.empty(n) for _ in range(4))
     t = np.zeros(0, dtype) if block.shared is None else block.shared.whole.astype(dtype)
-    kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, others, short)
+    kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, low, others, short)
     weight, pull, drag = np.zeros(n), None, None
     if gradients:
         pull = tile @ block.w.scaled
@@ -411,7 +439,7 @@ def contribution(block: Block, alpha: Array, tile: Array, gradients: bool) -> Pa
         if gradients:
             beta, w = block.beta, block.w.scaled
             drag = (t.astype(dtype) * beta) @ w + (apart.astype(dtype) * beta[present]) @ w[present]
-    return Part(peak, others, weight, short, pull, drag)
+    return Part(peak, low, others, weight, short, pull, drag)
 
 
 # -------------------------------------------------------------------------------------------------------- both branches
@@ -424,6 +452,8 @@ class _Samples:
         self.x, self.y, self.directions = rows_of(arrays["x"][some], dtype), arrays["y"][some], spec.head == "margin"
         self.norm = np.sqrt(self.x.squares.astype(np.float64))
         """Lengths of the scaled rows (N,)."""
+        if not np.isfinite(self.norm).all() or (self.directions and not self.norm.all()):
+            raise TooLargeError
         ones, length = np.ones(len(self.y)), self.norm * self.x.unscale
         self.by_length = self.directions and spec.scale is None
         self.scale = length if self.by_length else ones * spec.scale if spec.scale is not None else ones
@@ -473,12 +503,12 @@ class _Classes:
         """exp(z - M) β of this group, block after block."""
         self.free: list[Array] = []
         self.known: dict[int, tuple[Array, Exponents | None]] = {}
-        self.peaks: list[Array] = []
+        self.parts: list[Part] = []
 
     def down(self, samples: _Samples, gradients: bool, narrow: Callable[[], T]) -> tuple[Part, T]:
         """From embeddings to what all classes mean to them; the narrow branch is gone down meanwhile."""
         alpha, n = samples.alpha.astype(self.dtype), len(samples.y)
-        self.peaks = []
+        self.parts = []
 
         def work(at: slice) -> Part:
             tile = self._tile(at, n)
@@ -493,7 +523,7 @@ class _Classes:
             return part
 
         def noted(part: Part) -> Part:
-            self.peaks.append(part.peak)
+            self.parts.append(part._replace(pull=None, drag=None))
             return part
 
         with _with_products(work, self.blocks) as parts:
@@ -501,17 +531,17 @@ class _Classes:
             return merged(map(noted, parts)), target
 
     def up(
-        self, samples: _Samples, peak: Array, factor: Array, above: Array, to_w: Array | None, to_b: Array | None,
+        self, samples: _Samples, whole: Part, factor: Array, above: Array, to_w: Array | None, to_b: Array | None,
         first: bool, last: bool,
     ) -> None:  # fmt: skip
         """Add this group's part of dL/dW and dL/db; the first group's is written, the last one's projected."""
         x, n = samples.x.scaled, len(samples.y)
         beside = (above * samples.alpha).astype(self.dtype)[:, None] * x
 
-        def work(given: tuple[slice, Array]) -> None:
-            at, of_block = given
+        def work(given: tuple[slice, Part]) -> None:
+            at, part = given
             block, tile = self._block(at, samples), self._tile(at, n)
-            f = np.where(of_block > -np.inf, factor * np.exp(of_block - peak), 0.0)
+            f = np.where(part.peak > -np.inf, factor * part.relative_to(whole.peak, whole.low), 0.0)
             if to_w is not None:
                 rows, pulling = to_w[at], (f * samples.alpha).astype(self.dtype)[:, None] * x
                 if first:
@@ -531,7 +561,7 @@ class _Classes:
                     to_b[at] -= t * above.sum()
                     to_b[at.start + present] -= apart.T @ above
 
-        with _with_products(work, list(zip(self.blocks, self.peaks, strict=True))) as done:
+        with _with_products(work, list(zip(self.blocks, self.parts, strict=True))) as done:
             deque(done, maxlen=0)
 
     def _finish(self, rows: Array, block: Block) -> None:
@@ -555,7 +585,7 @@ class _Classes:
 
     def _block(self, at: slice, samples: _Samples) -> Block:
         w, beta = self._rows(at, samples.largest)
-        bias = np.zeros(len(beta), self.dtype) if self.b is None else self.b[at].astype(self.dtype)
+        bias = np.zeros(0, self.dtype) if self.b is None else self.b[at].astype(self.dtype)
         y = samples.y
         hidden = np.where((y >= at.start) & (y < at.stop), y - at.start, -1)
         return Block(w, beta, bias, hidden, self._shared(at, hidden))
@@ -569,6 +599,7 @@ class _Classes:
         norm = np.sqrt(w.squares.astype(np.float64))
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
             inputs.classes(self.w, directions=self.directions)
+            raise TooLargeError
         if not largest * (1.0 if self.directions else float((norm * w.unscale).max())) < _roomy(self.dtype):
             raise TooLargeError
         beta = (1.0 / norm if self.directions else np.ones(len(norm)) * w.unscale).astype(self.dtype)
@@ -601,6 +632,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     (n, d), c, y, settings = arrays["x"].shape, len(arrays["w"]), arrays["y"], spec.cross_entropy
     weights = cross_entropy.weights(y, c, settings)
     own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
+    _fit(request.dtype, own, shared)
     above: Array = np.zeros(n)
     wanted: tuple[str, ...] = ()
     if upstream is not None:
@@ -627,7 +659,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
             to_x[some] = samples.back(part, target.f, done.factor, above[some], of_z[some], of_x)
         if keep:
             f = above[some] * done.factor
-            classes.up(samples, part.peak, f, above[some], to_w, to_b, start == 0, some.stop == n)
+            classes.up(samples, part, f, above[some], to_w, to_b, start == 0, some.stop == n)
     if to_w is not None:
         present, summed = total_by_label(to_targets, y)
         to_w[present] += summed
@@ -654,6 +686,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
     above, keep = np.zeros(n), upstream is not None and bool(request.wanted(("z",)))
     if upstream is not None:
         above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
+    _fit(dtype, own, t, above)
     own, t, above, losses = own.astype(dtype), t.astype(dtype), above.astype(dtype), np.empty(n)
     out = request.into("z", (n, c)) if keep else np.empty((0, c), dtype)
 

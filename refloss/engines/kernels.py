@@ -143,7 +143,7 @@ _LOG_2_HIGH = float(Fraction(round(_LOG_2 * 2**40), 2**40))  # 40 bits each: tim
 _LOG_2_MIDDLE = float(Fraction(round((_LOG_2 - Fraction(_LOG_2_HIGH)) * 2**80), 2**80))
 _LOG_2_LOW = float(_LOG_2 - Fraction(_LOG_2_HIGH) - Fraction(_LOG_2_MIDDLE))
 _LEADING = np.array([expansion(Fraction(1, math.factorial(n)), 2) for n in (5, 4, 3, 2)])  # of Taylor's series
-_C9, _C8, _C7, _C6 = (1.0 / math.factorial(n) for n in (9, 8, 7, 6))  # these need no low part
+_T9, _T8, _T7, _T6 = (1.0 / math.factorial(n) for n in (9, 8, 7, 6))  # these need no low part
 _TINY = 2.0**-110  # below it exp(a) - 1 is a, and a / 256 may be subnormal
 _OVERFLOW, _UNDERFLOW = 709.782712893384, -745.1332191019412  # beyond them exp is inf, or 0
 
@@ -156,7 +156,7 @@ def _expm1_reduced(a: float, a_low: float) -> tuple[float, float, float]:
     p, e = _product(-k, _LOG_2_LOW)
     r, r_low = _add(r, r_low, p, e)
     r, r_low = r / 256.0, r_low / 256.0
-    s, s_low = ((_C9 * r + _C8) * r + _C7) * r + _C6, 0.0
+    s, s_low = ((_T9 * r + _T8) * r + _T7) * r + _T6, 0.0
     for n in range(4):
         s, s_low = _multiply(s, s_low, r, r_low)
         s, s_low = _add(s, s_low, _LEADING[n, 0], _LEADING[n, 1])
@@ -388,6 +388,22 @@ def _exp_32(row: Array, top: Any) -> None:
 
 
 @_jit()
+def _over_largest(row: Array, top: Any, lows: Array, at: int) -> None:
+    """Write exp(row - top) over the row; where there are low parts, to their accuracy."""
+    single = row.dtype == _SINGLE
+    if len(lows) and single:
+        _shifted_32(row, top, row)
+    elif len(lows):
+        _shifted_64(row, top, row)
+    elif single:
+        _exp_32(row, top)
+    else:
+        _exp_64(row, top)
+    for k in range(len(lows)):
+        row[k] += row[k] * (lows[k] - lows[at])
+
+
+@_jit()
 def exponentials(
     tile: Array,
     alpha: Array,
@@ -397,6 +413,7 @@ def exponentials(
     shared: Array,
     keep: bool,
     peak: Array,
+    low: Array,
     others: Array,
     short: Array,
 ) -> None:
@@ -405,35 +422,48 @@ def exponentials(
     $$z_{nk} = \alpha_n \beta_k\,g_{nk} + b_k, \qquad M_n = \max_k z_{nk}, \qquad
     g_{nk} \leftarrow \beta_k\,e^{z_{nk} - M_n}$$
 
-    over all k but the hidden one of the row, which becomes 0. Writes M, the sum of the exponentials less one that is 1,
-    and, where there are shares, the sum of shared_k (M - z_k). Without keep the tile is left undefined. A row of
-    nothing but the hidden class has the peak -inf.
+    over all k but the hidden one of the row, which becomes 0. Writes M, what was rounded off it, the sum of the
+    exponentials less one that is 1, and, where there are shares, the sum of shared_k (M - z_k). Without keep the tile
+    is left undefined. A row of nothing but the hidden class has the peak -inf. What adding a bias, which may be far
+    larger than products, rounds off is made good.
     """
-    lanes, wide = np.empty(LANES, tile.dtype), np.empty(LANES)
+    lanes, wide, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     for i in range(len(tile)):
         row, a = tile[i], alpha[i]
         for k in range(len(row)):
-            row[k] = row[k] * a * beta[k] + bias[k]
+            row[k] = row[k] * a * beta[k]
+        for k in range(len(lows)):
+            row[k], lows[k] = _sum(row[k], bias[k])
         if hidden[i] >= 0:
             row[hidden[i]] = -np.inf
         top = _largest(row, lanes)
-        peak[i], others[i], short[i] = top, 0.0, 0.0
+        peak[i], low[i], others[i], short[i] = top, 0.0, 0.0, 0.0
         if top == -np.inf:
             row[:] = 0.0
             continue
+        at = _place(row, top)
         if len(shared):
             short[i] = _shortfall(row, top, shared, wide)
-        at = _place(row, top)
+        if len(lows):
+            low[i] = lows[at]
+            short[i] += _shortfall_of_lows(row, lows, lows[at], shared)
         row[at] = -np.inf
-        if row.dtype == _SINGLE:
-            _exp_32(row, top)
-        else:
-            _exp_64(row, top)
+        _over_largest(row, top, lows, at)
         others[i] = _sum_of(row, wide)
         if keep:
             row[at] = 1.0
             for k in range(len(row)):
                 row[k] *= beta[k]
+
+
+@_jit()
+def _shortfall_of_lows(row: Array, lows: Array, low: Any, t: Array) -> Any:
+    """Return what the low parts add to the shortfall, in float64."""
+    total = 0.0
+    for k in range(len(t)):
+        if row[k] > -np.inf:
+            total += np.float64(t[k]) * np.float64(low - lows[k])
+    return total
 
 
 @_jit()
@@ -575,9 +605,9 @@ def cross_entropy(
         row, e = z[i], out[i if keep else 0]
         top = _largest(row, lanes) if counts[i] else row[0]
         if not counts[i] or not -np.inf < top < np.inf:
-            losses[i] = np.nan if counts[i] else 0.0
+            losses[i] = np.nan if counts[i] and _targeted(t, i, label[i], own[i]) else 0.0
             if keep:
-                e[:] = losses[i]
+                e[:] = np.nan if counts[i] else 0.0
             continue
         at = _place(row, top)
         if row.dtype == _SINGLE:
@@ -589,7 +619,8 @@ def cross_entropy(
         others = _total(e, lanes, low)
         e[at] = one
         if not len(t):
-            losses[i] = _one_label(row, top, others, label[i], own[i], at, above[i], keep, e)
+            loss = _one_label(row, top, others, label[i], own[i], at, above[i], keep, e)
+            losses[i] = loss if own[i] > 0.0 else 0.0
             continue
         work[:] = t[i if label[i] < 0 else 0]
         if label[i] >= 0:
@@ -600,7 +631,26 @@ def cross_entropy(
         for k in range(len(row)):
             apart = top - row[k]
             work[k] = work[k] * apart if work[k] > 0.0 else work[k]
-        losses[i] = _total(work, lanes, low) + total * np.log1p(others)
+        losses[i] = _total(work, lanes, low) + total * _log1p(others) if total > 0.0 else 0.0
+
+
+@_jit()
+def _targeted(t: Array, i: int, y: int, own: Any) -> bool:
+    """Whether any class of a row has a target above 0."""
+    if y >= 0 and own > 0.0:
+        return True
+    if len(t):
+        row = t[i if y < 0 else 0]
+        for k in range(len(row)):
+            if k != y and row[k] > 0.0:
+                return True
+    return False
+
+
+@_jit()
+def _log1p(x: Any) -> Any:
+    """NumPy's is another function than numba's."""
+    return np.float64(math.log1p(np.float64(x)))
 
 
 @_jit()
@@ -612,7 +662,7 @@ def _one_label(row: Array, top: Any, others: Any, y: int, own: Any, at: int, abo
         q = others / whole if y == at else one - e[y] / whole
         _times(e, above * own / whole)
         e[y] = -above * own * q
-    return own * ((top - row[y]) + np.log1p(others))
+    return own * ((top - row[y]) + _log1p(others))
 
 
 @_jit()
