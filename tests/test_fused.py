@@ -411,7 +411,9 @@ def part_of(z, t, w):
         e = np.where(np.isfinite(peak)[:, None], np.exp(z - peak[:, None]), 0.0)
         gaps = np.where(np.isfinite(z), peak[:, None] - z, 0.0)
     others = np.where(np.isfinite(peak), np.sort(e, axis=1)[:, :-1].sum(axis=1), 0.0)
-    return fused.Part(peak, others, there.sum(axis=1), (there * gaps).sum(axis=1), e @ w, there @ w)
+    return fused.Part(
+        peak, np.zeros_like(peak), others, there.sum(axis=1), (there * gaps).sum(axis=1), e @ w, there @ w
+    )
 
 
 merge = np.errstate(invalid="ignore")(fused.merge)  # as the engine calls it
@@ -465,6 +467,32 @@ def test_merging_ties_counts_every_largest_but_one():
     together = merged(iter(parts))
     assert together.others.tolist() == [4.0, 4.0]
     assert together.pull is together.drag is None
+
+
+def test_what_is_rounded_off_the_largest_counts():
+    """Logits of 1e6 with low parts: parts merge, and meet the target, as the numbers they stand for do."""
+    n, low = 3, np.array([[1e-11, -2e-11, 3e-11], [0.0, 4e-11, -4e-11]])
+    peaks = np.array([[1e6, 1e6, 1e6 - 3.0], [1e6, 1e6 - 2.0, 1e6]])
+    a, b = (
+        fused.Part(peak, rest, np.full(n, 0.5), np.full(n, 0.1), np.full(n, 0.2))
+        for peak, rest in zip(peaks, low, strict=True)
+    )
+    both = merge(a, b)
+    target = Pair(np.full(n, 1e6 + 1.0), np.full(n, 5e-11))
+    done = fused.finish(both, target, np.ones(n))
+    with mp.workdps(40):
+        for i in range(n):
+            exact_peaks = [mpf(float(part.peak[i])) + mpf(float(part.low[i])) for part in (a, b)]
+            top = exact_peaks[0] if a.peak[i] >= b.peak[i] else exact_peaks[1]
+            assert mpf(float(both.peak[i])) + mpf(float(both.low[i])) == top
+            sums = mp.fsum(mpf(1.5) * mp.exp(peak - top) for peak in exact_peaks)
+            short = mp.fsum(mpf(0.2) + mpf(0.1) * (top - peak) for peak in exact_peaks)
+            assert abs(mpf(float(both.others[i])) - (sums - 1)) <= 8 * mpf(U) * sums
+            assert abs(mpf(float(both.short[i])) - short) <= 8 * mpf(U) * short
+            y = mpf(1e6 + 1.0) + mpf(5e-11)
+            whole = mp.log1p(sums * mp.exp(top - y))
+            loss = whole + short + mpf(0.2) * (y - top) + mpf(0.2) * whole
+            assert abs(mpf(float(done.loss[i])) - loss) <= 16 * mpf(U) * loss
 
 
 def test_a_part_and_a_target_make_the_loss():
