@@ -229,7 +229,8 @@ def adversarial(seed: int) -> Iterator[tuple[str, Any, Any]]:
             yield f"constant vectors, D={d}", loss, (x, w, np.array([0, 1]))
         rng = np.random.default_rng(seed)
         x, w = np.tile(rng.normal(size=(1, 8)), (1000, 1)), rng.normal(size=(3, 8))
-        yield "1000 identical samples", loss, (x, w, np.zeros(1000, np.int64))
+        gentle = replace(loss, s=16.0) if loss.spec.head == "margin" else loss  # in float16 a sum of 1000 has to fit
+        yield "1000 identical samples", gentle, (x, w, np.zeros(1000, np.int64))
         x, w = rng.normal(size=(4, 8)), np.tile(rng.normal(size=(1, 8)), (2000, 1))
         yield "2000 identical classes", loss, (x, w, np.arange(4))
 

@@ -237,7 +237,7 @@ def of_rows(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
     evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
     evaluated += (t * (2.0 * gap + log_sum)).sum(axis=1, keepdims=True)
     of_loss += a.u * (evaluated[:, 0] + (1.0 + several[:, 0] * (classes + 1.0)) * np.abs(rows.loss))
-    of_p += a.u * p * (gap + log_sum + classes + 5.0 + spread)
+    of_p += a.u * p * (2.0 * (gap + log_sum) + classes + 5.0 + spread)  # exp of a difference of a difference
     of_total = several * (classes + 2.0) * total * p
     return of_loss, total * of_p + a.u * ((1.0 + 2.0 * several) * np.abs(t) + np.abs(rows.g) + of_total) + a.smallest
 
