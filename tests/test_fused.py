@@ -392,6 +392,24 @@ def test_any_float_dtype_goes_in_and_the_asked_one_comes_out(dtype):
                 agree(loss, *inputs)
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e45])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_float32_takes_class_weights_that_it_could_not_hold(size, smoothing):
+    """A mean depends on ratios of weights only."""
+    x, w, y = ordinary(6, 5, 4)
+    z = x @ w.T
+    for loss, inputs in ((refloss.CosFace(s=8.0), (x, w, y)), (refloss.CrossEntropy(), (z, y))):
+        ones, scaled = (
+            replace(loss, label_smoothing=smoothing, class_weight=(v,) * 5).value_and_grad(
+                *inputs, engine="fused", dtype=np.float32
+            )
+            for v in (1.0, size)
+        )
+        np.testing.assert_allclose(scaled[0], ones[0], rtol=64 * SINGLE)
+        for some, others in zip(scaled[1], ones[1], strict=True):
+            np.testing.assert_allclose(some, others, rtol=0.0, atol=256 * SINGLE * np.abs(others).max())
+
+
 # ------------------------------------------------------------------------------------------------- parts of the classes
 
 

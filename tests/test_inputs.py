@@ -356,6 +356,16 @@ CrossEntropy().value_and_grad(Z, P, wrt="y")
     ValueError: wrt must name inputs among 'z'; got 'y'
 Triplet().value_and_grad(X, X, X, wrt="x")
     ValueError: wrt must name inputs among 'anchor', 'positive', 'negative'; got 'x'
+ArcFace().value_and_grad(X, W, Y, wrt=3)
+    TypeError: wrt must be a name of an input, or a tuple of names; got 3
+ArcFace()(X, W, Y, dtype=">f8")
+    ValueError: dtype must be float64 or float32, those engine='auto' computes in; got >f8
+ArcFace().value_and_grad(X, W, Y, wrt="x", out={"w": W.copy()})
+    ValueError: out must name inputs that wrt names; got 'w'
+ArcFace().value_and_grad(X, W, Y, out={"w": W})
+    ValueError: out['w'] must not be one of the inputs, which stay as they are
+ArcFace().value_and_grad(X, W, Y, out={"w": np.ma.array(W.copy())})
+    TypeError: out['w'] must be a writable float64 array of shape (4, 3); got MaskedArray
 ArcFace().value_and_grad(X, W, Y, out=W)
     TypeError: out must map names of inputs to arrays; got ndarray
 ArcFace().value_and_grad(X, W, Y, out={"dw": W.copy()})
