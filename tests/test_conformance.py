@@ -143,8 +143,13 @@ def test_a_defect_fails_and_is_named(defect):
     assert not report.passed
     assert "failed" in report.verdicts.values()
     assert not diagnosis or any(diagnosis in sentence for sentence in report.diagnoses)
-    with pytest.raises(AssertionError, match="does not conform"):
-        assert_conforms(fn, LOSS, shapes=SMALL, groups=("boundary",))
+
+
+def test_what_does_not_conform_raises_the_report():
+    settings = {"shapes": SMALL, "groups": ("boundary",)}
+    with pytest.raises(AssertionError, match="does not conform") as raised:
+        assert_conforms(DEFECTS["sum"][0], LOSS, **settings)
+    assert str(raised.value) == str(check(DEFECTS["sum"][0], LOSS, **settings))
 
 
 def test_a_report_says_where_what_and_how_much():

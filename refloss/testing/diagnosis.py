@@ -17,7 +17,7 @@ from refloss.error_free import Array
 from refloss.losses import CrossEntropy
 from refloss.stages import margin
 from refloss.testing.adapters import Found
-from refloss.testing.budgets import arithmetic, bounds, truth
+from refloss.testing.budgets import arithmetic, bounds
 from refloss.testing.hard_cases import Case, dtype_of
 
 Length: TypeAlias = Callable[[Array], Array]
@@ -36,6 +36,50 @@ LABELS = {"logits": 1, "linear": 2, "margin": 2}
 MOST = 4  # cases that an explanation is tried on before it is tried on all
 
 
+class _Known:
+    """What is true of losses in the cases, and how far off one may be there: each is found once."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        # Budgets of shorter dtypes are 2^29 times those of float64 and more: there an explanation needs no "dd".
+        self.engine = "dd" if dtype == "float64" else "chain"
+        self.met: dict[tuple[Any, ...], Any] = {}
+
+    def _once(self, key: tuple[Any, ...], given: tuple[Any, ...], find: Callable[[], Any]) -> Any:
+        key += tuple(map(id, given))
+        if key not in self.met:
+            self.met[key] = find(), given  # what is given is kept, so that nothing else gets its id
+        return self.met[key][0]
+
+    def value(self, loss: Any, inputs: tuple[Any, ...]) -> Array:
+        """Return the value."""
+        found: Array = self._once(("value", loss), (inputs,), lambda: np.asarray(loss(*inputs, engine=self.engine)))
+        return found
+
+    def trace(self, loss: Any, inputs: tuple[Any, ...]) -> Any:
+        """Return every step."""
+        return self._once(("trace", loss), (inputs,), lambda: loss.trace(*inputs))
+
+    def gradient(self, loss: Any, inputs: tuple[Any, ...], upstream: Any) -> Any:
+        """Return the gradients."""
+        return self._once(
+            ("gradient", loss),
+            (inputs, upstream),
+            lambda: loss.value_and_grad(*inputs, upstream=upstream, engine=self.engine)[1],
+        )
+
+    def bounds(
+        self, loss: Any, inputs: tuple[Any, ...], upstream: Any, matmul: str | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the budgets of the value and of the gradients."""
+        found: tuple[Array, dict[str, Array]] = self._once(
+            ("bounds", loss, matmul),
+            (inputs, upstream),
+            lambda: bounds(loss, inputs, arithmetic(self.dtype, matmul=matmul), upstream),
+        )
+        return found
+
+
 def diagnose(
     loss: Any, failed: Sequence[tuple[Case, Found]], passed: Sequence[tuple[Case, Found]], dtype: str
 ) -> list[str]:
@@ -49,20 +93,24 @@ def diagnose(
         return [(case, found) for case, found in ran if "truth" in case.accepts and not set(case.flags) & SPECIAL]
 
     failing, right = plain(failed), [(case.inputs, found) for case, found in plain(passed)]
+    known = _Known(dtype)
     if not failing:
-        return list(_special(loss, failed, dtype))
+        return list(_special(loss, failed, known))
     easy = [(case.inputs, found) for case, found in failing if case.group != "hard"]
-    return _general(loss, [(case.inputs, found) for case, found in failing], right, dtype) or [
-        f"{sentence} (but for the group hard, where more is wrong)" for sentence in _general(loss, easy, right, dtype)
+    found = _general(loss, [(case.inputs, found) for case, found in failing], right, known)
+    if found or len(easy) == len(failing):
+        return found
+    return [
+        f"{sentence} (but for the group hard, where more is wrong)" for sentence in _general(loss, easy, right, known)
     ]
 
 
-def _special(loss: Any, failed: Sequence[tuple[Case, Found]], dtype: str) -> Iterator[str]:
+def _special(loss: Any, failed: Sequence[tuple[Case, Found]], known: _Known) -> Iterator[str]:
     """What explains that only cases with certain flags fail: labels first, for they count in the verdict."""
     flags = {flag for case, _ in failed for flag in case.flags}
     ignored = [(case.inputs, found) for case, found in failed if "ignored" in case.flags]
     if ignored:
-        yield _of_ignored(loss, ignored, dtype)
+        yield _of_ignored(loss, ignored, known)
     if "offset" in flags:
         yield "only where all logits are large: take the largest away from all of them before anything else"
     if flags & {"overflow", "underflow"}:
@@ -70,47 +118,47 @@ def _special(loss: Any, failed: Sequence[tuple[Case, Found]], dtype: str) -> Ite
         yield f"in the group range, the square of a length {which}: divide by the largest entry before squaring"
 
 
-def _of_ignored(loss: Any, failing: Ran, dtype: str) -> str:
+def _of_ignored(loss: Any, failing: Ran, known: _Known) -> str:
     whole = replace(loss, reduction="sum")
 
     def counted(inputs: tuple[Any, ...], theirs: Found) -> bool:
         n = np.size(inputs[LABELS[loss.spec.head]])
-        return _agrees(whole, inputs, theirs._replace(upstream=theirs.upstream / n, value=theirs.value * n), dtype)
+        return _agrees(whole, inputs, theirs._replace(upstream=theirs.upstream / n, value=theirs.value * n), known)
 
     if loss.reduction == "mean" and all(counted(*pair) for pair in failing):
         return "ignored rows are counted in the mean: divide by the number of labels that count, not by N"
     return f"only where labels are to be ignored (ignore_index={loss.ignore_index}): leave those rows out, or refuse"
 
 
-def _general(loss: Any, failing: Ran, right: Ran, dtype: str) -> list[str]:
+def _general(loss: Any, failing: Ran, right: Ran, known: _Known) -> list[str]:
     some = failing[:MOST]
     if not some:
         return []
     classes = _classes(some[0][0], loss)
-    like = [pair for pair in _relatives(loss, classes) if _all_agree(pair[1], some, dtype)]
-    like = like or [pair for pair in _fitted(loss, some[0]) if _all_agree(pair[1], some, dtype)]
-    like = [pair for pair in like if _all_agree(pair[1], failing, dtype)] or like
-    like = [pair for pair in like if _all_agree(pair[1], right, dtype)] or like
+    like = [pair for pair in _relatives(loss, classes) if _all_agree(pair[1], some, known)]
+    like = like or [pair for pair in _fitted(loss, some[0]) if _all_agree(pair[1], some, known)]
+    like = [pair for pair in like if _all_agree(pair[1], failing, known)] or like
+    like = [pair for pair in like if _all_agree(pair[1], right, known)] or like
     found = [f"{said}: {other}" for said, other in like]
-    found += [said for said, changed in _relabelled(loss, classes) if _all_agree(loss, changed(some), dtype)]
-    found += [] if found else list(_wrong_steps(loss, failing, right, dtype))[:1]
-    found += [] if found else _gradients(loss, some, dtype)
+    found += [said for said, changed in _relabelled(loss, classes) if _all_agree(loss, changed(some), known)]
+    found += [] if found else list(_wrong_steps(loss, failing, right, known))[:1]
+    found += [] if found else _gradients(loss, some, known)
     if loss.spec.head == "margin" and not found:
-        clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, dtype, least)]
+        clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, known, least)]
         found += clamps[:1] or [said for said, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
-    found = found or list(_single(loss, failing, dtype))
+    found = found or list(_single(loss, failing, known))
     if not found:
         for kind, said in (
             ("tf32", "11 bits, those of tf32 and of float16"),
             ("bfloat16", "8 bits, those of bfloat16"),
         ):
-            if all(_agrees(loss, inputs, theirs, dtype, matmul=kind) for inputs, theirs in some):
+            if all(_agrees(loss, inputs, theirs, known, matmul=kind) for inputs, theirs in some):
                 return [f"within what matrix products would explain whose factors are rounded to {said}"]
     return found
 
 
-def _all_agree(loss: Any, failing: Ran, dtype: str) -> bool:
-    return all(_agrees(loss, inputs, theirs, dtype) for inputs, theirs in failing)
+def _all_agree(loss: Any, failing: Ran, known: _Known) -> bool:
+    return all(_agrees(loss, inputs, theirs, known) for inputs, theirs in failing)
 
 
 def _fitted(loss: Any, pair: tuple[tuple[Any, ...], Found]) -> Iterator[tuple[str, Any]]:
@@ -137,34 +185,34 @@ def _mean(value: Any) -> float:
 
 
 def _over(
-    loss: Any, inputs: tuple[Any, ...], theirs: Found, dtype: str, matmul: str | None = None
-) -> dict[str, Array | None]:
-    """Which entries of the value and of each gradient are over budget; None for arrays of another shape."""
-    value, grad = truth(loss, inputs, theirs.upstream)
-    allowed, errors = bounds(loss, inputs, arithmetic(dtype, matmul=matmul), theirs.upstream)
-    arrays = {"value": (theirs.value, np.asarray(value), allowed)}
-    for name, got in zip(grad._fields, theirs.gradients or (), strict=False):
-        arrays[name] = got, getattr(grad, name), errors[name]
-    return {
-        name: ~(np.abs(got - ours) <= bound) if got.shape == ours.shape else None
-        for name, (got, ours, bound) in arrays.items()
-    }
+    loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, matmul: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Which entries of the value, then of each gradient, are over budget; None for arrays of another shape."""
+
+    def over(got: Array, ours: Array, bound: Array) -> Any:
+        return ~(np.abs(got - ours) <= bound) if got.shape == ours.shape else None
+
+    allowed, errors = known.bounds(loss, inputs, theirs.upstream, matmul)
+    yield "value", over(theirs.value, known.value(loss, inputs), allowed)
+    if theirs.gradients:
+        grad = known.gradient(loss, inputs, theirs.upstream)
+        for name, got in zip(grad._fields, theirs.gradients, strict=False):
+            yield name, over(got, getattr(grad, name), errors[name])
 
 
-def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, dtype: str, matmul: str | None = None) -> bool:
+def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, matmul: str | None = None) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
-        found = _over(loss, inputs, theirs, dtype, matmul).values()
+        return all(over is not None and not over.any() for _, over in _over(loss, inputs, theirs, known, matmul))
     except (ValueError, TypeError):
         return False
-    return all(over is not None and not over.any() for over in found)
 
 
-def _single(loss: Any, failing: Ran, dtype: str) -> Iterator[str]:
+def _single(loss: Any, failing: Ran, known: _Known) -> Iterator[str]:
     """One entry of a gradient alone is wrong, in every case."""
     wrong: dict[str, int] = {}
     for inputs, theirs in failing:
-        for name, over in _over(loss, inputs, theirs, dtype).items():
+        for name, over in _over(loss, inputs, theirs, known):
             count = 2 if over is None else int(np.count_nonzero(over))
             if count:
                 wrong[name] = max(count, wrong.get(name, 0))
@@ -301,18 +349,18 @@ def _steps(loss: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
             yield f"{said} every length", of(length, length)
 
 
-def _wrong_steps(loss: Any, failing: Ran, right: Ran, dtype: str) -> Iterator[str]:
+def _wrong_steps(loss: Any, failing: Ran, right: Ran, known: _Known) -> Iterator[str]:
     """Steps that account for 99 % of how far values are off, and for all that is right."""
-    known = []
+    values = []
     for inputs, theirs in (*failing, *right):
-        ours, allowed = np.asarray(loss(*inputs)), bounds(loss, inputs, arithmetic(dtype))[0]
-        known.append((inputs, theirs.value, np.abs(theirs.value - ours), allowed))
-    if not any((off > 3.0 * allowed).any() for _, _, off, allowed in known):
+        allowed = known.bounds(loss, inputs, theirs.upstream)[0]
+        values.append((inputs, theirs.value, np.abs(theirs.value - known.value(loss, inputs)), allowed))
+    if not any((off > 3.0 * allowed).any() for _, _, off, allowed in values):
         return
 
     def accounts(value: Callable[..., Any]) -> bool:
         return all(
-            (np.abs(found - value(inputs)) <= 0.01 * off + allowed).all() for inputs, found, off, allowed in known
+            (np.abs(found - value(inputs)) <= 0.01 * off + allowed).all() for inputs, found, off, allowed in values
         )
 
     with np.errstate(all="ignore"):
@@ -337,17 +385,17 @@ class _Gradient(NamedTuple):
         return bool((np.abs(got - ours) <= 1e-3 * np.abs(ours).max() + 10.0 * self.bound).all())
 
 
-def _gradients(loss: Any, some: Ran, dtype: str) -> list[str]:
+def _gradients(loss: Any, some: Ran, known: _Known) -> list[str]:
     """What may be wrong with a gradient beside a right value."""
     with np.errstate(all="ignore"):  # rows of zeros, and gradients that have nothing to do with each other
-        return _of_gradients(loss, some, dtype)
+        return _of_gradients(loss, some, known)
 
 
-def _of_gradients(loss: Any, some: Ran, dtype: str) -> list[str]:
+def _of_gradients(loss: Any, some: Ran, known: _Known) -> list[str]:
     found: dict[str, list[_Gradient]] = {}
     for inputs, theirs in some:
-        grad = truth(loss, inputs, theirs.upstream)[1]
-        errors = bounds(loss, inputs, arithmetic(dtype), theirs.upstream)[1]
+        grad = known.gradient(loss, inputs, theirs.upstream)
+        errors = known.bounds(loss, inputs, theirs.upstream)[1]
         for name, rows, got in zip(grad._fields, inputs, theirs.gradients or (), strict=False):
             ours = getattr(grad, name)
             if got.shape != ours.shape or not np.isfinite(got).all():
@@ -394,20 +442,20 @@ def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found],
     yield f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine", near
 
 
-def _clamped(loss: Any, failing: Ran, dtype: str, least: float) -> bool:
+def _clamped(loss: Any, failing: Ran, known: _Known, least: float) -> bool:
     """Whether a clamp explains the values of all failing cases in which it would show.
 
     In the others it acts, or angles are small. Real errors are far below the budget of a value: a tenth of it is
     enough for a clamp to show.
     """
-    told, most = 0, float(np.asarray(1.0 - least).astype(dtype_of(dtype)))
+    told, most = 0, float(np.asarray(1.0 - least).astype(dtype_of(known.dtype)))
     for inputs, theirs in failing:
         x, _, y = inputs
-        steps, truth = loss.trace(*inputs), np.asarray(loss(*inputs))
+        steps = known.trace(loss, inputs)
         length = np.linalg.norm(x, axis=1, keepdims=True)
         value = np.asarray(_of_cosines(loss, length, y, np.clip(steps["cosine"].output, -most, most)))
-        apart = np.abs(value - truth)
-        if (apart > 0.1 * bounds(loss, inputs, arithmetic(dtype))[0]).any():
+        apart = np.abs(value - known.value(loss, inputs))
+        if (apart > 0.1 * known.bounds(loss, inputs, theirs.upstream)[0]).any():
             told += 1
             if theirs.value.shape != value.shape or (np.abs(theirs.value - value) > 0.2 * apart.max()).any():
                 return False

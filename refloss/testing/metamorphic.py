@@ -34,6 +34,10 @@ class BrokenError(AssertionError):
     """A property does not hold."""
 
 
+class SimpleError(BaseException):
+    """Inputs are as simple as they need to be: it goes through hypothesis, which would search on."""
+
+
 class Properties(NamedTuple):
     """What was found of each property."""
 
@@ -67,11 +71,20 @@ class Code(NamedTuple):
     framework: str
     dtype: str
     device: Any
+    known: dict[tuple[bytes, ...], tuple[Array, dict[str, Array]]]
+    """Budgets of inputs that were met before: every property is tried on much the same."""
+
+    def allowed(self, inputs: Inputs) -> tuple[Array, dict[str, Array]]:
+        """Return what the value and each gradient may be off by."""
+        key = tuple(entry.tobytes() for entry in inputs)
+        if key not in self.known:
+            self.known[key] = bounds(self.loss, inputs, arithmetic(self.dtype))
+        return self.known[key]
 
     def run(self, inputs: Inputs) -> tuple[Parts, Parts]:
         """Return what it finds, and what each entry may be off by."""
         found = call(self.fn, self.framework, self.dtype, self.device, inputs, np.ones(1 << 12))
-        value, errors = bounds(self.loss, inputs, arithmetic(self.dtype))
+        value, errors = self.allowed(inputs)
         parts = {"value": found.value} | dict(zip(_fields(self.loss), found.gradients or (), strict=False))
         allowed = {"value": value} | {name: errors[name] for name in parts if name != "value"}
         for name, part in parts.items():
@@ -362,7 +375,7 @@ def properties(
         Where hypothesis is not installed.
     """
     import_module("hypothesis")
-    code, held, broken = Code(fn, loss, framework, dtype, device), [], {}
+    code, held, broken = Code(fn, loss, framework, dtype, device, {}), [], {}
     for each in _those_of(loss):
         said = _tried(code, each, Shape(*shape), hard, examples)
         name = (each.__doc__ or "").splitlines()[0].rstrip(".")
@@ -395,7 +408,7 @@ def _tried(code: Code, each: Property, shape: Shape, hard: bool, examples: int) 
         if shown:
             simplified.append(1)
         if len(simplified) > SIMPLER:
-            return  # as simple as it is, it is good enough
+            raise SimpleError
         try:
             try:
                 each(code, inputs, np.random.default_rng(seed))
@@ -409,7 +422,7 @@ def _tried(code: Code, each: Property, shape: Shape, hard: bool, examples: int) 
 
     try:
         tried()
-    except (BrokenError, errors.Flaky):
+    except (BrokenError, SimpleError, errors.Flaky):
         return shown[-1]
     return ""
 
