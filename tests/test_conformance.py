@@ -9,6 +9,7 @@ import pytest
 
 import refloss
 from refloss.testing import Shape, adapters, assert_close, assert_conforms, cases, check, conformance
+from refloss.testing import diagnosis as explain
 from refloss.testing.hard_cases import GROUPS, dtype_of
 from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 
@@ -579,3 +580,10 @@ def test_a_triplet_that_nothing_explains_stays_unexplained():
     report = check(changed(change, refloss.Triplet()), refloss.Triplet(), shapes=SMALL)
     assert not report.passed
     assert report.diagnoses == ()
+
+
+def test_a_loss_that_refuses_the_inputs_explains_nothing():
+    x, w = np.eye(2), np.eye(2)
+    found = adapters.Found(np.zeros(()), None, np.ones(()))
+    known = explain._Known("float32")
+    assert not explain._agrees(refloss.CosFace(), (x, w, np.array([0, 2])), found, known)
