@@ -192,8 +192,9 @@ def _over(
     def over(got: Array, ours: Array, bound: Array) -> Any:
         return ~(np.abs(got - ours) <= bound) if got.shape == ours.shape else None
 
+    value = known.value(loss, inputs)  # first, for it refuses what is no input
     allowed, errors = known.bounds(loss, inputs, theirs.upstream, matmul)
-    yield "value", over(theirs.value, known.value(loss, inputs), allowed)
+    yield "value", over(theirs.value, value, allowed)
     if theirs.gradients:
         grad = known.gradient(loss, inputs, theirs.upstream)
         for name, got in zip(grad._fields, theirs.gradients, strict=False):
