@@ -41,7 +41,7 @@ THREADS = int(os.environ.get("REFLOSS_THREADS") or vars(numba.config)["NUMBA_NUM
 """Threads of the pool: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
 TILE = 2**20
 """Bytes of a block of logits: it and the rows of W beside it stay in the cache."""
-NARROWEST = 64
+NARROWEST = 2048
 """Classes in a block, at least, however many samples there are."""
 NEARLY_PARALLEL = 2.0**-80
 """Square of the sine of an angle below which the kernel leaves it to the stage."""
