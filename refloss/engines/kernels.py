@@ -478,6 +478,14 @@ def project(rows: Array, w: Array, beta: Array) -> None:
 
 
 @_jit()
+def weighted(a: Array, of_a: Array, b: Array, of_b: Array, out: Array) -> None:
+    """Write of_a times the rows of a plus of_b times those of b."""
+    for n in range(len(out)):
+        for i in range(out.shape[1]):
+            out[n, i] = a[n, i] * of_a[n] + b[n, i] * of_b[n]
+
+
+@_jit()
 def lower(rows: Array, factor: Array, vector: Array) -> None:
     """Take factor_k times a vector off row k."""
     for k in range(len(rows)):
