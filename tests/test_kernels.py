@@ -162,10 +162,13 @@ def quiet():
 
 
 def exponentials_of(x):
-    """What the kernel makes of them; subtracting 0 changes no bit."""
+    """What the kernel makes of them; neither subtracting 0 nor a factor of 1 changes a bit."""
     out = x.copy()
     with quiet():
-        (kernels._exp_64 if x.dtype == np.float64 else kernels._exp_32)(out, x.dtype.type(0.0))
+        if x.dtype == np.float64:
+            kernels._exp_sum_64(out, 0.0, np.ones(len(out)), np.empty(LANES))
+        else:
+            kernels._exp_32(out, np.float32(0.0))
     return out
 
 

@@ -21,13 +21,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from functools import cache, partial
-from itertools import islice
-from threading import Lock
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from threading import Condition, Lock
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numba
 import numpy as np
@@ -115,42 +114,81 @@ def _pool() -> ThreadPoolExecutor:
         return _shared.pool
 
 
+class _Turns(Generic[T, R]):
+    """Work on some items, by several threads at once, of which results are given back in order."""
+
+    def __init__(self, work: Callable[[T], R], items: Sequence[T]) -> None:
+        self.work, self.items = work, items
+        self.changed, self.done, self.failed = Condition(), dict[int, R](), list[BaseException]()
+        self.begun = self.given = 0
+        """How many are begun, and how many results given back."""
+
+    def take(self, patiently: bool) -> int | None:
+        """The next item; none if there is no other, or, unless patiently, if results that wait are many."""
+        with self.changed:
+            while self.begun < len(self.items):
+                if self.begun < self.given + 2 * THREADS:
+                    self.begun += 1
+                    return self.begun - 1
+                if not patiently:
+                    break
+                self.changed.wait()
+            return None
+
+    def do(self, place: int) -> None:
+        """Work on an item."""
+        result = self.work(self.items[place])
+        with self.changed:
+            self.done[place] = result
+            self.changed.notify_all()
+
+    def help(self) -> None:
+        """Work until nothing is left."""
+        try:
+            while (place := self.take(patiently=True)) is not None:
+                self.do(place)
+        except BaseException as error:  # it is raised where results are asked for
+            self.failed.append(error)
+            self.stop()
+
+    def stop(self) -> None:
+        """Begin with nothing more."""
+        with self.changed:
+            self.begun = len(self.items)
+            self.changed.notify_all()
+
+    def results(self) -> Iterator[R]:
+        """Work as well, instead of waiting."""
+        for place in range(len(self.items)):
+            while place not in self.done:
+                own = self.take(patiently=False)
+                if own is not None:
+                    self.do(own)
+                    continue
+                with self.changed:
+                    self.changed.wait_for(lambda place=place: place in self.done or self.failed)
+                if self.failed:
+                    raise self.failed[0]
+            with self.changed:
+                self.given += 1
+                self.changed.notify_all()
+            yield self.done.pop(place)
+
+
 @contextmanager
 def _in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
-    """Do the work of all items, a few at a time, some of it in the pool, and give results in order.
+    """Do the work of all items, some of it in the pool, and give back results in order.
 
     The pool begins at once. This thread, instead of waiting for a result, does the next item that nobody has begun: so
     one thread less has to be woken, and to find a processor of its own.
     """
-    if THREADS == 1 or len(items) == 1:
-        yield map(work, items)
-        return
-    pool, rest = _pool(), iter(items)
-    begun: deque[tuple[T, Future[R]]] = deque()
-
-    def start(count: int) -> None:
-        for item in islice(rest, count):
-            begun.append((item, pool.submit(copy_context().run, work, item)))  # with what NumPy was told of errors
-
-    def results() -> Iterator[R]:
-        ours: dict[Future[R], R] = {}
-        while begun:
-            first = begun[0][1]
-            while not first.done():
-                free = ((item, future) for item, future in begun if future not in ours and future.cancel())
-                found = next(free, None)
-                if found is None:
-                    break
-                ours[found[1]] = work(found[0])
-            begun.popleft()
-            start(1)
-            yield ours.pop(first) if first in ours else first.result()
-
-    start(2 * THREADS)
+    turns, helpers = _Turns(work, items), min(THREADS, len(items)) - 1
+    begun = [_pool().submit(copy_context().run, turns.help) for _ in range(helpers)]  # with what NumPy knows of errors
     try:
-        yield results()
+        yield turns.results()
     finally:
-        wait([future for _, future in begun if not future.cancel()])
+        turns.stop()
+        wait([helper for helper in begun if not helper.cancel()])
 
 
 @contextmanager

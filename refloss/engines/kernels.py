@@ -308,6 +308,26 @@ def _largest(row: Array, lanes: Array) -> Any:
         part = row[i : i + LANES]
         for j in range(part.shape[0]):
             lanes[j] = max(lanes[j], part[j])
+    return _largest_of(lanes, width)
+
+
+@_jit()
+def _scaled(row: Array, factor: Any, factors: Array, lanes: Array) -> Any:
+    """Multiply the entries of a row by a factor and by their own, and return the largest; NaN is passed over."""
+    width = min(row.shape[0], LANES)
+    lanes[:width] = -np.inf
+    for i in range(0, row.shape[0], LANES):
+        part, other = row[i : i + LANES], factors[i : i + LANES]
+        for j in range(part.shape[0]):
+            value = part[j] * factor * other[j]
+            part[j] = value
+            lanes[j] = max(lanes[j], value)
+    return _largest_of(lanes, width)
+
+
+@_jit()
+def _largest_of(lanes: Array, width: int) -> Any:
+    """Return the largest of the first lanes; they are lost."""
     while width > 1:
         upper = lanes[(width + 1) // 2 : width]
         for j in range(upper.shape[0]):
@@ -366,41 +386,61 @@ def _shortfall(row: Array, top: Any, t: Array, lanes: Array) -> Any:
 
 @_jit()
 def _place(row: Array, value: Any) -> int:
-    """Return where the value is first, which it is."""
-    k = 0
-    while row[k] != value:
-        k += 1
-    return k
+    """Return where the value is first; 0 if nowhere."""
+    for i in range(0, row.shape[0], LANES):
+        part, count = row[i : i + LANES], 0
+        for j in range(part.shape[0]):
+            count += part[j] == value
+        if count:
+            for j in range(part.shape[0]):
+                if part[j] == value:
+                    return i + j
+    return 0
 
 
 @_jit()
-def _exp_64(row: Array, top: Any) -> None:
-    """Write exp(row - top) over the row."""
-    for k in range(row.shape[0]):
-        row[k] = _exp64(row[k] - top)
+def _exp_sum_64(row: Array, top: Any, beta: Array, lanes: Array) -> Any:
+    """Write β exp(row - top) over the row, and return the sum of the exponentials."""
+    width = min(row.shape[0], LANES)
+    lanes[:width] = 0.0
+    for i in range(0, row.shape[0], LANES):
+        part, other = row[i : i + LANES], beta[i : i + LANES]
+        for j in range(part.shape[0]):
+            value = _exp64(part[j] - top)
+            lanes[j] += value
+            part[j] = value * other[j]
+    return _added(lanes, width)
 
 
 @_jit()
 def _exp_32(row: Array, top: Any) -> None:
-    """The same in float32."""
+    """Write exp(row - top) over the row."""
     for k in range(row.shape[0]):
         row[k] = _exp32(row[k] - top)
 
 
 @_jit()
-def _over_largest(row: Array, top: Any, lows: Array, at: int) -> None:
-    """Write exp(row - top) over the row; where there are low parts, to their accuracy."""
+def _over_largest(row: Array, top: Any, lows: Array, at: int, beta: Array, keep: bool, lanes: Array) -> Any:
+    """With keep, write β exp(row - top) over the row; return the sum of the exponentials, in float64.
+
+    Where there are low parts, to their accuracy.
+    """
     single = row.dtype == _SINGLE
+    if not single and not len(lows):
+        return _exp_sum_64(row, top, beta, lanes)
     if len(lows) and single:
         _shifted_32(row, top, row)
     elif len(lows):
         _shifted_64(row, top, row)
-    elif single:
-        _exp_32(row, top)
     else:
-        _exp_64(row, top)
+        _exp_32(row, top)
     for k in range(len(lows)):
         row[k] += row[k] * (lows[k] - lows[at])
+    total = _sum_of(row, lanes)
+    if keep:
+        for k in range(len(row)):
+            row[k] *= beta[k]
+    return total
 
 
 @_jit()
@@ -429,14 +469,18 @@ def exponentials(
     """
     lanes, wide, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     for i in range(len(tile)):
-        row, a = tile[i], alpha[i]
-        for k in range(len(row)):
-            row[k] = row[k] * a * beta[k]
+        row, own = tile[i], hidden[i]
+        if own >= 0:
+            row[own] = -np.inf
+        top = _scaled(row, alpha[i], beta, lanes)
         for k in range(len(lows)):
             row[k], lows[k] = _sum(row[k], bias[k])
-        if hidden[i] >= 0:
-            row[hidden[i]] = -np.inf
-        top = _largest(row, lanes)
+        if own >= 0:
+            row[own] = -np.inf
+            if len(lows):
+                lows[own] = 0.0
+        if len(lows):
+            top = _largest(row, lanes)
         peak[i], low[i], others[i], short[i] = top, 0.0, 0.0, 0.0
         if top == -np.inf:
             row[:] = 0.0
@@ -448,12 +492,8 @@ def exponentials(
             low[i] = lows[at]
             short[i] += _shortfall_of_lows(row, lows, lows[at], shared)
         row[at] = -np.inf
-        _over_largest(row, top, lows, at)
-        others[i] = _sum_of(row, wide)
-        if keep:
-            row[at] = 1.0
-            for k in range(len(row)):
-                row[k] *= beta[k]
+        others[i] = _over_largest(row, top, lows, at, beta, keep, wide)
+        row[at] = beta[at]
 
 
 @_jit()
