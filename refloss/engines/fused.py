@@ -203,6 +203,13 @@ def _ranges(whole: int, width: int) -> list[slice]:
     return [slice(start, min(start + width, whole)) for start in range(0, whole, width)]
 
 
+def _tapered(whole: int, width: int) -> list[slice]:
+    """The same, but for the last: what is more than one width and less than two is cut in eight."""
+    most = max(whole // width - 1, 0) * width
+    rest = -(-(whole - most) // 8)
+    return _ranges(most, width) + [slice(most + it.start, most + it.stop) for it in _ranges(whole - most, rest)]
+
+
 # ----------------------------------------------------------------------------------------------- what an engine offers
 
 _Result: TypeAlias = tuple[Array, dict[str, Array]]
@@ -554,7 +561,7 @@ class _Classes:
     def __init__(self, spec: Spec, arrays: Arrays, shared: Array, dtype: Any, samples: int, keep: bool) -> None:
         self.w, self.b, self.shared, self.dtype = arrays["w"], arrays.get("b"), shared, dtype
         self.directions = spec.head == "margin"
-        self.blocks = _ranges(len(self.w), max(NARROWEST, TILE // np.dtype(dtype).itemsize // samples))
+        self.blocks = _tapered(len(self.w), max(NARROWEST, TILE // np.dtype(dtype).itemsize // samples))
         self.kept = np.empty(samples * len(self.w), dtype) if keep else None
         """exp(z - M) β of this group, block after block."""
         self.free: list[Array] = []
@@ -574,7 +581,7 @@ class _Classes:
             if block.w.exponent is not None:
                 np.matmul(samples.x.scaled, block.w.scaled.T, out=tile)
             part = contribution(block, alpha, tile, gradients)
-            if self.kept is None and at.start + len(tile[0]) < len(self.w):  # the last may be smaller than others
+            if self.kept is None and len(tile[0]) == self.blocks[0].stop:  # as wide as any
                 self.free.append(tile)
             return part
 
@@ -588,7 +595,7 @@ class _Classes:
 
     def up(
         self, samples: _Samples, whole: Part, factor: Array, above: Array, to_w: Array | None, to_b: Array | None,
-        first: bool, last: bool,
+        first: bool, last: bool, meanwhile: Callable[[], None],
     ) -> None:  # fmt: skip
         """Add this group's part of dL/dW and dL/db; the first group's is written, the last one's projected."""
         x, n = samples.x.scaled, len(samples.y)
@@ -619,6 +626,7 @@ class _Classes:
 
         latest_first = list(zip(self.blocks, self.parts, strict=True))[::-1]  # they may still be in the cache
         with _with_products(work, latest_first) as done:
+            meanwhile()
             deque(done, maxlen=0)
 
     def _finish(self, rows: Array, block: Block) -> None:
@@ -711,12 +719,12 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
         part, target = classes.down(samples, bool(wanted), partial(samples.narrow, spec, arrays))
         done = finish(part, target.logit, own[some])
         losses[some], of_z[some] = done.loss, above[some] * done.target
-        if wanted:
-            of_x, to_targets[some] = target.back(of_z[some])
-            to_x[some] = samples.back(part, target.f, done.factor, above[some], of_z[some], of_x)
+        back = partial(_back, samples, target, part, done, above[some], to_x[some], to_targets[some])
         if keep:
             f = above[some] * done.factor
-            classes.up(samples, part, f, above[some], to_w, to_b, start == 0, some.stop == n)
+            classes.up(samples, part, f, above[some], to_w, to_b, start == 0, some.stop == n, back)
+        elif wanted:
+            back()
     if to_w is not None:
         present, summed = total_by_label(to_targets, y)
         to_w[present] += summed
@@ -725,6 +733,15 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
         to_b = to_b.astype(request.dtype)
     found: dict[str, Any] = {name: part for name, part in (("x", to_x), ("w", to_w), ("b", to_b)) if name in wanted}
     return np.asarray(cross_entropy.reduce(losses, settings.reduction, weights.divisor)), found
+
+
+def _back(
+    samples: _Samples, target: Target, part: Part, done: Finished, above: Array, to_x: Array, to_targets: Array
+) -> None:
+    """From the gradient of the logits to that of a group's embeddings, and of the classes as its targets."""
+    dz = above * done.target
+    of_x, to_targets[:] = target.back(dz)
+    to_x[:] = samples.back(part, target.f, done.factor, above, dz, of_x)
 
 
 def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
