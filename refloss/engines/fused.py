@@ -574,12 +574,8 @@ class _Classes:
         self.parts = []
 
         def work(at: slice) -> Part:
-            tile = self._tile(at, n)
-            rows = np.ascontiguousarray(self.w[at], self.dtype)
-            np.matmul(samples.x.scaled, rows.T, out=tile)  # brings the rows into the cache
-            block = self._block(at, samples)
-            if block.w.exponent is not None:
-                np.matmul(samples.x.scaled, block.w.scaled.T, out=tile)
+            block, tile = self._block(at, samples), self._tile(at, n)
+            np.matmul(samples.x.scaled, block.w.scaled.T, out=tile)
             part = contribution(block, alpha, tile, gradients)
             if self.kept is None and len(tile[0]) == self.blocks[0].stop:  # as wide as any
                 self.free.append(tile)
