@@ -410,8 +410,8 @@ def sin_cos(angle: Pair) -> tuple[Pair, Pair]:
     """Sine and cosine of an angle in radians, as pairs; absolute error below 16u² up to |angle| = 100.
 
     The angle is reduced by multiples of pi/2, held to 160 bits, then Taylor's series is summed on [-pi/4, pi/4]. A sine
-    next to a multiple of pi keeps its relative accuracy as far as the pair it was given does. From the ninth on terms are
-    below 2^-58 in all, and are summed in float64: that costs 0.1u².
+    next to a multiple of pi keeps its relative accuracy as far as the pair it was given does. From the ninth on, terms
+    are below 2^-58 in all, and are summed in float64: that costs 0.1u².
     """
     quarter = np.rint(angle.hi / _HALF_PI[0])
     r = angle
@@ -419,7 +419,7 @@ def sin_cos(angle: Pair) -> tuple[Pair, Pair]:
         r = r - Pair(*two_product(quarter, part))
     t = r * r
     terms = [term[:, *[None] * t.hi.ndim] for term in _TAYLOR]  # sine and cosine side by side
-    small = 0.0
+    small = np.zeros(1)
     for term in reversed(terms[_IN_PAIRS:]):
         small = term.hi + t.hi * small
     both = Pair.of(small)

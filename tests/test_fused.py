@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 import warnings
 import zlib
@@ -575,6 +576,62 @@ def test_eight_threads_at_once_give_the_bits_of_one(monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         for found in [task.result() for task in [pool.submit(lambda: list(some_work())) for _ in range(8)]]:
             assert found == expected
+
+
+SOON = 60.0  # s: what comes at once has come by then
+
+
+def test_a_caller_works_instead_of_waiting_but_not_far_ahead_of_what_is_slow(threads):
+    threads(2)
+    begun, first, go = [], threading.Event(), threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            first.set()
+            assert go.wait(SOON)
+        return -item
+
+    with fused._in_order(work, range(20)) as results:
+        assert first.wait(SOON)
+        threading.Timer(0.1, lambda: (begun.append("go"), go.set())).start()
+        assert list(results) == [-item for item in range(20)]
+    assert begun[:5] == [0, 1, 2, 3, "go"]
+
+
+def test_the_pool_waits_for_whoever_takes_the_results(threads):
+    threads(2)
+    begun, four = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if len(begun) == 4:
+            four.set()
+        return item
+
+    with fused._in_order(work, range(20)) as results:
+        assert four.wait(SOON)
+        assert not threading.Event().wait(0.1)  # nothing else begins meanwhile
+        assert begun == [0, 1, 2, 3]
+        assert list(results) == list(range(20))
+    with fused._in_order(work, range(20)) as results:
+        assert next(results) == 0
+    assert len(begun) < 20 + 20  # what is left early is not gone on with
+
+
+def test_what_is_raised_in_the_pool_is_raised_where_results_are_asked_for(threads):
+    threads(2)
+    raised = threading.Event()
+
+    def work(item):
+        if threading.current_thread() is threading.main_thread():
+            assert raised.wait(SOON)
+            return item
+        raised.set()
+        raise ZeroDivisionError(item)
+
+    with fused._in_order(work, range(9)) as results, pytest.raises(ZeroDivisionError):
+        list(results)
 
 
 def blas_threads():

@@ -11,9 +11,10 @@ than W takes, by cutting the samples into groups of at most D.
 Rows are multiplied as they come, and what makes them unit vectors is folded into the sweep. The target is left out of
 it: it goes through the narrow branch, the chain's own stages, in float64. So does the arithmetic of single samples.
 
-Blocks are shared out among a pool of `THREADS` threads. While they are, the BLAS is held to one thread a product, which
-takes the package threadpoolctl; without it blocks go one after the other, and their products use what threads the BLAS
-has. Parts are merged in the order of the blocks, so nothing depends on how many threads there are.
+Blocks are shared out among `THREADS` threads, the caller's and those of a pool. While they are, the BLAS is held to one
+thread a product, which takes the package threadpoolctl; without it blocks go one after the other, and their products
+use what threads the BLAS has. Parts are merged in the order of the blocks, so nothing depends on how many threads there
+are.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_ro
 from refloss.stages import angle, cross_entropy, margin
 
 THREADS = int(os.environ.get("REFLOSS_THREADS") or vars(numba.config)["NUMBA_NUM_THREADS"])
-"""Threads of the pool: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
+"""Threads at work: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
 TILE = 2**20
 """Bytes of a block of logits: it and the rows of W beside it stay in the cache."""
 NARROWEST = 2048
@@ -166,7 +167,8 @@ class _Turns(Generic[T, R]):
                     self.do(own)
                     continue
                 with self.changed:
-                    self.changed.wait_for(lambda place=place: place in self.done or self.failed)
+                    while not (place in self.done or self.failed):
+                        self.changed.wait()
                 if self.failed:
                     raise self.failed[0]
             with self.changed:
@@ -204,10 +206,10 @@ def _ranges(whole: int, width: int) -> list[slice]:
 
 
 def _tapered(whole: int, width: int) -> list[slice]:
-    """The same, but for the last: what is more than one width and less than two is cut in eight."""
+    """The same, but with narrow ones at the end, so that nobody has to wait long for another thread's last."""
     most = max(whole // width - 1, 0) * width
-    rest = -(-(whole - most) // 8)
-    return _ranges(most, width) + [slice(most + it.start, most + it.stop) for it in _ranges(whole - most, rest)]
+    narrow = max(-(-(whole - most) // 8), width // 8, 1)
+    return _ranges(most, width) + [slice(most + it.start, most + it.stop) for it in _ranges(whole - most, narrow)]
 
 
 # ----------------------------------------------------------------------------------------------- what an engine offers
@@ -591,9 +593,12 @@ class _Classes:
 
     def up(
         self, samples: _Samples, whole: Part, factor: Array, above: Array, to_w: Array | None, to_b: Array | None,
-        first: bool, last: bool, meanwhile: Callable[[], None],
-    ) -> None:  # fmt: skip
-        """Add this group's part of dL/dW and dL/db; the first group's is written, the last one's projected."""
+        first: bool, last: bool, meanwhile: Callable[[], T],
+    ) -> T:  # fmt: skip
+        """Add this group's part of dL/dW and dL/db; the first group's is written, the last one's projected.
+
+        Something else is done meanwhile, and what it gives is returned.
+        """
         x, n = samples.x.scaled, len(samples.y)
         beside = (above * samples.alpha).astype(self.dtype)[:, None] * x
 
@@ -622,8 +627,9 @@ class _Classes:
 
         latest_first = list(zip(self.blocks, self.parts, strict=True))[::-1]  # they may still be in the cache
         with _with_products(work, latest_first) as done:
-            meanwhile()
+            found = meanwhile()
             deque(done, maxlen=0)
+        return found
 
     def _finish(self, rows: Array, block: Block) -> None:
         """Take what is along the class off gradients of directions, and scale them as the class was."""
@@ -717,12 +723,13 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
         losses[some], of_z[some] = done.loss, above[some] * done.target
         back = partial(_back, samples, target, part, done, above[some], to_x[some], to_targets[some])
         if keep:
-            f = above[some] * done.factor
-            classes.up(samples, part, f, above[some], to_w, to_b, start == 0, some.stop == n, back)
+            f, last = above[some] * done.factor, some.stop == n
+            meanwhile: Callable[[], Any] = partial(_totals, back, to_targets, y) if last else back
+            of_targets = classes.up(samples, part, f, above[some], to_w, to_b, start == 0, last, meanwhile)
         elif wanted:
             back()
-    if to_w is not None:
-        present, summed = total_by_label(to_targets, y)
+    if to_w is not None and n:
+        present, summed = of_targets
         to_w[present] += summed
     if to_b is not None:
         np.add.at(to_b, y, of_z)
@@ -738,6 +745,12 @@ def _back(
     dz = above * done.target
     of_x, to_targets[:] = target.back(dz)
     to_x[:] = samples.back(part, target.f, done.factor, above, dz, of_x)
+
+
+def _totals(back: Callable[[], None], to_targets: Array, y: Integers) -> tuple[Integers, Array]:
+    """The same for the last group: so all gradients of classes as targets are known, and added up."""
+    back()
+    return total_by_label(to_targets, y)
 
 
 def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:

@@ -60,9 +60,10 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two. Weights that add up to 0
     have no mean: NaN.
     """
-    v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
-    if y.ndim == 2:
-        return Weights(v, kind.of(float(len(y))).rounded())
+    if y.ndim == 2 or settings.class_weight is None:
+        v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
+        return Weights(v, kind.of(float(len(y)) or np.nan).rounded())
+    v = np.asarray(settings.class_weight)
     size = np.frexp(v[y].max(initial=0.0))[1]
     if settings.reduction == "mean" and abs(size) > 500:
         v = np.ldexp(v, -size)
@@ -82,10 +83,11 @@ class Shares(NamedTuple):
 def shares(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Shares:
     """Part the targets of labels into what the label gets and what every other class gets; see `targets`."""
     v, _ = weights
+    if not label_smoothing:
+        nothing = np.broadcast_to(0.0, len(v))
+        return Shares(kind.of(v[y]).rounded(), kind(nothing, nothing).rounded())
     keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
-    nothing = np.broadcast_to(0.0, len(v))
-    shared = v * share if label_smoothing else kind(nothing, nothing)  # a weight of no label may overflow
-    return Shares((v[y] * (keep + share)).rounded(), shared.rounded())
+    return Shares((v[y] * (keep + share)).rounded(), (v * share).rounded())
 
 
 def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Targets:

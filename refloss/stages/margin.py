@@ -8,6 +8,7 @@ code does past φ = π, annealing and gradient conventions are functions from on
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -85,13 +86,19 @@ def turned(theta: Angle, margin: Margin) -> Target:
         sin, cos = sin_cos(theta.theta * margin.m1)
         uncertain = theta.theta.hi * margin.m1
     if margin.m2:
-        sin_m2, cos_m2 = sin_cos(Pair.of(margin.m2))
+        sin_m2, cos_m2 = _sin_cos_of(margin.m2)
         cos, sin = _rotated(cos, sin, cos_m2, sin_m2)
     told_from_zero = np.abs(sin.hi) > 16.0 * u**2 * (uncertain + margin.m2)
     sin = where(told_from_zero, sin, 0.0)
     nearest = np.rint(phi.hi / PI.hi)
     beyond = sin.hi * (1.0 - 2.0 * (nearest % 2.0)) > 0.0
     return Target(theta, cos, sin, np.maximum(np.where(beyond, nearest, nearest - 1.0), 0.0))
+
+
+@lru_cache
+def _sin_cos_of(m2: float) -> tuple[Pair, Pair]:
+    """Sine and cosine of a margin: a batch is called with the same one again and again."""
+    return sin_cos(Pair.of(m2))
 
 
 def _rotated(cos: Pair, sin: Pair, by_cos: Pair, by_sin: Pair) -> tuple[Pair, Pair]:
@@ -128,7 +135,7 @@ def past_pi(t: Target, margin: Margin) -> Mask:
 
 
 def _fallen(margin: Margin) -> Curve:
-    return lowered(sin_cos(Pair.of(margin.m2))[0] * margin.m2 + margin.m3)
+    return lowered(_sin_cos_of(margin.m2)[0] * margin.m2 + margin.m3)
 
 
 def _joined(margin: Margin) -> Curve:
