@@ -62,9 +62,9 @@ class Work(NamedTuple):
 
 
 WORKS = (
-    Work("first", "gradients", 128, 20_000, 512, {"float32": "1.20", "float64": "1.15"}, 7),
-    Work("many classes", "gradients", 128, 100_000, 512, {"float32": "1.15", "float64": "1.15"}, 3),
-    Work("many samples", "gradients", 1024, 20_000, 512, {"float32": "1.10", "float64": "1.10"}, 3),
+    Work("first", "gradients", 128, 20_000, 512, {"float32": "1.20", "float64": "1.15"}, 11),
+    Work("many classes", "gradients", 128, 100_000, 512, {"float32": "1.15", "float64": "1.15"}, 5),
+    Work("many samples", "gradients", 1024, 20_000, 512, {"float32": "1.10", "float64": "1.10"}, 5),
     Work("value", "value", 128, 100_000, 512, {"float32": "1.15", "float64": "1.15"}, 5),
     Work("logits", "logits", 4096, 32_000, 0, {"float32": "less than torch", "float64": "less than torch"}, 3),
 )

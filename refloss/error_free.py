@@ -362,11 +362,12 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     labels = labels[order]
     first = np.flatnonzero(np.diff(labels, prepend=labels[:1] - 1))
     counts = np.diff(first, append=len(labels))
-    found, several = Pair.of(rows[order[first]]), counts > 1  # mostly there is one row, and nothing to add
+    found, several = rows[order[first]], counts > 1  # mostly there is one row, and nothing to add
+    found = found.rounded() if isinstance(found, Pair) else found
     if several.any():
         shared = np.repeat(several, counts)
-        found[several] = _sums(Pair.of(rows[order[shared]]), labels[shared])
-    return labels[first], found.rounded()
+        found[several] = _sums(Pair.of(rows[order[shared]]), labels[shared]).rounded()
+    return labels[first], found
 
 
 def _sums(summed: Pair, labels: Integers) -> Pair:

@@ -521,8 +521,9 @@ def project(rows: Array, w: Array, beta: Array) -> None:
 def weighted(a: Array, of_a: Array, b: Array, of_b: Array, out: Array) -> None:
     """Write of_a times the rows of a plus of_b times those of b."""
     for n in range(len(out)):
-        for i in range(out.shape[1]):
-            out[n, i] = a[n, i] * of_a[n] + b[n, i] * of_b[n]
+        row, other, into = a[n], b[n], out[n]
+        for i in range(len(into)):
+            into[i] = row[i] * of_a[n] + other[i] * of_b[n]
 
 
 @_jit()
@@ -538,11 +539,11 @@ def _folded(hi: Array, lo: Array) -> Double:
     """Add up pairs, halving them again and again; they are lost."""
     n = len(hi)
     while n > 1:
-        half = n // 2
-        rest = n - half
-        for i in range(half):
-            s, e = _sum(hi[i], hi[rest + i])
-            e += lo[i] + lo[rest + i]
+        rest = n - n // 2
+        upper, upper_low = hi[rest:n], lo[rest:n]  # a slice, so that the compiler sees that it lies apart
+        for i in range(len(upper)):
+            s, e = _sum(hi[i], upper[i])
+            e += lo[i] + upper_low[i]
             hi[i], lo[i] = _sum(s, e)
         n = rest
     return hi[0], lo[0]
@@ -571,27 +572,27 @@ def separate(x: Array, w: Array, tangent_x: Array, tangent_w: Array, numbers: Ar
     The directions of what is left of w without its part along x, and of x without its part along w; and as pairs x·x,
     w·w, x·w and the square of the first length, all to about 100 bits of ‖x‖ and ‖w‖.
     """
-    d = x.shape[1]
-    work, work_low = np.empty(d), np.empty(d)
+    work, work_low = np.empty(x.shape[1]), np.empty(x.shape[1])
     for n in range(len(x)):
-        xx, xx_low = _inner(x[n], x[n], work, work_low)
-        ww, ww_low = _inner(w[n], w[n], work, work_low)
-        xw, xw_low = _inner(x[n], w[n], work, work_low)
+        a, b, towards_b, towards_a = x[n], w[n], tangent_x[n], tangent_w[n]
+        xx, xx_low = _inner(a, a, work, work_low)
+        ww, ww_low = _inner(b, b, work, work_low)
+        xw, xw_low = _inner(a, b, work, work_low)
         q, q_low = _divide(xw, xw_low, xx, xx_low)
-        for i in range(d):
-            p, e = _product(q, x[n, i])
-            s, f = _sum(w[n, i], -p)
-            hi, lo = _sum(s, (f - e) - q_low * x[n, i])
+        for i in range(len(a)):
+            p, e = _product(q, a[i])
+            s, f = _sum(b[i], -p)
+            hi, lo = _sum(s, (f - e) - q_low * a[i])
             p, e = _product(hi, hi)
-            tangent_x[n, i], work[i], work_low[i] = hi, p, e + 2.0 * hi * lo
+            towards_b[i], work[i], work_low[i] = hi, p, e + 2.0 * hi * lo
         rest, rest_low = _folded(work, work_low)
         q, q_low = _divide(xw, xw_low, ww, ww_low)
         length_x, length_w = math.sqrt(rest), math.sqrt(rest / ww * xx)
-        for i in range(d):
-            p, e = _product(q, w[n, i])
-            s, f = _sum(x[n, i], -p)
-            tangent_x[n, i] /= length_x
-            tangent_w[n, i] = (s + ((f - e) - q_low * w[n, i])) / length_w
+        for i in range(len(a)):
+            p, e = _product(q, b[i])
+            s, f = _sum(a[i], -p)
+            towards_b[i] /= length_x
+            towards_a[i] = (s + ((f - e) - q_low * b[i])) / length_w
         numbers[n, 0], numbers[n, 1], numbers[n, 2], numbers[n, 3] = xx, xx_low, ww, ww_low
         numbers[n, 4], numbers[n, 5], numbers[n, 6], numbers[n, 7] = xw, xw_low, rest, rest_low
 

@@ -113,9 +113,13 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
     """
     along_x, along_w = upstream / saved.length_x, upstream / saved.length_w
     return (
-        ldexp(-along_x[:, None] * saved.tangent_x, -saved.exponent_x[:, None]),
-        ldexp(-along_w[:, None] * saved.tangent_w, -saved.exponent_w[:, None]),
+        _unscaled(-along_x[:, None] * saved.tangent_x, saved.exponent_x),
+        _unscaled(-along_w[:, None] * saved.tangent_w, saved.exponent_w),
     )
+
+
+def _unscaled(rows: Numbers, exponent: Exponents) -> Numbers:
+    return ldexp(rows, -exponent[:, None]) if exponent.any() else rows
 
 
 def of(theta: Array) -> Angle:
