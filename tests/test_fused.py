@@ -549,6 +549,17 @@ def threads(monkeypatch):
     fused._shared.renew()
 
 
+def test_the_number_of_threads_is_that_of_processors_or_what_the_environment_says(monkeypatch):
+    monkeypatch.delenv("REFLOSS_THREADS", raising=False)
+    assert fused._threads() >= 1
+    monkeypatch.setenv("REFLOSS_THREADS", "5")
+    assert fused._threads() == 5
+    for wrong in ("0", "-1", "2.5", "all"):
+        monkeypatch.setenv("REFLOSS_THREADS", wrong)
+        with pytest.raises(ValueError, match=f"^REFLOSS_THREADS must be a whole number from 1 on; got '{wrong}'$"):
+            fused._threads()
+
+
 def some_work(dtype=np.float64):
     """A few losses at sizes of several blocks and groups of samples."""
     x, w, y = ordinary(40, 700, 16)

@@ -37,7 +37,17 @@ from refloss.engines import Arrays, Request, Spec, chain, kernels, without_ignor
 from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label, two_sum
 from refloss.stages import angle, cross_entropy, margin
 
-THREADS = int(os.environ.get("REFLOSS_THREADS") or vars(numba.config)["NUMBA_NUM_THREADS"])
+
+def _threads() -> int:
+    given = os.environ.get("REFLOSS_THREADS")
+    if not given:
+        return int(vars(numba.config)["NUMBA_NUM_THREADS"])
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"REFLOSS_THREADS must be a whole number from 1 on; got {given!r}")
+    return int(given)
+
+
+THREADS = _threads()
 """Threads at work: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
 TILE = 2**20
 """Bytes of a block of logits: it and the rows of W beside it stay in the cache."""
