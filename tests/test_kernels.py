@@ -474,6 +474,27 @@ def cross_entropies(random, dtype, classes):
             yield z, label, own, t.astype(dtype), above, counts, keep, np.empty(6), out
 
 
+def test_place_is_where_a_value_is_first():
+    row = np.arange(2.0 * LANES + 5.0)
+    for at in (0, 1, LANES - 1, LANES, 2 * LANES + 4):
+        assert kernels._place(row, float(at)) == at
+    row[LANES + 2] = 1.0
+    assert kernels._place(row, 1.0) == 1
+    assert kernels._place(row, -1.0) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_weighted_rows_add_up(dtype):
+    """Two products and a sum, each rounded: 2u of the terms."""
+    random = np.random.default_rng(5)
+    a, b = random.standard_normal((2, 3, 7)).astype(dtype)
+    f, g = random.standard_normal((2, 3)).astype(dtype)
+    out = np.empty_like(a)
+    kernels.weighted(a, f, b, g, out)
+    terms = [rows.astype(np.float64) * factor[:, None] for rows, factor in ((a, f), (b, g))]
+    assert (np.abs(out - sum(terms)) <= np.finfo(dtype).eps * sum(map(np.abs, terms))).all()
+
+
 @both
 @pytest.mark.parametrize("classes", [1, 2, 5, LANES, 2 * LANES + 3])
 def test_cross_entropy_of_rows(dtype, classes):
@@ -534,6 +555,10 @@ def everything():
                 note(f"sums, {kind}", kernels._sum_of(a, wide), dtype(kernels._dot(a, b, lanes)))
                 note(f"shortfall, {kind}", kernels._shortfall(a, a.max(), np.abs(b), wide))
                 note(f"total, {kind}", dtype(kernels._total(a, lanes, low)))
+                note(f"place, {kind}", kernels._place(a, a[-1]))
+                added = np.empty((1, n), dtype)
+                kernels.weighted(a[None], b[:1], b[None], a[:1], added)
+                note(f"weighted, {kind}", added)
                 for keep in (True, False):
                     for shared in (np.zeros(0, dtype), random.uniform(0.0, 1.0, n).astype(dtype)):
                         for biased in (True, False):

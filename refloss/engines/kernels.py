@@ -392,9 +392,10 @@ def _place(row: Array, value: Any) -> int:
         for j in range(part.shape[0]):
             count += part[j] == value
         if count:
-            for j in range(part.shape[0]):
-                if part[j] == value:
-                    return i + j
+            k = i
+            while row[k] != value:
+                k += 1
+            return k
     return 0
 
 
