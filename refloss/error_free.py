@@ -212,6 +212,11 @@ def scale_rows(rows: Numbers) -> tuple[Numbers, Exponents]:
     return ldexp(rows, -exponent[..., None]), exponent
 
 
+def unscale_rows(rows: Numbers, exponent: Exponents | None) -> Numbers:
+    """Divide rows by 2^exponent, as gradients of rows that `scale_rows` scaled; None where none was."""
+    return rows if exponent is None or not exponent.any() else ldexp(rows, -exponent[:, None])
+
+
 def total(terms: Numbers, axis: int = -1) -> Pair:
     """Sum along an axis, halving it again and again: error at most 3u² ceil(log2 n) of the sum of |terms|."""
     if isinstance(terms, Pair):
@@ -371,6 +376,7 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
 
 
 def _sums(summed: Pair, labels: Integers) -> Pair:
+    """Of rows whose labels are sorted, one a label."""
     while (same := labels[1:] == labels[:-1]).any():
         first = np.flatnonzero(np.concatenate([[True], ~same]))
         position = np.arange(len(labels)) - np.repeat(first, np.diff(np.append(first, len(labels))))

@@ -601,11 +601,12 @@ def test_a_caller_works_instead_of_waiting_but_not_far_ahead_of_what_is_slow(thr
         if item == 0:
             first.set()
             assert go.wait(SOON)
+        if item == 3:  # if anything else could be begun now, it would be before that
+            threading.Timer(0.1, lambda: (begun.append("go"), go.set())).start()
         return -item
 
     with fused._in_order(work, range(20)) as results:
         assert first.wait(SOON)
-        threading.Timer(0.1, lambda: (begun.append("go"), go.set())).start()
         assert list(results) == [-item for item in range(20)]
     assert begun[:5] == [0, 1, 2, 3, "go"]
 

@@ -34,7 +34,18 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Request, Spec, chain, kernels, without_ignored
-from refloss.error_free import Array, Exponents, Integers, Pair, ldexp, scale_rows, sqrt, total_by_label, two_sum
+from refloss.error_free import (
+    Array,
+    Exponents,
+    Integers,
+    Pair,
+    ldexp,
+    scale_rows,
+    sqrt,
+    total_by_label,
+    two_sum,
+    unscale_rows,
+)
 from refloss.stages import angle, cross_entropy, margin
 
 
@@ -388,11 +399,6 @@ def rows_of(vectors: Any, dtype: Any) -> Rows:
     return Rows(scaled, exponent, np.vecdot(scaled, scaled))
 
 
-def _unscaled(rows: Array, exponent: Exponents | None) -> Array:
-    """Divide gradients of scaled rows as the rows were."""
-    return rows if exponent is None else np.ldexp(rows, -exponent[:, None])
-
-
 class Target(NamedTuple):
     """The narrow branch: one number a sample, in float64."""
 
@@ -560,7 +566,7 @@ class _Samples:
             unit = unit / norm
             along = np.einsum("nd,nd->n", gradient, unit)
             gradient -= along[:, None] * unit
-            gradient = _unscaled(gradient / norm, self.x.exponent)
+            gradient = unscale_rows(gradient / norm, self.x.exponent)
             if self.by_length:
                 gradient += (along / self.scale + dz * f).astype(dtype)[:, None] * unit
         gradient += of_target
@@ -646,7 +652,7 @@ class _Classes:
         if self.directions:
             kernels.project(rows, block.w.scaled, block.beta)
         if block.w.exponent is not None:
-            rows[:] = _unscaled(rows, block.w.exponent)
+            rows[:] = unscale_rows(rows, block.w.exponent)
 
     def _tile(self, at: slice, n: int) -> Array:
         """Room for a block's logits: what is kept of it, or any."""
@@ -671,7 +677,7 @@ class _Classes:
         if at.start in self.known:
             beta, exponent = self.known[at.start]
             rows = np.ascontiguousarray(self.w[at], self.dtype)
-            return Rows(_unscaled(rows, exponent), exponent, beta), beta
+            return Rows(unscale_rows(rows, exponent), exponent, beta), beta
         w = rows_of(self.w[at], self.dtype)
         norm = np.sqrt(w.squares.astype(np.float64))
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
@@ -731,7 +737,8 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
         part, target = classes.down(samples, bool(wanted), partial(samples.narrow, spec, arrays))
         done = finish(part, target.logit, own[some])
         losses[some], of_z[some] = done.loss, above[some] * done.target
-        back = partial(_back, samples, target, part, done, above[some], to_x[some], to_targets[some])
+        of_group = done.factor, above[some], of_z[some], to_x[some], to_targets[some]
+        back = partial(_back, samples, target, part, *of_group)
         if keep:
             f, last = above[some] * done.factor, some.stop == n
             meanwhile: Callable[[], Any] = partial(_totals, back, to_targets, y) if last else back
@@ -749,12 +756,18 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
 
 
 def _back(
-    samples: _Samples, target: Target, part: Part, done: Finished, above: Array, to_x: Array, to_targets: Array
+    samples: _Samples,
+    target: Target,
+    part: Part,
+    factor: Array,
+    above: Array,
+    dz: Array,
+    to_x: Array,
+    to_targets: Array,
 ) -> None:
     """From the gradient of the logits to that of a group's embeddings, and of the classes as its targets."""
-    dz = above * done.target
     of_x, to_targets[:] = target.back(dz)
-    to_x[:] = samples.back(part, target.f, done.factor, above, dz, of_x)
+    to_x[:] = samples.back(part, target.f, factor, above, dz, of_x)
 
 
 def _totals(back: Callable[[], None], to_targets: Array, y: Integers) -> tuple[Integers, Array]:

@@ -23,11 +23,11 @@ from refloss.error_free import (
     dot,
     fast_two_sum,
     high,
-    ldexp,
     scale_rows,
     sin_cos,
     sqrt,
     two_product,
+    unscale_rows,
     where,
 )
 
@@ -113,13 +113,9 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
     """
     along_x, along_w = upstream / saved.length_x, upstream / saved.length_w
     return (
-        _unscaled(-along_x[:, None] * saved.tangent_x, saved.exponent_x),
-        _unscaled(-along_w[:, None] * saved.tangent_w, saved.exponent_w),
+        unscale_rows(-along_x[:, None] * saved.tangent_x, saved.exponent_x),
+        unscale_rows(-along_w[:, None] * saved.tangent_w, saved.exponent_w),
     )
-
-
-def _unscaled(rows: Numbers, exponent: Exponents) -> Numbers:
-    return ldexp(rows, -exponent[:, None]) if exponent.any() else rows
 
 
 def of(theta: Array) -> Angle:

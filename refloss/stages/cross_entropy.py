@@ -60,10 +60,9 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two. Weights that add up to 0
     have no mean: NaN.
     """
+    v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
     if y.ndim == 2 or settings.class_weight is None:
-        v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
         return Weights(v, kind.of(float(len(y)) or np.nan).rounded())
-    v = np.asarray(settings.class_weight)
     size = np.frexp(v[y].max(initial=0.0))[1]
     if settings.reduction == "mean" and abs(size) > 500:
         v = np.ldexp(v, -size)
