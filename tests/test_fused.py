@@ -488,6 +488,40 @@ def test_merging_ties_counts_every_largest_but_one():
     assert together.pull is together.drag is None
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("block", [1, 64])
+def test_what_is_rounded_off_a_huge_logit_is_not_small(monkeypatch, block, dtype):
+    """Where biases are lost beside products they decide alone: softmax of the biases, in closed form."""
+    in_blocks(monkeypatch, block)
+    size = 2.0**60 if dtype == np.float64 else 2.0**31
+    for b in ([0.0, 100.0, 50.0, -30.0], [3.0, 1.0, 2.0, 2.5], [100.0, 0.0, -100.0, 99.0]):
+        for y in range(4):
+            e = np.exp(np.subtract(b, max(b)))
+            value, grad = refloss.SoftmaxLoss().value_and_grad(
+                np.full((1, 1), size, dtype),
+                np.ones((4, 1), dtype),
+                [y],
+                np.array(b, dtype),
+                engine="fused",
+                dtype=dtype,
+            )
+            true = max(b) - b[y] + np.log1p(np.delete(e, np.argmax(b)).sum())
+            tolerance = 64.0 * np.finfo(dtype).eps  # of exact gaps a few exponentials, their sum and its logarithm
+            assert abs(value - true) <= tolerance * true, (b, y)
+            expected = e / e.sum() - np.eye(4)[y]
+            assert np.abs(grad.b - expected).max() <= tolerance, (b, y)
+
+
+def test_a_target_ahead_by_what_its_logit_does_not_hold():
+    """Found by hypothesis: z_y = 1e30 + 2.5e12, the others 1e30, the same float64: the loss is 0 and not NaN."""
+    x, w = np.array([[1e30, 1e13]]), np.ones((5, 2)) * [1.0, 0.0]
+    w[0, 1] = 0.25
+    for engine in ("fused", "chain", "dd"):
+        value, grad = refloss.SoftmaxLoss().value_and_grad(x, w, [0], np.zeros(5), engine=engine)
+        assert value == 0.0, engine
+        assert not any(part.any() for part in grad), engine
+
+
 def test_what_is_rounded_off_the_largest_counts():
     """Logits of 1e6 with low parts: parts merge, and meet the target, as the numbers they stand for do."""
     n, low = 3, np.array([[1e-11, -2e-11, 3e-11], [0.0, 4e-11, -4e-11]])

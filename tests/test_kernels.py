@@ -474,6 +474,20 @@ def cross_entropies(random, dtype, classes):
             yield z, label, own, t.astype(dtype), above, counts, keep, np.empty(6), out
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_of_equal_logits_the_largest_is_that_which_lost_most(dtype):
+    """Biases below half a unit of the products, which they leave as they are: the exponentials are those of biases."""
+    size, bias = dtype(2.0 ** (60 if dtype == np.float64 else 31)), np.array([1.0, 2.0, -3.0, 2.0], dtype)
+    tile, ones = np.full((1, 4), size), np.ones(4, dtype)
+    peak, low, others, short = (np.empty(1) for _ in range(4))
+    with quiet():
+        kernels.exponentials(tile, ones[:1], ones, bias, np.array([-1]), ones[:0], True, peak, low, others, short)
+    assert (peak[0], low[0]) == (size, 2.0)
+    expected = np.exp([-1.0, 0.0, -5.0, 0.0])
+    assert np.abs(tile[0] / expected - 1.0).max() <= 2.0 * np.finfo(dtype).eps  # an ulp each, and one to round expected
+    assert abs(others[0] / (1.0 + expected[[0, 2]].sum()) - 1.0) <= 4.0 * np.finfo(dtype).eps
+
+
 def test_place_is_where_a_value_is_first():
     row = np.arange(2.0 * LANES + 5.0)
     for at in (0, 1, LANES - 1, LANES, 2 * LANES + 4):

@@ -296,13 +296,14 @@ class Part(NamedTuple):
 
 
 def exp_of(high: Array, low: Array) -> Array:
-    """e to the power of a pair, of which the low part may be NaN where the high one is infinite."""
-    return np.asarray(np.exp(high) * (1.0 + np.where(np.isfinite(high), low, 0.0)))
+    """e to the power of a sum, of which the low part may be NaN where the high one is infinite."""
+    whole, rest = two_sum(high, np.where(np.isfinite(high), low, 0.0))  # of huge logits the low part is not small
+    return np.asarray(np.exp(whole) * (1.0 + np.where(np.isfinite(whole), rest, 0.0)))
 
 
 def merge(a: Part, b: Part) -> Part:
     """Put two parts together."""
-    first = a.peak >= b.peak
+    first = (a.peak > b.peak) | ((a.peak == b.peak) & (a.low >= b.low))
     peak, low = np.where(first, a.peak, b.peak), np.where(first, a.low, b.low)
     of_a, of_b = (part.relative_to(peak, low) for part in (a, b))
     others = np.where(first, a.others + (1.0 + b.others) * of_b, b.others + (1.0 + a.others) * of_a)

@@ -429,14 +429,20 @@ def _over_largest(row: Array, top: Any, lows: Array, at: int, beta: Array, keep:
     single = row.dtype == _SINGLE
     if not single and not len(lows):
         return _exp_sum_64(row, top, beta, lanes)
-    if len(lows) and single:
-        _shifted_32(row, top, row)
-    elif len(lows):
-        _shifted_64(row, top, row)
-    else:
+    if len(lows):
+        low = lows[at]
+        for k in range(len(row)):  # of huge logits what was rounded off is not small
+            if row[k] > -np.inf:
+                gap, rest = _sum(row[k], -top)
+                row[k], lows[k] = _sum(gap, rest + (lows[k] - low))
+        top -= top  # rows are relative to it now
+    if single:
         _exp_32(row, top)
+    else:
+        _shifted_64(row, top, row)
     for k in range(len(lows)):
-        row[k] += row[k] * (lows[k] - lows[at])
+        if row[k] > 0.0:
+            row[k] += row[k] * lows[k]
     total = _sum_of(row, lanes)
     if keep:
         for k in range(len(row)):
@@ -487,6 +493,9 @@ def exponentials(
             row[:] = 0.0
             continue
         at = _place(row, top)
+        for k in range(len(lows)):
+            if row[k] == top and lows[k] > lows[at]:
+                at = k
         if len(shared):
             short[i] = _shortfall(row, top, shared, wide)
         if len(lows):
