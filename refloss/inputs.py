@@ -165,7 +165,7 @@ def theta(value: Any) -> Array:
 
 
 def given_logits(
-    z: Any, y: Any, weights: tuple[float, ...] | None, ignored: int
+    z: Any, y: Any, weights: tuple[float, ...] | None, ignored: int | None
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Look over logits (..., C) with labels (...) or probabilities (..., C).
 
@@ -191,7 +191,7 @@ def given_logits(
 
 
 def head(
-    x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int, *, directions: bool
+    x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int | None, *, directions: bool
 ) -> dict[str, Any]:
     """Look over embeddings (N, D), class weights (C, D), labels (N,) and bias (C,); ignored rows may be anything.
 
@@ -252,8 +252,8 @@ def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
     return out
 
 
-def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int, *, otherwise: str = "") -> Integers:
-    """Return integer labels in [0, classes), or the ignored one."""
+def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int | None, *, otherwise: str = "") -> Integers:
+    """Return integer labels in [0, classes), or the ignored one, if there is such."""
     array = _as_array("y", y)
     integers = array.dtype.kind in "iu"
     if not integers or array.shape != shape:
@@ -263,9 +263,8 @@ def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int, *, otherw
         raise ValueError(message) if integers else TypeError(message)
     outside = (array != ignored) & ((array < 0) | (array >= classes))
     if outside.any():
-        raise ValueError(
-            f"y must be labels from 0 to {classes - 1}, or ignore_index={ignored}; got {_first(outside, array, 'y')}"
-        )
+        other = "" if ignored is None else f", or ignore_index={ignored}"
+        raise ValueError(f"y must be labels from 0 to {classes - 1}{other}; got {_first(outside, array, 'y')}")
     return array.astype(np.int64)
 
 

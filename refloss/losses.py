@@ -156,13 +156,14 @@ class _WithLabels(_Loss):
 
     label_smoothing: float = 0.0
     class_weight: tuple[float, ...] | None = None
-    ignore_index: int = -100
+    ignore_index: int | None = -100
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("label_smoothing", inputs.number("label_smoothing", self.label_smoothing, 0.0, 1.0))
         self._keep("class_weight", inputs.class_weight(self.class_weight))
-        self._keep("ignore_index", inputs.label("ignore_index", self.ignore_index))
+        if self.ignore_index is not None:
+            self._keep("ignore_index", inputs.label("ignore_index", self.ignore_index))
 
     @property
     def _settings(self) -> cross_entropy.Settings:
@@ -193,7 +194,7 @@ class CrossEntropy(_WithLabels):
         v: one weight a class, none negative.
     ignore_index
         Rows with this label count nothing; their logits are not looked at. All rows ignored: the "mean" is NaN, the
-        gradient 0. Probabilities know no ignored rows.
+        gradient 0. Probabilities know no ignored rows. None: no label is ignored.
 
     Raises
     ------

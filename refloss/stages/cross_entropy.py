@@ -22,7 +22,7 @@ class Settings(NamedTuple):
     reduction: str = "mean"
     label_smoothing: float = 0.0
     class_weight: tuple[float, ...] | None = None
-    ignore_index: int = -100
+    ignore_index: int | None = -100
 
 
 class Targets(NamedTuple):

@@ -1,0 +1,58 @@
+"""Facts about dtypes: their names, bits, smallest and largest numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Format(NamedTuple):
+    """What a binary floating-point format can hold."""
+
+    bits: int
+    """Bits of a significand, the hidden one included."""
+    smallest: float
+    """Smallest normal number."""
+    spacing: float
+    """Smallest number above 0: the distance of all numbers below the smallest normal one."""
+    largest: float
+    """Largest finite number."""
+
+    @property
+    def u(self) -> float:
+        """Unit roundoff: the largest relative error of rounding to nearest."""
+        return 2.0**-self.bits
+
+
+FORMATS = {
+    "float16": Format(11, 2.0**-14, 2.0**-24, 65504.0),
+    "bfloat16": Format(8, 2.0**-126, 2.0**-133, (2.0 - 2.0**-7) * 2.0**127),
+    "float32": Format(24, 2.0**-126, 2.0**-149, (2.0 - 2.0**-23) * 2.0**127),
+    "float64": Format(53, 2.0**-1022, 2.0**-1074, (2.0 - 2.0**-52) * 2.0**1023),
+}
+"""The formats in which results are stored."""
+PRECISION_BITS = {"tf32": 11} | {name: found.bits for name, found in FORMATS.items()}
+"""Bits of a significand, also of what a matrix product rounds its factors to."""
+
+
+def dtype_name(dtype: Any, argument: str = "dtype", names: Sequence[str] = tuple(FORMATS)) -> str:
+    """Return the name of a dtype that is given by name, or as a dtype of NumPy, ml_dtypes, PyTorch or JAX."""
+    if isinstance(dtype, str) or str(dtype).startswith("torch."):
+        name = str(dtype).removeprefix("torch.")
+    else:
+        try:
+            name = "None" if dtype is None else np.dtype(dtype).name
+        except TypeError:
+            name = str(dtype)
+    if name not in names:
+        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, names))}; got {dtype!r}")
+    return name
+
+
+def dtype_of(name: str) -> Any:
+    """Return the NumPy dtype of a name; bfloat16 is that of ml_dtypes."""
+    known = dtype_name(name)
+    return import_module("ml_dtypes").bfloat16 if known == "bfloat16" else getattr(np, known)
