@@ -15,7 +15,8 @@ import pytest
 import cases
 import exact
 import refloss
-from refloss.testing import budgets
+from refloss.formats import FORMATS
+from refloss.testing import budgets, errors
 from refloss.testing.budgets import budget
 from test_frameworks import torch  # noqa: F401 (a fixture)
 from test_routes import textbook_psi
@@ -269,7 +270,7 @@ def test_the_terms_of_a_polynomial_are_those_of_its_coefficients(m):
     coefficients = np.polynomial.chebyshev.cheb2poly(np.eye(9)[int(m)])
     for cos in (-0.9, 0.0, 0.3, 1.0):
         terms = np.polynomial.Polynomial(np.abs(coefficients))
-        value, slope = budgets.of_polynomial(m, np.array(cos))
+        value, slope = errors.polynomial_error(m, np.array(cos))
         assert np.isclose(value, (m + 2.0) * terms(abs(cos)), rtol=1e-12)
         assert np.isclose(slope, (m + 2.0) * terms.deriv()(abs(cos)), rtol=1e-12)
 
@@ -278,7 +279,7 @@ def test_the_terms_of_a_polynomial_are_those_of_its_coefficients(m):
 def test_a_smooth_curve_has_no_leaps_in_any_dtype(dtype):
     """Roundings of float64 once passed for a leap there."""
     *inputs, _ = ordinary(0, dtype, d=64)
-    u = 2.0 ** -budgets.HALF_OF[dtype]
+    u = FORMATS[dtype].u
     assert budget(refloss.NormFace(s=16.0), *inputs, dtype).value < 16.0 * 4.0 * 64.0 * u
 
 

@@ -1,13 +1,15 @@
 """Use: what other projects import in their own tests."""
 
 from refloss.testing.budgets import Budget, budget
-from refloss.testing.conformance import Report, assert_close, assert_conforms, check
+from refloss.testing.conformance import assert_close, assert_conforms, check, conforms
 from refloss.testing.hard_cases import Case, Shape, cases
 from refloss.testing.metamorphic import Properties, properties
+from refloss.testing.report import Conformance, Report
 
 __all__ = [
     "Budget",
     "Case",
+    "Conformance",
     "Properties",
     "Report",
     "Shape",
@@ -16,5 +18,6 @@ __all__ = [
     "budget",
     "cases",
     "check",
+    "conforms",
     "properties",
 ]

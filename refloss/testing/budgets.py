@@ -1,14 +1,13 @@
-r"""How far a correct implementation in a given dtype may be from the truth: for these inputs, entry by entry.
+"""Budgets: how far a correct implementation in a given dtype may be from the truth on these inputs, entry by entry.
 
-A first-order analysis of the forward error of every step of the picture. All magnitudes are those of the true values,
-and every rounding is at its worst. Symbols are those of the stages, and K_n is what a sum of n terms of one sign may
-lose in units of u: n, or less where sums are accumulated in a wider dtype. Where signs differ, no partial sum is larger
-than the positive terms together, or the negative ones: see `Arithmetic.lost`.
+`refloss.testing.errors` has the error of each stage; here they are put together for each head, and a standard says what
+is asked beyond them:
 
-What counts as correct: any order of summation; cosines from rounded directions; an angle within a few u, as atan2
-gives it (arccos is as good for angles that are not small); cos mθ from the angle or as a polynomial in cos θ; absolute
-accuracy of log p, as log-softmax usually has it. What does not: an arccos near 0 or π, where it loses digits that
-atan2 keeps. By the standard "relative" a confident target's loss and gradient have to be right however small they are.
+- "working": log p as logsumexp(z) - z_y, two rounded numbers, as most fused kernels have it;
+- "stable": the largest logit taken away first;
+- "mixed": what is loaded and stored is of the dtype, and everything between is computed in a wider one;
+- "fused": "mixed", and the logits of a linear layer are never stored;
+- "relative": losses and gradients of confident targets right relative to themselves, however small.
 """
 
 from __future__ import annotations
@@ -18,265 +17,68 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refloss.error_free import Array, Pair
-from refloss.stages import angle, cross_entropy, log_softmax, margin, softmax
+from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
+from refloss.stages import cross_entropy, log_softmax, softmax
+from refloss.testing.errors import (
+    UNKNOWN,
+    Arithmetic,
+    Head,
+    Rows,
+    Side,
+    Triplets,
+    chord_error,
+    cosine_error,
+    cross_entropy_error,
+    margin_error,
+    normalize_error,
+    scale_error,
+    triplet_error,
+)
 
-HALF_OF = {"float16": 11, "bfloat16": 8, "tf32": 11, "float32": 24, "float64": 53}
-"""Bits of a significand: u is 2 to minus that."""
-SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
-UNKNOWN = 1e30
-"""Error of a direction that the dtype does not know: an angle of less than a few u, or as near to π."""
-OWN = 8.0 * 2.0**-53
+STANDARDS = ("working", "stable", "mixed", "fused", "relative")
+HALVES = ("float16", "bfloat16")
+TRUTH = 8.0 * 2.0**-53
 """What the truth, by engine "dd", may itself be off by, relative to a value and to the terms of a gradient's row."""
-POLYNOMIALS = 8
-"""Up to this whole m, cos mθ as a polynomial in cos θ counts as a correct way to compute it."""
 
 
-class Arithmetic(NamedTuple):
-    """What an implementation computes with."""
+def arithmetic(dtype: Any, accumulate: Any = None, matmul: Any = None, standard: str = "working") -> Arithmetic:
+    """Describe an arithmetic: what is stored, what sums and products are computed in, and a standard.
 
-    u: float
-    """Unit roundoff of the numbers it stores."""
-    accumulated: float
-    """Unit roundoff of its sums."""
-    factor: float
-    """Relative error of a factor of a matrix product before it is multiplied; 0 where none is rounded."""
-    smallest: float
-    """Smallest normal number: what lies below may be flushed to 0."""
-    relative: bool = False
-    """Whether log p has to be right relative to itself, however small."""
-
-    def sum_of(self, n: int) -> float:
-        """K_n."""
-        return n * self.accumulated / self.u
-
-    def lost(self, n: int, terms: Array, whole: Array) -> Array:
-        """What a sum of n products may be off by, given the sum of their magnitudes and the magnitude of their sum.
-
-        Each product is rounded, and each of the n - 1 partial sums: in any order it is at most the larger of the sum of
-        the positive products and that of the negative ones, which is half of terms + whole.
-        """
-        return np.asarray(self.accumulated * ((n - 1) * (terms + whole) / 2.0 + terms))
-
-
-def arithmetic(
-    dtype: str, accumulate: str | None = None, matmul: str | None = None, standard: str = "working"
-) -> Arithmetic:
-    """Describe an arithmetic by the names of its dtypes."""
-    u = 2.0 ** -HALF_OF[dtype]
-    wide = accumulate or ("float32" if dtype in ("float16", "bfloat16") else dtype)
-    factor = 2.0 ** -HALF_OF[matmul] if matmul else 0.0
-    if standard not in ("working", "relative"):
-        raise ValueError(f"standard: expected 'working' or 'relative'; got {standard!r}")
-    return Arithmetic(u, min(u, 2.0 ** -HALF_OF[wide]), factor, SMALLEST[dtype], standard == "relative")
-
-
-class Head(NamedTuple):
-    """True values of a head with directions, rows that count only."""
-
-    x: Array
-    """x̂ (N, D)."""
-    w: Array
-    """ŵ (C, D)."""
-    length_x: Array
-    """‖x‖ (N,)."""
-    length_w: Array
-    """‖w‖ (C,)."""
-    c: Array
-    """cos θ of every class (N, C)."""
-    f: Array
-    """c with ψ in the target's place (N, C)."""
-    theta: Array
-    """θ of the target (N,)."""
-    y: Any
-    """Labels (N,)."""
-    scale: Array
-    """s of each row (N,)."""
-
-
-class Rows(NamedTuple):
-    """True values of cross entropy."""
-
-    z: Array
-    """Logits (N, C)."""
-    p: Array
-    """Probabilities (N, C)."""
-    q: Array
-    """1 - p, without cancellation (N, C)."""
-    t: Array
-    """Targets (N, C)."""
-    minus_log_p: Array
-    """-log p (N, C)."""
-
-    @property
-    def loss(self) -> Array:
-        """L_n (N,)."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.where(self.t == 0.0, 0.0, self.t * self.minus_log_p).sum(axis=1))
-
-    @property
-    def total(self) -> Array:
-        """T, the sum of the targets of a row (N, 1)."""
-        return np.asarray(self.t.sum(axis=1, keepdims=True))
-
-    @property
-    def g(self) -> Array:
-        """dL_n/dz = p (T - t) - t q (N, C)."""
-        return np.asarray(self.p * (self.total - self.t) - self.t * self.q)
-
-
-def of_cosines(head: Head, a: Arithmetic) -> Array:
-    """Error of every cosine: products and their sum, rounded entries and lengths, the result."""
-    d = head.x.shape[1]
-    terms, whole = np.abs(head.x) @ np.abs(head.w).T, np.abs(head.c)
-    return a.lost(d, terms, whole) + 2.0 * (a.u + a.factor) * terms + a.u * (a.sum_of(d) + 3.0) * whole
-
-
-class Target(NamedTuple):
-    """Errors of the target's curve (N,)."""
-
-    psi: Array
-    """Of ψ."""
-    steepness: Array
-    """|dψ/dcos θ|, as the gradient convention has it."""
-    of_steepness: Array
-    """Its error."""
-
-
-def of_angle(theta: Array, d: float, a: Arithmetic) -> Array:
-    """Error of the target's angle, of two lengths by atan2, given K_D.
-
-    Rounded entries turn a direction by an absolute amount, a sum of squares a length by a relative one; and unit rows
-    whose lengths differ by δ are at least δ apart.
+    Parameters
+    ----------
+    dtype
+        "float16", "bfloat16", "float32" or "float64", or such a dtype of a framework.
+    accumulate
+        Dtype of sums; by the standards "mixed" and "fused" of everything between load and store. Left out: float32 for
+        the half precisions; the dtype itself for the others, or float64 by "mixed" and "fused".
+    matmul
+        "tf32", "bfloat16" or "float16", where matrix products round their factors to that.
+    standard
+        One of `STANDARDS`.
     """
-    apart, aside = a.u * (d + 2.0), np.minimum(theta, np.pi - theta)
-    crooked = apart**2 / np.maximum(np.hypot(aside, apart) + aside, SMALLEST["float64"])
-    return np.asarray(a.u * ((d + 4.0) * np.sin(theta) + 4.0 + 3.0 * theta) + crooked)
+    name = dtype_name(dtype)
+    if standard not in STANDARDS:
+        raise ValueError(f"standard: expected one of {', '.join(map(repr, STANDARDS))}; got {standard!r}")
+    mixed = standard in ("mixed", "fused")
+    sums = "float32" if name in HALVES else "float64" if mixed else name
+    sums = sums if accumulate is None else dtype_name(accumulate, "accumulate")
+    factor = 0.0 if matmul is None else 2.0 ** -PRECISION_BITS[dtype_name(matmul, "matmul", tuple(PRECISION_BITS))]
+    stored, wide = FORMATS[name], FORMATS[sums]
+    if mixed:
+        # Nobody flushes what float16 holds below its smallest normal number.
+        least = stored.spacing if name == "float16" else stored.smallest
+        between = 0.0 if standard == "fused" else stored.u
+        return Arithmetic(wide.u, wide.u, factor, wide.smallest, "stable", stored.u, least, between)
+    return Arithmetic(stored.u, min(stored.u, wide.u), factor, stored.smallest, standard)
 
 
-def of_polynomial(m: float, cos: Array) -> tuple[Array, Array]:
-    """Rounding error of cos mθ as a polynomial in cos θ, and of its derivative, in units of u.
-
-    Its coefficients alternate in sign, so their magnitudes add up to it at i cos θ. Horner takes m + 1 roundings.
-    """
-    c = np.abs(cos)
-    root = np.hypot(c, 1.0)
-    up, down = (c + root) ** m, (c - root) ** m
-    return (m + 2.0) * np.abs(up + down) / 2.0, (m + 2.0) * m * np.abs(up - down) / (2.0 * root)
-
-
-def of_target(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic) -> Target:
-    """Error of ψ and of dψ/dcos θ, by way of the angle or of the cosine, whichever loses more; jumps within reach."""
-    theta, sine = head.theta, np.sin(head.theta)
-    by_cosine = np.minimum(cosine / np.maximum(sine, 1e-300), np.sqrt(2.0 * cosine))
-    of_theta = of_angle(theta, a.sum_of(head.x.shape[1]), a)
-    curve = margin.curve_of(settings._replace(gradient="exact"))
-    eased = settings.annealing / (1.0 + settings.annealing)
-    bend = eased + (1.0 - eased) * max(1.0, settings.m1**2)
-
-    reach = 4.0 * np.maximum(of_theta, by_cosine)
-    near = np.clip(np.stack([theta, theta - reach, theta + reach]), 0.0, np.pi)
-    here, *beside = (margin.turned(angle.of(place), settings) for place in near)
-    at, slope = curve.psi(here), curve.slope(here).hi
-    psi, moved = at.hi, near[1:] - theta
-    apart = np.stack([(curve.psi(there) - at).hi for there in beside])  # in pairs: roundings are no leaps
-    leap = np.abs(apart - slope * moved) > 0.6 * bend * moved**2  # a smooth curve keeps to half of that
-    jump = np.where(leap, np.abs(apart) + np.abs(slope * moved) + bend * moved**2, 0.0).max(axis=0)
-
-    on_cosine = settings.m1 == 1.0 and settings.m2 == 0.0
-    polynomial = settings.m2 == 0.0 and settings.m1 == int(settings.m1) and settings.m1 <= POLYNOMIALS
-    evaluated = 4.0 + 2.0 * np.abs(psi) + 2.0 * np.abs(slope) * (theta + settings.m2) + settings.m3 + settings.m2
-    of_psi = np.abs(slope) * of_theta + bend * of_theta**2 / 2.0 + a.u * (evaluated + 3.0 * eased)
-    terms, of_terms = of_polynomial(settings.m1, np.cos(theta)) if polynomial else (theta, theta)
-    if on_cosine:
-        of_psi = cosine + a.u * (3.0 + 2.0 * np.abs(psi) + settings.m3)
-    elif polynomial:
-        sum_of_terms = (1.0 - eased) * terms + 3.0 * eased + 2.0 * np.abs(psi)
-        of_psi = np.maximum(of_psi, np.abs(slope) * by_cosine + bend * by_cosine**2 / 2.0 + a.u * sum_of_terms)
-    if on_cosine or settings.gradient == "detached":
-        return Target(of_psi + jump, np.ones_like(psi), np.full_like(psi, 4.0 * a.u))
-
-    turn = np.abs(np.stack([curve.slope(there).hi for there in beside]) - slope)
-    kink = np.where(leap | (turn > 1.1 * bend * reach), turn + bend * reach, 0.0).max(axis=0)
-    safe = np.maximum(sine, of_theta)
-    steepness = np.abs(slope) / safe
-
-    def moved_by(off: Array) -> Array:
-        """How far an angle that is off moves the steepness."""
-        return np.asarray((bend + np.abs(slope) / np.maximum(safe - off, safe / 8.0)) * off / safe)
-
-    rounded = 8.0 * steepness + bend * (theta + settings.m2) / safe
-    of_steepness = moved_by(of_theta) + a.u * rounded
-    if polynomial:
-        steepest = (1.0 - eased) * settings.m1**2 * (settings.m1**2 - 1.0) / 3.0  # |d²ψ/dcos θ²| at most, at θ = 0
-        through = np.minimum(moved_by(by_cosine), steepest * cosine) + a.u * ((1.0 - eased) * of_terms + 4.0 * eased)
-        of_steepness = np.maximum(of_steepness, through)
-    return Target(of_psi + jump, steepness, np.where(sine > 2.0 * of_theta, of_steepness + kink / safe, UNKNOWN))
-
-
-def of_rows(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
-    """Error of the loss of each row (N,), and of its gradient in the logits (N, C), given the error of the logits."""
-    z, p, q, t, total = rows.z, rows.p, rows.q, rows.t, rows.total
-    classes = a.sum_of(z.shape[1])
-    known = np.isfinite(z)
-    largest = z.max(axis=1, keepdims=True)
-    gap = np.where(known, largest - z, 0.0)
-    spread = (p * gap).sum(axis=1, keepdims=True)
-    wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 40.0)) / 2.0, dz)  # beyond first order
-    moved = (p * wide).sum(axis=1, keepdims=True)
-    of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1) + a.smallest
-    of_p = p * (q * wide + np.maximum(moved - p * wide, 0.0))
-    if a.relative:  # -log p is the gap and a log1p, 1 - p a sum: each keeps its own digits
-        others = np.where(gap > 0.0, gap, 0.0).max(axis=1, keepdims=True, initial=0.0, where=p > a.smallest)
-        with np.errstate(invalid="ignore"):
-            terms = np.where(t == 0.0, 0.0, t * rows.minus_log_p)
-        of_loss += a.u * ((classes + 6.0 + others[:, 0]) * terms.sum(axis=1))
-        own = (classes + 6.0 + others) * t * q + (classes + 6.0 + gap + spread) * p * np.abs(total - t)
-        return of_loss, total * of_p + a.u * own + a.smallest
-    several = (np.count_nonzero(t, axis=1, keepdims=True) > 1) * 1.0  # then targets too are rounded and added up
-    log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
-    evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
-    evaluated += (t * (2.0 * gap + log_sum)).sum(axis=1, keepdims=True)
-    of_loss += a.u * (evaluated[:, 0] + (1.0 + several[:, 0] * (classes + 1.0)) * np.abs(rows.loss))
-    of_p += a.u * p * (2.0 * (gap + log_sum) + classes + 5.0 + spread)  # exp of a difference of a difference
-    of_total = several * (classes + 2.0) * total * p
-    return of_loss, total * of_p + a.u * ((1.0 + 2.0 * several) * np.abs(t) + np.abs(rows.g) + of_total) + a.smallest
-
-
-class Side(NamedTuple):
-    """One of the two inputs of the cosines, as the gradient of its directions sees it."""
-
-    own: Array
-    """Unit rows (R, D)."""
-    other: Array
-    """Unit rows of the other input (S, D)."""
-    cosines: Array
-    """(R, S)."""
-    lengths: Array
-    """(R,)."""
-
-
-def of_side(side: Side, upstream: Array, of_upstream: Array, a: Arithmetic) -> Array:
-    """Error of the gradient of rows, from dL/dcos (R, S) and its error: two products, the projection, the length."""
-    d = a.sum_of(side.own.shape[1])
-    most = np.abs(upstream) + of_upstream  # what it may be: on a boundary, far more than it is
-    exact, inner, more = upstream @ side.other, np.abs(side.own), of_upstream @ np.abs(side.other)
-    radial = (exact * side.own).sum(axis=1, keepdims=True)
-    whole, along = np.abs(exact) + more, np.abs(radial) + (inner * more).sum(axis=1, keepdims=True)
-    passed, own = np.empty_like(whole), np.empty_like(radial)
-    for row, (unit, cosines) in enumerate(zip(side.own, side.cosines, strict=True)):
-        tangents = np.abs(side.other - cosines[:, None] * unit)  # (S, D), a row at a time
-        passed[row] = (of_upstream[row] + (d / 2.0 + 1.0) * a.u * most[row]) @ tangents
-        own[row] = np.abs(upstream[row]) @ np.linalg.norm(tangents, axis=1)
-    terms = most @ np.abs(side.other)
-    product = a.lost(side.other.shape[0], terms, whole) + 2.0 * (a.u + a.factor) * terms
-    error = passed + product + inner * (inner * product).sum(axis=1, keepdims=True)
-    size = (whole * inner).sum(axis=1, keepdims=True)
-    error += inner * (a.lost(side.own.shape[1], size, along) + a.u * (2.0 * size + (d + 6.0) * along))
-    error += a.u * (whole + inner * along) + (d / 2.0 + 2.0) * a.u * (np.abs(exact - radial * side.own) + more)
-    return np.asarray((error + OWN * own) / side.lengths[:, None])
-
-
-# ------------------------------------------------------------------------------------------------------------- together
+def ladder(dtype: str, loss: Any) -> tuple[str, ...]:
+    """Return the standards that apply to a dtype and a loss, the loosest first; each grants what the next one does."""
+    if loss.spec.head == "triplet":
+        return ("working", "mixed") if dtype in HALVES else ("working",)
+    if dtype not in HALVES:
+        return ("working", "stable", "relative")
+    return ("working", "stable", "mixed", "fused") if loss.spec.head == "linear" else ("working", "stable", "mixed")
 
 
 class Budget(NamedTuple):
@@ -291,9 +93,9 @@ class Budget(NamedTuple):
 def budget(
     loss: Any,
     *inputs: Any,
-    dtype: str | None = None,
-    accumulate: str | None = None,
-    matmul: str | None = None,
+    dtype: Any = None,
+    accumulate: Any = None,
+    matmul: Any = None,
     upstream: Any = None,
     standard: str = "working",
 ) -> Budget:
@@ -306,41 +108,78 @@ def budget(
     inputs
         What the loss is called with, as numbers of the dtype; they count as exact.
     dtype
-        "float16", "bfloat16", "float32" or "float64": what is stored. It may also stand last among the inputs.
+        "float16", "bfloat16", "float32" or "float64", or such a dtype of NumPy or a framework: what is stored. It may
+        also stand last among the inputs.
     accumulate
-        A wider dtype of sums. Left out: float32 for the half precisions, the dtype itself for the others.
+        A wider dtype of sums. Left out: float32 for the half precisions, the dtype itself for the others. By "mixed"
+        and "fused" the dtype of everything between load and store: float32 for the half precisions, else float64.
     matmul
         "tf32", "bfloat16" or "float16", where matrix products round their factors to that.
     upstream
         Gradient of what comes after, as in ``value_and_grad``.
     standard
-        "working", absolute accuracy of log p as good frameworks have it, or "relative", that of tiny losses too.
+        "working", "stable", "mixed", "fused" or "relative": see the module's docstring.
 
     Returns
     -------
     Budget
         In the shapes of value and gradients.
+
+    Raises
+    ------
+    ValueError
+        For an unknown dtype or standard, naming the argument.
     """
     if dtype is None:
+        if not inputs:
+            raise ValueError("dtype: expected the name of a dtype; got none")
         *inputs, dtype = inputs  # type: ignore[assignment]
-    if not isinstance(dtype, str) or dtype not in SMALLEST:
-        raise ValueError(f"dtype: expected one of {sorted(SMALLEST)}; got {dtype!r}")
-    found = arithmetic(dtype, accumulate, matmul, standard)
+        dtype = dtype if isinstance(dtype, str) or np.ndim(dtype) == 0 else None
+    found = arithmetic(dtype_name(dtype), accumulate, matmul, standard)
+    loss = as_loss(loss)
     _, gradient = loss.value_and_grad(*inputs, upstream=upstream)
-    value, errors = bounds(loss, inputs, found, upstream)
-    return Budget(value, gradient._replace(**errors))
+    value, allowed = bounds(loss, inputs, found, upstream)
+    return Budget(value, gradient._replace(**allowed))
+
+
+def as_loss(loss: Any) -> Any:
+    """Return a loss; of its class, the loss with the default settings."""
+    made = loss() if isinstance(loss, type) else loss
+    if not hasattr(made, "spec"):
+        raise TypeError(f"loss: expected a loss of refloss such as refloss.ArcFace(m=0.5); got {loss!r}")
+    return made
 
 
 def truth(loss: Any, inputs: Any, upstream: Any = None) -> tuple[Any, Any]:
-    """Return the value and the gradients that budgets are about, which are off by `OWN` at most."""
+    """Return the value and the gradients that budgets are about, which are off by `TRUTH` at most."""
     value, gradient = loss.value_and_grad(*inputs, upstream=upstream, engine="dd")
     return value, gradient
 
 
 def bounds(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> tuple[Array, dict[str, Array]]:
     """As `budget`, the gradients by name."""
-    value, errors = _HEADS[loss.spec.head](loss, [np.asarray(entry) for entry in inputs], a, upstream)
-    return np.asarray(value), errors
+    arrays = [np.asarray(entry) for entry in inputs]
+    with np.errstate(all="ignore"):  # where there is no truth there is no budget: infinite logits, the mean of nothing
+        value, allowed = _HEADS[loss.spec.head](loss, arrays, a, upstream)
+        if a.stored:
+            value, allowed = _stored(loss, arrays, a, upstream, value, allowed)
+    return np.asarray(value), allowed
+
+
+def _stored(
+    loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any, value: Array, allowed: dict[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """Add what is lost in storage: the value is rounded once, a gradient twice, alone and times upstream."""
+    true, gradient = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
+    most = a.stored_smallest * max(1.0, float(np.max(np.abs(1.0 if upstream is None else upstream), initial=0.0)))
+    value = value + a.stored * (np.abs(true) + value) + a.stored_smallest
+    twice = (2.0 + a.stored) * a.stored
+    return value, {
+        name: bound + twice * (np.abs(getattr(gradient, name)) + bound) + most for name, bound in allowed.items()
+    }
+
+
+# -------------------------------------------------------------------------------------------------- each head's budget
 
 
 class _Counting(NamedTuple):
@@ -359,24 +198,24 @@ def _counting(loss: Any, y: Any, classes: int, upstream: Any) -> _Counting:
     some = y[kept]
     weights = cross_entropy.weights(some, classes, settings)
     t, divisor = cross_entropy.targets(some, weights, settings.label_smoothing)
-    above = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
-    above = above[kept] if above.ndim else above
+    incoming = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
+    incoming = incoming[kept] if incoming.ndim else incoming
     weight = cross_entropy.coefficient(np.float64(1.0), settings.reduction, divisor, len(some))
-    return _Counting(kept, some, t, cross_entropy.coefficient(above, settings.reduction, divisor, len(some)), weight)
+    return _Counting(kept, some, t, cross_entropy.coefficient(incoming, settings.reduction, divisor, len(some)), weight)
 
 
 def _reduced(loss: Any, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
     """Error of the value, from those of the rows."""
     if loss.reduction == "none":
         whole = np.full(len(counting.kept), a.smallest)
-        whole[counting.kept] = of_loss + OWN * np.abs(rows.loss)
+        whole[counting.kept] = of_loss + TRUTH * np.abs(rows.loss)
         return whole
     n = a.sum_of(len(of_loss)) + 2.0
-    return np.asarray(((of_loss + (n * a.u + OWN) * np.abs(rows.loss)) * counting.weight).sum() + a.smallest)
+    return np.asarray(((of_loss + (n * a.u + TRUTH) * np.abs(rows.loss)) * counting.weight).sum() + a.smallest)
 
 
-def _spread(part: Array, kept: Any, a: Arithmetic) -> Array:
-    """Rows put back; an ignored row has gradient 0, which nobody may miss."""
+def _put_back(part: Array, kept: Any, a: Arithmetic) -> Array:
+    """Put rows back; an ignored row has gradient 0, and may not exceed the smallest number."""
     whole = np.full((len(kept), *part.shape[1:]), a.smallest)
     whole[kept] = part + a.smallest
     return whole
@@ -392,13 +231,13 @@ def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tu
     z, y = inputs
     shape, classes = z.shape, z.shape[-1]
     labels = y.reshape(-1, classes) if y.ndim == z.ndim else y.reshape(-1)
-    above = np.asarray(1.0 if upstream is None else upstream)
-    counting = _counting(loss, labels, classes, above.reshape(-1) if above.ndim else above)
+    incoming = np.asarray(1.0 if upstream is None else upstream)
+    counting = _counting(loss, labels, classes, incoming.reshape(-1) if incoming.ndim else incoming)
     rows = _rows(z.reshape(-1, classes).astype(np.float64)[counting.kept], counting.t)
-    of_loss, of_g = of_rows(rows, np.zeros_like(rows.z), a)
+    of_loss, of_g = cross_entropy_error(rows, np.zeros_like(rows.z), a)
     value = _reduced(loss, rows, of_loss, counting, a)
     scale = np.abs(counting.coefficient)[:, None]
-    error = _spread(scale * (of_g + (3.0 * a.u + OWN) * np.abs(rows.g)), counting.kept, a)
+    error = _put_back(scale * (of_g + (3.0 * a.u + TRUTH) * np.abs(rows.g)), counting.kept, a)
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
 
 
@@ -408,45 +247,58 @@ def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     x, w = x.astype(np.float64)[counting.kept], w.astype(np.float64)
     b = bias[0].astype(np.float64) if bias else np.zeros(len(w))
     z = x @ w.T + b
-    terms = np.abs(x) @ np.abs(w).T
-    of_z = a.lost(x.shape[1], terms, np.abs(z - b)) + 2.0 * a.factor * terms + a.u * (np.abs(b) + np.abs(z))
+
+    def summed(left: Array, right: Array) -> tuple[Array, Array]:
+        """Terms of a product, and how many of them are not 0: adding a 0 loses nothing."""
+        return np.abs(left) @ np.abs(right), np.maximum((left != 0.0) * 1.0 @ (right != 0.0), 1.0)
+
+    terms, count = summed(x, w.T)
+    of_z = a.lost(count, terms, np.abs(z - b)) + 2.0 * a.factor * terms + a.u * (np.abs(b) + np.abs(z))
+    of_z += a.between * (np.abs(b) + np.abs(z))
     rows = _rows(z, counting.t)
-    of_loss, of_g = of_rows(rows, of_z, a)
+    of_loss, of_g = cross_entropy_error(rows, of_z, a)
     scale = np.abs(counting.coefficient)[:, None]
-    g, error = scale * rows.g, scale * (of_g + 3.0 * a.u * np.abs(rows.g))
+    g, error = scale * rows.g, scale * (of_g + 3.0 * a.u * np.abs(rows.g)) + a.smallest
+    if a.between:  # the gradient of the logits lies between two kernels too, before and after its product with upstream
+        error += (2.0 + a.between) * a.between * (np.abs(g) + error)
+        error += a.stored_smallest * (1.0 + np.abs(counting.coefficient).max(initial=0.0))
 
     def product(upstream: Array, of_upstream: Array, other: Array) -> Array:
-        terms, whole = np.abs(upstream) @ np.abs(other), np.abs(upstream @ other)
+        terms, count = summed(upstream, other)
         own = np.abs(upstream) @ np.linalg.norm(other, axis=1, keepdims=True)
-        rounded = a.lost(len(other), terms, whole) + (a.u + 2.0 * a.factor) * terms
-        return np.asarray(of_upstream @ np.abs(other) + rounded + OWN * own)
+        rounded = a.lost(count, terms, np.abs(upstream @ other)) + (a.u + 2.0 * a.factor) * terms
+        return np.asarray(of_upstream @ np.abs(other) + rounded + TRUTH * own + count * a.smallest)
 
-    errors = {
-        "x": _spread(product(g, error, w), counting.kept, a),
+    allowed = {
+        "x": _put_back(product(g, error, w), counting.kept, a),
         "w": product(g.T, error.T, x) + a.smallest,
     }
     if bias:
-        errors["b"] = product(g.T, error.T, np.ones((len(x), 1)))[:, 0] + a.smallest
-    return _reduced(loss, rows, of_loss, counting, a), errors
+        allowed["b"] = product(g.T, error.T, np.ones((len(x), 1)))[:, 0] + a.smallest
+    return _reduced(loss, rows, of_loss, counting, a), allowed
 
 
 def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
     x, w, y = inputs
     counting = _counting(loss, y, len(w), upstream)
+    if not counting.kept.any():
+        value = np.full(len(y) if loss.reduction == "none" else (), a.smallest)
+        return value, {"x": np.full(x.shape, a.smallest), "w": np.full(w.shape, a.smallest)}
     steps = loss.trace(x[counting.kept], w, counting.y)
     z = steps["logits"].output
     head = _head(steps, counting.y, loss.spec.scale)
-    of_f = of_cosines(head, a)
+    of_f = cosine_error(head, a)
     each = np.arange(len(z))
-    target = of_target(head, loss.spec.margin, of_f[each, counting.y], a)
+    target = margin_error(head, loss.spec.margin, of_f[each, counting.y], a)
     of_f[each, counting.y] = target.psi
     length = (a.sum_of(x.shape[1]) / 2.0 + 1.0) * a.u if loss.spec.scale is None else 0.0
     scale = head.scale[:, None]
     rows = _rows(z, counting.t)
-    of_loss, of_g = of_rows(rows, scale * (of_f + (a.u + length) * np.abs(head.f)), a)
+    of_z = scale * (of_f + (a.u + length) * np.abs(head.f))
+    of_loss, of_g = cross_entropy_error(rows, of_z, a)
 
-    above = np.abs(counting.coefficient)[:, None]
-    g, error = counting.coefficient[:, None] * rows.g, above * (of_g + 3.0 * a.u * np.abs(rows.g))
+    row_weight = np.abs(counting.coefficient)[:, None]
+    g, error = counting.coefficient[:, None] * rows.g, row_weight * (of_g + 3.0 * a.u * np.abs(rows.g)) + a.smallest
     steepness, of_steepness = np.ones_like(g), np.zeros_like(g)
     steepness[each, counting.y], of_steepness[each, counting.y] = target.steepness, target.of_steepness
     sign = np.ones_like(g)
@@ -455,12 +307,18 @@ def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     # On a boundary neither error is small, and their product counts.
     of_upward = scale * (steepness * error + (np.abs(g) + error) * of_steepness)
     of_upward += (2.0 * a.u + length) * np.abs(upward)
-    to_x = of_side(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, a)
-    to_w = of_side(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, a)
+    unknown = of_steepness >= UNKNOWN
+    of_upward[unknown] = 0.0  # what the gradient of such a target may be is in of_target
+    dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a)
+    dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a)
+    most = scale[:, 0] * (np.abs(g) + error)[each, counting.y]
+    of_target = chord_error(head, loss.spec.margin, most, unknown[each, counting.y], a)
+    dx += of_target / head.length_x[:, None]
+    np.add.at(dw, counting.y, of_target / head.length_w[counting.y][:, None])
     if loss.spec.scale is None:
-        to_x = to_x + np.abs(head.x) * _radial(g, error, head, of_f, a)
+        dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)
-    return value, {"x": _spread(to_x, counting.kept, a), "w": to_w + a.smallest}
+    return value, {"x": _put_back(dx, counting.kept, a), "w": dw + a.smallest}
 
 
 def _head(steps: Any, y: Any, s: float | None) -> Head:
@@ -471,42 +329,21 @@ def _head(steps: Any, y: Any, s: float | None) -> Head:
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)
 
 
-def _radial(g: Array, error: Array, head: Head, of_f: Array, a: Arithmetic) -> Array:
-    """Error of the gradient along x̂, where the length of the embedding is the scale (N, 1)."""
-    d, f = a.sum_of(head.x.shape[1]), np.abs(head.f)
-    terms = (np.abs(g) * f).sum(axis=1, keepdims=True)
-    along = np.abs((g * head.f).sum(axis=1, keepdims=True))
-    passed = (error * f + np.abs(g) * of_f).sum(axis=1, keepdims=True)
-    summed = a.lost(g.shape[1], terms, along)
-    return np.asarray(passed + summed + (a.u + OWN) * terms + (d / 2.0 + 5.0) * a.u * along)
-
-
 def _triplet(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
     anchor, positive, negative = (entry.astype(np.float64) for entry in inputs)
-    power, d = (1.0 if loss.squared else 0.5), a.sum_of(anchor.shape[1])
-    apart = {"positive": anchor - positive, "negative": anchor - negative}
-    near, far = ((v**2).sum(axis=1) ** power for v in apart.values())
-    violation = near - far + loss.m
-    of_violation = a.u * ((d * power + 4.0) * (near + far) + np.abs(near - far) + loss.m + np.abs(violation))
-    reached = violation > -of_violation
-    above = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
-    above = np.abs(above / len(anchor) if loss.reduction == "mean" else above) * np.ones(len(anchor))
-    undecided = (np.abs(violation) <= of_violation)[:, None]  # either slope of the hinge will do
-    errors = {}
-    for name, v in apart.items():
-        length = np.sqrt((v**2).sum(axis=1, keepdims=True))
-        slope = 2.0 * np.abs(v) if loss.squared else np.abs(v) / np.where(length == 0.0, 1.0, length)
-        allowed = (d / 2.0 + 6.0) * a.u * slope + np.where(undecided, slope, 0.0)
-        allowed += 0.0 if loss.squared else (length == 0.0) * 1.0  # any vector of length 1 is a slope there
-        allowed += OWN * np.linalg.norm(slope, axis=1, keepdims=True)
-        errors[name] = above[:, None] * np.where(reached[:, None], allowed, 0.0) + a.smallest
-    errors["anchor"] = errors["positive"] + errors["negative"]
-    rows = np.where(reached, of_violation + OWN * np.abs(violation), 0.0) + a.smallest
+    triplets = Triplets(anchor - positive, anchor - negative, loss.m, loss.squared)
+    rows, slopes = triplet_error(triplets, TRUTH, a)
+    n = len(anchor)
+    incoming = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
+    incoming = np.abs(incoming / n if loss.reduction == "mean" else incoming) * np.ones(n)
+    allowed = {name: incoming[:, None] * slope + a.smallest for name, slope in slopes.items()}
+    allowed = {"anchor": allowed["positive"] + allowed["negative"]} | allowed
     if loss.reduction == "none":
-        return rows, errors
-    n = a.sum_of(len(rows)) + 2.0
-    whole = (rows + n * a.u * np.maximum(violation, 0.0)).sum()
-    return np.asarray(whole / len(rows) if loss.reduction == "mean" else whole), errors
+        return rows, allowed
+    near, far = triplets.distances
+    summed = (a.sum_of(n) + 2.0) * a.u * np.maximum(near - far + loss.m, 0.0)
+    whole = (rows + summed).sum()
+    return np.asarray(whole / n if loss.reduction == "mean" else whole), allowed
 
 
 _HEADS = {"logits": _on_logits, "linear": _linear, "margin": _margin, "triplet": _triplet}

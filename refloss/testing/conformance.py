@@ -1,145 +1,42 @@
-"""Hold foreign code to a loss: cases, budgets, and a report that says what is wrong.
+"""Compare foreign code with a loss: cases, budgets, and a report that says what is wrong.
 
 A quantity, the value or one gradient, passes a case if no entry of it is further from the truth than its budget. An
-entry whose budget is as large as the largest of its row cannot be decided, and counts neither way. A gradient of
-nothing but zeros is refused whatever the budget.
+entry whose budget is as large as the largest of its row is not decided: within its budget it counts neither way, and a
+report in which some quantity was never decided does not pass. Zeros that hold by the structure of the loss (of ignored
+rows, of margins that are kept) are known exactly. Where there is no finite truth, there is still an expectation: the
+mean of nothing is NaN or 0, and an infinite loss is infinite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import inspect
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.testing.adapters import Found, call, read
-from refloss.testing.budgets import SMALLEST, arithmetic, bounds, truth
+from refloss.formats import FORMATS, dtype_name
+from refloss.testing.adapters import Found, call, read, ready
+from refloss.testing.adapters.results import as_array
+from refloss.testing.budgets import arithmetic, as_loss, bounds, ladder, truth
 from refloss.testing.diagnosis import diagnose
-from refloss.testing.hard_cases import GROUPS, Case, Shape
+from refloss.testing.errors import Arithmetic
+from refloss.testing.hard_cases import GROUPS, Case, dtype_of
 from refloss.testing.hard_cases import cases as named_cases
+from refloss.testing.report import UNDECIDED, Conformance, Quantity, Report, Result
 
-SHOWN = 6  # failing cases that a report describes; it names the others
-
-
-class Quantity(NamedTuple):
-    """How the value, or one gradient, compares in one case."""
-
-    name: str
-    """The value, or "d" and the input's name."""
-    share: float
-    """The largest error over its budget; infinite for NaN, infinities, zeros and wrong shapes."""
-    where: tuple[int, ...]
-    """Where that is."""
-    got: float
-    """What was found there."""
-    expected: float
-    """What is true there."""
-    allowed: float
-    """The budget there."""
-    decided: int
-    """How many entries could be decided."""
-    undecided: int
-    """How many could not."""
-    complaint: str
-    """What is wrong beside numbers: "3 NaN", "all zero", a shape; empty if nothing is."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every decided entry is within its budget."""
-        return self.share <= 1.0
-
-
-class Result(NamedTuple):
-    """One case."""
-
-    case: Case
-    quantities: tuple[Quantity, ...]
-    found: Found | None
-    error: str
-    """The exception, if one was raised."""
-    xfail: str
-    """Why it was expected to fail, if it was."""
-
-    @property
-    def conforms(self) -> bool:
-        """Whether every quantity passed."""
-        return not self.error and all(quantity.passed for quantity in self.quantities)
-
-    @property
-    def status(self) -> str:
-        """One of passed, failed, undecided, refused, xfailed and xpassed."""
-        if self.xfail:
-            return "xpassed" if self.conforms else "xfailed"
-        if self.error and "refusal" in self.case.accepts:
-            return "refused"
-        if not self.conforms:
-            return "failed"
-        return "passed" if any(quantity.decided for quantity in self.quantities) else "undecided"
-
-
-class Report(NamedTuple):
-    """What a check found."""
-
-    loss: Any
-    dtype: str
-    framework: str
-    results: tuple[Result, ...]
-    dead: tuple[str, ...]
-    """Ids that were expected to fail and are no cases."""
-    diagnoses: tuple[str, ...]
-    """What would explain the failures."""
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        """Of each group: "passed", "failed" or "undecided"; groups without cases are left out."""
-        found = {}
-        for group in GROUPS:
-            of_group = {result.status for result in self.results if result.case.group == group}
-            if of_group:
-                bad = of_group & {"failed", "xpassed"}
-                found[group] = "failed" if bad else "passed" if of_group & {"passed", "xfailed"} else "undecided"
-        return found
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed in the groups ordinary, boundary and hard, and no expected failure was wrong."""
-        verdicts = self.verdicts
-        xpassed = any(result.status == "xpassed" for result in self.results)
-        return not self.dead and not xpassed and all(verdicts.get(group) != "failed" for group in GROUPS[:3])
-
-    def __str__(self) -> str:
-        """Say it all, the worst entry of each failing quantity included."""
-        lines = [f"{self.loss} in {self.dtype}, {self.framework}: {'conforms' if self.passed else 'does not conform'}"]
-        lines += [f"  {group}: {verdict}" for group, verdict in self.verdicts.items()]
-        lines += [f"  expected to fail, but there is no case {name!r}" for name in self.dead]
-        entries = [quantity for result in self.results for quantity in result.quantities]
-        undecided = sum(quantity.undecided for quantity in entries)
-        if undecided:
-            whole = undecided + sum(quantity.decided for quantity in entries)
-            lines.append(f"  undecided: {undecided} of {whole} numbers, whose budgets are as large as their rows")
-        for status, said in (("refused", "refused, as it may be"), ("xfailed", "failed, as expected")):
-            some = [result.case.id for result in self.results if result.status == status]
-            lines += [f"  {said}: {', '.join(some)}"] if some else []
-        failed = [result for result in self.results if result.status in ("failed", "xpassed")]
-        for result in failed[:SHOWN]:
-            lines.append(f"{result.status}: {result.case.id} ({result.case.reason})")
-            lines += [f"  raised {result.error}"] if result.error else []
-            lines += [f"  {_said(quantity)}" for quantity in result.quantities if not quantity.passed]
-        if len(failed) > SHOWN:
-            lines.append(f"and {len(failed) - SHOWN} more: {', '.join(result.case.id for result in failed[SHOWN:])}")
-        lines += [f"diagnosis: {sentence}" for sentence in self.diagnoses]
-        return "\n".join(lines)
-
-
-def _said(quantity: Quantity) -> str:
-    if quantity.complaint:
-        return f"{quantity.name}: {quantity.complaint}"
-    at = list(quantity.where) if quantity.where else ""
-    return (
-        f"{quantity.name}{at}: got {quantity.got:.9g}, expected {quantity.expected:.9g}, off by "
-        f"{abs(quantity.got - quantity.expected):.2g}, allowed {quantity.allowed:.2g}: {quantity.share:.3g} times"
-    )
+LABELS = {"logits": 1, "linear": 2, "margin": 2}
+"""Where the labels are among the inputs."""
+FIELDS = {
+    "logits": ("z",),
+    "linear": ("x", "w", "b"),
+    "margin": ("x", "w"),
+    "triplet": ("anchor", "positive", "negative"),
+}
+"""Names of the inputs that have gradients."""
 
 
 def check(
@@ -147,14 +44,20 @@ def check(
     loss: Any,
     *,
     framework: str = "numpy",
-    dtype: str = "float32",
+    dtype: Any = "float32",
     device: Any = None,
-    shapes: Sequence[Sequence[int]] = (Shape(),),
+    shapes: Any = None,
     groups: Sequence[str] = GROUPS,
     standard: str = "working",
+    accumulate: Any = None,
+    matmul: Any = None,
+    gradients: bool | Sequence[str] = True,
+    ignored: bool = True,
+    soft: bool = False,
+    bias: bool | None = None,
+    overwrites: Sequence[str] = (),
     xfail: Mapping[str, str] | None = None,
     seed: int = 0,
-    gradients: bool = True,
     cases: Sequence[Case] | None = None,
     track: Callable[[Sequence[Case]], Iterable[Case]] = iter,
 ) -> Report:
@@ -163,80 +66,173 @@ def check(
     Parameters
     ----------
     fn
-        ``fn(x, w, y)``, ``fn(z, y)`` or ``fn(anchor, positive, negative)``. Returns the value, or a tuple of the value
-        and the gradients of its inputs.
+        ``fn(x, w, y)``, ``fn(z, y)`` or ``fn(anchor, positive, negative)``; a linear head may take a bias as its fourth
+        argument. Returns the value, or the value and the gradients of its inputs: ``(value, dx, dw)``,
+        ``(value, (dx, dw))``, ``(value, {"x": dx, "w": dw})`` or a dict with "loss" or "value".
     loss
-        The loss of refloss it is to be.
+        The loss of refloss it is to be, or its class for the default settings.
     framework
         "numpy", "torch" or "jax": what fn takes. Values of torch and jax are differentiated.
     dtype
-        "float16", "bfloat16", "float32" or "float64".
+        "float16", "bfloat16", "float32" or "float64", or such a dtype of NumPy, ml_dtypes, PyTorch or JAX.
     device
-        Where torch tensors are made.
+        Where inputs are put.
     shapes
-        (N, C, D) of the cases.
+        (N, C, D) of the cases, one or several; `refloss.testing.hard_cases.SHAPES` if left out.
     groups
         Which groups of cases to run.
     standard
-        "working", what a good framework gives, or "relative", which asks for tiny losses too; see `budget`.
+        "working", "stable", "mixed", "fused" or "relative"; see `budget`.
+    accumulate, matmul
+        As in `budget`.
+    gradients
+        Whether gradients are looked at, or the names of those that the code has.
+    ignored
+        False for code that has no ignored labels. A loss with ignore_index=None has none either.
+    soft
+        Whether the code takes probabilities for labels.
+    bias
+        Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
+    overwrites
+        Names of inputs, "y" among them, that the code may write into.
     xfail
-        Ids of cases that are known to fail, with the reason. One that passes, or that does not exist, fails the check.
+        Cases that are known to fail, with the reason: ids, or names without the shape such as "boundary-ignored", of
+        which at least one case has to fail. One that passes, or that does not exist, fails the check.
     seed
         Of the random numbers.
-    gradients
-        Whether gradients are looked at.
     cases
-        Cases to run instead of those that shapes, seed and groups would give: one at a time from a parametrised test.
+        Cases to run instead of those that shapes, seed and groups would give: one at a time from a parametrised test,
+        or your own. Numbers are rounded to the dtype.
     track
         Goes through the cases: for a progress bar.
 
     Returns
     -------
     Report
-        Its `passed` covers the groups ordinary, boundary and hard; printed, it says what is wrong.
+        True if the code conforms. Its verdict covers the groups ordinary, boundary and hard (if only "range" was asked
+        for, that); printed, it says what is wrong.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that are none of those, or leave nothing to run, naming the argument.
     """
-    known = dict(xfail or {})
-    made = named_cases(loss, dtype, shapes, seed) if cases is None else cases
-    chosen = [case for case in made if case.group in groups]
-    above = np.random.default_rng(seed)
+    loss, dtype = as_loss(loss), dtype_name(dtype)
+    judge = _Judge(loss, dtype, standard, accumulate, matmul, _wanted(loss, gradients), _places(loss, overwrites))
+    if not callable(fn):
+        raise TypeError(f"fn: expected a function; got {type(fn).__name__}")
+    ready(framework, dtype, device)
+    groups = _groups(groups)
+    takes_bias = loss.spec.head == "linear" and (_takes(fn, 4) if bias is None else bias)
+    options: dict[str, Any] = {"seed": seed, "bias": takes_bias, "soft": soft, "ignored": ignored}
+    known = named_cases(loss, dtype, shapes, **options) if cases is None else [_own(loss, it, dtype) for it in cases]
+    chosen = [case for case in known if case.group in groups]
+    if not chosen:
+        raise ValueError(f"cases: expected at least one in the groups {', '.join(groups)}; got none")
+    expected = _Expected(xfail, known, loss, partial=cases is not None)
 
-    def run(case: Case) -> Result:
-        upstream = above.normal(size=1 << 12)
-        try:
-            found = call(fn, framework, dtype, device, case.inputs, upstream)
-        except Exception as error:  # whatever foreign code raises is a result
-            return Result(case, (), None, f"{type(error).__name__}: {error}", known.get(case.id, ""))
-        if not gradients:
-            found = found._replace(gradients=None)
-        return Result(case, *_compared(loss, case, found, dtype, standard), "", known.get(case.id, ""))
+    def run(case: Case) -> Found:
+        upstream = np.random.default_rng([seed, zlib.crc32(case.id.encode())]).normal(size=1 << 12)
+        fields = judge.fields(case)
+        return call(fn, framework, dtype, device, case.inputs, upstream, fields, LABELS.get(loss.spec.head))
 
-    results = tuple(map(run, track(chosen)))
-    dead = tuple(sorted(set(known) - {case.id for case in chosen}))
-    seen = {
-        status: [(result.case, result.found) for result in results if result.found and result.status == status]
-        for status in ("failed", "passed")
-    }
-    sentences = diagnose(loss, seen["failed"], seen["passed"], dtype)
-    return Report(loss, dtype, framework, results, dead, tuple(sentences))
+    results: list[Result] = []
+    notes: list[str] = []
+    for case in track(chosen):
+        found, error = _tried(run, case)
+        results.append(Result(case, judge.quantities(case, found) if found else (), found, error, ""))
+        if error.startswith("KeyboardInterrupt"):
+            notes.append("interrupted: the cases that follow were not run")
+            break
+    if not results:
+        raise ValueError("track: expected an iterator over the cases; it gave none")
+    results = judge.with_missing_gradients(results)
+    if not notes:
+        results[0], notes = _twice(run, results[0], judge)
+    results = expected.marked(results)
+    diagnoses = _diagnoses(judge, results, changing=bool(notes))
+    return Report(
+        loss,
+        dtype,
+        framework,
+        tuple(results),
+        expected.dead,
+        diagnoses,
+        (*notes, *judge.notes(results, framework)),
+        judge.names(chosen),
+        standard,
+        judge.meets(results),
+        "" if device is None else str(device),
+        expected.stale(results),
+    )
 
 
 def assert_conforms(fn: Callable[..., Any], loss: Any, **settings: Any) -> None:
-    """Raise AssertionError with the report if foreign code does not conform; settings are those of `check`."""
+    """Raise AssertionError with the report if foreign code does not conform; settings are those of `check`.
+
+    A report that is undecided is no pass either. Where single cases were given with ``cases=``, and their budgets leave
+    nothing to decide or the code may refuse them and does, it raises `unittest.SkipTest`: a parametrised test is skipped.
+    """
     report = check(fn, loss, **settings)
+    single = settings.get("cases") is not None
+    if report.state == UNDECIDED and single and (report.looked_at or all(result.refused for result in report.results)):
+        raise SkipTest(str(report))
     if not report.passed:
         raise AssertionError(str(report))
+
+
+def conforms(
+    fn: Callable[..., Any],
+    loss: Any,
+    *,
+    dtypes: Sequence[Any] = ("float32", "float64"),
+    devices: Sequence[Any] = (None,),
+    **settings: Any,
+) -> Conformance:
+    """Check foreign code in several dtypes, and on several devices.
+
+    Parameters
+    ----------
+    fn, loss
+        As in `check`.
+    dtypes
+        Each as in `check`.
+    devices
+        Each as in `check`.
+    settings
+        The other settings of `check`.
+
+    Returns
+    -------
+    Conformance
+        True if all of them conform; printed, a table.
+    """
+    for name, several in (("dtypes", dtypes), ("devices", devices)):
+        if isinstance(several, str) or not len(several):
+            raise ValueError(f"{name}: expected at least one, in a tuple or list; got {several!r}")
+    return Conformance(
+        {
+            (dtype_name(dtype, "dtypes"), "" if device is None else str(device)): check(
+                fn, loss, dtype=dtype, device=device, **settings
+            )
+            for dtype in dtypes
+            for device in devices
+        }
+    )
 
 
 def assert_close(
     loss: Any,
     *inputs: Any,
-    dtype: str,
+    dtype: Any,
     value: Any = None,
     upstream: Any = None,
     standard: str = "working",
+    accumulate: Any = None,
+    matmul: Any = None,
     **gradients: Any,
 ) -> None:
-    """Hold results that one already has to a loss, each entry to its budget.
+    """Compare results that one already has with a loss, each entry within its budget.
 
     Parameters
     ----------
@@ -250,7 +246,7 @@ def assert_close(
         The value, if it is to be looked at.
     upstream
         The gradient of what comes after that the gradients belong to; 1 if left out.
-    standard
+    standard, accumulate, matmul
         As in `check`.
     gradients
         ``grad_x=``, ``grad_w=`` and so on, named after the inputs.
@@ -259,44 +255,332 @@ def assert_close(
     ------
     AssertionError
         With the worst entry of each array that is over its budget.
+    ValueError
+        If there is nothing to compare.
     TypeError
         For a gradient that the loss does not have.
     """
-    arrays = tuple(read(entry) if np.asarray(entry).dtype.kind not in "iu" else np.asarray(entry) for entry in inputs)
-    above = None if upstream is None else read(upstream)
-    right, grad = truth(loss, arrays, above)
-    allowed, errors = bounds(loss, arrays, arithmetic(dtype, standard=standard), above)
-    given = {"value": (value, right, allowed)}
-    for name, found in gradients.items():
-        field = name.removeprefix("grad_")
-        if field not in errors:
-            raise TypeError(f"{name}: expected one of {['grad_' + entry for entry in errors]}")
-        given["d" + field] = (found, getattr(grad, field), errors[field])
-    quantities = [
-        compare(name, read(found), ours, bound) for name, (found, ours, bound) in given.items() if found is not None
-    ]
-    failed = [quantity for quantity in quantities if not quantity.passed]
+    loss, dtype = as_loss(loss), dtype_name(dtype)
+    named = {name: entry for name, entry in gradients.items() if entry is not None}
+    fields = FIELDS[loss.spec.head]
+    for name in gradients:
+        if name.removeprefix("grad_") not in fields:
+            raise TypeError(f"{name}: expected one of {', '.join(f'grad_{field}' for field in fields)}")
+    if value is None and not named:
+        raise ValueError("value: expected it or a gradient to compare; got neither")
+    arrays = tuple(_as_input(entry) for entry in inputs)
+    judge = _Judge(loss, dtype, standard, accumulate, matmul, fields, ())
+    case = Case("given", "ordinary", (), "", arrays)
+    given = tuple(read(named[f"grad_{name}"]) if f"grad_{name}" in named else None for name in fields)
+    incoming = None if upstream is None else read(upstream)
+    found = Found(np.zeros(()) if value is None else read(value), given, incoming)
+    compared = judge.compared(case, found, judge.arithmetic)
+    wanted = {f"d{name.removeprefix('grad_')}" for name in named} | ({"value"} if value is not None else set())
+    failed = [quantity for quantity in compared if quantity.name in wanted and not quantity.passed]
     if failed:
-        raise AssertionError("\n".join([f"{loss} in {dtype}", *(f"  {_said(quantity)}" for quantity in failed)]))
+        inexact = [f"input {i}" for i, a in enumerate(arrays) if a.dtype.kind == "f" and (_held(a, dtype) != a).any()]
+        note = f"{', '.join(inexact)}: holds numbers that {dtype} does not; is that what the code was given?"
+        raise AssertionError(
+            "\n".join(
+                [f"{loss} in {dtype}", *(f"  {quantity}" for quantity in failed), *([f"  {note}"] if inexact else [])]
+            )
+        )
 
 
-def _compared(
-    loss: Any, case: Case, found: Found, dtype: str, standard: str
-) -> tuple[tuple[Quantity, ...], Found | None]:
-    """Every quantity; and what was found, if its shape lets it be looked at further."""
-    if "truth" not in case.accepts:
-        parts = {"value": found.value} | {f"gradient {i}": part for i, part in enumerate(found.gradients or ())}
-        return tuple(_finite(name, part) for name, part in parts.items()), found
-    shape = np.shape(loss(*case.inputs))
-    if found.value.shape != shape:
-        hint = "" if found.value.ndim == len(shape) else ": is reduction='none' on one side only?"
-        return (_refused("value", f"shape {found.value.shape}, expected {shape}{hint}"),), None
-    right, grad = truth(loss, case.inputs, found.upstream)
-    allowed, errors = bounds(loss, case.inputs, arithmetic(dtype, standard=standard), found.upstream)
-    quantities = [compare("value", found.value, right, allowed)]
-    for name, theirs in zip(grad._fields, found.gradients or (), strict=False):
-        quantities.append(compare("d" + name, theirs, getattr(grad, name), errors[name], SMALLEST[dtype]))
-    return tuple(quantities), found
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def _groups(groups: Sequence[str]) -> tuple[str, ...]:
+    some = (groups,) if isinstance(groups, str) else tuple(groups)
+    if not some or any(group not in GROUPS for group in some):
+        raise ValueError(f"groups: expected some of {', '.join(map(repr, GROUPS))}; got {groups!r}")
+    return some
+
+
+def _wanted(loss: Any, gradients: bool | Sequence[str]) -> tuple[str, ...]:
+    """Names of the gradients that have to come."""
+    fields = FIELDS[loss.spec.head]
+    if isinstance(gradients, bool):
+        return fields if gradients else ()
+    some = (gradients,) if isinstance(gradients, str) else tuple(gradients)
+    if any(name not in fields for name in some):
+        raise ValueError(
+            f"gradients: expected True, False or some of {', '.join(map(repr, fields))}; got {gradients!r}"
+        )
+    return some
+
+
+def _places(loss: Any, overwrites: Sequence[str]) -> tuple[int, ...]:
+    """Which inputs may be written into."""
+    names = list(FIELDS[loss.spec.head])
+    if loss.spec.head in LABELS:
+        names.insert(LABELS[loss.spec.head], "y")
+    some = (overwrites,) if isinstance(overwrites, str) else overwrites
+    if any(name not in names for name in some):
+        raise ValueError(f"overwrites: expected some of {', '.join(map(repr, names))}; got {overwrites!r}")
+    return tuple(map(names.index, some))
+
+
+def _takes(fn: Any, count: int) -> bool:
+    """Whether code may be called with so many arguments, as far as its signature says."""
+    try:
+        signature = inspect.signature(fn)
+        signature.bind(*range(count))
+    except (TypeError, ValueError):
+        return False
+    return not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
+
+
+def _as_input(entry: Any) -> Any:
+    """An array that somebody made: labels as they are, everything else in float64."""
+    array = as_array(entry)
+    return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float64)
+
+
+def _held(array: Any, dtype: str) -> Any:
+    return array.astype(dtype_of(dtype)).astype(np.float64)
+
+
+def _own(loss: Any, case: Any, dtype: str) -> Case:
+    """A case with numbers of the dtype; labels stay as they are."""
+    if not isinstance(case, Case):
+        raise TypeError(f"cases: expected cases as `refloss.testing.Case`; got {type(case).__name__}")
+    if case.group not in GROUPS:
+        raise ValueError(
+            f"cases: expected a group of {', '.join(map(repr, GROUPS))}; got {case.group!r} in {case.id!r}"
+        )
+    label = LABELS.get(loss.spec.head)
+    arrays = [_as_input(entry) for entry in case.inputs]
+    with np.errstate(all="ignore"):
+        held = [a if a.dtype.kind == "i" or i == label else _held(a, dtype) for i, a in enumerate(arrays)]
+    if "truth" in case.accepts:
+        try:
+            loss(*held)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"cases: {case.id!r} is no input of {loss}: {error}") from None
+    return case._replace(inputs=tuple(held))
+
+
+class _Expected:
+    """Failures that are expected: by id, or by name without the shape."""
+
+    def __init__(self, xfail: Mapping[str, str] | None, known: Sequence[Case], loss: Any, *, partial: bool) -> None:
+        self.reasons = {name: reason or "expected" for name, reason in (xfail or {}).items()}
+        there = {name for case in known for name in (case.id, case.name)}
+        if partial:  # one case at a time: the others exist all the same
+            there |= {case.name for soft in (False, True) for case in named_cases(loss, bias=True, soft=soft)}
+        shapeless = {name: Case(name, "", (), "", ()).name for name in self.reasons}
+        missing = [name for name in self.reasons if name not in there and not (partial and shapeless[name] in there)]
+        self.dead = tuple(sorted(missing))
+
+    def marked(self, results: Sequence[Result]) -> list[Result]:
+        """Put the reason to each result that may fail; of a name without shape only to those that do."""
+
+        def reason(result: Result) -> str:
+            by_name = "" if result.conforms else self.reasons.get(result.case.name, "")
+            return self.reasons.get(result.case.id, by_name)
+
+        return [result._replace(xfail=reason(result)) for result in results]
+
+    def stale(self, results: Sequence[Result]) -> tuple[str, ...]:
+        """Return names without a shape of which no case failed that ran."""
+        ran = {result.case.name for result in results if result.case.id not in self.reasons}
+        failed = {result.case.name for result in results if result.xfail}
+        return tuple(sorted(name for name in self.reasons if name in ran - failed))
+
+
+def _tried(run: Callable[[Case], Found], case: Case) -> tuple[Found | None, str]:
+    """What foreign code found in a case, or what it raised: whatever it raises is a result."""
+    try:
+        return run(case), ""
+    except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _twice(run: Callable[[Case], Found], first: Result, judge: _Judge) -> tuple[Result, list[str]]:
+    """Run a case again after all the others: what differs is noted, and what differs by more than its budget fails."""
+    if first.found is None:
+        return first, []
+    found, error = _tried(run, first.case)
+    if found is None:
+        return first.with_complaint("value", f"a second call on the same inputs raised {error}"), []
+    off, share = judge.apart(first.case, first.found, found)
+    if off == 0.0:
+        return first, []
+    said = f"two calls on the same inputs differ by {off:.2g}: results are not deterministic"
+    if share <= 1.0:
+        return first, [said]
+    return first.with_complaint("value", f"two calls on the same inputs differ by {share:.3g} times what is allowed"), [
+        said
+    ]
+
+
+def _diagnoses(judge: _Judge, results: Sequence[Result], *, changing: bool) -> tuple[str, ...]:
+    """What would explain the failures; a diagnosis that fails itself costs a line, never the report."""
+    ran = {
+        status: [(result.case, result.found) for result in results if result.found and result.status == status]
+        for status in ("failed", "passed")
+    }
+    if changing and ran["failed"]:
+        return ("results change from call to call: no other cause was looked for",)
+    try:
+        return tuple(diagnose(judge.loss, ran["failed"], ran["passed"], judge.arithmetic, judge.dtype))
+    except Exception as error:
+        return (f"none: looking for one raised {type(error).__name__}: {error}",)
+
+
+class _Judge:
+    """Compares what was found with the truth, by any standard."""
+
+    def __init__(
+        self,
+        loss: Any,
+        dtype: str,
+        standard: str,
+        accumulate: Any,
+        matmul: Any,
+        wanted: tuple[str, ...],
+        overwrites: tuple[int, ...],
+    ) -> None:
+        self.loss, self.dtype, self.standard, self.wanted, self.overwrites = loss, dtype, standard, wanted, overwrites
+        self.arithmetic = arithmetic(dtype, accumulate, matmul, standard)
+        self.standards = {name: arithmetic(dtype, accumulate, matmul, name) for name in ladder(dtype, loss)}
+        self.truths: dict[int, tuple[Any, ...]] = {}
+
+    def fields(self, case: Case) -> tuple[str, ...]:
+        """Return the names of the inputs of a case that have gradients."""
+        fields = FIELDS[self.loss.spec.head]
+        return fields[: len(case.inputs) - 1] if self.loss.spec.head == "linear" else fields
+
+    def names(self, chosen: Sequence[Case]) -> tuple[str, ...]:
+        """Return the quantities that have to be looked at."""
+        there = {name for case in chosen if "truth" in case.accepts or len(chosen) == 1 for name in self.fields(case)}
+        return ("value", *(f"d{name}" for name in FIELDS[self.loss.spec.head] if name in there and name in self.wanted))
+
+    def quantities(self, case: Case, found: Found) -> tuple[Quantity, ...]:
+        """Compare value and gradients, and look whether inputs are what they were."""
+        names = [*self.fields(case)]
+        if self.loss.spec.head in LABELS:
+            names.insert(LABELS[self.loss.spec.head], "y")
+        written = tuple(
+            _refused(names[place], "is not what it was before the call: the code writes into its input")
+            for place in found.changed
+            if place not in self.overwrites
+        )
+        if "truth" in case.accepts:
+            return (*self.compared(case, found, self.arithmetic), *written)
+        gradients = zip(self.fields(case), found.gradients or (), strict=False)
+        parts = {"value": found.value} | {f"d{name}": part for name, part in gradients if part is not None}
+        return (*(_finite(name, part) for name, part in parts.items()), *written)
+
+    def compared(self, case: Case, found: Found, a: Arithmetic) -> tuple[Quantity, ...]:
+        """Compare value and gradients by the budgets of an arithmetic."""
+        value, grad = self._truth(case, found)
+        if found.value.shape != np.shape(value):
+            hint = "" if found.value.ndim == np.ndim(value) else ": is reduction='none' on one side only?"
+            return (_refused("value", f"shape {found.value.shape}, expected {np.shape(value)}{hint}"),)
+        allowed, errors = bounds(self.loss, case.inputs, a, found.upstream)
+        nothing = "nothing" in case.accepts and bool(np.isnan(value).any())
+        # Zeros of labelled losses hold by structure; of a triplet, only where its margin is surely kept.
+        floor = 16.0 * FORMATS[self.dtype].smallest if self.loss.spec.head == "triplet" else np.inf
+        quantities = [compare("value", found.value, value, allowed, nothing=nothing, floor=floor)]
+        if found.gradients is None:
+            return tuple(quantities)
+        given = dict(zip(self.fields(case), found.gradients, strict=False))
+        for name in self.fields(case):
+            if name in self.wanted:
+                theirs, ours = given.get(name), getattr(grad, name)
+                quantities.append(
+                    _refused(f"d{name}", "was not returned")
+                    if theirs is None
+                    else compare(f"d{name}", theirs, ours, errors[name], nothing=nothing, floor=floor)
+                )
+        return tuple(quantities)
+
+    def _truth(self, case: Case, found: Found) -> tuple[Any, Any]:
+        key = id(found)
+        if key not in self.truths:
+            upstream = found.upstream if np.shape(found.upstream) == self._shape(case) else None
+            self.truths[key] = (*truth(self.loss, case.inputs, upstream), found)  # kept, so that its id is its own
+        value, grad, _ = self.truths[key]
+        return value, grad
+
+    def _shape(self, case: Case) -> tuple[int, ...]:
+        """The shape of the value."""
+        rows = np.shape(case.inputs[0])[:-1]
+        return rows if self.loss.reduction == "none" else ()
+
+    def with_missing_gradients(self, results: Sequence[Result]) -> list[Result]:
+        """Refuse gradients that are missing in some cases and there in others."""
+        given = any(result.found is not None and result.found.gradients is not None for result in results)
+
+        def looked_at(result: Result) -> Result:
+            found = result.found
+            missing = given and found is not None and found.gradients is None and "nothing" not in result.case.accepts
+            names = [name for name in self.fields(result.case) if name in self.wanted] if missing else []
+            for name in names:
+                result = result.with_complaint(f"d{name}", "was not returned, as it was in other cases")
+            return result
+
+        return list(map(looked_at, results))
+
+    def apart(self, case: Case, found: Found, again: Found) -> tuple[float, float]:
+        """Return how far two results of a case are apart, absolutely and over their budget."""
+        allowed, errors = (
+            bounds(self.loss, case.inputs, self.arithmetic, found.upstream) if "truth" in case.accepts else (np.inf, {})
+        )
+        limits = [allowed, *(errors.get(name, np.inf) for name in self.fields(case))]
+        pairs = zip(
+            (found.value, *(found.gradients or ())), (again.value, *(again.gradients or ())), limits, strict=False
+        )
+        off = share = 0.0
+        for one, other, limit in pairs:
+            if one is None or other is None or np.array_equal(one, other, equal_nan=True):
+                continue
+            if one.shape != other.shape:
+                return np.inf, np.inf
+            with np.errstate(invalid="ignore"):
+                same = (one == other) | (np.isnan(one) & np.isnan(other))
+                apart = np.where(same, 0.0, np.nan_to_num(np.abs(one - other), nan=np.inf, posinf=np.inf))
+            off, share = max(off, float(apart.max())), max(share, float(_shares(apart, limit).max()))
+        return off, share
+
+    def meets(self, results: Sequence[Result]) -> str:
+        """Return the strictest standard that all results keep to which the verdict rests on."""
+        rest = Report(self.loss, self.dtype, "", tuple(results)).counted
+        rest = tuple(result for result in rest if not result.xfail and not result.refused)
+        if not rest or any(result.found is None for result in rest):
+            return ""
+        strictest = ""
+        hopeless = any(quantity.complaint and not quantity.over for result in rest for quantity in result.quantities)
+        for name, a in self.standards.items():
+            if hopeless or not all(self._keeps_to(result, a) for result in rest):
+                break
+            strictest = name
+        return strictest
+
+    def _keeps_to(self, result: Result, a: Arithmetic) -> bool:
+        if "truth" not in result.case.accepts or result.found is None or a == self.arithmetic:
+            return result.conforms
+        return all(quantity.passed for quantity in self.compared(result.case, result.found, a))
+
+    def notes(self, results: Sequence[Result], framework: str) -> Iterator[str]:
+        """Say what was not looked at, and what is odd."""
+        found = [result.found for result in results if result.found is not None]
+        if self.wanted and found and all(each.gradients is None for each in found):
+            yield "the value alone was returned: no gradient was looked at"
+        kinds = sorted({each.kind for each in found} - {self.dtype, ""})
+        if kinds:
+            yield f"the value came back in {', '.join(kinds)}, not in {self.dtype}"
+        yield from dict.fromkeys(
+            f"beside the value came what is no gradient, and was not looked at: {each.others}"
+            for each in found[:1]
+            if each.others
+        )
+        if any(result.status == "failed" for result in results):
+            yield from dict.fromkeys(each.hint for each in found[:1] if each.hint)
+        if framework == "numpy" and not found and any("tensor" in result.error.lower() for result in results):
+            yield "the code was given NumPy's arrays; for tensors say framework='torch'"
 
 
 def _refused(name: str, complaint: str) -> Quantity:
@@ -311,31 +595,69 @@ def _finite(name: str, got: Array) -> Quantity:
     return Quantity(name, 0.0, (), np.nan, np.nan, np.nan, got.size, 0, "")
 
 
-def compare(name: str, got: Array, expected: Any, allowed: Array, smallest: float = 0.0) -> Quantity:
-    """Hold one array to another within a budget; all zero is right only where the dtype has no numbers so small."""
+def compare(
+    name: str, got: Array, expected: Any, allowed: Any, *, nothing: bool = False, floor: float = np.inf
+) -> Quantity:
+    """Compare one array with the truth, each entry within its budget.
+
+    Where the truth is NaN or infinite, that is expected. ``nothing`` says that it is the mean of nothing: NaN or 0, and
+    its gradients too. A row of zeros is known to be that, and decided, if its budget is not above ``floor``.
+    """
     ours = np.asarray(expected, dtype=np.float64)
     if got.shape != ours.shape:
         hint = ": transposed?" if got.shape == ours.shape[::-1] else ""
         return _refused(name, f"shape {got.shape}, expected {ours.shape}{hint}")
-    wrong = int(np.count_nonzero(~np.isfinite(got) & np.isfinite(ours)))
-    if wrong:
-        return _refused(name, f"{wrong} of {got.size} are NaN or infinite")
-    size = np.abs(ours).max(axis=-1, keepdims=True) if ours.ndim else np.abs(ours)
-    if name != "value" and not got.any() and np.abs(ours).max() > smallest:
-        return _refused(name, "all zero")
-    decided = np.broadcast_to(allowed < size, ours.shape)
-    shares = np.where(decided, np.abs(got - ours) / allowed, 0.0)
+    finite = np.isfinite(ours)
+    limit = np.broadcast_to(np.where(np.isnan(allowed), 0.0, allowed), ours.shape)
+    with np.errstate(invalid="ignore"):
+        off = np.where(finite, np.abs(got - ours), 0.0)
+        alike = np.where(finite, off <= limit, np.where(np.isnan(ours), np.isnan(got), got == ours))
+    if nothing:
+        alike = alike | np.isnan(got) | (got == 0.0)
+    over = ~alike
+    count = int(np.count_nonzero(over))
+    sizes = np.where(finite, np.abs(ours), 0.0)
+    size = sizes.max(axis=-1, keepdims=True, initial=0.0) if ours.ndim else sizes
+    known = (size == 0.0) & (limit <= floor)
+    decided = np.where(finite, (limit < size) | known, alike)
+    shares = np.where(
+        alike, np.where(np.isnan(off), 0.0, _shares(off, limit)), np.where(finite, _shares(off, limit), np.inf)
+    )
+    complaint = _complaint(name, got, ours, over, nothing)
+    if not shares.size:
+        return Quantity(name, 0.0, (), np.nan, np.nan, np.nan, 0, 0, complaint)
     at = np.unravel_index(int(np.argmax(shares)), shares.shape)
-    where = tuple(int(i) for i in at)
-    count = int(np.count_nonzero(decided))
+    decisions = int(np.count_nonzero(decided))
     return Quantity(
         name,
         float(shares[at]),
-        where,
+        tuple(int(i) for i in at),
         float(got[at]),
         float(ours[at]),
-        float(allowed[at]),
+        float(limit[at]),
+        decisions,
+        ours.size - decisions,
+        complaint,
         count,
-        ours.size - count,
-        "",
     )
+
+
+def _shares(off: Array, limit: Any) -> Array:
+    """Errors over their budgets: 0 for none, infinite where there is no budget or no number."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.where(off == 0.0, 0.0, off / limit)
+    return np.asarray(np.nan_to_num(shares, nan=np.inf, posinf=np.inf))
+
+
+def _complaint(name: str, got: Array, ours: Array, over: Any, nothing: bool) -> str:
+    """What is wrong beside numbers."""
+    wrong = int(np.count_nonzero(over & ~np.isfinite(got) & np.isfinite(ours)))
+    if wrong:
+        return f"{wrong} of {got.size} are NaN or infinite"
+    wrong = int(np.count_nonzero(over & ~np.isfinite(ours)))
+    if wrong:
+        expected = "NaN or 0" if nothing else "NaN" if np.isnan(ours[over & ~np.isfinite(ours)]).any() else "infinite"
+        return f"{wrong} of {got.size} are not {expected}, as they have to be"
+    if name != "value" and over.any() and not got.any():
+        return "all zero"
+    return ""

@@ -1,24 +1,28 @@
 """What would explain a failure: the defects that are common in public code, each tried on the cases that were run.
 
-Another loss explains a failure if value and gradients agree with it, in the cases that failed and in those that passed.
-A wrong step, of which only the value is known, explains it if it accounts for how far the value is off.
+A cause is named only if it explains everything that was found. Another loss does if value and gradients agree with it
+within budget, in the cases that failed and in those that passed. A wrong step, of which only the value is known, does
+if it accounts for how far the value is off. What is NaN or infinite is explained by nothing but a step that gives
+exactly that; and what shorter numbers would explain has to look like their roundings, too.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from refloss.error_free import Array
+from refloss.formats import FORMATS, PRECISION_BITS, dtype_of
 from refloss.losses import CrossEntropy
 from refloss.stages import margin
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import arithmetic, bounds
-from refloss.testing.hard_cases import Case, dtype_of
+from refloss.testing.errors import Arithmetic
+from refloss.testing.hard_cases import Case
 
 Length: TypeAlias = Callable[[Array], Array]
 Ran: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
@@ -29,18 +33,33 @@ ADDED = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
 NEAR = 0.3
 """Radians from a class or its opposite, within which an arccos loses more than atan2 does."""
-SPECIAL = {"overflow", "underflow", "offset", "ignored"}
+SPECIAL = {
+    "overflow",
+    "underflow",
+    "offset",
+    "ignored",
+    "nothing",
+    "masked",
+    "soft",
+    "gap",
+    "coinciding",
+}
 """Flags of cases that fail for reasons of their own."""
 LABELS = {"logits": 1, "linear": 2, "margin": 2}
 """Where the labels are among the inputs."""
 MOST = 4  # cases that an explanation is tried on before it is tried on all
+ALIKE = 0.5
+"""Correlation with the roundings of shorter numbers from which on they explain an error: that of noise is far less."""
+FEWEST = 8  # errors of which a correlation says anything
+OTHER = 1e-4
+"""Relative difference from which on a fitted setting is another one."""
 
 
 class _Known:
     """What is true of losses in the cases, and how far off one may be there: each is found once."""
 
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: str, a: Arithmetic) -> None:
+        self.dtype, self.arithmetic = dtype, a
         # Budgets of shorter dtypes are 2^29 times those of float64 and more: there an explanation needs no "dd".
         self.engine = "dd" if dtype == "float64" else "chain"
         self.met: dict[tuple[Any, ...], Any] = {}
@@ -69,40 +88,102 @@ class _Known:
         )
 
     def bounds(
-        self, loss: Any, inputs: tuple[Any, ...], upstream: Any, matmul: str | None = None
+        self, loss: Any, inputs: tuple[Any, ...], upstream: Any, a: Arithmetic | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Return the budgets of the value and of the gradients."""
+        """Return the budgets of the value and of the gradients, in the arithmetic of the check or in another."""
         found: tuple[Array, dict[str, Array]] = self._once(
-            ("bounds", loss, matmul),
+            ("bounds", loss, a),
             (inputs, upstream),
-            lambda: bounds(loss, inputs, arithmetic(self.dtype, matmul=matmul), upstream),
+            lambda: bounds(loss, inputs, self.arithmetic if a is None else a, upstream),
         )
         return found
 
 
 def diagnose(
-    loss: Any, failed: Sequence[tuple[Case, Found]], passed: Sequence[tuple[Case, Found]], dtype: str
+    loss: Any,
+    failed: Sequence[tuple[Case, Found]],
+    passed: Sequence[tuple[Case, Found]],
+    a: Arithmetic,
+    dtype: str,
 ) -> list[str]:
     """Return sentences that explain all of the failing cases (or all but the hard ones), or none.
 
-    Lengths that overflow, and labels that are ignored, are looked at only if nothing else fails: other causes show
-    there too, but not alone.
+    Cases that fail for reasons of their own, such as lengths that overflow and labels that are ignored, are looked at
+    only if nothing else fails: other causes show there too, but not alone.
     """
-
-    def plain(ran: Sequence[tuple[Case, Found]]) -> list[tuple[Case, Found]]:
-        return [(case, found) for case, found in ran if "truth" in case.accepts and not set(case.flags) & SPECIAL]
-
-    failing, right = plain(failed), [(case.inputs, found) for case, found in plain(passed)]
-    known = _Known(dtype)
+    if loss.spec.head == "logits":
+        failed, passed = ([_flat(case, found) for case, found in ran] for ran in (failed, passed))
+    infinite = [(case, found) for case, found in failed if not _finite(found)]
+    said = [_of_infinite(infinite, passed)] if infinite else []
+    finite = [(case, found) for case, found in failed if _finite(found)]
+    known = _Known(dtype, a)
+    failing, right = _plain(finite), [(case.inputs, found) for case, found in _plain(passed) if _finite(found)]
     if not failing:
-        return list(_special(loss, failed, known))
+        return said + list(_special(loss, finite, known))
+    named = _general(loss, [(case.inputs, found) for case, found in failing], right, known)
     easy = [(case.inputs, found) for case, found in failing if case.group != "hard"]
-    found = _general(loss, [(case.inputs, found) for case, found in failing], right, known)
-    if found or len(easy) == len(failing):
-        return found
-    return [
-        f"{sentence} (but for the group hard, where more is wrong)" for sentence in _general(loss, easy, right, known)
-    ]
+    if named or len(easy) == len(failing):
+        return said + named
+    simple = [(case.inputs, found) for case, found in _plain(passed) if case.group != "hard" and _finite(found)]
+    general = _general(loss, easy, simple, known, fit=False)
+    return said + [f"{sentence} (but for the group hard, where more is wrong)" for sentence in general]
+
+
+def _flat(case: Case, found: Found) -> tuple[Case, Found]:
+    """Logits of any layout as rows."""
+    z, y = case.inputs
+    classes = z.shape[-1]
+    rows = z.reshape(-1, classes), y.reshape((-1, classes) if y.ndim == z.ndim else -1)
+    value, upstream = (part.reshape(-1) if np.ndim(part) else part for part in (found.value, found.upstream))
+    gradients = (
+        None
+        if found.gradients is None
+        else tuple(
+            part if part is None or part.shape != z.shape else part.reshape(-1, classes) for part in found.gradients
+        )
+    )
+    return case._replace(inputs=rows), found._replace(value=value, upstream=upstream, gradients=gradients)
+
+
+def _plain(ran: Iterable[tuple[Case, Found]]) -> list[tuple[Case, Found]]:
+    return [(case, found) for case, found in ran if "truth" in case.accepts and not set(case.flags) & SPECIAL]
+
+
+def _finite(found: Found) -> bool:
+    parts = (found.value, *(found.gradients or ()))
+    return all(part is None or bool(np.isfinite(part).all()) for part in parts)
+
+
+OF_INFINITE = (
+    ("masked", "where logits are -inf, as 0 * inf is NaN: leave masked classes out of sums"),
+    ("coinciding", "where points coincide, as the root of a squared distance has no slope at 0"),
+    ("nothing", "where nothing counts, as 0/0 is NaN"),
+    ("zero vector", "for vectors of zeros, which have no direction"),
+    (
+        "gap",
+        "where logits are far apart: an exponential overflows, or a probability vanishes before its logarithm; "
+        "take log_softmax",
+    ),
+    (
+        "offset",
+        "where all logits are large: their exponentials overflow or vanish; take the largest away from all of them",
+    ),
+    ("overflow", "where the square of a length overflows: divide by the largest entry before squaring"),
+    ("underflow", "where the square of a length vanishes: divide by the largest entry before squaring"),
+    ("ignored", "where labels are to be ignored"),
+    ("soft", "where labels are probabilities"),
+)
+"""What is special about cases by their flags, in the order in which they are looked at."""
+
+
+def _of_infinite(infinite: Sequence[tuple[Case, Found]], passed: Sequence[tuple[Case, Found]]) -> str:
+    """Say where results are NaN or infinite: in which kinds of cases, if they are in no others."""
+    kinds = [{flag for flag, _ in OF_INFINITE if flag in case.flags} for case, _ in infinite]
+    if not all(kinds):
+        plain = next(case for (case, _), kind in zip(infinite, kinds, strict=True) if not kind)
+        return f"results are NaN or infinite, in {plain.id} for one ({plain.reason})"
+    there = dict.fromkeys(next(said for flag, said in OF_INFINITE if flag in kind) for kind in kinds)
+    return "NaN or infinite only " + "; and ".join(there)
 
 
 def _special(loss: Any, failed: Sequence[tuple[Case, Found]], known: _Known) -> Iterator[str]:
@@ -111,7 +192,17 @@ def _special(loss: Any, failed: Sequence[tuple[Case, Found]], known: _Known) -> 
     ignored = [(case.inputs, found) for case, found in failed if "ignored" in case.flags]
     if ignored:
         yield _of_ignored(loss, ignored, known)
-    if "offset" in flags:
+    if "soft" in flags:
+        yield "only where labels are probabilities"
+    if "masked" in flags:
+        yield "only where logits are -inf: masked classes have no probability and no gradient"
+    if "coinciding" in flags:
+        yield "only where points coincide"
+    if "gap" in flags and "offset" not in flags:
+        yield "only where logits are far apart: a probability vanishes before its logarithm; take log_softmax"
+    if "offset" in flags and loss.spec.head == "triplet":
+        yield "only where points are far from the origin: take differences of points before anything else"
+    elif "offset" in flags:
         yield "only where all logits are large: take the largest away from all of them before anything else"
     if flags & {"overflow", "underflow"}:
         which = " and ".join(f"{flag}s" for flag in ("overflow", "underflow") if flag in flags)
@@ -130,52 +221,66 @@ def _of_ignored(loss: Any, failing: Ran, known: _Known) -> str:
     return f"only where labels are to be ignored (ignore_index={loss.ignore_index}): leave those rows out, or refuse"
 
 
-def _general(loss: Any, failing: Ran, right: Ran, known: _Known) -> list[str]:
+def _general(loss: Any, failing: Ran, right: Ran, known: _Known, *, fit: bool = True) -> list[str]:
     some = failing[:MOST]
     if not some:
         return []
     classes = _classes(some[0][0], loss)
-    like = [pair for pair in _relatives(loss, classes) if _all_agree(pair[1], some, known)]
-    like = like or [pair for pair in _fitted(loss, some[0]) if _all_agree(pair[1], some, known)]
-    like = [pair for pair in like if _all_agree(pair[1], failing, known)] or like
-    like = [pair for pair in like if _all_agree(pair[1], right, known)] or like
+
+    def explains(other: Any) -> bool:
+        return all(_all_agree(other, ran, known) for ran in (some, failing, right))
+
+    like = [pair for pair in _relatives(loss, classes) if explains(pair[1])]
+    like = like or ([pair for pair in _fitted(loss, some, known) if explains(pair[1])] if fit else [])
     found = [f"{said}: {other}" for said, other in like]
-    found += [said for said, changed in _relabelled(loss, classes) if _all_agree(loss, changed(some), known)]
-    found += [] if found else list(_wrong_steps(loss, failing, right, known))[:1]
-    found += [] if found else _gradients(loss, some, known)
+    if not found:
+        found += [
+            said
+            for said, changed in _relabelled(loss, classes)
+            if all(_all_agree(loss, changed(ran), known) for ran in (some, failing, right))
+        ]
+    found = found or list(_wrong_steps(loss, failing, right, known))[:1]
+    found = found or _gradients(loss, failing, known)
     if loss.spec.head == "margin" and not found:
         clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, known, least)]
-        found += clamps[:1] or [said for said, holds in _inputs(loss) if all(holds(*pair) for pair in failing)]
-    found = found or list(_single(loss, failing, known))
-    if not found:
-        for kind, said in (
-            ("tf32", "11 bits, those of tf32 and of float16"),
-            ("bfloat16", "8 bits, those of bfloat16"),
-        ):
-            if all(_agrees(loss, inputs, theirs, known, matmul=kind) for inputs, theirs in some):
-                return [f"within what matrix products would explain whose factors are rounded to {said}"]
-    return found
+        found += clamps[:1] or list(_by_arccos(loss, failing, known))
+    return found or list(_single(loss, failing, known)) or list(_shorter(loss, failing, right, known))
 
 
 def _all_agree(loss: Any, failing: Ran, known: _Known) -> bool:
     return all(_agrees(loss, inputs, theirs, known) for inputs, theirs in failing)
 
 
-def _fitted(loss: Any, pair: tuple[tuple[Any, ...], Found]) -> Iterator[tuple[str, Any]]:
-    """The loss with another margin, or another scale, that gives this value: by secants."""
-    inputs, theirs = pair
+def _fitted(loss: Any, some: Ran, known: _Known) -> Iterator[tuple[str, Any]]:
+    """The loss with another margin, or another scale, that gives this value: by secants, and then the shortest number.
+
+    It is fitted where the setting shows most. What is no further from the loss's own setting than `OTHER` is no other.
+    """
     for name in ("m", "m2", "s"):
-        if not isinstance(getattr(loss, name, None), float):
+        own = getattr(loss, name, None)
+        if not isinstance(own, float):
             continue
-        low, high = getattr(loss, name), 1.001 * getattr(loss, name)
         try:
+            shown = [
+                abs(_mean(replace(loss, **{name: 1.001 * own})(*inputs)) - _mean(known.value(loss, inputs)))
+                / max(float(np.mean(known.bounds(loss, inputs, theirs.upstream)[0])), 1e-300)
+                for inputs, theirs in some
+            ]
+            inputs, theirs = some[int(np.argmax(shown))]
+            low, high = own, 1.001 * own
             first, second = (_mean(replace(loss, **{name: at})(*inputs)) for at in (low, high))
             for _ in range(6):
                 if second == first:
                     break
                 low, high = high, high + (_mean(theirs.value) - second) * (high - low) / (second - first)
                 first, second = second, _mean(replace(loss, **{name: high})(*inputs))
-            yield f"value and gradient agree with {name}={high:.5g}", replace(loss, **{name: high})
+            for digits in range(1, 7):
+                short = float(f"{high:.{digits}g}")
+                if abs(short - own) > OTHER * abs(own) and _agrees(
+                    replace(loss, **{name: short}), inputs, theirs, known
+                ):
+                    yield f"value and gradient agree with {name}={short:g}", replace(loss, **{name: short})
+                    break
         except (ValueError, TypeError):
             continue
 
@@ -185,26 +290,28 @@ def _mean(value: Any) -> float:
 
 
 def _over(
-    loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, matmul: str | None = None
+    loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, a: Arithmetic | None = None
 ) -> Iterator[tuple[str, Any]]:
     """Which entries of the value, then of each gradient, are over budget; None for arrays of another shape."""
 
     def over(got: Array, ours: Array, bound: Array) -> Any:
-        return ~(np.abs(got - ours) <= bound) if got.shape == ours.shape else None
+        alike = (np.abs(got - ours) <= bound) | (np.isnan(got) & np.isnan(ours)) | (got == ours)
+        return ~alike if got.shape == np.shape(ours) else None
 
     value = known.value(loss, inputs)  # first, for it refuses what is no input
-    allowed, errors = known.bounds(loss, inputs, theirs.upstream, matmul)
+    allowed, errors = known.bounds(loss, inputs, theirs.upstream, a)
     yield "value", over(theirs.value, value, allowed)
     if theirs.gradients:
         grad = known.gradient(loss, inputs, theirs.upstream)
         for name, got in zip(grad._fields, theirs.gradients, strict=False):
-            yield name, over(got, getattr(grad, name), errors[name])
+            if got is not None:
+                yield name, over(got, getattr(grad, name), errors[name])
 
 
-def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, matmul: str | None = None) -> bool:
+def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, a: Arithmetic | None = None) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
-        return all(over is not None and not over.any() for _, over in _over(loss, inputs, theirs, known, matmul))
+        return all(over is not None and not over.any() for _, over in _over(loss, inputs, theirs, known, a))
     except (ValueError, TypeError):
         return False
 
@@ -360,9 +467,12 @@ def _wrong_steps(loss: Any, failing: Ran, right: Ran, known: _Known) -> Iterator
         return
 
     def accounts(value: Callable[..., Any]) -> bool:
-        return all(
-            (np.abs(found - value(inputs)) <= 0.01 * off + allowed).all() for inputs, found, off, allowed in values
-        )
+        try:
+            return all(
+                (np.abs(found - value(inputs)) <= 0.01 * off + allowed).all() for inputs, found, off, allowed in values
+            )
+        except (ValueError, TypeError, IndexError):  # the step is none for such inputs
+            return False
 
     with np.errstate(all="ignore"):
         yield from (said for said, value in _steps(loss) if accounts(value))
@@ -386,25 +496,28 @@ class _Gradient(NamedTuple):
         return bool((np.abs(got - ours) <= 1e-3 * np.abs(ours).max() + 10.0 * self.bound).all())
 
 
-def _gradients(loss: Any, some: Ran, known: _Known) -> list[str]:
+def _gradients(loss: Any, failing: Ran, known: _Known) -> list[str]:
     """What may be wrong with a gradient beside a right value."""
     with np.errstate(all="ignore"):  # rows of zeros, and gradients that have nothing to do with each other
-        return _of_gradients(loss, some, known)
+        return _of_gradients(loss, failing, known)
 
 
-def _of_gradients(loss: Any, some: Ran, known: _Known) -> list[str]:
+def _of_gradients(loss: Any, failing: Ran, known: _Known) -> list[str]:
     found: dict[str, list[_Gradient]] = {}
-    for inputs, theirs in some:
+    for inputs, theirs in failing:
         grad = known.gradient(loss, inputs, theirs.upstream)
         errors = known.bounds(loss, inputs, theirs.upstream)[1]
-        for name, rows, got in zip(grad._fields, inputs, theirs.gradients or (), strict=False):
+        floats = [entry for place, entry in enumerate(inputs) if place != LABELS.get(loss.spec.head)]
+        for name, rows, got in zip(grad._fields, floats, theirs.gradients or (), strict=False):
             ours = getattr(grad, name)
-            if got.shape != ours.shape or not np.isfinite(got).all():
+            if got is None:
+                continue
+            if got.shape != ours.shape:
                 return []
             length = np.linalg.norm(rows, axis=-1, keepdims=True)
-            above = float(np.mean(theirs.upstream))
+            incoming = float(np.mean(theirs.upstream))
             found.setdefault(name, []).append(
-                _Gradient(got, ours, errors[name], length, rows / length, above, len(inputs[0]))
+                _Gradient(got, ours, errors[name], length, rows / length, incoming, len(inputs[0]))
             )
     return [
         f"the gradient of {name} {said}" for name, each in found.items() for said in list(_of_gradient(loss, each))[:1]
@@ -412,20 +525,16 @@ def _of_gradients(loss: Any, some: Ran, known: _Known) -> list[str]:
 
 
 def _of_gradient(loss: Any, each: Sequence[_Gradient]) -> Iterator[str]:
+    each = [one for one in each if one.ours.any()]  # a gradient of nothing but zeros tells no factor
+    if not each or all(one.near(one.got, one.ours) for one in each):
+        return
     if not any(one.got.any() for one in each):
         yield "is all zero"
         return
     factors = np.array([(one.got * one.ours).sum() / (one.ours**2).sum() for one in each])
-    if all(one.near(one.got, one.ours) for one in each):
-        return
     if all(one.near(one.got / factor, one.ours) for factor, one in zip(factors, each, strict=True)):
-        named = {-1.0: "has the opposite sign", each[0].samples: "is N times as large: of the sum, not of the mean"}
-        if np.allclose(factors, factors[0], rtol=1e-2):
-            plain = f"is {factors[0]:.4g} times what it should be, in every case"
-            yield next((said for factor, said in named.items() if np.isclose(factors[0], factor, rtol=1e-2)), plain)
-        elif np.allclose(factors, [1.0 / one.upstream for one in each], rtol=1e-2):
-            yield "does not depend on the upstream gradient, which has to be multiplied in"
-    elif loss.spec.head == "margin":
+        yield from _of_factors(loss, factors, each)
+    elif loss.spec.head == "margin" and each[0].got.ndim == 2:
         if all(one.near(one.got / one.length, one.ours) for one in each):
             yield "is not divided by the length of its row"
         along = [(one.got * one.unit).sum(axis=1, keepdims=True) * one.unit for one in each]
@@ -433,14 +542,116 @@ def _of_gradient(loss: Any, each: Sequence[_Gradient]) -> Iterator[str]:
             yield "has a part along its row: the projection of its normalisation is missing"
 
 
-def _inputs(loss: Any) -> Iterator[tuple[str, Callable[[tuple[Any, ...], Found], bool]]]:
-    """Where a margin's code fails alone."""
+def _of_factors(loss: Any, factors: Array, each: Sequence[_Gradient]) -> Iterator[str]:
+    """What a factor of its own in each case may be. One case, or one number of samples, tells no law."""
+    counts = np.array([one.samples for one in each], dtype=np.float64)
+    several = len(set(counts)) > 1 and loss.reduction == "mean"
 
-    def near(inputs: tuple[Any, ...], theirs: Found) -> bool:
-        theta = loss.trace(*inputs)["angle"].output
+    def are(expected: Any) -> bool:
+        return bool(np.allclose(factors, expected, rtol=1e-2))
+
+    if are(-1.0):
+        yield "has the opposite sign"
+    elif several and are(counts):
+        yield "is N times as large: of the sum, not of the mean"
+    elif several and are(1.0 / counts):
+        yield "is divided by N twice"
+    elif are(factors[0]):
+        where = f"in each of {len(each)} failing cases" if len(each) > 1 else "in the one case that failed"
+        yield f"is {factors[0]:.6g} times what it should be, {where}"
+    elif are([1.0 / one.upstream for one in each]):
+        yield "does not depend on the upstream gradient, which has to be multiplied in"
+
+
+def _by_arccos(loss: Any, failing: Ran, known: _Known) -> Iterator[str]:
+    """Whether an angle by arccos would explain everything: it does nowhere but next to a class or its opposite."""
+    settings = loss.spec.margin
+    if settings.m1 == 1.0 and settings.m2 == 0.0:
+        return
+    a = known.arithmetic._replace(angle="arccos")
+
+    def near(inputs: tuple[Any, ...]) -> bool:
+        theta = known.trace(loss, inputs)["angle"].output
         return bool((np.minimum(theta, np.pi - theta) < NEAR).any())
 
-    yield f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine", near
+    if all(near(inputs) and _agrees(loss, inputs, theirs, known, a) for inputs, theirs in failing):
+        yield f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine"
+
+
+def _shorter(loss: Any, failing: Ran, right: Ran, known: _Known) -> Iterator[str]:
+    """Numbers that are shorter than those of the dtype: all on the way, or factors of a matrix product.
+
+    Errors have to be within what such numbers would explain, and those of values to look like their roundings: noise
+    does not.
+    """
+    if loss.spec.head == "triplet":
+        return
+    ran = [*failing, *right]
+
+    def within(a: Arithmetic, *, values: bool = False) -> bool:
+        return all(_agrees(loss, i, t._replace(gradients=None) if values else t, known, a) for i, t in failing)
+
+    def looks_like(changed: Callable[[tuple[Any, ...]], Any]) -> bool:
+        pairs = [(theirs.value - known.value(loss, i), changed(i) - known.value(loss, i)) for i, theirs in ran]
+        theirs, ours = (np.concatenate([np.ravel(pair[side]) for pair in pairs]) for side in (0, 1))
+        scale = np.concatenate([np.ravel(known.bounds(loss, i, t.upstream)[0] + 0.0 * t.value) for i, t in ran])
+        theirs, ours = theirs / scale, ours / scale
+        size = float(np.linalg.norm(theirs) * np.linalg.norm(ours))
+        return len(theirs) >= FEWEST and size > 0.0 and float(theirs @ ours) > ALIKE * size
+
+    bits = PRECISION_BITS[known.dtype]
+    with np.errstate(all="ignore"):
+        for kind, said in (
+            ("tf32", "11 bits, those of tf32 and of float16"),
+            ("bfloat16", "8 bits, those of bfloat16"),
+        ):
+            factor = PRECISION_BITS[kind]
+            if loss.spec.head == "logits" or factor >= bits:
+                continue
+            changes = [
+                functools.partial(_with_rounded_factors, loss, factor, unit=unit, down=down)
+                for unit in (True, False)
+                for down in (False, True)
+            ]
+            # Twice the factors' error, for the result of such a product may be rounded to it as well; values alone, for
+            # gradients of a half precision may vanish besides.
+            a = known.arithmetic._replace(factor=2.0 ** (1 - factor))
+            if within(a, values=True) and any(map(looks_like, changes)):
+                yield f"as matrix products would give whose factors are rounded to {said}"
+                return
+        for kind in ("float32", "float16", "bfloat16"):
+            if FORMATS[kind].bits >= bits or not within(arithmetic(kind, standard="working")):
+                continue
+            exact = all((_to_bits(t.value, FORMATS[kind].bits) == t.value).all() for _, t in failing)
+            if exact or looks_like(functools.partial(_with_rounded_inputs, loss, FORMATS[kind].bits)):
+                yield f"as {kind} would give: something is computed in {kind} on the way"
+                return
+
+
+def _to_bits(array: Array, bits: int, *, down: bool = False) -> Array:
+    """Round to so many bits of a significand, to nearest or towards 0."""
+    mantissa, exponent = np.frexp(array)
+    scaled = np.ldexp(mantissa, bits)
+    return np.asarray(np.ldexp(np.trunc(scaled) if down else np.rint(scaled), exponent - bits))
+
+
+def _with_rounded_inputs(loss: Any, bits: int, inputs: tuple[Any, ...]) -> Any:
+    return loss(*(_to_bits(entry, bits) if entry.dtype.kind == "f" else entry for entry in inputs))
+
+
+def _with_rounded_factors(loss: Any, bits: int, inputs: tuple[Any, ...], *, unit: bool, down: bool) -> Any:
+    """The value, if matrix products round their factors: unit rows of a margin loss, or rows as they are."""
+    x, w, *rest = inputs
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    if unit and loss.spec.head == "margin":
+        x, w = x / length, w / np.linalg.norm(w, axis=1, keepdims=True)
+    x, w = (_to_bits(rows, bits, down=down) for rows in (x, w))
+    if loss.spec.head == "linear":
+        return loss(x, w, *rest)
+    c = x @ w.T
+    if not unit:
+        c = c / length / np.linalg.norm(inputs[1], axis=1)
+    return _of_cosines(loss, length, rest[0], c)
 
 
 def _clamped(loss: Any, failing: Ran, known: _Known, least: float) -> bool:

@@ -1,0 +1,83 @@
+"""Call foreign code and read what comes back: arrays, tensors of a framework, values with gradients.
+
+A framework is a module with two functions: `ready`, which refuses a device or dtype that it does not have, and `run`,
+which makes its own arrays of the inputs, calls the code and differentiates its value where the framework can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from refloss.error_free import Array
+from refloss.formats import dtype_of
+from refloss.testing.adapters.results import Found, read
+
+__all__ = ["FRAMEWORKS", "Found", "call", "read", "ready"]
+
+FRAMEWORKS = {"numpy": "arrays", "torch": "torch", "jax": "jax"}
+"""The module of each."""
+
+
+def _module(framework: str) -> Any:
+    if framework not in FRAMEWORKS:
+        raise ValueError(f"framework: expected one of {', '.join(map(repr, FRAMEWORKS))}; got {framework!r}")
+    return import_module(f"refloss.testing.adapters.{FRAMEWORKS[framework]}")
+
+
+def ready(framework: str, dtype: str, device: Any) -> None:
+    """Refuse a framework, a dtype or a device that cannot be had here.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    _module(framework).ready(dtype, device)
+
+
+def call(
+    fn: Callable[..., Any],
+    framework: str,
+    dtype: str,
+    device: Any,
+    inputs: tuple[Any, ...],
+    upstream: Array,
+    fields: tuple[str, ...],
+    labels: int | None = None,
+) -> Found:
+    """Call fn with inputs of the framework and the dtype.
+
+    Parameters
+    ----------
+    fn
+        Foreign code. A tuple of its value and gradients is taken at its word, with an upstream gradient of 1. Of torch
+        and jax the value is enough: they differentiate it, with the upstream gradient given here.
+    framework
+        "numpy", "torch" or "jax".
+    dtype
+        Name of the dtype of the inputs.
+    device
+        Where the inputs are put; None for the framework's own choice.
+    inputs
+        Float64 arrays and labels. Every call gets copies. Probabilities for labels stay float32 where the dtype is
+        shorter, as frameworks have them.
+    upstream
+        At least as many numbers as the value has.
+    fields
+        Names of the inputs that have gradients, in their order.
+    labels
+        Which of the inputs is the labels, if any.
+    """
+    module = _module(framework)
+    wide = np.float32 if dtype in ("float16", "bfloat16") else dtype_of(dtype)
+    arrays = [
+        entry.copy() if entry.dtype.kind in "iu" else entry.astype(wide if place == labels else dtype_of(dtype))
+        for place, entry in enumerate(inputs)
+    ]
+    with np.errstate(all="ignore"):  # what overflows is seen in the results
+        found: Found = module.run(fn, dtype, device, arrays, upstream, fields, labels)
+    return found
