@@ -7,30 +7,40 @@ comparison and the verdicts, does without them.
 # Without `from __future__ import annotations`: typer evaluates annotations, and its own name is none of this module's.
 
 import ast
-import importlib
 import importlib.util
+import io
 import json
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import Field, fields
-from enum import Enum
+from functools import reduce
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args, get_type_hints
 
 import numpy as np
 
 import refloss
 from refloss.error_free import Array, u
+from refloss.formats import FORMATS, PRECISION_BITS
 from refloss.testing import Report, naive
 from refloss.testing import budget as budget_of
-from refloss.testing import cases as named_cases
+from refloss.testing import cases as cases_of
 from refloss.testing import check as check_code
+from refloss.testing.adapters import FRAMEWORKS
+from refloss.testing.budgets import STANDARDS, truth
+from refloss.testing.hard_cases import GROUPS
 
 if TYPE_CHECKING:
     import typer
     from rich.console import Console
+    from rich.table import Table
 
 AGREES = 100.0
 """Errors below this many units of roundoff, less than two of sixteen digits, count as agreement."""
@@ -51,8 +61,10 @@ def main() -> None:
 def application() -> "typer.Typer":
     """Build the command line."""
     import typer
+    from typer import Option
 
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    # Without rich's panels an error is one line, however narrow the terminal, and ascii.
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
     def show_version(wanted: bool) -> None:
         if wanted:
@@ -62,122 +74,149 @@ def application() -> "typer.Typer":
     @app.callback()
     def root(
         version: Annotated[
-            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+            bool, Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
         ] = False,
     ) -> None:
         """The numerical truth about softmax and margin losses."""
+        escape_unencodable()
 
-    def refusing(what: Callable[[str], Any]) -> Callable[[str], Any]:
-        def parsed(text: str) -> Any:
-            try:
-                return what(text)
-            except (ValueError, TypeError) as error:
-                raise typer.BadParameter(str(error)) from None
-
-        return parsed
-
-    target = Annotated[Any, typer.Argument(parser=refusing(target_of), help="module:attribute or path.py:attribute")]
-    loss = Annotated[Any, typer.Option(parser=refusing(loss_of), help='as in Python: "ArcFace(s=64.0, m=0.5)"')]
-    dtype = Annotated[Dtype, typer.Option(help="what it computes in")]
-    shape = Annotated[Any, typer.Option(parser=refusing(shape_of), help="N,C,D of the cases")]
-    group = Annotated[list[Group], typer.Option(help="a group of cases; several may be named")]
-    standard = Annotated[Standard, typer.Option(help="relative asks for tiny losses too")]
+    # Names of dtypes, standards and groups are refused by the library, which has the only list of them.
+    target = Annotated[
+        Any, typer.Argument(parser=refusing()(target_of), metavar="TARGET", help="module:function or path.py:function")
+    ]
+    loss = Annotated[
+        Any, Option(parser=refusing()(loss_of), metavar="LOSS", help='as in Python: "ArcFace(s=64.0, m=0.5)"')
+    ]
+    dtype = Annotated[str, Option(metavar=one_of(FORMATS), help="what it computes in")]
+    shape = Annotated[
+        list[Any] | None,
+        Option(parser=refusing()(shape_of), metavar="N,C,D", help="of the cases; several may be given"),
+    ]
+    seed = Annotated[int, Option(min=0, help="of the random numbers")]
+    standard = Annotated[str, Option(metavar=one_of(STANDARDS), help="what counts as right")]
+    accumulate = Annotated[str | None, Option(metavar=one_of(FORMATS), help="what sums are accumulated in")]
+    matmul = Annotated[
+        str | None, Option(metavar=one_of(PRECISION_BITS), help="what matrix products round their factors to")
+    ]
+    as_json = Annotated[bool, Option("--json", help="Print JSON.")]
 
     @app.command("check")
     def check(
         target: target,
         loss: loss,
-        framework: Annotated[Framework, typer.Option(help="what it takes")] = Framework.numpy,
-        dtype: dtype = Dtype.float32,
-        shape: shape = "8,20,64",
-        group: group = list(Group),  # noqa: B006 (typer copies it)
-        standard: standard = Standard.working,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+        framework: Annotated[str, Option(metavar=one_of(FRAMEWORKS), help="what it takes")] = "numpy",
+        dtype: dtype = "float32",
+        shape: shape = None,
+        group: Annotated[
+            list[str] | None, Option(metavar=one_of(GROUPS), help="a group of cases; several may be named")
+        ] = None,
+        standard: standard = "working",
+        accumulate: accumulate = None,
+        matmul: matmul = None,
+        seed: seed = 0,
+        device: Annotated[str | None, Option(help="where tensors are made")] = None,
+        xfail: Annotated[
+            list[str] | None,
+            Option(metavar="CASE[=REASON]", help="a case that is known to fail, with or without its shape; repeatable"),
+        ] = None,
+        no_ignored: Annotated[bool, Option("--no-ignored", help="The code has no ignored labels.")] = False,
+        soft: Annotated[bool, Option("--soft", help="The code takes probabilities for labels.")] = False,
+        value_only: Annotated[bool, Option("--value-only", help="Look at the value alone.")] = False,
+        as_json: as_json = False,
     ) -> None:
-        """Hold a function to a loss: exit status 0 if it conforms, 1 if not, 2 if the call is wrong."""
-        report = check_code(
+        """Test a function against a loss: exit status 0 if it conforms, 1 if not, 2 if the call is wrong.
+
+        A function of which some quantity could not be decided does not conform.
+        """
+        report = run_check(
             target,
             loss,
-            framework=framework.value,
-            dtype=dtype.value,
-            shapes=[shape],
-            groups=[each.value for each in group],
-            standard=standard.value,
-            track=_followed,
+            framework=framework,
+            dtype=dtype,
+            device=device,
+            shapes=shape or None,
+            groups=group or GROUPS,
+            standard=standard,
+            accumulate=accumulate,
+            matmul=matmul,
+            gradients=not value_only,
+            ignored=not no_ignored,
+            soft=soft,
+            xfail=dict(map(xfail_of, xfail or ())),
+            seed=seed,
+            track=iter if as_json else progress,
         )
-        typer.echo(json.dumps(as_data(report), indent=2)) if as_json else show(report)
+        show_json(report_data(report)) if as_json else show_report(report)
         raise typer.Exit(0 if report.passed else 1)
 
     @app.command("budget")
     def budget(
         loss: loss,
-        dtype: dtype = Dtype.float32,
-        shape: shape = "8,20,64",
-        matmul: Annotated[Factors | None, typer.Option(help="what matrix products round their factors to")] = None,
+        dtype: dtype = "float32",
+        shape: shape = None,
+        standard: standard = "working",
+        accumulate: accumulate = None,
+        matmul: matmul = None,
+        seed: seed = 0,
+        as_json: as_json = False,
     ) -> None:
         """Show how far a correct implementation may be off in each case of a loss."""
-        show_budgets(loss, dtype.value, shape, matmul.value if matmul else None)
+        settings = {"dtype": dtype, "standard": standard, "accumulate": accumulate, "matmul": matmul}
+        with refusing():
+            budgets = budget_data(loss, cases_of(loss, dtype, shape or None, seed), settings)
+        if as_json:
+            show_json({"loss": str(loss), **settings, "seed": seed, "cases": budgets})
+        else:
+            show_budgets(f"{loss} in {dtype}, standard {standard}", budgets)
 
     @app.command("cases")
-    def cases(loss: loss, dtype: dtype = Dtype.float32, shape: shape = "8,20,64") -> None:
+    def cases(
+        loss: loss, dtype: dtype = "float32", shape: shape = None, seed: seed = 0, as_json: as_json = False
+    ) -> None:
         """List the cases of a loss, each with the reason why it is there."""
-        for case in named_cases(loss, dtype.value, [shape]):
-            typer.echo(f"{case.id}: {case.reason}")
+        with refusing():
+            listed = cases_of(loss, dtype, shape or None, seed)
+        show_json([case_data(case) for case in listed]) if as_json else show_cases(listed)
 
     app.command("demo")(demo)
-    app.command("losses")(losses)
+
+    @app.command("losses")
+    def losses(as_json: as_json = False) -> None:
+        """List every loss with its defaults."""
+        show_json([loss_data(*entry) for entry in public_losses().items()]) if as_json else show_losses()
+
     return app
 
 
-# ---------------------------------------------------------------------------------------------------------------- check
+# -------------------------------------------------------------------------------------------------------------- options
 
 
-class Framework(Enum):
-    """What a function takes."""
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn an error of the library, which names an argument, into one line on standard error and exit status 2."""
+    import typer
 
-    numpy = "numpy"
-    torch = "torch"
-    jax = "jax"
-
-
-class Group(Enum):
-    """Of cases."""
-
-    ordinary = "ordinary"
-    boundary = "boundary"
-    hard = "hard"
-    range = "range"
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, ImportError) as error:
+        raise typer.BadParameter(in_one_line(error)) from None
 
 
-class Standard(Enum):
-    """What is asked of a small loss."""
-
-    working = "working"
-    relative = "relative"
+def in_one_line(error: BaseException) -> str:
+    """Return the message of an error without its line breaks."""
+    return " ".join(str(error).split())
 
 
-class Factors(Enum):
-    """What a matrix product may round its factors to."""
-
-    tf32 = "tf32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Dtype(Enum):
-    """What a function computes in."""
-
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-    float64 = "float64"
+def one_of(names: Iterable[str]) -> str:
+    """Write the values of an option as its help shows them."""
+    return f"[{'|'.join(names)}]"
 
 
 def loss_of(text: str) -> Any:
     """Make the loss that a text names, such as "ArcFace(s=64.0, m=0.5)". It is parsed, never run."""
     try:
         call = ast.parse(text, mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # ValueError: a null character
         raise ValueError(f"expected a loss such as 'ArcFace(m=0.5)', got {text!r}") from None
     called = call.func if isinstance(call, ast.Call) else call
     names = {name: loss for loss, aliases in public_losses().items() for name in (loss.__name__, *aliases)}
@@ -193,131 +232,271 @@ def loss_of(text: str) -> Any:
 def shape_of(text: str) -> tuple[int, ...]:
     """Read N,C,D."""
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"expected N,C,D such as 8,20,64, got {text!r}")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"expected N,C,D such as 9,7,13, got {text!r}")
     return tuple(map(int, parts))
 
 
-def _followed(cases: Sequence[Any]) -> Iterator[Any]:
-    """Show a bar on standard error once it takes more than a second."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar, start = Progress(console=Console(stderr=True), transient=True), time.monotonic()
-    task = bar.add_task("cases", total=len(cases))
-    for case in cases:
-        yield case
-        bar.advance(task)
-        if time.monotonic() - start > 1.0:
-            bar.start()
-    if bar.live.is_started:
-        bar.stop()
-
-
-def show_budgets(loss: Any, dtype: str, shape: Sequence[int], matmul: str | None) -> None:
-    """Print a table: the value and the largest entry of each gradient, and what each may be off by."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("case", no_wrap=True)
-    told = [case for case in named_cases(loss, dtype, [shape]) if "truth" in case.accepts]
-    fields: list[str] = []
-    for case in told:
-        value, grad = loss.value_and_grad(*case.inputs)
-        allowed = budget_of(loss, *case.inputs, dtype=dtype, matmul=matmul)
-        parts = {"value": (value, allowed.value)}
-        parts |= {"d" + name: (part, getattr(allowed.gradient, name)) for name, part in grad._asdict().items()}
-        entries = {name: pair for name, pair in parts.items() if pair[0] is not None}
-        if not fields:
-            fields = list(entries)
-            for name in fields:
-                table.add_column(name, justify="right")
-                table.add_column("±", justify="right")
-        largest = [float(np.abs(each).max()) for name in fields for each in entries[name]]
-        table.add_row(case.id, *(f"{number:.2g}" for number in largest))
-    console = _console()
-    console.print(f"{loss} in {dtype}: the largest entry, and the largest error that rounding explains\n")
-    console.print(table)
+def xfail_of(text: str) -> tuple[str, str]:
+    """Split "case=reason", or name a reason for a case alone; a reason may hold "="."""
+    case, _, reason = text.partition("=")
+    return case.strip(), reason.strip() or "known to fail"
 
 
 def target_of(text: str) -> Callable[..., Any]:
-    """Find the function that "module:attribute" or "path.py:attribute" names."""
+    """Find the function that "module:function" or "path.py:function" names.
+
+    What the module prints goes to standard error, and whatever it raises, SystemExit included, is a ValueError here.
+    """
     place, _, attribute = text.rpartition(":")
     if not place or not attribute:
-        raise ValueError(f"expected module:attribute or path.py:attribute, got {text!r}")
+        raise ValueError(f"expected module:function or path.py:function, got {text!r}")
     try:
-        found = _loaded(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, FileNotFoundError) as error:
-        raise ValueError(f"{place}: {error}") from None
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise ValueError(f"{place} has no {attribute}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise ValueError(f"{text} cannot be called")
-    return cast("Callable[..., Any]", found)
+        with redirect_stdout(sys.stderr):
+            module = loaded_file(Path(place)) if place.endswith(".py") else loaded_module(place)
+            target = reduce(lambda owner, name: getattr(owner, name, None), attribute.split("."), cast("Any", module))
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too
+        raise ValueError(f"{place}: {type(error).__name__}: {in_one_line(error)}".removesuffix(": ")) from None
+    if not callable(target):
+        raise ValueError(f"{place} has no {attribute}" if target is None else f"{text} cannot be called")
+    return cast("Callable[..., Any]", target)
 
 
-def _loaded(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
+def loaded_module(name: str) -> ModuleType:
+    """Import a module, the current directory first, as ``python -m`` does."""
+    sys.path.insert(0, str(Path.cwd()))
+    return import_module(name)
+
+
+def loaded_file(path: Path) -> ModuleType:
+    """Run a file as a module, under a name that no installed module has; dataclasses look it up in `sys.modules`.
+
+    The files beside it can be imported, and come first, as in ``python path.py``; last if the file has the name of an
+    installed module, which it would hide otherwise.
+    """
+    hides = PathFinder.find_spec(path.stem) is not None
+    sys.path.insert(len(sys.path) if hides else 0, str(path.resolve().parent))
+    name = f"_refloss_check_{path.stem.replace('.', '_')}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # the path ends in .py, so there is a loader
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def show(report: Report) -> None:
-    """Print a table of the groups, and below it what failed and why."""
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+def escape_unencodable() -> None:
+    r"""Write characters that standard output's encoding lacks as escapes such as \u2016, where Python would raise."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def make_console() -> "Console":
+    """Return a console on standard output that takes text as it is; colours only where rich finds a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def make_table(**settings: Any) -> "Table":
+    """Return a table with a line below its head, which is ascii where the console is."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for header in ("group", "cases", "passed", "failed", "undecided", "verdict"):
+    head = box.SIMPLE_HEAD
+    if make_console().options.ascii_only:
+        head = box.Box(str(head).replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-"), ascii=True)
+    return Table(box=head, show_edge=False, **settings)
+
+
+def show_json(data: Any) -> None:
+    """Print JSON, which is ascii."""
+    import typer
+
+    typer.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def json_number(value: float) -> float | str:
+    """Return a number as JSON can hold it: one that is not finite becomes "nan", "inf" or "-inf"."""
+    return float(value) if math.isfinite(value) else str(float(value))
+
+
+def progress(cases: Sequence[Any]) -> Iterator[Any]:
+    """Yield the cases, with a bar on standard error if that is a terminal, once they take more than a second."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    start = time.monotonic()
+    task = bar.add_task("cases", total=len(cases))
+    try:
+        for case in cases:
+            yield case
+            bar.advance(task)
+            if time.monotonic() - start > 1.0:
+                bar.start()
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+
+def run_check(target: Callable[..., Any], loss: Any, **settings: Any) -> Report:
+    """Call `refloss.testing.check`; what the code under check prints goes to standard error.
+
+    A SystemExit, were one to come through, would end the process with a status of its own before there is a report.
+    """
+    import typer
+
+    try:
+        with refusing(), redirect_stdout(sys.stderr):
+            return check_code(target, loss, **settings)
+    except SystemExit as error:
+        typer.echo(f"refloss: SystemExit({error.code!r}) before there was a report", err=True)
+        raise typer.Exit(1) from None
+
+
+def count_results(report: Report) -> dict[str, dict[str, int]]:
+    """Count the cases of each group, and their results by status; one that passed against expectation has failed."""
+    counts = {}
+    for group in report.verdicts:
+        statuses = Counter(result.status for result in report.results if result.case.group == group)
+        counts[group] = {
+            "cases": statuses.total(),
+            "passed": statuses["passed"],
+            "failed": statuses["failed"] + statuses["xpassed"],
+            "undecided": statuses["undecided"],
+            "refused": statuses["refused"],
+            "xfailed": statuses["xfailed"],
+        }
+    return counts
+
+
+def show_report(report: Report) -> None:
+    """Print a table of the groups, and below it what failed and why."""
+    counts = count_results(report)
+    rare = [name for name in ("refused", "xfailed") if any(count[name] for count in counts.values())]
+    columns = ["cases", "passed", "failed", "undecided", *rare]
+    table = make_table()
+    for header in ("group", *columns, "verdict"):
         table.add_column(header)
-    for group, verdict in report.verdicts.items():
-        of_group = [result.status for result in report.results if result.case.group == group]
-        counts = (of_group.count("passed"), of_group.count("failed"), of_group.count("undecided"))
-        table.add_row(group, str(len(of_group)), *map(str, counts), verdict)
-    console = _console()
+    for group, count in counts.items():
+        table.add_row(group, *(str(count[column]) for column in columns), report.verdicts[group])
+    console = make_console()
     console.print(table)
     console.print()
     console.print(str(report))
 
 
-def as_data(report: Report) -> dict[str, Any]:
+def report_data(report: Report) -> dict[str, Any]:
     """Return a report in numbers and strings alone."""
     return {
         "loss": str(report.loss),
         "dtype": report.dtype,
         "framework": report.framework,
+        "device": report.device or None,
+        "standard": report.standard,
         "passed": report.passed,
+        "state": report.state,
+        "meets": report.meets,
         "verdicts": report.verdicts,
+        "counts": count_results(report),
+        "undecided": list(report.undecided),
+        "notes": list(report.notes),
         "diagnoses": list(report.diagnoses),
-        "failures": [
-            {
-                "case": result.case.id,
-                "reason": result.case.reason,
-                "error": result.error,
-                "quantities": [
-                    {"name": entry.name, "where": list(entry.where), "complaint": entry.complaint}
-                    | {
-                        name: value if math.isfinite(value) else str(value)
-                        for name, value in (
-                            ("got", entry.got),
-                            ("expected", entry.expected),
-                            ("allowed", entry.allowed),
-                            ("share", entry.share),
-                        )
-                    }
-                    for entry in result.quantities
-                    if not entry.passed
-                ],
-            }
-            for result in report.results
-            if result.status == "failed"
+        "dead": list(report.dead),
+        "stale": list(report.stale),
+        "failures": [result_data(result) for result in report.results if result.status in ("failed", "xpassed")],
+    }
+
+
+def result_data(result: Any) -> dict[str, Any]:
+    """Return a case that failed, with those of its quantities that did."""
+    return {
+        "case": result.case.id,
+        "reason": result.case.reason,
+        "status": result.status,
+        "error": result.error,
+        "quantities": [
+            {"name": quantity.name, "where": list(quantity.where), "over": quantity.over}
+            | {"complaint": quantity.complaint}
+            | {name: json_number(getattr(quantity, name)) for name in ("got", "expected", "allowed", "share")}
+            for quantity in result.quantities
+            if not quantity.passed
         ],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------- budget and cases
+
+
+def budget_data(loss: Any, cases: Iterable[Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return, for each case that has a truth, the largest entry of each quantity and the largest error allowed."""
+    return [
+        {
+            "case": case.id,
+            "reason": case.reason,
+            "quantities": [
+                {"name": name, "largest": json_number(largest(exact)), "allowed": json_number(largest(allowed))}
+                for name, exact, allowed in quantities_of(loss, case.inputs, settings)
+            ],
+        }
+        for case in cases
+        if "truth" in case.accepts
+    ]
+
+
+def quantities_of(loss: Any, inputs: Sequence[Any], settings: dict[str, Any]) -> Iterator[tuple[str, Array, Array]]:
+    """Yield the value and each gradient: name, truth and budget."""
+    value, gradient = truth(loss, inputs)
+    allowed = budget_of(loss, *inputs, **settings)
+    yield "value", value, allowed.value
+    for name, part in gradient._asdict().items():
+        if part is not None:  # no bias, no gradient of one
+            yield f"d{name}", part, getattr(allowed.gradient, name)
+
+
+def largest(entries: Array) -> float:
+    """Return the largest magnitude, or NaN if there is one."""
+    return float(np.abs(entries).max())
+
+
+def show_budgets(title: str, budgets: Iterable[dict[str, Any]]) -> None:
+    """Print a table with one row per quantity, which 80 columns hold for every loss."""
+    table = make_table()
+    table.add_column("case", overflow="fold")
+    for header in ("quantity", "largest", "allowed"):
+        table.add_column(header, justify="left" if header == "quantity" else "right", no_wrap=True)
+    for budget in budgets:
+        for place, quantity in enumerate(budget["quantities"]):
+            numbers = (f"{float(quantity[name]):.2g}" for name in ("largest", "allowed"))
+            table.add_row("" if place else budget["case"], quantity["name"], *numbers)
+    console = make_console()
+    console.print(f"{title}: the largest entry, and the largest error that rounding explains\n")
+    console.print(table)
+
+
+def show_cases(cases: Iterable[Any]) -> None:
+    """Print one line per case."""
+    console = make_console()
+    for case in cases:
+        console.print(f"{case.id}: {case.reason}", soft_wrap=True)
+
+
+def case_data(case: Any) -> dict[str, Any]:
+    """Return what is known of a case except its numbers: of its inputs, the shapes."""
+    return {
+        "case": case.id,
+        "group": case.group,
+        "reason": case.reason,
+        "flags": list(case.flags),
+        "accepts": list(case.accepts),
+        "inputs": [list(np.shape(entry)) for entry in case.inputs],
     }
 
 
@@ -354,10 +533,7 @@ class Comparison(NamedTuple):
 
 def demo() -> None:
     """Put ArcFace as many repositories write it beside the truth."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table = make_table(padding=0)
     table.add_column("target\nangle", no_wrap=True)
     for header in ("true\nloss", "naive\nloss", "error\nloss", "\nin u", "error\ndL/dx", "error\ndL/dw_y"):
         table.add_column(header, justify="right")
@@ -378,7 +554,7 @@ def demo() -> None:
             said,
             style="green" if said == "agrees" else "red",
         )
-    console = _console()
+    console = make_console()
     console.print(
         "ArcFace as many repositories write it (NumPy, float64, arccos of a clipped cosine) beside the truth, "
         "refloss.ArcFace. One sample, 10 classes, 16 dimensions, m=0.5.\n"
@@ -390,7 +566,7 @@ def demo() -> None:
         "angle 0.3. At angle 0 the true gradient is the one of least norm, in which the target pulls nowhere.\n"
     )
     report = check_code(naive.arcface_value_and_grad, refloss.ArcFace(), dtype="float64")
-    console.print(f"refloss check, on cases of its own: naive {'conforms' if report.passed else 'does not conform'}")
+    console.print(f"refloss check, on cases of its own: naive {report.state}")
     for group, said in report.verdicts.items():
         console.print(f"  {group}: {said}")
     for sentence in report.diagnoses:
@@ -497,35 +673,46 @@ PSI = {
 """ψ of the losses that have one, with their default settings; k = floor(m*theta/pi)."""
 
 
-def losses() -> None:
+def show_losses() -> None:
     """List every loss with its defaults."""
-    from rich import box
     from rich.table import Table
 
     every = public_losses()
     shared = fields(refloss.ModifiedSoftmax)  # the loss that has these and no other
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table = make_table(padding=0)
     for header in ("loss", "defaults", "psi(theta)", "scale", "weights", "gradients"):
         # On 80 columns the names of the triplet's gradients fold first, then defaults and psi.
         table.add_column(header, max_width=len(header) if header == "gradients" else None)
     for loss, aliases in every.items():
-        spec = loss().spec
+        data = loss_data(loss, aliases)
         table.add_row(
-            "\n".join([loss.__name__, *(f"= {alias}" for alias in aliases)]),
+            "\n".join([data["name"], *(f"= {alias}" for alias in aliases)]),
             ", ".join(_default(field) for field in fields(loss) if field.name not in _names(shared)) or "-",
-            PSI.get(loss.__name__, "-"),
-            "-" if spec.head != "margin" else "||x||" if spec.scale is None else "s",
-            {"margin": "unit", "linear": "given"}.get(spec.head, "-"),
-            ", ".join(get_args(get_type_hints(loss.value_and_grad)["return"])[1]._fields),
+            *(data[column] or "-" for column in ("psi", "scale", "weights")),
+            ", ".join(data["gradients"]),
         )
     settings = Table.grid(padding=(0, 2))
     for field in shared:
         without = [loss.__name__ for loss in every if field.name not in _names(fields(loss))]
         settings.add_row(f"  {_default(field)}", f"not {', '.join(without)}" if without else "")
-    console = _console()
+    console = make_console()
     console.print(table)
     console.print("\nk = floor(m*theta/pi); ||x|| is the length of the embedding. Defaults that losses share:\n")
     console.print(settings)
+
+
+def loss_data(loss: type[Any], aliases: Sequence[str]) -> dict[str, Any]:
+    """Return what is listed of a loss; null for what it does not have."""
+    spec = loss().spec
+    return {
+        "name": loss.__name__,
+        "aliases": list(aliases),
+        "defaults": {field.name: field.default for field in fields(loss)},
+        "psi": PSI.get(loss.__name__),
+        "scale": None if spec.head != "margin" else "||x||" if spec.scale is None else "s",
+        "weights": {"margin": "unit", "linear": "given"}.get(spec.head),
+        "gradients": list(get_args(get_type_hints(loss.value_and_grad)["return"])[1]._fields),
+    }
 
 
 def public_losses() -> dict[type[Any], list[str]]:
@@ -543,10 +730,3 @@ def _names(of: tuple[Field[Any], ...]) -> set[str]:
 
 def _default(field: Field[Any]) -> str:
     return f"{field.name}={field.default!r}"
-
-
-def _console() -> "Console":
-    """Write without guessing at what might be a number; colours only where rich finds a terminal."""
-    from rich.console import Console
-
-    return Console(highlight=False)
