@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import SkipTest
 
 import numpy as np
 import pytest
 
 import refloss
-from refloss.testing import Report, Shape, adapters, assert_close, assert_conforms, cases, check, conformance
+from refloss.testing import (
+    Case,
+    Report,
+    Shape,
+    adapters,
+    assert_close,
+    assert_conforms,
+    cases,
+    check,
+    conformance,
+    conforms,
+)
 from refloss.testing import diagnosis as explain
 from refloss.testing.budgets import arithmetic
 from refloss.testing.hard_cases import GROUPS, dtype_of
@@ -283,7 +295,9 @@ def test_only_an_overflow_is_named_as_such():
     assert report.passed
     assert report.verdicts["range"] == "failed"
     (sentence,) = report.diagnoses
-    assert sentence.startswith("NaN or infinite only where the square of a length overflows: divide by")
+    assert sentence.startswith(
+        "in the group range: NaN or infinite only where the square of a length overflows: divide"
+    )
 
 
 @pytest.mark.parametrize("case", cases(LOSS, shapes=SMALL), ids=str)
@@ -600,3 +614,462 @@ def test_a_loss_that_refuses_the_inputs_explains_nothing():
     found = adapters.Found(np.zeros(()), None, np.ones(()))
     known = explain._Known("float32", arithmetic("float32"))
     assert not explain._agrees(refloss.CosFace(), (x, w, np.array([0, 2])), found, known)
+
+
+# ------------------------------------------------------------------------------------------------ arguments and options
+
+
+def test_a_dtype_may_be_the_framework_s_and_a_loss_its_class(torch):  # noqa: F811
+    settings = {"framework": "torch", "shapes": (4, 5, 1), "groups": "ordinary"}
+    for dtype in ("bfloat16", torch.bfloat16):
+        report = check(torch.nn.functional.cross_entropy, refloss.CrossEntropy, dtype=dtype, **settings)
+        assert report.passed
+        assert report.dtype == "bfloat16"
+    assert check(ours(refloss.CosFace()), refloss.CosFace, dtype=np.float64, shapes=SMALL[0], groups=["ordinary"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"groups": ("ordnary",)}, ValueError, "groups: expected some of 'ordinary'"),
+        ({"groups": ()}, ValueError, "groups: expected some of"),
+        ({"cases": []}, ValueError, "cases: expected at least one"),
+        ({"shapes": []}, ValueError, "shapes: expected"),
+        ({"shapes": (4, 5)}, ValueError, "shapes: expected"),
+        ({"shapes": [(4, 0, 3)]}, ValueError, "shapes: expected"),
+        ({"shapes": [(4.5, 1, 3)]}, ValueError, "shapes: expected"),
+        ({"shapes": 7}, ValueError, "shapes: expected"),
+        ({"framework": "mxnet"}, ValueError, "framework: expected one of"),
+        ({"device": "cuda"}, ValueError, "device: NumPy has none"),
+        ({"dtype": "float8"}, ValueError, "dtype: expected one of"),
+        ({"accumulate": "half"}, ValueError, "accumulate: expected one of"),
+        ({"matmul": "fp8"}, ValueError, "matmul: expected one of"),
+        ({"standard": "strict"}, ValueError, "standard: expected one of"),
+        ({"gradients": ("z",)}, ValueError, "gradients: expected True, False or some of 'x', 'w'"),
+        ({"overwrites": ("q",)}, ValueError, "overwrites: expected some of 'x', 'w', 'y'"),
+        ({"cases": [("x", "w", "y")]}, TypeError, "cases: expected cases as"),
+        ({"track": lambda cases: iter(())}, ValueError, "track: expected an iterator"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_is_none_is_refused_by_name(settings, error, said):
+    with pytest.raises(error, match=said):
+        check(ours(LOSS), LOSS, **settings)
+
+
+def test_what_is_no_function_or_no_loss_is_refused():
+    with pytest.raises(TypeError, match="fn: expected a function"):
+        check(3.0, LOSS)
+    with pytest.raises(TypeError, match="loss: expected a loss of refloss"):
+        check(ours(LOSS), "ArcFace")
+    with pytest.raises(ValueError, match="expected C=3, as many as class weights"):
+        check(ours(LOSS), refloss.CosFace(class_weight=(1.0, 2.0, 3.0)), shapes=SMALL)
+
+
+def test_devices_are_those_of_the_framework(torch, jax):  # noqa: F811
+    def fn(z, y):
+        return torch.nn.functional.cross_entropy(z, y)
+
+    settings = {"shapes": (4, 5, 1), "groups": "ordinary"}
+    report = check(fn, refloss.CrossEntropy(), framework="torch", device="cpu", **settings)
+    assert "torch on cpu: conforms" in str(report)
+    with pytest.raises(ValueError, match="device: expected one that torch has here"):
+        check(fn, refloss.CrossEntropy(), framework="torch", device="cuda:7", **settings)
+
+    def in_jax(z, y):
+        return jax.nn.logsumexp(z, axis=1).mean() - z[np.arange(len(y)), y].mean()
+
+    for device in ("cpu", "cpu:0", jax.devices("cpu")[0]):
+        assert check(in_jax, refloss.CrossEntropy(), framework="jax", device=device, **settings)
+    for device in ("cpu:9", "abacus"):
+        with pytest.raises(ValueError, match="device: expected one that jax has here"):
+            check(in_jax, refloss.CrossEntropy(), framework="jax", device=device, **settings)
+
+
+def test_jax_without_float64_is_told(jax):  # noqa: F811
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(ValueError, match="jax_enable_x64"):
+            check(lambda z, y: z.sum(), refloss.CrossEntropy(), framework="jax", dtype="float64")
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def test_several_dtypes_give_a_table(torch):  # noqa: F811
+    fn, settings = torch.nn.functional.cross_entropy, {"framework": "torch", "shapes": (4, 5, 1)}
+    table = conforms(fn, refloss.CrossEntropy(), dtypes=("bfloat16", torch.float32), devices=(None, "cpu"), **settings)
+    assert table
+    assert set(table.reports) == {(d, device) for d in ("bfloat16", "float32") for device in ("", "cpu")}
+    assert len(str(table).splitlines()) == 5
+    wrong = conforms(lambda z, y: 2.0 * fn(z, y), refloss.CrossEntropy(), **settings)
+    assert not wrong
+    assert "does not conform" in str(wrong)
+    for name, value in (("dtypes", ()), ("devices", "cpu")):
+        with pytest.raises(ValueError, match=f"{name}: expected at least one"):
+            conforms(fn, refloss.CrossEntropy(), **{name: value}, **settings)
+
+
+def test_an_expected_failure_may_be_named_without_its_shape():
+    def ignores_nothing(z, y):
+        return ours(refloss.CrossEntropy())(z, np.where(y < 0, 0, y))
+
+    loss, known = refloss.CrossEntropy(), {"boundary-ignored": "", "boundary-all-ignored": "no labels are ignored"}
+    assert check(ignores_nothing, loss, xfail=known)
+    stale = check(ours(loss), loss, xfail=known)
+    assert not stale
+    assert "expected to fail, but no case of 'boundary-ignored' did" in str(stale)
+    dead = check(ignores_nothing, loss, xfail=known | {"boundary-ignord": ""})
+    assert not dead
+    assert "there is no case 'boundary-ignord'" in str(dead)
+    for case in cases(loss, shapes=[(4, 5, 1), (3, 2, 1)]):  # under parametrisation: names of other cases exist too
+        report = check(ignores_nothing, loss, cases=[case], xfail=known | {"hard-equal-9x7x13": "elsewhere"})
+        assert report.state != "does not conform"
+        assert (report.results[0].status == "xfailed") is (case.name in known)
+    assert not check(ours(loss), loss, cases=cases(loss)[:1], xfail={"no-such-9x7x13": ""})
+
+
+def test_conventions_are_settings():
+    def no_ignored(z, y):
+        assert (y >= 0).all()
+        return ours(refloss.CrossEntropy())(z, y)
+
+    assert check(no_ignored, refloss.CrossEntropy(), ignored=False)
+    assert check(ours(refloss.CrossEntropy(ignore_index=None)), refloss.CrossEntropy(ignore_index=None))
+    assert not any("ignored" in case.flags for case in cases(refloss.CrossEntropy(ignore_index=None)))
+    soft = {case.group for case in cases(LOSSES[0], soft=True) if "soft" in case.flags}
+    assert soft == {"boundary"}
+    assert {case.group for case in cases(LOSSES[0]) if "soft" in case.flags} == {"range"}
+
+    def labels_only(z, y):
+        if y.ndim > 1:
+            raise TypeError("labels")
+        return ours(refloss.CrossEntropy())(z, y)
+
+    assert check(labels_only, refloss.CrossEntropy())
+    assert not check(labels_only, refloss.CrossEntropy(), soft=True)
+
+
+def test_some_gradients_may_be_all_there_are():
+    def without_w(x, w, y):
+        value, dx, _ = ours(LOSS)(x, w, y)
+        return value, dx
+
+    report = check(without_w, LOSS, shapes=SMALL)
+    assert not report
+    assert "dw: was not returned" in str(report)
+    assert check(without_w, LOSS, shapes=SMALL, gradients=("x",))
+    assert check(without_w, LOSS, shapes=SMALL, gradients="x")
+
+
+def test_a_bias_is_asked_for_where_the_signature_has_one():
+    loss = refloss.SoftmaxLoss()
+    with_bias = lambda x, w, y, b=None: ours(loss)(x, w, y) if b is None else ours(loss)(x, w, y, b)  # noqa: E731
+    report = check(with_bias, loss)
+    assert report
+    assert "db" in report.names
+    assert "bias" in {flag for result in report.results for flag in result.case.flags}
+    three = lambda x, w, y: with_bias(x, w, y)  # noqa: E731, PLW0108
+    for fn in (three, ours(loss), print):
+        assert "db" not in check(fn, loss, shapes=SMALL).names
+
+    def wrong(x, w, y, b=None):
+        found = with_bias(x, w, y, b)
+        return found if b is None else (*found[:3], 2.0 * found[3])
+
+    assert "db" in str(check(wrong, loss))
+    assert check(wrong, loss, bias=False)
+
+
+def test_inputs_are_not_to_be_written_to():
+    def overwriting(z, y):
+        value, grad = refloss.CrossEntropy().value_and_grad(z, y)
+        z[...] = grad.z
+        return value, z
+
+    report = check(overwriting, refloss.CrossEntropy())
+    assert not report
+    assert "z: is not what it was before the call" in str(report)
+    assert check(overwriting, refloss.CrossEntropy(), overwrites=("z",))
+    assert check(overwriting, refloss.CrossEntropy(), overwrites="z")
+
+    def labels(z, y):
+        found = ours(refloss.CrossEntropy())(z, y)
+        y[:] = 0
+        return found
+
+    assert "y: is not what it was before the call" in str(check(labels, refloss.CrossEntropy()))
+
+
+def test_results_have_to_be_the_same_twice():
+    rng = np.random.default_rng(0)
+
+    def noisy(size):
+        def fn(z, y):
+            value, dz = ours(refloss.CrossEntropy())(z, y)
+            return value * (1.0 + size * rng.normal()), dz
+
+        return fn
+
+    report = check(noisy(1e-12), refloss.CrossEntropy())
+    assert report
+    assert any("are not deterministic" in note for note in report.notes)
+    report = check(noisy(1e-3), refloss.CrossEntropy())
+    assert not report
+    assert report.diagnoses == ("results change from call to call: no other cause was looked for",)
+    calls = []
+
+    def once(z, y):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("the workspace is gone")
+        return ours(refloss.CrossEntropy())(z, y)
+
+    report = check(once, refloss.CrossEntropy(), cases=cases(refloss.CrossEntropy())[:1])
+    assert "a second call on the same inputs raised RuntimeError: the workspace is gone" in str(report)
+
+    def growing(z, y):
+        calls.append(1)
+        value, dz = ours(refloss.CrossEntropy())(z, y)
+        return value, dz[: len(z) - len(calls) % 2]
+
+    assert "two calls" in str(check(growing, refloss.CrossEntropy(), cases=cases(refloss.CrossEntropy())[:1]))
+
+
+@pytest.mark.parametrize("end", [SystemExit(0), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_ends_a_program_is_a_failure(end):
+    def fn(z, y):
+        raise end
+
+    report = check(fn, refloss.CrossEntropy())
+    assert not report
+    assert report.verdicts["boundary" if len(report.results) > 1 else "ordinary"] == "failed"
+    assert any("interrupted" in note for note in report.notes) is isinstance(end, KeyboardInterrupt)
+
+
+def test_only_range_is_the_verdict_where_nothing_else_was_asked_for():
+    def squares(x, w, y):
+        with np.errstate(all="ignore"):
+            bad = sum(float(np.where((rows**2).sum(axis=1) > 1e38, np.nan, 0.0).sum()) for rows in (x, w))
+        value, dx, dw = ours(LOSS)(x, w, y)
+        return value + bad, dx, dw
+
+    assert check(squares, LOSS, groups="range").state == "does not conform"
+    assert check(ours(LOSS), LOSS, groups="range").state == "conforms"
+
+
+def test_a_refusal_is_no_verdict_by_itself():
+    def always(*inputs):
+        raise ValueError("no")
+
+    report = check(always, LOSS, groups="boundary", cases=[c for c in cases(LOSS) if "ignored" in c.flags])
+    assert (report.state, report.verdicts) == ("undecided", {"boundary": "undecided"})
+    with pytest.raises(SkipTest):
+        assert_conforms(always, LOSS, cases=[c for c in cases(LOSS) if "ignored" in c.flags])
+    with pytest.raises(AssertionError, match="undecided"):
+        assert_conforms(ours(LOSS, gradients=False), LOSS, cases=cases(LOSS)[:1])
+
+
+def test_numpy_code_that_was_meant_for_tensors_gets_a_hint(torch):  # noqa: F811
+    report = check(torch.nn.functional.cross_entropy, refloss.CrossEntropy())
+    assert not report
+    assert any("framework='torch'" in note for note in report.notes)
+
+
+def test_own_cases_have_to_be_inputs_of_the_loss():
+    case = Case("mine", "ordinary", (), "", ([[1.0, 2.0]], [7]))
+    with pytest.raises(ValueError, match="cases: 'mine' is no input of CrossEntropy"):
+        check(ours(refloss.CrossEntropy()), refloss.CrossEntropy(), cases=[case])
+    with pytest.raises(ValueError, match="cases: expected a group of"):
+        check(ours(refloss.CrossEntropy()), refloss.CrossEntropy(), cases=[case._replace(group="mine")])
+    inexact = case._replace(inputs=([[0.1, 2.0]], [1]))
+    assert check(ours(refloss.CrossEntropy()), refloss.CrossEntropy(), cases=[inexact])  # rounded to float32 first
+
+
+@pytest.mark.parametrize(
+    ("z", "y"),
+    [
+        (np.array([1.0, 2.0, 4.0]), np.array(1)),
+        (np.linspace(-2.0, 2.0, 24).reshape(2, 3, 4), np.array([[0, 3, 1], [2, -100, 0]])),
+        (np.linspace(-2.0, 2.0, 24).reshape(2, 3, 4), np.full((2, 3, 4), 0.25)),
+        (np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.5, 0.0])),
+    ],
+    ids=["1-D", "3-D", "3-D soft", "1-D soft"],
+)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_logits_of_any_layout_work_to_the_end_of_the_report(z, y, reduction):
+    loss = refloss.CrossEntropy(reduction=reduction)
+    case = Case("mine", "ordinary", (), "", (z, y))
+    assert check(ours(loss), loss, cases=[case])
+    for change in (
+        lambda v, g: (1.5 * v, g),
+        lambda v, g: (v, -g),
+        lambda v, g: (v, g + 1e-3),
+        lambda v, g: (v, g[:1]),
+    ):
+        report = check(lambda *inputs, change=change: change(*ours(loss)(*inputs)), loss, cases=[case])
+        assert not report
+        assert "diagnosis: none" not in str(report)
+
+
+def test_a_diagnosis_that_fails_costs_a_line(monkeypatch):
+    def broken(*given):
+        raise RuntimeError("lost")
+
+    monkeypatch.setattr(conformance, "diagnose", broken)
+    report = check(ours(LOSS, reduction="sum"), LOSS, shapes=SMALL)
+    assert not report
+    assert report.diagnoses == ("none: looking for one raised RuntimeError: lost",)
+
+
+# ------------------------------------------------------------------------------------------------- what code may return
+
+FORMS = {
+    "a tuple": lambda v, z: (v, z),
+    "gradients in a tuple": lambda v, z: (v, (z,)),
+    "gradients in a list": lambda v, z: [v, [z]],
+    "gradients by name": lambda v, z: (v, {"z": z}),
+    "a dict": lambda v, z: {"loss": v, "dz": z},
+    "a dict with a logit": lambda v, z: {"value": v, "grad_z": z, "accuracy": 0.5},
+    "a dict of gradients": lambda v, z: {"loss": v, "grads": {"z": z}},
+    "a dict with a tuple": lambda v, z: {"loss": v, "gradients": (z,), "n": 3},
+    "None for labels": lambda v, z: (v, z, None),
+    "more than there are": lambda v, z: (v, z, z),
+    "a number of Python's": lambda v, z: (float(v), z),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_values_and_gradients_are_read_in_any_form(form):
+    report = check(lambda *inputs: FORMS[form](*ours(refloss.CrossEntropy())(*inputs)), refloss.CrossEntropy())
+    assert report, str(report)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (lambda v, z: None, "got None"),
+        (lambda v, z: (), "got nothing"),
+        (lambda v, z: {"grad": z}, "got a dict of ['grad']"),
+        (lambda v, z: ((v, 1.0), z), "got a tuple first"),
+        (lambda v, z: (None, z), "got a NoneType first"),
+        (lambda v, z: "0.5", "has to be real numbers"),
+        (lambda v, z: v + 0.0j, "has to be real numbers"),
+    ],
+)
+def test_what_holds_no_value_is_refused_by_name(form, said):
+    report = check(lambda *inputs: form(*ours(refloss.CrossEntropy())(*inputs)), refloss.CrossEntropy())
+    assert not report
+    assert said in str(report)
+
+
+def test_what_comes_beside_is_said(torch):  # noqa: F811
+    right = torch.nn.functional.cross_entropy
+    report = check(lambda z, y: (right(z, y), z.argmax(dim=1)), refloss.CrossEntropy(), framework="torch")
+    assert report
+    assert any("no gradient, and was not looked at: Tensor of shape" in note for note in report.notes)
+    report = check(lambda z, y: (right(z, y), z), refloss.CrossEntropy(), framework="torch")
+    assert not report
+    assert any("was read as dz" in note for note in report.notes)
+    report = check(lambda *i: (ours(LOSSES[0])(*i)[0], 0.5), refloss.CrossEntropy())
+    assert report.state == "undecided"
+
+
+def test_a_value_without_a_graph_has_no_gradients(torch):  # noqa: F811
+    right = torch.nn.functional.cross_entropy
+    report = check(lambda z, y: right(z.detach(), y), refloss.CrossEntropy(), framework="torch")
+    assert report.state == "undecided"
+
+    def sometimes(z, y):
+        return right(z.detach() if z.max() > 100 else z, y)
+
+    report = check(sometimes, refloss.CrossEntropy(), framework="torch")
+    assert not report
+    assert "dz: was not returned, as it was in other cases" in str(report)
+
+
+def test_sparse_gradients_are_read(torch):  # noqa: F811
+    numbers = torch.tensor([[0.0, 2.0], [0.0, 0.0]]).to_sparse()
+    assert (adapters.read(numbers) == [[0.0, 2.0], [0.0, 0.0]]).all()
+    assert adapters.read(torch.tensor([1, 2])).dtype == np.float64
+
+
+def test_results_one_has_are_compared_entry_by_entry():
+    z, y = np.array([[1.0, 2.0], [0.5, 0.25]]), np.array([0, -100])
+    value, grad = refloss.CrossEntropy().value_and_grad(z, y)
+    assert_close(refloss.CrossEntropy, z, y, dtype=np.float32, value=value, grad_z=grad.z)
+    leak = grad.z + np.array([[0.0, 0.0], [1e-20, 0.0]])
+    with pytest.raises(AssertionError, match=r"dz\[1, 0\]"):
+        assert_close(refloss.CrossEntropy(), z, y, dtype="float32", grad_z=leak)
+    with pytest.raises(ValueError, match="value: expected it or a gradient to compare"):
+        assert_close(refloss.CrossEntropy(), z, y, dtype="float32")
+    with pytest.raises(AssertionError, match="input 0: holds numbers that float32 does not"):
+        assert_close(refloss.CrossEntropy(), z + 0.1, y, dtype="float32", value=2.0 * value)
+
+
+# ------------------------------------------------------------------------------------------------------ no false causes
+
+
+def said_of(change, loss=LOSSES[0], **settings):
+    """The diagnoses of results of refloss that were changed."""
+    return check(changed(change, loss), loss, **settings).diagnoses
+
+
+def test_no_cause_is_named_for_what_is_infinite():
+    def infinite(inputs, value, dz):
+        return (np.inf if np.abs(inputs[0]).max() > 3.0 else value), dz
+
+    assert said_of(infinite)[0].startswith("results are NaN or infinite, in ")
+
+
+def test_noise_is_no_product_of_short_numbers():
+    rng = np.random.default_rng(0)
+
+    def noise(inputs, value, *gradients):
+        rng = np.random.default_rng(abs(hash(inputs[0].tobytes())) % 2**32)
+        return value * (1.0 + 1e-4 * rng.normal()), *gradients
+
+    for loss in (refloss.CosFace(), refloss.SoftmaxLoss(), refloss.CrossEntropy(), refloss.Triplet()):
+        assert not any("rounded" in said or "computed in" in said for said in said_of(noise, loss))
+    assert rng is not None
+
+
+def test_float32_on_the_way_is_named_as_that():
+    def shortened(inputs, value, dz):
+        return float(np.float32(value)), dz.astype(np.float32).astype(float)
+
+    assert said_of(shortened, dtype="float64") == (
+        "as float32 would give: something is computed in float32 on the way",
+    )
+
+
+def test_a_factor_that_equals_n_by_chance_is_a_factor():
+    said = said_of(lambda i, v, g: (v, 9.0 * g), shapes=(9, 7, 13), groups="ordinary")
+    assert said == ("the gradient of z is 9 times what it should be, in each of 2 failing cases",)
+    alone = said_of(lambda i, v, g: (v, 9.0 * g), cases=cases(LOSSES[0])[:1])
+    assert alone == ("the gradient of z is 9 times what it should be, in the one case that failed",)
+    slight = said_of(lambda i, v, g: (v, 1.0005 * g), shapes=(9, 7, 13), groups="ordinary")
+    assert not any("1 times" in sentence for sentence in slight)
+
+
+def test_a_log_of_a_softmax_is_no_arccos(torch):  # noqa: F811
+    def cosface(x, w, y):
+        f = torch.nn.functional
+        z = 64.0 * (f.normalize(x) @ f.normalize(w).T - 0.35 * f.one_hot(y, len(w)))
+        return f.nll_loss(torch.log(torch.softmax(z, dim=1)), y)
+
+    report = check(cosface, refloss.CosFace(), framework="torch", ignored=False)
+    assert not report
+    assert not any("arccos" in sentence for sentence in report.diagnoses)
+    assert report.diagnoses[0].startswith("NaN or infinite only where logits are far apart")
+
+
+def test_a_fit_has_to_explain_everything():
+    def sometimes(inputs, value, dx, dw):
+        other = ours(LOSS, m=0.5005)(*inputs) if len(dx) == 9 else (value, dx, dw)
+        return other
+
+    assert not any("m=" in sentence for sentence in said_of(sometimes, LOSS))
+    assert said_of(lambda i, v, dx, dw: ours(LOSS, m=0.45)(*i), LOSS)[0].startswith(
+        "value and gradient agree with m=0.45"
+    )

@@ -24,9 +24,9 @@ from refloss.testing.adapters.results import as_array
 from refloss.testing.budgets import arithmetic, as_loss, bounds, ladder, truth
 from refloss.testing.diagnosis import diagnose
 from refloss.testing.errors import Arithmetic
-from refloss.testing.hard_cases import GROUPS, Case, dtype_of
+from refloss.testing.hard_cases import GROUPS, Case, counts_nothing, dtype_of
 from refloss.testing.hard_cases import cases as named_cases
-from refloss.testing.report import UNDECIDED, Conformance, Quantity, Report, Result
+from refloss.testing.report import ENDS, UNDECIDED, Conformance, Quantity, Report, Result
 
 LABELS = {"logits": 1, "linear": 2, "margin": 2}
 """Where the labels are among the inputs."""
@@ -141,7 +141,7 @@ def check(
     for case in track(chosen):
         found, error = _tried(run, case)
         results.append(Result(case, judge.quantities(case, found) if found else (), found, error, ""))
-        if error.startswith("KeyboardInterrupt"):
+        if error.startswith(f"{ENDS} KeyboardInterrupt"):
             notes.append("interrupted: the cases that follow were not run")
             break
     if not results:
@@ -171,7 +171,7 @@ def assert_conforms(fn: Callable[..., Any], loss: Any, **settings: Any) -> None:
     """Raise AssertionError with the report if foreign code does not conform; settings are those of `check`.
 
     A report that is undecided is no pass either. Where single cases were given with ``cases=``, and their budgets leave
-    nothing to decide or the code may refuse them and does, it raises `unittest.SkipTest`: a parametrised test is skipped.
+    nothing to decide, or the code may refuse them and does, it raises `unittest.SkipTest`: such a test is skipped.
     """
     report = check(fn, loss, **settings)
     single = settings.get("cases") is not None
@@ -367,7 +367,7 @@ class _Expected:
     def __init__(self, xfail: Mapping[str, str] | None, known: Sequence[Case], loss: Any, *, partial: bool) -> None:
         self.reasons = {name: reason or "expected" for name, reason in (xfail or {}).items()}
         there = {name for case in known for name in (case.id, case.name)}
-        if partial:  # one case at a time: the others exist all the same
+        if partial and self.reasons:  # one case at a time: the others exist all the same
             there |= {case.name for soft in (False, True) for case in named_cases(loss, bias=True, soft=soft)}
         shapeless = {name: Case(name, "", (), "", ()).name for name in self.reasons}
         missing = [name for name in self.reasons if name not in there and not (partial and shapeless[name] in there)]
@@ -390,11 +390,16 @@ class _Expected:
 
 
 def _tried(run: Callable[[Case], Found], case: Case) -> tuple[Found | None, str]:
-    """What foreign code found in a case, or what it raised: whatever it raises is a result."""
+    """What foreign code found in a case, or what it raised: whatever it raises is a result.
+
+    What is no Exception would end the program, or skip a test: that is no way of refusing an input, and said first.
+    """
     try:
         return run(case), ""
-    except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+    except Exception as error:
         return None, f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        return None, f"{ENDS} {type(error).__name__}: {error}"
 
 
 def _twice(run: Callable[[Case], Found], first: Result, judge: _Judge) -> tuple[Result, list[str]]:
@@ -480,7 +485,7 @@ class _Judge:
             hint = "" if found.value.ndim == np.ndim(value) else ": is reduction='none' on one side only?"
             return (_refused("value", f"shape {found.value.shape}, expected {np.shape(value)}{hint}"),)
         allowed, errors = bounds(self.loss, case.inputs, a, found.upstream)
-        nothing = "nothing" in case.accepts and bool(np.isnan(value).any())
+        nothing = counts_nothing(self.loss, case.inputs)
         # Zeros of labelled losses hold by structure; of a triplet, only where its margin is surely kept.
         floor = 16.0 * FORMATS[self.dtype].smallest if self.loss.spec.head == "triplet" else np.inf
         quantities = [compare("value", found.value, value, allowed, nothing=nothing, floor=floor)]
@@ -516,7 +521,9 @@ class _Judge:
 
         def looked_at(result: Result) -> Result:
             found = result.found
-            missing = given and found is not None and found.gradients is None and "nothing" not in result.case.accepts
+            missing = given and found is not None and found.gradients is None
+            if counts_nothing(self.loss, result.case.inputs):
+                missing = False  # nothing depends on the inputs there
             names = [name for name in self.fields(result.case) if name in self.wanted] if missing else []
             for name in names:
                 result = result.with_complaint(f"d{name}", "was not returned, as it was in other cases")
@@ -526,19 +533,18 @@ class _Judge:
 
     def apart(self, case: Case, found: Found, again: Found) -> tuple[float, float]:
         """Return how far two results of a case are apart, absolutely and over their budget."""
-        allowed, errors = (
-            bounds(self.loss, case.inputs, self.arithmetic, found.upstream) if "truth" in case.accepts else (np.inf, {})
-        )
-        limits = [allowed, *(errors.get(name, np.inf) for name in self.fields(case))]
-        pairs = zip(
-            (found.value, *(found.gradients or ())), (again.value, *(again.gradients or ())), limits, strict=False
-        )
+        parts, others = ((each.value, *(each.gradients or ())) for each in (found, again))
+        if [None if p is None else p.shape for p in parts] != [None if p is None else p.shape for p in others]:
+            return np.inf, np.inf
+        allowed: Array = np.asarray(np.inf)
+        errors: dict[str, Array] = {}
+        if "truth" in case.accepts and found.value.shape == self._shape(case):
+            allowed, errors = bounds(self.loss, case.inputs, self.arithmetic, found.upstream)
+        limits = (allowed, *(errors.get(name, np.inf) for name in self.fields(case)))
         off = share = 0.0
-        for one, other, limit in pairs:
-            if one is None or other is None or np.array_equal(one, other, equal_nan=True):
-                continue
-            if one.shape != other.shape:
-                return np.inf, np.inf
+        for one, other, limit in zip(parts, others, limits, strict=False):
+            if one is None or other is None or np.shape(limit) not in ((), one.shape):
+                continue  # what has another shape is refused for that
             with np.errstate(invalid="ignore"):
                 same = (one == other) | (np.isnan(one) & np.isnan(other))
                 apart = np.where(same, 0.0, np.nan_to_num(np.abs(one - other), nan=np.inf, posinf=np.inf))
@@ -644,7 +650,7 @@ def compare(
 
 def _shares(off: Array, limit: Any) -> Array:
     """Errors over their budgets: 0 for none, infinite where there is no budget or no number."""
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         shares = np.where(off == 0.0, 0.0, off / limit)
     return np.asarray(np.nan_to_num(shares, nan=np.inf, posinf=np.inf))
 

@@ -22,7 +22,7 @@ from refloss.stages import margin
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import arithmetic, bounds
 from refloss.testing.errors import Arithmetic
-from refloss.testing.hard_cases import Case
+from refloss.testing.hard_cases import Case, counts_nothing
 
 Length: TypeAlias = Callable[[Array], Array]
 Ran: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
@@ -38,7 +38,7 @@ SPECIAL = {
     "underflow",
     "offset",
     "ignored",
-    "nothing",
+    "weightless",
     "masked",
     "soft",
     "gap",
@@ -112,29 +112,37 @@ def diagnose(
     only if nothing else fails: other causes show there too, but not alone.
     """
     if loss.spec.head == "logits":
-        failed, passed = ([_flat(case, found) for case, found in ran] for ran in (failed, passed))
-    infinite = [(case, found) for case, found in failed if not _finite(found)]
-    said = [_of_infinite(infinite, passed)] if infinite else []
-    finite = [(case, found) for case, found in failed if _finite(found)]
+        failed, passed = ([_flat(loss, case, found) for case, found in ran] for ran in (failed, passed))
     known = _Known(dtype, a)
-    failing, right = _plain(finite), [(case.inputs, found) for case, found in _plain(passed) if _finite(found)]
-    if not failing:
-        return said + list(_special(loss, finite, known))
+    finite = [(case, found) for case, found in failed if _finite(loss, case, found, known)]
+    infinite = [(case, found) for case, found in failed if not _finite(loss, case, found, known)]
+    said = _of_infinite(loss, [case for case, _ in infinite if case.group != "range"], known)
+    failing, right = _plain(finite), [(case.inputs, found) for case, found in _plain(passed)]
+    if failing:
+        said += _named(loss, failing, right, known)
+    else:
+        said += list(_special(loss, finite, known))
+    beside = _of_infinite(loss, [case for case, _ in infinite if case.group == "range"], known)
+    return said + [f"in the group range: {sentence}" for sentence in beside]
+
+
+def _named(loss: Any, failing: Sequence[tuple[Case, Found]], right: Ran, known: _Known) -> list[str]:
+    """Causes of failures that have no special reason; if there is none, of those outside the group hard."""
     named = _general(loss, [(case.inputs, found) for case, found in failing], right, known)
     easy = [(case.inputs, found) for case, found in failing if case.group != "hard"]
     if named or len(easy) == len(failing):
-        return said + named
-    simple = [(case.inputs, found) for case, found in _plain(passed) if case.group != "hard" and _finite(found)]
-    general = _general(loss, easy, simple, known, fit=False)
-    return said + [f"{sentence} (but for the group hard, where more is wrong)" for sentence in general]
+        return named
+    general = _general(loss, easy, right, known, fit=False)
+    return [f"{sentence} (but for the group hard, where more is wrong)" for sentence in general]
 
 
-def _flat(case: Case, found: Found) -> tuple[Case, Found]:
+def _flat(loss: Any, case: Case, found: Found) -> tuple[Case, Found]:
     """Logits of any layout as rows."""
     z, y = case.inputs
     classes = z.shape[-1]
     rows = z.reshape(-1, classes), y.reshape((-1, classes) if y.ndim == z.ndim else -1)
-    value, upstream = (part.reshape(-1) if np.ndim(part) else part for part in (found.value, found.upstream))
+    parts = (found.value, found.upstream)
+    value, upstream = (np.reshape(part, -1) for part in parts) if loss.reduction == "none" else parts
     gradients = (
         None
         if found.gradients is None
@@ -149,24 +157,30 @@ def _plain(ran: Iterable[tuple[Case, Found]]) -> list[tuple[Case, Found]]:
     return [(case, found) for case, found in ran if "truth" in case.accepts and not set(case.flags) & SPECIAL]
 
 
-def _finite(found: Found) -> bool:
-    parts = (found.value, *(found.gradients or ()))
-    return all(part is None or bool(np.isfinite(part).all()) for part in parts)
+def _finite(loss: Any, case: Case, found: Found, known: _Known) -> bool:
+    """Whether everything is a number that has to be one."""
+    given = (found.value, *(found.gradients or ()))
+    if counts_nothing(loss, case.inputs) or all(part is None or np.isfinite(part).all() for part in given):
+        return True
+    if "truth" not in case.accepts:
+        return False
+    true = (known.value(loss, case.inputs), *known.gradient(loss, case.inputs, found.upstream))
+    pairs = [(part, ours) for part, ours in zip(given, true, strict=False) if part is not None and ours is not None]
+    return all(np.shape(part) != np.shape(ours) or np.isfinite(part[np.isfinite(ours)]).all() for part, ours in pairs)
 
 
 OF_INFINITE = (
     ("masked", "where logits are -inf, as 0 * inf is NaN: leave masked classes out of sums"),
     ("coinciding", "where points coincide, as the root of a squared distance has no slope at 0"),
-    ("nothing", "where nothing counts, as 0/0 is NaN"),
+    ("weightless", "where all weights are 0, as 0/0 is NaN"),
     ("zero vector", "for vectors of zeros, which have no direction"),
     (
         "gap",
-        "where logits are far apart: an exponential overflows, or a probability vanishes before its logarithm; "
-        "take log_softmax",
+        "where logits are far apart: an exponential overflows, or a probability vanishes before its logarithm",
     ),
     (
         "offset",
-        "where all logits are large: their exponentials overflow or vanish; take the largest away from all of them",
+        "where all logits are large, and not taken away from the largest: exponentials overflow or vanish",
     ),
     ("overflow", "where the square of a length overflows: divide by the largest entry before squaring"),
     ("underflow", "where the square of a length vanishes: divide by the largest entry before squaring"),
@@ -176,14 +190,24 @@ OF_INFINITE = (
 """What is special about cases by their flags, in the order in which they are looked at."""
 
 
-def _of_infinite(infinite: Sequence[tuple[Case, Found]], passed: Sequence[tuple[Case, Found]]) -> str:
+def _of_infinite(loss: Any, infinite: Sequence[Case], known: _Known) -> list[str]:
     """Say where results are NaN or infinite: in which kinds of cases, if they are in no others."""
-    kinds = [{flag for flag, _ in OF_INFINITE if flag in case.flags} for case, _ in infinite]
+    kinds = [{flag for flag, _ in OF_INFINITE if flag in (*case.flags, *_gap(loss, case, known))} for case in infinite]
     if not all(kinds):
-        plain = next(case for (case, _), kind in zip(infinite, kinds, strict=True) if not kind)
-        return f"results are NaN or infinite, in {plain.id} for one ({plain.reason})"
+        plain = next(case for case, kind in zip(infinite, kinds, strict=True) if not kind)
+        return [f"results are NaN or infinite, in {plain.id} for one ({plain.reason})"]
     there = dict.fromkeys(next(said for flag, said in OF_INFINITE if flag in kind) for kind in kinds)
-    return "NaN or infinite only " + "; and ".join(there)
+    return ["NaN or infinite only " + "; and ".join(there)] if there else []
+
+
+def _gap(loss: Any, case: Case, known: _Known) -> tuple[str, ...]:
+    """Whether logits are so far apart that an exponential vanishes, also where that is not what the case is for."""
+    if loss.spec.head == "triplet" or "truth" not in case.accepts:
+        return ()
+    name = {"linear": "linear", "margin": "logits"}.get(loss.spec.head)
+    z = case.inputs[0] if name is None else known.trace(loss, case.inputs)[name].output
+    apart = float((z.max(axis=1) - np.where(np.isfinite(z), z, np.inf).min(axis=1)).max())
+    return ("gap",) if apart > -np.log(FORMATS[known.dtype].smallest) else ()
 
 
 def _special(loss: Any, failed: Sequence[tuple[Case, Found]], known: _Known) -> Iterator[str]:
@@ -295,8 +319,9 @@ def _over(
     """Which entries of the value, then of each gradient, are over budget; None for arrays of another shape."""
 
     def over(got: Array, ours: Array, bound: Array) -> Any:
-        alike = (np.abs(got - ours) <= bound) | (np.isnan(got) & np.isnan(ours)) | (got == ours)
-        return ~alike if got.shape == np.shape(ours) else None
+        if got.shape != np.shape(ours):
+            return None
+        return ~((np.abs(got - ours) <= bound) | (np.isnan(got) & np.isnan(ours)) | (got == ours))
 
     value = known.value(loss, inputs)  # first, for it refuses what is no input
     allowed, errors = known.bounds(loss, inputs, theirs.upstream, a)

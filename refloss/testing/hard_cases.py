@@ -23,11 +23,7 @@ __all__ = ["GROUPS", "SHAPES", "Case", "Shape", "cases", "dtype_name", "dtype_of
 GROUPS = ("ordinary", "boundary", "hard", "range")
 VERDICT = GROUPS[:3]
 """Groups that the verdict covers; `range` is shown beside."""
-ACCEPTED = {
-    "nothing": ("truth", "refusal", "nothing"),
-    "ignored": ("truth", "refusal"),
-    "zero vector": ("refusal", "finite"),
-}
+ACCEPTED = {"ignored": ("truth", "refusal"), "zero vector": ("refusal", "finite")}
 """What may come back beside or instead of the truth, where there is more than one convention."""
 LONGEST = {"float16": 2, "bfloat16": 30, "float32": 30, "float64": 200}  # powers of ten whose square overflows
 FAR_GAPS = (120.0, 800.0)
@@ -67,8 +63,8 @@ class Case(NamedTuple):
     inputs: tuple[Any, ...]
     """What the loss is called with: float64 arrays whose numbers the dtype holds exactly, and labels."""
     accepts: tuple[str, ...] = ("truth",)
-    """What may come back: "truth", within the budget; "refusal", an exception; "nothing", 0 or NaN; "finite", any
-    numbers, there being no truth. On a boundary the budget itself holds what is true on either side."""
+    """What may come back: "truth", within the budget; "refusal", an exception; "finite", any numbers, there being no
+    truth. On a boundary the budget itself holds what is true on either side."""
 
     @property
     def name(self) -> str:
@@ -224,6 +220,17 @@ def _labels(n: int, c: int) -> Callable[[], Any]:
     return following
 
 
+def counts_nothing(loss: Any, inputs: tuple[Any, ...]) -> bool:
+    """Whether a mean is taken of nothing: every label is ignored, or of a class of weight 0."""
+    if loss.spec.head == "triplet" or loss.reduction != "mean":
+        return False
+    y = inputs[1 if loss.spec.head == "logits" else 2]
+    if y.dtype.kind not in "iu":
+        return False
+    kept, weights = y[y != loss.ignore_index], loss.spec.cross_entropy.class_weight
+    return not kept.size or (weights is not None and not np.take(weights, kept).any())
+
+
 # ------------------------------------------------------------------------------------------------------- linear, margin
 
 
@@ -256,9 +263,9 @@ def _of_heads(setting: Setting) -> Iterator[Draft]:
         yield Draft("boundary", "ignored", ("ignored",), _ignored(loss), (x, w, _some(loss, y)))
     if _can_ignore(loss):
         nobody = np.full(n, loss.ignore_index)
-        yield Draft("boundary", "all-ignored", ("ignored", "nothing"), NOTHING, (x, w, nobody))
+        yield Draft("boundary", "all-ignored", ("ignored",), NOTHING, (x, w, nobody))
     if (weightless := _weightless(loss, n)) is not None:
-        yield Draft("boundary", "weight-0", ("nothing",), WEIGHTLESS, (*random(weightless), weightless))
+        yield Draft("boundary", "weight-0", ("weightless",), WEIGHTLESS, (*random(weightless), weightless))
     x, w = random(y := labels())
     reason = "all other classes are one and the same"
     yield Draft("hard", "same-classes", ("same classes",), reason, (x, _same(w, y), y))
@@ -327,6 +334,15 @@ def _of_biases(setting: Setting, random: Callable[[Any], tuple[Array, Array]]) -
     labels, normal = setting.labels, setting.normal
     y = labels()
     yield Draft("ordinary", "bias", ("bias",), "a bias", (*random(y), y, normal(c)))
+    if n > 1:
+        y = labels()
+        yield Draft(
+            "boundary",
+            "ignored-bias",
+            ("ignored", "bias"),
+            _ignored(setting.loss),
+            (*random(y), _some(setting.loss, y), normal(c)),
+        )
     y = labels()
     reason = "a bias of 1000 and more: exponentials of logits overflow"
     yield Draft("hard", "bias-offset", ("bias", "offset"), reason, (*random(y), y, 1000.0 + normal(c)))
@@ -526,9 +542,9 @@ def _of_logits(setting: Setting) -> Iterator[Draft]:
         yield Draft("boundary", "ignored", ("ignored",), _ignored(loss), (normal(n, c), _some(loss, labels())))
     if _can_ignore(loss):
         nobody = np.full(n, loss.ignore_index)
-        yield Draft("boundary", "all-ignored", ("ignored", "nothing"), NOTHING, (normal(n, c), nobody))
+        yield Draft("boundary", "all-ignored", ("ignored",), NOTHING, (normal(n, c), nobody))
     if (weightless := _weightless(loss, n)) is not None:
-        yield Draft("boundary", "weight-0", ("nothing",), WEIGHTLESS, (normal(n, c), weightless))
+        yield Draft("boundary", "weight-0", ("weightless",), WEIGHTLESS, (normal(n, c), weightless))
     shares = np.array([setting.rng.multinomial(64, row) for row in setting.rng.dirichlet(np.ones(c), n)]) / 64.0
     yield Draft("boundary", "soft", ("soft",), "probabilities for labels, some of them 0", (normal(n, c), shares))
     yield Draft("hard", "equal", ("equal",), "all logits equal: the loss is log C", (np.full((n, c), 2.0), labels()))

@@ -92,8 +92,8 @@ class Result(NamedTuple):
         return self._replace(quantities=(*self.quantities, bad))
 
 
-ENDS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit")
-"""Exceptions that end a program: no way of refusing an input."""
+ENDS = "what ends a program:"
+"""How the error of an exception begins that is no Exception: no way of refusing an input."""
 
 
 class Report(NamedTuple):

@@ -63,4 +63,4 @@ def run(
         incoming = first_of(upstream, np.shape(value), dtype)
         found = found._replace(value=value, gradients=back(jax.numpy.asarray(incoming, dtype=value.dtype)))
     after = [fixed.get(place, entry) for place, entry in enumerate(before)]
-    return finish(found, incoming, fields, differentiated=incoming is not None)._replace(changed=changed(before, after))
+    return finish(found, incoming, fields, doubtful=incoming is None)._replace(changed=changed(before, after))

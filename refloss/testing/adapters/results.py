@@ -129,13 +129,13 @@ def told_apart(found: Parts, shapes: Sequence[tuple[int, ...]], differentiable: 
     return Parts(found.value, None, (*found.gradients, *found.others))
 
 
-def finish(found: Parts, upstream: Any, fields: Sequence[str], *, differentiated: bool = False) -> Found:
-    """Read value and gradients into float64, and say how what came beside the value was read."""
+def finish(found: Parts, upstream: Any, fields: Sequence[str], *, doubtful: bool = False) -> Found:
+    """Read value and gradients into float64; say how what came beside the value was read where that is doubtful."""
     gradients, others, hint = found.gradients, list(found.others), ""
     if gradients is not None:
         others += [entry for entry in gradients[len(fields) :] if entry is not None]
         gradients = tuple(None if entry is None else read(entry) for entry in gradients[: len(fields)])
-    if gradients is not None and not differentiated:
+    if gradients is not None and doubtful:
         names = ", ".join(f"d{name}" for name in fields[: len(gradients)])
         hint = f"what came beside the value was read as {names}; if it is something else, return the value alone"
     value = read(found.value)

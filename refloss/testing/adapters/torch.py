@@ -54,6 +54,6 @@ def run(
         gradients = torch.autograd.grad(value, leaves, given, allow_unused=True)
         zeros = (torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, gradients, strict=True))
         found = found._replace(gradients=tuple(zeros))
-    return finish(found, incoming, fields, differentiated=incoming is not None)._replace(
+    return finish(found, incoming, fields, doubtful=incoming is None and differentiable)._replace(
         changed=changed(before, tensors)
     )
