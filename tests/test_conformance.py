@@ -762,6 +762,35 @@ def test_some_gradients_may_be_all_there_are():
     assert check(without_w, LOSS, shapes=SMALL, gradients="x")
 
 
+def test_frameworks_differentiate_what_is_wanted(torch, jax):  # noqa: F811
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z, y):
+            return torch.nn.functional.cross_entropy(z, y)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            raise NotImplementedError("no backward")
+
+    assert not check(Forward.apply, refloss.CrossEntropy(), framework="torch")
+    assert check(Forward.apply, refloss.CrossEntropy(), framework="torch", gradients=False)
+
+    def detached(x, w, y):
+        return torch.nn.functional.cross_entropy(x @ w.detach().T, y)
+
+    assert not check(detached, refloss.SoftmaxLoss(), framework="torch", shapes=SMALL)
+    assert check(detached, refloss.SoftmaxLoss(), framework="torch", shapes=SMALL, gradients="x")
+
+    def stopped(x, w, y):
+        z = x @ jax.lax.stop_gradient(w).T
+        return -jax.nn.log_softmax(z)[np.arange(len(y)), y].mean()
+
+    settings = {"framework": "jax", "shapes": SMALL, "ignored": False}
+    assert not check(stopped, refloss.SoftmaxLoss(), **settings)
+    assert check(stopped, refloss.SoftmaxLoss(), gradients="x", **settings)
+    assert check(stopped, refloss.SoftmaxLoss(), gradients=False, **settings)
+
+
 def test_a_bias_is_asked_for_where_the_signature_has_one():
     loss = refloss.SoftmaxLoss()
     with_bias = lambda x, w, y, b=None: ours(loss)(x, w, y) if b is None else ours(loss)(x, w, y, b)  # noqa: E731

@@ -134,7 +134,8 @@ def check(
     def run(case: Case) -> Found:
         upstream = np.random.default_rng([seed, zlib.crc32(case.id.encode())]).normal(size=1 << 12)
         fields = judge.fields(case)
-        return call(fn, framework, dtype, device, case.inputs, upstream, fields, LABELS.get(loss.spec.head))
+        label, wanted = LABELS.get(loss.spec.head), tuple(name for name in fields if name in judge.wanted)
+        return call(fn, framework, dtype, device, case.inputs, upstream, fields, label, wanted)
 
     results: list[Result] = []
     notes: list[str] = []

@@ -48,6 +48,7 @@ def call(
     upstream: Array,
     fields: tuple[str, ...],
     labels: int | None = None,
+    wanted: tuple[str, ...] | None = None,
 ) -> Found:
     """Call fn with inputs of the framework and the dtype.
 
@@ -71,6 +72,8 @@ def call(
         Names of the inputs that have gradients, in their order.
     labels
         Which of the inputs is the labels, if any.
+    wanted
+        Which of the fields a framework has to differentiate by; all if left out.
     """
     module = _module(framework)
     wide = np.float32 if dtype in ("float16", "bfloat16") else dtype_of(dtype)
@@ -79,5 +82,7 @@ def call(
         for place, entry in enumerate(inputs)
     ]
     with np.errstate(all="ignore"):  # what overflows is seen in the results
-        found: Found = module.run(fn, dtype, device, arrays, upstream, fields, labels)
+        found: Found = module.run(
+            fn, dtype, device, arrays, upstream, fields, labels, fields if wanted is None else wanted
+        )
     return found

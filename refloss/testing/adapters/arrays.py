@@ -25,6 +25,7 @@ def run(
     upstream: Array,
     fields: tuple[str, ...],
     labels: int | None,
+    wanted: tuple[str, ...],
 ) -> Found:
     """Call fn with arrays; what it returns beside the value is its gradients."""
     before = [entry.copy() for entry in arrays]

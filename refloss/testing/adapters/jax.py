@@ -43,6 +43,7 @@ def run(
     upstream: Array,
     fields: tuple[str, ...],
     labels: int | None,
+    wanted: tuple[str, ...],
 ) -> Found:
     """Call fn with arrays, and differentiate its value."""
     jax = import_module("jax")
@@ -58,9 +59,16 @@ def run(
     shapes = [np.shape(entry) for entry in floats]
     found = told_apart(parts(of_floats(*floats), fields), shapes, differentiable=True)
     incoming = None
-    if found.gradients is None and hasattr(found.value, "dtype"):
-        value, back = jax.vjp(lambda *given: parts(of_floats(*given), fields).value, *floats)
+    moving = [place for place, name in enumerate(fields) if name in wanted]
+    if found.gradients is None and moving and hasattr(found.value, "dtype"):
+
+        def value_of(*given: Any) -> Any:
+            every = dict(enumerate(floats)) | dict(zip(moving, given, strict=True))
+            return parts(of_floats(*every.values()), fields).value
+
+        value, back = jax.vjp(value_of, *(floats[place] for place in moving))
         incoming = first_of(upstream, np.shape(value), dtype)
-        found = found._replace(value=value, gradients=back(jax.numpy.asarray(incoming, dtype=value.dtype)))
+        gradients = dict(zip(moving, back(jax.numpy.asarray(incoming, dtype=value.dtype)), strict=True))
+        found = found._replace(value=value, gradients=tuple(gradients.get(place) for place in range(len(fields))))
     after = [fixed.get(place, entry) for place, entry in enumerate(before)]
     return finish(found, incoming, fields, doubtful=incoming is None)._replace(changed=changed(before, after))

@@ -30,22 +30,28 @@ def run(
     upstream: Array,
     fields: tuple[str, ...],
     labels: int | None,
+    wanted: tuple[str, ...],
 ) -> Found:
     """Call fn with tensors, and differentiate its value."""
     torch = import_module("torch")
+
+    places = [place for place in range(len(arrays)) if place != labels]
+    named = dict(zip(places, fields, strict=False))
 
     def tensor(place: int, entry: Any) -> Any:
         if entry.dtype.kind in "iu":
             return torch.tensor(entry, device=device)
         kind = torch.float32 if place == labels and entry.dtype == np.float32 else getattr(torch, dtype)
-        return torch.tensor(entry.astype(np.float64), dtype=kind, device=device, requires_grad=place != labels)
+        return torch.tensor(
+            entry.astype(np.float64), dtype=kind, device=device, requires_grad=named.get(place) in wanted
+        )
 
     tensors = [tensor(place, entry) for place, entry in enumerate(arrays)]
     before = [entry.detach().clone() for entry in tensors]
     leaves = [entry for entry in tensors if entry.requires_grad]
     found = parts(fn(*tensors), fields)
     differentiable = bool(getattr(found.value, "requires_grad", False))
-    found = told_apart(found, [tuple(leaf.shape) for leaf in leaves], differentiable)
+    found = told_apart(found, [tuple(tensors[place].shape) for place in places], differentiable)
     incoming = None
     if found.gradients is None and differentiable:
         value = found.value
@@ -53,7 +59,8 @@ def run(
         given = torch.tensor(incoming, dtype=value.dtype, device=value.device)
         gradients = torch.autograd.grad(value, leaves, given, allow_unused=True)
         zeros = (torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, gradients, strict=True))
-        found = found._replace(gradients=tuple(zeros))
+        named_gradients = dict(zip([name for name in fields if name in wanted], zeros, strict=True))
+        found = found._replace(gradients=tuple(named_gradients.get(name) for name in fields))
     return finish(found, incoming, fields, doubtful=incoming is None and differentiable)._replace(
         changed=changed(before, tensors)
     )
