@@ -353,7 +353,7 @@ def _own(loss: Any, case: Any, dtype: str) -> Case:
     label = LABELS.get(loss.spec.head)
     arrays = [_as_input(entry) for entry in case.inputs]
     with np.errstate(all="ignore"):
-        held = [a if a.dtype.kind == "i" or i == label else _held(a, dtype) for i, a in enumerate(arrays)]
+        held = [a if i == label else _held(a, dtype) for i, a in enumerate(arrays)]
     if "truth" in case.accepts:
         try:
             loss(*held)
@@ -558,13 +558,10 @@ class _Judge:
         rest = tuple(result for result in rest if not result.xfail and not result.refused)
         if not rest or any(result.found is None for result in rest):
             return ""
-        strictest = ""
-        hopeless = any(quantity.complaint and not quantity.over for result in rest for quantity in result.quantities)
-        for name, a in self.standards.items():
-            if hopeless or not all(self._keeps_to(result, a) for result in rest):
-                break
-            strictest = name
-        return strictest
+        if any(quantity.complaint and not quantity.over for result in rest for quantity in result.quantities):
+            return ""
+        strictest_first = reversed(self.standards.items())
+        return next((name for name, a in strictest_first if all(self._keeps_to(result, a) for result in rest)), "")
 
     def _keeps_to(self, result: Result, a: Arithmetic) -> bool:
         if "truth" not in result.case.accepts or result.found is None or a == self.arithmetic:

@@ -242,22 +242,19 @@ def chord_error(head: Head, settings: margin.Margin, upstream: Array, unknown: A
 
 
 def cross_entropy_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
-    """Error of the loss of each row (N,), and of its gradient in the logits (N, C), given the error of the logits."""
-    z, p, q, t, total = rows.z, rows.p, rows.q, rows.t, rows.total
+    """Error of the loss of each row (N,), and of its gradient in the logits (N, C), given the error of the logits.
+
+    What is relative to a confident target's loss is more than a stable log p has elsewhere: there that counts.
+    """
+    if a.log_p == "relative":
+        stable = cross_entropy_error(rows, dz, a._replace(log_p="stable"))
+        of_loss, of_g = _relative_error(rows, dz, a)
+        return np.minimum(of_loss, stable[0]), np.minimum(of_g, stable[1])
+    z, p, t, total = rows.z, rows.p, rows.t, rows.total
     classes = a.sum_of(z.shape[1])
     known = np.isfinite(z)
-    largest = z.max(axis=1, keepdims=True)
-    gap = np.where(known, largest - z, 0.0)
-    spread = (p * gap).sum(axis=1, keepdims=True)
-    wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 40.0)) / 2.0, dz)  # beyond first order
-    moved = (p * wide).sum(axis=1, keepdims=True)
-    of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1)
-    of_p = p * (q * wide + np.maximum(moved - p * wide, 0.0))
-    if a.log_p == "relative":  # -log p is the gap and a log1p, 1 - p a sum: each keeps its own digits
-        others = np.where(gap > 0.0, gap, 0.0).max(axis=1, keepdims=True, initial=0.0, where=p > a.smallest)
-        of_loss += a.u * ((classes + 6.0 + others[:, 0]) * np.abs(rows.loss))
-        own = (classes + 6.0 + others) * t * q + (classes + 6.0 + gap + spread) * p * np.abs(total - t)
-        return of_loss + a.smallest, total * of_p + a.u * own + a.smallest
+    largest, gap, spread = _gaps(rows)
+    of_loss, of_p = _passed_on(rows, dz)
     several = (np.count_nonzero(t, axis=1, keepdims=True) > 1) * 1.0  # then targets too are rounded and added up
     log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
     evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
@@ -280,6 +277,34 @@ def cross_entropy_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Ar
         alone = np.count_nonzero(known, axis=1, keepdims=True) == 1
         of_loss, of_g = np.where(alone[:, 0], 0.0, of_loss), np.where(alone, 0.0, of_g)
     return of_loss + a.smallest, of_g + a.smallest
+
+
+def _gaps(rows: Rows) -> tuple[Array, Array, Array]:
+    """The largest logit, how far the others lie below it, and the mean of that."""
+    largest = rows.z.max(axis=1, keepdims=True)
+    gap = np.where(np.isfinite(rows.z), largest - rows.z, 0.0)
+    return largest, gap, (rows.p * gap).sum(axis=1, keepdims=True)
+
+
+def _passed_on(rows: Rows, dz: Array) -> tuple[Array, Array]:
+    """What errors of the logits make of the loss of each row and of the probabilities."""
+    p, total = rows.p, rows.total
+    wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 40.0)) / 2.0, dz)  # beyond first order
+    moved = (p * wide).sum(axis=1, keepdims=True)
+    of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1)
+    return of_loss, p * (rows.q * wide + np.maximum(moved - p * wide, 0.0))
+
+
+def _relative_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
+    """As `cross_entropy_error`, where -log p is the gap and a log1p, 1 - p a sum: each keeps its own digits."""
+    p, t, total = rows.p, rows.t, rows.total
+    classes = a.sum_of(rows.z.shape[1]) + 6.0
+    _, gap, spread = _gaps(rows)
+    of_loss, of_p = _passed_on(rows, dz)
+    others = np.where(gap > 0.0, gap, 0.0).max(axis=1, keepdims=True, initial=0.0, where=p > a.smallest)
+    of_loss += a.u * ((classes + others[:, 0]) * np.abs(rows.loss))
+    own = (classes + others) * t * rows.q + (classes + gap + spread) * p * np.abs(total - t)
+    return of_loss + a.smallest, total * of_p + a.u * own + a.smallest
 
 
 # ----------------------------------------------------------------------------------------------------------- normalize

@@ -212,9 +212,9 @@ def _labels(n: int, c: int) -> Callable[[], Any]:
         turn += 1
         if n >= c:
             return np.random.default_rng(turn).permutation(np.arange(n) % c)
-        y = (np.arange(n) * max(1, c // n) + turn * n) % c
+        y = (np.arange(n) * max(1, c // n) + turn) % c
         if n > 2 or turn % 2:
-            y[:2] = c - 1
+            y[np.arange(turn, turn + 2) % n] = c - 1
         return y
 
     return following

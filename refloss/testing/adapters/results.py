@@ -144,7 +144,9 @@ def finish(found: Parts, upstream: Any, fields: Sequence[str], *, doubtful: bool
         gradients,
         np.ones(value.shape) if upstream is None else upstream,
         kind=str(getattr(found.value, "dtype", "")).removeprefix("torch."),  # a number of Python's has none
-        others=", ".join(f"{type(entry).__name__} of shape {np.shape(entry)}" for entry in others if entry is not None),
+        others=", ".join(
+            f"{type(entry).__name__} of shape {tuple(np.shape(entry))}" for entry in others if entry is not None
+        ),
         hint=hint,
     )
 
