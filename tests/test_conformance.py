@@ -1102,3 +1102,17 @@ def test_a_fit_has_to_explain_everything():
     assert said_of(lambda i, v, dx, dw: ours(LOSS, m=0.45)(*i), LOSS)[0].startswith(
         "value and gradient agree with m=0.45"
     )
+
+
+def test_a_second_call_may_not_write_into_its_inputs_either():
+    calls = []
+
+    def fn(z, y):
+        calls.append(1)
+        found = ours(refloss.CrossEntropy())(z, y)
+        if len(calls) > 1:
+            z[...] = 0.0
+        return found
+
+    report = check(fn, refloss.CrossEntropy(), cases=cases(refloss.CrossEntropy())[:1])
+    assert "z: is not what it was before the call" in str(report)

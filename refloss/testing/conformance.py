@@ -410,6 +410,7 @@ def _twice(run: Callable[[Case], Found], first: Result, judge: _Judge) -> tuple[
     found, error = _tried(run, first.case)
     if found is None:
         return first.with_complaint("value", f"a second call on the same inputs raised {error}"), []
+    first = first._replace(quantities=tuple(dict.fromkeys((*first.quantities, *judge.written(first.case, found)))))
     off, share = judge.apart(first.case, first.found, found)
     if off == 0.0:
         return first, []
@@ -465,19 +466,20 @@ class _Judge:
 
     def quantities(self, case: Case, found: Found) -> tuple[Quantity, ...]:
         """Compare value and gradients, and look whether inputs are what they were."""
-        names = [*self.fields(case)]
-        if self.loss.spec.head in LABELS:
-            names.insert(LABELS[self.loss.spec.head], "y")
-        written = tuple(
-            _refused(names[place], "is not what it was before the call: the code writes into its input")
-            for place in found.changed
-            if place not in self.overwrites
-        )
+        written = self.written(case, found)
         if "truth" in case.accepts:
             return (*self.compared(case, found, self.arithmetic), *written)
         gradients = zip(self.fields(case), found.gradients or (), strict=False)
         parts = {"value": found.value} | {f"d{name}": part for name, part in gradients if part is not None}
         return (*(_finite(name, part) for name, part in parts.items()), *written)
+
+    def written(self, case: Case, found: Found) -> tuple[Quantity, ...]:
+        """Refuse inputs that are not what they were before the call."""
+        names = [*self.fields(case)]
+        if self.loss.spec.head in LABELS:
+            names.insert(LABELS[self.loss.spec.head], "y")
+        said = "is not what it was before the call: the code writes into its input"
+        return tuple(_refused(names[place], said) for place in found.changed if place not in self.overwrites)
 
     def compared(self, case: Case, found: Found, a: Arithmetic) -> tuple[Quantity, ...]:
         """Compare value and gradients by the budgets of an arithmetic."""
