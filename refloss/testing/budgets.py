@@ -134,7 +134,6 @@ def budget(
         if not inputs:
             raise ValueError("dtype: expected the name of a dtype; got none")
         *inputs, dtype = inputs  # type: ignore[assignment]
-        dtype = dtype if isinstance(dtype, str) or np.ndim(dtype) == 0 else None
     found = arithmetic(dtype_name(dtype), accumulate, matmul, standard)
     loss = as_loss(loss)
     _, gradient = loss.value_and_grad(*inputs, upstream=upstream)

@@ -410,16 +410,16 @@ def _twice(run: Callable[[Case], Found], first: Result, judge: _Judge) -> tuple[
     found, error = _tried(run, first.case)
     if found is None:
         return first.with_complaint("value", f"a second call on the same inputs raised {error}"), []
-    first = first._replace(quantities=tuple(dict.fromkeys((*first.quantities, *judge.written(first.case, found)))))
     off, share = judge.apart(first.case, first.found, found)
+    if not judge.written(first.case, first.found):
+        first = first._replace(quantities=(*first.quantities, *judge.written(first.case, found)))
     if off == 0.0:
         return first, []
     said = f"two calls on the same inputs differ by {off:.2g}: results are not deterministic"
     if share <= 1.0:
         return first, [said]
-    return first.with_complaint("value", f"two calls on the same inputs differ by {share:.3g} times what is allowed"), [
-        said
-    ]
+    complaint = f"two calls on the same inputs differ by {share:.3g} times what is allowed"
+    return first.with_complaint("value", complaint), [said]
 
 
 def _diagnoses(judge: _Judge, results: Sequence[Result], *, changing: bool) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from refloss.testing.hard_cases import Case, counts_nothing
 Length: TypeAlias = Callable[[Array], Array]
 Ran: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
 """Inputs and what was found."""
-CLAMPS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+CLAMPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 ADDED = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """To a length, or to its square."""
 TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
@@ -51,6 +51,7 @@ MOST = 4  # cases that an explanation is tried on before it is tried on all
 ALIKE = 0.5
 """Correlation with the roundings of shorter numbers from which on they explain an error: that of noise is far less."""
 FEWEST = 8  # errors of which a correlation says anything
+SIZES = 5.0  # how much larger or smaller than those roundings an error may be
 OTHER = 1e-4
 """Relative difference from which on a fitted setting is another one."""
 
@@ -342,8 +343,10 @@ def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, a:
 
 
 def _single(loss: Any, failing: Ran, known: _Known) -> Iterator[str]:
-    """One entry of a gradient alone is wrong, in every case."""
+    """One entry of a gradient alone is wrong, in every case, and by far."""
     wrong: dict[str, int] = {}
+    if len(failing) < 2 or any(_agrees(loss, i, t, known, _ten_times(known.arithmetic)) for i, t in failing):
+        return
     for inputs, theirs in failing:
         for name, over in _over(loss, inputs, theirs, known):
             count = 2 if over is None else int(np.count_nonzero(over))
@@ -352,6 +355,11 @@ def _single(loss: Any, failing: Ran, known: _Known) -> Iterator[str]:
     for name, count in wrong.items():
         if len(wrong) == 1 and name != "value" and count == 1:
             yield f"a single entry of the gradient of {name} is wrong, all others are right"
+
+
+def _ten_times(a: Arithmetic) -> Arithmetic:
+    """An arithmetic whose roundings are ten times as large."""
+    return a._replace(u=10.0 * a.u, accumulated=10.0 * a.accumulated, stored=10.0 * a.stored)
 
 
 def _classes(inputs: tuple[Any, ...], loss: Any) -> int:
@@ -621,9 +629,13 @@ def _shorter(loss: Any, failing: Ran, right: Ran, known: _Known) -> Iterator[str
         theirs, ours = (np.concatenate([np.ravel(pair[side]) for pair in pairs]) for side in (0, 1))
         scale = np.concatenate([np.ravel(known.bounds(loss, i, t.upstream)[0] + 0.0 * t.value) for i, t in ran])
         theirs, ours = theirs / scale, ours / scale
-        size = float(np.linalg.norm(theirs) * np.linalg.norm(ours))
-        return len(theirs) >= FEWEST and size > 0.0 and float(theirs @ ours) > ALIKE * size
+        size, other = float(np.linalg.norm(theirs)), float(np.linalg.norm(ours))
+        alike = float(theirs @ ours) > ALIKE * size * other
+        return len(theirs) >= FEWEST and alike and other / SIZES <= size <= other * SIZES
 
+    off = [not _agrees(loss, i, t._replace(gradients=None), known) for i, t in failing]
+    if 2 * sum(off) < len(off):
+        return  # the values are right, and short numbers would show there
     bits = PRECISION_BITS[known.dtype]
     with np.errstate(all="ignore"):
         for kind, said in (
@@ -647,7 +659,8 @@ def _shorter(loss: Any, failing: Ran, right: Ran, known: _Known) -> Iterator[str
         for kind in ("float32", "float16", "bfloat16"):
             if FORMATS[kind].bits >= bits or not within(arithmetic(kind, standard="working")):
                 continue
-            exact = all((_to_bits(t.value, FORMATS[kind].bits) == t.value).all() for _, t in failing)
+            values = np.concatenate([np.ravel(theirs.value) for _, theirs in failing])
+            exact = np.count_nonzero(values) >= FEWEST and (_to_bits(values, FORMATS[kind].bits) == values).all()
             if exact or looks_like(functools.partial(_with_rounded_inputs, loss, FORMATS[kind].bits)):
                 yield f"as {kind} would give: something is computed in {kind} on the way"
                 return

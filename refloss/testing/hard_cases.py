@@ -295,14 +295,17 @@ def _of_boundaries(setting: Setting) -> Iterator[Draft]:
 def _of_angles(setting: Setting) -> Iterator[Draft]:
     """Targets near their class, near the opposite of it, and at right angles to it."""
     labels, c = setting.labels, setting.size.c
-    for theta in (1e-1, 1e-2, 1e-3):
+    margin = setting.loss.spec.margin
+    on_cosine = margin.m1 == 1.0 and margin.m2 == 0.0
+    nearer = (1e-5,) if on_cosine and setting.dtype == "float64" else ()  # shows a cosine that is cut off at 1 - 1e-7
+    for theta in (1e-1, 1e-2, 1e-3, *nearer):
         angles = f"{theta:.0e}"
         reason = f"targets at {theta:g} rad of their class: a cosine does not know them well"
         yield Draft("hard", f"theta-{angles}", ("small angle",), reason, _at(setting, labels(), (theta, theta)))
         reason = f"targets at pi - {theta:g} rad, nearly opposite to their class"
         inputs = _at(setting, labels(), (np.pi - theta, np.pi - theta))
         yield Draft("hard", f"pi-minus-{angles}", ("angle near pi",), reason, inputs)
-    for theta in (1e-2, 1e-3):
+    for theta in (1e-2, 1e-3, *nearer):
         reason = f"targets at {theta:g} rad of their class, and other classes as near: the loss is not small"
         inputs = _rivalled(setting, labels() % ((c + 1) // 2), theta)
         yield Draft("hard", f"rivals-{theta:.0e}", ("small angle", "rivals"), reason, inputs)

@@ -45,6 +45,8 @@ ORDINARY = 0.95
 """Largest cosine of an ordinary sample and any class."""
 FAR = 1000.0
 """What is added to all logits of a sample: no exponential survives it."""
+FAR_APART = 64.0
+"""What logits of up to 16 are multiplied by, so that exponentials of their differences vanish."""
 SHOWN = 200
 """Inputs with more entries than this are shown in short."""
 
@@ -586,11 +588,15 @@ def not_negative(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
 def radial(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """The gradient of what only gives a direction is orthogonal to it."""
     parts, allowed = _with_gradients(code, inputs)
-    for name in ("w",) if code.loss.spec.scale is None else ("x", "w"):
-        if name in parts:
-            along = (parts[name] * inputs[name]).sum(axis=1)
-            bound = (allowed[name] * np.abs(inputs[name])).sum(axis=1)
-            _within(f"the gradient of {name} has a part along {name}", along, bound, inputs)
+    for name in sorted(parts.keys() & _directions(code)):
+        along = (parts[name] * inputs[name]).sum(axis=1)
+        bound = (allowed[name] * np.abs(inputs[name])).sum(axis=1)
+        _within(f"the gradient of {name} has a part along {name}", along, bound, inputs)
+
+
+def _directions(code: Code) -> set[str]:
+    """Inputs of a margin loss whose lengths do not count."""
+    return {"w"} if code.loss.spec.scale is None else {"x", "w"}
 
 
 def nothing_in_sum(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
@@ -658,7 +664,7 @@ def _those_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
         return
     if code.framework != "numpy":
         yield upstream
-    if head == "margin":
+    if head == "margin" and _directions(code) & set(code.gradients):
         yield radial
     if head == "logits" or (head == "triplet" and len(code.gradients) == 3):
         yield nothing_in_sum
@@ -973,7 +979,3 @@ def _inputs(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Any:
         return found
 
     return {"logits": logits, "linear": linear, "margin": margin, "triplet": triplet}[head]()
-
-
-FAR_APART = 64.0
-"""What logits of up to 16 are multiplied by, so that exponentials of their differences vanish."""
