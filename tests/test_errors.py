@@ -618,8 +618,12 @@ def test_a_budget_of_a_margin_is_put_together_from_stages(loss):
     sign[each, head.y] = np.where(loss.target_slope(head.theta) > 0.0, -1.0, 1.0)
     a = s * g * steep * sign
     da = s * (steep * dg + (np.abs(g) + dg) * of_steep) + (2.0 * U + length) * np.abs(a)
-    dx = errors.normalize_error(errors.Side(head.x, head.w, head.c, head.length_x), a, da, TRUTH, UNITS)
-    dw = errors.normalize_error(errors.Side(head.w, head.x, head.c.T, head.length_w), a.T, da.T, TRUTH, UNITS)
+    tangent = np.zeros((3, 3))
+    if not isinstance(loss, refloss.NormFace):  # an angle by its chords: at right angles to the row from the start
+        tangent[each, head.y] = a[each, head.y] * np.cos(head.theta)
+    of_x, of_w = tangent.sum(axis=1)[:, None], tangent.sum(axis=0)[:, None]
+    dx = errors.normalize_error(errors.Side(head.x, head.w, head.c, head.length_x), a, da, TRUTH, UNITS, of_x)
+    dw = errors.normalize_error(errors.Side(head.w, head.x, head.c.T, head.length_w), a.T, da.T, TRUTH, UNITS, of_w)
     most = s[:, 0] * (np.abs(g) + dg)[each, head.y]
     chords = errors.chord_error(head, loss.spec.margin, most, np.zeros(3, bool), UNITS)
     dx = dx + chords / head.length_x[:, None]

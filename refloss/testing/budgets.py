@@ -308,8 +308,12 @@ def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     of_upward += (2.0 * a.u + length) * np.abs(upward)
     unknown = of_steepness >= UNKNOWN
     of_upward[unknown] = 0.0  # what the gradient of such a target may be is in of_target
-    dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a)
-    dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a)
+    settings, tangent = loss.spec.margin, np.zeros_like(upward)
+    if settings.m1 != 1.0 or settings.m2 != 0.0:
+        tangent[each, counting.y] = (upward * head.c)[each, counting.y]
+    of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
+    dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
+    dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
     most = scale[:, 0] * (np.abs(g) + error)[each, counting.y]
     of_target = chord_error(head, loss.spec.margin, most, unknown[each, counting.y], a)
     dx += of_target / head.length_x[:, None]

@@ -133,7 +133,7 @@ def _named(loss: Any, failing: Sequence[tuple[Case, Found]], right: Ran, known: 
     easy = [(case.inputs, found) for case, found in failing if case.group != "hard"]
     if named or len(easy) == len(failing):
         return named
-    general = _general(loss, easy, right, known, fit=False)
+    general = _general(loss, easy, right, known, whole=False)
     return [f"{sentence} (but for the group hard, where more is wrong)" for sentence in general]
 
 
@@ -171,7 +171,7 @@ def _finite(loss: Any, case: Case, found: Found, known: _Known) -> bool:
 
 
 OF_INFINITE = (
-    ("masked", "where logits are -inf, as 0 * inf is NaN: leave masked classes out of sums"),
+    ("masked", "where logits are -inf: masked classes have no part in any sum, and 0 * inf is NaN"),
     ("coinciding", "where points coincide, as the root of a squared distance has no slope at 0"),
     ("weightless", "where all weights are 0, as 0/0 is NaN"),
     ("zero vector", "for vectors of zeros, which have no direction"),
@@ -246,7 +246,8 @@ def _of_ignored(loss: Any, failing: Ran, known: _Known) -> str:
     return f"only where labels are to be ignored (ignore_index={loss.ignore_index}): leave those rows out, or refuse"
 
 
-def _general(loss: Any, failing: Ran, right: Ran, known: _Known, *, fit: bool = True) -> list[str]:
+def _general(loss: Any, failing: Ran, right: Ran, known: _Known, *, whole: bool = True) -> list[str]:
+    """Causes of everything that failed; without the group hard, only such as leave no room for chance."""
     some = failing[:MOST]
     if not some:
         return []
@@ -256,7 +257,7 @@ def _general(loss: Any, failing: Ran, right: Ran, known: _Known, *, fit: bool = 
         return all(_all_agree(other, ran, known) for ran in (some, failing, right))
 
     like = [pair for pair in _relatives(loss, classes) if explains(pair[1])]
-    like = like or ([pair for pair in _fitted(loss, some, known) if explains(pair[1])] if fit else [])
+    like = like or ([pair for pair in _fitted(loss, some, known) if explains(pair[1])] if whole else [])
     found = [f"{said}: {other}" for said, other in like]
     if not found:
         found += [
@@ -265,6 +266,8 @@ def _general(loss: Any, failing: Ran, right: Ran, known: _Known, *, fit: bool = 
             if all(_all_agree(loss, changed(ran), known) for ran in (some, failing, right))
         ]
     found = found or list(_wrong_steps(loss, failing, right, known))[:1]
+    if not whole:
+        return found
     found = found or _gradients(loss, failing, known)
     if loss.spec.head == "margin" and not found:
         clamps = [f"cosine clamped at 1 - {least:g}" for least in CLAMPS if _clamped(loss, failing, known, least)]

@@ -323,16 +323,20 @@ class Side(NamedTuple):
     """(R,)."""
 
 
-def normalize_error(side: Side, upstream: Array, of_upstream: Array, own: float, a: Arithmetic) -> Array:
+def normalize_error(
+    side: Side, upstream: Array, of_upstream: Array, own: float, a: Arithmetic, tangent: Array | float = 0.0
+) -> Array:
     """Error of the gradient of rows, from dL/dcos (R, S) and its error: two products, the projection, the length.
 
-    ``own`` is what the truth itself may be off by, relative to the terms of a row.
+    ``own`` is what the truth itself may be off by, relative to the terms of a row; ``tangent`` (R, 1) what terms have
+    along their row that an angle by its chords gives at right angles to it, so that it cancels with nothing there.
     """
     d = a.sum_of(side.own.shape[1])
     most = np.abs(upstream) + of_upstream  # what it may be: on a boundary, far more than it is
     exact, inner, more = upstream @ side.other, np.abs(side.own), of_upstream @ np.abs(side.other)
     radial = (exact * side.own).sum(axis=1, keepdims=True)
-    whole, along = np.abs(exact) + more, np.abs(radial) + (inner * more).sum(axis=1, keepdims=True)
+    whole = np.maximum(np.abs(exact), np.abs(exact - tangent * side.own)) + more
+    along = np.maximum(np.abs(radial), np.abs(radial - tangent)) + (inner * more).sum(axis=1, keepdims=True)
     passed, truth = np.empty_like(whole), np.empty_like(radial)
     for row, (unit, cosines) in enumerate(zip(side.own, side.cosines, strict=True)):
         tangents = np.abs(side.other - cosines[:, None] * unit)  # (S, D), a row at a time
