@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
+
+import refloss
 from refloss.formats import dtype_of
 from refloss.testing import (
     Case,
     adapters,
 )
 from refloss.testing.adapters import results as came
-
-import refloss
 
 CE, INF, NAN = refloss.CrossEntropy(), math.inf, math.nan
 Z, Y = np.array([[0.5, -1.0, 0.25], [2.0, 0.0, 0.5]]), np.array([0, 2])

@@ -7,6 +7,8 @@ from unittest import SkipTest
 
 import numpy as np
 import pytest
+
+import refloss
 from refloss.testing import (
     Case,
     assert_close,
@@ -19,8 +21,6 @@ from refloss.testing import (
 from refloss.testing.adapters import Found
 from refloss.testing.conformance import compare
 from refloss.testing.report import ENDS, Quantity, Result
-
-import refloss
 
 CE, INF, NAN = refloss.CrossEntropy(), math.inf, math.nan
 Z, Y = np.array([[0.5, -1.0, 0.25], [2.0, 0.0, 0.5]]), np.array([0, 2])

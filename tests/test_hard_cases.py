@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+
+import refloss
 from refloss.formats import FORMATS, dtype_of
 from refloss.testing import (
     Case,
@@ -13,8 +15,6 @@ from refloss.testing import (
     cases,
     hard_cases,
 )
-
-import refloss
 
 CE, INF, NAN = refloss.CrossEntropy(), math.inf, math.nan
 Z, Y = np.array([[0.5, -1.0, 0.25], [2.0, 0.0, 0.5]]), np.array([0, 2])

@@ -346,9 +346,9 @@ def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, a:
 
 
 def _single(loss: Any, failing: Ran, known: _Known) -> Iterator[str]:
-    """One entry of a gradient alone is wrong, in every case, and by far."""
+    """One entry of a gradient alone is wrong, in every case, and in some by far."""
     wrong: dict[str, int] = {}
-    if len(failing) < 2 or any(_agrees(loss, i, t, known, _ten_times(known.arithmetic)) for i, t in failing):
+    if len(failing) < 2 or all(_agrees(loss, i, t, known, _ten_times(known.arithmetic)) for i, t in failing):
         return
     for inputs, theirs in failing:
         for name, over in _over(loss, inputs, theirs, known):

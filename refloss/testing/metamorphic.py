@@ -703,12 +703,13 @@ def properties(
     *,
     dtype: Any = "float32",
     device: Any = None,
-    shape: Sequence[int] = (3, 5, 7),
+    shape: Sequence[int] = (3, 9, 5),
     hard: bool = True,
     examples: int = 20,
     standard: str = "working",
     ignored: bool = True,
     gradients: bool | Sequence[str] = True,
+    bias: bool | None = None,
     overwrites: Sequence[str] = (),
 ) -> Properties:
     """Look for inputs on which foreign code contradicts itself; no expected value is needed.
@@ -716,7 +717,7 @@ def properties(
     Parameters
     ----------
     fn
-        As for `check`. A fourth parameter of a linear head is its bias.
+        As for `check`.
     loss
         The loss of refloss that it implements, or its class for the default settings: says which properties hold, and
         how far rounding may break them.
@@ -740,6 +741,8 @@ def properties(
         False for code that has no ignored labels.
     gradients
         False for code that has a value only; or names of inputs, if only those gradients have to be returned.
+    bias
+        Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
     overwrites
         Names of inputs, "y" among them, that the code may write into.
 
@@ -766,7 +769,7 @@ def properties(
     if not _whole(examples):
         raise ValueError(f"examples: expected a positive integer; got {examples!r}")
     size, names = _size(loss, shape), NAMES[loss.spec.head]
-    if loss.spec.head == "linear" and _takes(fn, 4):
+    if loss.spec.head == "linear" and (_takes(fn, 4) if bias is None else bias):
         names = (*names, "b")
     wanted = tuple(entry for entry in _wanted(loss, gradients) if entry in names)
     allowed = [names[place] for place in _places(loss, overwrites) if place < len(names)]

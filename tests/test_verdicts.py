@@ -1,0 +1,93 @@
+"""Verdicts over many codes: each right one passes at its standard, and no wrong one passes.
+
+The codes are in `right_codes` and `wrong_codes`. Every one of them is checked here, in one of its dtypes (the next code
+in the next one), with the cases of one default shape; only of the right codes that take longest, those in jax and the
+margin heads, every third. A wrong code that one shape does not show has to be refused by all of them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from refloss.testing import check, conformance
+from refloss.testing.hard_cases import SHAPES
+from test_frameworks import jax, torch  # noqa: F401 (fixtures)
+
+pytest.importorskip("torch")
+pytest.importorskip("optax")
+
+import right_codes
+import wrong_codes
+
+pytestmark = pytest.mark.usefixtures("torch", "jax")
+UNREAD = {
+    "a gradient of shape (C,)",
+    "a gradient of shape (1, N, C)",
+    "a number for a gradient",
+    "a dict with another name",
+    "a constant of autograd",
+    "a Python number from torch",
+}
+"""Codes that return no gradient: nothing of theirs is wrong, but something was never looked at."""
+
+
+@pytest.fixture(autouse=True)
+def without_diagnosis(monkeypatch):
+    """Leave out causes and other standards: verdicts do not depend on them, and they take most of the time."""
+    monkeypatch.setattr(conformance, "diagnose", lambda *arguments: [])
+    monkeypatch.setattr(conformance._Judge, "meets", lambda *arguments: "")
+
+
+def every(codes):
+    return {f"{code.framework}, {code.name}": code for code in codes}
+
+
+RIGHT = {dtype: every(right_codes.right_codes(dtype)) for dtype in right_codes.DTYPES}
+NAMES = list(dict.fromkeys(name for codes in RIGHT.values() for name in codes))
+
+
+def chosen():
+    """Names with a dtype each, the next one for the next code; of those that take long every third."""
+    turn = 0
+    for place, name in enumerate(NAMES):
+        dtypes = [dtype for dtype in RIGHT if name in RIGHT[dtype]]
+        code = RIGHT[dtypes[0]][name]
+        slow = code.framework == "jax" or code.loss.spec.head == "margin"
+        turn += slow
+        if not slow or turn % 3 == 0:
+            yield name, dtypes[place % len(dtypes)]
+
+
+CHOSEN = list(chosen())
+
+
+@pytest.mark.untraced
+@pytest.mark.parametrize(("name", "dtype"), CHOSEN, ids=[f"{name} in {dtype}" for name, dtype in CHOSEN])
+def test_what_is_right_passes(name, dtype):
+    code = RIGHT[dtype][name]
+    settings = {"shapes": SHAPES[:1], "standard": code.standard} | code.settings
+    report = check(code.fn, code.loss, framework=code.framework, dtype=dtype, **settings)
+    assert report.passed, str(report)
+
+
+WRONG = list(wrong_codes.wrong_codes())
+
+
+def test_codes_have_names_of_their_own():
+    for codes in (*map(right_codes.right_codes, right_codes.DTYPES), WRONG):
+        names = [(code.framework, code.name, str(code.settings)) for code in codes]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.untraced
+@pytest.mark.parametrize("place", range(len(WRONG)), ids=[f"{code.framework}, {code.name}" for code in WRONG])
+def test_what_is_wrong_does_not_pass(place):
+    code = WRONG[place]
+    dtype = code.dtypes[place % len(code.dtypes)]
+    for shapes in (SHAPES[:1], None):
+        settings = {"shapes": shapes} | code.settings
+        report = check(code.fn, code.loss, framework=code.framework, dtype=dtype, **settings)
+        if not report.passed or "shapes" in code.settings:
+            break
+    assert not report.passed, f"{code.name} passes in {dtype}:\n{report}"
+    assert report.state == ("undecided" if code.name in UNREAD else "does not conform"), str(report)
