@@ -20,6 +20,7 @@ import budgets
 import facts
 import fused
 import implementations
+import mutants
 import pictures
 import speed
 
@@ -48,7 +49,10 @@ ENGINES = Measurement("engines", accuracy.measured, range(1000, 1005))
 OTHERS = Measurement("implementations", implementations.measured, range(2000, 2005))
 CURVES = Measurement("pictures", pictures.measured, range(3000, 3005))
 BUDGETS = Measurement("budgets", budgets.measured, budgets.SEEDS)
+RIGHT = Measurement("right", budgets.right, budgets.RIGHT)
+WRONG = Measurement("wrong", budgets.wrong, budgets.WRONG)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
+MUTANTS = Measurement("mutants", mutants.measured, [mutants.SEED])
 FUSED = Measurement("performance", fused.measured, fused.SEEDS, alone=True)
 
 RECORDS = {
@@ -58,7 +62,8 @@ RECORDS = {
     "certified": Record((ENGINES, TIMES), accuracy.write_certified),
     "performance": Record((FUSED,), fused.write),
     "implementations": Record((OTHERS,), implementations.write),
-    "budgets": Record((BUDGETS,), budgets.write),
+    "budgets": Record((BUDGETS, RIGHT, WRONG), budgets.write),
+    "mutants": Record((MUTANTS,), mutants.write),
     "pictures": Record((CURVES,), pictures.write),
 }
 

@@ -1,20 +1,22 @@
-r"""The formulas of docstrings, read and evaluated: a small grammar of TeX, and no more of TeX than it needs.
+r"""Formulas of docstrings and pages, read and evaluated: a small grammar of TeX, and no more of TeX than it needs.
 
     formula    = statement { separator statement }      separators: a comma, \quad, \qquad, \text{...}
     statement  = sum { relation sum }                    relations: = \ne \le \ge < >
     sum        = [-] product { (+ | -) product }
     product    = factor { [\cdot | /] factor }           \cdot of two vectors is their inner product
     factor     = atom { ^ group | _ indices }
-    atom       = number | symbol | ( sum ) | \frac{sum}{sum} | \sqrt{sum} | \lVert sum\rVert | \lfloor sum\rfloor
-               | \cos, \sin, \log, \arccos factors | \operatorname{name}(sum, ...) | \max(sum, ...)
-               | \psi(sum) | d(sum, sum) | \sum_i product | \sum_{i \ne i} product | \max_i product | [statement]
+    atom       = number | symbol | ( sum ) | \frac{sum}{sum} | \sqrt{sum} | \lVert sum\rVert | \lvert sum\rvert
+               | \lfloor sum\rfloor | \cos, \sin, \log, \arccos factors | \operatorname{name}(sum, ...)
+               | \max(sum, ...) | \min(sum, ...) | \psi(sum) | d(sum, sum) | R(sum, sum, sum)
+               | \sum_i product | \sum_{i \ne i} product | \max_i product | [statement]
                | \begin{cases} sum & statement \\ sum & statement \end{cases}
                | \frac{\partial symbol}{\partial symbol}
 
-A function takes the factors that follow it, or the bracket if one follows. A symbol is a letter or a Greek name, with
-\hat, \bar or \mathcal, a prime, and subscripts: those in `INDICES` are indices, others belong to the name. A partial
-derivative is a symbol, named after its two parts, with the indices of the lower one. A statement without a relation is
-another right-hand side of the one before it, as in "A (mean), B (sum)".
+A function takes the factors that follow it, or the bracket if one follows. The magnitude of a vector is that of each
+entry. A symbol is a letter or a Greek name, with \hat, \bar, \mathcal or \Delta (the error of what follows), also
+several of them, a prime, and subscripts: those in `INDICES` are indices, others belong to the name. A partial
+derivative is a symbol, named after its two parts, with the indices of the lower one. A statement without a
+relation is another right-hand side of the one before it, as in "A (mean), B (sum)".
 
 A formula is evaluated in a `Scope`. Statements whose left side the scope knows are checked; the others define their
 left side, for the rest of the formula. Whatever is not in the grammar, or not known, is an error.
@@ -44,7 +46,7 @@ RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 NEGATED = {"=": r"\ne", r"\ne": "=", r"\le": ">", ">": r"\le", r"\ge": "<", "<": r"\ge"}
 INDICES = frozenset("nkija")  # and y_n
-ACCENTS = {r"\hat", r"\bar", r"\mathcal"}
+ACCENTS = {r"\hat", r"\bar", r"\mathcal", r"\Delta"}
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     r"\cos": mp.cos,
     r"\sin": mp.sin,
@@ -55,10 +57,18 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "atan2": mp.atan2,
     "softmax": lambda z: [mp.exp(entry) / mp.fsum(map(mp.exp, z)) for entry in z],
     r"\max": max,
+    r"\min": min,
 }
-APPLIED = {r"\psi", r"\psi'", "d"}  # symbols that a bracket after them is the argument of
-CLOSED = {"(": ("", ")"), r"\lVert": ("norm", r"\rVert"), r"\lfloor": ("floor", r"\rfloor")}
-LETTER = re.compile(r"[A-Za-z]|\\(?:theta|varphi|phi|psi|pi|lambda|varepsilon|varphi|ell)")
+APPLIED = {r"\psi", r"\psi'", "d", "R"}  # symbols that a bracket after them is the argument of
+CLOSED = {
+    "(": ("", ")"),
+    r"\lVert": ("norm", r"\rVert"),
+    r"\lvert": ("abs", r"\rvert"),
+    r"\lfloor": ("floor", r"\rfloor"),
+}
+LETTER = re.compile(
+    r"[A-Za-z]|\\(?:theta|varphi|phi|psi|pi|lambda|varepsilon|ell|alpha|beta|gamma|Gamma|delta|eta|kappa|rho|sigma|tau|omega)"
+)
 
 
 class UnreadableError(ValueError):
@@ -140,7 +150,7 @@ class _Reader:
         token = self._next()
         if token is None or token in RELATIONS or token in SEPARATORS or token.startswith((r"\text{", r"\end")):
             return False
-        return token not in {"+", "-", ")", "]", "}", "&", "\\\\", r"\rVert", r"\rfloor", r"\cdot", "/"}
+        return token not in {"+", "-", ")", "]", "}", "&", "\\\\", r"\rVert", r"\rvert", r"\rfloor", r"\cdot", "/"}
 
     def _factor(self) -> Node:
         atom = self._atom()
@@ -236,8 +246,8 @@ class _Reader:
 
     def _symbol(self, token: str) -> Node:
         accent = ""
-        if token in ACCENTS:
-            accent, token = token + " ", self._take()
+        while token in ACCENTS:
+            accent, token = f"{accent}{token} ", self._take()
         if not LETTER.fullmatch(token):
             raise self._error()
         name = accent + token + ("'" if self._skip("'") else "")
@@ -451,6 +461,10 @@ class _Evaluator:
         vector = self.value(node.parts[0], bound)
         return mp.sqrt(mp.fsum(entry**2 for entry in vector))
 
+    def _abs(self, node: Node, bound: Mapping[str, Any]) -> Any:
+        found = self.value(node.parts[0], bound)
+        return [abs(entry) for entry in found] if isinstance(found, list) else abs(found)
+
     def _floor(self, node: Node, bound: Mapping[str, Any]) -> Any:
         return mp.floor(self.value(node.parts[0], bound))
 
@@ -596,7 +610,7 @@ def _functions(node: Node) -> Iterator[tuple[str, Node]]:
     exchanged = {r"\cos": r"\sin", r"\sin": r"\cos"}
     if node.kind == "function" and node.value in exchanged:
         yield f"{node.value} exchanged", node._replace(value=exchanged[node.value])
-    if node.kind in ("function", "norm", "floor", "call") and len(node.parts) == 1:
+    if node.kind in ("function", "norm", "abs", "floor", "call") and len(node.parts) == 1:
         yield f"{node.kind} dropped", node.parts[0]
     if node.kind in ("function", "call") and len(node.parts) == 2:
         yield "arguments exchanged", node._replace(parts=node.parts[::-1])
