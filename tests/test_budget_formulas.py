@@ -635,7 +635,7 @@ def _gaps(z: Any) -> tuple[Any, Any]:
 
 
 def _rest(z: Any) -> tuple[Any, Any]:
-    """Log p from the gap and a log1p, and p less 1 at the target without cancellation: in more digits than are asked."""
+    """Log p by log1p, and p with 1 - p as a sum of the others, in float64."""
     p, saved = softmax.forward(Pair.of(z.astype(np.float64)))
     return np.where(p > 0.5, np.log1p(-saved.q), _gaps(z.astype(np.float64))[0]), (p, saved.q)
 

@@ -723,7 +723,8 @@ def test_a_bias_is_the_fourth_parameter():
     report = properties(right, LINEAR, dtype="float64", examples=4)
     assert report.passed, str(report)
     three = [
-        properties(lambda *inputs: right(*inputs[:3]), LINEAR, dtype="float64", examples=1, bias=b) for b in (False, True)
+        properties(lambda *inputs: right(*inputs[:3]), LINEAR, dtype="float64", examples=1, bias=b)
+        for b in (False, True)
     ]
     assert [report.state for report in three] == ["holds", "broken"]
 

@@ -1357,7 +1357,7 @@ def means() -> Iterator[tuple[Any, ...]]:
         yield name, "numpy", tampered(by_hand(loss), change), loss, SINGLES
     cut: dict[str, Callable[..., Any]] = {
         "a constant of autograd": lambda z, y: torch_own(z.detach(), y).mean(),
-        "a Python number from torch": lambda z, y: float(torch_own(z, y).mean()),
+        "a Python number from torch": lambda z, y: torch_own(z, y).mean().detach().item(),
         "logsumexp without gradient": lambda z, y: (z.logsumexp(dim=1).detach() - picked(z, y)).mean(),
         "z_y without gradient": lambda z, y: (z.logsumexp(dim=1) - picked(z.detach(), y)).mean(),
         "half the gradient": lambda z, y: torch_own(0.5 * z + 0.5 * z.detach(), y).mean(),
