@@ -20,7 +20,7 @@ import budgets
 import facts
 import fused
 import implementations
-import mutants
+import mutation
 import pictures
 import speed
 
@@ -52,7 +52,7 @@ BUDGETS = Measurement("budgets", budgets.measured, budgets.SEEDS)
 RIGHT = Measurement("right", budgets.right, budgets.RIGHT)
 WRONG = Measurement("wrong", budgets.wrong, budgets.WRONG)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
-MUTANTS = Measurement("mutants", mutants.measured, [mutants.SEED])
+MUTANTS = Measurement("mutants", mutation.measured, [mutation.SEED])
 FUSED = Measurement("performance", fused.measured, fused.SEEDS, alone=True)
 
 RECORDS = {
@@ -63,7 +63,7 @@ RECORDS = {
     "performance": Record((FUSED,), fused.write),
     "implementations": Record((OTHERS,), implementations.write),
     "budgets": Record((BUDGETS, RIGHT, WRONG), budgets.write),
-    "mutants": Record((MUTANTS,), mutants.write),
+    "mutants": Record((MUTANTS,), mutation.write),
     "pictures": Record((CURVES,), pictures.write),
 }
 
