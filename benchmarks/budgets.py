@@ -80,9 +80,8 @@ NEAR = 0.3  # rad from a class or its opposite: an arccos is as good there
 
 SEEDS = range(4000, 4004)
 """Rounds of `measured`: with the default shapes there are more than 4,200 cases a dtype in them."""
-RIGHT = range(len(DTYPES))
-"""Rounds of `right`: a dtype each."""
-RIGHT_SEEDS = range(3)
+RIGHT = range(3 * len(DTYPES))
+"""Rounds of `right`: a dtype each, with three seeds one after the other."""
 WRONG = range(8)
 """Rounds of `wrong`: shares of the codes."""
 ARRAYS = ("rows", "value", "gradients")
@@ -337,33 +336,33 @@ def remembering() -> ExitStack:
 
 
 def right(part: int) -> Rows:
-    """Check the right implementations of the suite in a dtype, each at its own standard."""
+    """Check the right implementations of the suite in a dtype and with a seed, each at its own standard."""
     prepare()
-    dtype = DTYPES[part]
+    seed, place = divmod(part, len(DTYPES))
+    dtype = DTYPES[place]
     codes = sorted(right_codes(dtype), key=lambda code: repr(code.loss))
     rows: Rows = []
     with remembering():
-        for seed in RIGHT_SEEDS:  # one after the other: what jax has compiled serves the next seed
-            for code in codes:
-                settings = {"seed": seed, "standard": code.standard, "groups": VERDICT} | code.settings
-                report = check(code.fn, code.loss, framework=code.framework, dtype=dtype, **settings)
-                entries = [quantity for result in report.results for quantity in result.quantities]
-                rows.append(
-                    {
-                        "kind": "right",
-                        "dtype": dtype,
-                        "seed": seed,
-                        "name": code.name,
-                        "framework": code.framework,
-                        "loss": repr(code.loss),
-                        "standard": code.standard,
-                        "state": report.state,
-                        "meets": report.meets,
-                        "cases": len(report.counted),
-                        "entries": sum(quantity.decided + quantity.undecided for quantity in entries),
-                        "failed": [result.case.id for result in report.results if result.status == "failed"],
-                    }
-                )
+        for code in codes:
+            settings = {"seed": seed, "standard": code.standard, "groups": VERDICT} | code.settings
+            report = check(code.fn, code.loss, framework=code.framework, dtype=dtype, **settings)
+            entries = [quantity for result in report.results for quantity in result.quantities]
+            rows.append(
+                {
+                    "kind": "right",
+                    "dtype": dtype,
+                    "seed": seed,
+                    "name": code.name,
+                    "framework": code.framework,
+                    "loss": repr(code.loss),
+                    "standard": code.standard,
+                    "state": report.state,
+                    "meets": report.meets,
+                    "cases": len(report.counted),
+                    "entries": sum(quantity.decided + quantity.undecided for quantity in entries),
+                    "failed": [result.case.id for result in report.results if result.status == "failed"],
+                }
+            )
     return rows
 
 
@@ -680,6 +679,7 @@ def write(measured: facts.Measured, right: facts.Measured, wrong: facts.Measured
         for dtype in DTYPES
     }
     summary, codes = right_tables(right.rows)
+    seeds = f"seeds {', '.join(map(str, sorted({row['seed'] for row in right.rows})))}"
     refused = [row for row in wrong_rows if row["state"] != "conforms"]
     wrong_codes = [
         [
@@ -754,7 +754,7 @@ almost n u: each addition rounds up by almost u. Both are here, for lengths, log
 ## Right code at its own standard
 
 What `check` says of every implementation of tests/right_codes.py by the standard that it is right at: default shapes,
-three seeds.
+{seeds}.
 
 {summary}
 
