@@ -301,12 +301,12 @@ def measured(seed: int) -> Rows:
     truth, bounds = Remembered(budgets.truth), Remembered(budgets.bounds)
     rows: Rows = []
 
-    def add(kind: str, loss: Any, dtype: str, case: Case, held_to: str = "") -> None:
+    def add(kind: str, loss: Any, dtype: str, case: Case, reference: str = "") -> None:
         usual = ordinary(loss, case) if on_angle(loss) else True
         for code in correct(loss, dtype):
             if (usual or not code.ordinary) and not set(code.skips) & set(case.flags):
                 row = share(loss, dtype, case, code, truth, bounds)
-                names = {"kind": kind, "dtype": dtype, "loss": held_to or repr(loss), "case": case.id, "by": code.by}
+                names = {"kind": kind, "dtype": dtype, "loss": reference or repr(loss), "case": case.id, "by": code.by}
                 rows.append(names | row)
 
     for dtype in DTYPES:
@@ -477,9 +477,9 @@ def sharp() -> list[dict[str, Any]]:
     rows = []
     for loss in (refloss.ArcFace(), refloss.CosFace()):
         for name, framework, fn in single_defects(loss):
-            held_to = replace(loss, label_smoothing=0.1) if name.startswith("smoothing") else loss
+            reference = replace(loss, label_smoothing=0.1) if name.startswith("smoothing") else loss
             with np.errstate(all="ignore"):
-                report = check(fn, held_to, framework=framework, groups=VERDICT)
+                report = check(fn, reference, framework=framework, groups=VERDICT)
             only = {result.case.id for result in report.results if result.status == "failed"}
             rows.append(
                 {
@@ -550,7 +550,7 @@ def named() -> Iterator[tuple[Any, ...]]:
     yield "PML CosFaceLoss", as_is, "torch", of_pml("CosFaceLoss", margin=0.35, scale=64), refloss.CosFace()
     yield "PML ArcFaceLoss", as_is, "torch", of_pml("ArcFaceLoss", margin=28.6, scale=64), hard
     yield (
-        "PML ArcFaceLoss, held to the paper's",
+        "PML ArcFaceLoss, by the paper's rule",
         as_is,
         "torch",
         of_pml("ArcFaceLoss", margin=28.6, scale=64),
@@ -601,6 +601,11 @@ def by_keys(rows: Rows, *keys: str) -> dict[tuple[str, ...], Rows]:
     for row in rows:
         groups[tuple(row[key] for key in keys)].append(row)
     return groups
+
+
+def cell(words: str) -> str:
+    """Return words as they may stand in a cell of a table."""
+    return words.replace("|", "\\|")
 
 
 def sound_table(rows: Rows, titles: dict[str, str]) -> str:
@@ -660,11 +665,19 @@ def right_tables(rows: Rows) -> tuple[str, str]:
             loosest = min((row["meets"] for row in of_dtype), key=ladder.index)
             meets[dtype] = "**refused**" if refused else loosest or "**none**"
         framework, name, loss, standard = key
-        codes.append([framework, name, f"`{loss}`", standard, *(meets.get(dtype, "–") for dtype in DTYPES)])
+        codes.append(
+            [
+                framework,
+                cell(name.removesuffix(f", {loss}")),
+                f"`{loss}`",
+                standard,
+                *(meets.get(dtype, "–") for dtype in DTYPES),
+            ]
+        )
     titles = ("dtype", "standard", "codes", "checks", "cases", "entries", "refused", "undecided")
     return (
         facts.table(titles, summary, 2),
-        facts.table(("framework", "code", "held to", "its standard", *DTYPES), codes, 8),
+        facts.table(("framework", "code", "reference", "its standard", *DTYPES), codes, 8),
     )
 
 
@@ -683,13 +696,13 @@ def write(measured: facts.Measured, right: facts.Measured, wrong: facts.Measured
     refused = [row for row in wrong_rows if row["state"] != "conforms"]
     wrong_codes = [
         [
-            row["name"],
+            cell(row["name"]),
             f"`{row['loss']}`",
             row["dtype"],
             row["standard"],
             {"conforms": "**no**", "undecided": "undecided"}.get(row["state"], "yes"),
             str(row["cases"]),
-            "; ".join(row["diagnoses"]) or "–",
+            cell("; ".join(row["diagnoses"])) or "–",
         ]
         for row in sorted(wrong_rows, key=lambda row: row["loss"])
     ]
@@ -699,7 +712,7 @@ def write(measured: facts.Measured, right: facts.Measured, wrong: facts.Measured
             row["defect"],
             "yes" if row["flagged"] else "**no**",
             str(row["cases"]),
-            "; ".join(row["diagnoses"]) or "–",
+            cell("; ".join(row["diagnoses"])) or "–",
         ]
         for row in kinds["sharp",]
     ]
@@ -710,7 +723,7 @@ def write(measured: facts.Measured, right: facts.Measured, wrong: facts.Measured
             row["source"],
             f"`{row['loss']}`",
             *(row["verdicts"].get(group, "–") for group in groups),
-            "; ".join(row["diagnoses"]) or "–",
+            cell("; ".join(row["diagnoses"])) or "–",
         ]
         for row in kinds["public",]
     ]
@@ -736,18 +749,21 @@ Where the truth is not finite, the same is expected of the code. A share is an e
 ## Sound
 
 A run is one implementation on one case, with inputs, upstream gradient and results in the dtype, by the standard
-`stable`. The implementations: NumPy by hand, with sums one after the other, pairwise and in blocks of 4, and torch's
-autograd of the textbook form, the angle from |x - w| and |x + w|; torch with arccos, on cases whose targets are all
-farther than {NEAR} rad from 0 and π; and jax, where a loss has no rule, smoothing or class weights. In half precision
-jax is compared by budgets of sums in half precision, because the backward of its log_softmax adds up in the dtype that
-it stores.
+`stable`. The implementations are
+
+- NumPy by hand, with sums one after the other, pairwise and in blocks of 4, and torch's autograd of the textbook form,
+  both with the angle from $\\lVert x - w\\rVert$ and $\\lVert x + w\\rVert$;
+- torch with arccos, on cases whose targets are all farther than {NEAR} rad from 0 and $\\pi$;
+- jax, where a loss has no rule, smoothing or class weights. In half precision it is compared by budgets of sums in half
+  precision, because the backward of its log_softmax adds up in the dtype that it stores.
 
 {sound_table(sound, {"dtype": "dtype", "by": "implementation"})}
 
 ### Inputs at which sums lose most
 
-A sum of n equal terms loses n u / 2 at most. A sum whose first term is 1 and whose n - 1 others are just above u loses
-almost n u: each addition rounds up by almost u. Both are here, for lengths, logits, exponentials and samples.
+A sum of $n$ equal terms loses $n u / 2$ at most. A sum whose first term is 1 and whose $n - 1$ others are just above
+$u$ loses almost $n u$: each addition rounds up by almost $u$. Both are here, for lengths, logits, exponentials and
+samples.
 
 {sound_table(adversarial, {"dtype": "dtype", "case": "inputs", "by": "implementation"})}
 
@@ -764,9 +780,10 @@ The strictest standard that each of them meets on all seeds:
 
 ## Wrong code
 
-What `check` says of every implementation of tests/wrong_codes.py, in float32 or else in a dtype in which it is wrong.
+What `check` says of every implementation of tests/wrong_codes.py in the same groups, in float32 or else in a dtype in
+which it is wrong.
 
-{facts.table(("code", "held to", "dtype", "standard", "refused", "failing cases", "diagnosis"), wrong_codes, 7)}
+{facts.table(("code", "reference", "dtype", "standard", "refused", "failing cases", "diagnosis"), wrong_codes, 7)}
 
 ## Sharp
 
@@ -785,9 +802,9 @@ cancel, so budgets lie further above it.
 
 ## Public code
 
-What `check` says, in float32 (of `naive`, in float64). "As it is": the installed package. "After its description":
-written by us in its manner.
+What `check` says in all groups, in float32 (of `naive`, in float64). "As it is": the installed package. "After its
+description": written by us in its manner.
 
-{facts.table(("code", "run", "held to", *groups, "diagnosis"), public_code, 8)}
+{facts.table(("code", "run", "reference", *groups, "diagnosis"), public_code, 8)}
 """
     (folder / "budgets.md").write_text(page)

@@ -30,7 +30,7 @@ from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing" / "budgets.md").read_text()
-FORMULAS = dict(re.findall(r"\$\$\\label\{def-budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))
+FORMULAS = dict(re.findall(r"\$\$\\label\{budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))
 AGREES = mpf(2) ** -40  # what float64 rounds
 DIFFERS = mpf(2) ** -20  # what lies between the two would be undecided, and fails
 DIGITS = 25

@@ -35,7 +35,7 @@ class Equation(NamedTuple):
     @property
     def checked(self) -> bool:
         """Whether it is a step of a derivation, and so has to be transcribed."""
-        return not self.label.startswith(("def-", "quoted-"))
+        return not self.label.startswith(("def-", "quoted-", "budget-"))
 
 
 def _equations() -> list[Equation]:

@@ -253,6 +253,27 @@ def writing(place):
     return change
 
 
+def clipped(least, most):
+    """Probabilities between two bounds, with the gradient that this has."""
+
+    def fn(z, y):
+        each = np.arange(len(y))
+        p = np.asarray(refloss.softmax(z))
+        own = p[each, y]
+        gradient = p.copy()
+        gradient[each, y] -= 1.0
+        inside = (own > least) & (own < most)
+        return -np.log(np.clip(own, least, most)).mean(), gradient * inside[:, None] / len(y)
+
+    return fn
+
+
+def scaled_logits(z, y):
+    """A temperature of 1.001."""
+    value, grad = LOGITS.value_and_grad(z / 1.001, y)
+    return value, grad.z / 1.001
+
+
 BREAKS = {
     "finite": (LOSS, changed(LOSS, lambda v, g, i: (v, g[0], g[1] * np.nan)), FINITE),
     "infinite": (LOGITS, changed(LOGITS, lambda v, g, i: (np.inf, *g)), FINITE),
@@ -320,6 +341,9 @@ BREAKS = {
         CLOSED,
     ),
     "coincident": (TRIPLET, changed(TRIPLET, coinciding), "Points that coincide"),
+    "clip": (LOGITS, clipped(1e-12, 1.0), "far below the others raises"),
+    "temperature": (LOGITS, scaled_logits, "far below the others raises"),
+    "clip above": (LOGITS, clipped(0.0, 1.0 - 1e-7), "far above the others"),
     "masked": (LOGITS, lambda z, y: ours(LOGITS)(np.where(np.isinf(z), 0.0, z), y), MASKED),
     "masked gradient": (LOGITS, changed(LOGITS, lambda v, g, i: (v, g[0] + 1e-300 * np.isinf(i[0]))), MASKED),
     "noise": (LOGITS, once_in(2, lambda v: v * (1.0 + 1e-9)), REPEATABLE),

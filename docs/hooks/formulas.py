@@ -41,7 +41,7 @@ process.stdout.write(JSON.stringify(out));
 """
 
 KINDS = {
-    "evaluated": "Read from the docstring above the code, evaluated and compared with what the code computes.",
+    "evaluated": "Read from the docstring or the page, evaluated and compared with what the code computes.",
     "docstring": "Stands in a docstring of the code; says what is meant there.",
     "transcribed": "Checked in high precision by a transcription in tests/derivations.",
     "definition": "Says what a symbol means.",
@@ -139,7 +139,7 @@ def _kind(formula: Formula, where: str) -> str:
     for sources, kind in DOCSTRINGS.items():
         if digest(formula.tex) in _in_docstrings(sources):
             return kind
-    for prefix, kind in (("def-", "definition"), ("quoted-", "quoted")):
+    for prefix, kind in (("def-", "definition"), ("quoted-", "quoted"), ("budget-", "evaluated")):
         if formula.label.startswith(prefix):
             return kind
     if _transcribed().get(formula.label) != digest(formula.tex):

@@ -45,6 +45,8 @@ ORDINARY = 0.95
 """Largest cosine of an ordinary sample and any class."""
 FAR = 1000.0
 """What is added to all logits of a sample: no exponential survives it."""
+GAP = 128.0
+"""How far a logit is from the others where they do not count: e^-128 is less than any rounding error."""
 FAR_APART = 64.0
 """What logits of up to 16 are multiplied by, so that exponentials of their differences vanish."""
 SHOWN = 200
@@ -389,6 +391,41 @@ def masked(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     _ask(not gradient[masks].any(), "the gradient of logits of -inf is not 0, for", changed)
 
 
+def far_below(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
+    """A label's logit far below the others raises the loss by as much as it is lowered."""
+    smoothing, classes = code.loss.label_smoothing, inputs["z"].shape[1]
+    weights = np.ones(classes) if code.weights is None else code.weights
+    rises = weights[inputs["y"]] * (1.0 - smoothing + smoothing / classes) * GAP
+    mean = rises.sum() / weights[inputs["y"]].sum()
+    rise = {"none": rises, "sum": rises.sum(), "mean": mean}[code.loss.reduction]
+    lowered = [_target_apart(code, inputs, gap) for gap in (-GAP, -2.0 * GAP)]
+    before, after = map(code.run, lowered)
+    left = classes * weights.max() * np.exp(-GAP)  # what probabilities of labels are, once far below and once 0
+    raised = Results(
+        before.parts | {"value": before.parts["value"] + rise},
+        {name: part + left for name, part in before.allowed.items()},
+    )
+    _compare(raised, after, lambda name, part: part, lowered[1])
+
+
+def far_above(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
+    """A label's logit far above the others leaves no loss and no gradient."""
+    sure = _target_apart(code, inputs, GAP)
+    parts, allowed = code.run(sure)
+    true = code.truth(sure).parts
+    for name, part in parts.items():
+        _within(f"{_named(name)} is not 0", part, allowed[name] + np.abs(true[name]), sure)
+
+
+def _target_apart(code: Code, inputs: Inputs, gap: float) -> Inputs:
+    """Put the logit of each label that far above the largest of the others."""
+    each, y = np.arange(len(inputs["y"])), inputs["y"]
+    z = code.on_grid(inputs["z"], np.abs(inputs["z"]).max() + 2.0 * GAP)
+    z[each, y] = -np.inf
+    z[each, y] = z.max(axis=1) + gap
+    return inputs | {"z": z}
+
+
 def upstream(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """Gradients are proportional to the upstream gradient, sample by sample."""
     factors = rng.choice([-2.0, 0.5, 4.0], code.shape(inputs))
@@ -680,8 +717,10 @@ def _of_labels(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
         yield order_of_classes
     if head == "logits":
         yield shift
-        if shape.c > 1 and not loss.label_smoothing:
-            yield masked
+        if shape.c > 1:
+            yield far_below
+            if not loss.label_smoothing:
+                yield from (far_above, masked)
     else:
         yield axes
     if head == "linear":
@@ -713,6 +752,8 @@ def properties(
     overwrites: Sequence[str] = (),
 ) -> Properties:
     """Look for inputs on which foreign code contradicts itself; no expected value is needed.
+
+    Code that keeps every property may still be another loss, with another scale or margin: `check` tells.
 
     Parameters
     ----------
