@@ -650,7 +650,7 @@ def test_a_dtype_may_be_the_framework_s_and_a_loss_its_class(torch):  # noqa: F8
         ({"cases": [("x", "w", "y")]}, TypeError, "cases: expected cases as"),
         ({"track": lambda cases: iter(())}, ValueError, "track: expected an iterator"),
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings) if isinstance(settings, dict) else "",
 )
 def test_a_setting_that_is_none_is_refused_by_name(settings, error, said):
     with pytest.raises(error, match=said):
