@@ -81,7 +81,7 @@ NEAR = 0.3  # rad from a class or its opposite: an arccos is as good there
 SEEDS = range(4000, 4004)
 """Rounds of `measured`: with the default shapes there are more than 4,200 cases a dtype in them."""
 RIGHT = range(3 * len(DTYPES))
-"""Rounds of `right`: a dtype each, with three seeds one after the other."""
+"""Rounds of `right`: a dtype with one of three seeds."""
 WRONG = range(8)
 """Rounds of `wrong`: shares of the codes."""
 ARRAYS = ("rows", "value", "gradients")
@@ -769,8 +769,8 @@ samples.
 
 ## Right code at its own standard
 
-What `check` says of every implementation of tests/right_codes.py by the standard that it is right at: default shapes,
-{seeds}.
+What `check` says of every implementation of tests/right_codes.py by the standard that it is right at: the groups
+ordinary, boundary and hard, default shapes, {seeds}.
 
 {summary}
 

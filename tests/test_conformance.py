@@ -208,6 +208,23 @@ def test_smoothing_shared_among_the_others_is_named():
     assert report.diagnoses[0].startswith("label smoothing of eps/(C - 1)")
 
 
+def test_causes_are_found_over_shapes_of_several_numbers_of_classes():
+    loss = refloss.CrossEntropy(label_smoothing=0.2)
+
+    def others_alone(z, y):
+        return ours(loss, label_smoothing=0.2 * z.shape[1] / (z.shape[1] - 1))(z, y)
+
+    assert check(others_alone, loss).diagnoses == (
+        "label smoothing of eps/(C - 1) on the other classes, not eps/C on all: label_smoothing=0.2 * C / (C - 1)",
+    )
+
+    def next_label(z, y):
+        return ours(LOSSES[0])(z, np.where(y < 0, y, (y + 1) % z.shape[1]) if y.ndim == 1 else y)
+
+    assert check(next_label, LOSSES[0]).diagnoses[0].startswith("every label is off by one: value and gradient agree")
+    assert not check(ours(loss, label_smoothing=0.0), loss, shapes=(3, 1, 2)).diagnoses
+
+
 def test_what_goes_into_a_margin_is_named(torch):  # noqa: F811
     def cosface(x, w, y, unit=True, least=0.0):
         cos = torch.nn.functional.normalize(x) @ (torch.nn.functional.normalize(w) if unit else w).T

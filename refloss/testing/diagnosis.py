@@ -120,7 +120,7 @@ def diagnose(
     said = _of_infinite(loss, [case for case, _ in infinite if case.group != "range"], known)
     failing, right = _plain(finite), [(case.inputs, found) for case, found in _plain(passed)]
     if failing:
-        said += _named(loss, failing, right, known)
+        said = _named(loss, failing, right, known) + said  # what explains numbers may explain infinities too
     else:
         said += list(_special(loss, finite, known))
     beside = _of_infinite(loss, [case for case, _ in infinite if case.group == "range"], known)
@@ -251,18 +251,17 @@ def _general(loss: Any, failing: Ran, right: Ran, known: _Known, *, whole: bool 
     some = failing[:MOST]
     if not some:
         return []
-    classes = _classes(some[0][0], loss)
 
     def explains(other: Any) -> bool:
         return all(_all_agree(other, ran, known) for ran in (some, failing, right))
 
-    like = [pair for pair in _relatives(loss, classes) if explains(pair[1])]
+    like = [pair for pair in _relatives(loss) if explains(pair[1])]
     like = like or ([pair for pair in _fitted(loss, some, known) if explains(pair[1])] if whole else [])
     found = [f"{said}: {other}" for said, other in like]
     if not found:
         found += [
             said
-            for said, changed in _relabelled(loss, classes)
+            for said, changed in _relabelled(loss)
             if all(_all_agree(loss, changed(ran), known) for ran in (some, failing, right))
         ]
     found = found or list(_wrong_steps(loss, failing, right, known))[:1]
@@ -340,7 +339,8 @@ def _over(
 def _agrees(loss: Any, inputs: tuple[Any, ...], theirs: Found, known: _Known, a: Arithmetic | None = None) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
-        return all(over is not None and not over.any() for _, over in _over(loss, inputs, theirs, known, a))
+        other = loss.of(inputs) if isinstance(loss, _SmoothedOthers) else loss
+        return all(over is not None and not over.any() for _, over in _over(other, inputs, theirs, known, a))
     except (ValueError, TypeError):
         return False
 
@@ -369,7 +369,22 @@ def _classes(inputs: tuple[Any, ...], loss: Any) -> int:
     return int(inputs[0].shape[-1] if loss.spec.head == "logits" else len(inputs[1]))
 
 
-def _relatives(loss: Any, classes: int) -> Iterator[tuple[str, Any]]:
+class _SmoothedOthers(NamedTuple):
+    """A loss whose smoothing goes to the other classes alone: which loss of refloss it is depends on their number."""
+
+    loss: Any
+
+    def of(self, inputs: tuple[Any, ...]) -> Any:
+        """Return the loss for so many classes."""
+        classes, eps = _classes(inputs, self.loss), self.loss.label_smoothing
+        return replace(self.loss, label_smoothing=eps * classes / max(classes - 1, 1))
+
+    def __str__(self) -> str:
+        """Say which smoothing of refloss it is."""
+        return f"label_smoothing={self.loss.label_smoothing:g} * C / (C - 1)"
+
+
+def _relatives(loss: Any) -> Iterator[tuple[str, Any]]:
     """Losses that code is often mistaken for."""
     spec = loss.spec
 
@@ -386,10 +401,7 @@ def _relatives(loss: Any, classes: int) -> Iterator[tuple[str, Any]]:
         yield from _of_margins(loss, other)
     if spec.cross_entropy.label_smoothing:
         yield from other("no label smoothing", label_smoothing=0.0)
-        shared = spec.cross_entropy.label_smoothing * classes / (classes - 1.0)
-        yield from other(
-            "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", label_smoothing=shared
-        )
+        yield "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", _SmoothedOthers(loss)
     if spec.cross_entropy.class_weight:
         yield from other("class weights left out", class_weight=None)
 
@@ -416,16 +428,18 @@ def _of_margins(loss: Any, other: Callable[..., Iterator[tuple[str, Any]]]) -> I
             yield from other("the length of the embedding as the scale", s=None)
 
 
-def _relabelled(loss: Any, classes: int) -> Iterator[tuple[str, Callable[[Ran], Ran]]]:
+def _relabelled(loss: Any) -> Iterator[tuple[str, Callable[[Ran], Ran]]]:
     """The same loss of other labels."""
     place = LABELS.get(loss.spec.head)
     if place is None:
         return
 
+    def shifted(inputs: tuple[Any, ...], by: int) -> tuple[Any, ...]:
+        labels = (inputs[place] + by) % _classes(inputs, loss)
+        return (*inputs[:place], labels, *inputs[place + 1 :])
+
     def moved(by: int) -> Callable[[Ran], Ran]:
-        return lambda ran: [
-            ((*inputs[:place], (inputs[place] + by) % classes, *inputs[place + 1 :]), theirs) for inputs, theirs in ran
-        ]
+        return lambda ran: [(shifted(inputs, by), theirs) for inputs, theirs in ran]
 
     for by in (1, -1):
         yield f"every label is off by one: value and gradient agree with y {'+' if by > 0 else '-'} 1", moved(by)
