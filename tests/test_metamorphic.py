@@ -489,18 +489,21 @@ def test_gradients_that_come_at_times_only():
 
 
 def test_nothing_at_all_is_not_passed():
-    def nothing(z, y):
-        return 0.0, np.zeros(z.shape)
+    def nothing(x, w, y):
+        return 0.0, 0.0 * x, 0.0 * w
 
-    report = properties(nothing, LOGITS, examples=3)
+    report = properties(nothing, LOSS, examples=2)
     assert report.state == "undecided"
     assert report.undecided == (
         "the value was never larger than its budget",
-        "the gradient of z was never larger than its budget",
+        "the gradient of x was never larger than its budget",
+        "the gradient of w was never larger than its budget",
     )
-    assert "undecided: the gradient of z was never larger" in str(report)
+    assert "undecided: the gradient of w was never larger" in str(report)
     report = properties(lambda *points: (0.0, *(0.0 * entry for entry in points)), TRIPLET, examples=5)
     assert report.state == "undecided"
+    report = properties(lambda z, y: (0.0, 0.0 * z), LOGITS, examples=2)
+    assert report.state == "broken"
 
 
 LOCKED = "with 6 samples the code raises whatever the input: ValueError: three samples"
