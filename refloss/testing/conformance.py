@@ -118,12 +118,14 @@ def check(
         For arguments that are none of those, or leave nothing to run, naming the argument.
     """
     loss, dtype = as_loss(loss), dtype_name(dtype)
-    judge = _Judge(loss, dtype, standard, accumulate, matmul, _wanted(loss, gradients), _places(loss, overwrites))
+    judge = _Judge(
+        loss, dtype, standard, accumulate, matmul, wanted_gradients(loss, gradients), places_of(loss, overwrites)
+    )
     if not callable(fn):
         raise TypeError(f"fn: expected a function; got {type(fn).__name__}")
     ready(framework, dtype, device)
     groups = _groups(groups)
-    takes_bias = loss.spec.head == "linear" and (_takes(fn, 4) if bias is None else bias)
+    takes_bias = loss.spec.head == "linear" and (takes(fn, 4) if bias is None else bias)
     options: dict[str, Any] = {"seed": seed, "bias": takes_bias, "soft": soft, "ignored": ignored}
     known = named_cases(loss, dtype, shapes, **options) if cases is None else [_own(loss, it, dtype) for it in cases]
     chosen = [case for case in known if case.group in groups]
@@ -298,7 +300,7 @@ def _groups(groups: Sequence[str]) -> tuple[str, ...]:
     return some
 
 
-def _wanted(loss: Any, gradients: bool | Sequence[str]) -> tuple[str, ...]:
+def wanted_gradients(loss: Any, gradients: bool | Sequence[str]) -> tuple[str, ...]:
     """Names of the gradients that have to come."""
     fields = FIELDS[loss.spec.head]
     if isinstance(gradients, bool):
@@ -311,7 +313,7 @@ def _wanted(loss: Any, gradients: bool | Sequence[str]) -> tuple[str, ...]:
     return some
 
 
-def _places(loss: Any, overwrites: Sequence[str]) -> tuple[int, ...]:
+def places_of(loss: Any, overwrites: Sequence[str]) -> tuple[int, ...]:
     """Which inputs may be written into."""
     names = list(FIELDS[loss.spec.head])
     if loss.spec.head in LABELS:
@@ -322,7 +324,7 @@ def _places(loss: Any, overwrites: Sequence[str]) -> tuple[int, ...]:
     return tuple(map(names.index, some))
 
 
-def _takes(fn: Any, count: int) -> bool:
+def takes(fn: Any, count: int) -> bool:
     """Whether code may be called with so many arguments, as far as its signature says."""
     try:
         signature = inspect.signature(fn)

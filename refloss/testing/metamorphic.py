@@ -20,7 +20,7 @@ from refloss.error_free import Array
 from refloss.formats import FORMATS, dtype_name, dtype_of
 from refloss.testing.adapters import Found, call, ready
 from refloss.testing.budgets import arithmetic, as_loss, bounds
-from refloss.testing.conformance import _places, _takes, _wanted
+from refloss.testing.conformance import places_of, takes, wanted_gradients
 from refloss.testing.hard_cases import Shape
 
 Inputs: TypeAlias = dict[str, Any]
@@ -810,10 +810,10 @@ def properties(
     if not _whole(examples):
         raise ValueError(f"examples: expected a positive integer; got {examples!r}")
     size, names = _size(loss, shape), NAMES[loss.spec.head]
-    if loss.spec.head == "linear" and (_takes(fn, 4) if bias is None else bias):
+    if loss.spec.head == "linear" and (takes(fn, 4) if bias is None else bias):
         names = (*names, "b")
-    wanted = tuple(entry for entry in _wanted(loss, gradients) if entry in names)
-    allowed = [names[place] for place in _places(loss, overwrites) if place < len(names)]
+    wanted = tuple(entry for entry in wanted_gradients(loss, gradients) if entry in names)
+    allowed = [names[place] for place in places_of(loss, overwrites) if place < len(names)]
     code = Code(fn, loss, framework, name, device, standard, wanted, {}, set(), set(), {})
     inputs = _inputs(code, size, hard, names)
     held, broken, untried, undecided = [], {}, {}, []
