@@ -23,7 +23,12 @@ SAMPLED = (
     "test_mutants.py",
     "test_metamorphic.py",
     "test_conformance.py::test_refloss_",
+    "test_complete.py",
+    "test_budget_formulas.py",
+    "test_real_code.py",
 )
+# Minutes long, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
+LONG = ("test_complete.py", "test_budget_formulas.py", "test_verdicts.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,6 +36,8 @@ def pytest_collection_modifyitems(items):
     """Mark what coverage need not watch."""
     seen = collections.Counter()
     for item in items:
+        if any(name in item.nodeid for name in LONG):
+            item.add_marker("long")
         name = item.nodeid.partition("[")[0]
         if seen[name] % 5 and any(part in name for part in SAMPLED):
             item.add_marker("untraced")
