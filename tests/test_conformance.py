@@ -1133,3 +1133,15 @@ def test_a_second_call_may_not_write_into_its_inputs_either():
 
     report = check(fn, refloss.CrossEntropy(), cases=cases(refloss.CrossEntropy())[:1])
     assert "z: is not what it was before the call" in str(report)
+
+
+def test_what_only_some_cases_show_is_said_of_these():
+    def apart(inputs, value, dz):
+        return value + (1.0 if np.isfinite(inputs[0]).all() and np.ptp(inputs[0]) > 100.0 else 0.0), dz
+
+    assert said_of(apart)[0].startswith("only where logits are far apart")
+    triplet = refloss.Triplet()
+    far = said_of(lambda i, v, *g: (v + (1.0 if i[0].mean() > 50.0 else 0.0), *g), triplet)
+    assert far == ("only where points are far from the origin: take differences of points before anything else",)
+    part = said_of(lambda i, v, dx, dw: (v, None, 3.0 * dw), LOSS, gradients=("w",), groups="ordinary")
+    assert part == ("the gradient of w is 3 times what it should be, in each of 11 failing cases",)
