@@ -23,9 +23,6 @@ SAMPLED = (
     "test_mutants.py",
     "test_metamorphic.py",
     "test_conformance.py::test_refloss_",
-    "test_complete.py",
-    "test_budget_formulas.py",
-    "test_real_code.py",
 )
 # Minutes long, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
 LONG = ("test_complete.py", "test_budget_formulas.py", "test_verdicts.py")
