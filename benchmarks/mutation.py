@@ -24,13 +24,13 @@ SEED = 16
 SAMPLE = 150
 """How many mutants are tried of functions that are not in `VERDICT`."""
 VERDICT = """
-conformance: compare _complaint _shares _finite _refused _twice _tried _groups _own _Expected
-conformance: wanted_gradients places_of takes
+conformance: compare _complaint _shares _finite _twice _tried _groups _own _Expected
+conformance: wanted_gradients writable_inputs takes_bias
 conformance: _Judge assert_close assert_conforms conforms
-report: Quantity Result Report Conformance
+report: refused Quantity Result Report Conformance
 budgets: bounds ladder arithmetic as_loss _reduced _put_back _stored
 hard_cases: cases sizes counts_nothing
-adapters.results: told_apart parts changed first_of finish _of_mapping _by_name read as_array
+adapters.results: separate_gradients parts changed upstream_for finish _of_mapping _by_name read as_array
 adapters: call _module ready
 """
 EXPLAINED = ROOT / "benchmarks" / "survivors.md"

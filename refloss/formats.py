@@ -56,3 +56,8 @@ def dtype_of(name: str) -> Any:
     """Return the NumPy dtype of a name; bfloat16 is that of ml_dtypes."""
     known = dtype_name(name)
     return import_module("ml_dtypes").bfloat16 if known == "bfloat16" else getattr(np, known)
+
+
+def rounded(numbers: Any, name: str) -> Any:
+    """Round numbers to a dtype, and return them in float64."""
+    return np.asarray(numbers).astype(dtype_of(name)).astype(np.float64)

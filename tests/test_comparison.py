@@ -20,7 +20,7 @@ from refloss.testing import (
 )
 from refloss.testing.adapters import Found
 from refloss.testing.conformance import compare
-from refloss.testing.report import ENDS, Quantity, Result
+from refloss.testing.report import ENDS, Quantity, Result, refused
 
 CE, INF, NAN = refloss.CrossEntropy(), math.inf, math.nan
 Z, Y = np.array([[0.5, -1.0, 0.25], [2.0, 0.0, 0.5]]), np.array([0, 2])
@@ -148,12 +148,12 @@ class Pair:
     def __init__(self, off, share):
         self.both = off, share
 
-    def apart(self, case, first, again):
+    def difference(self, case, first, again):
         assert (case, first, again) == (CASE, "first", "again")
         return self.both
 
-    def written(self, case, again):
-        return (conformance._refused("y", "was written into"),) if again == "writing" else ()
+    def overwritten(self, case, again):
+        return (refused("y", "was written into"),) if again == "writing" else ()
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,10 @@ def test_what_differs_from_call_to_call_is_noted_and_fails_beyond_its_budget(off
 
 def test_what_a_second_call_writes_into_is_said_once():
     judge = Pair(0.0, 0.0)
-    judge.apart = lambda *given: (0.0, 0.0)
+    judge.difference = lambda *given: (0.0, 0.0)
     first = Result(CASE, (quantity(),), "first", "", "")
     result, _ = conformance._twice(lambda case: "writing", first, judge)
-    assert result.quantities == (quantity(), *judge.written(CASE, "writing"))
+    assert result.quantities == (quantity(), *judge.overwritten(CASE, "writing"))
     again = result._replace(found="writing")  # the first call did so already
     assert conformance._twice(lambda case: "writing", again, judge)[0] == again
 
@@ -215,8 +215,8 @@ def test_whatever_code_raises_is_its_result():
         assert said.startswith(ENDS) != isinstance(error, Exception)
 
 
-def judge_of(loss=CE, dtype="float32", wanted=("z",), overwrites=(), standard="working"):
-    return conformance._Judge(loss, dtype, standard, None, None, wanted, overwrites)
+def judge_of(loss=CE, dtype="float32", wanted=("z",), writable=(), standard="working"):
+    return conformance._Judge(loss, dtype, standard, None, None, wanted, writable)
 
 
 def found_of(value=1.0, grad=None, **more):
@@ -229,34 +229,34 @@ def test_how_far_two_results_are_apart():
     allowed, bound = budgets.bounds(CE, CASE.inputs, judge.arithmetic, np.ones(()))
     grad = np.ones((2, 3))
     one = found_of(1.0, [grad])
-    assert judge.apart(CASE, one, one) == (0.0, 0.0)
+    assert judge.difference(CASE, one, one) == (0.0, 0.0)
     other = grad.copy()
     other[1, 2] += 4.0 * bound["z"][1, 2]
-    off, share = judge.apart(CASE, one, found_of(1.0 + allowed, [other]))
+    off, share = judge.difference(CASE, one, found_of(1.0 + allowed, [other]))
     assert off == max(abs(other[1, 2] - 1.0), (1.0 + allowed) - 1.0)
     assert share == pytest.approx(4.0, rel=1e-6)
-    assert judge.apart(CASE, one, found_of(1.0 - 2.0 * allowed, [grad]))[1] == pytest.approx(2.0, rel=1e-6)
-    assert judge.apart(CASE, one, found_of(1.0, [grad[:1]])) == (INF, INF)
-    assert judge.apart(CASE, one, found_of(NAN, [grad])) == (INF, INF)
-    assert judge.apart(CASE, found_of(NAN), found_of(NAN)) == (0.0, 0.0)
-    assert judge.apart(CASE, found_of(1.0, [None]), found_of(1.0, [None])) == (0.0, 0.0)
-    assert judge.apart(CASE, found_of(1.0, [None]), found_of(1.0, [grad])) == (INF, INF)
-    assert judge.apart(CASE, found_of(1.0), found_of(1.0, [grad])) == (INF, INF)
-    assert judge.apart(CASE, found_of([1.0, 2.0]), found_of([1.0, 2.5])) == (0.5, 0.0)
-    assert judge.apart(CASE, found_of(1.0, [grad[:1]]), found_of(1.0, [2.0 * grad[:1]])) == (0.0, 0.0)
+    assert judge.difference(CASE, one, found_of(1.0 - 2.0 * allowed, [grad]))[1] == pytest.approx(2.0, rel=1e-6)
+    assert judge.difference(CASE, one, found_of(1.0, [grad[:1]])) == (INF, INF)
+    assert judge.difference(CASE, one, found_of(NAN, [grad])) == (INF, INF)
+    assert judge.difference(CASE, found_of(NAN), found_of(NAN)) == (0.0, 0.0)
+    assert judge.difference(CASE, found_of(1.0, [None]), found_of(1.0, [None])) == (0.0, 0.0)
+    assert judge.difference(CASE, found_of(1.0, [None]), found_of(1.0, [grad])) == (INF, INF)
+    assert judge.difference(CASE, found_of(1.0), found_of(1.0, [grad])) == (INF, INF)
+    assert judge.difference(CASE, found_of([1.0, 2.0]), found_of([1.0, 2.5])) == (0.5, 0.0)
+    assert judge.difference(CASE, found_of(1.0, [grad[:1]]), found_of(1.0, [2.0 * grad[:1]])) == (0.0, 0.0)
     partly = np.array([NAN, 1.0, INF]), np.array([NAN, 1.25, INF])
-    assert judge.apart(CASE, found_of(INF), found_of(1.0)) == (INF, INF)
+    assert judge.difference(CASE, found_of(INF), found_of(1.0)) == (INF, INF)
     none = CASE._replace(accepts=("refusal", "finite"))
-    assert judge.apart(none, *map(found_of, partly)) == (0.25, 0.0)
-    assert judge.apart(none, found_of(1.0, [grad]), found_of(1.0, [grad + 0.5])) == (0.5, 0.0)
+    assert judge.difference(none, *map(found_of, partly)) == (0.25, 0.0)
+    assert judge.difference(none, found_of(1.0, [grad]), found_of(1.0, [grad + 0.5])) == (0.5, 0.0)
     four = [found_of(1.0, [grad + more])._replace(upstream=np.asarray(4.0)) for more in (0.0, 4.0 * bound["z"])]
-    assert judge.apart(CASE, *four)[1] == pytest.approx(1.0, rel=1e-3)
+    assert judge.difference(CASE, *four)[1] == pytest.approx(1.0, rel=1e-3)
     linear = refloss.SoftmaxLoss()
     case = Case("a-3x3x3", "ordinary", (), "", (np.eye(3), np.eye(3), np.arange(3)))
     judge = judge_of(linear, wanted=("x", "w"))
     _, bound = budgets.bounds(linear, case.inputs, judge.arithmetic)
     two = [found_of(1.0, [None, np.eye(3) + more]) for more in (0.0, 2.0 * bound["w"])]
-    assert judge.apart(case, *two)[1] == pytest.approx(2.0, rel=1e-6)
+    assert judge.difference(case, *two)[1] == pytest.approx(2.0, rel=1e-6)
 
 
 def test_what_a_check_looks_at_follows_from_inputs_and_settings():
@@ -268,7 +268,7 @@ def test_what_a_check_looks_at_follows_from_inputs_and_settings():
     assert judge.names([short]) == ("value", "dx")
     assert judge.names([short, long]) == ("value", "dx", "db")
     none = long._replace(accepts=("refusal", "finite"))
-    assert judge.names([short, none]) == ("value", "dx")
+    assert judge.names([short, none]) == ("value", "dx", "db")
     assert judge.names([none]) == ("value", "dx", "db")
     assert judge_of(refloss.Triplet(), wanted=("anchor",)).names([short]) == ("value", "danchor")
 
@@ -277,7 +277,7 @@ def test_written_inputs_are_named_by_their_place():
     linear = refloss.SoftmaxLoss()
     inputs = (np.eye(3), np.eye(3), np.arange(3), np.zeros(3))
     case = Case("a-3x3x3", "ordinary", (), "", inputs, ("finite",))
-    judge = judge_of(linear, wanted=("x", "w", "b"), overwrites=(1,))
+    judge = judge_of(linear, wanted=("x", "w", "b"), writable=("w",))
     found = found_of(1.0, [np.ones(2), None, np.array([NAN])], changed=(0, 1, 2, 3))
     said = [(quantity.name, quantity.complaint) for quantity in judge.quantities(case, found)]
     text = "is not what it was before the call: the code writes into its input"
@@ -430,7 +430,7 @@ def test_notes_say_what_was_not_looked_at():
     said = "beside the value came what is no gradient, and was not looked at: list of shape (2,)"
     other = found_of(1.0, grad, others="int of shape ()", hint="was read as dx")
     assert notes(beside, other) == [said]
-    assert notes(beside, other, quantities=(conformance._refused("value", "wrong"),)) == [said, "was read as dz"]
+    assert notes(beside, other, quantities=(refused("value", "wrong"),)) == [said, "was read as dz"]
     tensors = "TypeError: expected a Tensor"
     assert notes(None, error=tensors) == ["the code was given NumPy's arrays; for tensors say framework='torch'"]
     assert notes(None, framework="torch", error=tensors) == []
@@ -488,18 +488,18 @@ def test_arguments_of_a_check_are_names_or_several_names():
     assert conformance.wanted_gradients(refloss.Triplet(), "anchor") == ("anchor",)
     with pytest.raises(ValueError, match=r"^gradients: expected True, False or some of 'x', 'w', 'b'; got 'y'$"):
         conformance.wanted_gradients(linear, "y")
-    assert conformance.places_of(linear, ("x", "b", "y")) == (0, 3, 2)
-    assert conformance.places_of(CE, "y") == (1,)
-    assert conformance.places_of(refloss.Triplet(), ("negative",)) == (2,)
-    assert conformance.places_of(refloss.Triplet(), "positive") == (1,)
+    assert conformance.writable_inputs(linear, ("x", "b", "y")) == ("x", "b", "y")
+    assert conformance.writable_inputs(CE, "y") == ("y",)
+    assert conformance.writable_inputs(refloss.Triplet(), ("negative",)) == ("negative",)
+    assert conformance.writable_inputs(refloss.Triplet(), "positive") == ("positive",)
     with pytest.raises(ValueError, match=r"^overwrites: expected some of 'x', 'w', 'y', 'b'; got"):
-        conformance.places_of(linear, ("z", "x"))
-    assert conformance.takes(lambda a, b, c, d: 0, 4)
-    assert conformance.takes(lambda a, b, c, d=0: 0, 4)
-    assert not conformance.takes(lambda a, b, c: 0, 4)
-    assert not conformance.takes(lambda *a: 0, 4)
-    assert not conformance.takes(lambda a, *b: 0, 4)
-    assert not conformance.takes(3, 4)
+        conformance.writable_inputs(linear, ("z", "x"))
+    assert conformance.takes_bias(lambda a, b, c, d: 0, linear, None)
+    assert conformance.takes_bias(lambda a, b, c, d=0: 0, linear, None)
+    assert not conformance.takes_bias(lambda a, b, c: 0, linear, None)
+    assert not conformance.takes_bias(lambda *a: 0, linear, None)
+    assert not conformance.takes_bias(lambda a, *b: 0, linear, None)
+    assert not conformance.takes_bias(3, linear, None)
 
 
 def test_own_cases_are_rounded_and_have_to_be_inputs_of_the_loss():

@@ -18,25 +18,15 @@ from unittest import SkipTest
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.formats import FORMATS, dtype_name
+from refloss.formats import FORMATS, dtype_name, rounded
 from refloss.testing.adapters import Found, call, read, ready
 from refloss.testing.adapters.results import as_array
 from refloss.testing.budgets import arithmetic, as_loss, bounds, ladder, truth
 from refloss.testing.diagnosis import diagnose
 from refloss.testing.errors import Arithmetic
-from refloss.testing.hard_cases import GROUPS, Case, counts_nothing, dtype_of
+from refloss.testing.hard_cases import FIELDS, GROUPS, INPUTS, LABELS, Case, counts_nothing
 from refloss.testing.hard_cases import cases as named_cases
-from refloss.testing.report import ENDS, UNDECIDED, Conformance, Quantity, Report, Result
-
-LABELS = {"logits": 1, "linear": 2, "margin": 2}
-"""Where the labels are among the inputs."""
-FIELDS = {
-    "logits": ("z",),
-    "linear": ("x", "w", "b"),
-    "margin": ("x", "w"),
-    "triplet": ("anchor", "positive", "negative"),
-}
-"""Names of the inputs that have gradients."""
+from refloss.testing.report import ENDS, UNDECIDED, Conformance, Quantity, Report, Result, refused
 
 
 def check(
@@ -118,15 +108,13 @@ def check(
         For arguments that are none of those, or leave nothing to run, naming the argument.
     """
     loss, dtype = as_loss(loss), dtype_name(dtype)
-    judge = _Judge(
-        loss, dtype, standard, accumulate, matmul, wanted_gradients(loss, gradients), places_of(loss, overwrites)
-    )
+    wanted, writable = wanted_gradients(loss, gradients), writable_inputs(loss, overwrites)
+    judge = _Judge(loss, dtype, standard, accumulate, matmul, wanted, writable)
     if not callable(fn):
         raise TypeError(f"fn: expected a function; got {type(fn).__name__}")
     ready(framework, dtype, device)
     groups = _groups(groups)
-    takes_bias = loss.spec.head == "linear" and (takes(fn, 4) if bias is None else bias)
-    options: dict[str, Any] = {"seed": seed, "bias": takes_bias, "soft": soft, "ignored": ignored}
+    options: dict[str, Any] = {"seed": seed, "bias": takes_bias(fn, loss, bias), "soft": soft, "ignored": ignored}
     known = named_cases(loss, dtype, shapes, **options) if cases is None else [_own(loss, it, dtype) for it in cases]
     chosen = [case for case in known if case.group in groups]
     if not chosen:
@@ -136,8 +124,8 @@ def check(
     def run(case: Case) -> Found:
         upstream = np.random.default_rng([seed, zlib.crc32(case.id.encode())]).normal(size=1 << 12)
         fields = judge.fields(case)
-        label, wanted = LABELS.get(loss.spec.head), tuple(name for name in fields if name in judge.wanted)
-        return call(fn, framework, dtype, device, case.inputs, upstream, fields, label, wanted)
+        by = tuple(name for name in fields if name in wanted)
+        return call(fn, framework, dtype, device, case.inputs, upstream, fields, LABELS.get(loss.spec.head), by)
 
     results: list[Result] = []
     notes: list[str] = []
@@ -281,7 +269,7 @@ def assert_close(
     wanted = {f"d{name.removeprefix('grad_')}" for name in named} | ({"value"} if value is not None else set())
     failed = [quantity for quantity in compared if quantity.name in wanted and not quantity.passed]
     if failed:
-        inexact = [f"input {i}" for i, a in enumerate(arrays) if a.dtype.kind == "f" and (_held(a, dtype) != a).any()]
+        inexact = [f"input {i}" for i, a in enumerate(arrays) if a.dtype.kind == "f" and (rounded(a, dtype) != a).any()]
         note = f"{', '.join(inexact)}: holds numbers that {dtype} does not; is that what the code was given?"
         raise AssertionError(
             "\n".join(
@@ -313,22 +301,22 @@ def wanted_gradients(loss: Any, gradients: bool | Sequence[str]) -> tuple[str, .
     return some
 
 
-def places_of(loss: Any, overwrites: Sequence[str]) -> tuple[int, ...]:
-    """Which inputs may be written into."""
-    names = list(FIELDS[loss.spec.head])
-    if loss.spec.head in LABELS:
-        names.insert(LABELS[loss.spec.head], "y")
-    some = (overwrites,) if isinstance(overwrites, str) else overwrites
+def writable_inputs(loss: Any, overwrites: Sequence[str]) -> tuple[str, ...]:
+    """Names of the inputs that the code may write into."""
+    names = INPUTS[loss.spec.head]
+    some = (overwrites,) if isinstance(overwrites, str) else tuple(overwrites)
     if any(name not in names for name in some):
         raise ValueError(f"overwrites: expected some of {', '.join(map(repr, names))}; got {overwrites!r}")
-    return tuple(map(names.index, some))
+    return some
 
 
-def takes(fn: Any, count: int) -> bool:
-    """Whether code may be called with so many arguments, as far as its signature says."""
+def takes_bias(fn: Any, loss: Any, said: bool | None) -> bool:
+    """Whether code takes a bias: as was said, or if nothing was, as far as its signature tells."""
+    if loss.spec.head != "linear" or said is not None:
+        return loss.spec.head == "linear" and bool(said)
     try:
         signature = inspect.signature(fn)
-        signature.bind(*range(count))
+        signature.bind(*INPUTS["linear"])
     except (TypeError, ValueError):
         return False
     return not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
@@ -338,10 +326,6 @@ def _as_input(entry: Any) -> Any:
     """An array that somebody made: labels as they are, everything else in float64."""
     array = as_array(entry)
     return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float64)
-
-
-def _held(array: Any, dtype: str) -> Any:
-    return array.astype(dtype_of(dtype)).astype(np.float64)
 
 
 def _own(loss: Any, case: Any, dtype: str) -> Case:
@@ -355,7 +339,7 @@ def _own(loss: Any, case: Any, dtype: str) -> Case:
     label = LABELS.get(loss.spec.head)
     arrays = [_as_input(entry) for entry in case.inputs]
     with np.errstate(all="ignore"):
-        held = [a if i == label else _held(a, dtype) for i, a in enumerate(arrays)]
+        held = [a if i == label else rounded(a, dtype) for i, a in enumerate(arrays)]
     if "truth" in case.accepts:
         try:
             loss(*held)
@@ -412,9 +396,9 @@ def _twice(run: Callable[[Case], Found], first: Result, judge: _Judge) -> tuple[
     found, error = _tried(run, first.case)
     if found is None:
         return first.with_complaint("value", f"a second call on the same inputs raised {error}"), []
-    off, share = judge.apart(first.case, first.found, found)
-    if not judge.written(first.case, first.found):
-        first = first._replace(quantities=(*first.quantities, *judge.written(first.case, found)))
+    off, share = judge.difference(first.case, first.found, found)
+    if not judge.overwritten(first.case, first.found):
+        first = first._replace(quantities=(*first.quantities, *judge.overwritten(first.case, found)))
     if off == 0.0:
         return first, []
     said = f"two calls on the same inputs differ by {off:.2g}: results are not deterministic"
@@ -449,9 +433,9 @@ class _Judge:
         accumulate: Any,
         matmul: Any,
         wanted: tuple[str, ...],
-        overwrites: tuple[int, ...],
+        writable: tuple[str, ...],
     ) -> None:
-        self.loss, self.dtype, self.standard, self.wanted, self.overwrites = loss, dtype, standard, wanted, overwrites
+        self.loss, self.dtype, self.standard, self.wanted, self.writable = loss, dtype, standard, wanted, writable
         self.arithmetic = arithmetic(dtype, accumulate, matmul, standard)
         self.standards = {name: arithmetic(dtype, accumulate, matmul, name) for name in ladder(dtype, loss)}
         self.truths: dict[int, tuple[Any, ...]] = {}
@@ -463,32 +447,30 @@ class _Judge:
 
     def names(self, chosen: Sequence[Case]) -> tuple[str, ...]:
         """Return the quantities that have to be looked at."""
-        there = {name for case in chosen if "truth" in case.accepts or len(chosen) == 1 for name in self.fields(case)}
+        there = {name for case in chosen for name in self.fields(case)}
         return ("value", *(f"d{name}" for name in FIELDS[self.loss.spec.head] if name in there and name in self.wanted))
 
     def quantities(self, case: Case, found: Found) -> tuple[Quantity, ...]:
         """Compare value and gradients, and look whether inputs are what they were."""
-        written = self.written(case, found)
+        overwritten = self.overwritten(case, found)
         if "truth" in case.accepts:
-            return (*self.compared(case, found, self.arithmetic), *written)
+            return (*self.compared(case, found, self.arithmetic), *overwritten)
         gradients = zip(self.fields(case), found.gradients or (), strict=False)
         parts = {"value": found.value} | {f"d{name}": part for name, part in gradients if part is not None}
-        return (*(_finite(name, part) for name, part in parts.items()), *written)
+        return (*(_finite(name, part) for name, part in parts.items()), *overwritten)
 
-    def written(self, case: Case, found: Found) -> tuple[Quantity, ...]:
+    def overwritten(self, case: Case, found: Found) -> tuple[Quantity, ...]:
         """Refuse inputs that are not what they were before the call."""
-        names = [*self.fields(case)]
-        if self.loss.spec.head in LABELS:
-            names.insert(LABELS[self.loss.spec.head], "y")
         said = "is not what it was before the call: the code writes into its input"
-        return tuple(_refused(names[place], said) for place in found.changed if place not in self.overwrites)
+        names = [INPUTS[self.loss.spec.head][place] for place in found.changed]
+        return tuple(refused(name, said) for name in names if name not in self.writable)
 
     def compared(self, case: Case, found: Found, a: Arithmetic) -> tuple[Quantity, ...]:
         """Compare value and gradients by the budgets of an arithmetic."""
         value, grad = self._truth(case, found)
         if found.value.shape != np.shape(value):
             hint = "" if found.value.ndim == np.ndim(value) else ": is reduction='none' on one side only?"
-            return (_refused("value", f"shape {found.value.shape}, expected {np.shape(value)}{hint}"),)
+            return (refused("value", f"shape {found.value.shape}, expected {np.shape(value)}{hint}"),)
         allowed, errors = bounds(self.loss, case.inputs, a, found.upstream)
         nothing = counts_nothing(self.loss, case.inputs)
         # Zeros of labelled losses hold by structure; of a triplet, only where its margin is surely kept.
@@ -501,7 +483,7 @@ class _Judge:
             if name in self.wanted:
                 theirs, ours = given.get(name), getattr(grad, name)
                 quantities.append(
-                    _refused(f"d{name}", "was not returned")
+                    refused(f"d{name}", "was not returned")
                     if theirs is None
                     else compare(f"d{name}", theirs, ours, errors[name], nothing=nothing, floor=floor)
                 )
@@ -536,7 +518,7 @@ class _Judge:
 
         return list(map(looked_at, results))
 
-    def apart(self, case: Case, found: Found, again: Found) -> tuple[float, float]:
+    def difference(self, case: Case, found: Found, again: Found) -> tuple[float, float]:
         """Return how far two results of a case are apart, absolutely and over their budget."""
         parts, others = ((each.value, *(each.gradients or ())) for each in (found, again))
         if [None if p is None else p.shape for p in parts] != [None if p is None else p.shape for p in others]:
@@ -591,15 +573,11 @@ class _Judge:
             yield "the code was given NumPy's arrays; for tensors say framework='torch'"
 
 
-def _refused(name: str, complaint: str) -> Quantity:
-    return Quantity(name, np.inf, (), np.nan, np.nan, np.nan, 0, 0, complaint)
-
-
 def _finite(name: str, got: Array) -> Quantity:
     """Ask for nothing but numbers."""
     wrong = got.size - int(np.count_nonzero(np.isfinite(got)))
     if wrong:
-        return _refused(name, f"{wrong} of {got.size} are NaN or infinite")
+        return refused(name, f"{wrong} of {got.size} are NaN or infinite")
     return Quantity(name, 0.0, (), np.nan, np.nan, np.nan, got.size, 0, "")
 
 
@@ -614,7 +592,7 @@ def compare(
     ours = np.asarray(expected, dtype=np.float64)
     if got.shape != ours.shape:
         hint = ": transposed?" if got.shape == ours.shape[::-1] else ""
-        return _refused(name, f"shape {got.shape}, expected {ours.shape}{hint}")
+        return refused(name, f"shape {got.shape}, expected {ours.shape}{hint}")
     finite = np.isfinite(ours)
     limit = np.broadcast_to(np.where(np.isnan(allowed), 0.0, allowed), ours.shape)
     with np.errstate(invalid="ignore"):

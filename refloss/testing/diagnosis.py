@@ -22,7 +22,7 @@ from refloss.stages import margin
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import arithmetic, bounds
 from refloss.testing.errors import Arithmetic
-from refloss.testing.hard_cases import Case, counts_nothing
+from refloss.testing.hard_cases import LABELS, Case, counts_nothing
 
 Length: TypeAlias = Callable[[Array], Array]
 Ran: TypeAlias = Sequence[tuple[tuple[Any, ...], Found]]
@@ -45,8 +45,6 @@ SPECIAL = {
     "coinciding",
 }
 """Flags of cases that fail for reasons of their own."""
-LABELS = {"logits": 1, "linear": 2, "margin": 2}
-"""Where the labels are among the inputs."""
 MOST = 4  # cases that an explanation is tried on before it is tried on all
 ALIKE = 0.5
 """Correlation with the roundings of shorter numbers from which on they explain an error: that of noise is far less."""

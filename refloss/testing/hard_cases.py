@@ -15,11 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.formats import dtype_name, dtype_of
+from refloss.formats import dtype_name, dtype_of, rounded
 from refloss.testing.budgets import as_loss
 
-__all__ = ["GROUPS", "SHAPES", "Case", "Shape", "cases", "dtype_name", "dtype_of"]
+__all__ = ["FIELDS", "GROUPS", "INPUTS", "LABELS", "SHAPES", "Case", "Shape", "cases", "dtype_name", "dtype_of"]
 
+INPUTS = {
+    "logits": ("z", "y"),
+    "linear": ("x", "w", "y", "b"),
+    "margin": ("x", "w", "y"),
+    "triplet": ("anchor", "positive", "negative"),
+}
+"""What a loss is called with, by its head; a linear head may go without its bias."""
+LABELS = {head: names.index("y") for head, names in INPUTS.items() if "y" in names}
+"""Where the labels are among the inputs."""
+FIELDS = {head: tuple(name for name in names if name != "y") for head, names in INPUTS.items()}
+"""Names of the inputs that have gradients."""
 GROUPS = ("ordinary", "boundary", "hard", "range")
 VERDICT = GROUPS[:3]
 """Groups that the verdict covers; `range` is shown beside."""
@@ -196,7 +207,7 @@ def _soft_labels(draft: Draft) -> tuple[int, ...]:
 
 def _held(entry: Any, dtype: str, label: bool = False) -> Any:
     """Round numbers to the dtype; labels stay."""
-    return entry if label or entry.dtype.kind == "i" else entry.astype(dtype_of(dtype)).astype(np.float64)
+    return entry if label or entry.dtype.kind == "i" else rounded(entry, dtype)
 
 
 def _can_ignore(loss: Any) -> bool:
@@ -224,7 +235,7 @@ def counts_nothing(loss: Any, inputs: tuple[Any, ...]) -> bool:
     """Whether a mean is taken of nothing: every label is ignored, or of a class of weight 0."""
     if loss.spec.head == "triplet" or loss.reduction != "mean":
         return False
-    y = inputs[1 if loss.spec.head == "logits" else 2]
+    y = inputs[LABELS[loss.spec.head]]
     if y.dtype.kind not in "iu":
         return False
     kept, weights = y[y != loss.ignore_index], loss.spec.cross_entropy.class_weight

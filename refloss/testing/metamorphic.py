@@ -17,23 +17,16 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.formats import FORMATS, dtype_name, dtype_of
+from refloss.formats import FORMATS, dtype_name, rounded
 from refloss.testing.adapters import Found, call, ready
 from refloss.testing.budgets import arithmetic, as_loss, bounds
-from refloss.testing.conformance import places_of, takes, wanted_gradients
-from refloss.testing.hard_cases import Shape
+from refloss.testing.conformance import takes_bias, wanted_gradients, writable_inputs
+from refloss.testing.hard_cases import INPUTS, Shape
 
 Inputs: TypeAlias = dict[str, Any]
 """Inputs by name, in the order in which the code takes them."""
 Parts: TypeAlias = dict[str, Array]
 """The value and the gradients by name, or their budgets."""
-NAMES = {
-    "logits": ("z", "y"),
-    "linear": ("x", "w", "y"),
-    "margin": ("x", "w", "y"),
-    "triplet": ("anchor", "positive", "negative"),
-}
-"""Inputs of each head; a linear head may also take a bias b."""
 OF_CLASSES = ("w", "b")
 """Inputs with one row per class; all others have one row per sample."""
 STEPS = 4
@@ -211,7 +204,7 @@ class Code(NamedTuple):
 
     def held(self, entries: Any) -> Array:
         """Round numbers to the dtype."""
-        return np.asarray(entries).astype(dtype_of(self.dtype)).astype(np.float64)
+        return np.asarray(rounded(entries, self.dtype))
 
     def on_grid(self, entries: Any, largest: float) -> Array:
         """Round numbers so that the dtype holds them, and what is up to `largest` from them, exactly."""
@@ -809,11 +802,11 @@ def properties(
     ready(framework, name, device)
     if not _whole(examples):
         raise ValueError(f"examples: expected a positive integer; got {examples!r}")
-    size, names = _size(loss, shape), NAMES[loss.spec.head]
-    if loss.spec.head == "linear" and (takes(fn, 4) if bias is None else bias):
-        names = (*names, "b")
+    size, names = _size(loss, shape), INPUTS[loss.spec.head]
+    if "b" in names and not takes_bias(fn, loss, bias):
+        names = names[:-1]
     wanted = tuple(entry for entry in wanted_gradients(loss, gradients) if entry in names)
-    allowed = [names[place] for place in places_of(loss, overwrites) if place < len(names)]
+    allowed = writable_inputs(loss, overwrites)
     code = Code(fn, loss, framework, name, device, standard, wanted, {}, set(), set(), {})
     inputs = _inputs(code, size, hard, names)
     held, broken, untried, undecided = [], {}, {}, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -54,6 +55,11 @@ class Quantity(NamedTuple):
         )
 
 
+def refused(name: str, complaint: str) -> Quantity:
+    """Return a quantity that fails for what is wrong beside numbers."""
+    return Quantity(name, math.inf, (), math.nan, math.nan, math.nan, 0, 0, complaint)
+
+
 class Result(NamedTuple):
     """One case."""
 
@@ -88,8 +94,7 @@ class Result(NamedTuple):
 
     def with_complaint(self, name: str, complaint: str) -> Result:
         """Return the result with a quantity that fails."""
-        bad = Quantity(name, float("inf"), (), float("nan"), float("nan"), float("nan"), 0, 0, complaint)
-        return self._replace(quantities=(*self.quantities, bad))
+        return self._replace(quantities=(*self.quantities, refused(name, complaint)))
 
 
 ENDS = "what ends a program:"

@@ -14,7 +14,7 @@ import numpy as np
 
 from refloss.error_free import Array
 from refloss.formats import dtype_of
-from refloss.testing.adapters.results import Found, read
+from refloss.testing.adapters.results import Call, Found, read
 
 __all__ = ["FRAMEWORKS", "Found", "call", "read", "ready"]
 
@@ -82,7 +82,6 @@ def call(
         for place, entry in enumerate(inputs)
     ]
     with np.errstate(all="ignore"):  # what overflows is seen in the results
-        found: Found = module.run(
-            fn, dtype, device, arrays, upstream, fields, labels, fields if wanted is None else wanted
-        )
+        by = fields if wanted is None else wanted
+        found: Found = module.run(Call(fn, dtype, device, arrays, upstream, fields, labels, by))
     return found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from refloss.error_free import Array
-from refloss.testing.adapters.results import Found, changed, finish, first_of, parts, told_apart
+from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients, upstream_for
 
 
 def ready(dtype: str, device: Any) -> None:
@@ -35,40 +33,32 @@ def _device(jax: Any, device: Any) -> Any:
         raise ValueError(f"device: expected one that jax has here; got {device!r} ({said})") from None
 
 
-def run(
-    fn: Callable[..., Any],
-    dtype: str,
-    device: Any,
-    arrays: list[Any],
-    upstream: Array,
-    fields: tuple[str, ...],
-    labels: int | None,
-    wanted: tuple[str, ...],
-) -> Found:
+def run(call: Call) -> Found:
     """Call fn with arrays, and differentiate its value."""
     jax = import_module("jax")
-    where = _device(jax, device)
-    fixed = {place: entry for place, entry in enumerate(arrays) if entry.dtype.kind in "iu" or place == labels}
-    before = [entry.copy() for entry in arrays]
-    floats = [jax.device_put(entry, where) for place, entry in enumerate(arrays) if place not in fixed]
-
-    def of_floats(*given: Any) -> Any:
-        rest = iter(given)
-        return fn(*(fixed[place] if place in fixed else next(rest) for place in range(len(arrays))))
-
-    shapes = [np.shape(entry) for entry in floats]
-    found = told_apart(parts(of_floats(*floats), fields), shapes, differentiable=True)
+    where = _device(jax, call.device)
+    before = [entry.copy() for entry in call.arrays]
+    inputs = [
+        jax.device_put(entry, where) if place in call.places and entry.dtype.kind not in "iu" else entry
+        for place, entry in enumerate(call.arrays)
+    ]
+    found = separate_gradients(parts(call.fn(*inputs), call.fields), call.shapes, differentiable=True)
     incoming = None
-    moving = [place for place, name in enumerate(fields) if name in wanted]
+    named = dict(zip(call.places, call.fields, strict=False))
+    moving = {place: name for place, name in named.items() if name in call.wanted}
     if found.gradients is None and moving and hasattr(found.value, "dtype"):
 
         def value_of(*given: Any) -> Any:
-            every = dict(enumerate(floats)) | dict(zip(moving, given, strict=True))
-            return parts(of_floats(*every.values()), fields).value
+            every = dict(enumerate(inputs)) | dict(zip(moving, given, strict=True))
+            return parts(call.fn(*every.values()), call.fields).value
 
-        value, back = jax.vjp(value_of, *(floats[place] for place in moving))
-        incoming = first_of(upstream, np.shape(value), dtype)
-        gradients = dict(zip(moving, back(jax.numpy.asarray(incoming, dtype=value.dtype)), strict=True))
-        found = found._replace(value=value, gradients=tuple(gradients.get(place) for place in range(len(fields))))
-    after = [fixed.get(place, entry) for place, entry in enumerate(before)]
-    return finish(found, incoming, fields, doubtful=incoming is None)._replace(changed=changed(before, after))
+        value, back = jax.vjp(value_of, *(inputs[place] for place in moving))
+        incoming = upstream_for(call.upstream, np.shape(value), call.dtype)
+        gradients = back(jax.numpy.asarray(incoming, dtype=value.dtype))
+        by_name = dict(zip(moving.values(), gradients, strict=True))
+        found = found._replace(value=value, gradients=tuple(map(by_name.get, call.fields)))
+    # JAX's own arrays cannot be written to.
+    after = [
+        call.arrays[place] if inputs[place] is call.arrays[place] else before[place] for place in range(len(before))
+    ]
+    return finish(found, incoming, call.fields, doubtful=incoming is None)._replace(changed=changed(before, after))

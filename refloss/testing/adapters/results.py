@@ -8,10 +8,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.formats import dtype_of
+from refloss.formats import rounded
 
 VALUES = ("loss", "value")
 GRADIENTS = ("gradients", "gradient", "grads", "grad")
+
+
+class Call(NamedTuple):
+    """A call of foreign code; see `refloss.testing.adapters.call`."""
+
+    fn: Any
+    dtype: str
+    device: Any
+    arrays: list[Any]
+    """Inputs of its own, of the dtype."""
+    upstream: Array
+    fields: tuple[str, ...]
+    labels: int | None
+    wanted: tuple[str, ...]
+
+    @property
+    def places(self) -> list[int]:
+        """Where the inputs are that have gradients."""
+        return [place for place in range(len(self.arrays)) if place != self.labels]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the gradients."""
+        return [np.shape(self.arrays[place]) for place in self.places]
 
 
 class Found(NamedTuple):
@@ -101,17 +125,13 @@ def _of_mapping(returned: Mapping[str, Any], fields: Sequence[str]) -> Parts:
 
 def _by_name(entries: Mapping[str, Any], fields: Sequence[str]) -> tuple[tuple[Any, ...] | None, tuple[Any, ...]]:
     """Gradients under the name of their input, or that after "d" or "grad_"; and what has another name."""
-    named: dict[str, Any] = {}
-    for field in fields:
-        for key in (field, f"d{field}", f"grad_{field}"):
-            if key in entries:
-                named[key] = entries[key]
-    gradients = tuple(next((entries[k] for k in (f, f"d{f}", f"grad_{f}") if k in entries), None) for f in fields)
-    others = tuple(entry for key, entry in entries.items() if key not in named)
-    return (gradients if named else None), others
+    keys = {key: field for field in fields for key in (f"grad_{field}", f"d{field}", field)}
+    named = {keys[key]: entry for key, entry in entries.items() if key in keys}
+    others = tuple(entry for key, entry in entries.items() if key not in keys)
+    return (tuple(map(named.get, fields)) if named else None), others
 
 
-def told_apart(found: Parts, shapes: Sequence[tuple[int, ...]], differentiable: bool) -> Parts:
+def separate_gradients(found: Parts, shapes: Sequence[tuple[int, ...]], differentiable: bool) -> Parts:
     """Take for gradients what has the form of gradients, and for others what has not.
 
     Where the value can be differentiated only exact shapes will do, since another result may come beside it.
@@ -151,10 +171,9 @@ def finish(found: Parts, upstream: Any, fields: Sequence[str], *, doubtful: bool
     )
 
 
-def first_of(upstream: Array, shape: tuple[int, ...], dtype: str) -> Array:
+def upstream_for(upstream: Array, shape: tuple[int, ...], dtype: str) -> Array:
     """As many of the given numbers as the value has, in its shape, as the dtype holds them."""
-    some = np.resize(upstream, int(np.prod(shape))).reshape(shape)
-    return np.asarray(some.astype(dtype_of(dtype)).astype(np.float64))
+    return np.asarray(rounded(np.resize(upstream, shape), dtype))
 
 
 def changed(before: Iterable[Any], after: Iterable[Any]) -> tuple[int, ...]:

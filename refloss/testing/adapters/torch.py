@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from refloss.error_free import Array
-from refloss.testing.adapters.results import Found, changed, finish, first_of, parts, told_apart
+from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients, upstream_for
 
 
 def ready(dtype: str, device: Any) -> None:
@@ -22,45 +20,34 @@ def ready(dtype: str, device: Any) -> None:
         raise ValueError(f"device: expected one that torch has here, for {dtype}; got {device!r} ({said})") from None
 
 
-def run(
-    fn: Callable[..., Any],
-    dtype: str,
-    device: Any,
-    arrays: list[Any],
-    upstream: Array,
-    fields: tuple[str, ...],
-    labels: int | None,
-    wanted: tuple[str, ...],
-) -> Found:
+def run(call: Call) -> Found:
     """Call fn with tensors, and differentiate its value."""
     torch = import_module("torch")
-
-    places = [place for place in range(len(arrays)) if place != labels]
-    named = dict(zip(places, fields, strict=False))
+    named = dict(zip(call.places, call.fields, strict=False))
 
     def tensor(place: int, entry: Any) -> Any:
         if entry.dtype.kind in "iu":
-            return torch.tensor(entry, device=device)
-        kind = torch.float32 if place == labels and entry.dtype == np.float32 else getattr(torch, dtype)
-        return torch.tensor(
-            entry.astype(np.float64), dtype=kind, device=device, requires_grad=named.get(place) in wanted
-        )
+            return torch.tensor(entry, device=call.device)
+        single = place == call.labels and entry.dtype == np.float32
+        kind, wanted = torch.float32 if single else getattr(torch, call.dtype), named.get(place) in call.wanted
+        return torch.tensor(entry.astype(np.float64), dtype=kind, device=call.device, requires_grad=wanted)
 
-    tensors = [tensor(place, entry) for place, entry in enumerate(arrays)]
+    tensors = [tensor(place, entry) for place, entry in enumerate(call.arrays)]
     before = [entry.detach().clone() for entry in tensors]
-    leaves = [entry for entry in tensors if entry.requires_grad]
-    found = parts(fn(*tensors), fields)
+    found = parts(call.fn(*tensors), call.fields)
     differentiable = bool(getattr(found.value, "requires_grad", False))
-    found = told_apart(found, [tuple(tensors[place].shape) for place in places], differentiable)
+    found = separate_gradients(found, call.shapes, differentiable)
     incoming = None
     if found.gradients is None and differentiable:
         value = found.value
-        incoming = first_of(upstream, tuple(value.shape), dtype)
+        incoming = upstream_for(call.upstream, tuple(value.shape), call.dtype)
         given = torch.tensor(incoming, dtype=value.dtype, device=value.device)
-        gradients = torch.autograd.grad(value, leaves, given, allow_unused=True)
-        zeros = (torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, gradients, strict=True))
-        named_gradients = dict(zip([name for name in fields if name in wanted], zeros, strict=True))
-        found = found._replace(gradients=tuple(named_gradients.get(name) for name in fields))
-    return finish(found, incoming, fields, doubtful=incoming is None and differentiable)._replace(
-        changed=changed(before, tensors)
-    )
+        leaves = {named[place]: tensors[place] for place in call.places if tensors[place].requires_grad}
+        gradients = torch.autograd.grad(value, list(leaves.values()), given, allow_unused=True)
+        zeros = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        by_name = {
+            name: zero if part is None else part for (name, zero), part in zip(zeros.items(), gradients, strict=True)
+        }
+        found = found._replace(gradients=tuple(map(by_name.get, call.fields)))
+    doubtful = incoming is None and differentiable
+    return finish(found, incoming, call.fields, doubtful=doubtful)._replace(changed=changed(before, tensors))
