@@ -79,7 +79,7 @@ LARGE = (8, 20, 64)
 NEAR = 0.3  # rad from a class or its opposite: an arccos is as good there
 
 SEEDS = range(4000, 4004)
-"""Rounds of `measured`: with the default shapes there are more than 4,200 cases a dtype in them."""
+"""Rounds of `measured`: with the default shapes there are more than 4,200 cases per dtype in them."""
 RIGHT = range(3 * len(DTYPES))
 """Rounds of `right`: a dtype with one of three seeds."""
 WRONG = range(8)
@@ -740,7 +740,7 @@ Written by `.ci/record`. A case is one of `refloss.testing.cases` (groups ordina
 shapes. An entry is one number of a value or of a gradient; every entry counts, whether its budget decides it or not.
 Where the truth is not finite, the same is expected of the code. A share is an error divided by its budget.
 
-- cases a dtype: {", ".join(f"{dtype} {count}" for dtype, count in counted.items())}
+- cases per dtype: {", ".join(f"{dtype} {count}" for dtype, count in counted.items())}
 - runs on them and on the inputs below: {len(everything)}, entries: {entries}, over budget: {over}
 - checks of right code at its own standard: {len(right.rows)}, refused: {refusals}
 - wrong code: {len(wrong_rows)}, refused: {len(refused)}, with a cause named: {named}

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from refloss.formats import dtype_of
-from refloss.testing import (
-    adapters,
-)
+from refloss.testing import adapters
 from refloss.testing.adapters import results as came
 
 INF = math.inf

@@ -9,15 +9,7 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss.testing import (
-    Case,
-    assert_close,
-    assert_conforms,
-    budgets,
-    check,
-    conformance,
-    conforms,
-)
+from refloss.testing import Case, assert_close, assert_conforms, budgets, check, conformance, conforms
 from refloss.testing.adapters import Found
 from refloss.testing.conformance import compare
 from refloss.testing.report import ENDS, Quantity, Result, refused

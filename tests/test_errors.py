@@ -9,10 +9,7 @@ import pytest
 
 import refloss
 from refloss.formats import dtype_of
-from refloss.testing import (
-    budgets,
-    errors,
-)
+from refloss.testing import budgets, errors
 
 CE = refloss.CrossEntropy()
 INF = math.inf

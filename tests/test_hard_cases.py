@@ -7,11 +7,7 @@ import pytest
 
 import refloss
 from refloss.formats import FORMATS, dtype_of
-from refloss.testing import (
-    Shape,
-    cases,
-    hard_cases,
-)
+from refloss.testing import Shape, cases, hard_cases
 
 CE = refloss.CrossEntropy()
 

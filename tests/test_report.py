@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from refloss.testing import (
-    Case,
-)
+from refloss.testing import Case
 from refloss.testing.report import ENDS, Conformance, Quantity, Report, Result
 
 INF = math.inf

@@ -73,7 +73,7 @@ def arithmetic(dtype: Any, accumulate: Any = None, matmul: Any = None, standard:
 
 
 def ladder(dtype: str, loss: Any) -> tuple[str, ...]:
-    """Return the standards that apply to a dtype and a loss, the loosest first; each grants what the next one does."""
+    """Return the standards that apply to a dtype and a loss, the loosest first."""
     if loss.spec.head == "triplet":
         return ("working", "mixed") if dtype in HALVES else ("working",)
     if dtype not in HALVES:
