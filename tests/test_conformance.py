@@ -1139,9 +1139,11 @@ def test_what_only_some_cases_show_is_said_of_these():
     def apart(inputs, value, dz):
         return value + (1.0 if np.isfinite(inputs[0]).all() and np.ptp(inputs[0]) > 100.0 else 0.0), dz
 
-    assert said_of(apart)[0].startswith("only where logits are far apart")
+    assert said_of(apart)[0].startswith("only where logits are far apart, and probabilities vanish")
     triplet = refloss.Triplet()
     far = said_of(lambda i, v, *g: (v + (1.0 if i[0].mean() > 50.0 else 0.0), *g), triplet)
     assert far == ("only where points are far from the origin: take differences of points before anything else",)
+    together = said_of(lambda i, v, *g: (v + (1.0 if (i[0] == i[1]).all() else 0.0), *g), triplet)
+    assert together == ("only where points coincide",)
     part = said_of(lambda i, v, dx, dw: (v, None, 3.0 * dw), LOSS, gradients=("w",), groups="ordinary")
     assert part == ("the gradient of w is 3 times what it should be, in each of 11 failing cases",)

@@ -13,6 +13,7 @@ import pytest
 import mutants
 import refloss
 from refloss.testing import metamorphic, properties
+from refloss.testing.hard_cases import INPUTS
 from test_conformance import LOSSES, ours
 from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 
@@ -413,7 +414,7 @@ def test_nan_is_never_right(only, loss):
 
 
 def names_of(loss):
-    return metamorphic.NAMES[loss.spec.head]
+    return INPUTS[loss.spec.head]
 
 
 @pytest.mark.parametrize(

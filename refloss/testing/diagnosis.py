@@ -222,7 +222,7 @@ def _special(loss: Any, failed: Sequence[tuple[Case, Found]], known: _Known) -> 
     if "coinciding" in flags:
         yield "only where points coincide"
     if "gap" in flags and "offset" not in flags:
-        yield "only where logits are far apart: a probability vanishes before its logarithm; take log_softmax"
+        yield "only where logits are far apart, and probabilities vanish: take log_softmax, not the log of a softmax"
     if "offset" in flags and loss.spec.head == "triplet":
         yield "only where points are far from the origin: take differences of points before anything else"
     elif "offset" in flags:
