@@ -403,8 +403,8 @@ def test_nan_is_never_right(only, loss):
         found.reshape(-1)[-1] = np.nan
         return found
 
-    special = {"y": np.array([0, 1]), "b": np.ones(2)}
-    count = len(ours(loss)(*(special.get(name, np.ones((2, 2))) for name in INPUTS[loss.spec.head])))
+    names = INPUTS[loss.spec.head][:3]  # code that takes any number of inputs is called without a bias
+    count = len(ours(loss)(*(np.ones((2, 2)) if name != "y" else np.array([0, 1]) for name in names)))
     for place in range(count):
 
         def change(value, gradients, inputs, place=place):
