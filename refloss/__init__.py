@@ -9,6 +9,7 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from refloss.engines.certified import enclose
+    from refloss.engines.contract import AccuracyWarning
     from refloss.error_free import ulp_error
     from refloss.losses import (
         AMSoftmax,
@@ -22,6 +23,7 @@ if _typing.TYPE_CHECKING:
         SoftmaxLoss,
         SphereFace,
         Triplet,
+        error_bound,
         log_softmax,
         logsumexp,
         softmax,
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AMSoftmax",
     "ASoftmax",
+    "AccuracyWarning",
     "ArcFace",
     "CombinedMargin",
     "CosFace",
@@ -42,13 +45,18 @@ __all__ = [
     "SphereFace",
     "Triplet",
     "enclose",
+    "error_bound",
     "log_softmax",
     "logsumexp",
     "softmax",
     "ulp_error",
 ]
 
-_ELSEWHERE = {"enclose": "refloss.engines.certified", "ulp_error": "refloss.error_free"}
+_ELSEWHERE = {
+    "AccuracyWarning": "refloss.engines.contract",
+    "enclose": "refloss.engines.certified",
+    "ulp_error": "refloss.error_free",
+}
 
 
 def __getattr__(name: str) -> _typing.Any:

@@ -17,7 +17,7 @@ from warnings import warn
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import Request, Spec, chain
+from refloss.engines import Request, Spec, chain, contract
 from refloss.engines.chain import Step
 from refloss.error_free import Array, Pair
 from refloss.stages import angle, cross_entropy, margin, triplet
@@ -77,6 +77,8 @@ class _Loss(ABC):
     """What every loss does: hand its specification and checked arrays to an engine, and shape what comes back."""
 
     reduction: str = "mean"
+    _gradient: ClassVar[Any]
+    """The named tuple of its gradients."""
     _shared: ClassVar[frozenset[str]] = frozenset(
         {"reduction", "label_smoothing", "class_weight", "ignore_index", "gradient"}
     )
@@ -101,6 +103,10 @@ class _Loss(ABC):
     @abstractmethod
     def spec(self) -> Spec:
         """What an engine needs to know of this loss."""
+
+    @abstractmethod
+    def _arrays(self, *given: Any) -> tuple[Arrays, tuple[int, ...]]:
+        """Return what it is called with as checked arrays by name, and the shape of the samples."""
 
     def _value(self, arrays: Arrays, shape: tuple[int, ...], engine: str, dtype: Any) -> Value:
         kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
@@ -128,21 +134,50 @@ class _Loss(ABC):
                 gradients[name] = into[name]
         return self._shaped(value, shape, kind), gradients
 
-    def _engine(self, name: str, arrays: Arrays, request: Request) -> tuple[Any, ...]:
-        """Return the module of an engine, and what it is called with."""
+    def _error_bound(self, given: Any, engine: str, dtype: Any, upstream: Any) -> tuple[Value, Any]:
+        """See `error_bound`."""
+        arrays, shape = self._arrays(*given)
+        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+        checked = inputs.upstream(upstream, self.reduction, shape)
+        shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
+        name = self._resolved(engine, arrays, kind)
+        exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
+        if name == "certified":
+            rounded, gradients = import_module("refloss.engines.certified").value_and_grad(self.spec, exact, checked)
+            value = _half_an_ulp(rounded)
+            gradients = {name: _half_an_ulp(part) for name, part in gradients.items()}
+        else:
+            bounds = import_module("refloss.engines.bounds").bounds
+            value, gradients = bounds(self.spec, exact, checked, name, kind)
+        found: dict[str, Any] = dict.fromkeys(self._gradient._fields)
+        for name, part in gradients.items():
+            found[name] = part.reshape(*shape, -1) if name == "z" else part.reshape(shapes[name])
+        return self._shaped(value, shape, np.dtype(np.float64)), self._gradient(**found)
+
+    def _resolved(self, name: str, arrays: Arrays, dtype: np.dtype[Any]) -> str:
+        """Return the engine that "auto" stands for, and the chain where "fused" cannot be had."""
         inputs.one_of("engine", name, ENGINES)
-        head = self.spec.head
         if name == "auto":
+            head = self.spec.head
             size = arrays["z"].size if head == "logits" else arrays["x"].size * len(arrays["w"]) if "w" in arrays else 0
-            large = size >= LARGE.get(head, np.inf) or request.dtype != np.float64
-            name = "fused" if large and _numba_works() else "chain"
-        if name == "fused" and _numba_works():
-            return import_module("refloss.engines.fused"), arrays, request
-        module = import_module(f"refloss.engines.{'chain' if name == 'fused' else name}")
-        return module, inputs.in_float64(arrays, directions=head == "margin")
+            large = size >= LARGE.get(head, np.inf) or dtype != np.float64
+            name = "fused" if large else "chain"
+        return "chain" if name == "fused" and not _numba_works() else name
+
+    def _engine(self, engine: str, arrays: Arrays, request: Request) -> tuple[Any, ...]:
+        """Return the module of an engine, and what it is called with."""
+        name = self._resolved(engine, arrays, request.dtype)
+        module = import_module(f"refloss.engines.{name}")
+        if name == "fused":  # it looks at what it is given as it goes
+            return module, arrays, request
+        exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
+        if name != "certified":
+            contract.look(name, self.spec, exact)
+        return module, exact
 
     def _trace(self, arrays: Arrays, shape: tuple[int, ...], upstream: Any) -> dict[str, Step]:
         exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
+        contract.look("chain", self.spec, exact)
         return chain.trace(self.spec, exact, inputs.upstream(upstream, self.reduction, shape))
 
     def _shaped(self, value: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
@@ -202,6 +237,8 @@ class CrossEntropy(_WithLabels):
         For settings and inputs out of range, naming the argument.
     """
 
+    _gradient = LogitGradient
+
     @property
     def spec(self) -> Spec:
         """What an engine needs to know of this loss."""
@@ -258,6 +295,8 @@ class SoftmaxLoss(_WithLabels):
         For settings and inputs out of range, naming the argument.
     """
 
+    _gradient = LinearGradient
+
     @property
     def spec(self) -> Spec:
         """What an engine needs to know of this loss."""
@@ -302,6 +341,8 @@ class SoftmaxLoss(_WithLabels):
 @dataclass(frozen=True, kw_only=True, repr=False)
 class _MarginLoss(_WithLabels):
     """What every loss on directions shares: the curve of the target's angle, and a scale."""
+
+    _gradient = HeadGradient
 
     gradient: str = "exact"
 
@@ -630,6 +671,8 @@ class Triplet(_Loss):
         For settings and inputs out of range, naming the argument.
     """
 
+    _gradient = TripletGradient
+
     m: float = 0.2
     squared: bool = True
 
@@ -681,6 +724,56 @@ class Triplet(_Loss):
 
 SphereFace = ASoftmax
 AMSoftmax = CosFace
+
+
+def error_bound(
+    loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = None, upstream: Any = None
+) -> tuple[Value, Any]:
+    r"""Return the absolute error that an engine may have on the value and on every entry of the gradients.
+
+    $$\lvert\tilde L - L\rvert \le r\,L, \qquad
+    \lvert\tilde g_i - g_i\rvert \le \rho\sum_k \lvert\text{terms of the row of } g_i\rvert$$
+
+    with r and ρ by `refloss.engines.contract.promise`: each counts the rounding errors of its engine. Terms are what
+    adds up to a row before anything cancels. For heads with G = dL/dz and the slope ψ' of the target's curve, 1 off the
+    target: $\sum_k |s\,G_{nk}\,\psi'_{nk}|/\lVert x_n\rVert$ for x, and
+    $\sum_n |s\,G_{nk}\,\psi'_{nk}|/\lVert w_k\rVert$ for w; where ‖x‖ is the scale $\sum_k |G_{nk} f_{nk}|$ more, f the
+    logit over the scale; for `SoftmaxLoss` $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,
+    for b, $\sum_n |G_{nk}|$. For "dd" ψ' is sin θ off the target. For `CrossEntropy` |G|; for `Triplet` the lengths of
+    the two gradients of distances. Targets of both signs, by negative weights or targets, count without their sign, in
+    values too. Probabilities below the smallest normal number may be lost, and so may as much of a result.
+
+    The truth is that of the inputs as they are; with dtype float32, of the inputs rounded to float32. "certified"
+    rounds correctly, so its bound is half an ulp.
+
+    Parameters
+    ----------
+    loss
+        A loss of refloss.
+    inputs
+        What it is called with.
+    engine, dtype, upstream
+        As in ``value_and_grad``.
+
+    Returns
+    -------
+    value, gradients
+        Bounds, in the form in which ``value_and_grad`` returns what they bound; inf where nothing can be said.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As the loss itself, naming the argument.
+    """
+    if not isinstance(loss, _Loss):
+        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {loss!r}")
+    return loss._error_bound(inputs, engine, dtype, upstream)
+
+
+def _half_an_ulp(rounded: Array) -> Array:
+    """Return half the distance to the next number, or the smallest number there is."""
+    apart = np.spacing(np.abs(np.where(np.isfinite(rounded), rounded, 0.0)))
+    return np.maximum(apart / 2.0, np.finfo(np.float64).smallest_subnormal)
 
 
 @cache

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refloss.engines import contract
 from refloss.error_free import Array, Pair
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
 from refloss.stages import cross_entropy, log_softmax, softmax
@@ -37,8 +38,11 @@ from refloss.testing.errors import (
 
 STANDARDS = ("working", "stable", "mixed", "fused", "relative")
 HALVES = ("float16", "bfloat16")
-TRUTH = 8.0 * 2.0**-53
-"""What the truth, by engine "dd", may itself be off by, relative to a value and to the terms of a gradient's row."""
+TRUTH = float(contract.promise("dd", "margin", np.ones(1)).gradient[0])
+"""What the truth, by engine "dd", may itself be off by, relative to a value and to the terms of a gradient's row.
+
+Scales at which it is more, from 2^41 on, have budgets that are larger still: a logit in float64 is wrong by u S.
+"""
 
 
 def arithmetic(dtype: Any, accumulate: Any = None, matmul: Any = None, standard: str = "working") -> Arithmetic:

@@ -1,0 +1,134 @@
+r"""Contract: how accurate each engine promises to be, and the warning where that is worth nothing.
+
+Everything that says how wrong an engine may be reads it here: `refloss.error_bound`, README's table, the tests, the
+records, the budgets of `refloss.testing`.
+
+Symbols: u the unit roundoff of the dtype; S_n the scale of a sample: s, or ‖x_n‖ where that is the scale, or
+‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head; K_n what a sum of n rounded terms may lose, in u of its terms.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refloss.engines import Arrays, Spec
+from refloss.error_free import Array, high, scale_rows
+from refloss.stages import cross_entropy
+
+SUMMED = 512
+"""Terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in pieces of so many."""
+
+
+class AccuracyWarning(RuntimeWarning):
+    """A result whose error may be as large as itself."""
+
+
+class Promise(NamedTuple):
+    """What an engine promises for each sample, in parts of what is bounded."""
+
+    value: Array
+    """Of a row's loss (N,)."""
+    gradient: Array
+    """Of the absolute terms of a gradient (N,)."""
+    sums: float = 0.0
+    """More, of the same terms, for sums over samples and classes."""
+
+
+def summed(terms: int) -> int:
+    """What a sum of rounded terms may lose in the engine `fused`, in u of its terms.
+
+    Up to `SUMMED` terms are added by the BLAS, one after the other at worst; two roundings more for every doubling.
+    """
+    return min(terms, SUMMED) + 2 * max(0, math.ceil(math.log2(max(terms, 1) / SUMMED)))
+
+
+def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int = 1, dtype: Any = np.float64) -> Promise:
+    r"""Return what an engine promises for samples of scale S_n.
+
+    With r and g for value and gradient:
+
+    | engine | head | r | g |
+    |---|---|---|---|
+    | `chain` | linear, margin | max(16u, 4u S) | max(32u, 8u S) |
+    | `fused` | linear, margin | max(16u, κu S), κ = 8 + 2 K_D | max(32u, 2κu S) and (16 + K_N + K_C) u more |
+    | `chain`, `fused` | logits, triplet | 8u; 16u in float32 | 8u; 16u in float32 |
+    | `dd` | any | max(4u, 2^-92 S) | max(8u, 2^-91 S) |
+
+    Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
+    is by 4u S, and a loss, relative to itself, by as much; a softmax by twice that. Fused: sums of D products and
+    squares are the BLAS's, whose error is K_D u. What is beside S are the roundings of cross entropy: exp (1u), its
+    correction, the sum, a division (1u each), log1p (1u), coefficient and reduction (1u each).
+    """
+    unit = float(np.finfo(dtype).eps) / 2.0
+    scale = np.asarray(scale, np.float64)
+    with np.errstate(over="ignore"):
+        if engine == "dd":
+            return Promise(np.maximum(4.0 * unit, 2.0**-92 * scale), np.maximum(8.0 * unit, 2.0**-91 * scale))
+        if head in ("logits", "triplet"):
+            most = np.full(scale.shape, (8.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
+            return Promise(most, most)
+        if engine == "chain":
+            return Promise(np.maximum(16.0 * unit, 4.0 * unit * scale), np.maximum(32.0 * unit, 8.0 * unit * scale))
+        lost = (8.0 + 2.0 * summed(width)) * unit * scale
+    sums = (16.0 + summed(scale.size) + summed(classes)) * unit
+    return Promise(np.maximum(16.0 * unit, lost), np.maximum(32.0 * unit, 2.0 * lost), sums)
+
+
+def log2_lengths(rows: Any) -> Array:
+    """Return the binary logarithm of each row's length, -inf for a row of zeros: lengths themselves may overflow."""
+    scaled, exponent = scale_rows(high(rows))
+    with np.errstate(divide="ignore"):
+        return np.asarray(0.5 * np.log2((scaled * scaled).sum(axis=1)) + exponent)
+
+
+def scales(spec: Spec, arrays: Arrays) -> Array:
+    """Return S_n of every sample (N,); 1 where there is no such thing."""
+    if spec.head in ("logits", "triplet"):
+        return np.ones(len(next(iter(arrays.values()))))
+    if spec.head == "margin" and spec.scale is not None:
+        return np.full(len(arrays["x"]), spec.scale)
+    logs = log2_lengths(arrays["x"])
+    if spec.head == "linear":
+        logs = logs + log2_lengths(arrays["w"]).max()
+    with np.errstate(over="ignore"):
+        scale = np.exp2(logs)
+    return scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
+
+
+def _of_bias(b: Array, products: Array) -> Array:
+    """Return the largest |b_k| of a class that may have a probability above 0 (N,): others are masked by it."""
+    least = b.max() - 2.0 * products[:, None] - 800.0
+    return np.asarray(np.where(b >= least, np.abs(b), 0.0).max(axis=1))
+
+
+def look(engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64) -> None:
+    """Warn where samples that count have a scale at which nothing is promised."""
+    if spec.head in ("logits", "triplet"):
+        return
+    scale = np.where(cross_entropy.kept(arrays["y"], spec.cross_entropy), scales(spec, arrays), 0.0)
+    warn(engine, spec, scale, arrays["x"].shape[1], dtype)
+
+
+def warn(engine: str, spec: Spec, scale: Array, width: int, dtype: Any = np.float64) -> None:
+    """Warn, where the user's code calls, of scales (N,) at which nothing is promised."""
+    lost = promise(engine, spec.head, scale, width=width, dtype=dtype).gradient
+    if not (lost >= 1.0).any():
+        return
+    n = int(lost.argmax())
+    names = {"linear": f"x[{n}] and w with a product of lengths", "margin": f"x[{n}] of length"}
+    what = "s of" if spec.head == "margin" and spec.scale is not None else names[spec.head]
+    others = [name for name in ("chain", "dd") if engine in ("fused", "chain")[: 2 if name == "dd" else 1]]
+    able = [name for name in others if (promise(name, spec.head, scale).gradient < 1.0).all()]
+    message = (
+        f"{what} {scale[n]:.3g}: logits of that size leave engine={engine!r} in {np.dtype(dtype)} no digit of their "
+        f"differences, and the result may be wrong altogether; engine={(*able, 'certified')[0]!r} can do it"
+    )
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "refloss":
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, AccuracyWarning, stacklevel=depth)
