@@ -1,7 +1,6 @@
 """The gradient checks that the suite uses, and what they allow. test_mutants.py shows that each rejects every mutant.
 
-u = 2^-53 is the unit roundoff. S is the scale of a loss: s, or the largest length of an embedding, or the largest
-product of lengths for the plain head.
+u = 2^-53 is the unit roundoff. S is the scale of a loss, see `refloss.engines.contract`.
 """
 
 from __future__ import annotations
@@ -12,47 +11,52 @@ import numpy as np
 from mpmath import mp, mpf
 
 import exact
+import refloss
+from refloss.engines import contract
 
 U = 2.0**-53
 
 
 def scale_of(loss: Any, *inputs: Any) -> float:
-    """S of a head."""
-    x, w = np.asarray(inputs[0], np.float64), np.asarray(inputs[1], np.float64)
-    if type(loss).__name__ == "SoftmaxLoss":
-        return float(_lengths(x).max() * _lengths(w).max())
-    s = getattr(loss, "s", None)
-    return float(_lengths(x).max()) if s is None else s
+    """S of a head, the largest of its samples."""
+    return float(contract.scales(loss.spec, _arrays(loss, inputs)).max())
 
 
-def _lengths(rows: np.ndarray) -> np.ndarray:
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    return np.linalg.norm(rows / largest, axis=1) * largest[:, 0]
+def _arrays(loss: Any, inputs: Any) -> dict[str, Any]:
+    names = {"logits": ("z", "y"), "triplet": ("anchor", "positive", "negative")}.get(
+        loss.spec.head, ("x", "w", "y", "b")
+    )
+    return {name: np.asarray(it, np.float64) for name, it in zip(names, inputs, strict=False) if it is not None}
 
 
-def allowed(loss: Any, *inputs: Any, engine: str = "chain") -> tuple[float, float]:
-    """The contract, in u: for the value relative to itself, for a gradient relative to the absolute terms of its row.
-
-    Engine "dd": 4u, and 8u of the terms after projection; one rounding, 1u, is what is left of either.
-
-    Engine "chain":
-
-    Heads: 4u S and 8u S. A cosine between unit vectors whose entries are rounded is wrong by at most 2u, so a logit is
-    by 2u S and the loss, relative to itself, by that much and the error of cross entropy, 5u; a gradient's softmax is
-    wrong by twice as much. 16u and 32u are for small S, where the sums over classes and the projection count.
-
-    Cross entropy on logits: 8u, for exp (1u), its correction, the sum, a division (1u each), log1p (1u), coefficient
-    and reduction (1u each). Triplet: 8u: differences and squares are exact, directions (2u), coefficient, reduction.
-    """
-    if engine == "dd":
-        return 4.0, 8.0
-    if type(loss).__name__ in ("CrossEntropy", "Triplet"):
-        return 8.0, 8.0
-    scale = scale_of(loss, *inputs)
-    return max(16.0, 4.0 * scale), max(32.0, 8.0 * scale)
+def allowed(loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = np.float64) -> tuple[float, float]:
+    """The contract in u: for a value relative to itself, for a gradient relative to the absolute terms of its row."""
+    arrays = _arrays(loss, inputs)
+    sizes = (len(arrays["w"]), arrays["w"].shape[1]) if "w" in arrays else (1, 1)
+    promise = contract.promise(engine, loss.spec.head, contract.scales(loss.spec, arrays), *sizes, dtype)
+    return float(promise.value.max()) / U, float(promise.gradient.max() + promise.sums) / U
 
 
-def errors(
+def share(found: Any, truth: Any, bound: Any) -> float:
+    """The largest |found - truth| / bound; what is not NaN or inf as the truth is counts as inf."""
+    found, true, bound = exact.exact(found), exact.exact(truth), np.broadcast_to(bound, np.shape(truth))
+    assert found.shape == true.shape, f"shapes of result {found.shape} and truth {true.shape} differ"
+    return max((_share(found[i], true[i], bound[i]) for i in np.ndindex(true.shape)), default=0.0)
+
+
+def _share(found: mpf, true: mpf, bound: float) -> float:
+    if mp.isnan(true):
+        return 0.0 if mp.isnan(found) else float("inf")
+    if found == true:
+        return 0.0
+    if not mp.isfinite(found) or not mp.isfinite(true):
+        # what float64 cannot hold, or may not hold after rounding
+        return 0.0 if bound == np.inf and not mp.isnan(found) else float("inf")
+    with mp.workdps(60):
+        return float(abs(found - true) / bound) if bound > 0.0 else float("inf")
+
+
+def shares(
     loss: Any,
     *inputs: Any,
     found: Any = None,
@@ -61,21 +65,17 @@ def errors(
     engine: str = "chain",
     **precision: Any,
 ) -> dict[str, float]:
-    """Errors in u against mpmath: of the value relative to itself, of gradients relative to their rows' absolute terms.
+    """Errors against mpmath, of the value and of gradients by name, as parts of `refloss.error_bound`.
 
     `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
     """
     value, gradients = found or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
-    out = {"value": exact.value_error(value, exact.value(loss, *inputs, **precision))}
+    of_value, of_gradients = refloss.error_bound(loss, *inputs, upstream=upstream, engine=engine)
+    out = {"value": share(value, exact.value(loss, *inputs, **precision), of_value)}
     truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
-    terms = exact.absolute_terms(loss, *inputs, upstream=upstream, projected=engine == "dd")
     for name, gradient in as_dict(gradients).items():
-        counted = gradient
-        if entries is not None:
-            counted = np.full_like(gradient, np.nan)
-            for index in entries[name]:
-                counted[index] = gradient[index]
-        out[name] = exact.row_error(counted, truth[name], terms[name])
+        at = ... if entries is None else tuple(np.array(entries[name]).T)
+        out[name] = share(np.asarray(gradient)[at], truth[name][at], getattr(of_gradients, name)[at])
     return out
 
 
@@ -83,12 +83,8 @@ def against_exact(
     loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, engine: str = "chain", **options: Any
 ) -> None:
     """Compare value and gradients with mpmath: nothing refloss derived is on the other side."""
-    value_allowed, gradient_allowed = allowed(loss, *inputs, engine=engine)
-    for name, error in errors(loss, *inputs, found=found, upstream=upstream, engine=engine, **options).items():
-        limit = value_allowed if name == "value" else gradient_allowed
-        if limit * U >= 1.0:
-            continue  # nothing is promised
-        assert error <= limit, f"{loss}: {name} is {error:.3g}u off, allowed {limit:.3g}u"
+    for name, part in shares(loss, *inputs, found=found, upstream=upstream, engine=engine, **options).items():
+        assert part <= 1.0, f"{loss}: {name} is off by {part:.3g} times what error_bound allows"
 
 
 def against_exact_vjp(

@@ -55,7 +55,7 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
     | engine | head | r | g |
     |---|---|---|---|
     | `chain` | linear, margin | max(16u, 4u S) | max(32u, 8u S) |
-    | `fused` | linear, margin | max(16u, κu S), κ = 8 + 2 K_D | max(32u, 2κu S) and (16 + K_N + K_C) u more |
+    | `fused` | linear, margin | max(16u, κu S), κ = 6 + K_D | max(32u, 2κu S) and (16 + K_N + K_C) u more |
     | `chain`, `fused` | logits, triplet | 8u; 16u in float32 | 8u; 16u in float32 |
     | `dd` | any | max(4u, 2^-92 S) | max(8u, 2^-91 S) |
 
@@ -74,7 +74,7 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
             return Promise(most, most)
         if engine == "chain":
             return Promise(np.maximum(16.0 * unit, 4.0 * unit * scale), np.maximum(32.0 * unit, 8.0 * unit * scale))
-        lost = (8.0 + 2.0 * summed(width)) * unit * scale
+        lost = (6.0 + summed(width)) * unit * scale
     sums = (16.0 + summed(scale.size) + summed(classes)) * unit
     return Promise(np.maximum(16.0 * unit, lost), np.maximum(32.0 * unit, 2.0 * lost), sums)
 
@@ -122,8 +122,8 @@ def warn(engine: str, spec: Spec, scale: Array, width: int, dtype: Any = np.floa
     n = int(lost.argmax())
     names = {"linear": f"x[{n}] and w with a product of lengths", "margin": f"x[{n}] of length"}
     what = "s of" if spec.head == "margin" and spec.scale is not None else names[spec.head]
-    others = [name for name in ("chain", "dd") if engine in ("fused", "chain")[: 2 if name == "dd" else 1]]
-    able = [name for name in others if (promise(name, spec.head, scale).gradient < 1.0).all()]
+    wider = {"fused": ("chain", "dd"), "chain": ("dd",), "dd": ()}[engine]
+    able = [name for name in wider if (promise(name, spec.head, scale).gradient < 1.0).all()]
     message = (
         f"{what} {scale[n]:.3g}: logits of that size leave engine={engine!r} in {np.dtype(dtype)} no digit of their "
         f"differences, and the result may be wrong altogether; engine={(*able, 'certified')[0]!r} can do it"
