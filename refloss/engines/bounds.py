@@ -87,8 +87,8 @@ class _Rows(NamedTuple):
 def _cross_entropy(call: _Call, z: Pair) -> _Rows:
     r"""Bound the value and the gradient of logits.
 
-    The absolute terms are $\sum_k |t_k|\,|\log p_k|$ and $|c|\,(|t_k|\,q_k + p_k\sum_{j\ne k}|t_j|)$, which for one
-    label are |L_n| and |G_nk|. Where a promise is 1/2 or more neither is known: a loss is then off by no more than its
+    The absolute terms are $\sum_k |t_k|\,|\log p_k|$ and $|c|\,(|t_k| + p_k\sum_j |t_j|)$; for one label without
+    smoothing |L_n| and |G_nk|, where nothing cancels. Where a promise is 1/2 or more neither is known: a loss is then off by no more than its
     gaps are, and a gradient of a logit is between $\pm|c|\sum_k|t_k|$.
     """
     spec, y = call.spec, call.arrays["y"]
@@ -99,8 +99,7 @@ def _cross_entropy(call: _Call, z: Pair) -> _Rows:
     share = -np.log2(np.abs(high(divisor))) if settings.reduction == "mean" else 0.0
     coefficient = np.broadcast_to(np.log2(np.abs(call.upstream)) + share, len(y))
     t, exponent = scale_rows(np.abs(t))
-    power = exponent[:, None].astype(np.float64)
-    log_t, log_rest = np.log2(t) + power, np.log2(_others(t)) + power
+    log_t = np.log2(t) + exponent[:, None].astype(np.float64)
     whole = _sum(log_t, 1)
 
     relative = promised.value
@@ -115,21 +114,16 @@ def _cross_entropy(call: _Call, z: Pair) -> _Rows:
     of_loss = np.logaddexp2(of_loss, whole + call.least)
     value = of_loss if settings.reduction == "none" else _sum(of_loss, 0) + share
 
-    own, rest = _times(log_t, np.log2(high(saved.q))), _times(log_rest, high(log_p) / np.log(2.0))
-    terms = np.where((promised.gradient < 0.5)[:, None], np.logaddexp2(own, rest), whole[:, None])
+    log_p2 = high(log_p) / np.log(2.0)
+    if y.ndim == 1 and not settings.label_smoothing:
+        label = np.arange(z.shape[1]) == y[:, None]
+        terms = whole[:, None] + np.where(label, np.log2(high(saved.q)), log_p2)
+    else:
+        terms = np.logaddexp2(log_t, whole[:, None] + log_p2)
+    terms = np.where((promised.gradient < 0.5)[:, None], terms, whole[:, None])
     lost = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
     error = np.logaddexp2(lost + terms, whole[:, None] + call.least)
     return _Rows(value, coefficient[:, None] + error)
-
-
-def _others(t: Array) -> Array:
-    """Return the sum of the others of a row, for every entry; of the largest it is added up, and not what is left."""
-    each, most = np.arange(len(t)), t.argmax(axis=1)
-    rest = t.sum(axis=1)[:, None] - t
-    small = t.copy()
-    small[each, most] = 0.0
-    rest[each, most] = small.sum(axis=1)
-    return np.asarray(np.maximum(rest, 0.0))
 
 
 def _logits(call: _Call) -> Bounds:

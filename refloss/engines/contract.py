@@ -86,15 +86,15 @@ def log2_lengths(rows: Any) -> Array:
         return np.asarray(0.5 * np.log2((scaled * scaled).sum(axis=1)) + exponent)
 
 
-def scales(spec: Spec, arrays: Arrays) -> Array:
-    """Return S_n of every sample (N,); 1 where there is no such thing."""
+def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
+    """Return S_n of every sample (N,), 1 where there is no such thing; the longest class, if it is known already."""
     if spec.head in ("logits", "triplet"):
         return np.ones(len(next(iter(arrays.values()))))
     if spec.head == "margin" and spec.scale is not None:
         return np.full(len(arrays["x"]), spec.scale)
     logs = log2_lengths(arrays["x"])
     if spec.head == "linear":
-        logs = logs + log2_lengths(arrays["w"]).max()
+        logs = logs + (log2_lengths(arrays["w"]).max() if longest is None else math.log2(max(longest, 5e-324)))
     with np.errstate(over="ignore"):
         scale = np.exp2(logs)
     return scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
@@ -106,11 +106,11 @@ def _of_bias(b: Array, products: Array) -> Array:
     return np.asarray(np.where(b >= least, np.abs(b), 0.0).max(axis=1))
 
 
-def look(engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64) -> None:
+def look(engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None) -> None:
     """Warn where samples that count have a scale at which nothing is promised."""
     if spec.head in ("logits", "triplet"):
         return
-    scale = np.where(cross_entropy.kept(arrays["y"], spec.cross_entropy), scales(spec, arrays), 0.0)
+    scale = np.where(cross_entropy.kept(arrays["y"], spec.cross_entropy), scales(spec, arrays, longest), 0.0)
     warn(engine, spec, scale, arrays["x"].shape[1], dtype)
 
 

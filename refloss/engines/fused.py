@@ -33,7 +33,7 @@ import numba
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import Arrays, Request, Spec, chain, kernels, without_ignored
+from refloss.engines import Arrays, Request, Spec, chain, contract, kernels, without_ignored
 from refloss.error_free import (
     Array,
     Exponents,
@@ -253,8 +253,10 @@ def _run(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -
         with np.errstate(all="ignore"):
             found, gradients = _HEADS[spec.head](spec, arrays, upstream, request)
     except TooLargeError:
+        exact = inputs.in_float64(arrays, directions=spec.head == "margin")
+        contract.look("chain", spec, exact)
         with np.errstate(over="ignore"):
-            found, gradients = _by_chain(spec, arrays, upstream, request)
+            found, gradients = _by_chain(spec, exact, upstream, request)
     with np.errstate(over="ignore"):
         return found.astype(request.dtype), gradients
 
@@ -584,6 +586,8 @@ class _Classes:
         self.kept = np.empty(samples * len(self.w), dtype) if keep else None
         """exp(z - M) β of this group, block after block."""
         self.free: list[Array] = []
+        self.longest: list[float] = []
+        """The longest class of each block."""
         self.known: dict[int, tuple[Array, Exponents | None]] = {}
         self.parts: list[Part] = []
 
@@ -684,7 +688,8 @@ class _Classes:
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
             inputs.classes(self.w, directions=self.directions)
             raise TooLargeError
-        if not largest * (1.0 if self.directions else float((norm * w.unscale).max())) < _roomy(self.dtype):
+        self.longest.append(1.0 if self.directions else float((norm * w.unscale).max()))
+        if not largest * self.longest[-1] < _roomy(self.dtype):
             raise TooLargeError
         beta = (1.0 / norm if self.directions else np.ones(len(norm)) * w.unscale).astype(self.dtype)
         if self.kept is not None:  # they will be asked for again
@@ -746,6 +751,8 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
             of_targets = classes.up(samples, part, f, above[some], to_w, to_b, start == 0, last, meanwhile)
         elif wanted:
             back()
+    if n:
+        contract.look("fused", spec, arrays, request.dtype, max(classes.longest))
     if to_w is not None and n:
         present, summed = of_targets
         to_w[present] += summed

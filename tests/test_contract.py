@@ -1,0 +1,261 @@
+"""The contract: what it promises, on which numbers, and when it warns."""
+
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from mpmath import mp
+
+import cases
+import checks
+import exact
+import refloss
+from refloss.engines import contract
+
+U = checks.U
+X, W, Y = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[1.0, 0.0], [0.3, 1.0], [-1.0, 0.5]]), [0, 2]
+
+
+def _random(name):
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def _drawn(loss, random):
+    name = type(loss).__name__
+    if name == "CrossEntropy":
+        return random.normal(size=(3, 4)) * 5.0, random.integers(0, 4, 3)
+    if name == "Triplet":
+        return tuple(random.normal(size=(3, 4)) for _ in range(3))
+    bias = (random.normal(size=4),) if name == "SoftmaxLoss" else ()
+    return random.normal(size=(3, 5)), random.normal(size=(4, 5)), random.integers(0, 4, 3), *bias
+
+
+LOSSES = [
+    refloss.CrossEntropy(),
+    refloss.CrossEntropy(label_smoothing=0.2, class_weight=(1.0, 0.5, 2.0, 3.0), reduction="sum"),
+    refloss.SoftmaxLoss(),
+    refloss.SoftmaxLoss(label_smoothing=0.1, reduction="none"),
+    refloss.ModifiedSoftmax(),
+    refloss.NormFace(s=4.0),
+    refloss.ASoftmax(annealing=1.0),
+    refloss.ArcFace(s=8.0, class_weight=(1.0, 0.5, 2.0, 3.0)),
+    refloss.CombinedMargin(boundary="monotone", gradient="detached", reduction="sum"),
+    refloss.Triplet(m=5.0),
+    refloss.Triplet(m=5.0, squared=False, reduction="none"),
+]
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_a_bound_is_the_promise_times_the_absolute_terms(loss, engine):
+    """Terms and values are those of mpmath. Logarithms and the scales of rows cost less than 2^-20."""
+    random = _random(repr(loss))
+    inputs = _drawn(loss, random)
+    shape = np.shape(inputs[1])[:1] if loss.spec.head == "logits" else np.shape(inputs[0])[:1]
+    upstream = random.normal(size=shape) if loss.reduction == "none" else -1.7
+    of_value, of_gradients = refloss.error_bound(loss, *inputs, engine=engine, upstream=upstream)
+    by_name = checks._arrays(loss, inputs)
+    sizes = (4, 5) if "w" in by_name else (1, 1)
+    promise = contract.promise(engine, loss.spec.head, contract.scales(loss.spec, by_name), *sizes)
+    value = np.abs(np.asarray(exact.value(loss, *inputs), np.float64))
+    whole = promise.value if loss.reduction == "none" else promise.value.max()
+    assert of_value == pytest.approx(whole * value, rel=2.0**-20) or (
+        loss.reduction != "none" and (promise.value.min() * value * 0.999 <= of_value <= whole * value * 1.001)
+    )
+    terms = exact.absolute_terms(loss, *inputs, upstream=upstream, projected=engine == "dd")
+    each = (promise.gradient + promise.sums)[:, None]
+    for name, bound in checks.as_dict(of_gradients).items():
+        assert bound.shape == np.shape(by_name[name])
+        size = terms[name].reshape(terms[name].shape + (1,) * (bound.ndim - terms[name].ndim))
+        if name in ("w", "b"):  # samples may have scales of their own
+            assert (each.min() * size * (1.0 - 2.0**-20) <= bound).all()
+            assert (bound <= each.max() * size * (1.0 + 2.0**-20) + 1e-300).all()
+        else:
+            assert bound == pytest.approx(np.broadcast_to(each * size, bound.shape), rel=2.0**-20)
+
+
+def test_what_is_promised():
+    scale = np.array([1.0, 64.0])
+    for engine, value, gradient in (("chain", [16, 256], [32, 512]), ("dd", [4, 4], [8, 8])):
+        found = contract.promise(engine, "margin", scale)
+        assert (found.value / U).tolist() == value
+        assert (found.gradient / U).tolist() == gradient
+        assert found.sums == 0.0
+    found = contract.promise("fused", "linear", scale, 20000, 2048)
+    assert (found.value / U).tolist() == [6 + 516, (6 + 516) * 64]
+    assert (found.gradient / U).tolist() == [2 * 522, 2 * 522 * 64]
+    assert found.sums / U == 16 + 2 + 512 + 2 * 6
+    assert (contract.promise("dd", "linear", np.array([2.0**60])).value == 2.0**-32).all()
+    for head in ("logits", "triplet"):
+        assert contract.promise("chain", head, scale).value / U == pytest.approx(8.0)
+        assert contract.promise("fused", head, scale, dtype=np.float32).gradient * 2.0**24 == pytest.approx(16.0)
+
+
+@pytest.mark.parametrize(("terms", "lost"), [(0, 0), (1, 1), (512, 512), (513, 514), (1024, 514), (1025, 516)])
+def test_what_a_sum_may_lose(terms, lost):
+    assert contract.summed(terms) == lost
+
+
+def test_certified_is_within_half_an_ulp():
+    pytest.importorskip("flint")
+    value, gradients = refloss.error_bound(refloss.ArcFace(), X, W, Y, engine="certified")
+    rounded, found = refloss.ArcFace().value_and_grad(X, W, Y, engine="certified")
+    assert value == np.spacing(rounded) / 2.0
+    assert (gradients.x == np.spacing(np.abs(found.x)) / 2.0).all()
+
+
+def test_rows_that_are_ignored_are_exact():
+    value, gradients = refloss.error_bound(refloss.ArcFace(reduction="none"), X, W, [0, -100])
+    assert value[1] == 0.0 < value[0]
+    assert (gradients.x[1] == 0.0).all()
+    assert (gradients.x[0] > 0.0).all()
+    _, gradients = refloss.error_bound(refloss.ArcFace(), X, W, [-100, -100])
+    assert (gradients.x == 0.0).all()
+    assert (gradients.w <= 1e-321).all()
+
+
+def test_closed_hinges_are_exact():
+    anchor = np.array([[0.0, 0.0], [1.0, 1.0]])
+    value, gradients = refloss.error_bound(
+        refloss.Triplet(reduction="none"), anchor, anchor + 0.1, anchor + np.array([[3.0], [0.2]])
+    )
+    assert value[0] == 0.0 < value[1]
+    assert [(part[0] == 0.0).all() and (part[1] > 0.0).all() for part in gradients] == [True] * 3
+    assert refloss.error_bound(refloss.Triplet(), anchor[:1], anchor[:1], anchor[:1] + 9.0)[0] == 0.0
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
+def test_where_logits_know_nothing_the_bound_is_as_large_as_a_gap_may_be(engine):
+    """A loss is off by no more than the gaps of its logits, and a gradient is between two numbers."""
+    x = np.array([[3e100, 4e100]])
+    value, gradients = refloss.error_bound(refloss.ModifiedSoftmax(), x, W, [0], engine=engine)
+    promise = contract.promise(engine, "margin", np.array([5e100]), 3, 2)
+    assert value >= promise.value[0]
+    assert np.isfinite(value)
+    found = refloss.ModifiedSoftmax().value_and_grad(x, W, [0], engine=engine)
+    truth = refloss.ModifiedSoftmax().value_and_grad(x, W, [0], engine="certified")
+    assert abs(found[0] - truth[0]) <= value
+    for ours, true, bound in zip(found[1], truth[1], gradients, strict=True):
+        assert (np.abs(ours - true) <= bound).all()
+
+
+def test_smoothing_that_a_sum_cannot_hold_keeps_its_terms():
+    """A target of 1 beside ones of 1e-17: what is left of their sum without it is 0 in float64."""
+    z = np.array([[0.0, 1.0, 2.0]])
+    _, gradients = refloss.error_bound(refloss.CrossEntropy(label_smoothing=3e-17), z, [0])
+    terms = exact.absolute_terms(refloss.CrossEntropy(label_smoothing=3e-17), z, [0])["z"]
+    assert gradients.z == pytest.approx(8.0 * U * terms, rel=1e-6)
+
+
+def test_terms_outside_of_float64_do_not_make_a_bound_0_or_nan():
+    """‖w‖ of 1e-200 and an upstream gradient of 1e-200 make gradients of 1: their product is in no float64."""
+    loss = refloss.NormFace(s=1.0)
+    _, one = refloss.error_bound(loss, X, W, Y)
+    _, far = refloss.error_bound(loss, X * 1e-200, W * 1e200, Y, upstream=1e-200)
+    assert far.x == pytest.approx(one.x, rel=1e-6)
+    _, far = refloss.error_bound(loss, X, W * 1e300, Y, upstream=1e-300)
+    assert (far.w > 0.0).all()
+    _, far = refloss.error_bound(loss, X * 1e-300, W, Y, upstream=1e300)
+    assert (far.x == np.inf).all()
+
+
+def test_auto_is_the_engine_that_it_stands_for(monkeypatch):
+    from refloss import losses
+
+    assert (
+        refloss.error_bound(refloss.ArcFace(), X, W, Y, engine="auto")[0]
+        == refloss.error_bound(refloss.ArcFace(), X, W, Y)[0]
+    )
+    monkeypatch.setitem(losses.LARGE, "margin", 1)
+    fused = refloss.error_bound(refloss.ArcFace(), X, W, Y, engine="fused")[0]
+    assert refloss.error_bound(refloss.ArcFace(), X, W, Y, engine="auto")[0] == fused
+
+
+def test_float32_has_a_bound_of_its_own():
+    value, _ = refloss.error_bound(refloss.NormFace(s=1.0), X, W, Y, engine="fused", dtype=np.float32)
+    assert value == pytest.approx(16.0 * 2.0**-24 * refloss.NormFace(s=1.0)(X, W, Y), rel=1e-6)
+
+
+def test_a_loss_is_asked_for():
+    with pytest.raises(TypeError, match=r"^loss must be a loss of refloss"):
+        refloss.error_bound(refloss.softmax, X)
+    with pytest.raises(ValueError, match=r"^engine must be one of"):
+        refloss.error_bound(refloss.ArcFace(), X, W, Y, engine="exact")
+
+
+# ------------------------------------------------------------------------------------------------------------- warnings
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs", "engine", "words"),
+    [
+        (refloss.NormFace(s=1e18), (X, W, Y), "chain", r"^s of 1e\+18: .* engine='chain' in float64 .*'dd' can"),
+        (refloss.NormFace(s=1e30), (X, W, Y), "dd", r"^s of 1e\+30: .* engine='certified' can"),
+        (refloss.ModifiedSoftmax(), (X * [[1.0], [1e20]], W, Y), "chain", r"^x\[1\] of length 1\.12e\+20: .*'dd'"),
+        (refloss.SoftmaxLoss(), (X * 1e10, W * 1e10, Y), "chain", r"^x\[0\] and w with a product of len.*'dd' can"),
+        (refloss.SoftmaxLoss(), (X * 1e10, W * 1e10, Y), "fused", r"^x\[0\] and w with a product of len.*'dd' can"),
+        (refloss.NormFace(s=8e14), (X, W, Y), "fused", r"^s of 8e\+14: .* engine='fused' in .* engine='chain' can"),
+        (refloss.ModifiedSoftmax(), (X * 1e200, W, Y), "fused", r"^x\[0\] of length .* engine='certified' can"),
+    ],
+)  # fmt: skip
+def test_nobody_gets_a_number_that_is_silently_worth_nothing(loss, inputs, engine, words):
+    with pytest.warns(refloss.AccuracyWarning, match=words) as found:
+        loss(*inputs, engine=engine)
+    assert found[0].filename == __file__
+    with pytest.warns(refloss.AccuracyWarning, match=words) as found:
+        loss.value_and_grad(*inputs, engine=engine)
+    assert [each.filename for each in found] == [__file__]
+    assert issubclass(refloss.AccuracyWarning, RuntimeWarning)
+
+
+def test_a_trace_warns_too():
+    with pytest.warns(refloss.AccuracyWarning, match="engine='chain'"):
+        refloss.NormFace(s=1e18).trace(X, W, Y)
+
+
+def test_float32_is_worth_nothing_sooner():
+    with pytest.warns(refloss.AccuracyWarning, match=r"engine='fused' in float32 .* engine='chain' can"):
+        refloss.NormFace(s=2e6)(X, W, Y, engine="fused", dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs"),
+    [
+        (refloss.NormFace(s=1e12), (X, W, Y)),
+        (refloss.ModifiedSoftmax(), (X * [[1.0], [1e30]], W, [0, -100])),  # the long one is ignored
+        (refloss.SoftmaxLoss(), (X, W, Y, [0.0, -1e30, 0.0])),  # a class masked by its bias
+        (refloss.CrossEntropy(), ([[1e300, -1e300]], [0])),  # logits are what they are
+    ],
+)
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
+def test_no_warning_without_need(loss, inputs, engine):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss.value_and_grad(*inputs, engine=engine)
+
+
+def test_certified_never_warns():
+    pytest.importorskip("flint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refloss.NormFace(s=1e18)(X, W, Y, engine="certified")
+
+
+# ---------------------------------------------------------------------------------------------------- shares of a bound
+
+
+def test_a_share_is_an_error_over_its_bound():
+    assert checks.share(1.5, mp.mpf(1), 0.25) == 2.0
+    assert checks.share([1.0, np.nan], np.array([mp.mpf(1), mp.nan]), [0.0, 0.0]) == 0.0
+    assert checks.share([np.nan], np.array([mp.mpf(1)]), [np.inf]) == np.inf
+    assert checks.share([1.0], np.array([mp.mpf(2)]), [0.0]) == np.inf
+    assert checks.share([np.inf], np.array([mp.mpf(2)]), [1.0]) == np.inf
+    assert checks.share([np.inf], np.array([mp.mpf(2)]), [np.inf]) == 0.0
+
+
+@pytest.mark.parametrize("loss", cases.HEADS[:3], ids=repr)
+def test_allowed_is_the_promise_in_u(loss):
+    value, gradient = checks.allowed(loss, X, W)
+    assert value >= 16.0
+    assert gradient == 2.0 * value
