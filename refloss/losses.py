@@ -740,8 +740,9 @@ def error_bound(
     $\sum_n |s\,G_{nk}\,\psi'_{nk}|/\lVert w_k\rVert$ for w; where ‖x‖ is the scale $\sum_k |G_{nk} f_{nk}|$ more, f the
     logit over the scale; for `SoftmaxLoss` $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,
     for b, $\sum_n |G_{nk}|$. For "dd" ψ' is sin θ off the target. For `CrossEntropy` |G|; for `Triplet` the lengths of
-    the two gradients of distances. Where several classes are targets, by smoothing or probabilities, the terms of |G| are
-    $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss $|t_{nk}\log p_{nk}|$. Probabilities below the smallest normal number may be lost, and so may as much of a result.
+    the two gradients of distances. Where several classes are targets, by smoothing or probabilities, the terms of |G|
+    are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss $|t_{nk}\log p_{nk}|$. Probabilities below the
+    smallest normal number may be lost, and so may as much of a result.
 
     The truth is that of the inputs as they are; with dtype float32, of the inputs rounded to float32. "certified"
     rounds correctly, so its bound is half an ulp.

@@ -88,8 +88,8 @@ def _cross_entropy(call: _Call, z: Pair) -> _Rows:
     r"""Bound the value and the gradient of logits.
 
     The absolute terms are $\sum_k |t_k|\,|\log p_k|$ and $|c|\,(|t_k| + p_k\sum_j |t_j|)$; for one label without
-    smoothing |L_n| and |G_nk|, where nothing cancels. Where a promise is 1/2 or more neither is known: a loss is then off by no more than its
-    gaps are, and a gradient of a logit is between $\pm|c|\sum_k|t_k|$.
+    smoothing |L_n| and |G_nk|, where nothing cancels. Where a promise is 1/2 or more neither is known: a loss is then
+    off by no more than its gaps are, and a gradient of a logit is between $\pm|c|\sum_k|t_k|$.
     """
     spec, y = call.spec, call.arrays["y"]
     settings, promised = spec.cross_entropy, call.promise
