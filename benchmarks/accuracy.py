@@ -123,17 +123,19 @@ def measured(seed: int) -> list[dict[str, Any]]:
     for loss, name, given, told in named(seed):
         found = enclose(loss, *given, digits=DIGITS)
         terms = {on: exact.absolute_terms(loss, *given, digits=30, projected=on) for on in (False, True)}
+        truth = numbers(found.value.decimal), {name: numbers(ball.decimal) for name, ball in found.grad.items()}
         row = {
             "seed": seed, "loss": repr(loss), "kind": type(loss).__name__, "name": name,
             "regime": next(regime for regime, words in REGIMES if any(word in name for word in words)),
             "certified": contains(found, loss, given, told, terms[False]),
         }  # fmt: skip
         for engine in ("chain", "fused", "dd"):
-            of_value, of_gradients = checks.allowed(loss, *given, engine=engine)
-            value, gradient = errors(found, loss.value_and_grad(*given, engine=engine), terms[engine == "dd"])
+            result = loss.value_and_grad(*given, engine=engine)
+            value, gradient = errors(truth, result, terms[engine == "dd"])
+            shares = checks.shares_of(result, truth, refloss.error_bound(loss, *given, engine=engine))
             row[engine] = {
-                "value": value, "value share": value / of_value,
-                "gradient": gradient, "gradient share": gradient / of_gradients,
+                "value": value, "value share": shares.pop("value"),
+                "gradient": gradient, "gradient share": max(shares.values()),
             }  # fmt: skip
         rows.append(row)
     return rows
@@ -145,12 +147,11 @@ def numbers(texts: np.ndarray, digits: int = 2 * DIGITS) -> np.ndarray:
         return np.vectorize(mpf, [object])(texts)
 
 
-def errors(found: Enclosure, result: Any, terms: dict[str, np.ndarray]) -> tuple[float, float]:
+def errors(truth: Any, result: Any, terms: dict[str, np.ndarray]) -> tuple[float, float]:
     """In u: of the value relative to itself, and the worst of the gradients relative to their rows' absolute terms."""
     value, gradients = result
-    return exact.value_error(value, numbers(found.value.decimal)), max(
-        exact.row_error(gradient, numbers(found.grad[name].decimal), terms[name])
-        for name, gradient in checks.as_dict(gradients).items()
+    return exact.value_error(value, truth[0]), max(
+        exact.row_error(gradient, truth[1][name], terms[name]) for name, gradient in checks.as_dict(gradients).items()
     )
 
 
@@ -267,8 +268,7 @@ error as a part of that; the largest error in u and the largest share may come f
 
 CHAIN = """\
 Of the value they are relative to itself, of a gradient relative to the absolute terms of its row. What is allowed is
-the contract: for heads of scale S, max(16u, 4u S) and max(32u, 8u S); for cross entropy on logits and for the triplet
-loss 8u. Terms of exactly 0 demand a result of exactly 0."""
+what `refloss.error_bound` says of these inputs. Terms of exactly 0 demand a result of exactly 0."""
 
 
 def write_chain(measured: facts.Measured, commit: str, folder: Path) -> None:
@@ -286,8 +286,8 @@ def write_dd(measured: facts.Measured, times: facts.Measured, commit: str, folde
     contract = """\
 Of the value they are relative to itself, of a gradient relative to the absolute terms of its row as they are after
 projection, which leaves |s G_k sin theta_k| / |x| of a class off the target; of the target, |psi'| counts as no less
-than 8u m1 sin theta where it is not 0. What is allowed is the contract: 4u and 8u, everywhere. Terms of exactly 0
-demand a result of exactly 0."""
+than 8u m1 sin theta where it is not 0. What is allowed is what `refloss.error_bound` says of these inputs. Terms of
+exactly 0 demand a result of exactly 0."""
     more = f"\n## Time and memory\n\n{speed.engines_table(times.rows)}\n"
     (folder / "dd.md").write_text(engine_page("dd", contract, measured, commit, more))
 

@@ -19,6 +19,7 @@ import accuracy
 import budgets
 import facts
 import fused
+import hostile
 import implementations
 import mutation
 import pictures
@@ -52,6 +53,7 @@ BUDGETS = Measurement("budgets", budgets.measured, budgets.SEEDS)
 RIGHT = Measurement("right", budgets.right, budgets.RIGHT)
 WRONG = Measurement("wrong", budgets.wrong, budgets.WRONG)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
+HOSTILE = Measurement("hostile", hostile.measured, hostile.SEEDS)
 MUTANTS = Measurement("mutants", mutation.measured, [mutation.SEED])
 FUSED = Measurement("performance", fused.measured, fused.SEEDS, alone=True)
 
@@ -60,6 +62,7 @@ RECORDS = {
     "fused": Record((ENGINES,), accuracy.write_fused),
     "dd": Record((ENGINES, TIMES), accuracy.write_dd),
     "certified": Record((ENGINES, TIMES), accuracy.write_certified),
+    "hostile": Record((HOSTILE,), hostile.write),
     "performance": Record((FUSED,), fused.write),
     "implementations": Record((OTHERS,), implementations.write),
     "budgets": Record((BUDGETS, RIGHT, WRONG), budgets.write),

@@ -69,13 +69,18 @@ def shares(
 
     `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
     """
-    value, gradients = found or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
-    of_value, of_gradients = refloss.error_bound(loss, *inputs, upstream=upstream, engine=engine)
-    out = {"value": share(value, exact.value(loss, *inputs, **precision), of_value)}
+    result = found or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
     truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
-    for name, gradient in as_dict(gradients).items():
+    bound = refloss.error_bound(loss, *inputs, upstream=upstream, engine=engine)
+    return shares_of(result, (exact.value(loss, *inputs, **precision), truth), bound, entries)
+
+
+def shares_of(result: Any, truth: Any, bound: Any, entries: Any = None) -> dict[str, float]:
+    """The largest shares of what `refloss.error_bound` gave: "value", and gradients by name; the truth has a dict."""
+    out = {"value": share(result[0], truth[0], bound[0])}
+    for name, gradient in as_dict(result[1]).items():
         at = ... if entries is None else tuple(np.array(entries[name]).T)
-        out[name] = share(np.asarray(gradient)[at], truth[name][at], getattr(of_gradients, name)[at])
+        out[name] = share(np.asarray(gradient)[at], truth[1][name][at], getattr(bound[1], name)[at])
     return out
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,6 +27,12 @@ SAMPLED = (
 )
 # Minutes long, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
 LONG = ("test_complete.py", "test_budget_formulas.py", "test_verdicts.py")
+
+
+def pytest_report_header():
+    """Say which inputs tests/test_hostile.py draws."""
+    commit = os.environ.get("REFLOSS_COMMIT", "")
+    return f"hostile inputs: seed {zlib.crc32(commit.encode())}, from commit {commit or 'unknown'}"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -114,7 +114,7 @@ def test_the_property_checks_run_as_printed():
 def test_the_table_of_losses_is_whole():
     table = (ROOT / "README.md").read_text().partition("## The losses")[2].partition("## ")[0]
     for name in refloss.__all__:
-        if name[0].isupper():
+        if name[0].isupper() and name != "AccuracyWarning":
             assert f"`{name}" in table
 
 

@@ -58,12 +58,8 @@ def hold_engines(loss: Any, *inputs: Any) -> None:
     """Hold both hand-derived engines to the certified one, each to its own contract."""
     truth = certified(loss, *inputs)
     for engine in ("chain", "dd"):
-        of_value, of_gradient = checks.allowed(loss, *inputs, engine=engine)
-        terms = exact.absolute_terms(loss, *inputs, upstream=UPSTREAM, projected=engine == "dd")
-        bounds = {"value": of_value * checks.U * np.abs(truth[0])}
-        for name, gradient in truth[1].items():
-            by_row = terms[name].reshape(terms[name].shape + (1,) * (gradient.ndim - terms[name].ndim))
-            bounds[name] = of_gradient * checks.U * np.broadcast_to(by_row, gradient.shape)
+        of_value, of_gradients = refloss.error_bound(loss, *inputs, upstream=UPSTREAM, engine=engine)
+        bounds = {"value": of_value} | checks.as_dict(of_gradients)
         value, gradients = loss.value_and_grad(*inputs, upstream=UPSTREAM, engine=engine)
         hold((value, checks.as_dict(gradients)), truth, bounds)
 

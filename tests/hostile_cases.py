@@ -1,0 +1,335 @@
+"""Inputs drawn to break a promise. Used by test_hostile.py and, by the ten thousand, by .ci/record.
+
+A case is small enough for `certified`. Its kind says what is hard about it; settings, scales, weights, smoothing and
+the upstream gradient are drawn beside, now and then from the ends of their ranges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import refloss
+
+Random = np.random.Generator
+LARGEST = np.finfo(np.float64).max
+RULES = ("none", "hard", "easy", "keep", "continuous", "monotone", "clamp", "min")
+ENGINES = {
+    "chain": {"engine": "chain"},
+    "fused": {"engine": "fused"},
+    "fused, float32": {"engine": "fused", "dtype": np.float32},
+    "dd": {"engine": "dd"},
+    "auto": {"engine": "auto"},
+}
+
+
+class Case(NamedTuple):
+    """A loss and what it is called with."""
+
+    kind: str
+    loss: Any
+    inputs: tuple[Any, ...]
+    upstream: Any
+    single: bool
+    """Whether all numbers are float32."""
+
+
+def drawn(seed: int, number: int) -> Case:
+    """Return case `number` of a round."""
+    random = np.random.default_rng([seed, number])
+    kind = str(random.choice(list(KINDS), p=SHARES))
+    for _ in range(100):
+        try:
+            loss, inputs = KINDS[kind](random)
+            break
+        except ValueError:  # settings that a loss refuses, as a rule that cannot act
+            continue
+    single = bool(random.random() < 0.3)
+    if single:
+        inputs = tuple(map(_in_single, inputs))
+    rows = np.shape(inputs[0])[:1] if loss.reduction == "none" else ()
+    upstream = np.clip(random.standard_normal(rows) * _far(random, 0.25), -1e308, 1e308)
+    return Case(kind, loss, inputs, _in_single(upstream) if single else upstream, single)
+
+
+def _in_single(numbers: Any) -> Any:
+    """Round to float32 what is not an integer, and keep it finite, and no row 0 that was none."""
+    array = np.asarray(numbers)
+    if array.dtype.kind in "iu":
+        return numbers
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = array.astype(np.float32).astype(np.float64)
+    most = float(np.finfo(np.float32).max)
+    rounded = np.where(np.isfinite(array), np.clip(rounded, -most, most), rounded)
+    if rounded.ndim == 2:
+        lost = (array != 0.0).any(axis=1) & ~(rounded != 0.0).any(axis=1)
+        rounded[lost] = np.sign(array[lost]) * 2.0**-140
+    return rounded
+
+
+# -------------------------------------------------------------------------------------------------- settings and scales
+
+
+def _far(random: Random, chance: float) -> float:
+    """1, or now and then a power of ten up to the ends of float64's range."""
+    if random.random() > chance:
+        return 1.0
+    return float(10.0 ** random.uniform(*random.choice([(-4.0, 4.0), (-30.0, 30.0), (-307.0, 300.0)])))
+
+
+def _pick(random: Random, *choices: Any) -> Any:
+    return choices[random.integers(len(choices))]
+
+
+def _labels(random: Random, n: int, c: int) -> np.ndarray:
+    y = random.integers(0, c, n)
+    return np.where(random.random(n) < 0.1, -100, y) if random.random() < 0.3 else y
+
+
+def _shared(random: Random, c: int) -> dict[str, Any]:
+    """Draw what losses with labels have in common."""
+    found: dict[str, Any] = {"reduction": _pick(random, "mean", "sum", "none")}
+    if random.random() < 0.3:
+        found["label_smoothing"] = _pick(random, 0.1, 0.5, 1.0, 1e-17, 1.0 - 2.0**-53, 1e-300)
+    if random.random() < 0.3:
+        ends = (0.0, 1.0, 1.0, 1e-300, 1e300, random.random(), 3.0, -1.0, -random.random())
+        found["class_weight"] = tuple(float(_pick(random, *ends)) for _ in range(c))
+    return found
+
+
+def _margin(random: Random, c: int) -> Any:
+    """Draw a loss with a margin, or without."""
+    settings = _shared(random, c)
+    if random.random() < 0.2:
+        settings["gradient"] = "detached"
+    name = _pick(random, "Modified", "Norm", "A", "Cos", "Arc", "Arc", "Combined", "Combined")
+    if name == "Modified":
+        return refloss.ModifiedSoftmax(**settings)
+    settings["s"] = _pick(random, 1.0, 64.0, 8.0, None, _far(random, 0.5))
+    if name == "Norm":
+        return refloss.NormFace(**settings)
+    if name == "A":
+        m = _pick(random, 1.0, 2.0, 3.0, 4.0, 1.5, float(random.uniform(1.0, 30.0)))
+        return refloss.ASoftmax(m=m, annealing=_pick(random, 0.0, 0.0, 5.0, 1e3), **settings)
+    if name == "Cos":
+        rule = _pick(random, "none", "none", "conditional")
+        return refloss.CosFace(m=_pick(random, 0.35, 0.1, 1.0), boundary=rule, **settings)
+    if name == "Arc":
+        return refloss.ArcFace(m=_pick(random, 0.5, 1.0, 0.1, 3.0), boundary=_pick(random, *RULES), **settings)
+    m1 = _pick(random, 1.0, 2.0, 3.0, 1.35, float(random.uniform(1.0, 30.0)))
+    return refloss.CombinedMargin(
+        m1=m1, m2=_pick(random, 0.3, 1.0, 0.1), m3=_pick(random, 0.2, 0.1), boundary=_pick(random, *RULES), **settings
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- kinds
+
+
+def _numbers(random: Random, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw entries: normal, short decimals, of mixed magnitudes in a row, subnormal, or equal."""
+    kind = random.random()
+    found = random.standard_normal(shape)
+    if kind < 0.25:
+        found = np.round(found, int(random.integers(1, 3)))
+    elif kind < 0.4:
+        reach = _pick(random, 3.0, 20.0, 150.0, 300.0)
+        found = found * 10.0 ** random.uniform(-reach, reach, shape)
+    elif kind < 0.45:
+        found = np.rint(found * 100.0) * 5e-324
+    elif kind < 0.5:
+        found = np.ones(shape) * found.flat[0]
+    found = np.clip(found, -1e300, 1e300)
+    empty = ~(found != 0.0).any(axis=-1)
+    found[empty] = 1.0
+    return found
+
+
+def _sized(random: Random, rows: np.ndarray) -> np.ndarray:
+    """Scale all rows, or each by itself, now and then far."""
+    size = _far(random, 0.3)
+    if random.random() < 0.2:
+        size = np.array([_far(random, 0.5) for _ in rows])[:, None]
+    with np.errstate(over="ignore", under="ignore"):
+        scaled = np.clip(rows * size, -LARGEST / 8.0, LARGEST / 8.0)
+    lost = ~(scaled != 0.0).any(axis=1)
+    scaled[lost] = rows[lost]
+    return scaled
+
+
+def _sizes(random: Random) -> tuple[int, int, int]:
+    return int(random.integers(1, 4)), int(random.integers(1, 5)), int(random.integers(1, 5))
+
+
+def head(random: Random) -> tuple[Any, Any]:
+    """A margin head of any numbers."""
+    n, c, d = _sizes(random)
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
+    if random.random() < 0.3:  # classes next to embeddings, or equal to them, or to each other
+        w[random.integers(c)] = x[random.integers(n)] * _pick(random, 1.0, -1.0, 0.5, 1.0 + 2.0**-40)
+    if random.random() < 0.2:
+        w[:] = w[random.integers(c)]
+    return _margin(random, c), (x, w, _labels(random, n, c))
+
+
+def linear(random: Random) -> tuple[Any, Any]:
+    """A plain head."""
+    n, c, d = _sizes(random)
+    loss = refloss.SoftmaxLoss(**_shared(random, c))
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
+    if random.random() < 0.5:  # logits of ordinary size from long and short vectors
+        power = random.integers(-900, 900)
+        x, w = np.ldexp(random.standard_normal((n, d)), power), np.ldexp(random.standard_normal((c, d)), -power)
+    if random.random() < 0.3:
+        return loss, (x, w, _labels(random, n, c), random.standard_normal(c) * _far(random, 0.3))
+    return loss, (x, w, _labels(random, n, c))
+
+
+def logits(random: Random) -> tuple[Any, Any]:
+    """Logits as they are: huge, equal, confident, masked; labels or probabilities."""
+    n, c, _ = _sizes(random)
+    z = random.standard_normal((n, c)) * _far(random, 0.7)
+    if random.random() < 0.3:
+        z += random.standard_normal() * _far(random, 0.8)
+    if random.random() < 0.2:
+        z[:, random.integers(c)] += _pick(random, 40.0, 700.0, 750.0, 1e308, -1e308)
+    z = np.clip(z, -1.7e308, 1.7e308)
+    if random.random() < 0.15:
+        z[random.integers(n), random.integers(c)] = _pick(random, -np.inf, -np.inf, np.nan, np.inf)
+    loss = refloss.CrossEntropy(**_shared(random, c))
+    if random.random() < 0.3:
+        t = random.random((n, c)) * _pick(random, 1.0, 1.0 / c, _far(random, 1.0))
+        t[random.random((n, c)) < 0.2] = 0.0
+        return loss, (z, t * random.choice([1.0, -1.0], (n, c)) if random.random() < 0.3 else t)
+    return loss, (z, _labels(random, n, c))
+
+
+def hinges(random: Random) -> tuple[Any, Any]:
+    """Triplets next to the hinge, on it, or far away."""
+    n, _, d = _sizes(random)
+    anchor, positive, negative = (_numbers(random, (n, d)) for _ in range(3))
+    if random.random() < 0.6:  # the two distances nearly the same
+        digits = int(random.integers(1, 4))
+        anchor, positive = np.round(random.standard_normal((2, n, d)), digits)
+        negative = anchor + random.permuted(np.round(positive - anchor, digits), axis=1)
+        bump = 10.0 ** random.uniform(-18.0, -2.0)
+        positive[0, random.integers(d)] += _pick(random, 0.0, bump, -bump)
+    if random.random() < 0.2:
+        negative[0] = _pick(random, anchor, positive)[0]
+    size = _far(random, 0.4)
+    m = _pick(random, 0.0, 0.0, 0.2, 1.0, 1e-20, 1e20, float(random.random()))
+    loss = refloss.Triplet(m=m, squared=bool(random.random() < 0.5), reduction=_pick(random, "mean", "sum", "none"))
+    with np.errstate(over="ignore"):
+        points = tuple(np.clip(it * size, -LARGEST / 8.0, LARGEST / 8.0) for it in (anchor, positive, negative))
+    return loss, points
+
+
+def folds(random: Random) -> tuple[Any, Any]:
+    """A target whose angle with its margin is within 1e-30 to 1e-8 of a multiple of π, of no axes."""
+    n, c, d = 1, int(random.integers(1, 4)), int(random.integers(2, 4))
+    x, w = np.round(random.standard_normal((n, d)), 2), np.round(random.standard_normal((c, d)), 2)
+    x[0, 0], w[:, 0] = x[0, 0] or 1.0, np.where(w[:, 0] == 0.0, 1.0, w[:, 0])
+    settings, k = _shared(random, c), int(random.integers(1, 4))
+    unit = x[0] / np.linalg.norm(x[0])
+    across = w[0] - w[0] @ unit * unit
+    if not np.linalg.norm(across) > 1e-6:
+        across = np.eye(d)[1] - unit[1] * unit
+    across /= np.linalg.norm(across)
+    name, s = _pick(random, "arc", "a", "combined"), _pick(random, 1.0, 4.0, 64.0)
+    m1 = {"arc": 1.0, "a": _pick(random, 2.0, 3.0, 4.0, 2.5)}.get(name, float(random.uniform(1.0, 30.0)))
+    m2 = 0.0 if name == "a" else float(np.round(random.uniform(0.1, 2.0), 2))
+    theta = (k * math.pi - m2) / m1
+    if not 0.0 < theta < math.pi:
+        theta = (math.floor((m1 * math.pi + m2) / math.pi) * math.pi - m2) / m1
+    if not 0.0 < theta < math.pi:
+        theta = 1.0
+    theta += _pick(random, 0.0, 0.0, 10.0 ** random.uniform(-16.0, -8.0), -(10.0 ** random.uniform(-16.0, -8.0)))
+    w[0] = random.uniform(0.5, 2.0) * (math.cos(theta) * unit + math.sin(theta) * across)
+    if name != "a" and random.random() < 0.5:  # the margin takes up what the vectors cannot hold
+        angle = math.atan2(float(np.linalg.norm(w[0] - w[0] @ unit * unit)), float(w[0] @ unit))
+        m2 = min(max(k * math.pi - m1 * angle, 0.01), math.pi) if 0.01 < k * math.pi - m1 * angle < math.pi else m2
+    rule = _pick(random, *RULES)
+    if name == "arc":
+        loss = refloss.ArcFace(s=s, m=m2, boundary=rule, **settings)
+    elif name == "a":
+        rule = _pick(random, "monotone", "monotone", "none")
+        loss = refloss.ASoftmax(s=s, m=m1, boundary=rule, annealing=_pick(random, 0.0, 1.0), **settings)
+    else:
+        loss = refloss.CombinedMargin(s=s, m1=m1, m2=m2, m3=_pick(random, 0.0, 0.1), boundary=rule, **settings)
+    return loss, (x, w, np.zeros(n, np.int64))
+
+
+def crowds(random: Random) -> tuple[Any, Any]:
+    """Hundreds of equal samples, or of equal classes, or of equal dimensions: sums whose roundings agree."""
+    many = int(random.integers(100, 1500))
+    n, c, d = (many if place == it else int(random.integers(1, 4)) for place in [random.integers(3)] for it in range(3))
+    x = np.tile(random.standard_normal((1, d)), (n, 1)) * _pick(random, 1.0, 0.1)
+    w = np.tile(random.standard_normal((1, d)), (c, 1)) + (random.standard_normal((c, 1)) if c < 10 else 0.0)
+    if d == many:
+        x[:, 1:], w[:, 1:] = x[:, :1], w[:, :1]
+    loss = _pick(
+        random, refloss.SoftmaxLoss(), refloss.NormFace(s=1.0), refloss.ArcFace(s=8.0), refloss.ModifiedSoftmax()
+    )
+    return loss, (x, w, np.zeros(n, np.int64))
+
+
+KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
+    "margin heads": head,
+    "plain heads": linear,
+    "logits": logits,
+    "hinges": hinges,
+    "folds": folds,
+    "crowds": crowds,
+}
+SHARES = (0.35, 0.16, 0.17, 0.15, 0.165, 0.005)
+
+
+# ------------------------------------------------------------------------------------------------------------ comparing
+
+
+class Outcome(NamedTuple):
+    """What an engine made of a case."""
+
+    value: float
+    """Largest share of the value's bound."""
+    gradient: float
+    """Largest share of the gradients' bounds."""
+    note: str = ""
+    """Why there is no share: refused, undecided; or what was raised."""
+
+
+def truth_of(case: Case) -> Any:
+    """Return what certified finds, or why it finds nothing."""
+    try:
+        return case.loss.value_and_grad(*case.inputs, upstream=case.upstream, engine="certified")
+    except (ValueError, ArithmeticError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def outcome(case: Case, engine: str, truth: Any) -> Outcome:
+    """Compare an engine with the truth, by `refloss.error_bound`."""
+    options = ENGINES[engine]
+    try:
+        found = case.loss.value_and_grad(*case.inputs, upstream=case.upstream, **options)
+    except ValueError as error:
+        return Outcome(0.0, 0.0, f"refused: {error}")
+    if isinstance(truth, str):
+        return Outcome(0.0, 0.0, f"no truth: {truth}")
+    bound = refloss.error_bound(case.loss, *case.inputs, upstream=case.upstream, **options)
+    most = float(np.finfo(options.get("dtype", np.float64)).max)
+    pairs = [(a, b, c) for a, b, c in zip(found[1], truth[1], bound[1], strict=True) if a is not None]
+    return Outcome(share(found[0], truth[0], bound[0], most), max(share(*each, most) for each in pairs))
+
+
+def share(found: Any, truth: Any, bound: Any, most: float) -> float:
+    """The largest error as a part of its bound. The truth is rounded; beyond the largest number all is infinite."""
+    found, truth, bound = (np.asarray(it, np.float64) for it in (found, truth, bound))
+    with np.errstate(all="ignore"):
+        ours, true = np.clip(found, -most, most), np.clip(truth, -most, most)
+        own = np.spacing(np.abs(true)) / 2.0
+        error = np.maximum(np.abs(ours / 4.0 - true / 4.0) * 4.0 - own, 0.0)
+        part = np.where(error > 0.0, error / bound, 0.0)
+    part = np.where(np.isnan(truth) != np.isnan(found), np.inf, np.where(np.isnan(truth), 0.0, part))
+    return float(part.max(initial=0.0))

@@ -1,0 +1,39 @@
+"""A sample of the inputs drawn to break a promise, other ones for every commit; .ci/record draws 25,600."""
+
+import os
+import zlib
+
+import numpy as np
+import pytest
+
+import hostile_cases
+
+pytest.importorskip("flint")
+
+SEED = zlib.crc32(os.environ.get("REFLOSS_COMMIT", "").encode())
+"""From the commit that .ci/run names, which pytest's header prints; elsewhere always the same."""
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_no_engine_is_over_its_bound(part):
+    over = []
+    for number in range(40 * part, 40 * (part + 1)):
+        case = hostile_cases.drawn(SEED, number)
+        truth = hostile_cases.truth_of(case)
+        for engine in hostile_cases.ENGINES:
+            if "float32" in engine and not case.single:
+                continue
+            found = hostile_cases.outcome(case, engine, truth)
+            if not max(found.value, found.gradient) <= 1.0:
+                over.append(f"hostile_cases.drawn({SEED}, {number}), {engine}: {case.loss} {found}")
+    assert not over, "\n".join(over)
+
+
+def test_a_share_counts_what_is_lost():
+    most = float(np.finfo(np.float64).max)
+    assert hostile_cases.share([1.5, np.nan], [1.0, np.nan], [0.25, 0.0], most) == pytest.approx(2.0)
+    assert hostile_cases.share(np.nan, 1.0, np.inf, most) == np.inf
+    assert hostile_cases.share(np.inf, most, 1e300, most) == 0.0
+    assert hostile_cases.share(1.0, 0.0, 0.0, most) == np.inf
+    assert hostile_cases.share(1.0, 1.0, 0.0, most) == 0.0
+    assert hostile_cases.share(-np.inf, np.inf, 1e300, most) > 1.0
