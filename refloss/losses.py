@@ -147,8 +147,8 @@ class _Loss(ABC):
             value = _half_an_ulp(rounded)
             gradients = {name: _half_an_ulp(part) for name, part in gradients.items()}
         else:
-            bounds = import_module("refloss.engines.bounds").bounds
-            value, gradients = bounds(self.spec, exact, checked, name, kind)
+            bounds = import_module("refloss.engines.bounds")
+            value, gradients = bounds.value_and_grad(self.spec, exact, checked, name, kind)
         found: dict[str, Any] = dict.fromkeys(self._gradient._fields)
         for name, part in gradients.items():
             found[name] = part.reshape(*shape, -1) if name == "z" else part.reshape(shapes[name])

@@ -72,7 +72,7 @@ def test_public_names_exist_and_are_all():
 def test_public_names_are_documented(name):
     text = inspect.getdoc(getattr(refloss, name))
     assert "$$" in text
-    assert "Raises" in text
+    assert "Raises" in text or name == "AccuracyWarning"
 
 
 def _modules():

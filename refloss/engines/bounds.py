@@ -23,7 +23,7 @@ from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, lo
 Bounds = tuple[Array, dict[str, Array]]
 
 
-def bounds(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: Any) -> Bounds:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: Any) -> Bounds:
     """Return the absolute error that an engine may have on the value and, by the name of the input, on gradients."""
     some, incoming, restored = without_ignored(spec, arrays, upstream)
     wide = dd.DoubleDouble.of if engine == "dd" else np.asarray
