@@ -739,8 +739,33 @@ def test_refusals() -> None:
         enclose(refloss.ArcFace(), *inputs, digits=30.0)
     with pytest.raises(ValueError, match="upstream must have shape"):
         enclose(refloss.ArcFace(), *inputs, upstream=[1.0, 2.0])
-    with pytest.raises(ValueError, match="zero vector"):
+    with pytest.raises(ValueError, match="x must have no zero vector"):
         enclose(refloss.ArcFace(), 0.0 * inputs[0], *inputs[1:])
+    x, w, y = inputs
+    w[3] = 0.0
+    with pytest.raises(ValueError, match=r"w must have no zero vector, .*; got zeros in w\[3\]"):
+        enclose(refloss.ArcFace(), x, w, y)
+    enclose(refloss.SoftmaxLoss(), x, w, y)
+    w[3, 1] = np.nan
+    with pytest.raises(ValueError, match="w must"):
+        enclose(refloss.SoftmaxLoss(), x, w, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_numbers_of_other_dtypes_are_converted_exactly(dtype: Any) -> None:
+    x, w, y = cases.ordinary(random())
+    for loss, given in (
+        (refloss.ArcFace(), (x, w)),
+        (refloss.SoftmaxLoss(), (x, w)),
+        (refloss.CrossEntropy(), (x,)),
+        (refloss.Triplet(), (x, w[:2], w[2:4])),
+    ):
+        some = [array.astype(dtype) for array in given]
+        rest = () if isinstance(loss, refloss.Triplet) else (y % 4,)
+        found, same = (enclose(loss, *arrays, *rest) for arrays in (some, [array.astype(float) for array in some]))
+        assert found.value.decimal == same.value.decimal
+        for name, ball in found.grad.items():
+            assert ball.decimal.tolist() == same.grad[name].decimal.tolist()
 
 
 def test_without_flint(monkeypatch: pytest.MonkeyPatch) -> None:

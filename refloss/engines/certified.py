@@ -124,6 +124,7 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
     spec: Spec = loss.spec
     arrays, shape = loss._arrays(*inputs_)
+    arrays = inputs.in_float64(arrays, directions=spec.head == "margin")
     checked = inputs.upstream(upstream, loss.reduction, shape)
     problem = _Problem(spec, arrays, checked if gradients else None)
     wanted = int(digits * 3.33) + 4
