@@ -195,6 +195,20 @@ def ldexp(a: Numbers, exponent: Exponents) -> Numbers:
     return type(a)(np.ldexp(a.hi, exponent), np.ldexp(a.lo, exponent))
 
 
+def frexp(a: Numbers) -> tuple[Numbers, Exponents]:
+    """Return ``(m, e)`` with ``a = m * 2**e`` and m, its high part for a pair, in [1/2, 1), or 0: entry by entry."""
+    exponent = np.frexp(high(a))[1]
+    return ldexp(a, -exponent), exponent
+
+
+def integers(a: Array) -> tuple[NDArray[np.object_], int]:
+    """Return ``(n, e)`` with ``a = n * 2**e`` exactly, n being Python integers."""
+    mantissa, exponent = np.frexp(a)
+    least = int(exponent[a != 0.0].min(initial=5000))
+    shift = np.where(a != 0.0, exponent - least, 0).astype(object)
+    return np.ldexp(mantissa, 53).astype(np.int64).astype(object) << shift, least - 53
+
+
 def spread(a: Numbers, shape: tuple[int, ...]) -> Numbers:
     """Broadcast to a shape, for reading."""
     if not isinstance(a, Pair):

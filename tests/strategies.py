@@ -336,21 +336,4 @@ def triplets(draw: Draw) -> tuple[Any, tuple[Array, Array, Array]]:
                 q[0] = math.sqrt(m) if squared else m
                 q[0] = np.nextafter(q[0], draw(st.sampled_from((q[0], -10.0, 10.0))))
     size = draw(st.sampled_from((1.0, 1.0, 1.0, 1e-100, 1e-30, 1e30, 1e100)))
-    inputs = size * anchor, size * positive, size * negative
-    assume(hinges_resolved(loss, *inputs))
-    return loss, inputs
-
-
-def hinges_resolved(loss: Any, *inputs: Array) -> bool:
-    """Whether no row is nearer to the hinge than 16u of its terms, unless exactly on it.
-
-    The difference is one of pairs: wrong by 40u^2 of the distances and the margin at D <= 5, 3u of such a loss. Nearer,
-    fewer digits are left, and none below 64u^2. Only entries that differ by 1e-8 and more in size lead so near.
-    """
-    for rows in zip(*map(exact.exact, inputs), strict=True):
-        triple = exact.Triple.of(*rows, loss.m, loss.squared)
-        with mp.workdps(60):
-            size = triple.distance(triple.to_positive) + triple.distance(triple.to_negative) + triple.m
-            if 0 < abs(triple.hinge(60)) < 16 * exact.UNIT * size:
-                return False
-    return True
+    return loss, (size * anchor, size * positive, size * negative)

@@ -667,7 +667,7 @@ def test_every_operation_knows_its_derivative() -> None:
     a, b = (certified._Var(tape, certified._exact(point)) for point in points)
     row = a[0] * b[1]
     out = ((a / b).sqrt() - (a * b).cos()).exp().log1p() + a.angle_from(b) + row - a.times(b).sum(axis=1)[:, None]
-    out = (out * out.put(([0], [1]), row[[0]]) / 3 + 1).sum()
+    out = (out * out.put(([0], [1]), row[[0]]) / (b - a).length()[:, None] + 1).sum()
     out.receive(certified._exact(1.0))
     tape.backward()
 
@@ -679,7 +679,8 @@ def test_every_operation_knows_its_derivative() -> None:
         sums = sums - (p @ q.T).sum(axis=1)[:, None]
         put = sums.copy()
         put[0, 1] = r[0]
-        return (sums * put / 3 + 1).sum()
+        lengths = at(mp.sqrt, otypes=[object])(((q - p) ** 2).sum(axis=1))
+        return (sums * put / lengths[:, None] + 1).sum()
 
     for which, leaf in enumerate((a, b)):
         for i in np.ndindex(2, 3):
@@ -714,6 +715,21 @@ def test_inputs_are_not_written_to() -> None:
     assert np.array_equal(kept[1], w)
 
 
+def test_halfway_between_two_numbers_is_rounded_to_even() -> None:
+    """Roots of equal numbers cancel, and a quotient that is exact is: ties are seen to be ties."""
+    zero = [[0.0], [0.0], [0.0]]
+    third = refloss.Triplet(m=9.0).value_and_grad(
+        zero, [[-3.0 * 2.0**-53], [0.0], [0.0]], [[3.0], [0.0], [0.0]], engine="certified"
+    )[1]
+    assert third.anchor.tolist() == [[2.0], [0.0], [0.0]]  # of 2 (3 + 3 2^-53) / 3
+    plain = refloss.Triplet(m=5e-324, squared=False)
+    points = np.zeros((2, 2)), np.array([[0.1, 0.3], [0.1, 0.1]]), np.array([[0.3, 0.1], [3.0, 0.1]])
+    assert plain(*points, engine="certified") == 0.0  # half the smallest number
+    points = [[0.1, 0.3], [0.0, 0.0]], [[0.3, 0.3], [0.0, 0.0]], [[0.2, 0.3], [1.0, 0.0]]
+    along = plain.value_and_grad(*points, upstream=5e-324, engine="certified")[1]
+    assert not any(gradient.any() for gradient in along)  # of directions (1, 0)
+
+
 def test_refusals() -> None:
     inputs = cases.ordinary(random())
     for digits in (0, 1001):
@@ -723,8 +739,33 @@ def test_refusals() -> None:
         enclose(refloss.ArcFace(), *inputs, digits=30.0)
     with pytest.raises(ValueError, match="upstream must have shape"):
         enclose(refloss.ArcFace(), *inputs, upstream=[1.0, 2.0])
-    with pytest.raises(ValueError, match="zero vector"):
+    with pytest.raises(ValueError, match="x must have no zero vector"):
         enclose(refloss.ArcFace(), 0.0 * inputs[0], *inputs[1:])
+    x, w, y = inputs
+    w[3] = 0.0
+    with pytest.raises(ValueError, match=r"w must have no zero vector, .*; got zeros in w\[3\]"):
+        enclose(refloss.ArcFace(), x, w, y)
+    enclose(refloss.SoftmaxLoss(), x, w, y)
+    w[3, 1] = np.nan
+    with pytest.raises(ValueError, match="w must"):
+        enclose(refloss.SoftmaxLoss(), x, w, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_numbers_of_other_dtypes_are_converted_exactly(dtype: Any) -> None:
+    x, w, y = cases.ordinary(random())
+    for loss, given in (
+        (refloss.ArcFace(), (x, w)),
+        (refloss.SoftmaxLoss(), (x, w)),
+        (refloss.CrossEntropy(), (x,)),
+        (refloss.Triplet(), (x, w[:2], w[2:4])),
+    ):
+        some = [array.astype(dtype) for array in given]
+        rest = () if isinstance(loss, refloss.Triplet) else (y % 4,)
+        found, same = (enclose(loss, *arrays, *rest) for arrays in (some, [array.astype(float) for array in some]))
+        assert found.value.decimal == same.value.decimal
+        for name, ball in found.grad.items():
+            assert ball.decimal.tolist() == same.grad[name].decimal.tolist()
 
 
 def test_without_flint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ from refloss.error_free import (
     direction,
     dot,
     fast_two_sum,
+    frexp,
+    integers,
     ldexp,
     matmul,
     row_dot,
@@ -423,6 +425,22 @@ def test_matmul_at_the_ends_of_the_range(left, right):
     found = matmul(a, b)
     true = sum(p * q for p, q in zip(exactly(a[0]), exactly(b[0]), strict=True))
     assert found.hi.tolist() == [[float(true)], [0.0]]
+
+
+def test_frexp_scales_every_entry():
+    a = np.array([[3.0, -5e-324], [0.0, 1e308]])
+    for found, exponent in (frexp(a), frexp(Pair.of(a))):
+        hi = found.hi if isinstance(found, Pair) else found
+        assert np.array_equal(np.ldexp(hi, exponent), a)
+        assert ((np.abs(hi) >= 0.5) & (np.abs(hi) < 1.0) | (a == 0.0)).all()
+
+
+def test_integers_are_the_numbers():
+    for a in (np.array([0.1, -3.0, 0.0, 5e-324, 1.7e308]), np.array([[1.0, 1e-300]]), np.zeros(2)):
+        found, exponent = integers(a)
+        assert [Fraction(n) * Fraction(2) ** exponent for n in found.ravel()] == [
+            Fraction(v) for v in a.ravel().tolist()
+        ]
 
 
 def test_scale_rows_is_exact():

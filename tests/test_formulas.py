@@ -458,19 +458,15 @@ def _triplets(rng):
 @_formula("refloss.stages.triplet:forward")
 def _(rng):
     for squared, a, p, n in _triplets(rng):
-        found = triplet.forward(a, p, n, 0.4, squared)[0]
+        losses, _ = triplet.forward(a, p, n, 0.4, squared)
         values = {
-            "L": _exact(_number(found)[0]),
+            "L": _exact(triplet.reduce(losses, "none")[0]),
             "a": _exact(a[0]),
             "p": _exact(p[0]),
             "n": _exact(n[0]),
             "m": mpf(0.4),
         }
         yield tex.Scope(values, RANGES, 0 if squared else 1)
-
-
-def _number(value: Any) -> Any:
-    return value.rounded() if isinstance(value, Pair) else value
 
 
 @_formula("refloss.stages.triplet:backward")
@@ -488,7 +484,7 @@ def _(rng):
                 r"\partial L/\partial a": _exact(to_a[0]),
                 r"\partial L/\partial p": _exact(to_p[0]),
                 r"\partial L/\partial n": _exact(to_n[0]),
-                "L": _exact(_number(losses)[0]),
+                "L": _exact(triplet.reduce(losses, "none")[0]),
                 **slopes,
             },
             RANGES,

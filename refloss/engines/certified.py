@@ -124,6 +124,7 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
     spec: Spec = loss.spec
     arrays, shape = loss._arrays(*inputs_)
+    arrays = inputs.in_float64(arrays, directions=spec.head == "margin")
     checked = inputs.upstream(upstream, loss.reduction, shape)
     problem = _Problem(spec, arrays, checked if gradients else None)
     wanted = int(digits * 3.33) + 4
@@ -402,6 +403,12 @@ class _Var:
     def sqrt(self) -> _Var:
         root = _each("sqrt", self.value)
         return self.tape.made(root, lambda g: self.receive(g / (root + root)))
+
+    def length(self) -> _Var:
+        """Of each row; that of zeros is 0, and so is its gradient. Divided last: exact where the direction is."""
+        root = _each("sqrt", (self.value * self.value).sum(axis=1))
+        divisor = np.frompyfunc(lambda r: _flint().arb(1) if r.is_zero() else r, 1, 1)(root)
+        return self.tape.made(root, lambda g: self.receive(g[:, None] * self.value / divisor[:, None]))
 
     def exp(self) -> _Var:
         power = _each("exp", self.value)
@@ -797,10 +804,10 @@ class _Problem:
         if self.upstream is None:
             return out
         above = _exact(self.upstream[self.rows] if self.upstream.ndim else self.upstream)
-        losses.receive(np.broadcast_to(above / self._divided_by(), (len(self.rows),)))
+        losses.receive(np.broadcast_to(above, (len(self.rows),)))
         tape.backward()
-        for name, leaf in leaves.items():
-            out[name][self.rows if name not in ("w", "b") else ...] = leaf.grad
+        for name, leaf in leaves.items():  # divided last: a quotient that is a float, or halfway between two, is exact
+            out[name][self.rows if name not in ("w", "b") else ...] = leaf.grad / self._divided_by()
         return out
 
     def _divided_by(self) -> Any:
@@ -889,17 +896,13 @@ class _Problem:
         """L = d(a, p) - d(a, n) + m, where the hinge is open."""
         leaves = self._leaves(tape)
         anchor, positive, negative = leaves.values()
-        near, far = (self._distance(anchor - other, which) for which, other in enumerate((positive, negative)))
-        losses = near - far + _flint().arb(self.spec.triplet.m)
-        return leaves, losses
-
-    def _distance(self, difference: _Var, which: int) -> _Var:
-        square = (difference * difference).sum(axis=1)
-        if self.spec.triplet.squared:
-            return square
-        together = np.array([self.squares[n][which] == 0 for n in self.rows])
-        held = square.put(together, _flint().arb(1)).sqrt()  # a root of 0 has no derivative: 0 is held
-        return held.put(together, _flint().arb(0))
+        differences = [anchor - positive, anchor - negative]
+        squared = self.spec.triplet.squared
+        near, far = ((v * v).sum(axis=1) if squared else v.length() for v in differences)
+        gap = near - far
+        exact = gap.value.copy()  # of equal roots too
+        exact[[n for n, row in enumerate(self.rows) if len(set(self.squares[row])) == 1]] = _flint().arb(0)
+        return leaves, tape.made(exact, gap.receive) + _flint().arb(self.spec.triplet.m)
 
     # ..................................................................................................... proven zeros
 

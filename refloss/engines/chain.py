@@ -17,7 +17,7 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Spec, without_ignored
-from refloss.error_free import Array, Integers, Pair, total_by_label
+from refloss.error_free import Array, Integers, Pair, frexp, ldexp, total_by_label
 from refloss.stages import (
     angle,
     cosine,
@@ -205,16 +205,17 @@ def _by_class(rows: Array, y: Integers, classes: int) -> Array:
 def _triplet_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
     m, squared, reduction = spec.triplet
     losses, of_triplet = triplet.forward(arrays["anchor"], arrays["positive"], arrays["negative"], m, squared)
-    loss = cross_entropy.reduce(losses, reduction, np.float64(len(losses)))
-    return {"triplet": losses, "reduction": loss}, {"triplet": of_triplet}
+    outputs = {"triplet": triplet.reduce(losses, "none"), "reduction": triplet.reduce(losses, reduction)}
+    return outputs, {"triplet": of_triplet}
 
 
 def _triplet_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gradients]:
     rows = len(saved["triplet"].active)
-    losses = cross_entropy.coefficient(upstream, spec.triplet.reduction, np.float64(rows), rows)
-    anchor, positive, negative = triplet.backward(losses, saved["triplet"])
+    mantissa, exponent = frexp(upstream)
+    losses = cross_entropy.coefficient(mantissa, spec.triplet.reduction, np.float64(rows), rows)
+    anchor, positive, negative = triplet.backward(losses, saved["triplet"], exponent)
     of_inputs = {"anchor": anchor, "positive": positive, "negative": negative}
-    return {"triplet": losses, "reduction": upstream}, of_inputs
+    return {"triplet": ldexp(losses, exponent), "reduction": upstream}, of_inputs
 
 
 _Down: TypeAlias = Callable[[Spec, Arrays], tuple[Outputs, Saved]]

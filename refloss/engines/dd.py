@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from refloss import inputs
 from refloss.engines import Arrays, Spec, kernels, without_ignored
-from refloss.error_free import Array, Integers, Pair, total_by_label
+from refloss.error_free import Array, Integers, Pair, frexp, total_by_label
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 
@@ -288,16 +288,22 @@ def _triplet(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resu
     m, squared, reduction = spec.triplet
     points = [arrays[name] for name in ("anchor", "positive", "negative")]
     count, width = points[0].shape
-    losses, gradients = _zeros(count), [np.zeros_like(point) for point in points]
+    losses = triplet.Scaled(_zeros(count), np.zeros(count, np.int32))
+    gradients = [np.zeros_like(point) for point in points]
+    if upstream is not None:
+        mantissa, exponent = frexp(upstream)
+        coefficients = cross_entropy.coefficient(mantissa, reduction, np.float64(count), count)
+        exponents = np.broadcast_to(exponent, (count,))
     for rows in _blocks(count, width, 2**16):
         anchor, positive, negative = (DoubleDouble.of(point[rows]) for point in points)
-        losses[rows], of_triplet = triplet.forward(anchor, positive, negative, m, squared)
+        (losses.mantissa[rows], losses.exponent[rows]), saved = triplet.forward(anchor, positive, negative, m, squared)
         if upstream is not None:
-            above = cross_entropy.coefficient(upstream, reduction, np.float64(count), count)[rows]
-            for gradient, part in zip(gradients, triplet.backward(above, of_triplet), strict=True):
+            for gradient, part in zip(
+                gradients, triplet.backward(coefficients[rows], saved, exponents[rows]), strict=True
+            ):
                 gradient[rows] = part.hi
-    loss = cross_entropy.reduce(losses, reduction, np.float64(count))
-    return DoubleDouble.of(loss), dict(zip(("anchor", "positive", "negative"), gradients, strict=True))
+    loss = DoubleDouble.of(triplet.reduce(losses, reduction))
+    return loss, dict(zip(("anchor", "positive", "negative"), gradients, strict=True))
 
 
 _HEADS: dict[str, Callable[[Spec, Arrays, DoubleDouble | None], _Result]] = {

@@ -1,16 +1,37 @@
 r"""Triplet: the loss that compares images with images, for comparison with those that compare images with classes.
 
 Symbols: anchors a, positives p, negatives n, all (N, D); margin m; d the squared Euclidean distance (FaceNet) or the
-plain one; row losses L_n (N,).
+plain one; the violation d(a, p) - d(a, n) + m; row losses L_n (N,).
 """
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Exponents, Numbers, Pair, direction, dot, high, ldexp, u, where
+from refloss.error_free import (
+    Array,
+    Exponents,
+    Numbers,
+    Pair,
+    dot,
+    expansion,
+    frexp,
+    high,
+    integers,
+    ldexp,
+    scale_rows,
+    sqrt,
+    total,
+    u,
+    where,
+)
+
+_LEAST = np.int32(-(2**14))
+"""Exponent of 0, below that of every other number."""
 
 
 class Settings(NamedTuple):
@@ -21,28 +42,41 @@ class Settings(NamedTuple):
     reduction: str = "mean"
 
 
+class Scaled(NamedTuple):
+    """Numbers or rows, mantissa times 2^exponent, which may lie outside the range of float64."""
+
+    mantissa: Numbers
+    """(N,) or (N, D)."""
+    exponent: Exponents
+    """(N,), for all of a row; (N, D) where it says so."""
+
+
 class Saved(NamedTuple):
     """What backward needs."""
 
     active: Array
     """1 where the loss of the row is above 0, else 0 (N,)."""
-    to_positive: Numbers
-    """dd(a, p)/da: 2 (a - p), or its direction for the plain distance (N, D)."""
-    to_negative: Numbers
-    """dd(a, n)/da (N, D)."""
-    apart: Numbers
-    """The difference of the two, rounded once for squared distances (N, D)."""
+    to_positive: Scaled
+    """a - p (N, D)."""
+    to_negative: Scaled
+    """a - n (N, D)."""
+    apart: Scaled | None
+    """n - p (N, D), for squared distances."""
+    lengths: tuple[Scaled, ...]
+    """Lengths of the mantissas of a - p and a - n (N,), for plain ones."""
 
 
-def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squared: bool) -> tuple[Numbers, Saved]:
+def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squared: bool) -> tuple[Scaled, Saved]:
     r"""Compare the distance to the positive with the distance to the negative.
 
     $$L = \max\bigl(0,\; d(a, p) - d(a, n) + m\bigr), \qquad
     d(a, b) = \lVert a - b\rVert^2 \;\text{ or }\; \lVert a - b\rVert$$
 
-    Differences are exact and distances have 106 bits, so a loss next to the hinge is right relative to itself; one that
-    distances which differ leave below 64u² of themselves and m cannot be told from the hinge, and is 0. Source: FaceNet
-    (Schroff, Kalenichenko and Philbin 2015), eq. 3.
+    A loss is right to 1u of itself, however near the hinge, and whether it is above 0 is decided exactly. Differences
+    of embeddings are exact pairs. Plain distances are pairs as well; squared ones are compared by
+    $\lVert a - p\rVert^2 - \lVert a - n\rVert^2 = \sum_i (n_i - p_i)\bigl((a_i - p_i) + (a_i - n_i)\bigr)$. That gives
+    about 100 bits of the distances, or of the sizes of these terms. A violation that cancels to less than $2^{-40}$ of
+    them is computed anew, from integers. Source: FaceNet (Schroff, Kalenichenko and Philbin 2015), eq. 3.
 
     Parameters
     ----------
@@ -55,33 +89,36 @@ def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squ
 
     Returns
     -------
-    Numbers
+    Scaled
         Row losses (N,).
     Saved
         What `backward` needs.
     """
-    if squared:
-        (a, p, n), exponent = _scaled(anchor, positive, negative)
-        ap, an, pn = Pair.of(a) - p, Pair.of(a) - n, Pair.of(n) - p
-        near, far, power = dot(ap, ap), dot(an, an), 2 * exponent
-        to_positive, to_negative, apart = (
-            ldexp(difference.rounded(), (exponent + 1)[:, None]) for difference in (ap, an, pn)
-        )
-    else:
-        to_positive, near = direction(Pair.of(anchor) - positive)
-        to_negative, far = direction(Pair.of(anchor) - negative)
-        power = np.zeros(len(anchor), np.int32)
-        apart = to_positive - to_negative
-    difference = ldexp(near - far, power)
-    with np.errstate(invalid="ignore", over="ignore"):  # an infinite difference has no rounding error to carry
-        losses = where(np.isfinite(difference.hi), difference + m, difference).rounded()
-        loss = high(losses)
-        least = 64.0 * u**2 * (np.ldexp(near.hi + far.hi, power) + m)
-    active = (loss > 0.0) & ((loss > least) | ~np.isfinite(least) | (difference.hi == 0.0))
-    return where(active, losses, 0.0), Saved(active.astype(np.float64), to_positive, to_negative, apart)
+    with np.errstate(over="ignore", invalid="ignore"):  # rows at the end of the range are left to the integers
+        to_positive, to_negative = _difference(anchor, positive), _difference(anchor, negative)
+        apart, lengths = None, tuple[Scaled, ...]()
+        if squared:
+            apart = _difference(negative, positive)
+            gap, size = _gap_of_squares(to_positive.mantissa + to_negative.mantissa, apart.mantissa)
+        else:
+            lengths = _length(to_positive.mantissa), _length(to_negative.mantissa)
+            gap, size = _sum(lengths[0], _minus(lengths[1])), high(_sum(*lengths).mantissa)
+        same = (high(positive) == high(negative)).all(axis=1)
+        width = anchor.shape[1]
+        error = np.where(same, 0.0, (10 + 3 * width.bit_length()) * u**2 * size + width * 2.0**-1000)
+        violation = _sum(_normal(gap), _normal(Scaled(Pair.of(np.full(len(same), m)), np.zeros(len(same), np.int32))))
+        known = np.ldexp(error, gap.exponent - violation.exponent) <= 2.0**-60 * np.abs(high(violation.mantissa))
+    for difference in (to_positive, to_negative, apart):
+        known &= difference is None or difference.exponent == 0
+    for row in np.flatnonzero(~known):
+        points = np.stack([high(v)[row] for v in (anchor, positive, negative)])
+        violation.mantissa[row], violation.exponent[row] = _pair(_violation(points, Fraction(m), squared))
+    active = high(violation.mantissa) > 0.0
+    losses = Scaled(where(active, violation.mantissa, 0.0).rounded(), np.where(active, violation.exponent, _LEAST))
+    return losses, Saved(active.astype(np.float64), to_positive, to_negative, apart, lengths)
 
 
-def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers]:
+def backward(upstream: Numbers, saved: Saved, exponent: Exponents | int = 0) -> tuple[Numbers, Numbers, Numbers]:
     r"""Pull the anchor to the positive and push it from the negative where the loss is above 0.
 
     $$\frac{\partial L}{\partial a} = [L > 0]\Bigl(\frac{\partial d(a,p)}{\partial a}
@@ -90,26 +127,121 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers
     \frac{\partial L}{\partial n} = [L > 0]\frac{\partial d(a,n)}{\partial a}$$
 
     with ∂d(a,b)/∂a = 2 (a - b) for the squared distance and (a - b)/‖a - b‖ for the plain one. At the hinge itself, and
-    at distance 0, where the plain distance has no derivative, the choice of least norm, 0, stands.
+    at distance 0, where the plain distance has no derivative, the choice of least norm, 0, stands. Entries are right to
+    2u of 2 (a - b), and of 2 (n - p) for the anchor; for the plain distance to 5u of the terms. No product leaves the
+    range of float64 on the way to a number that fits.
 
     Parameters
     ----------
     upstream
-        dL/dL_n (N,).
+        dL/dL_n (N,), less a power of two.
     saved
         What `forward` saved.
+    exponent
+        Of that power of two: one number, or (N,).
 
     Returns
     -------
     tuple of Numbers
         Gradients of anchor, positive and negative, all (N, D).
     """
-    g = (upstream * saved.active)[:, None]
-    return g * saved.apart, -g * saved.to_positive, g * saved.to_negative
+    g = upstream * saved.active
+    if saved.apart is not None:
+        differences = (saved.apart, saved.to_positive, saved.to_negative)
+        of_anchor, near, far = (_product(g, rows, exponent + 1 + power) for rows, power in differences)
+    else:
+        near, far = (
+            _product(g / where(high(length) > 0.0, length, 1.0).rounded(), rows.mantissa, exponent - power)
+            for rows, (length, power) in zip((saved.to_positive, saved.to_negative), saved.lengths, strict=True)
+        )
+        of_anchor = _sum(near, _minus(far))
+    return ldexp(*of_anchor), -ldexp(*near), ldexp(*far)
 
 
-def _scaled(*points: Numbers) -> tuple[list[Numbers], Exponents]:
-    """Scale all points of a row by one exact power of two."""
-    largest = np.max([np.abs(high(v)).max(axis=1, initial=0.0) for v in points], axis=0)
-    exponent = np.frexp(largest)[1]
-    return [ldexp(v, -exponent[:, None]) for v in points], exponent
+def reduce(losses: Scaled, reduction: str) -> Numbers:
+    """Add up row losses, rounding once at the end; "mean" divides by their number."""
+    if reduction == "none":
+        return ldexp(*losses)
+    largest = losses.exponent.max()
+    added = total(ldexp(losses.mantissa, losses.exponent - largest)).rounded()
+    return ldexp(added / float(len(losses.exponent)) if reduction == "mean" else added, largest)
+
+
+def _difference(a: Numbers, b: Numbers) -> Scaled:
+    """a - b, exactly; short of subnormal entries in rows that reach the end of the range, which are quartered."""
+    exponent = np.where(np.abs(high(a) - high(b)).max(axis=1) < 2.0**1022, np.int32(0), np.int32(2))
+    if exponent.any():
+        a, b = (ldexp(v, -exponent[:, None]) for v in (a, b))
+    return Scaled(Pair.of(a) - b, exponent)
+
+
+def _gap_of_squares(added: Pair, apart: Pair) -> tuple[Scaled, Array]:
+    """The inner products of rows, and the sums of their terms' sizes, of the same exponent.
+
+    The error is 3u² of these for what was added, (5 + 3 ceil(log2 D)) u² for `dot`, and 2^-1000 for underflow.
+    """
+    (added, power), (apart, other) = scale_rows(added), scale_rows(apart)
+    return Scaled(dot(added, apart), power + other), np.abs(added.hi * apart.hi).sum(axis=1)
+
+
+def _length(rows: Pair) -> Scaled:
+    """Of rows, to (7 + 3/2 ceil(log2 D)) u² of itself."""
+    scaled, exponent = scale_rows(rows)
+    return _normal(Scaled(sqrt(dot(scaled, scaled)), exponent))
+
+
+def _normal(a: Scaled) -> Scaled:
+    """The same numbers with mantissas of size about 1, or 0."""
+    mantissa, exponent = frexp(a.mantissa)
+    return Scaled(mantissa, a.exponent + exponent)
+
+
+def _sum(a: Scaled, b: Scaled) -> Scaled:
+    """The sum of normal numbers."""
+    exponent = np.maximum(*(np.where(high(mantissa) == 0.0, _LEAST, power) for mantissa, power in (a, b)))
+    parts = [ldexp(mantissa, power - exponent) for mantissa, power in (a, b)]
+    return Scaled(parts[0] + parts[1], exponent)
+
+
+def _minus(a: Scaled) -> Scaled:
+    return Scaled(-a.mantissa, a.exponent)
+
+
+def _product(a: Numbers, rows: Pair, exponent: Exponents | int) -> Scaled:
+    """The product of numbers (N,), rows (N, D) and 2^exponent, each entry with an exponent of its own."""
+    mantissa, power = frexp(rows.rounded())
+    return Scaled(a[:, None] * mantissa, power + np.asarray(exponent)[..., None])
+
+
+# ------------------------------------------------------------------------------------------------------ by integers
+
+
+def _violation(points: Array, m: Fraction, squared: bool) -> Fraction:
+    r"""d(a, p) - d(a, n) + m of one row: exact for squared distances, else to 2^-120 of itself, with the exact sign.
+
+    $P = \lVert a - p\rVert^2$ and $Q = \lVert a - n\rVert^2$ are exact. With $A = P + m^2 - Q$ and $B = 4 m^2 P$,
+    $(\sqrt P + m)^2 - Q = A + \sqrt B = (B - A^2) / (\sqrt B - A)$: nothing cancels but in rational numbers.
+    """
+    (a, p, n), exponent = integers(points)
+    near, far = (int((d * d).sum()) for d in (a - p, a - n))
+    unit = Fraction(2) ** exponent
+    if squared:
+        return Fraction(near - far) * unit**2 + m
+    m /= unit
+    rest, cross = near + m * m - far, 4 * m * m * near
+    above = rest + _root(cross) if rest >= 0 else (cross - rest * rest) / (_root(cross) - rest)
+    return above / (_root(Fraction(near)) + m + _root(Fraction(far))) * unit
+
+
+def _root(a: Fraction) -> Fraction:
+    """The square root, rounded down to at least 127 bits."""
+    square = a.numerator * a.denominator
+    shift = max(0, 128 - square.bit_length() // 2)
+    return Fraction(math.isqrt(square << 2 * shift), a.denominator << shift)
+
+
+def _pair(a: Fraction) -> tuple[Pair, int]:
+    """A rational number as a pair of size about 1 and a power of two."""
+    exponent = a.numerator.bit_length() - a.denominator.bit_length()
+    hi, lo = expansion(a / Fraction(2) ** exponent, 2)
+    return Pair(np.asarray(hi), np.asarray(lo)), exponent

@@ -216,6 +216,25 @@ def _(draw: Draw) -> tuple:
     )
 
 
+@step("triplet-gap", "f4a4959c")
+def _(draw: Draw) -> tuple:
+    a, p, n, _, _ = _triple(draw)
+    added = [i + j for i, j in zip(_apart(a, p), _apart(a, n), strict=True)]
+    return norm(_apart(a, p)) ** 2 - norm(_apart(a, n)) ** 2, dot(_apart(n, p), added)
+
+
+@step("triplet-roots", "6b09ed28")
+def _(draw: Draw) -> tuple:
+    near, far, m = draw.number(0, 2), draw.number(0, 2), draw.number(0, 1)
+    rest, cross = near + m**2 - far, 4 * m**2 * near
+    size = mp.sqrt(near) + m + mp.sqrt(far)
+    return (
+        mp.sqrt(near) + m - mp.sqrt(far),
+        (rest + mp.sqrt(cross)) / size,
+        (cross - rest**2) / ((mp.sqrt(cross) - rest) * size),
+    )
+
+
 @step("triplet-expand", "e91332eb")
 def _(draw: Draw) -> tuple:
     size = draw.whole(2, 5)
