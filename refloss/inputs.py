@@ -7,7 +7,9 @@ back as float64 in C order, the same object where it already was one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,18 @@ from refloss.error_free import Array, Integers
 
 REDUCTIONS = ("mean", "sum", "none")
 GRADIENTS = ("exact", "detached")
+
+
+def shown(value: Any) -> str:
+    """Return what came, for a message: its repr, shortened, or its type where it has no repr.
+
+    An integer of more than 4300 digits has none, nor has an object whose ``__repr__`` raises.
+    """
+    try:
+        text = repr(value)
+    except Exception:
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -305,27 +319,78 @@ def wrt(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def out(
-    value: Any, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any], wanted: tuple[str, ...], given: Iterable[Any]
+    value: Any,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+    wanted: tuple[str, ...],
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the arrays that are to take gradients, by the name of the input."""
+    """Return the arrays that are to take gradients, by the name of the input; given is what the caller gave, by name.
+
+    Inputs stay as they are and gradients do not overwrite one another, so none of these arrays may share memory with an
+    argument as it was given, before any conversion, with another of them, or within itself.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise TypeError(f"out must map names of inputs to arrays; got {type(value).__name__}")
     for name, array in value.items():
         if name not in shapes:
-            raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {name!r}")
+            raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {shown(name)}")
         if name not in wanted:
             raise ValueError(f"out must name inputs that wrt names; got {name!r}")
-        asked = f"out[{name!r}] must be a writable {dtype} array of shape {shapes[name]}"
-        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-            raise TypeError(f"{asked}; got {type(array).__name__}")
-        if array.shape != shapes[name] or array.dtype != dtype or not array.flags.writeable:
-            kind = "" if array.flags.writeable else "read-only "
-            raise ValueError(f"{asked}; got a {kind}{array.dtype} array of shape {array.shape}")
-        if any(np.may_share_memory(array, it) for it in given):
-            raise ValueError(f"out[{name!r}] must not be one of the inputs, which stay as they are")
-    return dict(value)
+        _room(name, array, shapes[name], dtype)
+    into = dict(value)
+    for argument, it in given.items():
+        for name, array in into.items():
+            if any(_share_memory(array, memory) for memory in _memory(it)):
+                raise ValueError(f"out[{name!r}] must not share memory with {argument}, which stays as it is")
+    for (name, array), (other, another) in combinations(into.items(), 2):
+        if _share_memory(array, another):
+            raise ValueError(f"out[{name!r}] must not share memory with out[{other!r}]")
+    return into
+
+
+def _room(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse what a gradient cannot be written into."""
+    asked = f"out[{name!r}] must be a writable {dtype} array of shape {shape}"
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{asked}; got {type(array).__name__}")
+    if array.shape != shape or array.dtype != dtype or not array.flags.writeable:
+        kind = "" if array.flags.writeable else "read-only "
+        raise ValueError(f"{asked}; got a {kind}{array.dtype} array of shape {array.shape}")
+    if _overlaps_itself(array):
+        raise ValueError(f"{asked}; got one with entries that share memory")
+
+
+def _share_memory(array: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays have a byte in common; where that takes long to find out, whether their bounds overlap."""
+    return np.may_share_memory(array, other, max_work=10_000)  # type: ignore[arg-type]  # its stub knows no limit
+
+
+def _overlaps_itself(array: NDArray[Any]) -> bool:
+    """Whether entries of an array may share memory: an axis steps over less than the axes of smaller steps span."""
+    span = array.itemsize
+    steps = zip(map(abs, array.strides), array.shape, strict=True)
+    for step, length in sorted(it for it in steps if it[1] > 1):
+        if step < span:
+            return True
+        span += step * (length - 1)
+    return False
+
+
+def _memory(value: Any) -> Iterator[NDArray[Any]]:
+    """Yield views of the memory that an argument holds its numbers in, without conversion.
+
+    The argument was looked over already. What is a number, or has to be copied to be seen, shares nothing.
+    """
+    if isinstance(value, list | tuple):
+        for entry in value:
+            yield from _memory(entry)
+    elif hasattr(value, "detach") and "bfloat16" in str(value.dtype):  # which NumPy cannot hold
+        yield value.detach().cpu().view(import_module("torch").int16).numpy()
+    elif value is not None and not isinstance(value, float | int):
+        yield _as_array("", value)
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:

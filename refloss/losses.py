@@ -108,15 +108,24 @@ class _Loss(ABC):
         return self._shaped(module.value(self.spec, *given), shape, kind)
 
     def _value_and_grad(
-        self, arrays: Arrays, shape: tuple[int, ...], upstream: Any, engine: str, dtype: Any, wrt: Any, out: Any
+        self,
+        arrays: Arrays,
+        shape: tuple[int, ...],
+        upstream: Any,
+        engine: str,
+        dtype: Any,
+        wrt: Any,
+        out: Any,
+        given: dict[str, Any],
     ) -> tuple[Value, dict[str, Any]]:
         kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
         checked = inputs.upstream(upstream, self.reduction, shape)
         shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
         whole = {name: (*shape, it[-1]) if name == "z" else it for name, it in shapes.items()}
         wanted = inputs.wrt(wrt, tuple(shapes))
-        into = inputs.out(out, whole, kind, tuple(shapes) if wanted is None else wanted, arrays.values())
-        room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.c_contiguous}
+        given = given | {"upstream": upstream}
+        into = inputs.out(out, whole, kind, tuple(shapes) if wanted is None else wanted, given)
+        room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.carray}
         module, some, *request = self._engine(engine, arrays, Request(kind, wanted, room))
         value, found = module.value_and_grad(self.spec, some, checked, *request)
         gradients: dict[str, Any] = dict.fromkeys(shapes)
@@ -230,7 +239,8 @@ class CrossEntropy(_WithLabels):
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         arrays, shape = self._arrays(z, y)
-        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
+        given = {"z": z, "y": y}
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out, given)
         return value, LogitGradient(gradients["z"])
 
     def trace(self, z: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
@@ -287,7 +297,8 @@ class SoftmaxLoss(_WithLabels):
         wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
-        value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype, wrt, out)
+        given = {"x": x, "w": w, "y": y, "b": b}
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype, wrt, out, given)
         return value, LinearGradient(gradients["x"], gradients["w"], gradients.get("b"))
 
     def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None) -> dict[str, Step]:
@@ -356,7 +367,8 @@ class _MarginLoss(_WithLabels):
         wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
-        value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype, wrt, out)
+        given = {"x": x, "w": w, "y": y}
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype, wrt, out, given)
         return value, HeadGradient(gradients["x"], gradients["w"])
 
     def trace(self, x: Any, w: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
@@ -667,7 +679,8 @@ class Triplet(_Loss):
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         arrays, shape = self._arrays(anchor, positive, negative)
-        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
+        given = {"anchor": anchor, "positive": positive, "negative": negative}
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out, given)
         return value, TripletGradient(**gradients)
 
     def trace(self, anchor: Any, positive: Any, negative: Any, *, upstream: Any = None) -> dict[str, Step]:
