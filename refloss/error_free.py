@@ -10,7 +10,7 @@ any compiler option that reorders floating point would destroy them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -489,7 +489,7 @@ def ulp_error(result: Any, truth: Any) -> Any:
         raise TypeError(f"result must hold numbers of {', '.join(_FORMATS)}; got {found.dtype}")
     try:
         shape = np.broadcast_shapes(found.shape, true.shape)
-    except (ValueError, RuntimeError):  # RuntimeError: more than 32 axes, as a list that contains itself has them
+    except (ValueError, RuntimeError):  # RuntimeError: more axes than NumPy broadcasts
         raise ValueError(f"truth must have a shape that fits result's {found.shape}; got {true.shape}") from None
     bits, smallest = _FORMATS[found.dtype.name]
     units = np.empty(shape)
@@ -502,9 +502,12 @@ def ulp_error(result: Any, truth: Any) -> Any:
 
 def _array(name: str, value: Any, dtype: Any) -> NDArray[Any]:
     try:
+        for _ in leaves(value):  # which refuses what NumPy would follow for ever
+            pass
         return np.asarray(value, dtype)
     except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor that wants gradients, ...
-        raise TypeError(f"{name} must be a number, or an array or a list of numbers; got {error}") from error
+        came = f"{type(value).__name__}: {error}"
+        raise TypeError(f"{name} must be a number, or an array or a list of numbers; got {came}") from error
 
 
 def _units(r: float, t: Fraction | float, bits: int, smallest: int) -> float:
@@ -537,7 +540,7 @@ def _exact(truth: Any) -> Fraction | float:
     if isinstance(truth, np.generic):
         truth = float(truth) if truth.dtype.name in _FORMATS else truth.item()  # a longdouble's item is itself
     if isinstance(truth, bool) or not isinstance(truth, int | Fraction | float | np.longdouble):
-        raise TypeError(f"truth must hold real numbers, or decimals as strings; got {type(truth).__name__}")
+        raise TypeError(f"truth must hold real numbers, or decimals as strings; got {shown(truth)}")
     if isinstance(truth, int | Fraction):
         return _within_reach(Fraction(truth))
     return _within_reach(Fraction(*truth.as_integer_ratio())) if np.isfinite(truth) else float(truth)
@@ -549,10 +552,8 @@ def _of_decimal(text: str) -> Fraction | float:
     try:
         number, power = Decimal(digits), int(exponent) if e else 0
     except (ArithmeticError, ValueError):
-        shown = text if len(text) < 50 else f"{text[:50]}..."
-        raise ValueError(
-            f"truth must hold decimals where it holds strings, such as '1.5E-400'; got {shown!r}"
-        ) from None
+        expected = "truth must hold decimals where it holds strings, such as '1.5E-400'"
+        raise ValueError(f"{expected}; got {shown(text)}") from None
     if not number.is_finite():
         return math.nan if number.is_nan() else float(number)
     far = 2000  # 10^far is infinite, 10^-far below _TINY
@@ -565,3 +566,45 @@ def _within_reach(exact: Fraction) -> Fraction | float:
     if 0 < abs(exact) < _TINY:
         return _TINY if exact > 0 else -_TINY
     return _infinity_beyond(_overflow(*_FORMATS["float64"]), exact)
+
+
+# ------------------------------------------------------------------------------------------- arguments, however odd
+
+LONGEST = 200
+"""Characters of an argument that a message shows."""
+DEEPEST = 64
+"""Most axes of a NumPy array, hence most levels of lists."""
+
+
+def shown(value: Any) -> str:
+    """Return the repr of a value, shortened, or its type where it has no repr.
+
+    An integer of more than 4300 digits has none, nor has what is nested too deeply or raises when it is asked.
+    """
+    try:
+        text = repr(value)
+    except Exception:
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def leaves(value: Any, within: tuple[int, ...] = ()) -> Iterator[Any]:
+    """Yield what lists and tuples hold that is neither, at any level; of another value, that value.
+
+    Raises
+    ------
+    ValueError
+        For a list that contains itself, which NumPy would follow for ever, and for more levels than an array has axes.
+    """
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    if id(value) in within:
+        raise ValueError("it contains itself")
+    if len(within) == DEEPEST:
+        raise ValueError(f"its lists are nested more than {DEEPEST} levels deep")
+    for entry in value:
+        if isinstance(entry, list | tuple):
+            yield from leaves(entry, (*within, id(value)))
+        else:
+            yield entry

@@ -15,35 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, Integers
+from refloss.error_free import Array, Integers, leaves, shown
 
 REDUCTIONS = ("mean", "sum", "none")
 GRADIENTS = ("exact", "detached")
-
-
-def shown(value: Any) -> str:
-    """Return what came, for a message: its repr, shortened, or its type where it has no repr.
-
-    An integer of more than 4300 digits has none, nor has an object whose ``__repr__`` raises.
-    """
-    try:
-        text = repr(value)
-    except Exception:
-        return f"an object of type {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a word that is not in the list."""
     words = tuple(allowed)
     if not isinstance(value, str) or value not in words:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}; got {shown(value)}")
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
     """Return value as a float; refuse what is no finite number from low to high (above low, if asked)."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number; got {value!r}")
+        raise TypeError(f"{name} must be a number; got {shown(value)}")
     try:
         out = float(value)
     except OverflowError:  # an integer above 1e308
@@ -79,16 +67,16 @@ def class_weight(value: Any) -> tuple[float, ...] | None:
 def flag(name: str, value: Any) -> bool:
     """Return True or False, as such."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False; got {value!r}")
+        raise TypeError(f"{name} must be True or False; got {shown(value)}")
     return bool(value)
 
 
 def label(name: str, value: Any) -> int:
     """Return a label, which is an integer that int64 holds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer; got {value!r}")
+        raise TypeError(f"{name} must be an integer; got {shown(value)}")
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} must be an integer that int64 can hold; got {value!r}")
+        raise ValueError(f"{name} must be an integer that int64 can hold; got {shown(value)}")
     return int(value)
 
 
@@ -154,9 +142,9 @@ def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], An
     """Return value as rows along an axis, and what puts results by row, or one a row, back into place."""
     array = real(name, value)
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
-        raise TypeError(f"axis must be an integer; got {axis!r}")
+        raise TypeError(f"axis must be an integer; got {shown(axis)}")
     if not -array.ndim <= axis < array.ndim:
-        raise ValueError(f"axis must be one of the {array.ndim} axes of {name}; got {axis}")
+        raise ValueError(f"axis must be one of the {array.ndim} axes of {name}; got {shown(axis)}")
     if array.shape[axis] == 0:
         raise ValueError(f"{name} must have at least one class along axis {axis}; got shape {array.shape}")
     moved = np.moveaxis(array, axis, -1)
@@ -296,8 +284,8 @@ def dtype_of(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:
     """Return the dtype to compute in; refuse one that the engine does not know."""
     try:
         asked: np.dtype[Any] = np.dtype(dtype)  # None is float64
-    except TypeError as error:
-        raise TypeError(f"dtype must be one of NumPy's; got {dtype!r}") from error
+    except Exception as error:  # whatever NumPy makes of it
+        raise TypeError(f"dtype must be one of NumPy's; got {shown(dtype)}") from error
     names = [np.dtype(it).name for it in known]
     if asked.name not in names or not asked.isnative:
         only = f"{names[0]}, the only one" if len(names) == 1 else f"{' or '.join(names)}, those"
@@ -311,10 +299,10 @@ def wrt(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
         return None
     asked = (value,) if isinstance(value, str) else value
     if not isinstance(asked, tuple | list):
-        raise TypeError(f"wrt must be a name of an input, or a tuple of names; got {value!r}")
+        raise TypeError(f"wrt must be a name of an input, or a tuple of names; got {shown(value)}")
     for name in asked:
-        if name not in names:
-            raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {name!r}")
+        if not isinstance(name, str) or name not in names:
+            raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {shown(name)}")
     return tuple(asked)
 
 
@@ -384,34 +372,31 @@ def _memory(value: Any) -> Iterator[NDArray[Any]]:
 
     The argument was looked over already. What is a number, or has to be copied to be seen, shares nothing.
     """
-    if isinstance(value, list | tuple):
-        for entry in value:
-            yield from _memory(entry)
-    elif hasattr(value, "detach") and "bfloat16" in str(value.dtype):  # which NumPy cannot hold
-        yield value.detach().cpu().view(import_module("torch").int16).numpy()
-    elif value is not None and not isinstance(value, float | int):
-        yield _as_array("", value)
+    for each in leaves(value):
+        if hasattr(each, "detach") and "bfloat16" in str(each.dtype):  # which NumPy cannot hold
+            yield each.detach().cpu().view(import_module("torch").int16).numpy()
+        elif each is not None and not isinstance(each, float | int):
+            yield _as_array("", each)
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:
     """Return a NumPy view of what NumPy, a list or a tensor of another framework holds."""
-    if _masked(value):
-        raise ValueError(f"{name} must have no masked entries; say what they are with .filled(...), or leave them out")
     try:
-        if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, perhaps one that wants gradients
-            value = value.detach().cpu()
-            if "bfloat16" in str(value.dtype):
-                value = value.float()  # exact; NumPy has no bfloat16 of its own
-        return np.asarray(value)
+        if not any(map(np.ma.is_masked, leaves(value))):  # which NumPy would silently unmask
+            return np.asarray(_on_cpu(value))
     except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a sparse tensor, a tracer, ...
         came = f"{type(value).__name__}: {error}"
         message = f"{name} must be an array, or something that NumPy can make one of; got {came}"
         raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from error
+    raise ValueError(f"{name} must have no masked entries; say what they are with .filled(...), or leave them out")
 
 
-def _masked(value: Any) -> bool:
-    """Whether something here is masked, which NumPy would silently unmask."""
-    return any(map(_masked, value)) if isinstance(value, list | tuple) else bool(np.ma.is_masked(value))
+def _on_cpu(value: Any) -> Any:
+    """Return a tensor as NumPy can read it, and anything else as it is."""
+    if not hasattr(value, "detach") or not hasattr(value, "cpu"):
+        return value
+    value = value.detach().cpu()  # perhaps one that wants gradients
+    return value.float() if "bfloat16" in str(value.dtype) else value  # exact; NumPy has no bfloat16 of its own
 
 
 def _matrix(name: str, value: Any, shape: str) -> Array:

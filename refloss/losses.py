@@ -103,7 +103,7 @@ class _Loss(ABC):
         """What an engine needs to know of this loss."""
 
     def _value(self, arrays: Arrays, shape: tuple[int, ...], engine: str, dtype: Any) -> Value:
-        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+        kind = _dtype(engine, dtype)
         module, *given = self._engine(engine, arrays, Request(kind))
         return self._shaped(module.value(self.spec, *given), shape, kind)
 
@@ -118,7 +118,7 @@ class _Loss(ABC):
         out: Any,
         given: dict[str, Any],
     ) -> tuple[Value, dict[str, Any]]:
-        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+        kind = _dtype(engine, dtype)
         checked = inputs.upstream(upstream, self.reduction, shape)
         shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
         whole = {name: (*shape, it[-1]) if name == "z" else it for name, it in shapes.items()}
@@ -139,7 +139,6 @@ class _Loss(ABC):
 
     def _engine(self, name: str, arrays: Arrays, request: Request) -> tuple[Any, ...]:
         """Return the module of an engine, and what it is called with."""
-        inputs.one_of("engine", name, ENGINES)
         head = self.spec.head
         if name == "auto":
             size = arrays["z"].size if head == "logits" else arrays["x"].size * len(arrays["w"]) if "w" in arrays else 0
@@ -694,6 +693,12 @@ class Triplet(_Loss):
 
 SphereFace = ASoftmax
 AMSoftmax = CosFace
+
+
+def _dtype(engine: Any, dtype: Any) -> np.dtype[Any]:
+    """Return the dtype to compute in; refuse an engine that is none, and a dtype that it does not know."""
+    inputs.one_of("engine", engine, ENGINES)
+    return inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
 
 
 @cache

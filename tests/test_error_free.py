@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
 from decimal import Decimal
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
+from odd_values import Unprintable, contains_itself, nested
 from refloss import error_free
 from refloss.error_free import (
     ACCURACY,
+    DEEPEST,
+    LONGEST,
     PI,
     Pair,
     cuts,
@@ -21,9 +25,11 @@ from refloss.error_free import (
     dot,
     fast_two_sum,
     ldexp,
+    leaves,
     matmul,
     row_dot,
     scale_rows,
+    shown,
     sin_cos,
     sqrt,
     total,
@@ -641,27 +647,22 @@ def test_ulp_error_takes_truths_of_bfloat16():
     assert ulp_error(1.0, np.array([1.0, np.nan], bfloat16)).tolist() == [0.0, np.inf]
 
 
-def contains_itself():
-    entries = []
-    entries.append(entries)
-    return entries
-
-
 @pytest.mark.parametrize(
     ("result", "truth", "kind", "message"),
     [
         (3, 3.0, TypeError, "result must hold numbers of float16, bfloat16, float32, float64; got int64"),
         (np.longdouble(3), 3.0, TypeError, "result must hold numbers of .*; got "),
         ([1.0, [2.0]], 3.0, TypeError, "result must be a number, or an array or a list of numbers; got "),
-        (contains_itself(), 3.0, TypeError, "result must be a number, or an array or a list of numbers; got "),
+        (contains_itself(), 3.0, TypeError, "result must be a number, .*; got list: it contains itself"),
         ([1.0, 2.0], [1.0, 2.0, 3.0], ValueError, r"truth must have a shape that fits result's \(2,\); got \(3,\)"),
-        (1.0, contains_itself(), ValueError, r"truth must have a shape that fits result's \(\); got "),
-        (1.0, [1.0, [2.0]], TypeError, "truth must hold real numbers, or decimals as strings; got list"),
+        (1.0, np.zeros((1,) * 40), ValueError, r"truth must have a shape that fits result's \(\); got \(1, 1"),
+        (1.0, contains_itself(), TypeError, "truth must be a number, .*; got list: it contains itself"),
+        (1.0, [1.0, [2.0]], TypeError, r"truth must hold real numbers, or decimals as strings; got \[2.0\]"),
         *[
-            (1.0, odd, TypeError, f"truth must hold real numbers, or decimals as strings; got {type(odd).__name__}")
+            (1.0, odd, TypeError, f"truth must hold real numbers, or decimals as strings; got {re.escape(repr(odd))}")
             for odd in (None, True, 1j, b"1", object(), float, {})
         ],
-        (1.0, np.True_, TypeError, "truth must hold real numbers, or decimals as strings; got bool"),
+        (1.0, np.True_, TypeError, "truth must hold real numbers, or decimals as strings; got True"),
         *[
             (1.0, odd, ValueError, f"truth must hold decimals where it holds strings, .*; got '{odd[:50]}")
             for odd in ("abc", "", "1e", "e5", "1/3", "1e5e6", "0x10", "1e" + "9" * 5000)
@@ -675,3 +676,43 @@ def test_ulp_error_refuses_what_it_cannot_measure(result, truth, kind, message):
 
 def test_ulp_error_broadcasts():
     assert ulp_error(np.ones((2, 1)), np.array([1.0, 2.0, 0.5])).shape == (2, 3)
+
+
+# -------------------------------------------------------------------------------------------------- odd arguments
+
+
+def test_values_are_shown_by_their_repr():
+    assert shown("odd") == "'odd'"
+    assert shown(contains_itself()) == "[[...]]"
+    assert shown("a" * (LONGEST - 2)) == f"'{'a' * (LONGEST - 2)}'"
+    assert shown("a" * LONGEST) == f"'{'a' * (LONGEST - 1)}..."
+
+
+@pytest.mark.parametrize("value", [Unprintable(), 10**5000, nested()], ids=["raises", "too long", "too deep"])
+def test_values_without_a_repr_are_shown_by_their_type(value: object):
+    assert shown(value) == f"an object of type {type(value).__name__}"
+
+
+def test_leaves_are_what_lists_and_tuples_hold():
+    array = np.zeros(2)
+    assert list(leaves([1, (2, [3.0, array]), [], "45", {6: 7}])) == [1, 2, 3.0, array, "45", {6: 7}]
+    assert list(leaves(array)) == [array]
+    shared = [1, 2]
+    assert list(leaves([shared, shared])) == [1, 2, 1, 2]  # in it twice, but not in itself
+    assert list(leaves([[[]] * 3] * 2)) == []
+
+
+def test_lists_that_no_array_holds_are_refused():
+    twice = contains_itself()
+    twice.append(twice)
+    within = [[1], [twice]]
+    for endless in (contains_itself(), twice, within, ([1, contains_itself()],)):
+        with pytest.raises(ValueError, match=r"^it contains itself$"):
+            list(leaves(endless))
+    deep: list[object] = [1]
+    for _ in range(DEEPEST - 1):
+        deep = [deep]
+    assert list(leaves(deep)) == [1]
+    for deeper in ([deep], nested()):
+        with pytest.raises(ValueError, match=f"^its lists are nested more than {DEEPEST} levels deep$"):
+            list(leaves(deeper))

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from refloss import inputs
 from refloss.engines import Spec
-from refloss.error_free import Array
+from refloss.error_free import Array, shown
 from refloss.stages.margin import Margin
 
 Arrays: TypeAlias = dict[str, Any]
@@ -123,7 +123,10 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     digits = inputs.label("digits", digits)
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
-    spec: Spec = loss.spec
+    gradients = inputs.flag("gradients", gradients)
+    spec = getattr(loss, "spec", None)
+    if not isinstance(spec, Spec):
+        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
     arrays, shape = loss._arrays(*inputs_)
     checked = inputs.upstream(upstream, loss.reduction, shape)
     problem = _Problem(spec, arrays, checked if gradients else None)
