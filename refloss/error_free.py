@@ -10,8 +10,9 @@ any compiler option that reorders floating point would destroy them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Self, TypeAlias
 
@@ -455,6 +456,8 @@ def sin_cos(angle: Pair) -> tuple[Pair, Pair]:
 
 
 _FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}
+_TINY = Fraction(1, 2**5000)
+"""What smaller truths count as: it shows in no difference from a number of these formats."""
 
 
 def ulp_error(result: Any, truth: Any) -> Any:
@@ -470,48 +473,152 @@ def ulp_error(result: Any, truth: Any) -> Any:
     result
         Floating-point numbers: float16, bfloat16 (of ml_dtypes), float32 or float64.
     truth
-        Numbers of a shape that fits. Where float64 is not enough: decimal strings, as `refloss.enclose` gives them,
-        or `fractions.Fraction` or `decimal.Decimal` numbers, in an array or a list.
+        Numbers of a shape that fits, each of them exact. Where float64 is not enough: decimal strings, as
+        `refloss.enclose` gives them, with exponents of any size, or integers, `fractions.Fraction`, `decimal.Decimal`
+        or `numpy.longdouble` numbers, in an array or a list.
 
     Returns
     -------
     Array
-        Units in the last place, float64, of the common shape. Equal infinities and two NaN are 0 apart; of a finite
-        number and one that is not, inf. Where the truth is 0 the unit is the smallest subnormal number.
+        Units in the last place, float64, of the common shape. Equal infinities and two NaN are 0 apart, and so are an
+        infinity and a truth that the dtype rounds to it; of a finite number and one that is not, inf. A truth that
+        float64 rounds to infinity is not finite here. Where the truth is 0 the unit is the smallest subnormal number.
 
     Raises
     ------
     TypeError
-        If result is of none of the four dtypes.
+        If result is of none of the four dtypes, or truth holds what is no real number.
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or truth holds a string that is no decimal number.
 
     Examples
     --------
     >>> float(ulp_error(numpy.float32(0.1), "0.1"))
     0.2
     """
-    found, true = np.asarray(result), np.asarray(truth)
+    found = _array("result", result, None)
+    # Of a list that mixes strings, integers and floats NumPy would make strings, or round the integers.
+    true = _array("truth", truth, None if hasattr(truth, "dtype") else object)
     if found.dtype.name not in _FORMATS:
         raise TypeError(f"result must hold numbers of {', '.join(_FORMATS)}; got {found.dtype}")
     try:
         shape = np.broadcast_shapes(found.shape, true.shape)
-    except ValueError:
+    except (ValueError, RuntimeError):  # RuntimeError: more axes than NumPy broadcasts
         raise ValueError(f"truth must have a shape that fits result's {found.shape}; got {true.shape}") from None
     bits, smallest = _FORMATS[found.dtype.name]
     units = np.empty(shape)
     results: Any = np.broadcast_to(found.astype(np.float64), shape)
-    truths: Any = np.broadcast_to(true, shape)
+    truths: Any = np.broadcast_to(np.frompyfunc(_exact, 1, 1)(true), shape)
     for index in np.ndindex(shape):
-        r, t = float(results[index]), truths[index]
-        rounded = float(t)
-        if not math.isfinite(r) or not math.isfinite(rounded):
-            units[index] = 0.0 if r == rounded or (math.isnan(r) and math.isnan(rounded)) else math.inf
-            continue
-        exact = Fraction(t.item() if isinstance(t, np.generic) else t)
-        exponent = math.frexp(rounded)[1] - 1 if rounded else smallest
-        if abs(exact) < Fraction(2) ** exponent:  # rounded up to a power of two
-            exponent -= 1
-        apart = abs(Fraction(r) - exact) / Fraction(2) ** (max(exponent, smallest) - bits + 1)
-        units[index] = float(apart) if apart < 2**1023 else math.inf
+        units[index] = _units(float(results[index]), truths[index], bits, smallest)
     return units if shape else np.float64(units)
+
+
+def _array(name: str, value: Any, dtype: Any) -> NDArray[Any]:
+    try:
+        for _ in leaves(value):  # which refuses what NumPy would follow for ever
+            pass
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor that wants gradients, ...
+        came = f"{type(value).__name__}: {error}"
+        raise TypeError(f"{name} must be a number, or an array or a list of numbers; got {came}") from error
+
+
+def _units(r: float, t: Fraction | float, bits: int, smallest: int) -> float:
+    """Return how far a result is from the truth, in units of a format with so many bits and that smallest exponent."""
+    if isinstance(t, Fraction) and math.isfinite(r):
+        exponent = t.numerator.bit_length() - t.denominator.bit_length()
+        exponent -= abs(t) < Fraction(2) ** exponent
+        unit = Fraction(2) ** ((max(exponent, smallest) if t else smallest) - bits + 1)
+        try:
+            return float(abs(Fraction(r) - t) / unit)
+        except OverflowError:
+            return math.inf
+    rounded = _infinity_beyond(_overflow(bits, smallest), t)
+    return 0.0 if r == rounded or (math.isnan(r) and math.isnan(rounded)) else math.inf
+
+
+def _overflow(bits: int, smallest: int) -> Fraction:
+    """Return the smallest number that a format rounds to infinity, half a unit above its largest."""
+    return Fraction(2) ** (2 - smallest) * (1 - Fraction(2) ** -(bits + 1))
+
+
+def _infinity_beyond(limit: Fraction, t: Fraction | float) -> Fraction | float:
+    return t if isinstance(t, float) or abs(t) < limit else math.inf if t > 0 else -math.inf
+
+
+def _exact(truth: Any) -> Fraction | float:
+    """Return a truth as a rational, or as a float if that is NaN or infinite; the rational has few digits."""
+    if isinstance(truth, str | Decimal):
+        return _of_decimal(str(truth))
+    if isinstance(truth, np.generic):
+        truth = float(truth) if truth.dtype.name in _FORMATS else truth.item()  # a longdouble's item is itself
+    if isinstance(truth, bool) or not isinstance(truth, int | Fraction | float | np.longdouble):
+        raise TypeError(f"truth must hold real numbers, or decimals as strings; got {shown(truth)}")
+    if isinstance(truth, int | Fraction):
+        return _within_reach(Fraction(truth))
+    return _within_reach(Fraction(*truth.as_integer_ratio())) if np.isfinite(truth) else float(truth)
+
+
+def _of_decimal(text: str) -> Fraction | float:
+    """As `_exact`, without the power of ten of an exponent that is far away."""
+    digits, e, exponent = text.strip().lower().partition("e")
+    try:
+        number, power = Decimal(digits), int(exponent) if e else 0
+    except (ArithmeticError, ValueError):
+        expected = "truth must hold decimals where it holds strings, such as '1.5E-400'"
+        raise ValueError(f"{expected}; got {shown(text)}") from None
+    if not number.is_finite():
+        return math.nan if number.is_nan() else float(number)
+    far = 2000  # 10^far is infinite, 10^-far below _TINY
+    power = max(min(power, far - number.adjusted()), -far - number.adjusted())
+    return _within_reach(Fraction(number) * Fraction(10) ** power)
+
+
+def _within_reach(exact: Fraction) -> Fraction | float:
+    """Return infinity for what float64 rounds to that, and `_TINY` for what is smaller."""
+    if 0 < abs(exact) < _TINY:
+        return _TINY if exact > 0 else -_TINY
+    return _infinity_beyond(_overflow(*_FORMATS["float64"]), exact)
+
+
+# ------------------------------------------------------------------------------------------- arguments, however odd
+
+LONGEST = 200
+"""Characters of an argument that a message shows."""
+DEEPEST = 64
+"""Most axes of a NumPy array, hence most levels of lists."""
+
+
+def shown(value: Any) -> str:
+    """Return the repr of a value, shortened, or its type where it has no repr.
+
+    An integer of more than 4300 digits has none, nor has what is nested too deeply or raises when it is asked.
+    """
+    try:
+        text = repr(value)
+    except Exception:
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def leaves(value: Any, within: tuple[int, ...] = ()) -> Iterator[Any]:
+    """Yield what lists and tuples hold that is neither, at any level; of another value, that value.
+
+    Raises
+    ------
+    ValueError
+        For a list that contains itself, which NumPy would follow for ever, and for more levels than an array has axes.
+    """
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    if id(value) in within:
+        raise ValueError("it contains itself")
+    if len(within) == DEEPEST:
+        raise ValueError(f"its lists are nested more than {DEEPEST} levels deep")
+    for entry in value:
+        if isinstance(entry, list | tuple):
+            yield from leaves(entry, (*within, id(value)))
+        else:
+            yield entry

@@ -7,13 +7,15 @@ back as float64 in C order, the same object where it already was one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, Integers
+from refloss.error_free import Array, Integers, leaves, shown
 
 REDUCTIONS = ("mean", "sum", "none")
 GRADIENTS = ("exact", "detached")
@@ -23,13 +25,13 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a word that is not in the list."""
     words = tuple(allowed)
     if not isinstance(value, str) or value not in words:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}; got {shown(value)}")
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
     """Return value as a float; refuse what is no finite number from low to high (above low, if asked)."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number; got {value!r}")
+        raise TypeError(f"{name} must be a number; got {shown(value)}")
     try:
         out = float(value)
     except OverflowError:  # an integer above 1e308
@@ -65,16 +67,16 @@ def class_weight(value: Any) -> tuple[float, ...] | None:
 def flag(name: str, value: Any) -> bool:
     """Return True or False, as such."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False; got {value!r}")
+        raise TypeError(f"{name} must be True or False; got {shown(value)}")
     return bool(value)
 
 
 def label(name: str, value: Any) -> int:
     """Return a label, which is an integer that int64 holds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer; got {value!r}")
+        raise TypeError(f"{name} must be an integer; got {shown(value)}")
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name} must be an integer that int64 can hold; got {value!r}")
+        raise ValueError(f"{name} must be an integer that int64 can hold; got {shown(value)}")
     return int(value)
 
 
@@ -140,9 +142,9 @@ def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], An
     """Return value as rows along an axis, and what puts results by row, or one a row, back into place."""
     array = real(name, value)
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
-        raise TypeError(f"axis must be an integer; got {axis!r}")
+        raise TypeError(f"axis must be an integer; got {shown(axis)}")
     if not -array.ndim <= axis < array.ndim:
-        raise ValueError(f"axis must be one of the {array.ndim} axes of {name}; got {axis}")
+        raise ValueError(f"axis must be one of the {array.ndim} axes of {name}; got {shown(axis)}")
     if array.shape[axis] == 0:
         raise ValueError(f"{name} must have at least one class along axis {axis}; got shape {array.shape}")
     moved = np.moveaxis(array, axis, -1)
@@ -282,8 +284,8 @@ def dtype_of(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:
     """Return the dtype to compute in; refuse one that the engine does not know."""
     try:
         asked: np.dtype[Any] = np.dtype(dtype)  # None is float64
-    except TypeError as error:
-        raise TypeError(f"dtype must be one of NumPy's; got {dtype!r}") from error
+    except Exception as error:  # whatever NumPy makes of it
+        raise TypeError(f"dtype must be one of NumPy's; got {shown(dtype)}") from error
     names = [np.dtype(it).name for it in known]
     if asked.name not in names or not asked.isnative:
         only = f"{names[0]}, the only one" if len(names) == 1 else f"{' or '.join(names)}, those"
@@ -297,56 +299,104 @@ def wrt(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
         return None
     asked = (value,) if isinstance(value, str) else value
     if not isinstance(asked, tuple | list):
-        raise TypeError(f"wrt must be a name of an input, or a tuple of names; got {value!r}")
+        raise TypeError(f"wrt must be a name of an input, or a tuple of names; got {shown(value)}")
     for name in asked:
-        if name not in names:
-            raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {name!r}")
+        if not isinstance(name, str) or name not in names:
+            raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {shown(name)}")
     return tuple(asked)
 
 
 def out(
-    value: Any, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any], wanted: tuple[str, ...], given: Iterable[Any]
+    value: Any,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+    wanted: tuple[str, ...],
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the arrays that are to take gradients, by the name of the input."""
+    """Return the arrays that are to take gradients, by the name of the input; given is what the caller gave, by name.
+
+    Inputs stay as they are and gradients do not overwrite one another, so none of these arrays may share memory with an
+    argument as it was given, before any conversion, with another of them, or within itself.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise TypeError(f"out must map names of inputs to arrays; got {type(value).__name__}")
     for name, array in value.items():
         if name not in shapes:
-            raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {name!r}")
+            raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {shown(name)}")
         if name not in wanted:
             raise ValueError(f"out must name inputs that wrt names; got {name!r}")
-        asked = f"out[{name!r}] must be a writable {dtype} array of shape {shapes[name]}"
-        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-            raise TypeError(f"{asked}; got {type(array).__name__}")
-        if array.shape != shapes[name] or array.dtype != dtype or not array.flags.writeable:
-            kind = "" if array.flags.writeable else "read-only "
-            raise ValueError(f"{asked}; got a {kind}{array.dtype} array of shape {array.shape}")
-        if any(np.may_share_memory(array, it) for it in given):
-            raise ValueError(f"out[{name!r}] must not be one of the inputs, which stay as they are")
-    return dict(value)
+        _room(name, array, shapes[name], dtype)
+    into = dict(value)
+    for argument, it in given.items():
+        for name, array in into.items():
+            if any(_share_memory(array, memory) for memory in _memory(it)):
+                raise ValueError(f"out[{name!r}] must not share memory with {argument}, which stays as it is")
+    for (name, array), (other, another) in combinations(into.items(), 2):
+        if _share_memory(array, another):
+            raise ValueError(f"out[{name!r}] must not share memory with out[{other!r}]")
+    return into
+
+
+def _room(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse what a gradient cannot be written into."""
+    asked = f"out[{name!r}] must be a writable {dtype} array of shape {shape}"
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{asked}; got {type(array).__name__}")
+    if array.shape != shape or array.dtype != dtype or not array.flags.writeable:
+        kind = "" if array.flags.writeable else "read-only "
+        raise ValueError(f"{asked}; got a {kind}{array.dtype} array of shape {array.shape}")
+    if _overlaps_itself(array):
+        raise ValueError(f"{asked}; got one with entries that share memory")
+
+
+def _share_memory(array: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays have a byte in common; where that takes long to find out, whether their bounds overlap."""
+    return np.may_share_memory(array, other, max_work=10_000)  # type: ignore[arg-type]  # its stub knows no limit
+
+
+def _overlaps_itself(array: NDArray[Any]) -> bool:
+    """Whether entries of an array may share memory: an axis steps over less than the axes of smaller steps span."""
+    span = array.itemsize
+    steps = zip(map(abs, array.strides), array.shape, strict=True)
+    for step, length in sorted(it for it in steps if it[1] > 1):
+        if step < span:
+            return True
+        span += step * (length - 1)
+    return False
+
+
+def _memory(value: Any) -> Iterator[NDArray[Any]]:
+    """Yield views of the memory that an argument holds its numbers in, without conversion.
+
+    The argument was looked over already. What is a number, or has to be copied to be seen, shares nothing.
+    """
+    for each in leaves(value):
+        if hasattr(each, "detach") and "bfloat16" in str(each.dtype):  # which NumPy cannot hold
+            yield each.detach().cpu().view(import_module("torch").int16).numpy()
+        elif each is not None and not isinstance(each, float | int):
+            yield _as_array("", each)
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:
     """Return a NumPy view of what NumPy, a list or a tensor of another framework holds."""
-    if _masked(value):
-        raise ValueError(f"{name} must have no masked entries; say what they are with .filled(...), or leave them out")
     try:
-        if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, perhaps one that wants gradients
-            value = value.detach().cpu()
-            if "bfloat16" in str(value.dtype):
-                value = value.float()  # exact; NumPy has no bfloat16 of its own
-        return np.asarray(value)
+        if not any(map(np.ma.is_masked, leaves(value))):  # which NumPy would silently unmask
+            return np.asarray(_on_cpu(value))
     except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a sparse tensor, a tracer, ...
         came = f"{type(value).__name__}: {error}"
         message = f"{name} must be an array, or something that NumPy can make one of; got {came}"
         raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from error
+    raise ValueError(f"{name} must have no masked entries; say what they are with .filled(...), or leave them out")
 
 
-def _masked(value: Any) -> bool:
-    """Whether something here is masked, which NumPy would silently unmask."""
-    return any(map(_masked, value)) if isinstance(value, list | tuple) else bool(np.ma.is_masked(value))
+def _on_cpu(value: Any) -> Any:
+    """Return a tensor as NumPy can read it, and anything else as it is."""
+    if not hasattr(value, "detach") or not hasattr(value, "cpu"):
+        return value
+    value = value.detach().cpu()  # perhaps one that wants gradients
+    return value.float() if "bfloat16" in str(value.dtype) else value  # exact; NumPy has no bfloat16 of its own
 
 
 def _matrix(name: str, value: Any, shape: str) -> Array:

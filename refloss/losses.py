@@ -109,20 +109,29 @@ class _Loss(ABC):
         """Return what it is called with as checked arrays by name, and the shape of the samples."""
 
     def _value(self, arrays: Arrays, shape: tuple[int, ...], engine: str, dtype: Any) -> Value:
-        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+        kind = _dtype(engine, dtype)
         module, *given = self._engine(engine, arrays, Request(kind))
         return self._shaped(module.value(self.spec, *given), shape, kind)
 
     def _value_and_grad(
-        self, arrays: Arrays, shape: tuple[int, ...], upstream: Any, engine: str, dtype: Any, wrt: Any, out: Any
+        self,
+        arrays: Arrays,
+        shape: tuple[int, ...],
+        upstream: Any,
+        engine: str,
+        dtype: Any,
+        wrt: Any,
+        out: Any,
+        given: dict[str, Any],
     ) -> tuple[Value, dict[str, Any]]:
-        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+        kind = _dtype(engine, dtype)
         checked = inputs.upstream(upstream, self.reduction, shape)
         shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
         whole = {name: (*shape, it[-1]) if name == "z" else it for name, it in shapes.items()}
         wanted = inputs.wrt(wrt, tuple(shapes))
-        into = inputs.out(out, whole, kind, tuple(shapes) if wanted is None else wanted, arrays.values())
-        room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.c_contiguous}
+        given = given | {"upstream": upstream}
+        into = inputs.out(out, whole, kind, tuple(shapes) if wanted is None else wanted, given)
+        room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.carray}
         module, some, *request = self._engine(engine, arrays, Request(kind, wanted, room))
         value, found = module.value_and_grad(self.spec, some, checked, *request)
         gradients: dict[str, Any] = dict.fromkeys(shapes)
@@ -137,7 +146,7 @@ class _Loss(ABC):
     def _error_bound(self, given: Any, engine: str, dtype: Any, upstream: Any) -> tuple[Value, Any]:
         """See `error_bound`."""
         arrays, shape = self._arrays(*given)
-        kind = inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+        kind = _dtype(engine, dtype)
         checked = inputs.upstream(upstream, self.reduction, shape)
         shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
         name = self._resolved(engine, arrays, kind)
@@ -156,7 +165,6 @@ class _Loss(ABC):
 
     def _resolved(self, name: str, arrays: Arrays, dtype: np.dtype[Any]) -> str:
         """Return the engine that "auto" stands for, and the chain where "fused" cannot be had."""
-        inputs.one_of("engine", name, ENGINES)
         if name == "auto":
             head = self.spec.head
             size = arrays["z"].size if head == "logits" else arrays["x"].size * len(arrays["w"]) if "w" in arrays else 0
@@ -267,7 +275,8 @@ class CrossEntropy(_WithLabels):
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         arrays, shape = self._arrays(z, y)
-        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
+        given = {"z": z, "y": y}
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out, given)
         return value, LogitGradient(gradients["z"])
 
     def trace(self, z: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
@@ -326,7 +335,8 @@ class SoftmaxLoss(_WithLabels):
         wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
-        value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype, wrt, out)
+        given = {"x": x, "w": w, "y": y, "b": b}
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y, b), upstream, engine, dtype, wrt, out, given)
         return value, LinearGradient(gradients["x"], gradients["w"], gradients.get("b"))
 
     def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None) -> dict[str, Step]:
@@ -397,7 +407,8 @@ class _MarginLoss(_WithLabels):
         wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
-        value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype, wrt, out)
+        given = {"x": x, "w": w, "y": y}
+        value, gradients = self._value_and_grad(*self._arrays(x, w, y), upstream, engine, dtype, wrt, out, given)
         return value, HeadGradient(gradients["x"], gradients["w"])
 
     def trace(self, x: Any, w: Any, y: Any, *, upstream: Any = None) -> dict[str, Step]:
@@ -713,7 +724,8 @@ class Triplet(_Loss):
         arrays that take the gradients. dtype is float64, or float32 for engines that can.
         """
         arrays, shape = self._arrays(anchor, positive, negative)
-        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out)
+        given = {"anchor": anchor, "positive": positive, "negative": negative}
+        value, gradients = self._value_and_grad(arrays, shape, upstream, engine, dtype, wrt, out, given)
         return value, TripletGradient(**gradients)
 
     def trace(self, anchor: Any, positive: Any, negative: Any, *, upstream: Any = None) -> dict[str, Step]:
@@ -727,6 +739,12 @@ class Triplet(_Loss):
 
 SphereFace = ASoftmax
 AMSoftmax = CosFace
+
+
+def _dtype(engine: Any, dtype: Any) -> np.dtype[Any]:
+    """Return the dtype to compute in; refuse an engine that is none, and a dtype that it does not know."""
+    inputs.one_of("engine", engine, ENGINES)
+    return inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
 
 
 def error_bound(

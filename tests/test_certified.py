@@ -127,15 +127,16 @@ def test_at_real_width() -> None:
     encloses(loss, x, w, y, entries=cases.some_entries(random(), x, w, y))
 
 
-@pytest.mark.parametrize("digits", [1, 17, 100])
+@pytest.mark.parametrize("digits", [1, 2, 17, 100, 1000])
 def test_as_many_digits_as_asked_for(digits: int) -> None:
     loss, inputs = refloss.CombinedMargin(), cases.ordinary(random())
     found = enclose(loss, *inputs, digits=digits)
     encloses(loss, *inputs, found=found)
     for ball in (found.value, *found.grad.values()):
         for middle, radius in zip(ball.decimal.flat, ball.decimal_radius.flat, strict=True):
-            assert len(middle.lstrip("-0.").partition("E")[0].replace(".", "")) == digits
-            assert mpf(radius) <= 6 * mpf(10) ** -digits * abs(mpf(middle))
+            written = middle.lstrip("-0.").partition("E")[0].replace(".", "")
+            assert len(written) == digits + (len(written) > digits and written[0] < "6")
+            assert mpf(radius) <= mpf(10) ** -digits * (abs(mpf(middle)) - mpf(radius))
 
 
 def test_the_check_rejects_balls_that_are_moved() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from unittest import SkipTest
 
@@ -1069,15 +1070,12 @@ def test_no_cause_is_named_for_what_is_infinite():
 
 
 def test_noise_is_no_product_of_short_numbers():
-    rng = np.random.default_rng(0)
-
     def noise(inputs, value, *gradients):
-        rng = np.random.default_rng(abs(hash(inputs[0].tobytes())) % 2**32)
+        rng = np.random.default_rng(zlib.crc32(inputs[0].tobytes()))  # hash() of bytes differs from run to run
         return value * (1.0 + 1e-4 * rng.normal()), *gradients
 
     for loss in (refloss.CosFace(), refloss.SoftmaxLoss(), refloss.CrossEntropy(), refloss.Triplet()):
         assert not any("rounded" in said or "computed in" in said for said in said_of(noise, loss))
-    assert rng is not None
 
 
 def test_float32_on_the_way_is_named_as_that():

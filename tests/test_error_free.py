@@ -2,17 +2,22 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from mpmath import mp, mpf
 
+from odd_values import Unprintable, contains_itself, nested
 from refloss import error_free
 from refloss.error_free import (
     ACCURACY,
+    DEEPEST,
+    LONGEST,
     PI,
     Pair,
     cuts,
@@ -22,9 +27,11 @@ from refloss.error_free import (
     frexp,
     integers,
     ldexp,
+    leaves,
     matmul,
     row_dot,
     scale_rows,
+    shown,
     sin_cos,
     sqrt,
     total,
@@ -592,12 +599,138 @@ def test_ulp_error_of_what_is_not_finite():
     assert ulp_error(np.float64(np.inf), "inf") == 0.0
 
 
-def test_ulp_error_refuses_what_it_cannot_measure():
-    with pytest.raises(TypeError, match="result must hold numbers of float16, bfloat16, float32, float64; got int64"):
-        ulp_error(3, 3.0)
-    with pytest.raises(ValueError, match=r"truth must have a shape that fits result's \(2,\); got \(3,\)"):
-        ulp_error([1.0, 2.0], [1.0, 2.0, 3.0])
+FAR = "434294481903251836286911761062"  # log10 of e to the power of 1e30
+BEYOND = ["1e3000000", f"1E+{FAR}", Decimal("1E+3000000"), Fraction(10) ** 400, 10**400, 2**1024 - 2**970]
+BELOW = ["1e-3000000", f"1E-{FAR}", Decimal("1E-3000000"), Fraction(1, 10**400000)]
+
+
+def negated(truth):
+    return f"-{truth}" if isinstance(truth, str) else truth.copy_negate() if isinstance(truth, Decimal) else -truth
+
+
+@pytest.mark.parametrize("truth", BEYOND, ids=lambda truth: f"{type(truth).__name__}")
+def test_ulp_error_of_truths_beyond_float64(truth):
+    negative = negated(truth)
+    assert ulp_error([np.inf, -np.inf, 1.0, np.nan], truth).tolist() == [0.0, np.inf, np.inf, np.inf]
+    assert ulp_error([np.inf, -np.inf, 1.0], negative).tolist() == [np.inf, 0.0, np.inf]
+    assert isinstance(error_free._exact(truth), float)  # and no integer of three million digits
+
+
+@pytest.mark.parametrize("truth", BELOW, ids=lambda truth: f"{type(truth).__name__}")
+def test_ulp_error_of_truths_below_float64(truth):
+    negative = negated(truth)
+    for each in (truth, negative):
+        assert ulp_error([0.0, 5e-324, 1e-308, np.inf], each).tolist() == [0.0, 1.0, 1e-308 / 5e-324, np.inf]
+        assert error_free._exact(each).denominator.bit_length() < 6000
+    assert error_free._exact(negative) < 0 < error_free._exact(truth)
+
+
+def test_ulp_error_of_zeros():
+    for zero in ("0", "-0.0", "0e9999999999999999999", Decimal("0E-3000000"), Fraction(0), 0):
+        assert ulp_error([0.0, -0.0, -1e-323], [zero] * 3).tolist() == [0.0, 0.0, 2.0]
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(np.float16, 65504), (np.float32, 2**128 - 2**104)])
+def test_an_infinity_is_right_where_the_dtype_rounds_to_it(dtype, largest):
+    limit = float(Fraction(largest) + (largest - int(np.nextafter(dtype(largest), dtype(0.0)))) / 2)
+    below = np.nextafter(limit, 0.0)
+    with np.errstate(over="ignore"):
+        assert np.array([below, limit]).astype(dtype).tolist() == [largest, np.inf]
+    assert ulp_error(np.array([np.inf, -np.inf, largest], dtype), limit).tolist() == [0.0, np.inf, 0.5]
+    assert ulp_error(np.array([np.inf, -np.inf], dtype), [below, -below]).tolist() == [np.inf, np.inf]
+    assert ulp_error(np.inf, [2**1024 - 2**970, 2**1024 - 2**970 - 1]).tolist() == [0.0, np.inf]
+    assert ulp_error(sys.float_info.max, 2**1024 - 2**970 - 1) == pytest.approx(0.5)
+
+
+def test_ulp_error_takes_every_truth_as_exact():
+    assert ulp_error([0.1, 0.1, 0.1], ["0.1", 0.1, Fraction(1, 10)]).tolist() == [0.4, 0.0, 0.4]
+    assert ulp_error([2.0**53, 0.5], [2**53 + 1, 0.5]).tolist() == [0.5, 0.0]  # NumPy would round the integer
+    assert ulp_error(2.0**64, np.array(2**64 - 1, np.uint64)) == 2.0**-11
+    assert ulp_error([1.0, 1.0], [np.int8(1), np.float32(1.5)]).tolist() == [0.0, 2.0**51]
+    assert ulp_error(1.0, "1." + "0" * 5000 + "1") == 0.0
+    assert ulp_error(np.nan, Decimal("sNaN")) == ulp_error(-np.inf, Decimal("-Infinity")) == 0.0
+    third = np.longdouble(1.0) / 3
+    exact = Fraction(*third.as_integer_ratio())
+    assert (
+        ulp_error(1.0 / 3.0, [third, np.array([third])[0]]).tolist()
+        == [float(abs(Fraction(1 / 3) - exact) * 2**54)] * 2
+    )
+    special = np.array(["nan", "inf", "-inf", "1"], np.longdouble)
+    assert ulp_error([np.nan, np.inf, np.inf, 1.0], special).tolist() == [0.0, 0.0, np.inf, 0.0]
+
+
+def test_ulp_error_takes_truths_of_bfloat16():
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    assert ulp_error(bfloat16(1.0), [bfloat16(1.0), bfloat16(1.5)]).tolist() == [0.0, 64.0]
+    assert ulp_error(1.0, np.array([1.0, np.nan], bfloat16)).tolist() == [0.0, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("result", "truth", "kind", "message"),
+    [
+        (3, 3.0, TypeError, "result must hold numbers of float16, bfloat16, float32, float64; got int64"),
+        (np.longdouble(3), 3.0, TypeError, "result must hold numbers of .*; got "),
+        ([1.0, [2.0]], 3.0, TypeError, "result must be a number, or an array or a list of numbers; got "),
+        (contains_itself(), 3.0, TypeError, "result must be a number, .*; got list: it contains itself"),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], ValueError, r"truth must have a shape that fits result's \(2,\); got \(3,\)"),
+        (1.0, np.zeros((1,) * 40), ValueError, r"truth must have a shape that fits result's \(\); got \(1, 1"),
+        (1.0, contains_itself(), TypeError, "truth must be a number, .*; got list: it contains itself"),
+        (1.0, [1.0, [2.0]], TypeError, r"truth must hold real numbers, or decimals as strings; got \[2.0\]"),
+        *[
+            (1.0, odd, TypeError, f"truth must hold real numbers, or decimals as strings; got {re.escape(repr(odd))}")
+            for odd in (None, True, 1j, b"1", object(), float, {})
+        ],
+        (1.0, np.True_, TypeError, "truth must hold real numbers, or decimals as strings; got True"),
+        *[
+            (1.0, odd, ValueError, f"truth must hold decimals where it holds strings, .*; got '{odd[:50]}")
+            for odd in ("abc", "", "1e", "e5", "1/3", "1e5e6", "0x10", "1e" + "9" * 5000)
+        ],
+    ],
+)
+def test_ulp_error_refuses_what_it_cannot_measure(result, truth, kind, message):
+    with pytest.raises(kind, match=message):
+        ulp_error(result, truth)
 
 
 def test_ulp_error_broadcasts():
     assert ulp_error(np.ones((2, 1)), np.array([1.0, 2.0, 0.5])).shape == (2, 3)
+
+
+# -------------------------------------------------------------------------------------------------- odd arguments
+
+
+def test_values_are_shown_by_their_repr():
+    assert shown("odd") == "'odd'"
+    assert shown(contains_itself()) == "[[...]]"
+    assert shown("a" * (LONGEST - 2)) == f"'{'a' * (LONGEST - 2)}'"
+    assert shown("a" * LONGEST) == f"'{'a' * (LONGEST - 1)}..."
+
+
+@pytest.mark.parametrize("value", [Unprintable(), 10**5000, nested()], ids=["raises", "too long", "too deep"])
+def test_values_without_a_repr_are_shown_by_their_type(value: object):
+    assert shown(value) == f"an object of type {type(value).__name__}"
+
+
+def test_leaves_are_what_lists_and_tuples_hold():
+    array = np.zeros(2)
+    assert list(leaves([1, (2, [3.0, array]), [], "45", {6: 7}])) == [1, 2, 3.0, array, "45", {6: 7}]
+    assert list(leaves(array)) == [array]
+    shared = [1, 2]
+    assert list(leaves([shared, shared])) == [1, 2, 1, 2]  # in it twice, but not in itself
+    assert list(leaves([[[]] * 3] * 2)) == []
+
+
+def test_lists_that_no_array_holds_are_refused():
+    twice = contains_itself()
+    twice.append(twice)
+    within = [[1], [twice]]
+    for endless in (contains_itself(), twice, within, ([1, contains_itself()],)):
+        with pytest.raises(ValueError, match=r"^it contains itself$"):
+            list(leaves(endless))
+    deep: list[object] = [1]
+    for _ in range(DEEPEST - 1):
+        deep = [deep]
+    assert list(leaves(deep)) == [1]
+    for deeper in ([deep], nested()):
+        with pytest.raises(ValueError, match=f"^its lists are nested more than {DEEPEST} levels deep$"):
+            list(leaves(deeper))

@@ -627,7 +627,7 @@ def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     found = []
     modules = [angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, softmax, triplet]
-    for module in (*modules, refloss.losses):
+    for module in (*modules, importlib.import_module("refloss.losses")):
         for name, item in vars(module).items():
             if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
                 count = len(DISPLAY.findall(inspect.getdoc(item) or ""))

@@ -363,7 +363,7 @@ ArcFace()(X, W, Y, dtype=">f8")
 ArcFace().value_and_grad(X, W, Y, wrt="x", out={"w": W.copy()})
     ValueError: out must name inputs that wrt names; got 'w'
 ArcFace().value_and_grad(X, W, Y, out={"w": W})
-    ValueError: out['w'] must not be one of the inputs, which stay as they are
+    ValueError: out['w'] must not share memory with w, which stays as it is
 ArcFace().value_and_grad(X, W, Y, out={"w": np.ma.array(W.copy())})
     TypeError: out['w'] must be a writable float64 array of shape (4, 3); got MaskedArray
 ArcFace().value_and_grad(X, W, Y, out=W)
@@ -654,6 +654,138 @@ def test_inputs_are_never_written_to(loss: type, reduction: str) -> None:
     assert not any(np.shares_memory(result, array) for result in results for array in [*given.values(), upstream])
     locked = {name: read_only(array) for name, array in given.items()}
     assert bits(answers(made, locked, upstream=read_only(upstream))) == bits(results)
+
+
+# --------------------------------------------------------------------------------------------- out= shares no memory
+
+
+class Interface:
+    """An array-like with the interface's attribute alone."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.__array_interface__ = array, array.__array_interface__
+
+
+class Converted:
+    """An array-like that hands out the array it holds."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.array
+
+
+def tensor(array: np.ndarray) -> Any:
+    torch = pytest.importorskip("torch")
+    return torch.from_numpy(array).requires_grad_()
+
+
+def half_tensor(array: np.ndarray) -> Any:
+    """A tensor of bfloat16 of the same shape in the memory of an array of float64."""
+    torch = pytest.importorskip("torch")
+    found = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).reshape(-1)[: array.size].reshape(array.shape)
+    return found.copy_(torch.arange(1.0, array.size + 1.0).reshape(found.shape))
+
+
+def single(array: np.ndarray) -> np.ndarray:
+    """An array of float32 of the same shape in the memory of an array of float64."""
+    found = array.view(np.float32).reshape(-1)[: array.size].reshape(array.shape)
+    found[...] = np.arange(1.0, array.size + 1.0).reshape(array.shape)
+    return found
+
+
+SHARED: dict[str, Callable[[np.ndarray], Any]] = {
+    "itself": lambda array: array,
+    "reversed": lambda array: array[::-1],
+    "turned": lambda array: array.reshape(array.shape[::-1]).T,
+    "a matrix": lambda array: array.view(np.matrix),
+    "float32": single,
+    "a memoryview": memoryview,
+    "an interface": Interface,
+    "a conversion": Converted,
+    "a list of rows": list,
+    "a tuple of rows": lambda array: (*map(Interface, array[:-1]), array[-1].tolist()),
+    "a tensor": tensor,
+    "a tensor of bfloat16": half_tensor,
+}
+
+OF_ROWS = ("a matrix", "a list of rows", "a tuple of rows")
+
+
+def memory(array: np.ndarray) -> np.ndarray:
+    """An array of float64, in C order, with the same numbers."""
+    return np.array(array, np.float64, order="C")
+
+
+@pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_not_written_over_inputs(loss: type, shared: Callable[[np.ndarray], Any]) -> None:
+    for name, array in FLOATS[loss].items():
+        if array.ndim == 1 and shared in map(SHARED.get, OF_ROWS):
+            continue
+        room = memory(array)
+        arguments = of(loss, **{name: shared(room)})
+        before = room.tobytes()
+        dtypes = (np.float64, np.float32) if shared is single else (np.float64,)
+        for dtype in dtypes:
+            into = room if dtype is np.float64 else arguments[name]
+            message = f"out[{name!r}] must not share memory with {name}, which stays as it is"
+            refused(
+                lambda a=arguments, d=dtype, i=into, n=name: loss().value_and_grad(**a, dtype=d, out={n: i}),  # type: ignore[misc]
+                ValueError,
+                message,
+            )
+        assert room.tobytes() == before
+
+
+def test_gradients_are_not_written_over_other_arguments() -> None:
+    room = np.zeros((5, 3))
+    labels = room.view(np.int64).reshape(-1)[:5]
+    for argument, loss, arguments in (
+        ("y", ArcFace(), of(ArcFace, y=labels)),
+        ("y", CosFace(), of(CosFace, y=room.view(np.int8).reshape(-1)[3:8])),
+        ("w", SoftmaxLoss(), of(SoftmaxLoss, w=room[:4])),
+        ("upstream", ArcFace(reduction="none"), of(ArcFace, upstream=room[:, 1])),
+        ("upstream", ArcFace(), of(ArcFace, upstream=room[4:, 2].reshape(()))),
+        ("b", SoftmaxLoss(), of(SoftmaxLoss, b=room[1:, 2])),
+    ):
+        message = f"out['x'] must not share memory with {argument}, which stays as it is"
+        refused(lambda m=loss, a=arguments: m.value_and_grad(**a, out={"x": room}), ValueError, message)  # type: ignore[misc]
+    targets = np.ones((5, 4))
+    message = "out['z'] must not share memory with y, which stays as it is"
+    refused(lambda: CrossEntropy().value_and_grad(Z, targets, out={"z": targets}), ValueError, message)
+    message = "out['negative'] must not share memory with positive, which stays as it is"
+    refused(lambda: Triplet().value_and_grad(X, room, X, out={"negative": room}), ValueError, message)
+
+
+def test_gradients_are_not_written_over_one_another() -> None:
+    room = np.empty(40)
+    x, w = room[:15].reshape(5, 3), room[14:26].reshape(4, 3)
+    message = "out['w'] must not share memory with out['x']"
+    refused(lambda: ArcFace().value_and_grad(X, W, Y, out={"w": w, "x": x}), ValueError, message)
+    message = "out['x'] must not share memory with out['w']"
+    refused(lambda: ArcFace().value_and_grad(W, W, Y[:4], out={"x": w, "w": w}), ValueError, message)
+    for strides in ((0, 8), (8, 8), (24, 0)):
+        folded = np.lib.stride_tricks.as_strided(room, (5, 3), strides)
+        message = "out['x'] must be a writable float64 array of shape (5, 3); got one with entries that share memory"
+        refused(lambda f=folded: ArcFace().value_and_grad(X, W, Y, out={"x": f}), ValueError, message)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
+def test_memory_side_by_side_is_taken(engine: str) -> None:
+    """Neighbours, columns between columns, an axis of length 1, bytes at an odd place."""
+    expected = SoftmaxLoss().value_and_grad(X, W, Y, B, engine=engine)[1]
+    room = np.empty((5, 8))
+    room[:, ::2][:, :3] = X
+    odd = np.frombuffer(bytearray(8 * 12 + 1), np.uint8)[1:].view(np.float64).reshape(4, 3)
+    out = {"x": room[:, 1::2][:, :3], "w": odd, "b": room[:4, 6]}
+    grad = SoftmaxLoss().value_and_grad(room[:, ::2][:, :3], W, Y, B, engine=engine, out=out)[1]
+    assert bits([*leaves(grad)]) == bits([*leaves(expected)])
+    assert all(getattr(grad, name) is array for name, array in out.items())
+    assert np.array_equal(room[:, ::2][:, :3], X)
+    one = np.lib.stride_tricks.as_strided(np.empty(3), (1, 3), (0, 8))
+    assert ArcFace().value_and_grad(X[:1], W, Y[:1], engine=engine, out={"x": one})[1].x is one
 
 
 @pytest.mark.parametrize("function", [refloss.softmax, refloss.log_softmax, refloss.logsumexp])

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from refloss import inputs
 from refloss.engines import Spec
-from refloss.error_free import Array
+from refloss.error_free import Array, shown
 from refloss.stages.margin import Margin
 
 Arrays: TypeAlias = dict[str, Any]
@@ -48,7 +48,7 @@ class Ball(NamedTuple):
     radius: Array
     """|truth - midpoint| is at most this; rounded up, infinite where nothing is known or float64 overflows."""
     decimal: NDArray[np.object_]
-    """The midpoint to the digits asked for, as strings."""
+    """The midpoint to the digits asked for, or to one more where it takes that, as strings."""
     decimal_radius: NDArray[np.object_]
     """|truth - decimal| is at most this, as strings; rounded up."""
 
@@ -82,8 +82,9 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
 
     $$|L - \tilde L| \le r, \qquad |\partial L/\partial v_i - g_i| \le r_i$$
 
-    with midpoints $\tilde L$, $g$ and radii r: for every entry, r is at most 10^-digits of it, unless it is listed in
-    the notes as undecided. An entry of exactly 0 is proven to be 0. Values are computed in ball arithmetic (Johansson
+    with midpoints $\tilde L$, $g$ and radii r. In decimals r is at most 10^-digits of the entry for every entry, unless
+    it is listed in the notes as undecided; to float64 midpoints at most half a unit in the last place is added. An
+    entry of exactly 0 is proven to be 0. Values are computed in ball arithmetic (Johansson
     2017, "Arb: efficient arbitrary-precision midpoint-radius interval arithmetic") from the definitions of the losses,
     gradients by automatic differentiation; no derivative formula is used. Takes python-flint: ``pip install
     refloss[certified]``.
@@ -95,7 +96,7 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     *inputs_
         What the loss is called with.
     digits
-        Relative digits of every entry, from 1 to 1000.
+        Relative accuracy of the decimals of every entry, from 1 to 1000.
     upstream
         The gradient of what comes after the loss, as for ``loss.value_and_grad``.
     gradients
@@ -122,7 +123,10 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     digits = inputs.label("digits", digits)
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
-    spec: Spec = loss.spec
+    gradients = inputs.flag("gradients", gradients)
+    spec = getattr(loss, "spec", None)
+    if not isinstance(spec, Spec):
+        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
     arrays, shape = loss._arrays(*inputs_)
     arrays = inputs.in_float64(arrays, directions=spec.head == "margin")
     checked = inputs.upstream(upstream, loss.reduction, shape)
@@ -306,14 +310,23 @@ def _as_float64(ball: Any) -> tuple[float, float]:
 
 
 def _as_decimal(ball: Any, digits: int) -> tuple[str, str]:
-    """The midpoint to so many digits, and how far from that the truth may be, rounded up to 3 digits."""
+    """The midpoint to so many digits, and how far from that the truth may be, rounded up to 3 digits.
+
+    Half a unit of the last digit may be five times 10^-digits of a number that begins with 1: where that would be more
+    than was asked for, one digit more is written.
+    """
     if not ball.is_finite():
         return "0", "inf"
     middle, radius, exponent = map(int, ball.mid_rad_10exp(digits))  # holds the ball; some digits more than asked for
-    shorter, spare = abs(middle), max(0, len(str(abs(middle))) - digits)
-    shorter = (shorter + 10**spare // 2) // 10**spare
-    radius += abs(abs(middle) - shorter * 10**spare)
-    return _text(shorter if middle >= 0 else -shorter, exponent + spare), _rounded_up(radius, exponent)
+    size = abs(middle)
+    for kept in (digits, digits + 1):
+        spare = max(0, len(str(size)) - kept)
+        shorter = (size + 10**spare // 2) // 10**spare
+        off = radius + abs(size - shorter * 10**spare)
+        bound = off + off // 100  # 3 digits of it are up to a hundredth more
+        if 10**digits * bound <= shorter * 10**spare - bound:  # the truth is no smaller
+            break
+    return _text(shorter if middle >= 0 else -shorter, exponent + spare), _rounded_up(off, exponent)
 
 
 def _rounded_up(radius: int, exponent: int) -> str:
