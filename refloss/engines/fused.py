@@ -465,12 +465,13 @@ class Weight(NamedTuple):
         known = [exponent for exponent in exponents if exponent is not None]
         return Weight(mantissa, sum(known[1:], known[0]) if known else None)
 
-    def common(self) -> tuple[Array, int]:
-        """Return mantissas, the largest of which are near 1, and the exponent of all."""
+    def common(self, counted: Any) -> tuple[Array, int]:
+        """Return mantissas and one exponent for all, the largest of those that are counted."""
         if self.exponent is None:
             return self.mantissa, 0
-        most = int(self.exponent[self.mantissa != 0.0].max(initial=-(2**12)))
-        return np.ldexp(self.mantissa, self.exponent - most), most
+        known = self.exponent[counted & (self.mantissa != 0.0)]
+        most = int(known.max()) if len(known) else 0
+        return np.ldexp(self.mantissa, np.minimum(self.exponent - most, 0)), most
 
     def part(self, some: slice) -> Weight:
         """Some of the numbers."""
@@ -660,8 +661,11 @@ class _Samples:
             return _of_margin(spec, x, w)
         return _of_linear(x, w, arrays["b"][self.y] if "b" in arrays else None)
 
-    def back(self, part: Part, f: Array, done: Finished, of_target: Array) -> Array:
-        """dL/dx, from what pulls at the direction and from the target, whose z over the scale is f."""
+    def back(self, part: Part, f: Array, done: Finished, of_target: Array, lift: Exponents | None) -> Array:
+        """dL/dx, from what pulls at the direction and from the target, whose z over the scale is f.
+
+        2^lift is left out of what is done, and counts at the end.
+        """
         dtype, unit, weight = self.x.scaled.dtype, self.x.scaled, self.pulls.mantissa
         pull: Any = part.pull
         gradient: Array = (weight * done.factor).astype(dtype)[:, None] * pull
@@ -677,7 +681,7 @@ class _Samples:
                 gradient += (along + weight * done.target * f).astype(dtype)[:, None] * unit
             gradient /= norm
         gradient += of_target
-        unscaled: Array = unscale_rows(gradient, less(None, self.unscale))
+        unscaled: Array = unscale_rows(gradient, less(less(None, self.unscale), lift))
         return unscaled
 
 
@@ -876,7 +880,8 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     elif to_w is not None and n > FEW * size:
         classes.low = np.empty((c, d), request.dtype)
     everything = _Samples(spec, arrays, above, request.dtype)
-    (of_w, exponent_w), (of_b, exponent_b) = everything.pulls.common(), above.common()
+    counted = (own != 0.0) | shared.any()
+    (of_w, exponent_w), (of_b, exponent_b) = everything.pulls.common(counted), above.common(counted)
     for start in range(0, n, size):
         some = slice(start, min(start + size, n))
         samples = everything.group(some)
@@ -920,10 +925,15 @@ def _back(
     samples: _Samples, target: Target, part: Part, done: Finished, exponent: int, to_x: Array, to_targets: Array
 ) -> None:
     """From the gradient of the logits to that of a group's embeddings, and of the classes as its targets."""
+    lift = None
+    if part.drag is None:  # of confident samples all is small
+        lift = Weight.of(np.maximum(np.abs(done.factor), np.abs(done.target)), to_x.dtype).exponent
+    if lift is not None:
+        done = done._replace(factor=np.ldexp(done.factor, -lift), target=np.ldexp(done.target, -lift))
     of_x, of_w = target.back(samples.pulls.mantissa * done.target)
-    to_x[:] = samples.back(part, target.f, done, of_x)
-    exponents = samples.pulls.exponent
-    to_targets[:] = of_w if exponents is None else np.ldexp(of_w, exponents[:, None] - exponent)
+    to_x[:] = samples.back(part, target.f, done, of_x, lift)
+    down = less(less(None, samples.pulls.exponent), lift)
+    to_targets[:] = of_w if down is None else unscale_rows(of_w, down + np.int32(exponent))
 
 
 def _totals(back: Callable[[], None], to_targets: Array, y: Integers) -> tuple[Integers, Array]:
