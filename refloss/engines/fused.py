@@ -6,7 +6,11 @@ r"""Fused: the chain's losses at real sizes: a few matrix products, and one swee
 A block contributes a `Part`: for every sample the largest logit, the sum of the exponentials relative to it, and these
 exponentials times the classes' directions. Parts `merge` in any order, so blocks may come one after the other from a
 file larger than memory. The gradient of W needs the exponentials again: they are kept, N x C at most, and never more
-than W takes, by cutting the samples into groups of at most D.
+than W or `KEPT` takes, by cutting the samples into groups.
+
+No product of matrices adds up more than `PIECE` terms: longer sums are those of pieces, added two by two, and what
+groups of samples give to dL/dW and dL/db is added with its rounding errors kept. Upstream gradients, scales and lengths
+near the ends of the range are held as mantissas and exponents (`Weight`), and what is scaled is scaled back last.
 
 Rows are multiplied as they come, and what makes them unit vectors is folded into the sweep. The target is left out of
 it: it goes through the narrow branch, the chain's own stages, in float64. So does the arithmetic of single samples.
@@ -25,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
+from copy import copy
 from functools import cache, partial
 from threading import Condition, Lock
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -64,6 +69,12 @@ TILE = 2**20
 """Bytes of a block of logits: it and the rows of W beside it stay in the cache."""
 NARROWEST = 2048
 """Classes in a block, at least, however many samples there are."""
+PIECE = 512
+"""Products that a BLAS adds up at most."""
+KEPT = 2**26
+"""Bytes of exponentials that are kept, at least."""
+FEW = 4
+"""Groups of samples whose gradients are added up plainly."""
 NEARLY_PARALLEL = 2.0**-80
 """Square of the sine of an angle below which the kernel leaves it to the stage."""
 
@@ -261,6 +272,18 @@ def _run(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -
         return found.astype(request.dtype), gradients
 
 
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """Return a @ b: no sum in it has an error above min(K, PIECE) + log2(K / PIECE) roundoffs of its terms."""
+    k = a.shape[1]
+    if k <= PIECE:
+        found: Array = np.matmul(a, b, out=out)
+        return found
+    half = PIECE * (-(-k // PIECE) // 2)
+    found = product(a[:, :half], b[:half], out)
+    found += product(a[:, half:], b[half:])
+    return found
+
+
 def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
     """Let the chain do it, in float64."""
     exact = inputs.in_float64(arrays, directions=spec.head == "margin")
@@ -381,7 +404,7 @@ class Rows(NamedTuple):
     scaled: Array
     """Rows times 2^-exponent (R, D)."""
     exponent: Exponents | None
-    """(R,), or None where nothing was scaled."""
+    """(R,), 0 for most; or None where nothing was scaled."""
     squares: Array
     """Of the scaled lengths (R,)."""
 
@@ -390,16 +413,76 @@ class Rows(NamedTuple):
         """2^exponent, or 1."""
         return 1.0 if self.exponent is None else np.ldexp(1.0, self.exponent)
 
+    def part(self, some: slice) -> Rows:
+        """Some of the rows."""
+        exponent = None if self.exponent is None else self.exponent[some]
+        return Rows(self.scaled[some], exponent, self.squares[some])
+
+
+def in_order(array: Any, dtype: Any) -> Array:
+    """Return an array that a BLAS takes as it is: of that dtype, in C order and aligned."""
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def squares_of(rows: Array) -> Array:
+    """Return the squares of lengths (R,)."""
+    squares = np.empty(len(rows), rows.dtype)
+    kernels.dots(rows, rows, squares)
+    return squares
+
 
 def rows_of(vectors: Any, dtype: Any) -> Rows:
-    """Take vectors of any float dtype."""
-    rows = np.ascontiguousarray(vectors, dtype)
-    squares = np.vecdot(rows, rows)
+    """Take vectors of any float dtype; those whose squares are not safe are scaled first, and then rounded to dtype."""
+    rows = in_order(vectors, dtype)
+    squares = squares_of(rows)
     safe = 2.0 ** (40 if rows.dtype == np.float32 else 256)
-    if ((squares > 1.0 / safe) & (squares < safe)).all():
+    unsafe = ~((squares > 1.0 / safe) & (squares < safe))
+    if not unsafe.any():
         return Rows(rows, None, squares)
-    scaled, exponent = scale_rows(rows)
-    return Rows(scaled, exponent, np.vecdot(scaled, scaled))
+    rows, exponent = np.array(rows), np.zeros(len(rows), np.int32)
+    exact, exponent[unsafe] = scale_rows(np.asarray(vectors[unsafe], np.float64))
+    rows[unsafe] = exact
+    squares[unsafe] = squares_of(rows[unsafe])
+    return Rows(rows, exponent, squares)
+
+
+class Weight(NamedTuple):
+    """Numbers that may be near the ends of the range: mantissa times 2^exponent."""
+
+    mantissa: Array
+    exponent: Exponents | None
+    """None where the mantissas are the numbers themselves."""
+
+    @classmethod
+    def of(cls, numbers: Array, dtype: Any) -> Weight:
+        """Take numbers apart, if there are some that leave products too little room."""
+        sizes, room = np.abs(numbers[numbers != 0.0]), 2.0 ** (24 if dtype == np.float32 else 60)
+        if not ((sizes < 1.0 / room) | (sizes > room)).any():
+            return cls(numbers, None)
+        return cls(*np.frexp(numbers))
+
+    def times(self, other: Weight) -> Weight:
+        """Multiply by others."""
+        mantissa, exponents = self.mantissa * other.mantissa, [self.exponent, other.exponent]
+        known = [exponent for exponent in exponents if exponent is not None]
+        return Weight(mantissa, sum(known[1:], known[0]) if known else None)
+
+    def common(self, counted: Any) -> tuple[Array, int]:
+        """Return mantissas and one exponent for all, the largest of those that are counted."""
+        if self.exponent is None:
+            return self.mantissa, 0
+        known = self.exponent[counted & (self.mantissa != 0.0)]
+        most = int(known.max()) if len(known) else 0
+        return np.ldexp(self.mantissa, np.minimum(self.exponent - most, 0)), most
+
+    def part(self, some: slice) -> Weight:
+        """Some of the numbers."""
+        return Weight(self.mantissa[some], None if self.exponent is None else self.exponent[some])
+
+
+def less(a: Exponents | None, b: Exponents | None) -> Exponents | None:
+    """Subtract exponents, of which None is all 0."""
+    return a if b is None else -b if a is None else a - b
 
 
 class Target(NamedTuple):
@@ -410,19 +493,18 @@ class Target(NamedTuple):
     f: Array
     """z_y over the scale (N,)."""
     back: Callable[[Array], tuple[Array, Array]]
-    """From dL/dz_y to the gradients of x and of w[y], both (N, D)."""
+    """From the scale times dL/dz_y to the gradients of x and of w[y] as they were scaled, both (N, D)."""
 
 
 def _angle(x: Rows, w: Rows) -> tuple[angle.Angle, angle.Saved]:
     """What the angle stage finds, by a kernel where no angle is tiny."""
-    n, zeros = len(x.scaled), np.zeros(len(x.scaled), np.int32)
+    n, zeros = len(x.scaled), np.zeros(len(x.scaled), np.int32)  # gradients are of scaled rows
     tangent_x, tangent_w, numbers = np.empty_like(x.scaled), np.empty_like(x.scaled), np.empty((n, 8))
     kernels.separate(x.scaled, w.scaled, tangent_x, tangent_w, numbers)
     xx, ww, xw, rest = (Pair(numbers[:, i].copy(), numbers[:, i + 1].copy()) for i in range(0, 8, 2))
     length_x, length_w = sqrt(xx), sqrt(ww)
     cos, sin = xw / (length_x * length_w), sqrt(rest) / length_w
-    exponents = [zeros if rows.exponent is None else rows.exponent for rows in (x, w)]
-    saved = angle.Saved(tangent_x, tangent_w, length_x.hi, length_w.hi, *exponents)
+    saved = angle.Saved(tangent_x, tangent_w, length_x.hi, length_w.hi, zeros, zeros)
     tiny = ~(rest.hi > NEARLY_PARALLEL * ww.hi)
     if tiny.any():
         found, of_tiny = angle.forward(x.scaled[tiny], w.scaled[tiny])
@@ -444,10 +526,9 @@ def _of_margin(spec: Spec, x: Rows, w: Rows) -> Target:
         mantissa, exponent = np.frexp(np.full(n, spec.scale))
         scale = Pair.of(mantissa)
     exponent = np.zeros(n, np.int32) if exponent is None else exponent
-    s = ldexp(scale.hi, exponent)
 
     def back(dz: Array) -> tuple[Array, Array]:
-        return angle.backward(margin.backward(s * dz, of_margin), of_angle)
+        return angle.backward(margin.backward(dz, of_margin), of_angle)
 
     return Target(ldexp(psi * scale, exponent), psi.hi, back)
 
@@ -456,10 +537,10 @@ def _of_linear(x: Rows, w: Rows, b: Array | None) -> Target:
     hi, lo = np.empty(len(x.scaled)), np.empty(len(x.scaled))
     kernels.inner(x.scaled, w.scaled, hi, lo)
     logit = Pair(hi * x.unscale * w.unscale, lo * x.unscale * w.unscale)
-    rows_x, rows_w = (rows.scaled * np.reshape(rows.unscale, (-1, 1)) for rows in (x, w))
 
     def back(dz: Array) -> tuple[Array, Array]:
-        return dz[:, None] * rows_w, dz[:, None] * rows_x
+        to_x = unscale_rows(dz[:, None] * w.scaled, less(None, w.exponent))  # of linear heads classes are not scaled
+        return to_x, dz[:, None] * x.scaled
 
     logit = logit if b is None else logit + b
     return Target(logit, logit.hi, back)
@@ -484,9 +565,13 @@ class Shared(NamedTuple):
 class Block(NamedTuple):
     """Some classes."""
 
-    w: Rows
+    w: Array
+    """Their rows, scaled as `rows_of` does it where they are directions (B, D)."""
     beta: Array
     """What makes a product of scaled rows a cosine, or a logit (B,)."""
+    lifted: Array
+    """The same times 2^lift, none below 1, so that what multiplies exponentials makes none of them subnormal (B,)."""
+    lift: int
     bias: Array
     """(B,), or nothing."""
     hidden: Integers
@@ -500,29 +585,36 @@ def _roomy(dtype: Any) -> float:
 
 
 def _fit(dtype: Any, *weights: Array) -> None:
-    """Refuse weights that float32, unlike float64, might not hold."""
-    if dtype == np.float32:
-        for some in weights:
-            sizes = np.abs(some[(some != 0.0) & np.isfinite(some)])
-            if sizes.size and (sizes.max() > 2.0**64 or sizes.min() < 2.0**-64):
-                raise TooLargeError
+    """Refuse weights whose products the dtype might not hold."""
+    room = 2.0 ** (64 if dtype == np.float32 else 300)
+    for some in weights:
+        sizes = np.abs(some[some != 0.0])
+        if not ((sizes >= 1.0 / room) & (sizes <= room)).all():
+            raise TooLargeError
 
 
 def contribution(block: Block, alpha: Array, tile: Array, gradients: bool) -> Part:
-    """What a block means to every sample, from products of rows; for gradients, leaves exp(z - M) β in their place."""
+    """What a block means to every sample, from products of rows.
+
+    For gradients, leaves exp(z - M) times the lifted β in their place.
+    """
     n, dtype = len(tile), tile.dtype
     peak, low, others, short = (np.empty(n) for _ in range(4))
     t = np.zeros(0, dtype) if block.shared is None else block.shared.whole.astype(dtype)
-    kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, low, others, short)
+    factors, found = (block.beta, block.lifted), (peak, low, others, short)
+    kernels.exponentials(tile, alpha, *factors, block.bias, block.hidden, t, gradients, *found)
     weight, pull, drag = np.zeros(n), None, None
     if gradients:
-        pull = tile @ block.w.scaled
+        pull = product(tile, block.w)
+        if block.lift:
+            pull *= dtype.type(2.0**-block.lift)
     if block.shared is not None:
         _, t, present, apart = block.shared
         weight = t.sum() + apart.sum(axis=1)
         if gradients:
-            beta, w = block.beta, block.w.scaled
-            drag = (t.astype(dtype) * beta) @ w + (apart.astype(dtype) * beta[present]) @ w[present]
+            beta, w = block.beta, block.w
+            drag = product((t.astype(dtype) * beta)[None], w)
+            drag = drag + product(apart.astype(dtype) * beta[present], w[present])
     return Part(peak, low, others, weight, short, pull, drag)
 
 
@@ -530,22 +622,36 @@ def contribution(block: Block, alpha: Array, tile: Array, gradients: bool) -> Pa
 
 
 class _Samples:
-    """Some samples: their embeddings and scale, and the narrow branch."""
+    """Embeddings with their labels, scale and upstream gradient, and the narrow branch."""
 
-    def __init__(self, spec: Spec, arrays: Arrays, some: slice, dtype: Any) -> None:
-        self.x, self.y, self.directions = rows_of(arrays["x"][some], dtype), arrays["y"][some], spec.head == "margin"
+    def __init__(self, spec: Spec, arrays: Arrays, above: Weight, dtype: Any) -> None:
+        self.x, self.y, self.directions = rows_of(arrays["x"], dtype), arrays["y"], spec.head == "margin"
         self.norm = np.sqrt(self.x.squares.astype(np.float64))
         """Lengths of the scaled rows (N,)."""
         if not np.isfinite(self.norm).all() or (self.directions and not self.norm.all()):
             raise TooLargeError
         ones, length = np.ones(len(self.y)), self.norm * self.x.unscale
         self.by_length = self.directions and spec.scale is None
-        self.scale = length if self.by_length else ones * spec.scale if spec.scale is not None else ones
-        """s, or the length of the embedding; 1 where logits are plain products (N,)."""
-        self.alpha = self.scale / self.norm if self.directions else ones * self.x.unscale
+        scale = length if self.by_length else ones * spec.scale if spec.scale is not None else ones
+        self.alpha = scale / self.norm if self.directions else ones * self.x.unscale
         """What, beside the classes' β, makes a product of scaled rows a logit (N,)."""
-        self.largest = float((self.scale if self.directions else length).max())
+        self.largest = float((scale if self.directions else length).max(initial=0.0))
         """Of a logit, where classes have length 1."""
+        if self.directions:
+            self.pulls = above.times(Weight(self.norm, self.x.exponent) if self.by_length else Weight.of(scale, dtype))
+        else:
+            self.pulls = Weight(above.mantissa, less(above.exponent, less(None, self.x.exponent)))
+        """What dL_n/d(x̂ŵ), or dL_n/dz and a scaled embedding, have in common: dL/dL_n times s, or 2^exponent (N,)."""
+        self.unscale = less(self.pulls.exponent, self.x.exponent)
+        """Exponents of what scales dL/dx back (N,)."""
+
+    def group(self, some: slice) -> _Samples:
+        """Some of them."""
+        part = copy(self)
+        part.x, part.pulls = self.x.part(some), self.pulls.part(some)
+        part.y, part.norm, part.alpha = self.y[some], self.norm[some], self.alpha[some]
+        part.unscale = None if self.unscale is None else self.unscale[some]
+        return part
 
     def narrow(self, spec: Spec, arrays: Arrays) -> Target:
         """Go down the narrow branch."""
@@ -557,30 +663,50 @@ class _Samples:
             return _of_margin(spec, x, w)
         return _of_linear(x, w, arrays["b"][self.y] if "b" in arrays else None)
 
-    def back(self, part: Part, f: Array, factor: Array, above: Array, dz: Array, of_target: Array) -> Array:
-        """dL/dx, from what pulls at the direction and from the target, whose z over the scale is f."""
-        dtype, unit = self.x.scaled.dtype, self.x.scaled
+    def back(self, part: Part, f: Array, done: Finished, of_target: Array, lift: Exponents | None) -> Array:
+        """dL/dx, from what pulls at the direction and from the target, whose z over the scale is f.
+
+        2^lift is left out of what is done, and counts at the end.
+        """
+        dtype, unit, weight = self.x.scaled.dtype, self.x.scaled, self.pulls.mantissa
         pull: Any = part.pull
-        gradient: Array = (self.scale * above * factor).astype(dtype)[:, None] * pull
+        gradient: Array = (weight * done.factor).astype(dtype)[:, None] * pull
         if part.drag is not None:
-            gradient -= (self.scale * above).astype(dtype)[:, None] * part.drag
+            gradient -= weight.astype(dtype)[:, None] * part.drag
         if self.directions:
             norm = self.norm.astype(dtype)[:, None]
             unit = unit / norm
-            along = np.einsum("nd,nd->n", gradient, unit)
+            along = np.empty(len(unit), dtype)
+            kernels.dots(gradient, unit, along)
             gradient -= along[:, None] * unit
-            gradient = unscale_rows(gradient / norm, self.x.exponent)
             if self.by_length:
-                gradient += (along / self.scale + dz * f).astype(dtype)[:, None] * unit
+                gradient += (along + weight * done.target * f).astype(dtype)[:, None] * unit
+            gradient /= norm
         gradient += of_target
-        return gradient
+        unscaled: Array = unscale_rows(gradient, less(less(None, self.unscale), lift))
+        return unscaled
+
+
+class GroupWeights(NamedTuple):
+    """What multiplies the gradients of a group's samples, in the units of all groups."""
+
+    to_w: Array
+    """For dL/dW (N,)."""
+    to_b: Array
+    """For dL/db (N,)."""
+
+
+def _as_they_are(vectors: Any, dtype: Any) -> Rows:
+    """Take classes of linear heads: what a far shorter one than others loses by underflow is less than they count."""
+    rows = in_order(vectors, dtype)
+    return Rows(rows, None, squares_of(rows))
 
 
 class _Classes:
     """The wide branch: all classes, a block at a time, for one group of samples after the other."""
 
     def __init__(self, spec: Spec, arrays: Arrays, shared: Array, dtype: Any, samples: int, keep: bool) -> None:
-        self.w, self.b, self.shared, self.dtype = arrays["w"], arrays.get("b"), shared, dtype
+        self.w, self.b, self.shared, self.dtype = arrays["w"], arrays.get("b"), shared, np.dtype(dtype)
         self.directions = spec.head == "margin"
         self.blocks = _tapered(len(self.w), max(NARROWEST, TILE // np.dtype(dtype).itemsize // samples))
         self.kept = np.empty(samples * len(self.w), dtype) if keep else None
@@ -590,6 +716,8 @@ class _Classes:
         """The longest class of each block."""
         self.known: dict[int, tuple[Array, Exponents | None]] = {}
         self.parts: list[Part] = []
+        self.low: Array | None = None
+        """What is rounded off dL/dW as groups are added up (C, D)."""
 
     def down(self, samples: _Samples, gradients: bool, narrow: Callable[[], T]) -> tuple[Part, T]:
         """From embeddings to what all classes mean to them; the narrow branch is gone down meanwhile."""
@@ -598,7 +726,7 @@ class _Classes:
 
         def work(at: slice) -> Part:
             block, tile = self._block(at, samples), self._tile(at, n)
-            np.matmul(samples.x.scaled, block.w.scaled.T, out=tile)
+            product(samples.x.scaled, block.w.T, tile)
             part = contribution(block, alpha, tile, gradients)
             if self.kept is None and len(tile[0]) == self.blocks[0].stop:  # as wide as any
                 self.free.append(tile)
@@ -613,38 +741,43 @@ class _Classes:
             return merged(map(noted, parts)), target
 
     def up(
-        self, samples: _Samples, whole: Part, factor: Array, above: Array, to_w: Array | None, to_b: Array | None,
-        first: bool, last: bool, meanwhile: Callable[[], T],
+        self, samples: _Samples, whole: Part, factor: Array, weights: GroupWeights, to_w: Array | None,
+        to_b: Pair | None, first: bool, last: bool, meanwhile: Callable[[], T],
     ) -> T:  # fmt: skip
         """Add this group's part of dL/dW and dL/db; the first group's is written, the last one's projected.
 
         Something else is done meanwhile, and what it gives is returned.
         """
         x, n = samples.x.scaled, len(samples.y)
-        beside = (above * samples.alpha).astype(self.dtype)[:, None] * x
+        per_row = weights.to_w / samples.norm if samples.directions else weights.to_w
+        if len(self.shared):
+            beside = per_row.astype(self.dtype)[:, None] * x
+            total = product(np.ones((1, n), self.dtype), beside)[0]
 
         def work(given: tuple[slice, Part]) -> None:
             at, part = given
             block, tile = self._block(at, samples), self._tile(at, n)
             f = np.where(part.peak > -np.inf, factor * part.relative_to(whole.peak, whole.low), 0.0)
             if to_w is not None:
-                rows, pulling = to_w[at], (f * samples.alpha).astype(self.dtype)[:, None] * x
-                if first:
-                    np.matmul(tile.T, pulling, out=rows)
-                else:
-                    rows += tile.T @ pulling
+                rows, pulling = to_w[at], (f * per_row).astype(self.dtype)[:, None] * x
+                found = product(tile.T, pulling, rows if first else None)
                 if block.shared is not None:
                     _, t, present, apart = block.shared
-                    kernels.lower(rows, t.astype(self.dtype) * block.beta, beside.sum(axis=0))
-                    rows[present] -= block.beta[present, None] * (apart.T.astype(self.dtype) @ beside)
+                    kernels.lower(found, t.astype(self.dtype) * block.lifted, total)
+                    found[present] -= block.lifted[present, None] * product(apart.T.astype(self.dtype), beside)
+                if self.low is not None:
+                    kernels.accumulate(rows, self.low[at], found) if not first else self.low[at].fill(0.0)
+                elif not first:
+                    rows += found
                 if last:
-                    self._finish(rows, block)
+                    self._finish(rows, at, block)
             if to_b is not None:
-                to_b[at] += (tile.T @ f.astype(self.dtype)) / block.beta
+                of_b = product(tile.T, (f * weights.to_b).astype(self.dtype)).astype(np.float64)
                 if block.shared is not None:
                     _, t, present, apart = block.shared
-                    to_b[at] -= t * above.sum()
-                    to_b[at.start + present] -= apart.T @ above
+                    of_b -= t * weights.to_b.sum()
+                    of_b[present] -= product(apart.T, weights.to_b)
+                to_b[at] = to_b[at] + of_b
 
         latest_first = list(zip(self.blocks, self.parts, strict=True))[::-1]  # they may still be in the cache
         with _with_products(work, latest_first) as done:
@@ -652,12 +785,19 @@ class _Classes:
             deque(done, maxlen=0)
         return found
 
-    def _finish(self, rows: Array, block: Block) -> None:
-        """Take what is along the class off gradients of directions, and scale them as the class was."""
+    def _finish(self, rows: Array, at: slice, block: Block) -> None:
+        """Take what is along the class off gradients of directions."""
+        if self.low is not None:
+            rows += self.low[at]
         if self.directions:
-            kernels.project(rows, block.w.scaled, block.beta)
-        if block.w.exponent is not None:
-            rows[:] = unscale_rows(rows, block.w.exponent)
+            kernels.project(rows, block.w, block.beta, self.dtype.type(2.0**-block.lift))
+
+    def unscale(self, to_w: Array, exponent: int) -> None:
+        """Scale gradients as the classes were, and by a power of two; mostly there is nothing to do."""
+        for at in self.blocks:
+            of_classes = self.known[at.start][1]
+            if exponent or of_classes is not None:
+                to_w[at] = unscale_rows(to_w[at], less(of_classes, np.full(at.stop - at.start, exponent, np.int32)))
 
     def _tile(self, at: slice, n: int) -> Array:
         """Room for a block's logits: what is kept of it, or any."""
@@ -676,25 +816,30 @@ class _Classes:
         bias = np.zeros(0, self.dtype) if self.b is None else self.b[at].astype(self.dtype)
         y = samples.y
         hidden = np.where((y >= at.start) & (y < at.stop), y - at.start, -1)
-        return Block(w, beta, bias, hidden, self._shared(at, hidden))
+        lift = max(0, -int(np.frexp(beta.min())[1]) + 1)
+        return Block(w, beta, np.ldexp(beta, lift) if lift else beta, lift, bias, hidden, self._shared(at, hidden))
 
-    def _rows(self, at: slice, largest: float) -> tuple[Rows, Array]:
+    def _rows(self, at: slice, largest: float) -> tuple[Array, Array]:
+        """Rows of classes, of directions scaled, and β."""
         if at.start in self.known:
             beta, exponent = self.known[at.start]
-            rows = np.ascontiguousarray(self.w[at], self.dtype)
-            return Rows(unscale_rows(rows, exponent), exponent, beta), beta
-        w = rows_of(self.w[at], self.dtype)
+            if exponent is None:
+                return in_order(self.w[at], self.dtype), beta
+            return rows_of(self.w[at], self.dtype).scaled, beta
+        w = rows_of(self.w[at], self.dtype) if self.directions else _as_they_are(self.w[at], self.dtype)
         norm = np.sqrt(w.squares.astype(np.float64))
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
             inputs.classes(self.w, directions=self.directions)
             raise TooLargeError
-        self.longest.append(1.0 if self.directions else float((norm * w.unscale).max()))
+        longest, room = norm.max(), 2.0 ** (60 if self.dtype == np.float32 else 500)
+        if not self.directions and not 1.0 / room < longest < room and self.w[at].any():
+            raise TooLargeError
+        self.longest.append(1.0 if self.directions else longest)
         if not largest * self.longest[-1] < _roomy(self.dtype):
             raise TooLargeError
-        beta = (1.0 / norm if self.directions else np.ones(len(norm)) * w.unscale).astype(self.dtype)
-        if self.kept is not None:  # they will be asked for again
-            self.known[at.start] = beta, w.exponent
-        return w, beta
+        beta = (1.0 / norm if self.directions else np.ones(len(norm))).astype(self.dtype)
+        self.known[at.start] = beta, w.exponent
+        return w.scaled, beta
 
     def _shared(self, at: slice, hidden: Integers) -> Shared | None:
         if not len(self.shared):
@@ -722,60 +867,80 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     weights = cross_entropy.weights(y, c, settings)
     own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
     _fit(request.dtype, own, shared)
-    above: Array = np.zeros(n)
+    above = Weight(np.zeros(n), None)
     wanted: tuple[str, ...] = ()
     if upstream is not None:
-        above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
+        above = _above(upstream, settings.reduction, weights.divisor, n, request.dtype)
         wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
     to_x, to_w = np.empty((n, d), request.dtype), request.into("w", (c, d)) if "w" in wanted else None
-    to_b = np.zeros(c) if "b" in wanted else None
-    keep = to_w is not None or to_b is not None
-    size = max(1, min(n, d) if keep else n)
+    to_b = Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None
+    keep, item = to_w is not None or to_b is not None, np.dtype(request.dtype).itemsize
+    size = max(1, min(n, max(d, KEPT // (item * (c if keep else min(c, NARROWEST))))))
     classes = _Classes(spec, arrays, shared if settings.label_smoothing else shared[:0], request.dtype, size, keep)
     losses, to_targets, of_z = np.empty(n), np.zeros((n, d)), np.empty(n)
     if not n:  # nothing counts, and no block is gone through
         inputs.classes(classes.w, directions=classes.directions)
         if to_w is not None:
             to_w[:] = 0.0
+    elif to_w is not None and n > FEW * size:
+        classes.low = np.empty((c, d), request.dtype)
+    everything = _Samples(spec, arrays, above, request.dtype)
+    counted = (own != 0.0) | shared.any()
+    (of_w, exponent_w), (of_b, exponent_b) = everything.pulls.common(counted), above.common(counted)
     for start in range(0, n, size):
         some = slice(start, min(start + size, n))
-        samples = _Samples(spec, arrays, some, request.dtype)
+        samples = everything.group(some)
         part, target = classes.down(samples, bool(wanted), partial(samples.narrow, spec, arrays))
         done = finish(part, target.logit, own[some])
-        losses[some], of_z[some] = done.loss, above[some] * done.target
-        of_group = done.factor, above[some], of_z[some], to_x[some], to_targets[some]
-        back = partial(_back, samples, target, part, *of_group)
+        losses[some], of_z[some] = done.loss, of_b[some] * done.target
+        back = partial(_back, samples, target, part, done, exponent_w, to_x[some], to_targets[some])
         if keep:
-            f, last = above[some] * done.factor, some.stop == n
+            last, weight = some.stop == n, GroupWeights(of_w[some], of_b[some])
             meanwhile: Callable[[], Any] = partial(_totals, back, to_targets, y) if last else back
-            of_targets = classes.up(samples, part, f, above[some], to_w, to_b, start == 0, last, meanwhile)
+            summed = classes.up(samples, part, done.factor, weight, to_w, to_b, start == 0, last, meanwhile)
         elif wanted:
             back()
     if n:
         contract.look("fused", spec, arrays, request.dtype, max(classes.longest))
-    if to_w is not None and n:
-        present, summed = of_targets
-        to_w[present] += summed
+    found: dict[str, Any] = {"x": to_x}
+    if to_w is not None:
+        if n:
+            present, of_targets = summed
+            to_w[present] += of_targets
+            classes.unscale(to_w, exponent_w)
+        found["w"] = to_w
     if to_b is not None:
-        np.add.at(to_b, y, of_z)
-        to_b = to_b.astype(request.dtype)
-    found: dict[str, Any] = {name: part for name, part in (("x", to_x), ("w", to_w), ("b", to_b)) if name in wanted}
+        if n:
+            present, of_targets = total_by_label(of_z[:, None], y)
+            to_b[present] = to_b[present] + of_targets[:, 0]
+        found["b"] = np.ldexp(to_b.hi, exponent_b).astype(request.dtype)
+    found = {name: found[name] for name in wanted}
     return np.asarray(cross_entropy.reduce(losses, settings.reduction, weights.divisor)), found
 
 
+def _above(upstream: Array, reduction: str, divisor: Any, rows: int, dtype: Any) -> Weight:
+    """dL/dL_n of every row."""
+    given = Weight.of(upstream, dtype)
+    above = Weight.of(cross_entropy.coefficient(given.mantissa, reduction, divisor, rows), dtype)
+    if given.exponent is None:
+        return above
+    exponents = np.zeros(rows, np.int32) if above.exponent is None else above.exponent
+    return Weight(above.mantissa, exponents + given.exponent)
+
+
 def _back(
-    samples: _Samples,
-    target: Target,
-    part: Part,
-    factor: Array,
-    above: Array,
-    dz: Array,
-    to_x: Array,
-    to_targets: Array,
+    samples: _Samples, target: Target, part: Part, done: Finished, exponent: int, to_x: Array, to_targets: Array
 ) -> None:
     """From the gradient of the logits to that of a group's embeddings, and of the classes as its targets."""
-    of_x, to_targets[:] = target.back(dz)
-    to_x[:] = samples.back(part, target.f, factor, above, dz, of_x)
+    lift = None
+    if part.drag is None:  # of confident samples all is small
+        lift = Weight.of(np.maximum(np.abs(done.factor), np.abs(done.target)), to_x.dtype).exponent
+    if lift is not None:
+        done = done._replace(factor=np.ldexp(done.factor, -lift), target=np.ldexp(done.target, -lift))
+    of_x, of_w = target.back(samples.pulls.mantissa * done.target)
+    to_x[:] = samples.back(part, target.f, done, of_x, lift)
+    down = less(less(None, samples.pulls.exponent), lift)
+    to_targets[:] = of_w if down is None else unscale_rows(of_w, down + np.int32(exponent))
 
 
 def _totals(back: Callable[[], None], to_targets: Array, y: Integers) -> tuple[Integers, Array]:
@@ -787,7 +952,7 @@ def _totals(back: Callable[[], None], to_targets: Array, y: Integers) -> tuple[I
 def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
     """Cross entropy of logits: every row is read once and, for the gradient, written once."""
     y, settings, dtype = arrays["y"], spec.cross_entropy, request.dtype
-    z = np.ascontiguousarray(arrays["z"], dtype)
+    z = in_order(arrays["z"], dtype)
     n, c = z.shape
     counts = cross_entropy.kept(y, settings)
     weights = cross_entropy.weights(y[counts], c, settings)
@@ -797,11 +962,11 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         label = np.where(counts, y, 0)
         own, shared = cross_entropy.shares(label, weights, settings.label_smoothing)
         t = shared[None] if settings.label_smoothing else np.empty((0, c))
-    above, keep = np.zeros(n), upstream is not None and bool(request.wanted(("z",)))
+    given, keep = Weight(np.zeros(n), None), upstream is not None and bool(request.wanted(("z",)))
     if upstream is not None:
-        above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
-    _fit(dtype, own, t, above)
-    own, t, above, losses = own.astype(dtype), t.astype(dtype), above.astype(dtype), np.empty(n)
+        given = _above(upstream, settings.reduction, weights.divisor, n, dtype)
+    _fit(dtype, own, t)
+    own, t, above, losses = own.astype(dtype), t.astype(dtype), given.mantissa.astype(dtype), np.empty(n)
     out = request.into("z", (n, c)) if keep else np.empty((0, c), dtype)
 
     def sweep(some: slice) -> None:
@@ -810,12 +975,22 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         kernels.cross_entropy(
             z[some], label[some], own[some], each, above[some], counts[some], keep, losses[some], room
         )
+        if keep and given.exponent is not None:
+            room[:] = unscale_rows(room, -given.exponent[some])
 
     with _in_order(sweep, _ranges(n, max(1, 2**20 // c))) as done:
         deque(done, maxlen=0)
+    _overflowed(arrays["z"][~np.isfinite(losses)], dtype)
     if settings.reduction != "none":
         losses = np.asarray(cross_entropy.reduce(losses[counts], settings.reduction, weights.divisor))
     return losses, {"z": out} if keep else {}
+
+
+def _overflowed(z: Any, dtype: Any) -> None:
+    """Refuse rows, of which the loss is not finite, if that may be for logits too large for their differences."""
+    sizes = np.abs(np.asarray(z, np.float64))
+    if (np.isfinite(sizes) & (sizes >= _roomy(dtype))).any():
+        raise TooLargeError
 
 
 _HEADS: dict[str, Callable[[Spec, Arrays, Array | None, Request], _Result]] = {

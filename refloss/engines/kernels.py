@@ -210,6 +210,8 @@ LANES = 128
 """Without leave to reorder a sum LLVM vectorises none, so the order is written out: entry j of a row goes to lane
 j mod LANES. A chunk is a slice, whose length is not known when it is compiled: short loops of known length are unrolled
 before they can be vectorised."""
+SECTION = 16 * LANES
+"""Entries that lanes add up; sums of sections, of longer rows, are added up with their rounding errors kept."""
 _SINGLE = np.dtype(np.float32)
 
 # exp(r) - 1 - r as a sum of C_n r^n, n from 2: minimax for |r| <= log(2) / 2, rounded one by one and the rest refitted.
@@ -348,8 +350,30 @@ def _added(lanes: Array, width: int) -> Any:
 
 
 @_jit()
+def _joined(total: float, low: float, section: float) -> Double:
+    """Add the sum of a section to that of those before it, and the rounding error to theirs."""
+    s, e = _sum(total, section)
+    return s, low + e
+
+
+@_jit()
+def _rounded(total: float, low: float) -> float:
+    """A sum and its rounding error, which has no meaning where the sum is not finite."""
+    return total + low if abs(total) < np.inf else total
+
+
+@_jit()
 def _sum_of(row: Array, lanes: Array) -> Any:
-    """Return the sum of a row, in float64: at most n / LANES + 8 additions deep."""
+    """Return the sum of a row, in float64: at most SECTION / LANES + 8 additions deep."""
+    total, low = 0.0, 0.0
+    for i in range(0, row.shape[0], SECTION):
+        total, low = _joined(total, low, _section_sum(row[i : i + SECTION], lanes))
+    return _rounded(total, low)
+
+
+@_jit()
+def _section_sum(row: Array, lanes: Array) -> Any:
+    """Return the sum of a section."""
     width = min(row.shape[0], LANES)
     lanes[:width] = 0.0
     for i in range(0, row.shape[0], LANES):
@@ -361,7 +385,7 @@ def _sum_of(row: Array, lanes: Array) -> Any:
 
 @_jit()
 def _dot(a: Array, b: Array, lanes: Array) -> Any:
-    """Return the inner product of two rows, in the type of the lanes."""
+    """Return the inner product of two rows, in the type of the lanes: at most n / LANES + 8 additions deep."""
     width = min(a.shape[0], LANES)
     lanes[:width] = 0.0
     for i in range(0, a.shape[0], LANES):
@@ -374,6 +398,16 @@ def _dot(a: Array, b: Array, lanes: Array) -> Any:
 @_jit()
 def _shortfall(row: Array, top: Any, t: Array, lanes: Array) -> Any:
     """Return the sum of t_k (top - row_k), where that is finite, in float64."""
+    total, low = 0.0, 0.0
+    for i in range(0, row.shape[0], SECTION):
+        section = _section_shortfall(row[i : i + SECTION], top, t[i : i + SECTION], lanes)
+        total, low = _joined(total, low, section)
+    return _rounded(total, low)
+
+
+@_jit()
+def _section_shortfall(row: Array, top: Any, t: Array, lanes: Array) -> Any:
+    """The same of a section."""
     width = min(row.shape[0], LANES)
     lanes[:width] = 0.0
     for i in range(0, row.shape[0], LANES):
@@ -400,12 +434,22 @@ def _place(row: Array, value: Any) -> int:
 
 
 @_jit()
-def _exp_sum_64(row: Array, top: Any, beta: Array, lanes: Array) -> Any:
-    """Write β exp(row - top) over the row, and return the sum of the exponentials."""
+def _exp_sum_64(row: Array, top: Any, factors: Array, lanes: Array) -> Any:
+    """Write factors times exp(row - top) over the row, and return the sum of the exponentials."""
+    total, low = 0.0, 0.0
+    for i in range(0, row.shape[0], SECTION):
+        section = _section_exp_sum_64(row[i : i + SECTION], top, factors[i : i + SECTION], lanes)
+        total, low = _joined(total, low, section)
+    return _rounded(total, low)
+
+
+@_jit()
+def _section_exp_sum_64(row: Array, top: Any, factors: Array, lanes: Array) -> Any:
+    """The same for a section."""
     width = min(row.shape[0], LANES)
     lanes[:width] = 0.0
     for i in range(0, row.shape[0], LANES):
-        part, other = row[i : i + LANES], beta[i : i + LANES]
+        part, other = row[i : i + LANES], factors[i : i + LANES]
         for j in range(part.shape[0]):
             value = _exp64(part[j] - top)
             lanes[j] += value
@@ -421,14 +465,14 @@ def _exp_32(row: Array, top: Any) -> None:
 
 
 @_jit()
-def _over_largest(row: Array, top: Any, lows: Array, at: int, beta: Array, keep: bool, lanes: Array) -> Any:
-    """With keep, write β exp(row - top) over the row; return the sum of the exponentials, in float64.
+def _over_largest(row: Array, top: Any, lows: Array, at: int, factors: Array, keep: bool, lanes: Array) -> Any:
+    """With keep, write factors times exp(row - top) over the row; return the sum of the exponentials, in float64.
 
     Where there are low parts, to their accuracy.
     """
     single = row.dtype == _SINGLE
     if not single and not len(lows):
-        return _exp_sum_64(row, top, beta, lanes)
+        return _exp_sum_64(row, top, factors, lanes)
     if len(lows):
         low = lows[at]
         for k in range(len(row)):  # of huge logits what was rounded off is not small
@@ -446,7 +490,7 @@ def _over_largest(row: Array, top: Any, lows: Array, at: int, beta: Array, keep:
     total = _sum_of(row, lanes)
     if keep:
         for k in range(len(row)):
-            row[k] *= beta[k]
+            row[k] *= factors[k]
     return total
 
 
@@ -455,6 +499,7 @@ def exponentials(
     tile: Array,
     alpha: Array,
     beta: Array,
+    factors: Array,
     bias: Array,
     hidden: Any,
     shared: Array,
@@ -467,12 +512,12 @@ def exponentials(
     r"""Turn products into exponentials, in place, and add them up.
 
     $$z_{nk} = \alpha_n \beta_k\,g_{nk} + b_k, \qquad M_n = \max_k z_{nk}, \qquad
-    g_{nk} \leftarrow \beta_k\,e^{z_{nk} - M_n}$$
+    g_{nk} \leftarrow c_k\,e^{z_{nk} - M_n}$$
 
-    over all k but the hidden one of the row, which becomes 0. Writes M, what was rounded off it, the sum of the
-    exponentials less one that is 1, and, where there are shares, the sum of shared_k (M - z_k). Without keep the tile
-    is left undefined. A row of nothing but the hidden class has the peak -inf. What adding a bias, which may be far
-    larger than products, rounds off is made good.
+    over all k but the hidden one of the row, which becomes 0; c are the factors. Writes M, what was rounded off it, the
+    sum of the exponentials less one that is 1, and, where there are shares, the sum of shared_k (M - z_k). Without keep
+    the tile is left undefined. A row of nothing but the hidden class has the peak -inf. What adding a bias, which may
+    be far larger than products, rounds off is made good.
     """
     lanes, wide, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     for i in range(len(tile)):
@@ -502,8 +547,8 @@ def exponentials(
             low[i] = lows[at]
             short[i] += _shortfall_of_lows(row, lows, lows[at], shared)
         row[at] = -np.inf
-        others[i] = _over_largest(row, top, lows, at, beta, keep, wide)
-        row[at] = beta[at]
+        others[i] = _over_largest(row, top, lows, at, factors, keep, wide)
+        row[at] = factors[at]
 
 
 @_jit()
@@ -517,14 +562,33 @@ def _shortfall_of_lows(row: Array, lows: Array, low: Any, t: Array) -> Any:
 
 
 @_jit()
-def project(rows: Array, w: Array, beta: Array) -> None:
-    """Take off every row its part along the row of w, whose length is 1/β."""
+def project(rows: Array, w: Array, beta: Array, factor: Any) -> None:
+    """Take off every row its part along the row of w, whose length is 1/β, and multiply what is left by a factor."""
     lanes = np.empty(LANES, rows.dtype)
     for k in range(len(rows)):
         row, own = rows[k], w[k]
         along = _dot(row, own, lanes) * beta[k] * beta[k]
         for i in range(row.shape[0]):
-            row[i] -= along * own[i]
+            row[i] = (row[i] - along * own[i]) * factor
+
+
+@_jit()
+def dots(a: Array, b: Array, out: Array) -> None:
+    """Write the inner products of rows, in their own type; unlike a BLAS, with nobody's threads."""
+    lanes = np.empty(LANES, a.dtype)
+    for n in range(len(a)):
+        out[n] = _dot(a[n], b[n], lanes)
+
+
+@_jit()
+def accumulate(total: Array, low: Array, rows: Array) -> None:
+    """Add rows to a total, and what that rounds off to its low part."""
+    for k in range(len(rows)):
+        row, into, lost = rows[k], total[k], low[k]
+        for i in range(row.shape[0]):
+            s, e = _sum(into[i], row[i])
+            into[i] = s
+            lost[i] += e
 
 
 @_jit()
@@ -664,7 +728,7 @@ def cross_entropy(
         row, e = z[i], out[i if keep else 0]
         top = _largest(row, lanes) if counts[i] else row[0]
         if not counts[i] or not -np.inf < top < np.inf:
-            losses[i] = np.nan if counts[i] and _targeted(t, i, label[i], own[i]) else 0.0
+            losses[i] = np.nan if counts[i] else 0.0  # 0 times NaN too
             if keep:
                 e[:] = np.nan if counts[i] else 0.0
             continue
@@ -679,7 +743,7 @@ def cross_entropy(
         e[at] = one
         if not len(t):
             loss = _one_label(row, top, others, label[i], own[i], at, above[i], keep, e)
-            losses[i] = loss if own[i] > 0.0 else 0.0
+            losses[i] = loss if own[i] > 0.0 else 0.0 * others  # 0, also of an infinite gap, or NaN
             continue
         work[:] = t[i if label[i] < 0 else 0]
         if label[i] >= 0:
@@ -690,20 +754,7 @@ def cross_entropy(
         for k in range(len(row)):
             apart = top - row[k]
             work[k] = work[k] * apart if work[k] > 0.0 else work[k]
-        losses[i] = _total(work, lanes, low) + total * _log1p(others) if total > 0.0 else 0.0
-
-
-@_jit()
-def _targeted(t: Array, i: int, y: int, own: Any) -> bool:
-    """Whether any class of a row has a target above 0."""
-    if y >= 0 and own > 0.0:
-        return True
-    if len(t):
-        row = t[i if y < 0 else 0]
-        for k in range(len(row)):
-            if k != y and row[k] > 0.0:
-                return True
-    return False
+        losses[i] = _total(work, lanes, low) + total * _log1p(others) if total > 0.0 else 0.0 * others
 
 
 @_jit()
