@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-import refloss
+import refloss.losses
 import tex
 from refloss.error_free import Pair
 from refloss.stages import (

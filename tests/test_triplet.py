@@ -207,13 +207,12 @@ def every_engine(loss, *points, upstream=None, digits=60):
     for engine in ("chain", "fused", "dd"):
         value, gradients = loss.value_and_grad(*points, upstream=upstream, engine=engine)
         assert np.array_equal(loss(*points, engine=engine), value)
-        of_value, of_gradients = checks.allowed(loss, engine=engine)
-        assert exact.value_error(value, true["value"]) <= of_value
+        assert exact.value_error(value, true["value"]) <= (4.0 if engine == "dd" else 8.0)
         for name, gradient in gradients._asdict().items():
             if name == "anchor" and not loss.squared:
-                assert exact.row_error(gradient, true[name], terms) <= of_gradients
+                assert exact.row_error(gradient, true[name], terms) <= 8.0
             else:
-                assert exact.value_error(gradient, true[name]) <= of_gradients
+                assert exact.value_error(gradient, true[name]) <= 8.0
     return value, gradients
 
 
