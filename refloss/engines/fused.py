@@ -38,8 +38,11 @@ from refloss.error_free import (
     Array,
     Exponents,
     Integers,
+    Numbers,
     Pair,
+    Scaled,
     ldexp,
+    plain,
     scale_rows,
     sqrt,
     total_by_label,
@@ -445,7 +448,8 @@ def _of_margin(spec: Spec, x: Rows, w: Rows) -> Target:
     s = ldexp(scale.hi, exponent)
 
     def back(dz: Array) -> tuple[Array, Array]:
-        return angle.backward(margin.backward(s * dz, of_margin), of_angle)
+        of_x, of_w = angle.backward(margin.backward(s * dz, of_margin), of_angle)
+        return plain(of_x), plain(of_w)
 
     return Target(ldexp(psi * scale, exponent), psi.hi, back)
 
@@ -497,8 +501,10 @@ def _roomy(dtype: Any) -> float:
     return float(np.finfo(dtype).max) / 2.0**16
 
 
-def _fit(dtype: Any, *weights: Array) -> None:
-    """Refuse weights that float32, unlike float64, might not hold."""
+def _fit(dtype: Any, *weights: Numbers) -> None:
+    """Refuse weights that the dtype might not hold."""
+    if any(isinstance(some, Scaled) for some in weights):
+        raise TooLargeError
     if dtype == np.float32:
         for some in weights:
             sizes = np.abs(some[(some != 0.0) & np.isfinite(some)])
@@ -716,12 +722,12 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     (n, d), c, y, settings = arrays["x"].shape, len(arrays["w"]), arrays["y"], spec.cross_entropy
     weights = cross_entropy.weights(y, c, settings)
     own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
-    _fit(request.dtype, own, shared)
     above: Array = np.zeros(n)
     wanted: tuple[str, ...] = ()
     if upstream is not None:
         above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
         wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
+    _fit(request.dtype, own, shared, weights.divisor, above)
     to_x, to_w = np.empty((n, d), request.dtype), request.into("w", (c, d)) if "w" in wanted else None
     to_b = np.zeros(c) if "b" in wanted else None
     keep = to_w is not None or to_b is not None
@@ -793,7 +799,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
     above, keep = np.zeros(n), upstream is not None and bool(request.wanted(("z",)))
     if upstream is not None:
         above = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, n)
-    _fit(dtype, own, t, above)
+    _fit(dtype, own, t, weights.divisor, above)
     own, t, above, losses = own.astype(dtype), t.astype(dtype), above.astype(dtype), np.empty(n)
     out = request.into("z", (n, c)) if keep else np.empty((0, c), dtype)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Numbers, Pair, ldexp, matmul, rounded_total, scale_rows
+from refloss.error_free import Numbers, Pair, matmul, rounded_total, scale_rows, shift
 
 
 class Saved(NamedTuple):
@@ -61,6 +61,6 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers
     """
     x, x_exponent = scale_rows(saved.x)
     w, w_exponent = scale_rows(saved.w)
-    to_x = matmul(ldexp(upstream, w_exponent), w.T)  # a long class of no weight must not hide a short one
-    to_w = matmul(ldexp(upstream, x_exponent[:, None]).T, x.T)
+    to_x = matmul(shift(upstream, w_exponent), w.T)  # a long class of no weight must not hide a short one
+    to_w = matmul(shift(upstream, x_exponent[:, None]).T, x.T)
     return to_x.rounded(), to_w.rounded(), rounded_total(upstream, axis=0)

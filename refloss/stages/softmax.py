@@ -10,7 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Integers, Numbers, Pair, total, two_sum, where
+from refloss.error_free import LOG_2, Array, Integers, Numbers, Pair, Scaled, in_range, ldexp, plain, total, two_sum, where
+
+_UNDERFLOW = -400.0
+"""A gap whose exponential could underflow, once it is multiplied by something small; a gap and its float64 exponential
+part ways below."""
+_STEP = 512
 
 
 class Saved(NamedTuple):
@@ -25,12 +30,12 @@ class Saved(NamedTuple):
 class Exponentials(NamedTuple):
     """The parts of a softmax before anything is divided."""
 
-    gap: Pair
-    """z_k - M (N, C)."""
+    gap: Numbers
+    """z_k - M (N, C), pairs."""
     e: Numbers
     """exp(z_k - M), 1 at a (N, C)."""
-    others: Pair
-    """S, the sum of e over k != a (N,)."""
+    others: Numbers
+    """S, the sum of e over k != a (N,), pairs."""
     top: Integers
     """a, where the largest logit is (N,)."""
 
@@ -40,21 +45,33 @@ def exponentials(z: Pair) -> Exponentials:
 
     A distance of 700 rounded to 53 bits would cost its exponential 350u. A logit of -inf is a masked class of
     probability 0. Rows with NaN or +inf, and rows of nothing but -inf, have no probabilities: NaN.
+
+    Gaps and exponentials that float64 may not hold, because logits are huge or far apart, are `Scaled`.
     """
-    rows = np.arange(len(z.hi))
+    rows, huge = np.arange(len(z.hi)), not in_range(np.maximum(np.abs(z.hi), 1.0), 900)
+    z = ldexp(z, np.int32(-2)) if huge else z
     peak = z.hi.max(axis=1)
     top = np.where(z.hi == peak[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
     largest = z[rows, top][:, None]
     with np.errstate(invalid="ignore", over="ignore"):
         g, h = two_sum(z.hi, -largest.hi)
         g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
-        gap = type(z)(g, _finite(h))
-        e = gap.exp()
+        gap = Scaled.of(type(z)(g, _finite(h)), 2) if huge else type(z)(g, _finite(h))
+        e = _exp(plain(gap))
         apart = e.copy()
         apart[rows, top] = 0.0
         others = total(apart)
     known = np.isfinite(peak)
     return Exponentials(gap, e, where(known, others, np.nan), top)
+
+
+def _exp(gap: Pair) -> Numbers:
+    """Take exp of gaps as exp(g) = 2^-512k exp(g + 512k log 2): a probability of 1e-400 may be multiplied by 1e308."""
+    far = (gap.hi < _UNDERFLOW) & (gap.hi > -np.inf)
+    if not far.any():
+        return gap.exp()
+    steps = np.where(far, np.clip(np.rint(gap.hi / (_STEP * LOG_2.hi)), -100.0, 0.0), 0.0)
+    return ldexp(Scaled.of((gap - steps * (_STEP * LOG_2)).exp()), _STEP * steps.astype(np.int32))
 
 
 def _finite(error: Array) -> Array:
@@ -92,7 +109,7 @@ def forward(z: Pair) -> tuple[Numbers, Saved]:
         What `backward` needs.
     """
     saved = probabilities(exponentials(z))
-    return saved.p, saved
+    return plain(saved.p), saved
 
 
 def backward(upstream: Numbers, saved: Saved) -> Numbers:
