@@ -167,7 +167,7 @@ class Pair:
         return self.hi.shape
 
 
-_ZERO = np.int32(-(2**20))
+ZERO = np.int32(-(2**20))
 """The exponent of 0, below that of any product of a few numbers that are not 0."""
 
 
@@ -189,20 +189,21 @@ class Scaled:
     def of(cls, value: Numbers, exponent: Any = 0) -> Scaled:
         """Return ``value * 2**exponent`` with mantissas as they are to be."""
         if isinstance(value, Scaled):
-            return ldexp(value, exponent)
+            value, exponent = value.mantissa, value.exponent + exponent
         value = value if isinstance(value, Pair) else np.asarray(value, np.float64)
         top = high(value)
         power = np.where(np.isfinite(top), np.frexp(top)[1], np.int32(0))
-        shifted = np.where(top == 0.0, _ZERO, power + exponent).astype(np.int32)
+        shifted = np.where(top == 0.0, ZERO, power + exponent).astype(np.int32)
         return cls(ldexp(value, np.broadcast_to(-power, shifted.shape)), shifted)
 
     @property
     def hi(self) -> Array:
         """The numbers rounded to float64; infinite or 0 where that cannot hold them."""
-        return np.ldexp(high(self.mantissa), self.exponent)
+        rounded: Array = np.ldexp(high(self.mantissa), self.exponent)
+        return rounded
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self.hi, dtype)
+        return np.asarray(self.hi, dtype)  # for whoever has no use for more
 
     def rounded(self) -> Scaled:
         """What is kept where 53 bits are enough."""
@@ -241,7 +242,8 @@ class Scaled:
         return Scaled.of(self.mantissa / other.mantissa, self.exponent - other.exponent)
 
     def __rtruediv__(self, other: Numbers) -> Scaled:
-        return Scaled.of(other) / self
+        quotient: Scaled = Scaled.of(other) / self
+        return quotient
 
     def __getitem__(self, index: Any) -> Scaled:
         return Scaled(self.mantissa[index], self.exponent[index])
@@ -283,13 +285,14 @@ def in_range(a: Numbers, bits: int) -> bool:
 
 def shift(a: Numbers, exponent: Exponents) -> Numbers:
     """Return ``a * 2**exponent`` of numbers that have room for 2^200, as `Scaled` where that is not enough."""
-    return ldexp(a if (np.abs(exponent) <= 200).all() else Scaled.of(a), exponent)
+    enough = (np.abs(exponent) <= 200) | (exponent == ZERO)
+    return ldexp(a if enough.all() else Scaled.of(a), exponent)
 
 
 def along(a: Scaled, axis: int) -> tuple[Numbers, Exponents]:
     """Return ``(m, e)`` with ``a = m * 2**e`` and one e along an axis, the largest; it is 0 where all are 0."""
-    exponent = a.exponent.max(axis=axis, initial=_ZERO, keepdims=True)
-    exponent = np.where(exponent == _ZERO, np.int32(0), exponent)
+    exponent = a.exponent.max(axis=axis, initial=ZERO, keepdims=True)
+    exponent = np.where(exponent == ZERO, np.int32(0), exponent)
     return ldexp(a.mantissa, a.exponent - exponent), np.squeeze(exponent, axis)
 
 
@@ -330,7 +333,7 @@ def where(condition: NDArray[np.bool_], a: Numbers, b: Numbers) -> Any:
     return wider(a, b)(np.where(condition, a.hi, b.hi), np.where(condition, a.lo, b.lo))
 
 
-def ldexp(a: Numbers, exponent: Exponents) -> Numbers:
+def ldexp(a: Numbers, exponent: Exponents | int) -> Numbers:
     """Return ``a * 2**exponent``, exact short of over- and underflow."""
     if isinstance(a, Scaled):
         return Scaled.of(a.mantissa, a.exponent + exponent)
@@ -365,7 +368,7 @@ def unscale_rows(rows: Numbers, exponent: Exponents | None) -> Numbers:
     return rows if exponent is None or not exponent.any() else ldexp(rows, -exponent[:, None])
 
 
-def total(terms: Numbers, axis: int = -1) -> Any:
+def total(terms: Numbers, axis: int = -1) -> Numbers:
     """Sum along an axis, halving it again and again: error at most 3u² ceil(log2 n) of the sum of |terms|."""
     if isinstance(terms, Scaled):
         aligned, exponent = along(terms, axis)
@@ -401,7 +404,7 @@ def _join(a: Pair, b: Pair) -> Pair:
     return type(a)(np.concatenate([a.hi, b.hi]), np.concatenate([a.lo, b.lo]))
 
 
-def dot(a: Numbers, b: Numbers) -> Pair:
+def dot(a: Numbers, b: Numbers) -> Numbers:
     """Row by row inner product to the full width of a pair: error at most (5 + 3 ceil(log2 D)) u² of sum |a_i b_i|."""
     return total(Pair.of(a) * b)
 
@@ -461,7 +464,7 @@ def _in_blocks(a: Numbers, b: Numbers, product: Callable[[Any, Any], Pair]) -> P
     return summed
 
 
-def matmul(a: Numbers, b: Numbers) -> Any:
+def matmul(a: Numbers, b: Numbers) -> Numbers:
     r"""Return ``a @ b.T`` as a pair, at the speed of a BLAS, by products of slices that it cannot round.
 
     Rows of a (M, K) and of b (P, K), in blocks of at most 1024 columns, are scaled by powers of two to entries of size
@@ -522,7 +525,7 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     """
     if isinstance(rows, Scaled):
         present, place = np.unique(labels, return_inverse=True)
-        exponent = np.full(len(present), _ZERO)
+        exponent = np.full(len(present), ZERO)
         np.maximum.at(exponent, place, rows.exponent.max(axis=1))
         aligned = ldexp(rows.mantissa, rows.exponent - exponent[place, None])
         return present, Scaled.of(total_by_label(aligned, labels)[1], exponent[:, None])

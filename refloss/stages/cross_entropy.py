@@ -78,11 +78,15 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     them may over- or underflow, v is `Scaled`, and with it all that comes of it.
     """
     v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
-    ordinary = in_range(v, ROOM) and in_range(np.asarray(settings.label_smoothing), 900) and (y.ndim == 1 or _fit(y))
+    ordinary = (
+        in_range(v, ROOM)
+        and in_range(np.asarray(settings.label_smoothing), 900)
+        and (y.ndim == 1 or _fit(np.asarray(y, np.float64)))
+    )
     kept = v if ordinary else Scaled.of(kind.of(v))
     if y.ndim == 2 or settings.class_weight is None:
         return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
-    size = np.frexp(v[y].max(initial=0.0))[1]
+    size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
     divisor = rounded_total(kind.of(np.ldexp(v[y], -size)))
     return Weights(kept, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import LOG_2, Array, Integers, Numbers, Pair, Scaled, in_range, ldexp, plain, total, two_sum, where
+from refloss.error_free import LOG_2, Array, Integers, Numbers, Pair, Scaled, ldexp, plain, total, two_sum, where
 
-_UNDERFLOW = -400.0
-"""A gap whose exponential could underflow, once it is multiplied by something small; a gap and its float64 exponential
-part ways below."""
-_STEP = 512
+ROOM = 2.0**900
+"""Logits up to it are float64 numbers; larger ones, whose gaps or losses may overflow, are scaled."""
+FAR = -400.0
+"""Gaps from it on have exponentials in float64; those of others, which may underflow, are `Scaled`."""
 
 
 class Saved(NamedTuple):
@@ -48,8 +48,8 @@ def exponentials(z: Pair) -> Exponentials:
 
     Gaps and exponentials that float64 may not hold, because logits are huge or far apart, are `Scaled`.
     """
-    rows, huge = np.arange(len(z.hi)), not in_range(np.maximum(np.abs(z.hi), 1.0), 900)
-    z = ldexp(z, np.int32(-2)) if huge else z
+    rows, huge = np.arange(len(z.hi)), _huge(z.hi)
+    z = ldexp(z, -2) if huge else z
     peak = z.hi.max(axis=1)
     top = np.where(z.hi == peak[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
     largest = z[rows, top][:, None]
@@ -65,13 +65,21 @@ def exponentials(z: Pair) -> Exponentials:
     return Exponentials(gap, e, where(known, others, np.nan), top)
 
 
+def _huge(z: Array) -> bool:
+    """Whether there are finite logits above `ROOM`."""
+    if z.min() >= -ROOM and z.max() <= ROOM:  # mostly so
+        return False
+    return bool((np.abs(z[np.isfinite(z)]) > ROOM).any())
+
+
 def _exp(gap: Pair) -> Numbers:
-    """Take exp of gaps as exp(g) = 2^-512k exp(g + 512k log 2): a probability of 1e-400 may be multiplied by 1e308."""
-    far = (gap.hi < _UNDERFLOW) & (gap.hi > -np.inf)
-    if not far.any():
+    """Take exp of gaps, for 1e-400 may be multiplied by 1e308: exp(g) = 2^k exp(g - k log 2), k a multiple of 512."""
+    far = gap.hi < FAR
+    if not (far & (gap.hi > -np.inf)).any():
         return gap.exp()
-    steps = np.where(far, np.clip(np.rint(gap.hi / (_STEP * LOG_2.hi)), -100.0, 0.0), 0.0)
-    return ldexp(Scaled.of((gap - steps * (_STEP * LOG_2)).exp()), _STEP * steps.astype(np.int32))
+    k = np.where(far, 512.0 * np.rint(np.maximum(gap.hi, -(2.0**20)) / (512.0 * LOG_2.hi)), 0.0)
+    lifted = where(far & (gap.hi > -np.inf), gap - k * LOG_2, gap)
+    return ldexp(Scaled.of(lifted.exp()), k.astype(np.int32))
 
 
 def _finite(error: Array) -> Array:
