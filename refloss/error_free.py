@@ -504,7 +504,7 @@ def matmul(a: Numbers, b: Numbers) -> Numbers:
     return _in_blocks(a, b, product)
 
 
-def row_dot(a: Numbers, b: Numbers) -> Pair:
+def row_dot(a: Numbers, b: Numbers) -> Numbers:
     """Row by row inner product of rows with entries of size at most 1, as accurate as `matmul` and as cheap."""
     if isinstance(a, Pair):
         return dot(a, b)

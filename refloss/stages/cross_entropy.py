@@ -78,11 +78,7 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     them may over- or underflow, v is `Scaled`, and with it all that comes of it.
     """
     v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
-    ordinary = (
-        in_range(v, ROOM)
-        and in_range(np.asarray(settings.label_smoothing), 900)
-        and (y.ndim == 1 or _fit(np.asarray(y, np.float64)))
-    )
+    ordinary = in_range(v, ROOM) and in_range(np.asarray(settings.label_smoothing), 900) and _ordinary(y)
     kept = v if ordinary else Scaled.of(kind.of(v))
     if y.ndim == 2 or settings.class_weight is None:
         return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
@@ -91,10 +87,9 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     return Weights(kept, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
 
 
-def _fit(y: Array) -> bool:
-    """Whether probabilities are float64 numbers as they are: of none of them the last bits count and are subnormal."""
-    largest = np.abs(y).max(axis=1, initial=0.0)
-    return in_range(largest, ROOM) and in_range(y, 900)
+def _ordinary(y: Array | Integers) -> bool:
+    """Whether y are labels, or probabilities of ordinary size: the largest of each row, and none far below."""
+    return y.ndim == 1 or (in_range(np.abs(y).max(axis=1, initial=0.0), ROOM) and in_range(y, 900))
 
 
 class Shares(NamedTuple):

@@ -67,7 +67,7 @@ def exponentials(z: Pair) -> Exponentials:
 
 def _huge(z: Array) -> bool:
     """Whether there are finite logits above `ROOM`."""
-    if z.min() >= -ROOM and z.max() <= ROOM:  # mostly so
+    if z.min(initial=0.0) >= -ROOM and z.max(initial=0.0) <= ROOM:  # mostly so
         return False
     return bool((np.abs(z[np.isfinite(z)]) > ROOM).any())
 
@@ -77,7 +77,7 @@ def _exp(gap: Pair) -> Numbers:
     far = gap.hi < FAR
     if not (far & (gap.hi > -np.inf)).any():
         return gap.exp()
-    k = np.where(far, 512.0 * np.rint(np.maximum(gap.hi, -(2.0**20)) / (512.0 * LOG_2.hi)), 0.0)
+    k = np.where(far, 512.0 * np.rint(np.maximum(gap.hi, -(2.0**18)) / (512.0 * LOG_2.hi)), 0.0)
     lifted = where(far & (gap.hi > -np.inf), gap - k * LOG_2, gap)
     return ldexp(Scaled.of(lifted.exp()), k.astype(np.int32))
 
