@@ -117,7 +117,7 @@ class Pair:
         return self + (-other if isinstance(other, Pair | Scaled) else -np.asarray(other, np.float64))
 
     def __rsub__(self, other: Pair | ArrayLike) -> Pair:
-        return -self + other
+        return -self + Scaled.of(other)
 
     def __mul__(self, other: Pair | ArrayLike) -> Pair:
         if isinstance(other, Scaled):
@@ -229,7 +229,7 @@ class Scaled:
         return self + -Scaled.of(other)
 
     def __rsub__(self, other: Numbers) -> Scaled:
-        return -self + other
+        return -self + Scaled.of(other)
 
     def __mul__(self, other: Numbers) -> Scaled:
         other = Scaled.of(other)
