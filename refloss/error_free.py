@@ -192,9 +192,10 @@ class Scaled:
             value, exponent = value.mantissa, value.exponent + exponent
         value = value if isinstance(value, Pair) else np.asarray(value, np.float64)
         top = high(value)
-        power = np.where(np.isfinite(top), np.frexp(top)[1], np.int32(0))
-        shifted = np.where(top == 0.0, ZERO, power + exponent).astype(np.int32)
-        return cls(ldexp(value, np.broadcast_to(-power, shifted.shape)), shifted)
+        finite = np.isfinite(top)
+        power = np.where(finite, np.frexp(top)[1], 0)
+        whole = np.where(top == 0.0, ZERO, np.where(finite, power + exponent, 0)).astype(np.int32)
+        return cls(ldexp(value, np.broadcast_to(-power, whole.shape)), whole)
 
     @property
     def hi(self) -> Array:
