@@ -102,6 +102,8 @@ class Pair:
         return type(self)(-self.hi, -self.lo)
 
     def __add__(self, other: Pair | ArrayLike) -> Pair:
+        if isinstance(other, Scaled):
+            return NotImplemented
         if not isinstance(other, Pair):
             s, e = two_sum(self.hi, other)
             return type(self)(*fast_two_sum(s, e + self.lo))
@@ -113,12 +115,14 @@ class Pair:
     __radd__ = __add__
 
     def __sub__(self, other: Pair | ArrayLike) -> Pair:
-        return self + (-other if isinstance(other, Pair) else -np.asarray(other, np.float64))
+        return self + (-other if isinstance(other, Pair | Scaled) else -np.asarray(other, np.float64))
 
     def __rsub__(self, other: Pair | ArrayLike) -> Pair:
-        return -self + other
+        return -self + Scaled.of(other)
 
     def __mul__(self, other: Pair | ArrayLike) -> Pair:
+        if isinstance(other, Scaled):
+            return NotImplemented
         if not isinstance(other, Pair):
             other = np.asarray(other, np.float64)
             p, e = two_product(self.hi, other)
@@ -129,6 +133,8 @@ class Pair:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Pair | ArrayLike) -> Pair:
+        if isinstance(other, Scaled):
+            return NotImplemented
         other = Pair.of(other)
         q = self.hi / other.hi
         r = Pair(other.hi, other.lo) * q
@@ -162,14 +168,151 @@ class Pair:
         return self.hi.shape
 
 
+ZERO = np.int32(-(2**20))
+"""The exponent of 0, below that of any product of a few numbers that are not 0."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaled:
+    """Numbers beyond the range of float64: ``mantissa * 2**exponent``.
+
+    Mantissas are arrays or pairs with high parts in [1/2, 1), 0, infinite or NaN. Operations are those of the mantissas
+    and round as these do, so a stage that is given such numbers computes what it always does, without over- and
+    underflow. Slow: `in_range` and `shift` make them where float64 may not be enough, and nowhere else.
+    """
+
+    mantissa: Numbers
+    exponent: Exponents
+
+    __array_ufunc__ = None  # an ndarray on the left hands the operation over
+
+    @classmethod
+    def of(cls, value: Numbers, exponent: Any = 0) -> Scaled:
+        """Return ``value * 2**exponent`` with mantissas as they are to be."""
+        if isinstance(value, Scaled):
+            value, exponent = value.mantissa, value.exponent + exponent
+        value = value if isinstance(value, Pair) else np.asarray(value, np.float64)
+        top = high(value)
+        finite = np.isfinite(top)
+        power = np.where(finite, np.frexp(top)[1], 0)
+        whole = np.where(top == 0.0, ZERO, np.where(finite, power + exponent, 0)).astype(np.int32)
+        return cls(ldexp(value, np.broadcast_to(-power, whole.shape)), whole)
+
+    @property
+    def hi(self) -> Array:
+        """The numbers rounded to float64; infinite or 0 where that cannot hold them."""
+        rounded: Array = np.ldexp(high(self.mantissa), self.exponent)
+        return rounded
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.hi, dtype)  # for whoever has no use for more
+
+    def rounded(self) -> Scaled:
+        """What is kept where 53 bits are enough."""
+        return Scaled(self.mantissa.rounded(), self.exponent) if isinstance(self.mantissa, Pair) else self
+
+    def log1p(self) -> Scaled:
+        """log(1 + the number), as accurate as that of the mantissas; of numbers below 2^-200 they themselves."""
+        tiny = self.exponent < -200
+        return Scaled.of(where(tiny, self.rounded(), plain(where(tiny, 0.0, self)).log1p()))
+
+    def __neg__(self) -> Scaled:
+        return Scaled(-self.mantissa, self.exponent)
+
+    def __add__(self, other: Numbers) -> Scaled:
+        other = Scaled.of(other)
+        exponent = np.maximum(self.exponent, other.exponent)
+        a, b = (ldexp(it.mantissa, it.exponent - exponent) for it in (self, other))
+        return Scaled.of(a + b, exponent)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Numbers) -> Scaled:
+        return self + -Scaled.of(other)
+
+    def __rsub__(self, other: Numbers) -> Scaled:
+        return -self + Scaled.of(other)
+
+    def __mul__(self, other: Numbers) -> Scaled:
+        other = Scaled.of(other)
+        return Scaled.of(self.mantissa * other.mantissa, self.exponent + other.exponent)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Numbers) -> Scaled:
+        other = Scaled.of(other)
+        return Scaled.of(self.mantissa / other.mantissa, self.exponent - other.exponent)
+
+    def __rtruediv__(self, other: Numbers) -> Scaled:
+        quotient: Scaled = Scaled.of(other) / self
+        return quotient
+
+    def __getitem__(self, index: Any) -> Scaled:
+        return Scaled(self.mantissa[index], self.exponent[index])
+
+    def __setitem__(self, index: Any, value: Numbers) -> None:
+        value = Scaled.of(value)
+        self.mantissa[index], self.exponent[index] = value.mantissa, value.exponent
+
+    def __len__(self) -> int:
+        return len(self.exponent)
+
+    def copy(self) -> Scaled:
+        """Return a copy of both parts."""
+        return Scaled(self.mantissa.copy(), self.exponent.copy())
+
+    @property
+    def T(self) -> Scaled:  # noqa: N802 (NumPy's name)
+        """Both parts transposed."""
+        return Scaled(self.mantissa.T, self.exponent.T)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of both parts."""
+        return self.exponent.shape
+
+
+def plain(a: Numbers) -> Numbers:
+    """Return numbers without their exponents, as far as float64 holds them."""
+    return ldexp(a.mantissa, a.exponent) if isinstance(a, Scaled) else a
+
+
+def in_range(a: Numbers, bits: int) -> bool:
+    """Whether all numbers that are neither 0 nor infinite nor NaN are from 2^-bits to 2^bits, and none is `Scaled`."""
+    if isinstance(a, Scaled):
+        return False
+    sizes = np.abs(high(a))
+    return not ((sizes > 2.0**bits) & (sizes < np.inf) | (sizes < 2.0**-bits) & (sizes > 0.0)).any()
+
+
+def shift(a: Numbers, exponent: Exponents) -> Numbers:
+    """Return ``a * 2**exponent`` of numbers that have room for 2^200, as `Scaled` where that is not enough."""
+    enough = (np.abs(exponent) <= 200) | (exponent == ZERO)
+    return ldexp(a if enough.all() else Scaled.of(a), exponent)
+
+
+def along(a: Scaled, axis: int) -> tuple[Numbers, Exponents]:
+    """Return ``(m, e)`` with ``a = m * 2**e`` and one e along an axis, the largest; it is 0 where all are 0."""
+    exponent = a.exponent.max(axis=axis, initial=ZERO, keepdims=True)
+    exponent = np.where(exponent == ZERO, np.int32(0), exponent)
+    return ldexp(a.mantissa, a.exponent - exponent), np.squeeze(exponent, axis)
+
+
 def wider(a: Pair, b: Any) -> type[Pair]:
     """Return the kind of pair that holds both."""
     return type(b) if isinstance(b, type(a)) else type(a)
 
 
-def high(a: Numbers) -> Array:
-    """Return numbers rounded to float64: the high part of a pair."""
-    rounded: Array = a.hi if isinstance(a, Pair) else a
+def high(a: Numbers) -> Any:
+    """Return numbers rounded to 53 bits: the high part of a pair."""
+    if isinstance(a, Scaled):
+        return Scaled(high(a.mantissa), a.exponent)
+    return a.hi if isinstance(a, Pair) else a
+
+
+def digits(a: Numbers) -> Array:
+    """Return numbers, or their mantissas, rounded to 53 bits: 0, infinite or NaN where the numbers are."""
+    rounded: Array = high(a.mantissa if isinstance(a, Scaled) else a)
     return rounded
 
 
@@ -183,14 +326,19 @@ def sqrt(a: Pair) -> Pair:
 
 def where(condition: NDArray[np.bool_], a: Numbers, b: Numbers) -> Any:
     """Choose between two, entry by entry."""
+    if isinstance(a, Scaled) or isinstance(b, Scaled):
+        a, b = Scaled.of(a), Scaled.of(b)
+        return Scaled(where(condition, a.mantissa, b.mantissa), np.where(condition, a.exponent, b.exponent))
     if not isinstance(a, Pair) and not isinstance(b, Pair):
         return np.where(condition, a, b)
     a, b = Pair.of(a), Pair.of(b)
     return wider(a, b)(np.where(condition, a.hi, b.hi), np.where(condition, a.lo, b.lo))
 
 
-def ldexp(a: Numbers, exponent: Exponents) -> Numbers:
+def ldexp(a: Numbers, exponent: Exponents | int) -> Numbers:
     """Return ``a * 2**exponent``, exact short of over- and underflow."""
+    if isinstance(a, Scaled):
+        return Scaled.of(a.mantissa, a.exponent + exponent)
     if not isinstance(a, Pair):
         return np.ldexp(a, exponent)
     return type(a)(np.ldexp(a.hi, exponent), np.ldexp(a.lo, exponent))
@@ -212,6 +360,8 @@ def integers(a: Array) -> tuple[NDArray[np.object_], int]:
 
 def spread(a: Numbers, shape: tuple[int, ...]) -> Numbers:
     """Broadcast to a shape, for reading."""
+    if isinstance(a, Scaled):
+        return Scaled(spread(a.mantissa, shape), np.broadcast_to(a.exponent, shape))
     if not isinstance(a, Pair):
         return np.broadcast_to(a, shape)
     return type(a)(np.broadcast_to(a.hi, shape), np.broadcast_to(a.lo, shape))
@@ -223,6 +373,8 @@ def scale_rows(rows: Numbers) -> tuple[Numbers, Exponents]:
     The scaling is exact for entries down to 2^-1022 of the largest of their row; smaller ones become subnormal, or 0.
     The exponent e has one entry a row, and is 0 for a row of zeros.
     """
+    if isinstance(rows, Scaled):
+        return along(rows, -1)
     _, exponent = np.frexp(np.abs(high(rows)).max(axis=-1, initial=0.0))
     return ldexp(rows, -exponent[..., None]), exponent
 
@@ -232,8 +384,11 @@ def unscale_rows(rows: Numbers, exponent: Exponents | None) -> Numbers:
     return rows if exponent is None or not exponent.any() else ldexp(rows, -exponent[:, None])
 
 
-def total(terms: Numbers, axis: int = -1) -> Pair:
+def total(terms: Numbers, axis: int = -1) -> Numbers:
     """Sum along an axis, halving it again and again: error at most 3u² ceil(log2 n) of the sum of |terms|."""
+    if isinstance(terms, Scaled):
+        aligned, exponent = along(terms, axis)
+        return Scaled.of(total(aligned, axis), exponent)
     if isinstance(terms, Pair):
         left = type(terms)(np.moveaxis(terms.hi, axis, 0), np.moveaxis(terms.lo, axis, 0))
     else:
@@ -253,6 +408,9 @@ def total(terms: Numbers, axis: int = -1) -> Pair:
 
 def rounded_total(terms: Numbers, axis: int = -1) -> Numbers:
     """Sum along an axis, rounded once; infinite and undefined terms, which have no error to carry, add up as ever."""
+    if isinstance(terms, Scaled):
+        aligned, exponent = along(terms, axis)
+        return Scaled.of(rounded_total(aligned, axis), exponent)
     with np.errstate(invalid="ignore"):
         exact, plain = total(terms, axis).rounded(), high(terms).sum(axis)
     return where(np.isfinite(plain), exact, plain)
@@ -262,7 +420,7 @@ def _join(a: Pair, b: Pair) -> Pair:
     return type(a)(np.concatenate([a.hi, b.hi]), np.concatenate([a.lo, b.lo]))
 
 
-def dot(a: Numbers, b: Numbers) -> Pair:
+def dot(a: Numbers, b: Numbers) -> Numbers:
     """Row by row inner product to the full width of a pair: error at most (5 + 3 ceil(log2 D)) u² of sum |a_i b_i|."""
     return total(Pair.of(a) * b)
 
@@ -322,7 +480,7 @@ def _in_blocks(a: Numbers, b: Numbers, product: Callable[[Any, Any], Pair]) -> P
     return summed
 
 
-def matmul(a: Numbers, b: Numbers) -> Pair:
+def matmul(a: Numbers, b: Numbers) -> Numbers:
     r"""Return ``a @ b.T`` as a pair, at the speed of a BLAS, by products of slices that it cannot round.
 
     Rows of a (M, K) and of b (P, K), in blocks of at most 1024 columns, are scaled by powers of two to entries of size
@@ -339,6 +497,9 @@ def matmul(a: Numbers, b: Numbers) -> Pair:
     in blocks of at most 512 columns, are cut as often as the bound takes to be below $2^{-96}$: n = 4 for K from 5 to
     512, ten products; the partial products are then added as pairs.
     """
+    if isinstance(a, Scaled) or isinstance(b, Scaled):
+        (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
+        return Scaled.of(matmul(a, b), a_exponent[:, None] + b_exponent)
 
     def product(a: Numbers, b: Numbers) -> Pair:
         (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
@@ -359,7 +520,7 @@ def matmul(a: Numbers, b: Numbers) -> Pair:
     return _in_blocks(a, b, product)
 
 
-def row_dot(a: Numbers, b: Numbers) -> Pair:
+def row_dot(a: Numbers, b: Numbers) -> Numbers:
     """Row by row inner product of rows with entries of size at most 1, as accurate as `matmul` and as cheap."""
     if isinstance(a, Pair):
         return dot(a, b)
@@ -378,6 +539,12 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
 
     Rows are added two by two within their label, as `total` does it, so labels do not share a scale.
     """
+    if isinstance(rows, Scaled):
+        present, place = np.unique(labels, return_inverse=True)
+        exponent = np.full(len(present), ZERO)
+        np.maximum.at(exponent, place, rows.exponent.max(axis=1))
+        aligned = ldexp(rows.mantissa, rows.exponent - exponent[place, None])
+        return present, Scaled.of(total_by_label(aligned, labels)[1], exponent[:, None])
     order = np.argsort(labels, kind="stable")
     labels = labels[order]
     first = np.flatnonzero(np.diff(labels, prepend=labels[:1] - 1))
@@ -417,6 +584,9 @@ def _constant(value: Fraction) -> Pair:
     return Pair(np.asarray(hi), np.asarray(lo))
 
 
+LOG_2 = _constant(
+    Fraction("0.69314718055994530941723212145817656807550013436025525412068000949339362196969471560586332699641868754")
+)
 _PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211707")
 PI = _constant(_PI)
 _HALF_PI = expansion(_PI / 2, 3)

@@ -19,7 +19,7 @@ import numpy as np
 from refloss import inputs
 from refloss.engines import Request, Spec, chain, contract
 from refloss.engines.chain import Step
-from refloss.error_free import Array, Pair
+from refloss.error_free import Array, Pair, plain
 from refloss.stages import angle, cross_entropy, margin, triplet
 from refloss.stages import log_softmax as log_softmax_stage
 from refloss.stages import softmax as softmax_stage
@@ -861,7 +861,7 @@ def log_softmax(z: Any, axis: int = -1) -> Array:
         For input that holds no real numbers or has no such axis.
     """
     rows, restore = inputs.along("z", z, axis)
-    log_p: Array = restore(log_softmax_stage.forward(Pair.of(rows))[0])
+    log_p: Array = restore(plain(log_softmax_stage.forward(Pair.of(rows))[0]))
     return log_p
 
 

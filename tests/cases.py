@@ -240,3 +240,140 @@ TRIPLETS: tuple[Any, ...] = (
     refloss.Triplet(squared=False, reduction="none"),
     refloss.Triplet(squared=False, m=0.0),
 )
+
+
+# ------------------------------------------------------------------------------------------- at the ends of the range
+
+_MANY = np.array([[0.3, -1.2, 0.7], [1.1, 0.4, -0.2]])
+_TWO = np.array([[1.0, 2.0], [3.0, 1.0]])
+
+BEYOND: dict[str, tuple[Any, Inputs, Any]] = {
+    "a mean of losses whose sum overflows": (refloss.CrossEntropy(), ([[0.0, 1.5e308]] * 2, [0, 0]), None),
+    "a gap that overflows, little of it wanted": (
+        refloss.CrossEntropy(label_smoothing=0.1),
+        ([[1e308, -1e308]], [0]),
+        None,
+    ),
+    "a mean of which a gap overflows": (refloss.CrossEntropy(), ([[1e308, -1e308], [1.0, 1.0]] * 2, [0, 1] * 2), 1e-9),
+    "a masked class beside a gap that overflows": (
+        refloss.CrossEntropy(class_weight=(1.0, 0.25, 1.0)),
+        ([[1e308, -1e308, -np.inf], [0.0, 1.0, 2.0]], [1, 0]),
+        None,
+    ),
+    "probabilities of 8e307": (refloss.CrossEntropy(), ([[0.0, 1.0]] * 2, [[8e307, 0.0]] * 2), None),
+    "probabilities of 8e307 at a confident class": (refloss.CrossEntropy(), ([[0.0, -30.0]], [[8e307, 1e290]]), None),
+    "probabilities of 1e-310": (refloss.CrossEntropy(), (_MANY, [[1e-310, 0.0, 3e-320], [0.0, 0.0, 0.0]]), 1e300),
+    "a probability of 1e-310 of a logit of -1e308": (refloss.CrossEntropy(), ([[0.0, -1e308]], [[1.0, 1e-310]]), None),
+    "weights of 1e300": (refloss.CrossEntropy(class_weight=(1e300, 1.7e308, 1.7e308)), (_MANY, [1, 2]), None),
+    "weights of 1e-300": (refloss.CrossEntropy(class_weight=(1e-300, 3e-310, 2.0)), (_MANY, [0, 1]), None),
+    "weights that a small one divides": (
+        refloss.CrossEntropy(class_weight=(1e-300, 1e-300, 1e8), label_smoothing=1e-8),
+        (_MANY, [0, 1]),
+        None,
+    ),
+    "a weight of 1e300 at a loss of e^-800": (
+        refloss.CrossEntropy(class_weight=(1e300, 1.0), reduction="sum"),
+        ([[0.0, -800.0]], [0]),
+        1e40,
+    ),
+    **{
+        f"label smoothing {smoothing}": (
+            refloss.CrossEntropy(label_smoothing=smoothing),
+            ([[0.0, 100.0, 3.0]], [1]),
+            None,
+        )
+        for smoothing in (5e-324, 1e-300, 1e-17, 1.0 - 1e-16, 1.0)
+    },
+    "upstream 1e308 at a probability of e^-800": (refloss.CrossEntropy(), ([[0.0, -800.0, -900.0]], [0]), 1e308),
+    "upstream 5e-324": (refloss.CrossEntropy(class_weight=(1e-20, 1e-20)), ([[0.0, 1.0]] * 3, [0] * 3), 5e-324),
+    "upstream of many sizes": (
+        refloss.SoftmaxLoss(reduction="none"),
+        (np.array([[1e-300, 2e-300], [1e290, -3e290], [1.0, 2.0]]), [[1.0, 2.0], [2.0, 1.0], [0.0, 0.0]], [0, 1, 2]),
+        np.array([1e300, -1e-300, 1e-320]),
+    ),
+    "x of length 1e-200, upstream -1e-200": (refloss.SoftmaxLoss(), (1e-200 * _TWO[:1], _TWO, [0]), -1e-200),
+    "x of length 1e-200, upstream -1e-200, directions": (
+        refloss.NormFace(s=4.0),
+        (1e-200 * _TWO[:1], _TWO, [0]),
+        -1e-200,
+    ),
+    "x of length 1e-200 as scale, upstream -1e-200": (
+        refloss.ModifiedSoftmax(),
+        (1e-200 * _TWO[:1], _TWO, [0]),
+        -1e-200,
+    ),
+    "x whose length overflows": (refloss.ModifiedSoftmax(), ([[1.7e308, -1.6e308]], _TWO, [0]), 1e-300),
+    "a scale of 1e308": (
+        refloss.NormFace(s=1e308),
+        ([[1.0, 0.5], [1.0, 0.0]], [[1.0, 0.3], [-1.0, 0.7]], [0, 1]),
+        None,
+    ),
+    "a scale of 5e-324": (refloss.ArcFace(s=5e-324), (1e-300 * _TWO, 1e-300 * _TWO, [0, 1]), 1e20),
+    "a long class that does not count beside a short one": (
+        refloss.SoftmaxLoss(class_weight=(1e-22, 1e280, 1.0), label_smoothing=0.5, reduction="none"),
+        ([[-5e-301]] * 2, [[0.0], [0.0], [2e-267]], [0, 1], [0.0, 0.0, -900.0]),
+        np.array([1e-90, 1e-250]),
+    ),
+    "classes of very different lengths next to x": (
+        refloss.NormFace(s=1000.0, class_weight=(1e-300, 1e-300, 1e-300), reduction="sum"),
+        ([[1e-300, 0.0]], [[1e300, 1e290], [2e-300, 1e-316], [1.0, 1e-300]], [0]),
+        1e-5,
+    ),
+    "every row ignored": (
+        refloss.SoftmaxLoss(reduction="none"),
+        ([[1.5e10]], [[-4e-28]], [-100], [-6.6e14]),
+        np.array([0.9]),
+    ),
+}
+"""Inputs whose losses or gradients fit where what leads to them over- or underflows: loss, inputs, upstream."""
+
+
+def extreme(random: Random) -> tuple[Any, Inputs, Any]:
+    """A loss, its inputs and an upstream gradient, of which any may be at the ends of its range."""
+    n, c, d = (int(size) for size in random.integers((1, 1, 1), (5, 6, 5)))
+    settings: dict[str, Any] = {
+        "reduction": _one_of(random, "mean", "sum", "none"),
+        "label_smoothing": _one_of(random, 0.0, 0.0, 0.1, 1e-17, 1.0 - 1e-16, 1.0, 1e-300),
+    }
+    if random.random() < 0.4:
+        sizes = random.uniform(0.3, 1.0, c) * _one_of(
+            random, 1.0, 1.7e308, 1e-310, 10.0 ** random.uniform(-300, 300, c)
+        )
+        settings["class_weight"] = tuple(sizes * random.integers(0, 3, c).clip(max=1))
+    shape = (n,) if settings["reduction"] == "none" else ()
+    upstream = random.uniform(-1.0, 1.0, shape) * _size(random)
+    y = random.integers(0, c, n)
+    y[random.random(n) < 0.05] = -100
+    kind = random.integers(5)
+    if kind < 2:
+        z = random.standard_normal((n, c)) * _one_of(
+            random, 1.0, 300.0, 1000.0, 1e5, 10.0 ** random.uniform(-320, 307, (n, 1))
+        )
+        z[random.random((n, c)) < 0.05] = _one_of(random, -np.inf, -np.inf, np.nan, np.inf)
+        soft = random.dirichlet(np.full(c, 0.3), n) * _one_of(random, 1.0, 8e307, 1e-310)
+        return refloss.CrossEntropy(**settings), (z, soft if kind else y), upstream
+    size, s = _size(random), _one_of(random, 1.0, 64.0, 2000.0, _size(random))
+    if kind == 2:
+        other = min(_one_of(random, 1.0, 100.0, 1000.0) / size, 1e307)
+        return refloss.SoftmaxLoss(**settings), (_rows(random, n, d, size), _rows(random, c, d, other), y), upstream
+    losses = refloss.ModifiedSoftmax(**settings), refloss.NormFace(s=s, **settings), refloss.ArcFace(s=s, **settings)
+    return _one_of(random, *losses), (_rows(random, n, d, size), _rows(random, c, d, _size(random)), y), upstream
+
+
+def _rows(random: Random, count: int, width: int, size: float) -> np.ndarray:
+    """Rows of about a size, or of many; none is of zeros."""
+    rows = random.uniform(-1.0, 1.0, (count, width)) * size
+    if random.random() < 0.4:
+        rows = rows * 10.0 ** random.uniform(-100.0, 0.0, (count, 1))
+    if random.random() < 0.2:
+        rows = rows * 10.0 ** random.uniform(-200.0, 0.0, (count, width))
+    rows[~rows.any(axis=1)] = 5e-324
+    return rows
+
+
+def _one_of(random: Random, *choices: Any) -> Any:
+    return choices[random.integers(len(choices))]
+
+
+def _size(random: Random) -> float:
+    return float(_one_of(random, 1.0, 1.0, 1e-300, 1e300, 1e-307, 1e307, 10.0 ** random.uniform(-300.0, 300.0)))

@@ -92,6 +92,32 @@ def against_exact(
         assert part <= 1.0, f"{loss}: {name} is off by {part:.3g} times what error_bound allows"
 
 
+def against_certified(loss: Any, *inputs: Any, upstream: Any = None, engine: str = "chain", **options: Any) -> None:
+    """Compare with engine "certified", for inputs at which mpmath's differences would take thousands of digits."""
+    result = loss.value_and_grad(*inputs, upstream=upstream, engine=engine, **options)
+    truth = loss.value_and_grad(*inputs, upstream=upstream, engine="certified")
+    bound = refloss.error_bound(loss, *inputs, upstream=upstream, engine=engine, **options)
+    most = float(np.finfo(options.get("dtype", np.float64)).max)
+    for name, *each in (
+        ("value", result[0], truth[0], bound[0]),
+        *zip(result[1]._fields, result[1], truth[1], bound[1], strict=True),
+    ):
+        part = 0.0 if each[0] is None else rounded_share(*each, most)
+        assert part <= 1.0, f"{loss}: {name} is off by {part:.3g} times what error_bound allows"
+
+
+def rounded_share(found: Any, truth: Any, bound: Any, most: float = float(np.finfo(np.float64).max)) -> float:
+    """The largest error as a part of its bound, where the truth is rounded; beyond `most` all is infinite."""
+    found, truth, bound = (np.asarray(it, np.float64) for it in (found, truth, bound))
+    with np.errstate(all="ignore"):
+        ours, true = np.clip(found, -most, most), np.clip(truth, -most, most)
+        own = np.abs(true) * U
+        error = np.maximum(np.abs(ours / 4.0 - true / 4.0) * 4.0 - own, 0.0)
+        part = np.where(error > 0.0, error / bound, 0.0)
+    part = np.where(np.isnan(truth) != np.isnan(found), np.inf, np.where(np.isnan(truth), 0.0, part))
+    return float(part.max(initial=0.0))
+
+
 def against_exact_vjp(
     function: Any, arrays: Any, upstream: Any, found: Any, allowed: float, *, terms: Any = None, digits: int = 150
 ) -> None:

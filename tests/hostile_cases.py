@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import refloss
+from checks import rounded_share as share
 
 Random = np.random.Generator
 LARGEST = np.finfo(np.float64).max
@@ -321,15 +322,3 @@ def outcome(case: Case, engine: str, truth: Any) -> Outcome:
     most = float(np.finfo(options.get("dtype", np.float64)).max)
     pairs = [(a, b, c) for a, b, c in zip(found[1], truth[1], bound[1], strict=True) if a is not None]
     return Outcome(share(found[0], truth[0], bound[0], most), max(share(*each, most) for each in pairs))
-
-
-def share(found: Any, truth: Any, bound: Any, most: float) -> float:
-    """The largest error as a part of its bound. The truth is rounded; beyond the largest number all is infinite."""
-    found, truth, bound = (np.asarray(it, np.float64) for it in (found, truth, bound))
-    with np.errstate(all="ignore"):
-        ours, true = np.clip(found, -most, most), np.clip(truth, -most, most)
-        own = np.spacing(np.abs(true)) / 2.0
-        error = np.maximum(np.abs(ours / 4.0 - true / 4.0) * 4.0 - own, 0.0)
-        part = np.where(error > 0.0, error / bound, 0.0)
-    part = np.where(np.isnan(truth) != np.isnan(found), np.inf, np.where(np.isnan(truth), 0.0, part))
-    return float(part.max(initial=0.0))

@@ -188,7 +188,7 @@ def test_exactly_parallel_vectors_have_exactly_0_or_pi_and_no_tangents(x, w, sig
     assert (found.sin.hi.tolist(), found.sin.lo.tolist()) == ([0.0], [0.0])
     assert not saved.tangent_x.any()
     assert not saved.tangent_w.any()
-    to_x, to_w = angle.backward(np.ones(1), saved)
+    to_x, to_w = map(np.asarray, angle.backward(np.ones(1), saved))
     assert not to_x.any()
     assert not to_w.any()
 

@@ -144,3 +144,27 @@ def test_ties_of_huge_logits():
     value, gradient = refloss.ModifiedSoftmax().value_and_grad(x, w, [0])
     assert np.isfinite(value)
     assert np.isfinite(gradient.x).all()
+
+
+# ------------------------------------------------------------------------------------------- at the ends of the range
+
+
+@pytest.mark.parametrize("engine", ["chain", "certified"])
+@pytest.mark.parametrize("name", cases.BEYOND)
+def test_what_fits_comes_out_whatever_overflows_on_the_way(name, engine):
+    loss, inputs, upstream = cases.BEYOND[name]
+    checks.against_certified(loss, *inputs, upstream=upstream, engine=engine)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_extreme_inputs_keep_the_contract(seed):
+    loss, inputs, upstream = cases.extreme(np.random.default_rng(seed))
+    checks.against_certified(loss, *inputs, upstream=upstream)
+
+
+def test_a_trace_at_the_ends_of_the_range_holds_plain_numbers():
+    loss, inputs, upstream = cases.BEYOND["x of length 1e-200, upstream -1e-200, directions"]
+    steps, (_, gradients) = loss.trace(*inputs, upstream=upstream), loss.value_and_grad(*inputs, upstream=upstream)
+    assert all(isinstance(step.gradient, np.ndarray) for name, step in steps.items() if "normalize" not in name)
+    assert all(isinstance(part, np.ndarray) for part in steps["normalize_x"].gradient)
+    assert np.abs(gradients.x).max() > 1e-2

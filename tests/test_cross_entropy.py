@@ -26,7 +26,7 @@ def both_stages(loss, z, y, upstream=1.0):
     targets = targets_of(np.asarray(y), log_p.shape[1], settings)
     value, of_cross_entropy = cross_entropy.forward(log_p, targets, settings.reduction)
     back = cross_entropy.backward(np.asarray(upstream), of_cross_entropy)
-    return value, {"z": log_softmax.backward(back, of_log_softmax)}
+    return value, {"z": np.asarray(log_softmax.backward(back, of_log_softmax))}
 
 
 def check(loss, z, y, upstream=1.0):
@@ -124,6 +124,60 @@ def test_special_rows(z, y, value, gradient):
         found, gradients = both_stages(refloss.CrossEntropy(reduction="sum"), np.array([z]), [y])
     assert np.allclose(found, value, rtol=8.0 * checks.U, atol=0.0, equal_nan=True)
     assert np.allclose(gradients["z"], [gradient], rtol=8.0 * checks.U, atol=0.0, equal_nan=True)
+
+
+ENGINES = ("chain", "dd", "certified")
+SPOILT = [[NAN, 1.0, 2.0], [1.0, NAN, 2.0], [INF, 1.0, 2.0], [1.0, INF, -INF], [INF, INF, 0.0], [-INF, -INF, -INF]]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("row", SPOILT, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_row_without_probabilities_is_nan_whatever_it_weighs(row, reduction, engine):
+    """As in PyTorch: at a class of weight 0, at probabilities of 0, with smoothing; in the gradient too."""
+    z = np.array([row, [1.0, 1.0, 1.0]])
+    for y in (np.array([0, 2]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])):
+        for smoothing in (0.0, 0.1):
+            for weights in (None, (0.0, 1.0, 1.0)):
+                loss = refloss.CrossEntropy(class_weight=weights, label_smoothing=smoothing, reduction=reduction)
+                value, grad = loss.value_and_grad(z, y, engine=engine)
+                assert np.isnan(value if reduction != "none" else value[0])
+                assert reduction != "none" or np.isfinite(value[1])
+                assert np.isnan(grad.z[0]).all()
+                assert np.isfinite(grad.z[1]).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("row", SPOILT, ids=str)
+def test_an_ignored_row_may_be_anything(row, engine):
+    loss = refloss.CrossEntropy(class_weight=(0.0, 1.0, 1.0), reduction="sum")
+    value, grad = loss.value_and_grad([row, [1.0, 1.0, 1.0]], [-100, 2], engine=engine)
+    assert abs(value - math.log(3.0)) <= 8.0 * checks.U * math.log(3.0)
+    assert not grad.z[0].any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_target_of_0_contributes_0_at_a_masked_class(engine):
+    """PyTorch has NaN here: 0 times infinity."""
+    loss = refloss.CrossEntropy(class_weight=(0.0, 1.0, 1.0), reduction="none")
+    value, grad = loss.value_and_grad([[-INF, 1.0, 2.0]], [0], engine=engine)
+    assert value.tolist() == [0.0]
+    assert not grad.z.any()
+    value = refloss.CrossEntropy(reduction="none")([[-INF, 1.0, 1.0]], [[0.0, 1.0, 0.0]], engine=engine)
+    assert np.abs(value - math.log(2.0)) <= 8.0 * checks.U * math.log(2.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_overflow_on_the_way_to_a_number_that_fits(engine):
+    """8u; where two u are 1e307 off the end, that is exact."""
+    for loss, z, y, value in (
+        (refloss.CrossEntropy(), [[0.0, 1.5e308]] * 2, [0, 0], 1.5e308),
+        (refloss.CrossEntropy(label_smoothing=0.1), [[1e308, -1e308]], [0], 1e307),
+        (refloss.CrossEntropy(), [[0.0, 0.0]], [[8e307, 8e307]], 16e307 * math.log(2.0)),
+        (refloss.CrossEntropy(class_weight=(1.7e308, 1.7e308)), [[0.0, 0.0]] * 3, [0, 1, 1], math.log(2.0)),
+        (refloss.CrossEntropy(class_weight=(5e-324, 5e-324)), [[0.0, 0.0]] * 3, [0, 1, 1], math.log(2.0)),
+    ):
+        assert abs(loss(z, y, engine=engine) - value) <= 8.0 * checks.U * value
 
 
 def test_a_special_row_spoils_no_other():

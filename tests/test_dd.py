@@ -275,3 +275,24 @@ def test_values_alone_are_those_that_come_with_gradients():
         assert np.array_equal(loss(*inputs, engine="dd"), loss.value_and_grad(*inputs, engine="dd")[0])
     z, y = random.standard_normal((3, 4)), [0, 1, 2]
     assert refloss.CrossEntropy()(z, y, engine="dd") == refloss.CrossEntropy().value_and_grad(z, y, engine="dd")[0]
+
+
+@pytest.mark.parametrize("name", cases.BEYOND)
+def test_what_fits_comes_out_whatever_overflows_on_the_way(name):
+    loss, inputs, upstream = cases.BEYOND[name]
+    checks.against_certified(loss, *inputs, upstream=upstream, engine="dd")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_extreme_inputs_keep_the_contract(seed):
+    loss, inputs, upstream = cases.extreme(np.random.default_rng(seed))
+    checks.against_certified(loss, *inputs, upstream=upstream, engine="dd")
+
+
+@pytest.mark.parametrize("name", ["upstream of many sizes", "classes of very different lengths next to x"])
+def test_blocks_change_nothing_at_the_ends_of_the_range(name, monkeypatch):
+    from refloss.engines import dd
+
+    blocks, (loss, inputs, upstream) = dd._blocks, cases.BEYOND[name]
+    monkeypatch.setattr(dd, "_blocks", lambda count, width, entries: blocks(count, width, width))
+    checks.against_certified(loss, *inputs, upstream=upstream, engine="dd")

@@ -19,20 +19,29 @@ from refloss.error_free import (
     DEEPEST,
     LONGEST,
     PI,
+    ZERO,
     Pair,
+    Scaled,
     cuts,
+    digits,
     direction,
     dot,
     fast_two_sum,
     frexp,
+    high,
+    in_range,
     integers,
     ldexp,
     leaves,
     matmul,
+    plain,
+    rounded_total,
     row_dot,
     scale_rows,
+    shift,
     shown,
     sin_cos,
+    spread,
     sqrt,
     total,
     total_by_label,
@@ -734,3 +743,131 @@ def test_lists_that_no_array_holds_are_refused():
     for deeper in ([deep], nested()):
         with pytest.raises(ValueError, match=f"^its lists are nested more than {DEEPEST} levels deep$"):
             list(leaves(deeper))
+
+
+# ------------------------------------------------------------------------------- numbers beyond the range of float64
+
+
+def true(scaled):
+    """The numbers as rationals, in a list."""
+    m = scaled.mantissa
+    parts = (m.hi, m.lo) if isinstance(m, Pair) else (m, np.zeros_like(m))
+    return [
+        (Fraction(float(hi)) + Fraction(float(lo))) * Fraction(2) ** int(e)
+        for hi, lo, e in zip(*map(np.ravel, (*parts, scaled.exponent)), strict=True)
+    ]
+
+
+def scaled_numbers(seed, shape=(40,), pairs_of=False):
+    rng = np.random.default_rng(seed)
+    hi = rng.uniform(-1.0, 1.0, shape)
+    value = Pair(*two_sum(hi, hi * rng.uniform(-1.0, 1.0, shape) * 2.0**-54)) if pairs_of else hi
+    return Scaled.of(value, rng.integers(-5000, 5000, shape)), value
+
+
+@pytest.mark.parametrize("pairs_of", [False, True])
+def test_scaled_numbers_compute_as_their_mantissas_do(pairs_of):
+    """2u of an operation on arrays, 20u² of one on pairs; a sum relative to its terms, for of what is small bits go."""
+    a, b = (scaled_numbers(seed, pairs_of=pairs_of)[0] for seed in (1, 2))
+    b = where(np.arange(40) % 2 == 0, b, ldexp(b, a.exponent - b.exponent))  # and some that can be added to a
+    roundoff = 20 * U**2 if pairs_of else 2 * U
+    exact_a, exact_b = true(a), true(b)
+    for found, operation in ((a * b, "*"), (a / b, "/"), (a + b, "+"), (a - b, "-"), (-a, "n"), (a.rounded(), "r")):
+        for f, x, y in zip(true(found), exact_a, exact_b, strict=True):
+            truth = {"*": x * y, "/": x / y, "+": x + y, "-": x - y, "n": -x, "r": x}[operation]
+            size = abs(x) + abs(y) if operation in "+-" else abs(truth)
+            limit = U if operation == "r" else roundoff
+            assert abs(f - truth) <= limit * size
+    assert ((np.abs(digits(a * b)) >= 0.5) & (np.abs(digits(a * b)) <= 1.0)).all()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Pair.of], ids=["array", "Pair"])
+def test_scaled_numbers_beside_others(kind):
+    a, (other, numbers_) = ldexp(Scaled.of(np.array([0.5, 4.0])), 3000), (kind([2.0, 8.0]), [Fraction(2), Fraction(8)])
+    x = true(a)
+    for found, truth in (
+        (other * a, [p * q for p, q in zip(x, numbers_, strict=True)]),
+        (other / a, [q / p for p, q in zip(x, numbers_, strict=True)]),
+        (ldexp(a, -3000) + other, [Fraction(5, 2), Fraction(12)]),
+        (other + ldexp(a, -3000), [Fraction(5, 2), Fraction(12)]),
+        (other - ldexp(a, -3000), [Fraction(3, 2), Fraction(4)]),
+    ):
+        assert isinstance(found, Scaled)
+        assert true(found) == truth
+
+
+def test_scaled_numbers_that_are_0_or_not_finite():
+    a = Scaled.of([0.0, np.inf, -np.inf, np.nan, 5e-324], 10)
+    assert a.exponent.tolist() == [ZERO, 0, 0, 0, -1073 + 10]
+    assert np.array_equal(np.asarray(a), [0.0, np.inf, -np.inf, np.nan, 1024 * 5e-324], equal_nan=True)
+    assert np.array_equal(
+        (a + ldexp(Scaled.of(1.0), 5000)).mantissa, [0.5, np.inf, -np.inf, np.nan, 0.5], equal_nan=True
+    )
+    assert np.array_equal((a * a).hi, [0.0, np.inf, np.inf, np.nan, 0.0], equal_nan=True)
+    assert true((a * a)[-1:]) == [Fraction(1024 * 5e-324) ** 2]
+
+
+def test_scaled_numbers_are_arrays_in_the_rest():
+    a, values = scaled_numbers(3, (4, 3))
+    rows = a.copy()
+    rows[1] = 2.0
+    rows[2] = np.array([3.0, 0.0, -1.0])
+    assert np.asarray(rows[1:3]).tolist() == [[2.0] * 3, [3.0, 0.0, -1.0]]
+    assert true(rows[3]) == true(a[3])
+    assert a.shape == (4, 3)
+    assert len(a) == 4
+    assert true(a.T) == true(a[:, [0]]) + true(a[:, [1]]) + true(a[:, [2]])
+    assert true(spread(a[0], (2, 3))) == 2 * true(a[0])
+    pair = Scaled.of(Pair(values, values * 2.0**-60), a.exponent)
+    assert true(high(pair)) == true(Scaled.of(values, a.exponent))
+    assert plain(values) is values
+    assert np.array_equal(plain(Scaled.of(pair.mantissa)).lo, pair.mantissa.lo)
+    assert np.asarray(rows[1], np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize("pairs_of", [False, True])
+def test_sums_and_products_of_scaled_numbers(pairs_of):
+    """To a power of two of the whole sum, the sums of what was scaled by that: the same bits."""
+    a, value = scaled_numbers(4, (5, 6), pairs_of)
+    a = Scaled.of(value, a.exponent[:, :1])
+    b = np.random.default_rng(5).uniform(-1.0, 1.0, (3, 6))
+    power = np.ravel(np.broadcast_to(a.exponent.max(axis=1), 5))
+    for found, plainly in (
+        (total(a), total(value)),
+        (rounded_total(a), rounded_total(value)),
+        (matmul(a, b), matmul(value, b)),
+        (matmul(b, a).T, matmul(b, value).T),
+    ):
+        shifts = (a.exponent[:, 0] - Scaled.of(value).exponent[:, 0]).reshape(-1, *[1] * (len(found.shape) - 1))
+        assert true(found) == true(Scaled.of(plainly, shifts))
+    assert power.shape == (5,)
+    labels = np.array([2, 0, 2, 0, 7])
+    present, summed = total_by_label(a, labels)
+    assert present.tolist() == [0, 2, 7]
+    for label, row in zip(present, summed, strict=True):
+        rows = [true(a[n]) for n in np.flatnonzero(labels == label)]
+        size = max(abs(entry) for row_ in rows for entry in row_)
+        for found, terms in zip(true(row), zip(*rows, strict=True), strict=True):
+            assert abs(found - sum(terms)) <= 2 * U * size
+    scaled, exponent = scale_rows(a)
+    assert true(Scaled.of(scaled, exponent[:, None])) == true(a)
+    assert scale_rows(Scaled.of(np.zeros((1, 2))))[1].tolist() == [0]
+
+
+def test_log1p_of_scaled_numbers():
+    a = Scaled.of(Pair.of(np.array([0.75, 0.75, 0.75, 0.0])), np.array([0, -190, -3000, 0]))
+    found = a.log1p()
+    assert true(found)[1:] == [Fraction(3, 4) / 2**190, Fraction(3, 4) / 2**3000, 0]
+    assert np.asarray(found)[0] == np.log1p(0.75)
+
+
+def test_where_float64_is_enough():
+    a = np.array([1.0, 0.0, np.inf, np.nan, -4.0])
+    assert in_range(a, 2)
+    assert not in_range(a, 1)
+    assert not in_range(np.array([0.2]), 2)
+    assert not in_range(Scaled.of(a), 2)
+    for exponent, type_ in ((200, np.ndarray), (-200, np.ndarray), (ZERO, np.ndarray), (201, Scaled), (-201, Scaled)):
+        found = shift(np.array([1.0]), np.array([exponent]))
+        assert isinstance(found, type_)
+        assert np.asarray(found) == (0.0 if exponent == ZERO else 2.0**exponent)

@@ -17,7 +17,7 @@ import numpy as np
 
 from refloss.engines import Arrays, Spec, contract, dd, without_ignored
 from refloss.engines.contract import Promise, log2_lengths
-from refloss.error_free import Array, Pair, high, scale_rows, u
+from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain, u
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 Bounds = tuple[Array, dict[str, Array]]
@@ -62,6 +62,12 @@ class _Call(NamedTuple):
         return np.asarray(np.where(np.isnan(found), np.inf, found))
 
 
+def _log(a: Numbers) -> Array:
+    """Return the binary logarithm of |a|."""
+    logs: Array = np.log2(np.abs(digits(a)))
+    return np.asarray(np.where(digits(a) == 0.0, -np.inf, logs + a.exponent)) if isinstance(a, Scaled) else logs
+
+
 def _sum(logs: Array, axis: int) -> Array:
     """Add up numbers given by their logarithms."""
     return np.asarray(np.logaddexp2.reduce(logs, axis=axis, initial=-np.inf))
@@ -96,16 +102,15 @@ def _cross_entropy(call: _Call, z: Pair) -> _Rows:
     log_p, saved = log_softmax.forward(z)
     weights = cross_entropy.weights(y, z.shape[1], settings)
     t, divisor = cross_entropy.targets(y, weights, settings.label_smoothing)
-    share = -np.log2(np.abs(high(divisor))) if settings.reduction == "mean" else 0.0
-    coefficient = np.broadcast_to(np.log2(np.abs(call.upstream)) + share, len(y))
-    t, exponent = scale_rows(np.abs(t))
-    log_t = np.log2(t) + exponent[:, None].astype(np.float64)
+    share = -_log(divisor) if settings.reduction == "mean" else 0.0
+    coefficient = np.broadcast_to(_log(call.upstream) + share, len(y))
+    log_t = _log(t)
     whole = _sum(log_t, 1)
 
     relative = promised.value
     known = relative < 0.5
     rounding = np.log2(16.0 * float(np.finfo(call.dtype).eps))
-    loss = _sum(_times(log_t, np.log2(np.abs(high(log_p)))), 1)
+    loss = _sum(_times(log_t, _log(log_p)), 1)
     of_loss = np.where(
         known,
         np.log2(relative / (1.0 - relative)) + loss,
@@ -114,10 +119,10 @@ def _cross_entropy(call: _Call, z: Pair) -> _Rows:
     of_loss = np.logaddexp2(of_loss, whole + call.least)
     value = of_loss if settings.reduction == "none" else _sum(of_loss, 0) + share
 
-    log_p2 = high(log_p) / np.log(2.0)
+    log_p2 = plain(high(log_p)) / np.log(2.0)
     if y.ndim == 1 and not settings.label_smoothing:
         label = np.arange(z.shape[1]) == y[:, None]
-        terms = whole[:, None] + np.where(label, np.log2(high(saved.q)), log_p2)
+        terms = whole[:, None] + np.where(label, _log(saved.q), log_p2)
     else:
         terms = np.logaddexp2(log_t, whole[:, None] + log_p2)
     terms = np.where((promised.gradient < 0.5)[:, None], terms, whole[:, None])
@@ -170,7 +175,7 @@ def _margin(call: _Call) -> Bounds:
     pull = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
     to_x = _sum(pull, 1) - length
     if spec.scale is None:
-        to_x = np.logaddexp2(to_x, _sum(_times(rows.error, np.log2(np.abs(high(of_logits.f)))), 1))
+        to_x = np.logaddexp2(to_x, _sum(_times(rows.error, _log(of_logits.f)), 1))
     return _by_row(call, rows.value, {"x": to_x, "w": _sum(pull, 0) - log2_lengths(w)})
 
 
@@ -194,7 +199,7 @@ def _triplet(call: _Call) -> Bounds:
         2.0 + log2_lengths(anchor / 2.0 - other / 2.0) if settings.squared else np.zeros(len(anchor))
         for other in others
     )
-    above = np.log2(np.abs(call.upstream)) + share + np.log2(promised.gradient)
+    above = _log(call.upstream) + share + np.log2(promised.gradient)
     ends = {"anchor": np.logaddexp2(near, far), "positive": near, "negative": far}
     value, found = _by_row(
         call,

@@ -17,7 +17,7 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Spec, without_ignored
-from refloss.error_free import Array, Integers, Pair, frexp, ldexp, total_by_label
+from refloss.error_free import Array, Integers, Numbers, Pair, Scaled, frexp, ldexp, plain, total_by_label
 from refloss.stages import (
     angle,
     cosine,
@@ -90,13 +90,18 @@ def _walk(spec: Spec, arrays: Arrays, upstream: Array | None) -> _Walk:
         outputs, saved = down(spec, some)
         gradients, of_inputs = ({}, {}) if above is None else up(spec, above, saved)
 
+        found = [{name: _plain(part) for name, part in parts.items()} for parts in (outputs, gradients, of_inputs)]
+
     def back(name: str, part: Any) -> Any:
         if isinstance(part, Normalized):
             return Normalized(restored(name, part.unit), restored(name, part.norm))
         return restored(name, part)
 
-    found = (outputs, gradients, of_inputs)
     return _Walk(*({name: back(name, part) for name, part in parts.items()} for parts in found))
+
+
+def _plain(part: Any) -> Any:
+    return Normalized(*map(plain, part)) if isinstance(part, Normalized) else plain(part)
 
 
 # ---------------------------------------------------------------------------------------- cross entropy on given logits
@@ -177,7 +182,7 @@ def _margin_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gr
     target_x, target_w = angle.backward(theta, saved["angle"])
     unit_x, unit_w = cosine.backward(c, saved["cosine"])
     if spec.scale is not None:
-        scale = np.zeros_like(scale)
+        scale = np.zeros(len(z))
     x = normalize.backward(unit_x, saved["normalize_x"], scale) + target_x
     w = normalize.backward(unit_w, saved["normalize_w"]) + _by_class(target_w, saved["logits"].y, len(unit_w))
     gradients |= {
@@ -191,12 +196,13 @@ def _margin_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gr
     return gradients, {"x": x, "w": w}
 
 
-def _by_class(rows: Array, y: Integers, classes: int) -> Array:
+def _by_class(rows: Numbers, y: Integers, classes: int) -> Numbers:
     """Add up the rows of every class: backward of taking w[y]."""
-    out = np.zeros((classes, rows.shape[1]))
     present, summed = total_by_label(rows, y)
-    out[present] = summed
-    return out
+    out = np.zeros((classes, rows.shape[1]))
+    whole = Scaled.of(out) if isinstance(summed, Scaled) else out
+    whole[present] = summed
+    return whole
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet

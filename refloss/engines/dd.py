@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from refloss import inputs
 from refloss.engines import Arrays, Spec, kernels, without_ignored
-from refloss.error_free import Array, Integers, Pair, frexp, total_by_label
+from refloss.error_free import Array, Integers, Numbers, Pair, Scaled, frexp, plain, total_by_label
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 
@@ -51,17 +51,17 @@ class DoubleDouble(Pair):
         return DoubleDouble(np.where(finite, exact.hi, self.hi), np.where(finite, exact.lo, 0.0))
 
     def __add__(self, other: Pair | ArrayLike) -> DoubleDouble:
-        return _broadcast(kernels.add, self, other)
+        return NotImplemented if isinstance(other, Scaled) else _broadcast(kernels.add, self, other)
 
     __radd__ = __add__
 
     def __mul__(self, other: Pair | ArrayLike) -> DoubleDouble:
-        return _broadcast(kernels.multiply, self, other)
+        return NotImplemented if isinstance(other, Scaled) else _broadcast(kernels.multiply, self, other)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Pair | ArrayLike) -> DoubleDouble:
-        return _broadcast(kernels.divide, self, other)
+        return NotImplemented if isinstance(other, Scaled) else _broadcast(kernels.divide, self, other)
 
     def __rtruediv__(self, other: Pair | ArrayLike) -> DoubleDouble:
         return _broadcast(kernels.divide, other, self)
@@ -125,7 +125,14 @@ def _zeros(*shape: int) -> DoubleDouble:
     return DoubleDouble(np.zeros(shape), np.zeros(shape))
 
 
-_Up: TypeAlias = Callable[[Pair], None]
+def _put(into: Numbers, index: Any, part: Numbers) -> Numbers:
+    """Write some entries; what comes back has room for them."""
+    into = Scaled.of(into) if isinstance(part, Scaled) else into
+    into[index] = part
+    return into
+
+
+_Up: TypeAlias = Callable[[Numbers], None]
 
 
 def _loss(
@@ -141,14 +148,15 @@ def _loss(
     """
     settings = spec.cross_entropy
     weights = cross_entropy.weights(y, classes, settings, DoubleDouble)
-    losses = _zeros(len(y))
+    losses: Numbers = _zeros(len(y))
     for rows in _blocks(len(y), classes, 2**16):
         z, up = down(rows)
         log_p, of_log_softmax = log_softmax.forward(z)
         targets = cross_entropy.targets(y[rows], weights, settings.label_smoothing, DoubleDouble)
-        losses[rows], of_cross_entropy = cross_entropy.forward(log_p, targets, "none")
+        losses = _put(losses, rows, cross_entropy.row_losses(log_p, targets.t))
         if upstream is not None:
             of_rows = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, len(y))[rows]
+            of_cross_entropy = cross_entropy.Saved(targets, "none")
             up(log_softmax.backward(cross_entropy.backward(of_rows, of_cross_entropy), of_log_softmax))
     return DoubleDouble.of(cross_entropy.reduce(losses, settings.reduction, weights.divisor))
 
@@ -158,7 +166,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     gradient = np.zeros_like(z)
 
     def down(rows: slice) -> tuple[Pair, _Up]:
-        def up(dz: Pair) -> None:
+        def up(dz: Numbers) -> None:
             gradient[rows] = dz.hi
 
         return DoubleDouble.of(z[rows]), up
@@ -168,24 +176,26 @@ def _logits(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
 
 def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, b = DoubleDouble.of(arrays["x"]), arrays["w"], arrays.get("b")
-    z = _zeros(len(x), len(w))  # and then their gradient
+    z: Numbers = _zeros(len(x), len(w))  # and then their gradient
     for block in _classes(x.hi, w):
         z[:, block], _ = linear.forward(x, DoubleDouble.of(w[block]), None if b is None else b[block])
     inputs.logits_fit(z.hi)
 
     def down(rows: slice) -> tuple[Pair, _Up]:
-        def up(dz: Pair) -> None:
-            z[rows] = dz
+        def up(dz: Numbers) -> None:
+            nonlocal z
+            z = _put(z, rows, dz)
 
-        return z[rows], up
+        return plain(z[rows]), up
 
     loss = _loss(spec, arrays["y"], len(w), upstream, down)
     if upstream is None:
         return loss, {}
-    to_x, to_w, to_b = _zeros(*x.shape), np.zeros_like(w), np.zeros(len(w))
+    to_x: Numbers = _zeros(*x.shape)
+    to_w, to_b = np.zeros_like(w), np.zeros(len(w))
     for block in _classes(x.hi, w):
         part, of_w, of_b = linear.backward(z[:, block], linear.Saved(x, DoubleDouble.of(w[block])))
-        to_x += part
+        to_x = to_x + part
         to_w[block], to_b[block] = of_w.hi, of_b.hi
     return loss, {"x": to_x.hi, "w": to_w, "b": to_b}
 
@@ -193,7 +203,7 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
 def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     to_x = normalize.forward(DoubleDouble.of(x))
-    c = _zeros(len(x), len(w))  # the cosines, and then their gradient
+    c: Numbers = _zeros(len(x), len(w))  # the cosines, and then their gradient
     for block in _classes(x, w):
         c[:, block], _ = cosine.forward(to_x, normalize.forward(DoubleDouble.of(w[block])))
     theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
@@ -204,14 +214,17 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         scale = DoubleDouble.of(mantissa)
     near = _nearly_parallel(c, y)
-    of_psi, of_scale = _zeros(len(y)), _zeros(len(y))
+    of_psi: Numbers = _zeros(len(y))
+    of_scale: Numbers = _zeros(len(y))
 
     def down(rows: slice) -> tuple[Pair, _Up]:
-        z, of_logits = logits.forward(c[rows], psi[rows], y[rows], scale[rows], exponent[rows])
+        z, of_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
         inputs.logits_fit(z.hi)
 
-        def up(dz: Pair) -> None:
-            c[rows], of_psi[rows], of_scale[rows] = logits.backward(dz, of_logits)
+        def up(dz: Numbers) -> None:
+            nonlocal c, of_psi, of_scale
+            of_c, of_target, of_length = logits.backward(dz, of_logits)
+            c, of_psi, of_scale = _put(c, rows, of_c), _put(of_psi, rows, of_target), _put(of_scale, rows, of_length)
 
         return z, up
 
@@ -246,7 +259,7 @@ def _nearly_parallel(c: DoubleDouble, y: Integers) -> _Places:
     return _Places(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-def _by_angle(x: Array, w: Array, dc: DoubleDouble) -> tuple[DoubleDouble, DoubleDouble]:
+def _by_angle(x: Array, w: Array, dc: Numbers) -> tuple[Numbers, Numbers]:
     """Carry the gradients of cosines of pairs of rows back as if they were targets, without a margin."""
     theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
     _, of_margin = margin.forward(theta, margin.Margin())
@@ -256,31 +269,31 @@ def _by_angle(x: Array, w: Array, dc: DoubleDouble) -> tuple[DoubleDouble, Doubl
 class _Narrow:
     """Gradients of those pairs of a sample and a class that go through their angle, added up."""
 
-    def __init__(self, x: DoubleDouble, classes: Integers, width: int) -> None:
-        self.x, self.classes, self.w = x, classes, _zeros(len(classes), width)
+    def __init__(self, x: Numbers, classes: Integers, width: int) -> None:
+        self.x, self.classes = x, classes
+        self.w: Numbers = _zeros(len(classes), width)
 
-    def add(self, n: Integers, k: Integers, dx: DoubleDouble, dw: DoubleDouble) -> None:
+    def add(self, n: Integers, k: Integers, dx: Numbers, dw: Numbers) -> None:
         """Add gradients of rows n of x and k of w."""
-        for into, order, labels, rows in ((self.x, np.arange(len(self.x)), n, dx), (self.w, self.classes, k, dw)):
-            present, summed = total_by_label(rows, labels)
-            at = np.searchsorted(order, present)
-            into[at] = into[at] + summed
+        (n, dx), (k, dw) = total_by_label(dx, n), total_by_label(dw, k)
+        at = np.searchsorted(self.classes, k)
+        self.x, self.w = _put(self.x, n, self.x[n] + dx), _put(self.w, at, self.w[at] + dw)
 
 
 def _wide_back(
-    dc: DoubleDouble, to_x: normalize.Directions, w: Array, narrow: _Narrow, of_scale: DoubleDouble | None
+    dc: Numbers, to_x: normalize.Directions, w: Array, narrow: _Narrow, of_scale: Numbers
 ) -> dict[str, Array]:
     """Carry the gradient of the cosines back to embeddings and classes, and add that of the narrow branch."""
-    unit_x, gradient = _zeros(*narrow.x.shape), np.zeros_like(w)
+    unit_x: Numbers = _zeros(*narrow.x.shape)
+    gradient = np.zeros_like(w)
     for block in _classes(narrow.x.hi, w):
         to_w = normalize.forward(DoubleDouble.of(w[block]))
         part, unit_w = cosine.backward(dc[:, block], cosine.Saved(to_x.unit, to_w.unit))
-        unit_x += part
+        unit_x = unit_x + part
         rows = normalize.backward(unit_w, to_w)
         first, last = np.searchsorted(narrow.classes, (block.start, block.stop))
         at = narrow.classes[first:last] - block.start
-        rows[at] = rows[at] + narrow.w[first:last]
-        gradient[block] = rows.hi
+        gradient[block] = _put(rows, at, rows[at] + narrow.w[first:last]).hi
     return {"x": (normalize.backward(unit_x, to_x, of_scale) + narrow.x).hi, "w": gradient}
 
 

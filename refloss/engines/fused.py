@@ -43,8 +43,11 @@ from refloss.error_free import (
     Array,
     Exponents,
     Integers,
+    Numbers,
     Pair,
+    Scaled,
     ldexp,
+    plain,
     scale_rows,
     sqrt,
     total_by_label,
@@ -528,7 +531,8 @@ def _of_margin(spec: Spec, x: Rows, w: Rows) -> Target:
     exponent = np.zeros(n, np.int32) if exponent is None else exponent
 
     def back(dz: Array) -> tuple[Array, Array]:
-        return angle.backward(margin.backward(dz, of_margin), of_angle)
+        of_x, of_w = angle.backward(margin.backward(dz, of_margin), of_angle)
+        return plain(of_x), plain(of_w)
 
     return Target(ldexp(psi * scale, exponent), psi.hi, back)
 
@@ -584,10 +588,12 @@ def _roomy(dtype: Any) -> float:
     return float(np.finfo(dtype).max) / 2.0**16
 
 
-def _fit(dtype: Any, *weights: Array) -> None:
+def _fit(dtype: Any, *weights: Numbers) -> None:
     """Refuse weights whose products the dtype might not hold."""
     room = 2.0 ** (64 if dtype == np.float32 else 300)
     for some in weights:
+        if isinstance(some, Scaled):
+            raise TooLargeError
         sizes = np.abs(some[some != 0.0])
         if not ((sizes >= 1.0 / room) & (sizes <= room)).all():
             raise TooLargeError

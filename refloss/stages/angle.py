@@ -24,10 +24,10 @@ from refloss.error_free import (
     fast_two_sum,
     high,
     scale_rows,
+    shift,
     sin_cos,
     sqrt,
     two_product,
-    unscale_rows,
     where,
 )
 
@@ -113,8 +113,8 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
     """
     along_x, along_w = upstream / saved.length_x, upstream / saved.length_w
     return (
-        unscale_rows(-along_x[:, None] * saved.tangent_x, saved.exponent_x),
-        unscale_rows(-along_w[:, None] * saved.tangent_w, saved.exponent_w),
+        shift(-along_x[:, None] * saved.tangent_x, -saved.exponent_x[:, None]),
+        shift(-along_w[:, None] * saved.tangent_w, -saved.exponent_w[:, None]),
     )
 
 

@@ -13,7 +13,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, Integers, Numbers, Pair, high, rounded_total, spread, where
+from refloss.error_free import (
+    Array,
+    Integers,
+    Numbers,
+    Pair,
+    Scaled,
+    digits,
+    in_range,
+    plain,
+    rounded_total,
+    shift,
+    spread,
+    where,
+)
+
+ROOM = 60
+"""Weights and upstream gradients from 2^-ROOM to 2^ROOM are float64 numbers, others `Scaled`: no product with them may
+over- or underflow on the way to a number that fits."""
 
 
 class Settings(NamedTuple):
@@ -44,9 +61,9 @@ class Saved(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Class weights, in a unit in which their sums cannot overflow."""
+    """Class weights."""
 
-    v: Array
+    v: Numbers
     """v, or 1 for every class (C,)."""
     divisor: Numbers
     """n̄: what "mean" divides by."""
@@ -57,17 +74,22 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
 
     $$\bar n = \sum_n v_{y_n} \text{ for labels}, \qquad N \text{ for probabilities}$$
 
-    Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two. Weights that add up to 0
-    have no mean: NaN.
+    Weights that add up to 0 have no mean: NaN. Where weights or targets are so large or so small that products with
+    them may over- or underflow, v is `Scaled`, and with it all that comes of it.
     """
     v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
+    ordinary = in_range(v, ROOM) and in_range(np.asarray(settings.label_smoothing), 900) and _ordinary(y)
+    kept = v if ordinary else Scaled.of(kind.of(v))
     if y.ndim == 2 or settings.class_weight is None:
-        return Weights(v, kind.of(float(len(y)) or np.nan).rounded())
-    size = np.frexp(v[y].max(initial=0.0))[1]
-    if settings.reduction == "mean" and abs(size) > 500:
-        v = np.ldexp(v, -size)
-    divisor = rounded_total(kind.of(v[y]))
-    return Weights(v, where(high(divisor) == 0.0, np.nan, divisor))
+        return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
+    size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
+    divisor = rounded_total(kind.of(np.ldexp(v[y], -size)))
+    return Weights(kept, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
+
+
+def _ordinary(y: Array | Integers) -> bool:
+    """Whether y are labels, or probabilities of ordinary size: the largest of each row, and none far below."""
+    return y.ndim == 1 or (in_range(np.abs(y).max(axis=1, initial=0.0), ROOM) and in_range(y, 900))
 
 
 class Shares(NamedTuple):
@@ -84,9 +106,21 @@ def shares(y: Array | Integers, weights: Weights, label_smoothing: float, kind: 
     v, _ = weights
     if not label_smoothing:
         nothing = np.broadcast_to(0.0, len(v))
-        return Shares(kind.of(v[y]).rounded(), kind(nothing, nothing).rounded())
-    keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
+        own = v[y] if isinstance(v, Scaled) else kind.of(v[y])
+        return Shares(own.rounded(), _like(v, kind(nothing, nothing)).rounded())
+    keep, share = _smoothing(v, label_smoothing, kind)
     return Shares((v[y] * (keep + share)).rounded(), (v * share).rounded())
+
+
+def _smoothing(v: Numbers, label_smoothing: float, kind: type[Pair]) -> tuple[Numbers, Numbers]:
+    """Return 1 - ε and ε / C."""
+    smoothing = _like(v, kind.of(label_smoothing))
+    return 1.0 - smoothing, smoothing / float(len(v))
+
+
+def _like(v: Numbers, a: Numbers) -> Numbers:
+    """Return numbers as `Scaled` where the weights are."""
+    return Scaled.of(a) if isinstance(v, Scaled) else a
 
 
 def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Targets:
@@ -97,8 +131,8 @@ def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind:
     """
     v, divisor = weights
     if y.ndim == 2:
-        keep, share = 1.0 - kind.of(label_smoothing), kind.of(label_smoothing) / float(len(v))
-        return Targets((v * (keep * y + share)).rounded(), divisor)
+        keep, share = _smoothing(v, label_smoothing, kind)
+        return Targets((v * (keep * _like(v, y) + share)).rounded(), divisor)
     own, shared = shares(y, weights, label_smoothing, kind)
     t = shared[None][np.zeros(len(y), np.int64)]  # a row a sample, to be written to
     t[np.arange(len(y)), y] = own
@@ -111,15 +145,16 @@ def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
 
 
 def reduce(losses: Numbers, reduction: str, divisor: Numbers) -> Numbers:
-    """Add up row losses, rounding once at the end; "mean" divides."""
+    """Add up row losses, rounding once at the end; "mean" divides. What comes out is no longer `Scaled`."""
     if reduction == "none":
-        return losses
+        return plain(losses)
     added = rounded_total(losses)
-    return added / divisor if reduction == "mean" else added
+    return plain(added / divisor if reduction == "mean" else added)
 
 
 def coefficient(upstream: Numbers, reduction: str, divisor: Numbers, rows: int) -> Numbers:
     """dL/dL_n of every row (N,)."""
+    upstream = upstream if in_range(upstream, ROOM) else Scaled.of(upstream)
     if reduction == "mean":
         with np.errstate(divide="ignore", invalid="ignore"):
             upstream = upstream / divisor
@@ -132,7 +167,8 @@ def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[Numbers, 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad
     L = \frac{1}{\bar n}\sum_n L_n \;\text{(mean)}, \quad \sum_n L_n \;\text{(sum)}$$
 
-    With "none" the L_n are kept as they are. A target of 0 contributes 0, at a logit of -inf too.
+    With "none" the L_n are kept as they are. A target of 0 contributes 0, at a logit of -inf too; but where log p is
+    NaN, so is L_n, whatever the targets are.
 
     Parameters
     ----------
@@ -150,9 +186,14 @@ def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[Numbers, 
     Saved
         What `backward` needs.
     """
+    return reduce(row_losses(log_p, targets.t), reduction, targets.divisor), Saved(targets, reduction)
+
+
+def row_losses(log_p: Numbers, t: Numbers) -> Numbers:
+    """Weigh -log p with the targets: L_n (N,)."""
     with np.errstate(invalid="ignore"):
-        terms = where(high(targets.t) == 0.0, 0.0, targets.t * -log_p)
-    return reduce(rounded_total(terms), reduction, targets.divisor), Saved(targets, reduction)
+        terms = where((digits(t) == 0.0) & np.isinf(digits(log_p)), 0.0, t * -log_p)
+    return rounded_total(terms)
 
 
 def backward(upstream: Numbers, saved: Saved) -> Numbers:

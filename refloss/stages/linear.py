@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Numbers, Pair, ldexp, matmul, rounded_total, scale_rows
+import numpy as np
+
+from refloss.error_free import ZERO, Exponents, Numbers, Pair, digits, matmul, rounded_total, scale_rows, shift
 
 
 class Saved(NamedTuple):
@@ -59,8 +61,13 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers
     tuple of Numbers
         dL/dx (N, D), dL/dW (C, D), dL/db (C,).
     """
-    x, x_exponent = scale_rows(saved.x)
-    w, w_exponent = scale_rows(saved.w)
-    to_x = matmul(ldexp(upstream, w_exponent), w.T)  # a long class of no weight must not hide a short one
-    to_w = matmul(ldexp(upstream, x_exponent[:, None]).T, x.T)
+    (x, x_exponent), (w, w_exponent) = _scaled(saved.x), _scaled(saved.w)
+    to_x = matmul(shift(upstream, w_exponent), w.T)  # a long class of no weight must not hide a short one
+    to_w = matmul(shift(upstream, x_exponent[:, None]).T, x.T)
     return to_x.rounded(), to_w.rounded(), rounded_total(upstream, axis=0)
+
+
+def _scaled(rows: Numbers) -> tuple[Numbers, Exponents]:
+    """Scale rows; the gradient that goes to one of zeros must not hide others, however large it is."""
+    scaled, exponent = scale_rows(rows)
+    return scaled, np.where(digits(scaled).any(axis=1), exponent, ZERO)

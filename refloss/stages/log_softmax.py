@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refloss.error_free import Array, Numbers, Pair, high, total, where
+from refloss.error_free import Array, Numbers, Pair, digits, high, plain, total, where
 from refloss.stages.softmax import Saved, exponentials, probabilities
 
 
@@ -33,15 +33,15 @@ def forward(z: Pair) -> tuple[Numbers, Saved]:
     parts = exponentials(z)
     log_sum = parts.others.log1p()[:, None]
     with np.errstate(invalid="ignore"):  # a logit of -inf stays what it is: it has no rounding error to carry
-        exact, plain = parts.gap - log_sum, parts.gap.hi - high(log_sum)
-    return where(np.isfinite(plain), exact, plain).rounded(), probabilities(parts)
+        exact, rounded = parts.gap - log_sum, high(parts.gap) - high(log_sum)
+    return where(np.isfinite(digits(rounded)), exact, rounded).rounded(), probabilities(parts)
 
 
 def log_sum_exp(z: Pair) -> Array:
     """Return M plus the log of the sum of exp(z - M) for each row (N,); infinite where M is."""
     largest = z.hi.max(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(np.isinf(largest), largest, largest + exponentials(z).others.log1p()))
+        return np.asarray(np.where(np.isinf(largest), largest, largest + plain(exponentials(z).others.log1p())))
 
 
 def backward(upstream: Numbers, saved: Saved) -> Numbers:

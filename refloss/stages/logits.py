@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Exponents, Integers, Numbers, Pair, dot, ldexp, scale_rows
+from refloss.error_free import Exponents, Integers, Numbers, Pair, dot, ldexp, scale_rows, shift
 
 
 class Saved(NamedTuple):
@@ -47,7 +47,7 @@ def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Exponents) -
     f = c.copy()
     f[rows, y] = psi
     z = ldexp(f * scale[:, None], exponent[:, None])
-    return z, Saved(ldexp(scale.rounded(), exponent), f, y)
+    return z, Saved(shift(scale.rounded(), exponent), f, y)
 
 
 def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers]:
@@ -74,4 +74,4 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers
     psi = cosines[rows, saved.y]
     cosines[rows, saved.y] = 0.0
     scaled, exponent = scale_rows(upstream)
-    return cosines, psi, ldexp(dot(scaled, saved.f).rounded(), exponent)
+    return cosines, psi, shift(dot(scaled, saved.f).rounded(), exponent)

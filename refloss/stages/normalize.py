@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Exponents, Numbers, Pair, ldexp, row_dot, scale_rows, sqrt
+from refloss.error_free import Exponents, Numbers, Pair, ldexp, row_dot, scale_rows, shift, sqrt
 
 
 class Directions(NamedTuple):
@@ -76,5 +76,5 @@ def backward(upstream: Numbers, saved: Directions, upstream_norm: Numbers = None
     scaled, exponent = scale_rows(upstream)
     along = row_dot(scaled, saved.unit)
     tangent = (scaled - along.rounded()[:, None] * saved.unit) / saved.length.rounded()[:, None]
-    gradient = ldexp(tangent, (exponent - saved.exponent)[:, None])
+    gradient = shift(tangent, (exponent - saved.exponent)[:, None])
     return gradient if upstream_norm is None else gradient + upstream_norm[:, None] * saved.unit

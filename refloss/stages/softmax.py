@@ -10,7 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Integers, Numbers, Pair, total, two_sum, where
+from refloss.error_free import LOG_2, Array, Integers, Numbers, Pair, Scaled, ldexp, plain, total, two_sum, where
+
+ROOM = 2.0**900
+"""Logits up to it are float64 numbers; larger ones, whose gaps or losses may overflow, are scaled."""
+FAR = -400.0
+"""Gaps from it on have exponentials in float64; those of others, which may underflow, are `Scaled`."""
 
 
 class Saved(NamedTuple):
@@ -25,12 +30,12 @@ class Saved(NamedTuple):
 class Exponentials(NamedTuple):
     """The parts of a softmax before anything is divided."""
 
-    gap: Pair
-    """z_k - M (N, C)."""
+    gap: Numbers
+    """z_k - M (N, C), pairs."""
     e: Numbers
     """exp(z_k - M), 1 at a (N, C)."""
-    others: Pair
-    """S, the sum of e over k != a (N,)."""
+    others: Numbers
+    """S, the sum of e over k != a (N,), pairs."""
     top: Integers
     """a, where the largest logit is (N,)."""
 
@@ -40,21 +45,41 @@ def exponentials(z: Pair) -> Exponentials:
 
     A distance of 700 rounded to 53 bits would cost its exponential 350u. A logit of -inf is a masked class of
     probability 0. Rows with NaN or +inf, and rows of nothing but -inf, have no probabilities: NaN.
+
+    Gaps and exponentials that float64 may not hold, because logits are huge or far apart, are `Scaled`.
     """
-    rows = np.arange(len(z.hi))
+    rows, huge = np.arange(len(z.hi)), _huge(z.hi)
+    z = ldexp(z, -2) if huge else z
     peak = z.hi.max(axis=1)
     top = np.where(z.hi == peak[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
     largest = z[rows, top][:, None]
     with np.errstate(invalid="ignore", over="ignore"):
         g, h = two_sum(z.hi, -largest.hi)
         g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
-        gap = type(z)(g, _finite(h))
-        e = gap.exp()
+        gap = Scaled.of(type(z)(g, _finite(h)), 2) if huge else type(z)(g, _finite(h))
+        e = _exp(plain(gap))
         apart = e.copy()
         apart[rows, top] = 0.0
         others = total(apart)
     known = np.isfinite(peak)
     return Exponentials(gap, e, where(known, others, np.nan), top)
+
+
+def _huge(z: Array) -> bool:
+    """Whether there are finite logits above `ROOM`."""
+    if z.min(initial=0.0) >= -ROOM and z.max(initial=0.0) <= ROOM:  # mostly so
+        return False
+    return bool((np.abs(z[np.isfinite(z)]) > ROOM).any())
+
+
+def _exp(gap: Pair) -> Numbers:
+    """Take exp of gaps, for 1e-400 may be multiplied by 1e308: exp(g) = 2^k exp(g - k log 2), k a multiple of 512."""
+    far = gap.hi < FAR
+    if not (far & (gap.hi > -np.inf)).any():
+        return gap.exp()
+    k = np.where(far, 512.0 * np.rint(np.maximum(gap.hi, -(2.0**18)) / (512.0 * LOG_2.hi)), 0.0)
+    lifted = where(far & (gap.hi > -np.inf), gap - k * LOG_2, gap)
+    return ldexp(Scaled.of(lifted.exp()), k.astype(np.int32))
 
 
 def _finite(error: Array) -> Array:
@@ -92,7 +117,7 @@ def forward(z: Pair) -> tuple[Numbers, Saved]:
         What `backward` needs.
     """
     saved = probabilities(exponentials(z))
-    return saved.p, saved
+    return plain(saved.p), saved
 
 
 def backward(upstream: Numbers, saved: Saved) -> Numbers:

@@ -204,7 +204,8 @@ def _counting(loss: Any, y: Any, classes: int, upstream: Any) -> _Counting:
     incoming = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
     incoming = incoming[kept] if incoming.ndim else incoming
     weight = cross_entropy.coefficient(np.float64(1.0), settings.reduction, divisor, len(some))
-    return _Counting(kept, some, t, cross_entropy.coefficient(incoming, settings.reduction, divisor, len(some)), weight)
+    coefficient = cross_entropy.coefficient(incoming, settings.reduction, divisor, len(some))
+    return _Counting(kept, some, *(np.asarray(part) for part in (t, coefficient, weight)))
 
 
 def _reduced(loss: Any, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
@@ -227,7 +228,7 @@ def _put_back(part: Array, kept: Any, a: Arithmetic) -> Array:
 def _rows(z: Array, t: Array) -> Rows:
     p, saved = softmax.forward(Pair.of(z))
     log_p, _ = log_softmax.forward(Pair.of(z))
-    return Rows(z, p, saved.q, t, -log_p)
+    return Rows(z, p, np.asarray(saved.q), t, -np.asarray(log_p))
 
 
 def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
