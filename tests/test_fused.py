@@ -412,6 +412,437 @@ def test_float32_takes_class_weights_that_it_could_not_hold(size, smoothing):
             np.testing.assert_allclose(some, others, rtol=0.0, atol=256 * SINGLE * np.abs(others).max())
 
 
+# ----------------------------------------------------------------------------------------------------------- long sums
+
+
+def summed(terms):
+    """What a sum of rounded terms may lose, in u of these: pieces of 512, and a few roundings where they are added."""
+    return min(terms, 512) + 16
+
+
+def promised(n, c, d, s=1.0):
+    """The contract of heads in u: of the value relative to itself, and of gradients relative to absolute terms."""
+    kappa = (8 + summed(d)) * s
+    return max(16, kappa), max(32, 2 * kappa) + summed(max(n, c))
+
+
+def unit(dtype):
+    return np.finfo(dtype).eps / 2.0
+
+
+def few_kept(patch, width=512):
+    """Groups of at most D samples, and pieces of so many terms."""
+    patch.setattr(fused, "KEPT", 0)
+    patch.setattr(fused, "PIECE", width)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_a_bias_of_many_equal_samples(groups, monkeypatch):
+    """The mean over N equal samples is that of one: p - [k = y] for b, and (p - [k = y]) x for w."""
+    n = 80000
+    if groups:
+        few_kept(monkeypatch)
+        n = 4000
+    x, w = np.full((n, 8), 0.1), np.outer(np.arange(8.0) - 3.0, np.ones(8)) * 0.1
+    _, grad = refloss.SoftmaxLoss().value_and_grad(x, w, np.zeros(n, int), np.zeros(8), engine="fused")
+    assert abs(grad.b[0] - -0.9070955448157113) <= promised(n, 8, 8)[1] * U * 2.0 * 0.907
+    truth = refloss.SoftmaxLoss().value_and_grad(x[:1], w, [0], np.zeros(8), engine="certified")[1]
+    for found, true in ((grad.b, truth.b), (grad.w, truth.w)):  # one sample: what is added up is the truth itself
+        assert (np.abs(found - true) <= promised(n, 8, 8)[1] * U * np.abs(true)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_many_equal_samples_are_as_one(smoothing, groups, dtype, monkeypatch):
+    n = 20000
+    if groups:
+        few_kept(monkeypatch)
+        n = 2000
+    random = np.random.default_rng(4)
+    x, w = random.standard_normal((1, 5)).astype(dtype), random.standard_normal((7, 5)).astype(dtype)
+    for loss in (
+        refloss.NormFace(s=1.0, label_smoothing=smoothing),
+        refloss.SoftmaxLoss(reduction="sum", label_smoothing=smoothing),
+    ):
+        some = np.full(n, 3)
+        value, grad = loss.value_and_grad(np.repeat(x, n, 0), w, some, engine="fused", dtype=dtype)
+        truth, true = loss.value_and_grad(x, w, [3], engine="certified")
+        s = max(1.0, checks.scale_of(loss, x, w))
+        of_value, of_gradient = promised(n, 7, 5, s)
+        scale = n if loss.reduction == "sum" else 1
+        assert abs(value - truth * scale) <= of_value * unit(dtype) * truth * scale
+        terms = {name: np.array(rows, float)[:, None] for name, rows in exact.absolute_terms(loss, x, w, [3]).items()}
+        allowed = 2.0 * of_gradient * unit(dtype)  # 2: terms of targets and others are counted apart
+        assert (np.abs(grad.w - true.w * scale) <= allowed * scale * terms["w"]).all()
+        assert (np.abs(grad.x - true.x * scale / n) <= allowed * scale / n * terms["x"]).all()
+
+
+def test_many_equal_classes_share_one_probability():
+    """C equal classes: L = log C, p = 1/C, and the gradient of x adds up to 0."""
+    c, x, w = 100_000, np.array([[0.3, -0.7, 0.2]]), np.array([[1.0, 2.0, -0.5]])
+    loss = refloss.NormFace(s=1.0)
+    value, grad = loss.value_and_grad(x, np.repeat(w, c, 0), [0], engine="fused")
+    of_value, of_gradient = promised(1, c, 3)
+    assert abs(value - np.log(c)) <= of_value * U * value
+    one = 2.0 * loss.value_and_grad(x, np.repeat(w, 2, 0), [0], engine="certified")[1].w[1]  # 1/2 of the tangent
+    terms = 1.0 / np.linalg.norm(w)
+    assert np.abs(grad.w[1:] * c - one).max() <= of_gradient * U * terms
+    assert np.abs(grad.w[0] + one * (1.0 - 1.0 / c)).max() <= of_gradient * U * terms
+    assert np.abs(grad.x).max() <= of_gradient * U * 2.0 / np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("rows", [1, 300])
+def test_sums_of_lanes_are_no_longer_than_sections(dtype, rows):
+    """Confident samples have no loss but the sum over 40,000 equal classes, 1.2e-5 of the target."""
+    c, d = 40_000, 4
+    x, w = np.zeros((rows, d), dtype), np.full((c, d), 0.5, dtype)
+    x[:, 0], w[0] = 1.0, [1.0, 0.0, 0.0, 0.0]
+    s = 44.0
+    value = refloss.NormFace(s=s)(x, w, np.zeros(rows, int), engine="fused", dtype=dtype)
+    true = np.log1p((c - 1.0) * np.exp(-s / 2.0))
+    assert abs(value - true) <= promised(rows, c, d, s)[0] * unit(dtype) * true
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sums_over_thousands_of_dimensions(dtype):
+    """Constant vectors, of which a plain sum may lose D u; the truth from the few different entries there are."""
+    d, half = 16384, 8192
+    x, w = np.full((3, d), 0.1, dtype), np.full((2, d), 0.3, dtype)
+    w[1, half:] = 0.1
+    loss = refloss.NormFace(s=16.0)
+    value, grad = loss.value_and_grad(x, w, [0, 0, 1], engine="fused", dtype=dtype)
+    with mp.workdps(40):
+        a, b = mpf(float(w[1, 0])), mpf(float(w[1, -1]))
+        length = mp.sqrt(half * (a * a + b * b))
+        cos = half * (a + b) / (mp.sqrt(d) * length)
+        p = 1 / (1 + mp.exp(16 * (cos - 1)))  # of the class along x
+        loss_of = [-mp.log(p), -mp.log(p), -mp.log(1 - p)]
+        true = mp.fsum(loss_of) / 3
+        of_value, of_gradient = promised(3, 2, d, 16.0)
+        assert abs(mpf(float(value)) - true) <= of_value * unit(dtype) * true
+        pull = 16 * (2 * (1 - p) - p) / 3 / length
+        terms = 16 * (2 * (1 - p) + p) / 3 / length
+        for i, entry in ((0, a), (d - 1, b)):
+            tangent = 1 / mp.sqrt(d) - cos * entry / length
+            assert abs(mpf(float(grad.w[1, i])) - pull * tangent) <= of_gradient * unit(dtype) * terms
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_pieces_of_any_width_make_the_same_sums(width, monkeypatch):
+    in_blocks(monkeypatch, 3)
+    few_kept(monkeypatch, width)
+    monkeypatch.setattr(fused, "FEW", width)
+    for loss in BLOCKED:
+        x, w, y = ordinary(17, 7, 5)
+        for some in (1, 17):
+            agree(loss, x[:some], w, y[:some])
+    x, w, y = ordinary(17, 7, 5)
+    agree(refloss.SoftmaxLoss(label_smoothing=0.2), x, w, y, np.linspace(-1.0, 1.0, 7))
+
+
+def test_products_are_cut_into_halves_of_whole_pieces(monkeypatch):
+    """Of integers, whose sums are exact; and no piece is longer than it may be."""
+    seen = []
+    real = np.matmul
+    monkeypatch.setattr(fused.np, "matmul", lambda a, b, out=None: (seen.append(a.shape[1]), real(a, b, out=out))[1])
+    monkeypatch.setattr(fused, "PIECE", 4)
+    random = np.random.default_rng(0)
+    for k in (1, 4, 5, 8, 9, 23):
+        a, b = random.integers(-9, 9, (3, k)).astype(float), random.integers(-9, 9, (k, 2)).astype(float)
+        seen.clear()
+        out = np.empty((3, 2))
+        assert fused.product(a, b, out) is out
+        assert np.array_equal(out, a @ b)
+        assert sum(seen) == k
+        assert max(seen) <= 4
+        assert len(seen) == -(-k // 4)
+
+
+def test_groups_are_as_large_as_memory_worth_64_mib_or_w(monkeypatch):
+    """Samples far more than dimensions: one group where what is kept is small."""
+    sizes = []
+    real = fused._Samples.group
+    monkeypatch.setattr(
+        fused._Samples, "group", lambda self, some: (sizes.append(some.stop - some.start), real(self, some))[1]
+    )
+    x, w, y = ordinary(5000, 4, 2)
+    refloss.NormFace().value_and_grad(x, w, y, engine="fused")
+    assert sizes == [5000]
+    for kept, size in ((2**15, 1024), (0, 2)):
+        sizes.clear()
+        monkeypatch.setattr(fused, "KEPT", kept)
+        refloss.NormFace().value_and_grad(x[:2048], w, y[:2048], engine="fused")
+        assert sizes == [size] * (2048 // size)
+    sizes.clear()
+    monkeypatch.setattr(fused, "KEPT", 2**15)
+    refloss.NormFace()(x, w, y, engine="fused")  # of which nothing is kept but a block
+    assert sizes == [1024] * 4 + [904]
+
+
+# ------------------------------------------------------------------------------------------------- ends of the range
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_class_far_shorter_than_others_keeps_its_gradient(dtype):
+    """Its probability is far below 1, and so is what it is multiplied by: not to be multiplied with each other."""
+    size, tiny = (300.0, 1e-200) if dtype == np.float64 else (40.0, 1e-30)
+    x, w = np.array([[1.0]], dtype), np.array([[size], [tiny], [size]], dtype)
+    _, grad = refloss.SoftmaxLoss().value_and_grad(x, w, [0], engine="fused", dtype=dtype)
+    p = np.exp(-np.float64(size)) / 2.0
+    assert abs(grad.w[1, 0] - p) <= promised(1, 3, 1, size)[1] * unit(dtype) * p
+    if dtype == np.float64:
+        assert grad.w[1, 0] == pytest.approx(2.574e-131, rel=1e-3)
+
+
+@pytest.mark.parametrize("lengths", [(1e30, 1.0), (1e-30, 1e30), (1e100, 1e-100)], ids=str)
+def test_exponentials_meet_lengths_of_classes_without_underflow(lengths):
+    """p of 1e-300, and upstream gradients that make it a number of any size."""
+    x, w = np.array([[1.0, 0.5]]), np.array([[1.0, 0.4], [-1.0, -0.45], [0.9, 0.5]])
+    w *= np.array([[1.0], [lengths[0]], [lengths[1]]])
+    loss = refloss.NormFace(s=345.0)
+    for upstream in (1.0, 1e280):
+        check_against_certified(loss, x, w, [0], upstream=upstream)
+
+
+def check_against_certified(loss, *inputs, upstream=None, dtype=np.float64):
+    """Within the contract: of each row's absolute terms, which at least its largest entries are."""
+    value, grad = loss.value_and_grad(*inputs, upstream=upstream, engine="fused", dtype=dtype)
+    truth, true = loss.value_and_grad(*inputs, upstream=upstream, engine="certified")
+    s = 1.0
+    if loss.spec.head != "logits":
+        s = max(1.0, float(checks.scale_of(loss, *inputs)))
+    n, c = len(inputs[0]), len(inputs[1])
+    of_value, of_gradient = promised(n, c, np.shape(inputs[0])[1], s)
+    assert (np.abs(value - truth) <= of_value * unit(dtype) * np.abs(truth)).all()
+    for name, part in checks.as_dict(grad).items():
+        exactly = getattr(true, name)
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = exactly.astype(dtype)
+            rows = np.abs(exactly).max(axis=-1, keepdims=True)
+            error = np.abs(part.astype(np.float64) - expected)
+            held = np.abs(expected) < np.inf
+        least = float(np.finfo(dtype).smallest_subnormal)
+        assert np.array_equal(part[~held], expected[~held]), (loss, name)
+        allowed = of_gradient * unit(dtype) * rows + least
+        assert (error <= allowed)[held].all(), (loss, name, part, exactly)
+
+
+ENDS = [5e-324, -1e-200, 1e-60, 1e60, -1e200, 1e308]
+
+
+@pytest.mark.parametrize("upstream", ENDS)
+@pytest.mark.parametrize("length", [1e-320, 1e-200, 1e-165, 1.0, 1e165, 1e200])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_upstream_gradients_near_the_ends_of_the_range(upstream, length, smoothing):
+    x, w, y = np.array([[0.6, 0.7, 0.1], [0.3, -0.8, 0.4]]), np.array([[0.3, 0.1, 0.9], [0.2, 0.5, -0.3]]), [0, 1]
+    settings = {"label_smoothing": smoothing}
+    for loss in (refloss.NormFace(s=4.0, **settings), refloss.CosFace(s=4.0, reduction="sum", **settings)):
+        check_against_certified(loss, x * length, w, y, upstream=upstream)
+        check_against_certified(loss, x, w * length, y, upstream=upstream)
+    if length <= 1.0:
+        check_against_certified(refloss.ModifiedSoftmax(**settings), x * length, w, y, upstream=upstream)
+        check_against_certified(refloss.ModifiedSoftmax(**settings), x, w * length, y, upstream=upstream)
+        loss = refloss.SoftmaxLoss(reduction="none", **settings)
+        b = np.array([0.5, -0.25])
+        for each in ([upstream, upstream], [upstream, 1.0], [-1.0, upstream]):
+            check_against_certified(loss, x * length, w, y, b, upstream=each)
+
+
+def test_the_gradient_of_a_short_embedding_with_a_small_upstream_gradient():
+    """‖x‖ is the scale and what is divided by: their product with the upstream gradient, 1e-400, is nobody's."""
+    x, w = np.array([[0.6e-200, 0.8e-200]]), np.array([[1.0, 0.2], [0.1, -1.0], [0.3, 0.5]])
+    _, grad = refloss.ModifiedSoftmax().value_and_grad(x, w, [0], upstream=-1e-200, engine="fused")
+    true = refloss.ModifiedSoftmax().value_and_grad(x, w, [0], upstream=-1e-200, engine="certified")[1].x
+    assert (np.abs(grad.x - true) <= 32 * U * np.abs(true).max()).all()
+
+
+def test_upstream_gradients_are_powers_of_two_away_from_each_other():
+    """What they have in common is a factor of every gradient, and rows of x have none in common: the same bits."""
+    x, w, y = ordinary(6, 9, 4)
+    for loss in (refloss.ArcFace(s=16.0, reduction="none"), refloss.SoftmaxLoss(reduction="none")):
+        ones = loss.value_and_grad(x, w, y, upstream=np.ones(6), engine="fused")[1]
+        for power in (-700, -100, 100, 700):
+            moved = loss.value_and_grad(x, w, y, upstream=np.full(6, 2.0**power), engine="fused")[1]
+            for name, part in checks.as_dict(ones).items():
+                assert np.array_equal(getattr(moved, name), np.ldexp(part, power)), (loss, power, name)
+        powers = np.array([-900, 0, 300, -300, 10, 900])
+        moved = loss.value_and_grad(x, w, y, upstream=2.0**powers, engine="fused")[1]
+        assert np.array_equal(moved.x, np.ldexp(ones.x, powers[:, None]))
+
+
+def test_a_sample_that_weighs_nothing_hides_no_other():
+    """Its upstream gradient of 1e308 is multiplied by 0; that of the others is 5e-324."""
+    x, w = np.array([[0.1, 0.2], [3e200, 1e200]]), np.array([[1.0, -1.0], [0.5, 2.0]]) * 1e-100
+    loss = refloss.CosFace(s=4.0, reduction="none", class_weight=(0.0, 1.0))
+    check_against_certified(loss, x, w, [0, 1], upstream=[1e308, 5e-324])
+
+
+def test_weights_and_divisors_near_the_ends_of_the_range():
+    """The mean divides by 1e-25, and the upstream gradient by as much."""
+    x, w, y = ordinary(3, 4, 2)
+    loss = refloss.CosFace(s=4.0, class_weight=(1e-25, 2e-25, 1e-25, 3e-25))
+    for upstream in (1e-300, 1.0, 1e200):
+        check_against_certified(loss, x, w, y, upstream=upstream)
+
+
+def test_confident_samples_with_short_classes():
+    """dL/dz of 1e-277, classes of 1e-67 and an upstream gradient of 1e287: no two of them are to meet first."""
+    x = np.array([[6.4e68, 1.42e69, -7.7e68, 1.24e69]])
+    w = np.array([[2.6e-137, -1.8e-137, 1e-137, -1.7e-138], [-4e-68, 1.01e-67, -2.5e-67, 2.6e-67]])
+    for upstream in (1.0, 6e287):
+        check_against_certified(refloss.SoftmaxLoss(), x, w, [1], upstream=upstream)
+
+
+def test_gradients_beyond_the_range_have_their_sign():
+    """Of subnormal rows: what is added up before it is scaled back is no inf - inf."""
+    x, w = np.array([[0.6, 0.7, 0.1], [0.3, -0.8, 0.4]]), np.array([[0.3, 0.1, 0.9], [0.2, 0.5, -0.3], [1.0, 1.0, 0.0]])
+    for dtype, tiny in ((np.float64, 1e-320), (np.float32, 1e-43)):
+        for loss in (
+            refloss.NormFace(s=16.0),
+            refloss.ModifiedSoftmax(),
+            refloss.NormFace(s=16.0, label_smoothing=0.1),
+        ):
+            for inputs in ((x * tiny, w, [0, 1]), (x, w * tiny, [0, 1]), (x * tiny, w * tiny, [2, 2])):
+                given = [np.asarray(part, dtype) for part in inputs[:2]]
+                grad = loss.value_and_grad(*given, inputs[2], engine="fused", dtype=dtype)[1]
+                true = loss.value_and_grad(*given, inputs[2], engine="certified")[1]
+                for found, exactly in zip(grad, true, strict=True):
+                    with np.errstate(over="ignore"):
+                        beyond = np.isinf(exactly.astype(dtype))
+                    assert np.array_equal(found[beyond], np.copysign(dtype(np.inf), exactly[beyond])), (loss, found)
+                    assert np.isfinite(found[~beyond]).all()
+
+
+def test_classes_of_linear_heads_beyond_the_room_of_products_are_left_to_the_chain(monkeypatch):
+    chain = []
+    real = fused._by_chain
+    monkeypatch.setattr(fused, "_by_chain", lambda *given: (chain.append(1), real(*given))[1])
+    x, w, y = ordinary(3, 5, 2)
+    for size, taken in ((1e-140, 0), (1e140, 0), (1e-170, 1), (1e170, 1), (1e-200, 1)):
+        chain.clear()
+        agree(refloss.SoftmaxLoss(), x / size, w * size, y)
+        assert len(chain) == taken, size
+    chain.clear()
+    value, grad = refloss.SoftmaxLoss().value_and_grad(x, np.zeros((5, 2)), y, engine="fused")  # logits of 0
+    assert value == pytest.approx(np.log(5.0), rel=16 * U)
+    assert not grad.x.any()
+    assert not chain
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-41, 1e-60, 1e60])
+def test_float32_scales_rows_before_it_rounds_them(size):
+    """Of 1e-44 float32 knows 3 bits: a direction of that would be 10 % off."""
+    x, w, y = (a.astype(np.float32) if a.dtype.kind == "f" else a for a in ordinary(4, 9, 5))
+    for loss in (refloss.ArcFace(s=8.0), refloss.ASoftmax(s=8.0)):
+        for inputs in ((x * np.float64(size), w, y), (x, w * np.float64(size), y)):
+            value, grad = loss.value_and_grad(*inputs, engine="fused", dtype=np.float32)
+            true, exactly = loss.value_and_grad(*inputs, engine="chain")
+            allowed = testing.budget(loss, *inputs, dtype="float32")
+            assert abs(value - true) <= allowed.value
+            for found, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
+                held = np.abs(expected) < 2.0**127
+                assert (np.abs(found - expected) <= bound + SINGLE * np.abs(expected) + 2.0**-149)[held].all()
+
+
+@pytest.mark.parametrize(
+    ("z", "y", "dtype"),
+    [
+        ([[1e39, 0.0]], [0], np.float32),
+        ([[1e39, 0.0]], [1], np.float32),
+        ([[-1e39, -1e39], [0.0, 1.0]], [1, 0], np.float32),
+        ([[3e38, -3e38]], [[0.9, 0.1]], np.float32),
+        ([[1e308, -1e308]], [[0.9, 0.1]], np.float64),
+        ([[0.0, 1.0]], [[8e307, 8e307]], np.float64),
+    ],
+)
+def test_logits_and_targets_without_room_are_left_to_the_chain(z, y, dtype):
+    loss = refloss.CrossEntropy(reduction="sum")
+    value, grad = loss.value_and_grad(z, y, engine="fused", dtype=dtype)
+    true, exactly = loss.value_and_grad(z, y, engine="chain")
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(value, true.astype(dtype))
+        np.testing.assert_array_equal(grad.z, exactly.z.astype(dtype))
+
+
+@pytest.mark.parametrize("upstream", ENDS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_upstream_gradients_of_logits_near_the_ends_of_the_range(upstream, soft):
+    z = np.array([[0.0, 1.0, -200.0], [3.0, -700.0, 2.0]])
+    y = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]) if soft else [0, 2]
+    for loss in (refloss.CrossEntropy(), refloss.CrossEntropy(reduction="none", label_smoothing=0.1)):
+        above = upstream if loss.reduction == "mean" else [upstream, 1.0]
+        check_against_certified(loss, z, y, upstream=above)
+
+
+def test_nan_at_a_class_that_weighs_nothing_is_nan():
+    loss = refloss.CrossEntropy(class_weight=(0.0, 1.0, 1.0), reduction="sum")
+    for dtype in (np.float64, np.float32):
+        value, grad = loss.value_and_grad([[np.nan, 1.0, 2.0], [1.0, 1.0, 1.0]], [0, 2], engine="fused", dtype=dtype)
+        assert np.isnan(value)
+        assert np.isnan(grad.z[0]).all()
+        assert np.isfinite(grad.z[1]).all()
+        assert loss([[-np.inf, 1.0, 2.0]], [0], engine="fused", dtype=dtype) == 0.0
+
+
+# ------------------------------------------------------------------------------- what a bit must not depend on
+
+
+def unaligned(array):
+    """The same numbers, a byte further on."""
+    room = np.empty(array.nbytes + 1, np.uint8)
+    out = np.ndarray(array.shape, array.dtype, room, 1)
+    out[...] = array
+    assert not out.flags.aligned
+    return out
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_bits_do_not_depend_on_where_arrays_lie(dtype):
+    x, w, y = ordinary(40, 300, 33)
+    for loss in (refloss.ArcFace(s=30.0), refloss.SoftmaxLoss(label_smoothing=0.1)):
+        for classes in (w, w.astype(np.float32)):
+            expected = bits(loss.value_and_grad(x, classes, y, engine="fused", dtype=dtype))
+            out = {"w": unaligned(np.zeros(w.shape, dtype))}
+            for room in (None, out):
+                found = loss.value_and_grad(unaligned(x), unaligned(classes), y, engine="fused", dtype=dtype, out=room)
+                assert bits(found) == expected
+    expected = bits(refloss.CrossEntropy().value_and_grad(x, y % 33, engine="fused", dtype=dtype))
+    assert bits(refloss.CrossEntropy().value_and_grad(unaligned(x), y % 33, engine="fused", dtype=dtype)) == expected
+
+
+BLAS_THREADS = """
+import hashlib
+import numpy as np
+import refloss
+
+random = np.random.default_rng(0)
+x, w = random.standard_normal((3, 20001)), random.standard_normal((5, 20001))
+found = hashlib.sha256()
+for loss in (refloss.ArcFace(), refloss.SoftmaxLoss(), refloss.ModifiedSoftmax()):
+    for dtype in (np.float64, np.float32):
+        value, grad = loss.value_and_grad(x / 100.0, w / 100.0, [0, 1, 4], engine="fused", dtype=dtype)
+        for part in (value, grad.x, grad.w):
+            found.update(part.tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_bits_do_not_depend_on_the_threads_of_the_blas():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", BLAS_THREADS],
+            env=path_to_refloss(OPENBLAS_NUM_THREADS=threads, OMP_NUM_THREADS=threads),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+    }
+    assert len(found) == 1
+
+
 # ------------------------------------------------------------------------------------------------- parts of the classes
 
 

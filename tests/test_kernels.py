@@ -331,7 +331,6 @@ def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
     """
     random = np.random.default_rng(n)
     tile, alpha, beta, bias, hidden = tile_of(random, 4, dtype, n)
-    factors = dtype(2.0) * beta
     bias = dtype(1000.0) + bias if biased else bias[:0]
     z = tile * alpha[:, None] * beta
     lows = np.zeros(z.shape)
@@ -342,7 +341,7 @@ def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
     shared = random.uniform(0.0, 1.0, n).astype(dtype) if smoothed else np.zeros(0, dtype)
     peak, low, others, short = np.empty((4, 4))
     with quiet():
-        kernels.exponentials(tile, alpha, beta, factors, bias, hidden, shared, keep, peak, low, others, short)
+        kernels.exponentials(tile, alpha, beta, bias, hidden, shared, keep, peak, low, others, short)
     for i, row in enumerate(z):
         left = [k for k in range(n) if k != hidden[i]]
         if not left:
@@ -368,7 +367,7 @@ def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
             assert short[i] == 0.0
         if keep:
             expected = np.zeros(n)
-            expected[left] = e * factors[left]  # these, and the kernel's, are within 2u; products within 1u
+            expected[left] = e * beta[left]  # these, and the kernel's, are within 2u; products within 1u
             np.testing.assert_allclose(tile[i], expected, rtol=(4.0 + rounded) * u, atol=4.0 * np.finfo(dtype).tiny)
 
 
@@ -379,8 +378,7 @@ def test_project_leaves_nothing_along_the_class(dtype, n):
     rows, w = random.standard_normal((2, 3, n)).astype(dtype)
     beta = np.array([1.0 / math.sqrt(math.fsum((own * own).tolist())) for own in w.astype(np.float64)], dtype)
     found = rows.copy()
-    kernels.project(found, w, beta, dtype(0.25))
-    found *= 4.0
+    kernels.project(found, w, beta)
     u = 2.0 ** -BITS[dtype]
     for row, own, left in zip(rows.astype(np.float64), w.astype(np.float64), found, strict=True):
         along = math.fsum((row * own).tolist()) / math.fsum((own * own).tolist())
@@ -483,7 +481,7 @@ def test_of_equal_logits_the_largest_is_that_which_lost_most(dtype):
     tile, ones = np.full((1, 4), size), np.ones(4, dtype)
     peak, low, others, short = (np.empty(1) for _ in range(4))
     with quiet():
-        kernels.exponentials(tile, ones[:1], ones, ones, bias, np.array([-1]), ones[:0], True, peak, low, others, short)
+        kernels.exponentials(tile, ones[:1], ones, bias, np.array([-1]), ones[:0], True, peak, low, others, short)
     assert (peak[0], low[0]) == (size, 2.0)
     expected = np.exp([-1.0, 0.0, -5.0, 0.0])
     assert np.abs(tile[0] / expected - 1.0).max() <= 2.0 * np.finfo(dtype).eps  # an ulp each, and one to round expected
@@ -579,11 +577,11 @@ def everything():
                     for shared in (np.zeros(0, dtype), random.uniform(0.0, 1.0, n).astype(dtype)):
                         for biased in (True, False):
                             tile, alpha, beta, bias, hidden = tile_of(random, 4, dtype, n)
-                            given, found = (alpha, beta, beta, bias if biased else bias[:0], hidden), np.empty((4, 4))
+                            given, found = (alpha, beta, bias if biased else bias[:0], hidden), np.empty((4, 4))
                             kernels.exponentials(tile, *given, shared, keep, *found)
                             note(f"exponentials, {kind}", found, *([tile] if keep else []))
                 rows, w = random.standard_normal((2, 3, n)).astype(dtype)
-                kernels.project(rows, w, np.array([1.0, 0.5, 2.0], dtype), dtype(0.5))
+                kernels.project(rows, w, np.array([1.0, 0.5, 2.0], dtype))
                 note(f"project, {kind}", rows)
                 inner, low = np.empty(3, dtype), np.zeros_like(w)
                 kernels.dots(rows, w, inner)

@@ -435,10 +435,14 @@ def squares_of(rows: Array) -> Array:
 
 
 def rows_of(vectors: Any, dtype: Any) -> Rows:
-    """Take vectors of any float dtype; those whose squares are not safe are scaled first, and then rounded to dtype."""
+    """Take vectors of any float dtype; those whose lengths are far from 1 are scaled first, and then rounded to dtype.
+
+    Lengths from 2^-32 to 2^32, in float32 2^-12 to 2^12, are near enough: an exponential over such a length loses by
+    underflow far less than the smallest normal number.
+    """
     rows = in_order(vectors, dtype)
     squares = squares_of(rows)
-    safe = 2.0 ** (40 if rows.dtype == np.float32 else 256)
+    safe = 2.0 ** (24 if rows.dtype == np.float32 else 64)
     unsafe = ~((squares > 1.0 / safe) & (squares < safe))
     if not unsafe.any():
         return Rows(rows, None, squares)
@@ -573,9 +577,6 @@ class Block(NamedTuple):
     """Their rows, scaled as `rows_of` does it where they are directions (B, D)."""
     beta: Array
     """What makes a product of scaled rows a cosine, or a logit (B,)."""
-    lifted: Array
-    """The same times 2^lift, none below 1, so that what multiplies exponentials makes none of them subnormal (B,)."""
-    lift: int
     bias: Array
     """(B,), or nothing."""
     hidden: Integers
@@ -600,20 +601,14 @@ def _fit(dtype: Any, *weights: Numbers) -> None:
 
 
 def contribution(block: Block, alpha: Array, tile: Array, gradients: bool) -> Part:
-    """What a block means to every sample, from products of rows.
-
-    For gradients, leaves exp(z - M) times the lifted β in their place.
-    """
+    """What a block means to every sample, from products of rows; for gradients, leaves exp(z - M) β in their place."""
     n, dtype = len(tile), tile.dtype
     peak, low, others, short = (np.empty(n) for _ in range(4))
     t = np.zeros(0, dtype) if block.shared is None else block.shared.whole.astype(dtype)
-    factors, found = (block.beta, block.lifted), (peak, low, others, short)
-    kernels.exponentials(tile, alpha, *factors, block.bias, block.hidden, t, gradients, *found)
+    kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, low, others, short)
     weight, pull, drag = np.zeros(n), None, None
     if gradients:
         pull = product(tile, block.w)
-        if block.lift:
-            pull *= dtype.type(2.0**-block.lift)
     if block.shared is not None:
         _, t, present, apart = block.shared
         weight = t.sum() + apart.sum(axis=1)
@@ -769,8 +764,8 @@ class _Classes:
                 found = product(tile.T, pulling, rows if first else None)
                 if block.shared is not None:
                     _, t, present, apart = block.shared
-                    kernels.lower(found, t.astype(self.dtype) * block.lifted, total)
-                    found[present] -= block.lifted[present, None] * product(apart.T.astype(self.dtype), beside)
+                    kernels.lower(found, t.astype(self.dtype) * block.beta, total)
+                    found[present] -= block.beta[present, None] * product(apart.T.astype(self.dtype), beside)
                 if self.low is not None:
                     kernels.accumulate(rows, self.low[at], found) if not first else self.low[at].fill(0.0)
                 elif not first:
@@ -796,7 +791,7 @@ class _Classes:
         if self.low is not None:
             rows += self.low[at]
         if self.directions:
-            kernels.project(rows, block.w, block.beta, self.dtype.type(2.0**-block.lift))
+            kernels.project(rows, block.w, block.beta)
 
     def unscale(self, to_w: Array, exponent: int) -> None:
         """Scale gradients as the classes were, and by a power of two; mostly there is nothing to do."""
@@ -822,8 +817,7 @@ class _Classes:
         bias = np.zeros(0, self.dtype) if self.b is None else self.b[at].astype(self.dtype)
         y = samples.y
         hidden = np.where((y >= at.start) & (y < at.stop), y - at.start, -1)
-        lift = max(0, -int(np.frexp(beta.min())[1]) + 1)
-        return Block(w, beta, np.ldexp(beta, lift) if lift else beta, lift, bias, hidden, self._shared(at, hidden))
+        return Block(w, beta, bias, hidden, self._shared(at, hidden))
 
     def _rows(self, at: slice, largest: float) -> tuple[Array, Array]:
         """Rows of classes, of directions scaled, and β."""

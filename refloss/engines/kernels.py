@@ -434,22 +434,22 @@ def _place(row: Array, value: Any) -> int:
 
 
 @_jit()
-def _exp_sum_64(row: Array, top: Any, factors: Array, lanes: Array) -> Any:
-    """Write factors times exp(row - top) over the row, and return the sum of the exponentials."""
+def _exp_sum_64(row: Array, top: Any, beta: Array, lanes: Array) -> Any:
+    """Write β exp(row - top) over the row, and return the sum of the exponentials."""
     total, low = 0.0, 0.0
     for i in range(0, row.shape[0], SECTION):
-        section = _section_exp_sum_64(row[i : i + SECTION], top, factors[i : i + SECTION], lanes)
+        section = _section_exp_sum_64(row[i : i + SECTION], top, beta[i : i + SECTION], lanes)
         total, low = _joined(total, low, section)
     return _rounded(total, low)
 
 
 @_jit()
-def _section_exp_sum_64(row: Array, top: Any, factors: Array, lanes: Array) -> Any:
+def _section_exp_sum_64(row: Array, top: Any, beta: Array, lanes: Array) -> Any:
     """The same for a section."""
     width = min(row.shape[0], LANES)
     lanes[:width] = 0.0
     for i in range(0, row.shape[0], LANES):
-        part, other = row[i : i + LANES], factors[i : i + LANES]
+        part, other = row[i : i + LANES], beta[i : i + LANES]
         for j in range(part.shape[0]):
             value = _exp64(part[j] - top)
             lanes[j] += value
@@ -465,14 +465,14 @@ def _exp_32(row: Array, top: Any) -> None:
 
 
 @_jit()
-def _over_largest(row: Array, top: Any, lows: Array, at: int, factors: Array, keep: bool, lanes: Array) -> Any:
-    """With keep, write factors times exp(row - top) over the row; return the sum of the exponentials, in float64.
+def _over_largest(row: Array, top: Any, lows: Array, at: int, beta: Array, keep: bool, lanes: Array) -> Any:
+    """With keep, write β exp(row - top) over the row; return the sum of the exponentials, in float64.
 
     Where there are low parts, to their accuracy.
     """
     single = row.dtype == _SINGLE
     if not single and not len(lows):
-        return _exp_sum_64(row, top, factors, lanes)
+        return _exp_sum_64(row, top, beta, lanes)
     if len(lows):
         low = lows[at]
         for k in range(len(row)):  # of huge logits what was rounded off is not small
@@ -490,7 +490,7 @@ def _over_largest(row: Array, top: Any, lows: Array, at: int, factors: Array, ke
     total = _sum_of(row, lanes)
     if keep:
         for k in range(len(row)):
-            row[k] *= factors[k]
+            row[k] *= beta[k]
     return total
 
 
@@ -499,7 +499,6 @@ def exponentials(
     tile: Array,
     alpha: Array,
     beta: Array,
-    factors: Array,
     bias: Array,
     hidden: Any,
     shared: Array,
@@ -512,12 +511,12 @@ def exponentials(
     r"""Turn products into exponentials, in place, and add them up.
 
     $$z_{nk} = \alpha_n \beta_k\,g_{nk} + b_k, \qquad M_n = \max_k z_{nk}, \qquad
-    g_{nk} \leftarrow c_k\,e^{z_{nk} - M_n}$$
+    g_{nk} \leftarrow \beta_k\,e^{z_{nk} - M_n}$$
 
-    over all k but the hidden one of the row, which becomes 0; c are the factors. Writes M, what was rounded off it, the
-    sum of the exponentials less one that is 1, and, where there are shares, the sum of shared_k (M - z_k). Without keep
-    the tile is left undefined. A row of nothing but the hidden class has the peak -inf. What adding a bias, which may
-    be far larger than products, rounds off is made good.
+    over all k but the hidden one of the row, which becomes 0. Writes M, what was rounded off it, the sum of the
+    exponentials less one that is 1, and, where there are shares, the sum of shared_k (M - z_k). Without keep the tile
+    is left undefined. A row of nothing but the hidden class has the peak -inf. What adding a bias, which may be far
+    larger than products, rounds off is made good.
     """
     lanes, wide, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     for i in range(len(tile)):
@@ -547,8 +546,8 @@ def exponentials(
             low[i] = lows[at]
             short[i] += _shortfall_of_lows(row, lows, lows[at], shared)
         row[at] = -np.inf
-        others[i] = _over_largest(row, top, lows, at, factors, keep, wide)
-        row[at] = factors[at]
+        others[i] = _over_largest(row, top, lows, at, beta, keep, wide)
+        row[at] = beta[at]
 
 
 @_jit()
@@ -562,14 +561,14 @@ def _shortfall_of_lows(row: Array, lows: Array, low: Any, t: Array) -> Any:
 
 
 @_jit()
-def project(rows: Array, w: Array, beta: Array, factor: Any) -> None:
-    """Take off every row its part along the row of w, whose length is 1/β, and multiply what is left by a factor."""
+def project(rows: Array, w: Array, beta: Array) -> None:
+    """Take off every row its part along the row of w, whose length is 1/β."""
     lanes = np.empty(LANES, rows.dtype)
     for k in range(len(rows)):
         row, own = rows[k], w[k]
         along = _dot(row, own, lanes) * beta[k] * beta[k]
         for i in range(row.shape[0]):
-            row[i] = (row[i] - along * own[i]) * factor
+            row[i] -= along * own[i]
 
 
 @_jit()
