@@ -61,12 +61,13 @@ def errors(
     engine: str = "chain",
     **precision: Any,
 ) -> dict[str, float]:
-    """Errors in u against mpmath: of the value relative to itself, of gradients relative to their rows' absolute terms.
+    """Errors in u against mpmath: of value and gradients relative to the absolute terms, of the value and of each row.
 
     `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
     """
     value, gradients = found or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
-    out = {"value": exact.value_error(value, exact.value(loss, *inputs, **precision))}
+    size = exact.value(loss, *inputs, **precision, absolute=True)  # |value| where targets have one sign
+    out = {"value": exact.value_error(value, exact.value(loss, *inputs, **precision), size)}
     truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
     terms = exact.absolute_terms(loss, *inputs, upstream=upstream, projected=engine == "dd")
     for name, gradient in as_dict(gradients).items():

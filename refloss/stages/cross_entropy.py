@@ -4,10 +4,15 @@ The one place that computes with labels, weights, smoothing and reduction.
 
 Symbols: log p (N, C); labels y (N,) or probabilities y (N, C); class weights v (C,); label smoothing ε; targets
 t (N, C), which need not sum to 1; row losses L_n (N,); n̄ what "mean" divides by.
+
+Weights, probabilities and so targets may have either sign. Where signs differ a loss cancels, and its accuracy is
+relative to its absolute terms: Σ |t_k log p_k| for a row, and for the gradient of a logit |t_k| q_k + p_k Σ |t_j| over
+j ≠ k. With targets of one sign the first is the loss itself.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -58,15 +63,18 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     $$\bar n = \sum_n v_{y_n} \text{ for labels}, \qquad N \text{ for probabilities}$$
 
     Only ratios of weights count for "mean": weights far from 1 are scaled by a power of two. Weights that add up to 0
-    have no mean: NaN.
+    have no mean: NaN here; see `refloss.engines.over_zero`.
     """
     v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
     if y.ndim == 2 or settings.class_weight is None:
         return Weights(v, kind.of(float(len(y)) or np.nan).rounded())
-    size = np.frexp(v[y].max(initial=0.0))[1]
+    size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
     if settings.reduction == "mean" and abs(size) > 500:
         v = np.ldexp(v, -size)
     divisor = rounded_total(kind.of(v[y]))
+    if settings.reduction == "mean" and (v[y] < 0.0).any():  # what cancels needs an exact sum
+        hi = math.fsum(v[y])
+        divisor = kind(np.asarray(hi), np.asarray(math.fsum([*v[y], -hi]))).rounded()
     return Weights(v, where(high(divisor) == 0.0, np.nan, divisor))
 
 
