@@ -783,7 +783,7 @@ class _Problem:
             self.fixed, self.open = {"value": self.losses.copy()}, {"value": finite}
         else:
             with np.errstate(invalid="ignore"):  # of both signs
-                total = self.losses.sum()
+                total = self.losses.sum() * (-1.0 if self.reduction == "mean" and self.divisor < 0 else 1.0)
             self.fixed = {"value": np.array(total)}
             self.open = {"value": np.array(bool(finite.any()) and bool(np.isfinite(total)))}
         if self.upstream is None:

@@ -697,7 +697,8 @@ def cross_entropy(
         for k in range(len(row)):
             apart = top - row[k]
             work[k] = work[k] * apart if work[k] != 0.0 else work[k]
-        losses[i] = _total(work, lanes, low) + total * _log1p(others)
+        loss = _total(work, lanes, low) + total * _log1p(others)
+        losses[i] = loss if _targeted(t, i, label[i], own[i]) else 0.0
 
 
 @_jit()
