@@ -52,15 +52,13 @@ def angle_margin(name: str, value: Any) -> float:
 
 
 def class_weight(value: Any) -> tuple[float, ...] | None:
-    """Return class weights as a tuple of floats, none negative."""
+    """Return class weights as a tuple of finite floats, of either sign."""
     if value is None:
         return None
     weights = real("class_weight", value)
     if weights.ndim != 1 or not weights.size:
         raise ValueError(f"class_weight must be one number a class, shape (C,); got shape {weights.shape}")
     _finite("class_weight", weights)
-    if (weights < 0.0).any():
-        raise ValueError(f"class_weight must not be negative; got {_first(weights < 0.0, weights, 'class_weight')}")
     return tuple(weights.tolist())
 
 
@@ -169,7 +167,7 @@ def theta(value: Any) -> Array:
 def given_logits(
     z: Any, y: Any, weights: tuple[float, ...] | None, ignored: int | None
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Look over logits (..., C) with labels (...) or probabilities (..., C).
+    """Look over logits (..., C) with labels (...) or probabilities (..., C), which may be any finite numbers.
 
     -inf masks a class; NaN and +inf pass through. Return both with their rows flattened, and the shape of the rows.
     """
@@ -185,8 +183,6 @@ def given_logits(
     if y.dtype.kind not in "iu" and y.shape == z.shape:
         y = real("y", y)
         _finite("y", y)
-        if (y < 0.0).any():
-            raise ValueError(f"y must hold probabilities, which are not negative; got {_first(y < 0.0, y, 'y')}")
         return {"z": z.reshape(-1, classes), "y": y.reshape(-1, classes)}, rows
     y = labels(y, rows, classes, ignored, otherwise=f", or float probabilities of shape {z.shape}")
     return {"z": z.reshape(-1, classes), "y": y.reshape(-1)}, rows

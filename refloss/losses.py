@@ -17,9 +17,9 @@ from warnings import warn
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import Request, Spec, chain, contract
+from refloss.engines import Request, Spec, chain, contract, over_zero
 from refloss.engines.chain import Step
-from refloss.error_free import Array, Pair, plain
+from refloss.error_free import Array, Pair, digits, plain
 from refloss.stages import angle, cross_entropy, margin, triplet
 from refloss.stages import log_softmax as log_softmax_stage
 from refloss.stages import softmax as softmax_stage
@@ -111,7 +111,7 @@ class _Loss(ABC):
     def _value(self, arrays: Arrays, shape: tuple[int, ...], engine: str, dtype: Any) -> Value:
         kind = _dtype(engine, dtype)
         module, *given = self._engine(engine, arrays, Request(kind))
-        return self._shaped(module.value(self.spec, *given), shape, kind)
+        return self._shaped(self._over_zero(module.value(self.spec, *given), module, *given), shape, kind)
 
     def _value_and_grad(
         self,
@@ -134,6 +134,7 @@ class _Loss(ABC):
         room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.carray}
         module, some, *request = self._engine(engine, arrays, Request(kind, wanted, room))
         value, found = module.value_and_grad(self.spec, some, checked, *request)
+        value = self._over_zero(value, module, some, *request)
         gradients: dict[str, Any] = dict.fromkeys(shapes)
         for name in shapes if wanted is None else wanted:
             gradients[name] = found[name].astype(kind, copy=False).reshape(whole[name])
@@ -142,6 +143,10 @@ class _Loss(ABC):
                     into[name][...] = gradients[name]
                 gradients[name] = into[name]
         return self._shaped(value, shape, kind), gradients
+
+    def _over_zero(self, value: Array, module: Any, arrays: Arrays, *request: Request) -> Array:
+        """Return the value, or what it is where the weights of the labels add up to 0 and "mean" divides by that."""
+        return value
 
     def _error_bound(self, given: Any, engine: str, dtype: Any, upstream: Any) -> tuple[Value, Any]:
         """See `error_bound`."""
@@ -186,7 +191,10 @@ class _Loss(ABC):
     def _trace(self, arrays: Arrays, shape: tuple[int, ...], upstream: Any) -> dict[str, Step]:
         exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
         contract.look("chain", self.spec, exact)
-        return chain.trace(self.spec, exact, inputs.upstream(upstream, self.reduction, shape))
+        steps = chain.trace(self.spec, exact, inputs.upstream(upstream, self.reduction, shape))
+        last = next(reversed(steps))
+        steps[last] = steps[last]._replace(output=self._over_zero(steps[last].output, chain, exact))
+        return steps
 
     def _shaped(self, value: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
         rounded = value.astype(dtype, copy=False)
@@ -212,6 +220,15 @@ class _WithLabels(_Loss):
     def _settings(self) -> cross_entropy.Settings:
         return cross_entropy.Settings(self.reduction, self.label_smoothing, self.class_weight, self.ignore_index)
 
+    def _over_zero(self, value: Array, module: Any, arrays: Arrays, *request: Request) -> Array:
+        y = arrays["y"]
+        if self.reduction != "mean" or self.class_weight is None or y.ndim == 2 or not np.isnan(value):
+            return value
+        kept = y[cross_entropy.kept(y, self._settings)]
+        if not np.isnan(digits(cross_entropy.weights(kept, len(self.class_weight), self._settings).divisor)):
+            return value
+        return over_zero(self.spec, lambda spec: module.value(spec, arrays, *request))
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class CrossEntropy(_WithLabels):
@@ -220,7 +237,10 @@ class CrossEntropy(_WithLabels):
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p_n = \operatorname{softmax}(z_n)$$
 
     with targets t from labels or probabilities y, class weights v and smoothing ε: $t_{nk} = (1-\varepsilon)\,v_k\,[k =
-    y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$.
+    y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$. Probabilities need not
+    add up to 1, and they and weights may be negative. Terms of both signs cancel: accuracy then is relative to the sum
+    of their magnitudes, $\sum_k \lvert t_{nk}\log p_{nk}\rvert$ of a loss and $\lvert t_{nk}\rvert (1 - p_{nk}) +
+    p_{nk} \sum_{j\ne k} \lvert t_{nj}\rvert$ of its gradient.
 
     Settings mean what they mean in ``torch.nn.CrossEntropyLoss``, where class_weight is called weight. Classes are the
     last axis of z, not the second: from (N, C, d) come by ``numpy.moveaxis(z, 1, -1)``. Relative accuracy holds for
@@ -230,11 +250,12 @@ class CrossEntropy(_WithLabels):
     ----------
     reduction
         "mean" (divided by the sum of the weights of the labels that count, by the number of rows for probabilities),
-        "sum" or "none".
+        "sum" or "none". Where weights of both signs add up to 0, that is what it divides by, as PyTorch does: the value
+        is infinite or NaN, the gradient NaN.
     label_smoothing
         ε in [0, 1].
     class_weight
-        v: one weight a class, none negative.
+        v: one weight a class, any finite numbers.
     ignore_index
         Rows with this label count nothing; their logits are not looked at. All rows ignored: the "mean" is NaN, the
         gradient 0. Probabilities know no ignored rows. None: no label is ignored.

@@ -434,13 +434,18 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     digits: int = 60,
+    absolute: bool = False,
 ) -> Any:
-    """The cross entropy of torch, classes on the last axis: -sum over k of t_k log p_k a row, and the reduction."""
+    """The cross entropy of torch, classes on the last axis: -sum over k of t_k log p_k a row, and the reduction.
+
+    `absolute` takes |t_k| and |n| of "mean": what the terms add up to before targets of both signs cancel.
+    """
     settings = Settings(label_smoothing, class_weight, ignore_index, reduction)
     numbers = exact(z)
     with mp.workdps(digits + GUARD):
         rows_of_z = numbers.reshape(-1, numbers.shape[-1])
         batch = Batch.of(y, numbers.shape, settings)
+        batch = batch.absolute() if absolute else batch
         losses = [Row(list(rows_of_z[n]), t).value() if t is not None else mpf(0) for n, t in enumerate(batch.targets)]
         return batch.reduce(losses)
 
@@ -521,6 +526,11 @@ class Batch(NamedTuple):
         """Rows without targets, all counting the same."""
         return cls([{}] * count, mpf(count), (count,), reduction, one_label=True)
 
+    def absolute(self) -> Batch:
+        """The magnitudes of targets and divisor."""
+        targets = [None if row is None else {k: abs(t) for k, t in row.items()} for row in self.targets]
+        return self._replace(targets=targets, divisor=abs(self.divisor))
+
     def reduce(self, losses: list[mpf]) -> Any:
         if self.reduction == "none":
             result = np.empty(len(losses), dtype=object)
@@ -552,8 +562,10 @@ class Row:
     def __init__(self, z: Reals, targets: Mapping[int, mpf]):
         self.targets = targets
         self.total = mp.fsum(targets.values())
+        self.size = mp.fsum(abs(t) for t in targets.values())
         self.undefined = undefined(z)
-        self.infinite = not self.undefined and any(z[k] == -INFINITY for k in targets)
+        self.masked = {k for k in targets if z[k] == -INFINITY}
+        self.infinite = not self.undefined and bool(self.masked)
         if self.undefined:
             return
         if self.infinite:  # the loss is inf; its gradient is the limit, taken far below the other logits
@@ -564,7 +576,8 @@ class Row:
 
     def value(self) -> mpf:
         if self.undefined or self.infinite:
-            return NAN if self.undefined else INFINITY
+            signs = {mp.sign(t) for k, t in self.targets.items() if k in self.masked}
+            return NAN if self.undefined or len(signs) > 1 else INFINITY * signs.pop()
         gaps = (t * (self.z[self.base] - self.z[k]) for k, t in self.targets.items() if k != self.base)
         return self.total * mp.log1p(self.others) + mp.fsum(gaps)
 
@@ -599,11 +612,11 @@ class Row:
         return self.change(k, -step, step) / (2 * step)
 
     def terms(self, k: int, one_label: bool) -> mpf:
-        """The size of dL/dz_k where the target is one label; else p_k T + t_k, of which it is the difference."""
+        """The size of dL/dz_k where the target is one label; else p_k times the sum of |t_j|, and |t_k|."""
         if one_label or self.undefined:
             return abs(self.slope(k))
         p = self.ratios[k] / (1 + self.others)
-        return p * abs(self.total) + abs(self.targets.get(k, mpf(0)))
+        return p * self.size + abs(self.targets.get(k, mpf(0)))
 
 
 # --------------------------------------------------------------------------------------------- margin heads, row by row
@@ -758,15 +771,19 @@ def name_of(loss: Any) -> str:
 
 
 @untraced
-def value(loss: Any, *inputs: Any, digits: int = 60) -> Any:
-    """The loss on these inputs: an mpf for "mean" and "sum", an array of mpf for "none"."""
+def value(loss: Any, *inputs: Any, digits: int = 60, absolute: bool = False) -> Any:
+    """The loss on these inputs: an mpf for "mean" and "sum", an array of mpf for "none".
+
+    `absolute` gives what its terms add up to, their magnitudes taken: the same where all targets have one sign.
+    """
     if name_of(loss) == "Triplet":
         return triplet(*inputs, m=loss.m, squared=loss.squared, reduction=loss.reduction, digits=digits)
     settings = Settings.of(loss)
     if name_of(loss) == "CrossEntropy":
-        return cross_entropy(*inputs, **settings._asdict(), digits=digits)
+        return cross_entropy(*inputs, **settings._asdict(), digits=digits, absolute=absolute)
     with mp.workdps(digits + GUARD):
         head = Head(loss, *inputs)
+        head.batch = head.batch.absolute() if absolute else head.batch
         losses = [mpf(0)] * head.shape[0]
         for n in head.active():
             with mp.workdps(digits + GUARD + places(head.size(n))):
@@ -976,7 +993,8 @@ def absolute_terms(
 ) -> dict[str, Array]:
     """The size of what a gradient row is made of before anything cancels: a float64 a row; for z and b, an entry.
 
-    With G_nk = dL/dz_nk by differences, or in its place c_n (p_k T + t_k) for smoothed targets and probabilities:
+    With G_nk = dL/dz_nk by differences, or in its place c_n (p_k sum of |t_j| + |t_k|) for smoothed targets and
+    probabilities:
 
     - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;

@@ -518,13 +518,20 @@ def test_of_one_finite_logit_only_the_smallest_number_is_left(standard):
 
 @_formulas("reduction")
 def _(rng):
-    for reduction, weight in (("mean", 1.0 / N), ("sum", 1.0)):
+    for reduction, weight, own in (("mean", 1.0 / N, None), ("sum", 1.0, None), ("mean", -0.5 / N, (-2.0,) * C)):
         inputs = rng.normal(size=(N, C)), rng.permutation(C)[:N]
-        spied = _spied(refloss.CrossEntropy(reduction=reduction), inputs, COARSE)
+        spied = _spied(refloss.CrossEntropy(reduction=reduction, class_weight=own), inputs, COARSE)
         rows, _, _ = spied.arguments("cross_entropy_error")
         of_loss, _ = spied.result("cross_entropy_error")
-        values = {r"\Delta \mathcal L": spied.value, r"\omega": weight, r"\Delta L": of_loss, "L": rows.loss}
+        values = {r"\Delta \mathcal L": spied.value, r"\omega": weight, r"\Delta L": of_loss, "L": rows.terms}
         yield _scope(COARSE, values)
+
+
+@_formulas("divisor")
+def _(rng):
+    for signs in ((1.0, -1.0, 1.0), (-1.0, -1.0, 1.0)):
+        own = np.array(signs) * [1.0, 0.5, 0.25]
+        yield _scope(COARSE, {r"\nu": own, "N": 3.0, r"\zeta'": budgets.divisor_error(own, COARSE)})
 
 
 # ---------------------------------------------------------------------------------------------------------- directions

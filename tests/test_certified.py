@@ -30,8 +30,8 @@ def truths(
     loss: Any, *inputs: Any, upstream: Any = None, entries: Any = None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Name, truth and what mpmath's differences leave, both of the truth's shape, of value and gradients."""
-    value = exact.exact(exact.value(loss, *inputs, digits=DIGITS))
-    yield "value", value, np.array(NOISE * np.abs(value), object)
+    value, size = (exact.exact(exact.value(loss, *inputs, digits=DIGITS, absolute=some)) for some in (False, True))
+    yield "value", value, np.array(NOISE * size, object)
     sizes = exact.absolute_terms(loss, *inputs, upstream=upstream)
     found = exact.gradients(loss, *inputs, upstream=upstream, digits=DIGITS, entries=entries)
     for name, true in found.items():
@@ -214,7 +214,8 @@ def test_weights_smoothing_ignored_rows_and_upstream(reduction: str, smoothing: 
     x[1] = np.nan  # ignored, and not looked at
     above = [2.0, 1e300, -0.5] if reduction == "none" else -0.7
     settings = {"reduction": reduction, "label_smoothing": smoothing, "class_weight": (1.0, 0.5, 3.0, 0.1)}
-    for loss in (refloss.ArcFace(**settings), refloss.SoftmaxLoss(**settings)):
+    signed = settings | {"class_weight": (1.0, -0.5, 3.0, -0.1)}
+    for loss in (refloss.ArcFace(**settings), refloss.SoftmaxLoss(**settings), refloss.SoftmaxLoss(**signed)):
         found = enclose(loss, x, w, y, upstream=above)
         assert found.value.midpoint.shape == ((3,) if reduction == "none" else ())
         assert not found.grad["x"].midpoint[1].any()
@@ -226,7 +227,7 @@ def test_weights_smoothing_ignored_rows_and_upstream(reduction: str, smoothing: 
 
 def test_logits_of_any_shape_with_probabilities() -> None:
     z = random().standard_normal((2, 3, 4))
-    for y in (random().dirichlet(np.ones(4), (2, 3)), random().integers(0, 4, (2, 3))):
+    for y in (random().dirichlet(np.ones(4), (2, 3)), random().integers(0, 4, (2, 3)), random().normal(size=(2, 3, 4))):
         loss = refloss.CrossEntropy(reduction="none", label_smoothing=0.2, class_weight=(1.0, 2.0, 0.0, 3.0))
         found = enclose(loss, z, y)
         assert found.value.decimal.shape == (2, 3)
@@ -244,13 +245,32 @@ def test_logits_without_an_ordinary_loss(reduction: str, smoothing: float) -> No
         "target masked": [-np.inf, 0.0, 1.0],
         "another masked": [0.5, -np.inf, 1.0],
         "another masked, far down": [-1e308, -np.inf, -1.0001e308],
+        "two masked": [-np.inf, 0.5, -np.inf],
         "ordinary": [0.1, 0.2, 0.3],
     }
     for chosen in (*([name] for name in rows), ["target masked", "ordinary"], list(rows)):
         z = np.array([rows[name] for name in chosen])
         for y in (np.zeros(len(z), int), np.tile([1.0, 0.0, 0.5], (len(z), 1))):
-            loss = refloss.CrossEntropy(reduction=reduction, label_smoothing=smoothing, class_weight=(1.0, 2.0, 0.5))
-            encloses(loss, z, y)
+            for weights in ((1.0, 2.0, 0.5), (-1.0, 2.0, 0.5)):
+                loss = refloss.CrossEntropy(reduction=reduction, label_smoothing=smoothing, class_weight=weights)
+                encloses(loss, z, y)
+
+
+def test_masked_targets_of_both_signs() -> None:
+    """-inf by a negative one, NaN by both, as in PyTorch; a target that smoothing makes exactly 0 is none."""
+    z = [[-np.inf, 0.0, 1.0, -np.inf]]
+    for y, expected in (
+        ([-1.0, 0.5, 0.0, 0.0], -np.inf),
+        ([-1.0, 0.5, 0.0, 2.0], np.nan),
+        ([1.0, 0.0, 1.0, 1.0], np.inf),
+    ):
+        found = enclose(refloss.CrossEntropy(), z, [y])
+        assert f"the loss is {expected:g}" in found.notes[0]
+        for engine in ("certified", "chain", "fused", "dd"):
+            assert np.array_equal(refloss.CrossEntropy()(z, [y], engine=engine), expected, equal_nan=True), engine
+    smooth = refloss.CrossEntropy(label_smoothing=0.5)
+    encloses(smooth, z, [[-0.25, 1.0, 1.0, -0.25]])
+    assert np.isfinite(smooth(z, [[-0.25, 1.0, 1.0, -0.25]], engine="certified"))
 
 
 def test_undefined_rows_are_named() -> None:
@@ -294,6 +314,18 @@ def test_a_mean_over_no_weight_is_nan() -> None:
     assert np.isnan(found.value.midpoint)
     assert np.isnan(found.grad["w"].midpoint).all()
     assert np.array_equal(np.isnan(found.grad["x"].midpoint).all(axis=1), [True, False, True])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.25, 1.0])
+def test_weights_that_add_up_to_0(smoothing: float) -> None:
+    """The value alone is enclosed: what PyTorch has, see `refloss.engines.over_zero`."""
+    loss = refloss.CrossEntropy(class_weight=(-1.0, 2.0, 0.5), label_smoothing=smoothing)
+    found = enclose(loss, [[0.3, -1.0, 2.0], [1.0, 0.2, -0.7], [0.0, 1.0, 0.5]], [1, 0, 0])
+    expected = np.nan if smoothing == 1.0 else np.inf
+    assert np.array_equal(found.value.midpoint, expected, equal_nan=True)
+    assert np.isnan(found.grad["z"].midpoint).all()
+    said = "NaN" if smoothing == 1.0 else "the value is inf, the gradient NaN"
+    assert found.notes == (f'"mean" divides by a total weight of 0: {said}',)
 
 
 def test_the_value_alone() -> None:
@@ -479,6 +511,37 @@ ALIKE = np.array([[1.0, 2.0]]), np.array([[3.0, 0.1], [3.0, 0.2], [3.0, -1.0]]),
         (refloss.CosFace(class_weight=(0.0, 1.0, 1.0), label_smoothing=0.0), WEIGHTLESS, {"w": (0, 1)}),
         (refloss.CrossEntropy(), ([[0.0, -np.inf]], [0]), {"value": (), "z": ALL}),
         (refloss.CrossEntropy(), ([[0.0, 1.0]], [[0.0, 0.0]]), {"value": (), "z": ALL}),
+        (refloss.CrossEntropy(), ([[0.1, 0.1, 0.1]], [[1.0, -1.0, 0.0]]), {"value": (), "z": (0, 2)}),
+        (refloss.CrossEntropy(), ([[0.0, 1.0, 7.0, -np.inf]], [[1.0, -1.0, 0.0, 0.0]]), {"z": (0, 2)}),
+        (refloss.CrossEntropy(), ([[0.1, -np.inf]], [[-1.0, 0.0]]), {"value": (), "z": ALL}),
+        (
+            refloss.CrossEntropy(reduction="none", label_smoothing=0.3, class_weight=(1.0, -2.0, 1.0)),
+            ([[0.0, 1.0, 2.0], [0.1, 0.1, 0.1]], np.full((2, 3), 0.1)),  # T = 0, to be divided by 3
+            {"value": ALL},
+        ),
+        (
+            refloss.CrossEntropy(reduction="sum", class_weight=(1.0, 7.0, -1.0)),
+            ([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], [0, 2]),  # two samples with the same logits
+            {"value": ()},
+        ),
+        (
+            refloss.SoftmaxLoss(reduction="sum", label_smoothing=0.1, class_weight=(1.0, -1.0)),
+            (np.eye(2), [[0.1, 0.2], [0.2, 0.1]], [0, 1]),
+            {"value": ()},
+        ),
+        *(
+            (
+                loss(reduction="sum", class_weight=(1.0, -1.0)),
+                ([[1.0, 2.0], [2.0, 1.0]], [[3, 1.0], [1, 3]], [0, 1]),
+                {"value": ()},
+            )
+            for loss in (refloss.NormFace, refloss.ArcFace, refloss.ModifiedSoftmax, refloss.ASoftmax)
+        ),
+        (
+            refloss.NormFace(reduction="sum", class_weight=(1.0, -1.0)),
+            ([[1.0, 2.0], [3.0, 1.0]], [[3.0, 1.0], [6.0, 2.0]], [0, 1]),  # classes alike: log 2 - log 2
+            {"value": ()},
+        ),
         (refloss.Triplet(), ([[0.0, 0.0]], [[0.1, 0.0]], [[0.0, 4.0]]), {"value": (), "anchor": ALL, "negative": ALL}),
         (refloss.Triplet(m=3.0), ([[1e-40, 0.0]], [[9.0, 0.0]], [[9.0, 1.0]]), {"anchor": (0, 0), "positive": (0, 1)}),
         (
@@ -508,6 +571,9 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
     [
         (refloss.SoftmaxLoss(class_weight=(1.0, 0.0, 1.0)), True),
         (refloss.SoftmaxLoss(label_smoothing=1.0), False),
+        (refloss.SoftmaxLoss(class_weight=(1.0, -1.0, 0.0), reduction="sum"), True),
+        (refloss.NormFace(class_weight=(1.0, -1.0, 1.0), reduction="sum"), False),
+        (refloss.ArcFace(class_weight=(1.0, -1.0, 0.0), reduction="sum", s=None, label_smoothing=0.5), False),
         (refloss.NormFace(label_smoothing=1.0), False),
         (refloss.ModifiedSoftmax(), False),
         (refloss.CosFace(s=None, m=1.0, label_smoothing=0.5), False),

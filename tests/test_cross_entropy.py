@@ -8,11 +8,13 @@ from mpmath import mp
 import checks
 import exact
 import refloss
+from refloss.engines.dd import DoubleDouble
 from refloss.error_free import Pair
 from refloss.stages import cross_entropy, log_softmax
 from refloss.stages.cross_entropy import Settings
 
 WEIGHTS = (1.0, 0.1, 0.0, 3.0, 1e-3)
+SIGNED = (-1.0, 0.1, 0.0, 3.0, -1e-3)
 
 
 def targets_of(y, classes, settings):
@@ -30,7 +32,7 @@ def both_stages(loss, z, y, upstream=1.0):
 
 
 def check(loss, z, y, upstream=1.0):
-    """8u: the contract, see checks.allowed. Of labels relative to each entry, of shared targets to p_k T + t_k."""
+    """8u: the contract, see checks.allowed. Of labels relative to each entry, else to p_k Σ|t_j| + |t_k|."""
     checks.against_exact(loss, z, y, found=both_stages(loss, z, y, upstream), upstream=upstream)
 
 
@@ -68,7 +70,7 @@ def test_labels_with_a_thousand_classes(gap):
 
 @pytest.mark.parametrize("gap", [0.0, 1.0, 20.0, 300.0])
 @pytest.mark.parametrize("smoothing", [0.0, 1e-9, 0.1, 1.0])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("weights", [None, WEIGHTS, SIGNED])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_soft_and_smoothed_targets(gap, smoothing, weights, reduction):
     rng = np.random.default_rng(2)
@@ -78,6 +80,7 @@ def test_soft_and_smoothed_targets(gap, smoothing, weights, reduction):
     check(loss, z, np.array([0, 1, 3, 4]), upstream)
     check(loss, z, rng.dirichlet(np.full(5, 0.3), 4), upstream)
     check(loss, z, 7.0 * np.eye(5)[[4, 2, 1, 0]], upstream)  # targets need not sum to 1
+    check(loss, z, rng.standard_normal((4, 5)), upstream)  # and may have either sign
 
 
 def test_soft_targets_with_a_thousand_classes():
@@ -218,7 +221,7 @@ def rational_targets(y, classes, settings):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 1e-20, 0.1, 1.0 / 3.0, 1.0])
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("weights", [None, WEIGHTS, SIGNED])
 def test_targets_are_right_relative_to_themselves(smoothing, weights):
     """4u: 1 - eps and eps / C 1u each, the product 1u, the sum 1u, the weight 1u, of which one path takes four."""
     settings = Settings(label_smoothing=smoothing, class_weight=weights)
@@ -228,9 +231,23 @@ def test_targets_are_right_relative_to_themselves(smoothing, weights):
         t, divisor = targets_of(y, 5, settings)
         for row, true in zip(t.tolist(), rational_targets(y, 5, settings), strict=True):
             for found, share in zip(row, true, strict=True):
-                assert abs(Fraction(found) - share) <= 4 * Fraction(1, 2**53) * share
+                assert abs(Fraction(found) - share) <= 4 * Fraction(1, 2**53) * abs(share)
         added = math.fsum((weights or [1.0] * 5)[k] for k in labels)
         assert divisor == (6.0 if y.ndim == 2 else added)
+
+
+@pytest.mark.parametrize("kind", [Pair, DoubleDouble])
+@pytest.mark.parametrize("size", [1.0, 2.0**900, 2.0**-900])
+def test_weights_of_both_signs_add_up_exactly(kind, size):
+    """What is left of weights that cancel is rounded once; DoubleDouble keeps what is rounded off it."""
+    v = size * np.array([1e16, 3.0, -1e16, 1e-20])
+    found = cross_entropy.weights(np.array([0, 1, 2, 3]), 4, Settings(class_weight=tuple(v)), kind)
+    true = sum(map(Fraction, found.v), Fraction(0))
+    assert cross_entropy.high(found.divisor) == float(true)
+    if kind is DoubleDouble:
+        assert found.divisor.lo == float(true - Fraction(float(found.divisor.hi)))
+    nothing = cross_entropy.weights(np.array([0, 2]), 4, Settings(class_weight=tuple(v)), kind)
+    assert np.isnan(cross_entropy.high(nothing.divisor))
 
 
 def test_label_smoothing_as_torch_documents_it():

@@ -121,6 +121,7 @@ REDUCED = [
         {"reduction": "none"},
         {"label_smoothing": 0.1},
         {"class_weight": (1.0, 2.0, 0.5, 3.0, 1.5), "label_smoothing": 0.01},
+        {"class_weight": (1.0, -2.0, 0.5, -3.0, 1.5), "label_smoothing": 0.3},
         {"ignore_index": 2},
     )
 ]

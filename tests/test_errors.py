@@ -82,7 +82,7 @@ def test_errors_of_rows_are_reduced_as_rows_are(reduction):
     loss = refloss.CrossEntropy(reduction=reduction)
     z, y = np.vstack([Z, Z + 1.0]), np.array([0, -100, 2, 1])
     a = errors.Arithmetic(2.0**-11, 2.0**-20, 0.0, 2.0**-14)
-    counting = budgets._counting(loss, y, 3, None)
+    counting = budgets._counting(loss, y, 3, None, a)
     assert counting.kept.tolist() == [True, False, True, True]
     rows = budgets._rows(z[counting.kept], counting.t)
     of_loss = np.array([1e-3, 2e-3, 4e-3])
@@ -511,7 +511,7 @@ def test_a_budget_on_logits_is_that_of_the_rows_that_count():
     loss = refloss.CrossEntropy(label_smoothing=0.1, class_weight=(1.0, 2.0, 0.5))
     z, y = np.vstack([Z, Z + 0.5]), np.array([0, -100, 2, 1])
     value, allowed = budgets.bounds(loss, (z, y), UNITS, -3.0)
-    counting = budgets._counting(loss, y, 3, -3.0)
+    counting = budgets._counting(loss, y, 3, -3.0, UNITS)
     rows = budgets._rows(z[counting.kept], counting.t)
     of_loss, of_g = errors.cross_entropy_error(rows, 0.0 * rows.z, UNITS)
     assert value == pytest.approx(float(budgets._reduced(loss, rows, of_loss, counting, UNITS)), rel=1e-14, abs=0.0)
@@ -549,7 +549,7 @@ def test_a_budget_of_a_linear_head_is_put_together_from_products(between):
     loss = refloss.SoftmaxLoss(reduction="sum")
     value, allowed = budgets._linear(loss, [x, w, y, b], a, 0.25)
     kept = np.array([0, 2, 3])
-    counting = budgets._counting(loss, y, 3, 0.25)
+    counting = budgets._counting(loss, y, 3, 0.25, a)
     z = x @ w.T + b
     of_z = np.zeros((3, 3))
     for row, i in enumerate(kept):
@@ -595,7 +595,7 @@ def test_a_budget_of_a_margin_is_put_together_from_stages(loss):
     x, w, y = rng.normal(size=(4, 5)), rng.normal(size=(3, 5)), np.array([0, -100, 2, 1])
     value, allowed = budgets._margin(loss, [x, w, y], UNITS, -2.0)
     kept, each = np.array([0, 2, 3]), np.arange(3)
-    counting = budgets._counting(loss, y, 3, -2.0)
+    counting = budgets._counting(loss, y, 3, -2.0, UNITS)
     head = head_of(loss, x[kept], w, y[kept])
     of_f = errors.cosine_error(head, UNITS)
     target = errors.margin_error(head, loss.spec.margin, of_f[each, head.y], UNITS)
@@ -733,14 +733,14 @@ def test_a_row_of_cross_entropy_is_off_by_what_it_is_alone(standard):
 
 def test_targets_are_smoothed_and_weighted_as_the_loss_says():
     loss = refloss.CrossEntropy(label_smoothing=0.25, class_weight=(1.0, 2.0, 0.5, 1.0))
-    counting = budgets._counting(loss, np.array([1, -100]), 4, None)
+    counting = budgets._counting(loss, np.array([1, -100]), 4, None, UNITS)
     assert np.allclose(counting.t, [[0.0625, 2.0 * 0.8125, 0.03125, 0.0625]], rtol=1e-14, atol=0.0)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_what_the_truth_is_off_by_shows_in_float64(reduction):
     loss, a = refloss.CrossEntropy(reduction=reduction), budgets.arithmetic("float64")
-    counting = budgets._counting(loss, Y, 3, None)
+    counting = budgets._counting(loss, Y, 3, None, a)
     rows = budgets._rows(Z, counting.t)
     found = budgets._reduced(loss, rows, np.zeros(2), counting, a)
     if reduction == "none":

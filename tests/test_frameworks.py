@@ -160,15 +160,17 @@ def log_softmax(z: np.ndarray) -> np.ndarray:
     return gap - np.log(np.exp(gap).sum(axis=1, keepdims=True))
 
 
-def cross_entropy_bound(z: np.ndarray, t: np.ndarray, off: Any = 0.0) -> Rows:
+def cross_entropy_bound(z: np.ndarray, t: np.ndarray, off: Any = 0.0, spread: float = 1.0) -> Rows:
     """What cross entropy of rows z (N, C) with targets t (N, C) may lose, for logits wrong by `off` (N, 1).
 
     With e for what log p loses: L_n = sum of t_k (-log p_k) loses T e, T the sum of t_k, and (C + N + 8) u of its terms
     in products, targets and the sums over classes and rows. p_k = exp(log p_k) is wrong by e + 2u relative, so
     dL/dz_k = T p_k - t_k loses e + (C + N + 8) u of T p_k and (N + 8) u of t_k, N for what "mean" divides by. refloss
-    may lose 8u of the same.
+    may lose 8u of the same. Targets count with their magnitudes; weights of both signs, whose magnitudes add up to
+    `spread` times the sum, lose as many times more in that.
     """
-    (n, classes), log_p = z.shape, log_softmax(z)
+    (n, classes), log_p, t = z.shape, log_softmax(z), np.abs(t)
+    n *= spread
     e, total, p = log_softmax_bound(z, off), t.sum(axis=1, keepdims=True), np.exp(log_p)
     sums = (classes + n + 16.0) * U
     loss = (total * e)[:, 0] + sums * (t * -log_p).sum(axis=1)
@@ -257,16 +259,17 @@ def test_softmax_functions(softmaxes: SimpleNamespace, axis: int) -> None:
 # ------------------------------------------------------------------------------------------------------- cross entropy
 
 
-def target_rows(y: np.ndarray, classes: int, settings: dict[str, Any]) -> tuple[np.ndarray, float]:
-    """Targets t (N, C) and what "mean" divides by, as torch has it, for the bounds."""
+def target_rows(y: np.ndarray, classes: int, settings: dict[str, Any]) -> tuple[np.ndarray, float, float]:
+    """Targets t (N, C), what "mean" divides by, as torch has it, and its terms' magnitudes over it, for the bounds."""
     weight, e = np.array(settings["class_weight"] or [1.0] * classes), settings["label_smoothing"]
     if y.dtype.kind == "f":
         t = y.reshape(-1, classes)
-        return weight * ((1.0 - e) * t + e / classes), float(len(t))
+        return weight * ((1.0 - e) * t + e / classes), float(len(t)), 1.0
     labels = y.reshape(-1)
     kept = labels != settings["ignore_index"]
     t = kept[:, None] * np.eye(classes)[np.where(kept, labels, 0)]
-    return weight * ((1.0 - e) * t + e * kept[:, None] / classes), float(weight[labels[kept]].sum())
+    own = weight[labels[kept]]
+    return weight * ((1.0 - e) * t + e * kept[:, None] / classes), float(own.sum()), np.abs(own).sum() / abs(own.sum())
 
 
 def hold_cross_entropy(
@@ -275,9 +278,9 @@ def hold_cross_entropy(
     """Hold another's value and dL/dz of logits (..., C) to those of refloss.CrossEntropy."""
     classes, reduction = z.shape[-1], settings["reduction"]
     value, gradient = refloss.CrossEntropy(**settings).value_and_grad(z, y, upstream=upstream)
-    t, count = target_rows(y, classes, settings)
-    rows, g = cross_entropy_bound(z.reshape(-1, classes), t), share(upstream, reduction, count)
-    of_value = Found(theirs[0], value, reduced(rows.loss, reduction, count).reshape(np.shape(value)))
+    t, count, spread = target_rows(y, classes, settings)
+    rows, g = cross_entropy_bound(z.reshape(-1, classes), t, spread=spread), share(upstream, reduction, count)
+    of_value = Found(theirs[0], value, np.abs(reduced(rows.loss, reduction, count)).reshape(np.shape(value)))
     of_z = Found(theirs[1], gradient.z, (np.abs(g) * rows.gradient).reshape(z.shape))
     agree(of_value, {"target's term dropped": {"z": gradient.z + (g * t).reshape(z.shape)}}, z=of_z)
 
@@ -302,12 +305,13 @@ def torch_cross_entropy(
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("kind", ["labels", "some ignored", "a class ignored", "probabilities"])
+@pytest.mark.parametrize("weights", ["unweighted", "weighted", "of both signs"])
+@pytest.mark.parametrize("kind", ["labels", "some ignored", "a class ignored", "probabilities", "of both signs"])
 @pytest.mark.parametrize("shape", [(7,), (6, 7), (4, 7, 3), (2, 7, 3, 2)], ids=str)
 def test_torch_cross_entropy(
-    torch: ModuleType, shape: tuple[int, ...], kind: str, weighted: bool, smoothing: float, reduction: str
+    torch: ModuleType, shape: tuple[int, ...], kind: str, weights: str, smoothing: float, reduction: str
 ) -> None:
+    """Weights and targets of both signs too, as in the samples of torch's own OpInfo."""
     rng, classes, places = np.random.default_rng(12), 7, (*shape[:1], *shape[2:]) if len(shape) > 1 else ()
     z = 4.0 * rng.standard_normal((*places, classes))
     y = np.array(rng.integers(classes, size=places))
@@ -318,14 +322,41 @@ def test_torch_cross_entropy(
         y.flat[1::2] = 2
     elif kind == "probabilities":
         y = rng.uniform(size=z.shape) / 3.0  # sums need not be 1
+    elif kind == "of both signs":
+        y = rng.standard_normal(z.shape)
     settings = {
         "reduction": reduction,
         "label_smoothing": smoothing,
-        "class_weight": tuple(rng.uniform(0.1, 3.0, classes)) if weighted else None,
+        "class_weight": {
+            "weighted": tuple(rng.uniform(0.1, 3.0, classes)),
+            "of both signs": tuple(rng.standard_normal(classes)),
+        }.get(weights),
         "ignore_index": 2 if kind == "a class ignored" else -100,
     }
     upstream = rng.standard_normal(places if reduction == "none" else ())
     hold_cross_entropy(torch_cross_entropy(torch, z, y, upstream, settings), z, y, upstream, settings)
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd", "certified"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9, 1.0])
+def test_torch_cross_entropy_with_weights_that_add_up_to_0(torch: ModuleType, smoothing: float, engine: str) -> None:
+    """The value is infinite or NaN as torch's; refloss has no gradient there, and torch next to none."""
+    z = np.random.default_rng(13).standard_normal((3, 3))
+    settings = {"reduction": "mean", "label_smoothing": smoothing, "ignore_index": -100}
+    for y in ([0, 0, 1], [1, 0, 0], [0, 1, -100], [2, 2, 2], [2, 0, 2]):
+        for weights in ((-1.0, 2.0, 0.0), (1.0, -2.0, 0.0), (1.0, -1.0, 3.0), (0.0, 0.0, 0.0)):
+            settings["class_weight"] = weights
+            theirs, _ = torch_cross_entropy(torch, z, np.array(y), 1.0, settings)
+            loss = refloss.CrossEntropy(**settings)
+            if np.isfinite(theirs):
+                continue
+            value, grad = loss.value_and_grad(z, y, engine=engine)
+            np.testing.assert_array_equal(value, theirs)
+            np.testing.assert_array_equal(loss(z, y, engine=engine), theirs)
+            np.testing.assert_array_equal(loss.trace(z, y)["cross_entropy"].output, theirs)
+            kept = np.array(y) != -100
+            assert np.isnan(grad.z[kept]).all()
+            assert not grad.z[~kept].any()
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -63,7 +63,7 @@ def agree(loss, *inputs, upstream=None, found=None, **options):
     found = found or loss.value_and_grad(*inputs, upstream=upstream, engine="fused", **options)
     other = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
     value_allowed, gradient_allowed = checks.allowed(loss, *inputs)
-    error = exact.value_error(found[0], exact.exact(other[0]))
+    error = exact.value_error(found[0], exact.exact(other[0]), exact.value(loss, *inputs, absolute=True))
     assert error <= TWICE * value_allowed, f"{loss}: values {found[0]} and {other[0]} are {error:.3g}u apart"
     terms = exact.absolute_terms(loss, *inputs, upstream=upstream)
     for name, gradient in checks.as_dict(found[1]).items():
@@ -83,6 +83,10 @@ def ordinary(n, c, d, seed=0):
 
 def weights_of(c, seed=0):
     return tuple(np.random.default_rng(seed).uniform(0.25, 2.0, c))
+
+
+def signed_weights_of(c, seed=0):
+    return tuple(np.random.default_rng(seed).standard_normal(c))
 
 
 # --------------------------------------------------------------------------------------------------------- the contract
@@ -127,7 +131,9 @@ BLOCKED = (
     refloss.ArcFace(s=30.0),
     refloss.ASoftmax(),
     refloss.ArcFace(s=20.0, label_smoothing=0.1, class_weight=weights_of(7)),
+    refloss.ArcFace(s=20.0, label_smoothing=0.1, class_weight=signed_weights_of(7)),
     refloss.SoftmaxLoss(label_smoothing=0.1),
+    refloss.SoftmaxLoss(label_smoothing=0.5, class_weight=signed_weights_of(7), reduction="sum"),
     refloss.CombinedMargin(reduction="none", gradient="detached"),
 )
 
@@ -211,6 +217,8 @@ def test_hard_cases_are_those_of_the_chain(case, block):
         {"label_smoothing": 0.1},
         {"class_weight": weights_of(150)},
         {"label_smoothing": 0.3, "class_weight": weights_of(150)},
+        {"class_weight": signed_weights_of(150)},
+        {"label_smoothing": 0.3, "class_weight": signed_weights_of(150)},
         {"ignore_index": 3},
     ],
     ids=str,
@@ -262,12 +270,15 @@ ROWS = [
     [0.0, np.inf, np.nan],
 ]
 SOFT = [[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 0.0], [0.25, 0.25, 0.5], [0.0, 2.0, 0.0]]
+SOFT += [[-1.0, 1.0, 0.0], [0.0, -0.5, -0.5], [0.0, 0.25, -0.25]]
 MASKED = [
     {},
     {"label_smoothing": 0.1},
     {"label_smoothing": 1.0},
     {"class_weight": (1.0, 0.0, 2.0)},
     {"class_weight": (1.0, 0.0, 2.0), "label_smoothing": 0.2},
+    {"class_weight": (-1.0, 0.5, 2.0)},
+    {"class_weight": (-1.0, 0.5, 2.0), "label_smoothing": 0.2},
 ]
 
 
@@ -288,6 +299,17 @@ def test_logits_that_are_not_finite_come_out_as_of_the_chain(settings, reduction
             np.testing.assert_allclose(found[1].z, expected[1].z, rtol=0.0, atol=4.0 * rtol, err_msg=said)
             assert not found[1].z[expected[1].z == 0.0].any(), said
             np.testing.assert_array_equal(loss(z, y, engine="fused", dtype=dtype), found[0])
+
+
+@pytest.mark.parametrize(("dtype", "u"), [(np.float64, U), (np.float32, SINGLE)])
+def test_targets_that_are_far_apart_hide_none(dtype, u):
+    """8u of |t_k| q_k + p_k Σ |t_j| over j ≠ k: at a largest logit with the target 1, 1 - p is nothing, and Σ small."""
+    loss, z = refloss.CrossEntropy(), np.array([[80.0, 1.0, 0.0]], dtype)
+    for y in ([1.0, 1e-10, -3e-10], [-1.0, 1e-10, 3e-10]):
+        y = np.array([y], dtype)  # noqa: PLW2901
+        rest = float(y[0, 1]) + float(y[0, 2])
+        found = loss.value_and_grad(z, y.astype(np.float64), engine="fused", dtype=dtype)[1].z[0, 0]
+        assert abs(float(found) - rest) <= 8.0 * u * 4e-10
 
 
 def test_one_class_costs_nothing():

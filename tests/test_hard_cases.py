@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,9 @@ LISTS = {
         *((f"hard-wrong-{gap}", "wrong") for gap in (5, 10, 30)), *GAPS,
         ("hard-certain", "confident"), ("boundary-tied", "equal"), ("boundary-masked", "masked"),
         ("boundary-ignored", "ignored", IGNORED), ("boundary-all-ignored", "ignored", IGNORED),
-        ("boundary-soft", "soft"), ("hard-equal", "equal"), ("hard-offset", "offset"), ("hard-offset-below", "offset"),
+        ("boundary-soft", "soft"), ("boundary-soft-sums", "soft"),
+        ("boundary-soft-signs", "soft negative", ("truth", "refusal")),
+        ("hard-equal", "equal"), ("hard-offset", "offset"), ("hard-offset-below", "offset"),
         ("range-offset-huge", "offset"),
     ],
     refloss.Triplet(): [
@@ -112,7 +116,7 @@ def test_settings_leave_cases_out():
         assert all((entry.astype(dtype_of("bfloat16")).astype(np.float64) == entry).all() for entry in numbers)
         assert case.inputs[2].dtype.kind == "i"
     hard = named(CE, soft=False)
-    assert set(named(CE)) - set(hard) == {"boundary-soft"}
+    assert set(named(CE)) - set(hard) == {"boundary-soft", "boundary-soft-sums", "boundary-soft-signs"}
     assert (hard["range-soft"].group, hard["range-soft"].accepts) == ("range", ("truth", "refusal"))
     assert "boundary-masked" not in named(refloss.CrossEntropy(label_smoothing=0.1))
     assert "boundary-weight-0" not in named(refloss.CrossEntropy(class_weight=(1.0,) * 7))
@@ -141,6 +145,26 @@ def test_a_mean_of_nothing_is_one_of_ignored_labels_or_of_weights_of_0():
     assert nothing(weighted, (z, np.array([1, 1])))
     assert not nothing(weighted, (z, np.array([1, 2])))
     assert not nothing(refloss.CrossEntropy(ignore_index=None), (z, np.array([0, 1])))
+    signed = refloss.CrossEntropy(class_weight=(-1.0, 2.0, 1e-300))
+    assert nothing(signed, (z, np.array([0, 0, 1])))
+    assert not nothing(signed, (z, np.array([0, 0, 1, 2])))
+
+
+def test_weights_of_which_nothing_is_left_make_no_case():
+    cancel = hard_cases.weights_cancel
+    loss = refloss.CrossEntropy(class_weight=(-1.0, 1.0, 1.1))
+    assert cancel(loss, np.array([0, 1]))
+    assert not cancel(loss, np.array([0, 1, 1]))
+    assert cancel(loss, np.array([0, 2]))  # 2.1 to 0.1
+    assert not cancel(loss, np.array([0, 2, -100, 2]))
+    assert not cancel(loss, np.zeros((2, 3)))
+    assert not cancel(loss, np.array([-100]))
+    assert not cancel(replace(loss, reduction="sum"), np.array([0, 1]))
+    assert not cancel(replace(loss, class_weight=None), np.array([0, 1]))
+    two = refloss.SoftmaxLoss(class_weight=(-1.0, 1.0))
+    left = {case.name for case in cases(two, shapes=[(2, 2, 3)])}
+    assert left
+    assert len(left) < len({case.name for case in cases(replace(two, reduction="sum"), shapes=[(2, 2, 3)])})
 
 
 def test_the_smallest_shapes_leave_out_what_has_no_room():

@@ -6,7 +6,8 @@ from mpmath import mp
 
 import checks
 import exact
-from refloss.error_free import Pair, two_sum
+from refloss.engines.dd import DoubleDouble
+from refloss.error_free import Pair, high, two_sum
 from refloss.stages import log_softmax, softmax
 
 
@@ -148,6 +149,20 @@ def test_of_a_single_class_the_gradient_is_minus_the_sum_of_the_others(gap):
     assert (found[target] > 0.0).all()
     found[target] = 0.0
     assert exact.value_error(found, -true) <= 7.0
+
+
+@pytest.mark.parametrize("kind", [Pair, DoubleDouble])
+@pytest.mark.parametrize("most", [1e30, -1e30])
+def test_a_target_far_above_the_others_hides_none_of_them(kind, most):
+    """Errors are relative to |g_k| q_k + p_k Σ |g_j| over j ≠ k: for the largest that is 2e-9, and q is 1e-130.
+
+    3u: p, the others' sum and the product. With gradients that need both parts of a pair, T - g_k would be off by u² T.
+    """
+    z = np.array([[300.0, 0.0, 0.0]])
+    g = kind.of(np.array([[most, 1e-9, -2e-9]])) * (1.0 / kind.of(3.0))
+    _, saved = log_softmax.forward(kind.of(z))
+    found = high(log_softmax.backward(g.rounded(), saved))[0, 0]
+    assert abs(found - 1e-9 / 3.0) <= 3.0 * checks.U * 1e-9
 
 
 def test_rows_add_up_to_nothing_but_rounding():

@@ -17,6 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp
 
+import cases
 import checks
 import exact
 import refloss
@@ -896,3 +897,28 @@ def test_the_same_call_gives_the_same_bits(case):
     all_same(first, again)
     same(loss(*inputs), first[0])
     same(list(loss.trace(*inputs).values())[-1].output, first[0])
+
+
+# --------------------------------------------------------------------------------------------- weights that add up to 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("loss", [refloss.SoftmaxLoss(), refloss.ArcFace(), refloss.ASoftmax()], ids=repr)
+def test_a_mean_over_weights_that_add_up_to_0(loss, dtype):
+    """The sum over 0, as PyTorch has it; every part of the gradient is NaN."""
+    x, w, y = cases.ordinary(np.random.default_rng(0), 3, 3, 4)
+    y[:] = [0, 0, 1]
+    for weights in ((-1.0, 2.0, 0.5), (1.0, -2.0, 0.5), (0.0, 0.0, 0.5)):
+        own = replace(loss, class_weight=weights)
+        added = replace(own, reduction="sum")(x, w, y)
+        expected = np.copysign(np.inf, added) if added else np.nan
+        for engine in ("chain", "dd", "certified") if dtype == np.float64 else ("fused",):
+            value, grad = own.value_and_grad(x, w, y, engine=engine, dtype=dtype)
+            np.testing.assert_array_equal([value, own(x, w, y, engine=engine, dtype=dtype)], [expected, expected])
+            assert value.dtype == dtype
+            assert all(np.isnan(part).all() for part in grad if part is not None)
+
+
+def test_nan_logits_are_nan_whatever_the_weights():
+    loss = refloss.CrossEntropy(class_weight=(1.0, -0.5))
+    assert np.isnan(loss([[np.nan, 1.0], [1.0, 2.0]], [0, 1]))

@@ -70,3 +70,19 @@ def without_ignored(
         return whole
 
     return some, upstream[kept] if upstream is not None and upstream.ndim else upstream, restored
+
+
+def over_zero(spec: Spec, value_of: Callable[[Spec], Array]) -> Array:
+    r"""Return the "mean" where the weights of the labels add up to 0: infinite or NaN, as PyTorch has it.
+
+    $$\frac{L^{(0)}}{0} \text{ for } \varepsilon = 0, \qquad
+    (1-\varepsilon)\,\frac{L^{(0)}}{0} + \varepsilon\,\frac{L^{(1)}}{0} \text{ otherwise}$$
+
+    with the sums $L^{(0)}$ without label smoothing and $L^{(1)}$ with smoothing 1, by value_of.
+    """
+    settings = spec.cross_entropy
+    smoothing = settings.label_smoothing
+    sums = [settings._replace(reduction="sum", label_smoothing=each) for each in ((0.0, 1.0) if smoothing else (0.0,))]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        labels, *shared = (value_of(spec._replace(cross_entropy=each)) / np.float64(0.0) for each in sums)
+        return np.asarray((1.0 - smoothing) * labels + smoothing * shared[0] if shared else labels)

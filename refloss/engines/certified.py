@@ -15,7 +15,8 @@ Symbols: as in the stages; t targets (N, C), T their sum by row, G_nk the gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss import inputs
-from refloss.engines import Spec
+from refloss.engines import Spec, over_zero
 from refloss.error_free import Array, shown
 from refloss.stages.margin import Margin
 
@@ -757,27 +758,41 @@ class _Problem:
         else:
             undefined = ~kept
         if self.reduction == "mean" and self.divisor == 0:
-            self.losses[:] = nan
+            self.losses[:] = over_zero(self.spec, self._value_of)
             self.gradients[kept] = nan
-            self.notes.append('"mean" divides by a total weight of 0: NaN')
+            found = "" if np.isnan(self.losses[0]) else f"the value is {self.losses[0]:g}, the gradient "
+            self.notes.append(f'"mean" divides by a total weight of 0: {found}NaN')
             return np.zeros(len(y), np.bool_)
         return kept & ~undefined
 
+    def _value_of(self, spec: Spec) -> Array:
+        """The loss with other settings."""
+        return value(spec, self.arrays)
+
     def _logits(self, kept: Mask) -> tuple[Mask, Mask]:
-        """Which classes are not masked, and which rows are undefined; rows with a target at -inf have a loss of inf."""
-        z, smoothing = self.arrays["z"], self.spec.cross_entropy.label_smoothing
+        """Which classes are not masked, and which rows are undefined; the losses of rows with targets at -inf."""
+        z = self.arrays["z"]
         present = z != -inf
         undefined = kept & (np.isnan(z).any(axis=1) | (z == inf).any(axis=1) | ~present.any(axis=1))
-        weighs = (self.weight > 0.0) & ((smoothing > 0.0) | (self.share > 0.0))
-        if smoothing == 1.0:  # the label's own share is gone, but every class has its part
-            weighs = np.broadcast_to(self.weight > 0.0, z.shape)
-        infinite = kept & ~undefined & (weighs & ~present).any(axis=1)
-        self.losses[infinite] = inf
+        infinite = np.zeros(len(z), np.bool_)
+        for n, k in np.argwhere(~present & (kept & ~undefined)[:, None]):
+            t = self._target(n, k)
+            if t:
+                loss = inf if t > 0 else -inf
+                self.losses[n] = nan if infinite[n] and self.losses[n] != loss else loss
+                infinite[n] = True
         for n in np.flatnonzero(undefined):
             self.notes.append(f"row {n}: NaN, +inf or nothing but -inf among the logits: NaN")
         for n in np.flatnonzero(infinite):
-            self.notes.append(f"row {n}: a target at a logit of -inf: the loss is inf, the gradient its limit")
+            self.notes.append(
+                f"row {n}: a target at a logit of -inf: the loss is {self.losses[n]:g}, the gradient its limit"
+            )
         return present, undefined
+
+    def _target(self, n: int, k: int) -> Fraction:
+        """t_nk."""
+        smoothing, share = Fraction(self.spec.cross_entropy.label_smoothing), Fraction(self.share[n, k])
+        return Fraction(self.weight[k]) * (share * (1 - smoothing) + smoothing / len(self.weight))
 
     def _fix(self) -> None:
         """Set apart what is known from what the balls are to find."""
@@ -787,7 +802,8 @@ class _Problem:
         if self.reduction == "none":
             self.fixed, self.open = {"value": self.losses.copy()}, {"value": finite}
         else:
-            total = self.losses.sum()
+            with np.errstate(invalid="ignore"):  # of both signs
+                total = self.losses.sum() * (-1.0 if self.reduction == "mean" and self.divisor < 0 else 1.0)
             self.fixed = {"value": np.array(total)}
             self.open = {"value": np.array(bool(finite.any()) and bool(np.isfinite(total)))}
         if self.upstream is None:
@@ -921,7 +937,9 @@ class _Problem:
 
     def is_zero(self, name: str, index: tuple[int, ...]) -> bool:
         """Whether an entry is 0 for a reason found here: True is a proof, False is not one."""
-        if name in ("value", "positive", "negative"):  # where these are 0, so are their balls
+        if name == "value":
+            return self._is_zero_value([int(np.searchsorted(self.rows, n)) for n in index] or range(len(self.rows)))
+        if name in ("positive", "negative"):  # where these are 0, so are their balls
             return False
         by_class = name in ("w", "b")
         kind = (name, index[0])
@@ -937,6 +955,50 @@ class _Problem:
         """Whether the gradient from above is not 0."""
         above = np.asarray(self.upstream)
         return bool((above[self.rows[n]] if above.ndim else above) != 0.0)
+
+    def _is_zero_value(self, places: Iterable[int]) -> bool:
+        """Whether the losses of these samples add up to 0, as targets of both signs can make them.
+
+        L = T log Σ_k exp z_k - Σ_k t_k z_k, of rational logits with their gaps from the largest for z. It is 0 where
+        the T of samples with the same logits add up to 0, in whatever order these logits are, and the t of every
+        logit, or, where logits are rational, the t_k z_k. m equal logits have the logarithm log m, 0 for one, and no
+        second part.
+        """
+        if self.spec.head == "triplet":
+            return False
+        totals: dict[Any, Fraction] = {}
+        for n in places:
+            logits, t = self._present_logits(n)
+            alike = len(set(logits)) == 1
+            several = len(logits) if alike else frozenset(Counter(logits).items())
+            parts: list[tuple[Any, Fraction]] = [(several, sum(t, Fraction(0)))] if several != 1 else []
+            if not alike:
+                rational = self.spec.head != "margin"
+                parts += [("z", share * z) if rational else (z, share) for z, share in zip(logits, t, strict=True)]
+            for name, part in parts:
+                totals[name] = totals.get(name, Fraction(0)) + part
+        return not any(totals.values())
+
+    def _present_logits(self, n: int) -> tuple[list[Any], list[Fraction]]:
+        """The logits of classes that are not masked, and their targets; equal names for logits that are equal.
+
+        Rational logits are named by their gap from the largest; others by sign and square of their cosine, by whether
+        the margin changes them, and by the length of x where that is the scale.
+        """
+        names, _ = self._groups(n)
+        logits, t = (
+            [name[part] for name, p in zip(names, self.present[self.rows[n]], strict=True) if p] for part in (0, 1)
+        )
+        if self.spec.head != "margin":
+            gaps = [Fraction(z) for z in logits]
+            return [z - max(gaps) for z in gaps], t
+        x, exponent, dots = self._sample(n)
+        square = int(x @ x)
+        length = square * Fraction(4) ** exponent if self.spec.scale is None else None
+        return [
+            (z == "target", (dot > 0) - (dot < 0), Fraction(dot * dot, square * other), length)
+            for z, dot, other in zip(logits, dots, self._classes()[2], strict=True)
+        ], t
 
     def _once(self, kind: Any, make: Callable[[], Any]) -> Any:
         if kind not in self._zero:
@@ -984,7 +1046,7 @@ class _Problem:
     def _groups(self, n: int) -> tuple[list[Any], set[Any]]:
         """Classes whose logits and targets are exactly equal, hence their G: a name by class, and those where G = 0.
 
-        G_k = T p_k - t_k is 0 where T = 0, and where all logits are equal and t_k = T/C.
+        G_k = T p_k - t_k is 0 where T = t_k = 0, and where all logits are equal and t_k = T/C.
         """
 
         def make() -> tuple[list[Any], set[Any]]:
@@ -1003,14 +1065,13 @@ class _Problem:
                 logits = [(sign, Fraction(dot * dot, square)) for sign, dot, square in squares]
                 label, _, same = self._target_of(n)
                 logits[label] = logits[label] if same else "target"
-            smoothing, classes = Fraction(self.spec.cross_entropy.label_smoothing), len(logits)
-            pairs = zip(self.weight.tolist(), self.share[row].tolist(), strict=True)
-            t = [Fraction(v) * (Fraction(y) * (1 - smoothing) + smoothing / classes) for v, y in pairs]
+            t = [self._target(row, k) for k in range(len(logits))]
             names = list(zip(logits, t, strict=True))
             present = [name for name, p in zip(names, self.present[row], strict=True) if p]
             alike = len({logit for logit, _ in present}) == 1
             total = sum(t, Fraction(0))
-            return names, {name for name in present if total == 0 or (alike and name[1] * len(present) == total)}
+            still = {name for name in present if (name[1] == total == 0) or (alike and name[1] * len(present) == total)}
+            return names, still
 
         made: tuple[list[Any], set[Any]] = self._once(("groups", n), make)
         return made

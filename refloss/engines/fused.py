@@ -338,7 +338,7 @@ def merge(a: Part, b: Part) -> Part:
     short = a.short + b.short
     for part in (a, b):
         apart = (peak - part.peak) + (low - part.low)
-        short = short + np.where(part.weight > 0.0, part.weight * apart, 0.0)
+        short = short + np.where(part.weight != 0.0, part.weight * apart, 0.0)
     pull = drag = None
     if a.pull is not None and b.pull is not None:
         pull = np.empty_like(a.pull)
@@ -392,7 +392,7 @@ def finish(part: Part, target: Pair, own: Array) -> Finished:
     whole, log_sum = 1.0 + others, np.log1p(others)
     p = np.where(leads, 1.0, small) / whole
     q = np.where(leads, others, 1.0 + part.others) / whole
-    behind = np.where(part.weight > 0.0, part.weight * np.maximum(-gap, 0.0), 0.0)
+    behind = np.where(part.weight != 0.0, part.weight * np.maximum(-gap, 0.0), 0.0)
     loss = own * (np.maximum(gap, 0.0) + log_sum) + (part.short + behind + part.weight * log_sum)
     factor = (own + part.weight) * np.where(leads, small, 1.0) / whole
     return Finished(loss, p * part.weight - own * q, factor)

@@ -673,6 +673,13 @@ def separate(x: Array, w: Array, tangent_x: Array, tangent_w: Array, numbers: Ar
 @_jit()
 def _total(row: Array, lanes: Array, low: Array) -> Any:
     """Return the sum of the entries as if added up with twice the digits, and rounded."""
+    hi, lo = _total_pair(row, lanes, low)
+    return hi + lo if abs(hi) < np.inf else hi
+
+
+@_jit()
+def _total_pair(row: Array, lanes: Array, low: Array) -> Any:
+    """Return the sum of the entries, added up with twice the digits, and what is rounded off it."""
     width = min(row.shape[0], LANES)
     lanes[:width], low[:width] = 0.0, 0.0
     for i in range(0, row.shape[0], LANES):
@@ -688,7 +695,7 @@ def _total(row: Array, lanes: Array, low: Array) -> Any:
             lanes[j] = s
             low[j] += upper_low[j] + e
         width -= upper.shape[0]
-    return lanes[0] + low[0] if abs(lanes[0]) < np.inf else lanes[0]
+    return lanes[0], low[0]
 
 
 @_jit()
@@ -742,18 +749,32 @@ def cross_entropy(
         e[at] = one
         if not len(t):
             loss = _one_label(row, top, others, label[i], own[i], at, above[i], keep, e)
-            losses[i] = loss if own[i] > 0.0 else 0.0 * others  # 0, also of an infinite gap, or NaN
+            losses[i] = loss if own[i] != 0.0 else 0.0 * others  # 0, also of an infinite gap, or NaN
             continue
         work[:] = t[i if label[i] < 0 else 0]
         if label[i] >= 0:
             work[label[i]] = own[i]
-        total = _total(work, lanes, low)
+        total, total_low = _total_pair(work, lanes, low)
         if keep:
-            _differences(others, total, work, at, above[i], e)
+            _differences(others, total, total_low, work, at, above[i], e)
         for k in range(len(row)):
             apart = top - row[k]
-            work[k] = work[k] * apart if work[k] > 0.0 else work[k]
-        losses[i] = _total(work, lanes, low) + total * _log1p(others) if total > 0.0 else 0.0 * others
+            work[k] = work[k] * apart if work[k] != 0.0 else work[k]
+        loss = _total(work, lanes, low) + total * _log1p(others)
+        losses[i] = loss if _targeted(t, i, label[i], own[i]) else 0.0 * others
+
+
+@_jit()
+def _targeted(t: Array, i: int, y: int, own: Any) -> bool:
+    """Whether any class of a row has a target other than 0."""
+    if y >= 0 and own != 0.0:
+        return True
+    if len(t):
+        row = t[i if y < 0 else 0]
+        for k in range(len(row)):
+            if k != y and row[k] != 0.0:
+                return True
+    return False
 
 
 @_jit()
@@ -775,14 +796,21 @@ def _one_label(row: Array, top: Any, others: Any, y: int, own: Any, at: int, abo
 
 
 @_jit()
-def _differences(others: Any, total: Any, t: Array, at: int, above: Any, e: Array) -> None:
-    """Make exponentials the gradient, where every class may have a target."""
+def _differences(others: Any, total: Any, low: Any, t: Array, at: int, above: Any, e: Array) -> None:
+    """Make exponentials the gradient, where every class may have a target; T comes with what is rounded off it."""
     one = e[at]
     whole = one + others
     for k in range(len(e)):
         p = e[k] / whole
-        e[k] = above * (p * (total - t[k]) - t[k] * (one - p))
-    e[at] = above * (one / whole * (total - t[at]) - t[at] * (others / whole))
+        e[k] = above * (p * _less(total, low, t[k]) - t[k] * (one - p))
+    e[at] = above * (one / whole * _less(total, low, t[at]) - t[at] * (others / whole))
+
+
+@_jit()
+def _less(total: Any, low: Any, part: Any) -> Any:
+    """Return T - t_k, the sum of the other targets, to its own digits."""
+    s, e = _sum(total, -part)
+    return s + (e + low)
 
 
 @_jit()

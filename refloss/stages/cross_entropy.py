@@ -4,10 +4,15 @@ The one place that computes with labels, weights, smoothing and reduction.
 
 Symbols: log p (N, C); labels y (N,) or probabilities y (N, C); class weights v (C,); label smoothing ε; targets
 t (N, C), which need not sum to 1; row losses L_n (N,); n̄ what "mean" divides by.
+
+Weights, probabilities and so targets may have either sign. Where signs differ a loss cancels, and its accuracy is
+relative to its absolute terms: Σ |t_k log p_k| for a row, and for the gradient of a logit |t_k| q_k + p_k Σ |t_j| over
+j ≠ k. With targets of one sign the first is the loss itself.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -74,8 +79,8 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
 
     $$\bar n = \sum_n v_{y_n} \text{ for labels}, \qquad N \text{ for probabilities}$$
 
-    Weights that add up to 0 have no mean: NaN. Where weights or targets are so large or so small that products with
-    them may over- or underflow, v is `Scaled`, and with it all that comes of it.
+    Weights that add up to 0 have no mean: NaN here; see `refloss.engines.over_zero`. Where weights or targets are so
+    large or so small that products with them may over- or underflow, v is `Scaled`, and with it all that comes of it.
     """
     v = np.broadcast_to(1.0, classes) if settings.class_weight is None else np.asarray(settings.class_weight)
     ordinary = in_range(v, ROOM) and in_range(np.asarray(settings.label_smoothing), 900) and _ordinary(y)
@@ -83,7 +88,12 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     if y.ndim == 2 or settings.class_weight is None:
         return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
     size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
-    divisor = rounded_total(kind.of(np.ldexp(v[y], -size)))
+    terms = np.ldexp(v[y], -size)
+    if settings.reduction == "mean" and (terms < 0.0).any():  # what cancels needs an exact sum
+        hi = math.fsum(terms)
+        divisor = kind(np.asarray(hi), np.asarray(math.fsum([*terms, -hi]))).rounded()
+    else:
+        divisor = rounded_total(kind.of(terms))
     return Weights(kept, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
 
 

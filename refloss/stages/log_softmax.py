@@ -50,7 +50,9 @@ def backward(upstream: Numbers, saved: Saved) -> Numbers:
     $$\frac{\partial L}{\partial z_k} = g_k\,q_k - p_k\,(T - g_k), \qquad g = \frac{\partial L}{\partial\log p},
     \qquad T = \sum_j g_j, \qquad q_k = 1 - p_k$$
 
-    The textbook form g_k - p_k T is the same number with the accuracy lost: at a confident target it is 1 - 1.
+    The textbook form g_k - p_k T is the same number with the accuracy lost: at a confident target it is 1 - 1. Errors
+    are relative to the absolute terms |g_k| q_k + p_k Σ |g_j| over j ≠ k: from its own T - g_k the largest g_k is left
+    out before anything is added up.
 
     Parameters
     ----------
@@ -64,5 +66,10 @@ def backward(upstream: Numbers, saved: Saved) -> Numbers:
     Numbers
         dL/dz (N, C).
     """
-    rest = total(upstream)[:, None] - upstream
+    rows, largest = np.arange(len(upstream)), np.abs(high(upstream)).argmax(axis=1)
+    apart = upstream.copy()
+    apart[rows, largest] = 0.0
+    others = total(apart)
+    rest = (others + upstream[rows, largest])[:, None] - upstream
+    rest[rows, largest] = others
     return upstream * saved.q - saved.p * rest.rounded()

@@ -12,6 +12,7 @@ is asked beyond them:
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,9 +194,27 @@ class _Counting(NamedTuple):
     t: Array
     coefficient: Array
     weight: Array
+    divisor: float
+    """What the sum of weights of both signs, by which "mean" divides, may be off by, relative to itself."""
+
+    def divided(self, error: Array, size: Any) -> Array:
+        """Error of what is divided by that sum, of that error and magnitude before."""
+        return error if self.divisor == 0.0 else error + self.divisor * (size + error)
 
 
-def _counting(loss: Any, y: Any, classes: int, upstream: Any) -> _Counting:
+def divisor_error(own: Array, a: Arithmetic) -> float:
+    """Error of the sum of the labels' weights (N,), each rounded, relative to it; without both signs it is not counted.
+
+    A sum that may be 0 is `UNKNOWN`.
+    """
+    if not (own < 0.0).any() or not (own > 0.0).any():
+        return 0.0
+    terms, whole = np.abs(own).sum(), np.abs(math.fsum(own))
+    off = float(a.lost(len(own), terms, whole) + a.u * terms)
+    return off / (whole - off) if off < whole else UNKNOWN
+
+
+def _counting(loss: Any, y: Any, classes: int, upstream: Any, a: Arithmetic) -> _Counting:
     settings = loss.spec.cross_entropy
     kept = cross_entropy.kept(y, settings)
     some = y[kept]
@@ -205,17 +224,20 @@ def _counting(loss: Any, y: Any, classes: int, upstream: Any) -> _Counting:
     incoming = incoming[kept] if incoming.ndim else incoming
     weight = cross_entropy.coefficient(np.float64(1.0), settings.reduction, divisor, len(some))
     coefficient = cross_entropy.coefficient(incoming, settings.reduction, divisor, len(some))
-    return _Counting(kept, some, *(np.asarray(part) for part in (t, coefficient, weight)))
+    own = np.asarray(weights.v)[some] if some.ndim == 1 and settings.reduction == "mean" else np.ones(1)
+    t, coefficient, weight = (np.asarray(part) for part in (t, coefficient, weight))
+    return _Counting(kept, some, t, coefficient, weight, divisor_error(own, a))
 
 
 def _reduced(loss: Any, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
     """Error of the value, from those of the rows."""
     if loss.reduction == "none":
         whole = np.full(len(counting.kept), a.smallest)
-        whole[counting.kept] = of_loss + TRUTH * np.abs(rows.loss)
+        whole[counting.kept] = of_loss + TRUTH * rows.terms
         return whole
     n = a.sum_of(len(of_loss)) + 2.0
-    return np.asarray(((of_loss + (n * a.u + TRUTH) * np.abs(rows.loss)) * counting.weight).sum() + a.smallest)
+    error = ((of_loss + (n * a.u + TRUTH) * rows.terms) * np.abs(counting.weight)).sum()
+    return np.asarray(counting.divided(error, np.abs((rows.loss * counting.weight).sum())) + a.smallest)
 
 
 def _put_back(part: Array, kept: Any, a: Arithmetic) -> Array:
@@ -236,18 +258,19 @@ def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tu
     shape, classes = z.shape, z.shape[-1]
     labels = y.reshape(-1, classes) if y.ndim == z.ndim else y.reshape(-1)
     incoming = np.asarray(1.0 if upstream is None else upstream)
-    counting = _counting(loss, labels, classes, incoming.reshape(-1) if incoming.ndim else incoming)
+    counting = _counting(loss, labels, classes, incoming.reshape(-1) if incoming.ndim else incoming, a)
     rows = _rows(z.reshape(-1, classes).astype(np.float64)[counting.kept], counting.t)
     of_loss, of_g = cross_entropy_error(rows, np.zeros_like(rows.z), a)
     value = _reduced(loss, rows, of_loss, counting, a)
     scale = np.abs(counting.coefficient)[:, None]
-    error = _put_back(scale * (of_g + (3.0 * a.u + TRUTH) * np.abs(rows.g)), counting.kept, a)
+    error = counting.divided(scale * (of_g + (3.0 * a.u + TRUTH) * np.abs(rows.g)), scale * np.abs(rows.g))
+    error = _put_back(error, counting.kept, a)
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
 
 
 def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
     x, w, y, *bias = inputs
-    counting = _counting(loss, y, len(w), upstream)
+    counting = _counting(loss, y, len(w), upstream, a)
     x, w = x.astype(np.float64)[counting.kept], w.astype(np.float64)
     b = bias[0].astype(np.float64) if bias else np.zeros(len(w))
     z = x @ w.T + b
@@ -262,7 +285,8 @@ def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     rows = _rows(z, counting.t)
     of_loss, of_g = cross_entropy_error(rows, of_z, a)
     scale = np.abs(counting.coefficient)[:, None]
-    g, error = scale * rows.g, scale * (of_g + 3.0 * a.u * np.abs(rows.g)) + a.smallest
+    g = scale * rows.g
+    error = counting.divided(scale * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
     if a.between:  # the gradient of the logits lies between two kernels too, before and after its product with upstream
         error += (2.0 + a.between) * a.between * (np.abs(g) + error)
         error += a.stored_smallest * (1.0 + np.abs(counting.coefficient).max(initial=0.0))
@@ -284,7 +308,7 @@ def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
 
 def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
     x, w, y = inputs
-    counting = _counting(loss, y, len(w), upstream)
+    counting = _counting(loss, y, len(w), upstream, a)
     if not counting.kept.any():
         value = np.full(len(y) if loss.reduction == "none" else (), a.smallest)
         return value, {"x": np.full(x.shape, a.smallest), "w": np.full(w.shape, a.smallest)}
@@ -301,8 +325,8 @@ def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     of_z = scale * (of_f + (a.u + length) * np.abs(head.f))
     of_loss, of_g = cross_entropy_error(rows, of_z, a)
 
-    row_weight = np.abs(counting.coefficient)[:, None]
-    g, error = counting.coefficient[:, None] * rows.g, row_weight * (of_g + 3.0 * a.u * np.abs(rows.g)) + a.smallest
+    row_weight, g = np.abs(counting.coefficient)[:, None], counting.coefficient[:, None] * rows.g
+    error = counting.divided(row_weight * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
     steepness, of_steepness = np.ones_like(g), np.zeros_like(g)
     steepness[each, counting.y], of_steepness[each, counting.y] = target.steepness, target.of_steepness
     sign = np.ones_like(g)

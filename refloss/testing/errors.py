@@ -109,6 +109,11 @@ class Rows(NamedTuple):
             return np.asarray(np.where(self.t == 0.0, 0.0, self.t * self.minus_log_p).sum(axis=1))
 
     @property
+    def terms(self) -> Array:
+        """L_n before targets of both signs cancel: the sum of |t_k| (-log p_k) (N,)."""
+        return self._replace(t=np.abs(self.t)).loss
+
+    @property
     def total(self) -> Array:
         """T, the sum of the targets of a row (N, 1)."""
         return np.asarray(self.t.sum(axis=1, keepdims=True))
@@ -244,13 +249,15 @@ def chord_error(head: Head, settings: margin.Margin, upstream: Array, unknown: A
 def cross_entropy_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
     """Error of the loss of each row (N,), and of its gradient in the logits (N, C), given the error of the logits.
 
-    What is relative to a confident target's loss is more than a stable log p has elsewhere: there that counts.
+    Targets count with their magnitudes: what those of both signs make may cancel, and its error does not. What is
+    relative to a confident target's loss is more than a stable log p has elsewhere: there that counts.
     """
     if a.log_p == "relative":
         stable = cross_entropy_error(rows, dz, a._replace(log_p="stable"))
         of_loss, of_g = _relative_error(rows, dz, a)
         return np.minimum(of_loss, stable[0]), np.minimum(of_g, stable[1])
-    z, p, t, total = rows.z, rows.p, rows.t, rows.total
+    z, p, t = rows.z, rows.p, np.abs(rows.t)
+    total = t.sum(axis=1, keepdims=True)
     classes = a.sum_of(z.shape[1])
     known = np.isfinite(z)
     largest, gap, spread = _gaps(rows)
@@ -259,7 +266,7 @@ def cross_entropy_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Ar
     log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
     evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
     evaluated += (t * (2.0 * gap + log_sum)).sum(axis=1, keepdims=True)
-    of_loss += a.u * (evaluated[:, 0] + (1.0 + several[:, 0] * (classes + 1.0)) * np.abs(rows.loss))
+    of_loss += a.u * (evaluated[:, 0] + (1.0 + several[:, 0] * (classes + 1.0)) * rows.terms)
     of_p += a.u * p * (2.0 * (gap + log_sum) + classes + 5.0 + spread)  # exp of a difference of a difference
     of_total = several * (classes + 2.0) * total * p
     if a.log_p == "working":  # logsumexp and z_y are rounded, and exp of their difference is the probability
@@ -267,7 +274,7 @@ def cross_entropy_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Ar
         terms = (t * np.abs(np.where(known, z, 0.0))).sum(axis=1)
         of_loss += a.u * (total * size)[:, 0] + a.u * (1.0 + several[:, 0] * (classes + 2.0)) * terms
         of_p += p * np.expm1(np.minimum(a.u * size, 40.0))
-    of_g = total * of_p + a.u * ((1.0 + 2.0 * several) * np.abs(t) + np.abs(rows.g) + of_total)
+    of_g = total * of_p + a.u * ((1.0 + 2.0 * several) * t + np.abs(rows.g) + of_total)
     # A maximum that is not detached has a gradient too, the sum of the row's: 0, but for the rounding of each term and
     # of the sum. It comes to the largest logit. What logits are off by moves no sum of probabilities.
     largest_reach = gap <= 2.0 * dz.max(axis=1, keepdims=True)
@@ -288,7 +295,7 @@ def _gaps(rows: Rows) -> tuple[Array, Array, Array]:
 
 def _passed_on(rows: Rows, dz: Array) -> tuple[Array, Array]:
     """What errors of the logits make of the loss of each row and of the probabilities."""
-    p, total = rows.p, rows.total
+    p, total = rows.p, np.abs(rows.t).sum(axis=1, keepdims=True)
     wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 40.0)) / 2.0, dz)  # beyond first order
     moved = (p * wide).sum(axis=1, keepdims=True)
     of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1)
@@ -297,12 +304,13 @@ def _passed_on(rows: Rows, dz: Array) -> tuple[Array, Array]:
 
 def _relative_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:
     """As `cross_entropy_error`, where -log p is the gap and a log1p, 1 - p a sum: each keeps its own digits."""
-    p, t, total = rows.p, rows.t, rows.total
+    p, t = rows.p, np.abs(rows.t)
+    total = t.sum(axis=1, keepdims=True)
     classes = a.sum_of(rows.z.shape[1]) + 6.0
     _, gap, spread = _gaps(rows)
     of_loss, of_p = _passed_on(rows, dz)
     others = np.where(gap > 0.0, gap, 0.0).max(axis=1, keepdims=True, initial=0.0, where=p > a.smallest)
-    of_loss += a.u * ((classes + others[:, 0]) * np.abs(rows.loss))
+    of_loss += a.u * ((classes + others[:, 0]) * rows.terms)
     own = (classes + others) * t * rows.q + (classes + gap + spread) * p * np.abs(total - t)
     return of_loss + a.smallest, total * of_p + a.u * own + a.smallest
 

@@ -8,6 +8,7 @@ zeros, and what a convention may refuse.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -34,11 +35,17 @@ FIELDS = {head: tuple(name for name in names if name != "y") for head, names in 
 GROUPS = ("ordinary", "boundary", "hard", "range")
 VERDICT = GROUPS[:3]
 """Groups that the verdict covers; `range` is shown beside."""
-ACCEPTED = {"ignored": ("truth", "refusal"), "zero vector": ("refusal", "finite")}
+ACCEPTED = {
+    "ignored": ("truth", "refusal"),
+    "zero vector": ("refusal", "finite"),
+    "negative": ("truth", "refusal"),
+}
 """What may come back beside or instead of the truth, where there is more than one convention."""
 LONGEST = {"float16": 2, "bfloat16": 30, "float32": 30, "float64": 200}  # powers of ten whose square overflows
 FAR_GAPS = (120.0, 800.0)
 """How far logits are apart where float32, or float64 too, has no exponential."""
+CANCELLING = 16.0
+"""How many times the sum of weights of both signs their magnitudes may be, for a mean that divides by it."""
 SURE = 24
 """The most certain target has probability 1 - 2^-24: float32 rounds it to 1."""
 NO_DIRECTION = "has no direction, and its loss no value: to refuse it is right, and so is any finite answer"
@@ -164,6 +171,8 @@ def cases(
     for size in sizes(loss, shapes):
         for draft in _drafts(loss, dtype, size, seed):
             flags = set(draft.flags)
+            if "y" in INPUTS[loss.spec.head] and weights_cancel(loss, draft.inputs[LABELS[loss.spec.head]]):
+                continue
             if ("bias" in flags and not bias) or ("ignored" in flags and not (ignored and _can_ignore(loss))):
                 continue
             group = "range" if "soft" in flags and not soft else draft.group
@@ -232,14 +241,23 @@ def _labels(n: int, c: int) -> Callable[[], Any]:
 
 
 def counts_nothing(loss: Any, inputs: tuple[Any, ...]) -> bool:
-    """Whether a mean is taken of nothing: every label is ignored, or of a class of weight 0."""
+    """Whether a mean divides by 0: every label is ignored or of weight 0, or weights of both signs add up to 0."""
     if loss.spec.head == "triplet" or loss.reduction != "mean":
         return False
     y = inputs[LABELS[loss.spec.head]]
     if y.dtype.kind not in "iu":
         return False
     kept, weights = y[y != loss.ignore_index], loss.spec.cross_entropy.class_weight
-    return not kept.size or (weights is not None and not np.take(weights, kept).any())
+    return not kept.size or (weights is not None and math.fsum(np.take(weights, kept)) == 0.0)
+
+
+def weights_cancel(loss: Any, y: Any) -> bool:
+    """Whether a mean divides by weights of both signs of which next to nothing is left."""
+    weights = loss.spec.cross_entropy.class_weight
+    if weights is None or loss.reduction != "mean" or y.dtype.kind not in "iu":
+        return False
+    own = np.take(weights, y[y != loss.ignore_index])
+    return bool(np.abs(own).sum() > CANCELLING * abs(math.fsum(own)))
 
 
 # ------------------------------------------------------------------------------------------------------- linear, margin
@@ -569,6 +587,12 @@ def _of_logits(setting: Setting) -> Iterator[Draft]:
     yield Draft("hard", "offset-below", ("offset",), reason, (quarters - 1000.0, labels()))
     most = 3e4 if setting.dtype == "float16" else 1e8
     yield Draft("range", "offset-huge", ("offset",), f"logits of {most:g}", (np.full((n, c), most), labels()))
+    targets = setting.rng.integers(0, 65, (n, c)) / 32.0
+    reason = "targets for labels that do not add up to 1, by whose sum nothing is divided"
+    yield Draft("boundary", "soft-sums", ("soft",), reason, (normal(n, c), targets))
+    targets = setting.rng.integers(-32, 65, (n, c)) / 32.0
+    reason = "targets of both signs for labels; code that takes probabilities only may refuse"
+    yield Draft("boundary", "soft-signs", ("soft", "negative"), reason, (normal(n, c), targets))
 
 
 def _of_rivals(setting: Setting) -> Iterator[Draft]:

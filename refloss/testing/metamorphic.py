@@ -21,7 +21,7 @@ from refloss.formats import FORMATS, dtype_name, rounded
 from refloss.testing.adapters import Found, call, ready
 from refloss.testing.budgets import arithmetic, as_loss, bounds
 from refloss.testing.conformance import takes_bias, wanted_gradients, writable_inputs
-from refloss.testing.hard_cases import INPUTS, Shape
+from refloss.testing.hard_cases import INPUTS, Shape, weights_cancel
 
 Inputs: TypeAlias = dict[str, Any]
 """Inputs by name, in the order in which the code takes them."""
@@ -319,7 +319,7 @@ def order_of_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> No
 def _kinds(code: Code, classes: int) -> Array:
     """Return one number per class, the same for classes that a loss treats alike."""
     kinds = np.ones(classes) if code.weights is None else code.weights.copy()
-    kinds[np.arange(classes) == code.loss.ignore_index] = -1.0
+    kinds[np.arange(classes) == code.loss.ignore_index] = np.inf
     return kinds
 
 
@@ -393,7 +393,7 @@ def far_below(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     rise = {"none": rises, "sum": rises.sum(), "mean": mean}[code.loss.reduction]
     lowered = [_target_apart(code, inputs, gap) for gap in (-GAP, -2.0 * GAP)]
     before, after = map(code.run, lowered)
-    left = classes * weights.max() * np.exp(-GAP)  # what probabilities of labels are, once far below and once 0
+    left = classes * np.abs(weights).max() * np.exp(-GAP)  # what probabilities of labels are, once far below and once 0
     raised = Results(
         before.parts | {"value": before.parts["value"] + rise},
         {name: part + left for name, part in before.allowed.items()},
@@ -456,27 +456,41 @@ def samples_alone(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     shares = np.ones(n)
     if code.loss.reduction == "mean":
         if code.weights is not None:
-            inputs = inputs | {"y": _that_count(code, inputs["y"])}
+            inputs = inputs | {"y": _with_a_mean(code.loss, _that_count(code, inputs["y"]))}
             shares = code.weights[inputs["y"]]
         shares = shares / shares.sum()
     whole = code.run(inputs)
     alone = [code.run(_each_sample(inputs, itemgetter(slice(k, k + 1))), excuse=_locked(1)) for k in range(n)]
 
-    def together(side: Callable[[Results], Parts]) -> Parts:
+    def together(side: Callable[[Results], Parts], shares: Array) -> Parts:
         found = {}
         for name, part in side(alone[0]).items():
             every = [share * side(one)[name] for share, one in zip(shares, alone, strict=True)]
             found[name] = np.concatenate(every) if _by_sample(name, part) else np.asarray(np.sum(every, axis=0))
         return found
 
-    summed = Results(together(lambda one: one.parts), together(lambda one: one.allowed))
+    summed = Results(together(lambda one: one.parts, shares), together(lambda one: one.allowed, np.abs(shares)))
     _compare(summed, whole, lambda name, part: part, inputs, "is not that of the samples alone")
 
 
 def _that_count(code: Code, y: Any) -> Any:
     """Replace labels of weight 0."""
     weights = code.weights
-    return y if weights is None else np.where(weights[y] > 0.0, y, int(weights.argmax()))
+    return y if weights is None else np.where(weights[y] != 0.0, y, int(np.abs(weights).argmax()))
+
+
+def _of_one_sign(loss: Any, y: Any) -> Any:
+    """Replace labels whose weight has another sign than the largest: a mean of any of these divides by no 0."""
+    weights = loss.spec.cross_entropy.class_weight
+    if weights is None or loss.reduction != "mean":
+        return y
+    largest = max(_labels_that_count(loss, len(weights)).tolist(), key=lambda k: abs(weights[k]))
+    return np.where(np.multiply(weights, weights[largest])[y] >= 0.0, y, largest)
+
+
+def _with_a_mean(loss: Any, y: Any) -> Any:
+    """Replace labels whose weights cancel in what "mean" divides by."""
+    return _of_one_sign(loss, y) if weights_cancel(loss, y) else y
 
 
 # ------------------------------------------------------------------------------------------- samples that count nothing
@@ -525,7 +539,8 @@ def _left_out(code: Code, inputs: Inputs, rng: np.random.Generator, labels: Any)
     (n,) = _rows(inputs)
     rows = np.arange(n) < n // 2
     rng.shuffle(rows)
-    return inputs | {"y": np.where(rows, rng.choice(labels, n), _that_count(code, inputs["y"]))}, rows
+    others = _of_one_sign(code.loss, _that_count(code, inputs["y"]))
+    return inputs | {"y": np.where(rows, rng.choice(labels, n), others)}, rows
 
 
 def _count_nothing(
@@ -683,7 +698,9 @@ Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
 def _those_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
     """The properties of a loss that say something about this shape."""
     head = code.loss.spec.head
-    yield from (repeatable, finite, not_negative, samples_twice)
+    yield from (repeatable, finite, samples_twice)
+    if code.weights is None or (code.weights >= 0.0).all():
+        yield not_negative
     if shape.n > 1:
         yield from (order_of_samples, samples_alone)
     if head == "triplet":
@@ -852,9 +869,9 @@ def _size(loss: Any, shape: Any) -> Shape:
 
 
 def _labels_that_count(loss: Any, classes: int) -> Any:
-    """Labels that are not ignored, with a weight above 0."""
+    """Labels that are not ignored, with a weight other than 0."""
     weights = loss.spec.cross_entropy.class_weight
-    counting = np.ones(classes, dtype=bool) if weights is None else np.asarray(weights) > 0.0
+    counting = np.ones(classes, dtype=bool) if weights is None else np.asarray(weights) != 0.0
     return np.flatnonzero(counting & (np.arange(classes) != loss.ignore_index))
 
 
@@ -977,7 +994,7 @@ def _inputs(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Any:
             y[-1] = y[0]  # of many classes none would be met twice
         if not np.isin(y, counting).any():
             y[0] = counting[0]
-        return y
+        return _with_a_mean(loss, y)
 
     @st.composite
     def logits(draw: Any) -> Inputs:
