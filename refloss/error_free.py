@@ -316,6 +316,12 @@ def digits(a: Numbers) -> Array:
     return rounded
 
 
+def order(a: Numbers) -> Array:
+    """Return float64 numbers that are in the order of |a|."""
+    sizes = np.abs(digits(a))
+    return np.asarray(a.exponent + sizes if isinstance(a, Scaled) else sizes)
+
+
 def sqrt(a: Pair) -> Pair:
     """Square root of a pair; 0 stays 0."""
     root = np.sqrt(a.hi)

@@ -865,12 +865,13 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     """Value and gradients of a head, in groups of samples where what is kept for dL/dW would be larger than W."""
     (n, d), c, y, settings = arrays["x"].shape, len(arrays["w"]), arrays["y"], spec.cross_entropy
     weights = cross_entropy.weights(y, c, settings)
+    divisor = plain(weights.divisor)
     own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
     _fit(request.dtype, own, shared)
     above = Weight(np.zeros(n), None)
     wanted: tuple[str, ...] = ()
     if upstream is not None:
-        above = _above(upstream, settings.reduction, weights.divisor, n, request.dtype)
+        above = _above(upstream, settings.reduction, divisor, n, request.dtype)
         wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
     to_x, to_w = np.empty((n, d), request.dtype), request.into("w", (c, d)) if "w" in wanted else None
     to_b = Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None
@@ -915,7 +916,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
             to_b[present] = to_b[present] + of_targets[:, 0]
         found["b"] = np.ldexp(to_b.hi, exponent_b).astype(request.dtype)
     found = {name: found[name] for name in wanted}
-    return np.asarray(cross_entropy.reduce(losses, settings.reduction, weights.divisor)), found
+    return np.asarray(cross_entropy.reduce(losses, settings.reduction, divisor)), found
 
 
 def _above(upstream: Array, reduction: str, divisor: Any, rows: int, dtype: Any) -> Weight:
@@ -956,6 +957,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
     n, c = z.shape
     counts = cross_entropy.kept(y, settings)
     weights = cross_entropy.weights(y[counts], c, settings)
+    divisor = plain(weights.divisor)
     if y.ndim == 2:
         label, own, t = np.full(n, -1), np.zeros(n), cross_entropy.targets(y, weights, settings.label_smoothing).t
     else:
@@ -964,7 +966,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         t = shared[None] if settings.label_smoothing else np.empty((0, c))
     given, keep = Weight(np.zeros(n), None), upstream is not None and bool(request.wanted(("z",)))
     if upstream is not None:
-        given = _above(upstream, settings.reduction, weights.divisor, n, dtype)
+        given = _above(upstream, settings.reduction, divisor, n, dtype)
     _fit(dtype, own, t)
     own, t, above, losses = own.astype(dtype), t.astype(dtype), given.mantissa.astype(dtype), np.empty(n)
     out = request.into("z", (n, c)) if keep else np.empty((0, c), dtype)
@@ -982,7 +984,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         deque(done, maxlen=0)
     _overflowed(arrays["z"][~np.isfinite(losses)], dtype)
     if settings.reduction != "none":
-        losses = np.asarray(cross_entropy.reduce(losses[counts], settings.reduction, weights.divisor))
+        losses = np.asarray(cross_entropy.reduce(losses[counts], settings.reduction, divisor))
     return losses, {"z": out} if keep else {}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refloss.error_free import Array, Numbers, Pair, digits, high, plain, total, where
+from refloss.error_free import Array, Numbers, Pair, digits, high, order, plain, total, where
 from refloss.stages.softmax import Saved, exponentials, probabilities
 
 
@@ -66,7 +66,7 @@ def backward(upstream: Numbers, saved: Saved) -> Numbers:
     Numbers
         dL/dz (N, C).
     """
-    rows, largest = np.arange(len(upstream)), np.abs(high(upstream)).argmax(axis=1)
+    rows, largest = np.arange(len(upstream)), order(upstream).argmax(axis=1)
     apart = upstream.copy()
     apart[rows, largest] = 0.0
     others = total(apart)
