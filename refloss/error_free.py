@@ -118,7 +118,7 @@ class Pair:
         return self + (-other if isinstance(other, Pair | Scaled) else -np.asarray(other, np.float64))
 
     def __rsub__(self, other: Pair | ArrayLike) -> Pair:
-        return -self + Scaled.of(other)
+        return -self + other
 
     def __mul__(self, other: Pair | ArrayLike) -> Pair:
         if isinstance(other, Scaled):
