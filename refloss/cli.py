@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args, ge
 import numpy as np
 
 import refloss
-from refloss.error_free import Array, u
+from refloss.error_free import Array, shown, u
 from refloss.formats import FORMATS, PRECISION_BITS
 from refloss.testing import Report, naive
 from refloss.testing import budget as budget_of
@@ -216,17 +216,26 @@ def loss_of(text: str) -> Any:
     """Make the loss that a text names, such as "ArcFace(s=64.0, m=0.5)". It is parsed, never run."""
     try:
         call = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError):  # ValueError: a null character
-        raise ValueError(f"expected a loss such as 'ArcFace(m=0.5)', got {text!r}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a null character; more levels than the parser has
+        raise ValueError(f"expected a loss such as 'ArcFace(m=0.5)', got {shown(text)}") from None
     called = call.func if isinstance(call, ast.Call) else call
     names = {name: loss for loss, aliases in public_losses().items() for name in (loss.__name__, *aliases)}
     if not isinstance(called, ast.Name) or called.id not in names:
-        raise ValueError(f"expected one of {', '.join(names)}, got {text!r}")
+        raise ValueError(f"expected one of {', '.join(names)}, got {shown(text)}")
     if not isinstance(call, ast.Call):
         return names[called.id]()
     if call.args or any(keyword.arg is None for keyword in call.keywords):
-        raise ValueError(f"expected settings by name, got {text!r}")
-    return names[called.id](**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
+        raise ValueError(f"expected settings by name, got {shown(text)}")
+    return names[called.id](**{str(keyword.arg): setting_of(keyword) for keyword in call.keywords})
+
+
+def setting_of(keyword: ast.keyword) -> Any:
+    """Return the value of a setting, which is a literal."""
+    try:
+        return ast.literal_eval(keyword.value)
+    except (ValueError, TypeError) as error:  # TypeError: a set of lists
+        why, came = str(error).partition(":")[0], shown(ast.unparse(keyword.value))
+        raise ValueError(f"{keyword.arg}: expected a literal such as 0.5 or 'sum', got {came}: {why}") from None
 
 
 def shape_of(text: str) -> tuple[int, ...]:

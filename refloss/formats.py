@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refloss.error_free import shown
+
 
 class Format(NamedTuple):
     """What a binary floating-point format can hold."""
@@ -40,16 +42,20 @@ PRECISION_BITS = {"tf32": 11} | {name: found.bits for name, found in FORMATS.ite
 
 def dtype_name(dtype: Any, argument: str = "dtype", names: Sequence[str] = tuple(FORMATS)) -> str:
     """Return the name of a dtype that is given by name, or as a dtype of NumPy, ml_dtypes, PyTorch or JAX."""
-    if isinstance(dtype, str) or str(dtype).startswith("torch."):
-        name = str(dtype).removeprefix("torch.")
-    else:
-        try:
-            name = "None" if dtype is None else np.dtype(dtype).name
-        except TypeError:
-            name = str(dtype)
+    name = _name_of(dtype)
     if name not in names:
-        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, names))}; got {dtype!r}")
+        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, names))}; got {shown(dtype)}")
     return name
+
+
+def _name_of(dtype: Any) -> str:
+    text = dtype if isinstance(dtype, str) else shown(dtype)
+    if isinstance(dtype, str) or text.startswith("torch."):
+        return text.removeprefix("torch.")
+    try:
+        return "None" if dtype is None else np.dtype(dtype).name
+    except Exception:  # whatever NumPy makes of it
+        return text
 
 
 def dtype_of(name: str) -> Any:

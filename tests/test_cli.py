@@ -545,7 +545,19 @@ def test_what_cannot_be_imported_is_a_wrong_call(tmp_path, monkeypatch, as_file,
         ("{mine}:good", "CosFace(n=1)", "unexpected keyword argument 'n'"),
         ("{mine}:good", "NoLoss()", "expected one of"),
         ("{mine}:good", "__import__('os').system('true')", "expected one of"),
-        ("{mine}:good", "CosFace(m=__import__('os'))", "malformed node"),
+        (
+            "{mine}:good",
+            "CosFace(m=__import__('os'))",
+            "m: expected a literal such as 0.5 or 'sum', got \"__import__('os')\"",
+        ),
+        ("{mine}:good", "CosFace(m=1+1)", "got '1 + 1': malformed node or string on line 1"),
+        ("{mine}:good", "CosFace(m={[]})", "m: expected a literal such as 0.5 or 'sum', got '{[]}': unhashable type"),
+        (
+            "{mine}:good",
+            f"CosFace(m={'-' * 5000}1)",
+            f"expected a loss such as 'ArcFace(m=0.5)', got 'CosFace(m={'-' * 180}",
+        ),
+        ("{mine}:good", f"CosFace(s={'9' * 5000})", "expected a loss such as 'ArcFace(m=0.5)', got 'CosFace(s=9"),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(mine, target, loss, said):

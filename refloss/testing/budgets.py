@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.engines import contract
-from refloss.error_free import Array, Pair
+from refloss.engines import Spec, contract
+from refloss.error_free import Array, Pair, shown
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
 from refloss.stages import cross_entropy, log_softmax, softmax
 from refloss.testing.errors import (
@@ -36,6 +36,7 @@ from refloss.testing.errors import (
     scale_error,
     triplet_error,
 )
+from refloss.testing.options import one_name
 
 STANDARDS = ("working", "stable", "mixed", "fused", "relative")
 HALVES = ("float16", "bfloat16")
@@ -62,8 +63,7 @@ def arithmetic(dtype: Any, accumulate: Any = None, matmul: Any = None, standard:
         One of `STANDARDS`.
     """
     name = dtype_name(dtype)
-    if standard not in STANDARDS:
-        raise ValueError(f"standard: expected one of {', '.join(map(repr, STANDARDS))}; got {standard!r}")
+    one_name("standard", standard, STANDARDS)
     mixed = standard in ("mixed", "fused")
     sums = "float32" if name in HALVES else "float64" if mixed else name
     sums = sums if accumulate is None else dtype_name(accumulate, "accumulate")
@@ -148,9 +148,9 @@ def budget(
 
 def as_loss(loss: Any) -> Any:
     """Return a loss; of its class, the loss with the default settings."""
-    made = loss() if isinstance(loss, type) else loss
-    if not hasattr(made, "spec"):
-        raise TypeError(f"loss: expected a loss of refloss such as refloss.ArcFace(m=0.5); got {loss!r}")
+    made = loss() if isinstance(loss, type) and hasattr(loss, "spec") else loss
+    if not isinstance(getattr(made, "spec", None), Spec):
+        raise TypeError(f"loss: expected a loss of refloss such as refloss.ArcFace(m=0.5); got {shown(loss)}")
     return made
 
 

@@ -17,8 +17,9 @@ from unittest import SkipTest
 
 import numpy as np
 
-from refloss.error_free import Array
+from refloss.error_free import Array, shown
 from refloss.formats import FORMATS, dtype_name, rounded
+from refloss.inputs import upstream as upstream_of
 from refloss.testing.adapters import Found, call, read, ready
 from refloss.testing.adapters.results import as_array
 from refloss.testing.budgets import arithmetic, as_loss, bounds, ladder, truth
@@ -26,6 +27,7 @@ from refloss.testing.diagnosis import diagnose
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import FIELDS, GROUPS, INPUTS, LABELS, Case, counts_nothing
 from refloss.testing.hard_cases import cases as named_cases
+from refloss.testing.options import as_flag, as_function, as_list, as_numbers, as_reasons, as_seed, some_names
 from refloss.testing.report import ENDS, UNDECIDED, Conformance, Quantity, Report, Result, refused
 
 
@@ -110,12 +112,15 @@ def check(
     loss, dtype = as_loss(loss), dtype_name(dtype)
     wanted, writable = wanted_gradients(loss, gradients), writable_inputs(loss, overwrites)
     judge = _Judge(loss, dtype, standard, accumulate, matmul, wanted, writable)
-    if not callable(fn):
-        raise TypeError(f"fn: expected a function; got {type(fn).__name__}")
+    fn, track, seed = as_function("fn", fn), as_function("track", track), as_seed("seed", seed)
     ready(framework, dtype, device)
-    groups = _groups(groups)
-    options: dict[str, Any] = {"seed": seed, "bias": takes_bias(fn, loss, bias), "soft": soft, "ignored": ignored}
-    known = named_cases(loss, dtype, shapes, **options) if cases is None else [_own(loss, it, dtype) for it in cases]
+    groups = some_names("groups", groups, GROUPS, least=1)
+    bias, soft, ignored = takes_bias(fn, loss, bias), as_flag("soft", soft), as_flag("ignored", ignored)
+    known = (
+        named_cases(loss, dtype, shapes, seed, bias=bias, soft=soft, ignored=ignored)
+        if cases is None
+        else _own_cases(loss, cases, dtype)
+    )
     chosen = [case for case in known if case.group in groups]
     if not chosen:
         raise ValueError(f"cases: expected at least one in the groups {', '.join(groups)}; got none")
@@ -129,7 +134,7 @@ def check(
 
     results: list[Result] = []
     notes: list[str] = []
-    for case in track(chosen):
+    for case in _tracked(track, chosen):
         found, error = _tried(run, case)
         results.append(Result(case, judge.quantities(case, found) if found else (), found, error, ""))
         if error.startswith(f"{ENDS} KeyboardInterrupt"):
@@ -198,18 +203,14 @@ def conforms(
     Conformance
         True if all of them conform; printed, a table.
     """
-    for name, several in (("dtypes", dtypes), ("devices", devices)):
-        if isinstance(several, str) or not len(several):
-            raise ValueError(f"{name}: expected at least one, in a tuple or list; got {several!r}")
-    return Conformance(
-        {
-            (dtype_name(dtype, "dtypes"), "" if device is None else str(device)): check(
-                fn, loss, dtype=dtype, device=device, **settings
-            )
-            for dtype in dtypes
-            for device in devices
-        }
-    )
+    dtypes, devices = as_list("dtypes", dtypes), as_list("devices", devices)
+    names = [dtype_name(dtype, "dtypes") for dtype in dtypes]
+    reports = {}
+    for name, dtype in zip(names, dtypes, strict=True):
+        for device in devices:
+            report = check(fn, loss, dtype=dtype, device=device, **settings)
+            reports[name, report.device] = report
+    return Conformance(reports)
 
 
 def assert_close(
@@ -259,12 +260,16 @@ def assert_close(
             raise TypeError(f"{name}: expected one of {', '.join(f'grad_{field}' for field in fields)}")
     if value is None and not named:
         raise ValueError("value: expected it or a gradient to compare; got neither")
-    arrays = tuple(_as_input(entry) for entry in inputs)
+    places = INPUTS[loss.spec.head]
+    arrays = tuple(_as_input(places[i] if i < len(places) else "inputs", entry) for i, entry in enumerate(inputs))
     judge = _Judge(loss, dtype, standard, accumulate, matmul, fields, ())
     case = Case("given", "ordinary", (), "", arrays)
-    given = tuple(read(named[f"grad_{name}"]) if f"grad_{name}" in named else None for name in fields)
+    theirs = {name: as_numbers(name, entry, read) for name, entry in named.items()}
+    given = tuple(theirs.get(f"grad_{name}") for name in fields)
+    _, shape = loss._arrays(*arrays)
+    upstream_of(upstream, loss.reduction, shape)  # looked over
     incoming = None if upstream is None else read(upstream)
-    found = Found(np.zeros(()) if value is None else read(value), given, incoming)
+    found = Found(np.zeros(()) if value is None else as_numbers("value", value, read), given, incoming)
     compared = judge.compared(case, found, judge.arithmetic)
     wanted = {f"d{name.removeprefix('grad_')}" for name in named} | ({"value"} if value is not None else set())
     failed = [quantity for quantity in compared if quantity.name in wanted and not quantity.passed]
@@ -281,37 +286,22 @@ def assert_close(
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 
-def _groups(groups: Sequence[str]) -> tuple[str, ...]:
-    some = (groups,) if isinstance(groups, str) else tuple(groups)
-    if not some or any(group not in GROUPS for group in some):
-        raise ValueError(f"groups: expected some of {', '.join(map(repr, GROUPS))}; got {groups!r}")
-    return some
-
-
 def wanted_gradients(loss: Any, gradients: bool | Sequence[str]) -> tuple[str, ...]:
     """Names of the gradients that have to come."""
     fields = FIELDS[loss.spec.head]
     if isinstance(gradients, bool):
         return fields if gradients else ()
-    some = (gradients,) if isinstance(gradients, str) else tuple(gradients)
-    if any(name not in fields for name in some):
-        raise ValueError(
-            f"gradients: expected True, False or some of {', '.join(map(repr, fields))}; got {gradients!r}"
-        )
-    return some
+    return some_names("gradients", gradients, fields, "True, False or ")
 
 
 def writable_inputs(loss: Any, overwrites: Sequence[str]) -> tuple[str, ...]:
     """Names of the inputs that the code may write into."""
-    names = INPUTS[loss.spec.head]
-    some = (overwrites,) if isinstance(overwrites, str) else tuple(overwrites)
-    if any(name not in names for name in some):
-        raise ValueError(f"overwrites: expected some of {', '.join(map(repr, names))}; got {overwrites!r}")
-    return some
+    return some_names("overwrites", overwrites, INPUTS[loss.spec.head])
 
 
 def takes_bias(fn: Any, loss: Any, said: bool | None) -> bool:
     """Whether code takes a bias: as was said, or if nothing was, as far as its signature tells."""
+    said = None if said is None else as_flag("bias", said)
     if loss.spec.head != "linear" or said is not None:
         return loss.spec.head == "linear" and bool(said)
     try:
@@ -322,22 +312,28 @@ def takes_bias(fn: Any, loss: Any, said: bool | None) -> bool:
     return not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
 
 
-def _as_input(entry: Any) -> Any:
+def _as_input(option: str, entry: Any) -> Any:
     """An array that somebody made: labels as they are, everything else in float64."""
-    array = as_array(entry)
+    array = as_numbers(option, entry, as_array)
     return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float64)
+
+
+def _own_cases(loss: Any, cases: Any, dtype: str) -> list[Case]:
+    if isinstance(cases, Case) or not isinstance(cases, Iterable):
+        raise TypeError(f"cases: expected cases as `refloss.testing.Case`, in a list; got {shown(cases)}")
+    return [_own(loss, case, dtype) for case in cases]
 
 
 def _own(loss: Any, case: Any, dtype: str) -> Case:
     """A case with numbers of the dtype; labels stay as they are."""
-    if not isinstance(case, Case):
-        raise TypeError(f"cases: expected cases as `refloss.testing.Case`; got {type(case).__name__}")
-    if case.group not in GROUPS:
-        raise ValueError(
-            f"cases: expected a group of {', '.join(map(repr, GROUPS))}; got {case.group!r} in {case.id!r}"
-        )
+    if not isinstance(case, Case) or not isinstance(case.id, str):
+        raise TypeError(f"cases: expected cases as `refloss.testing.Case`, each with an id; got {shown(case)}")
+    group: Any = case.group
+    if not isinstance(group, str) or group not in GROUPS:
+        came = f"{shown(group)} in {case.id!r}"
+        raise ValueError(f"cases: expected a group of {', '.join(map(repr, GROUPS))}; got {came}")
     label = LABELS.get(loss.spec.head)
-    arrays = [_as_input(entry) for entry in case.inputs]
+    arrays = [_as_input(f"cases: {case.id!r}", entry) for entry in case.inputs]
     with np.errstate(all="ignore"):
         held = [a if i == label else rounded(a, dtype) for i, a in enumerate(arrays)]
     if "truth" in case.accepts:
@@ -348,11 +344,19 @@ def _own(loss: Any, case: Any, dtype: str) -> Case:
     return case._replace(inputs=tuple(held))
 
 
+def _tracked(track: Callable[[Sequence[Case]], Iterable[Case]], chosen: Sequence[Case]) -> Iterator[Case]:
+    try:
+        return iter(track(chosen))
+    except TypeError as error:
+        came = f"{shown(track)}, which raised {error}"
+        raise TypeError(f"track: expected a function that goes through the cases; got {came}") from error
+
+
 class _Expected:
     """Failures that are expected: by id, or by name without the shape."""
 
     def __init__(self, xfail: Mapping[str, str] | None, known: Sequence[Case], loss: Any, *, partial: bool) -> None:
-        self.reasons = {name: reason or "expected" for name, reason in (xfail or {}).items()}
+        self.reasons = as_reasons("xfail", xfail)
         there = {name for case in known for name in (case.id, case.name)}
         if partial and self.reasons:  # one case at a time: the others exist all the same
             there |= {case.name for soft in (False, True) for case in named_cases(loss, bias=True, soft=soft)}

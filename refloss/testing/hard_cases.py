@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array
+from refloss.error_free import Array, shown
 from refloss.formats import dtype_name, dtype_of, rounded
 from refloss.testing.budgets import as_loss
+from refloss.testing.options import as_flag, as_seed, is_shape
 
 __all__ = ["FIELDS", "GROUPS", "INPUTS", "LABELS", "SHAPES", "Case", "Shape", "cases", "dtype_name", "dtype_of"]
 
@@ -163,10 +164,13 @@ def cases(
 
     Raises
     ------
-    ValueError
-        For a dtype or shape that is none, naming the argument.
+    ValueError, TypeError
+        For an argument that is none of those, naming it.
     """
-    loss, dtype = as_loss(loss), dtype_name(dtype)
+    loss, dtype, seed = as_loss(loss), dtype_name(dtype), as_seed("seed", seed)
+    bias, soft, ignored = (
+        as_flag(name, value) for name, value in (("bias", bias), ("soft", soft), ("ignored", ignored))
+    )
     found = []
     for size in sizes(loss, shapes):
         for draft in _drafts(loss, dtype, size, seed):
@@ -190,14 +194,11 @@ def sizes(loss: Any, shapes: Any) -> list[Shape]:
     if shapes is None:
         counts = [c if weights is None else len(weights) for _, c, _ in SHAPES]
         return list(dict.fromkeys(shape._replace(c=c) for shape, c in zip(SHAPES, counts, strict=True)))
-    several = [shapes] if isinstance(shapes, Sequence) and shapes and np.ndim(shapes[0]) == 0 else shapes
-    try:
-        found = [Shape(*map(int, shape)) for shape in several]
-        whole = all(len(shape) == 3 and tuple(shape) == made for shape, made in zip(several, found, strict=True))
-    except (TypeError, ValueError):
-        whole = False
-    if not whole or not found or min(map(min, found)) < 1:
-        raise ValueError(f"shapes: expected (N, C, D), three positive integers, or a list of such; got {shapes!r}")
+    several = [shapes] if is_shape(shapes) else shapes.tolist() if isinstance(shapes, np.ndarray) else shapes
+    whole = isinstance(several, Sequence) and all(map(is_shape, several))
+    if not whole or not several:
+        raise ValueError(f"shapes: expected (N, C, D), three positive integers, or a list of such; got {shown(shapes)}")
+    found = [Shape(*map(int, shape)) for shape in several]
     for shape in found:
         if weights is not None and shape.c != len(weights):
             raise ValueError(f"shapes: expected C={len(weights)}, as many as class weights; got {tuple(shape)}")

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from refloss.error_free import Array
+from refloss.error_free import Array, shown
 from refloss.formats import FORMATS, dtype_name, rounded
 from refloss.testing.adapters import Found, call, ready
 from refloss.testing.budgets import arithmetic, as_loss, bounds
 from refloss.testing.conformance import takes_bias, wanted_gradients, writable_inputs
 from refloss.testing.hard_cases import INPUTS, Shape, weights_cancel
+from refloss.testing.options import as_flag, as_function, is_shape, is_whole
 
 Inputs: TypeAlias = dict[str, Any]
 """Inputs by name, in the order in which the code takes them."""
@@ -814,13 +815,12 @@ def properties(
     import_module("hypothesis")
     loss, name = as_loss(loss), dtype_name(dtype)
     arithmetic(name, standard=standard)
-    if not callable(fn):
-        raise TypeError(f"fn: expected a function; got {type(fn).__name__}")
+    fn, hard, ignored = as_function("fn", fn), as_flag("hard", hard), as_flag("ignored", ignored)
     ready(framework, name, device)
-    if not _whole(examples):
-        raise ValueError(f"examples: expected a positive integer; got {examples!r}")
-    size, names = _size(loss, shape), INPUTS[loss.spec.head]
-    if "b" in names and not takes_bias(fn, loss, bias):
+    if not is_whole(examples):
+        raise ValueError(f"examples: expected a positive integer; got {shown(examples)}")
+    size, names, with_bias = _size(loss, shape), INPUTS[loss.spec.head], takes_bias(fn, loss, bias)
+    if "b" in names and not with_bias:
         names = names[:-1]
     wanted = tuple(entry for entry in wanted_gradients(loss, gradients) if entry in names)
     allowed = writable_inputs(loss, overwrites)
@@ -850,14 +850,10 @@ def properties(
     return Properties(loss, name, framework, tuple(held), broken, untried, tuple(undecided))
 
 
-def _whole(number: Any) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool) and bool(number > 0)
-
-
 def _size(loss: Any, shape: Any) -> Shape:
     """Return a shape with as many classes as the loss has class weights."""
-    if not isinstance(shape, Sequence | np.ndarray) or len(shape) != 3 or not all(map(_whole, shape)):
-        raise ValueError(f"shape: expected (N, C, D), three positive integers; got {shape!r}")
+    if not is_shape(shape):
+        raise ValueError(f"shape: expected (N, C, D), three positive integers; got {shown(shape)}")
     size = Shape(*map(int, shape))
     if loss.spec.head == "triplet":
         return size

@@ -15,6 +15,7 @@ import numpy as np
 from refloss.error_free import Array
 from refloss.formats import dtype_of
 from refloss.testing.adapters.results import Call, Found, read
+from refloss.testing.options import one_name
 
 __all__ = ["FRAMEWORKS", "Found", "call", "read", "ready"]
 
@@ -23,9 +24,7 @@ FRAMEWORKS = {"numpy": "arrays", "torch": "torch", "jax": "jax"}
 
 
 def _module(framework: str) -> Any:
-    if framework not in FRAMEWORKS:
-        raise ValueError(f"framework: expected one of {', '.join(map(repr, FRAMEWORKS))}; got {framework!r}")
-    return import_module(f"refloss.testing.adapters.{FRAMEWORKS[framework]}")
+    return import_module(f"refloss.testing.adapters.{FRAMEWORKS[one_name('framework', framework, FRAMEWORKS)]}")
 
 
 def ready(framework: str, dtype: str, device: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from refloss.error_free import shown
 from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients
 
 
 def ready(dtype: str, device: Any) -> None:
     """Refuse a device: arrays have none."""
-    if device not in (None, "cpu"):
-        raise ValueError(f"device: NumPy has none but 'cpu'; got {device!r}")
+    if device is not None and not (isinstance(device, str) and device == "cpu"):
+        raise ValueError(f"device: NumPy has none but 'cpu'; got {shown(device)}")
 
 
 def run(call: Call) -> Found:

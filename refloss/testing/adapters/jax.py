@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from refloss.error_free import shown
 from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients, upstream_for
 
 
@@ -18,7 +19,11 @@ def ready(dtype: str, device: Any) -> None:
             "dtype: JAX computes 'float64' in float32 unless told otherwise: "
             "call jax.config.update('jax_enable_x64', True) first, or set JAX_ENABLE_X64=1"
         )
-    _device(jax, device)
+    try:
+        jax.device_put(np.zeros(1, np.float32), _device(jax, device))
+    except Exception as error:  # whatever jax and its backends raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"device: expected one that jax has here; got {shown(device)} ({said})") from None
 
 
 def _device(jax: Any, device: Any) -> Any:
@@ -26,11 +31,7 @@ def _device(jax: Any, device: Any) -> Any:
     if device is None or not isinstance(device, str):
         return device
     platform, _, number = device.partition(":")
-    try:
-        return jax.devices(platform)[int(number or 0)]
-    except (RuntimeError, IndexError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise ValueError(f"device: expected one that jax has here; got {device!r} ({said})") from None
+    return jax.devices(platform)[int(number or 0)]
 
 
 def run(call: Call) -> Found:

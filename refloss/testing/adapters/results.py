@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array
+from refloss.error_free import Array, leaves
 from refloss.formats import rounded
 
 VALUES = ("loss", "value")
@@ -77,6 +77,8 @@ def as_array(value: Any) -> Any:
         value = value.detach()
         value = (value.to_dense() if value.is_sparse else value).cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
+    for _ in leaves(value):  # which refuses lists that NumPy would follow for ever
+        pass
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         came = f"{type(value).__name__} of dtype {array.dtype}"
