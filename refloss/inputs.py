@@ -337,11 +337,13 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
             value = value.detach().cpu()
             if "bfloat16" in str(value.dtype):
                 value = value.float()  # exact; NumPy has no bfloat16 of its own
-        return np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a sparse tensor, a tracer, ...
         came = f"{type(value).__name__}: {error}"
         message = f"{name} must be an array, or something that NumPy can make one of; got {came}"
         raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from error
+    # Before 2.2 NumPy may crash where integers in the other byte order meet a Python integer that they cannot hold.
+    return array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "iu" else array
 
 
 def _masked(value: Any) -> bool:
