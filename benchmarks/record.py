@@ -52,7 +52,7 @@ BUDGETS = Measurement("budgets", budgets.measured, budgets.SEEDS)
 RIGHT = Measurement("right", budgets.right, budgets.RIGHT)
 WRONG = Measurement("wrong", budgets.wrong, budgets.WRONG)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
-MUTANTS = Measurement("mutants", mutation.measured, [mutation.SEED])
+MUTANTS = Measurement("mutants", mutation.measured, range(len(mutation.ROUNDS)))
 FUSED = Measurement("performance", fused.measured, fused.SEEDS, alone=True)
 
 RECORDS = {
