@@ -2,9 +2,9 @@
 
 Beside what mutmut changes by itself: a term of a sum is made a hundred times as large, or left out; a call is replaced
 by its first argument, or left out where its result is not used, as is a raise; the entries that a mask or a list of
-numbers picks are replaced by as many from the front; and a length counts no further than 64. Decorated functions are
-mutated as others are. Where a verdict is made (`VERDICT`) every mutant is tried, of the rest a sample. The files that
-are mutated, and the tests that are asked, are named in `AREAS`.
+numbers picks are replaced by as many from the front; and a length counts no further than 64. Decorated functions, and
+the lambdas of a module's tables, are mutated as others are. Where a verdict is made (`VERDICT`) every mutant is tried,
+of the rest a sample. The files that are mutated, and the tests that are asked, are named in `AREAS`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _reasons() -> Iterator[tuple[tuple[str, ...], str]]:
 # ----------------------------------------------------------------------------------------------------- inside the copy
 
 
-def plain(source: str) -> str:
+def undecorated(source: str) -> str:
     """Turn decorators into assignments after the function, since mutmut leaves decorated functions alone."""
     lines, tree = source.splitlines(), ast.parse(source)
     bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
@@ -146,6 +146,31 @@ def plain(source: str) -> str:
             lines.insert(node.end_lineno or 0, f"{indent}{node.name} = {calls}{node.name}{')' * len(decorators)}")
             del lines[node.decorator_list[0].lineno - 1 : node.lineno - 1]
     return "\n".join(lines) + "\n"
+
+
+def named(source: str) -> str:
+    """Turn the lambdas of a module's tables into functions, since mutmut changes nothing outside of functions."""
+
+    def outermost(node: ast.AST) -> Iterator[ast.Lambda]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Lambda):
+                yield child
+            else:
+                yield from outermost(child)
+
+    lines = source.splitlines(keepends=True)
+    for statement in ast.parse(source).body[::-1]:
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            first, last = statement.lineno - 1, statement.end_lineno
+            text = "".join(lines[first:last])
+            functions: list[str] = []
+            for each in outermost(statement):
+                target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+                name, old = f"_{ast.unparse(target)}_{len(functions)}", ast.get_source_segment(source, each)
+                functions.append(f"def {name}({ast.unparse(each.args)}):\n    return ({ast.unparse(each.body)})\n\n")
+                text = text.replace(old or "", name, 1)
+            lines[first:last] = [*functions, text]
+    return "".join(lines)
 
 
 def operators() -> Iterator[tuple[type, Any]]:
@@ -263,8 +288,8 @@ def prepare(area: Area) -> None:
     PytestRunner._pytest_args_regular_run = quick_first
     for path in walk_mutatable_files():
         text = path.read_text()
-        if plain(text) != text:
-            path.write_text(plain(text))
+        if (changed := named(undecorated(text))) != text:
+            path.write_text(changed)
     file_mutation.NEVER_MUTATE_FUNCTION_CALLS.discard("len")  # but for what `operators` makes of it
     removal = mutators.operator_arg_removal
     mutators.mutation_operators[:] = [
