@@ -54,7 +54,7 @@ RIGHT = Measurement("right", budgets.right, budgets.RIGHT)
 WRONG = Measurement("wrong", budgets.wrong, budgets.WRONG)
 TIMES = Measurement("speed", speed.measured, [0], alone=True)
 HOSTILE = Measurement("hostile", hostile.measured, hostile.SEEDS)
-MUTANTS = Measurement("mutants", mutation.measured, [mutation.SEED])
+MUTANTS = Measurement("mutants", mutation.measured, range(len(mutation.ROUNDS)))
 FUSED = Measurement("performance", fused.measured, fused.SEEDS, alone=True)
 
 RECORDS = {

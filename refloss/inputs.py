@@ -379,7 +379,9 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
     """Return a NumPy view of what NumPy, a list or a tensor of another framework holds."""
     try:
         if not any(map(np.ma.is_masked, leaves(value))):  # which NumPy would silently unmask
-            return np.asarray(_on_cpu(value))
+            array = np.asarray(_on_cpu(value))
+            # Before 2.2 NumPy may crash where integers in the other byte order meet an integer that they cannot hold.
+            return array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "iu" else array
     except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a sparse tensor, a tracer, ...
         came = f"{type(value).__name__}: {error}"
         message = f"{name} must be an array, or something that NumPy can make one of; got {came}"

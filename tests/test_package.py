@@ -6,16 +6,22 @@ import ast
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import refloss
 
 PACKAGE = Path(refloss.__file__).parent
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("numba", "llvmlite", "flint", "torch", "jax", "scipy", "typer", "rich", "mpmath", "hypothesis", "ml_dtypes")
 FLOORS = ("error_free", "formats", "inputs", "stages", "engines", "losses", "testing", "cli")
 
@@ -128,3 +134,32 @@ def test_same_bits_on_every_run():
     first, again = (refloss.ArcFace().value_and_grad(x, w, y) for _ in range(2))
     assert first[0] == again[0]
     assert all((a == b).all() for a, b in zip(first[1], again[1], strict=True))
+
+
+def _floors():
+    """Name and lowest version of what refloss, its users and its tests need. Frameworks and tools are pinned alone."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    for text in [
+        *PROJECT["build-system"]["requires"],
+        *PROJECT["project"]["dependencies"],
+        *(text for name in ("cli", "fast", "test", "certified") for text in extras[name]),
+    ]:
+        requirement = Requirement(text)
+        if requirement.name != "refloss":
+            (floor,) = requirement.specifier
+            assert floor.operator == ">=", f"{text}: a lowest version and nothing else"
+            yield requirement.name, Version(floor.version)
+
+
+def test_the_lowest_versions_allowed_are_those_that_are_tested():
+    """.ci/run installs .ci/floors.txt to the exact version."""
+    lines = [line for line in (ROOT / ".ci/floors.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert {name: Version(pin) for name, pin in (line.split("==") for line in lines)} == dict(_floors())
+
+
+def test_classifiers_name_the_pythons_that_are_tested():
+    run = re.findall(r"\(sample (3\.\d+) ", (ROOT / ".ci/run").read_text())
+    prefix = "Programming Language :: Python :: "
+    named = [line.removeprefix(prefix) for line in PROJECT["project"]["classifiers"] if re.search(r"\d\.\d+$", line)]
+    assert named == run
+    assert PROJECT["project"]["requires-python"] == f">={run[0]}"
