@@ -6,7 +6,7 @@ from mpmath import mp, mpf
 
 import checks
 import exact
-from refloss.error_free import PI, Pair, sin_cos, u
+from refloss.error_free import PI, Pair, u
 from refloss.stages import angle, margin
 from refloss.stages.margin import RULES, Margin
 
@@ -39,12 +39,6 @@ def noise(settings):
 def whole(pair):
     with mp.workdps(80):
         return exact.exact(pair.hi) + exact.exact(pair.lo)
-
-
-def target(theta):
-    """The target at a pair of radians."""
-    sin, cos = sin_cos(theta)
-    return angle.Angle(theta, cos, sin)
 
 
 def values(curve, theta, settings):
@@ -87,23 +81,44 @@ def test_slopes_next_to_their_zeros_are_right_relative_to_themselves(margins, si
     assert (np.abs(saved.slope) <= 1.01 * m1 * m1 * abs(side)).all()
 
 
-@pytest.mark.parametrize("rule", ["hard", "keep", "continuous", "monotone", "clamp"])
+PAST_PI = ["hard", "keep", "continuous", "monotone", "clamp"]
+
+
+@pytest.mark.parametrize("rule", PAST_PI)
 @pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (1.0, 0.3, 0.2), (4.0, 0.0, 0.0), (1.35, 0.3, 0.2)], ids=str)
-def test_the_boundary_itself_belongs_to_the_margin(rule, margins):
+def test_the_side_of_the_boundary_is_that_of_the_exact_angle(rule, margins):
+    """The pair nearest to the boundary is 1e-33 or so away from it, and lies on one side."""
     m1, m2, m3 = margins
     settings = Margin(*margins, boundary=rule)
     theta = (PI - m2) / m1
-    beside = [theta - 2.0**-90, theta, theta + 2.0**-90]
-    at = [margin.forward(target(Pair(pair.hi[None], pair.lo[None])), settings) for pair in beside]
-    assert [psi.hi[0] for psi, _ in at[:2]] == [-1.0 - m3] * 2
-    assert at[1][1].slope[0] == 0.0
-    beyond = {
-        "hard": math.cos(theta.hi) - m2 * math.sin(m2) - m3,
-        "keep": math.cos(theta.hi) - m3,
-    }.get(rule, -1.0 - m3)
-    assert math.isclose(at[2][0].hi[0], beyond, rel_tol=1e-15)
-    past = {"monotone": 0.0, "clamp": 0.0}.get(rule, -math.sin(theta.hi))
-    assert math.isclose(at[2][1].slope[0], past, rel_tol=1e-15, abs_tol=1e-25)
+    for pair in (theta - 2.0**-90, theta, theta + 2.0**-90):
+        one = Pair(pair.hi[None], pair.lo[None])
+        psi, saved = margin.forward(angle.of(one), settings)
+        with mp.workdps(60):
+            past = m1 * whole(one)[0] + m2 - mp.pi
+            slope = -m1 * mp.sin(past + mp.pi)
+        if past <= 0:
+            assert psi.hi[0] == -1.0 - m3
+            assert exact.value_error(saved.slope, [slope]) <= 1.0 + 2.0**-10
+        else:
+            at = {"hard": math.cos(theta.hi) - m2 * math.sin(m2) - m3, "keep": math.cos(theta.hi) - m3}
+            assert math.isclose(psi.hi[0], at.get(rule, -1.0 - m3), rel_tol=1e-15)
+            beyond = {"monotone": -slope, "clamp": 0.0}.get(rule, -mp.sin(whole(one)[0]))
+            assert exact.value_error(saved.slope, [beyond]) <= 1.0 + 2.0**-10
+
+
+@pytest.mark.parametrize("rule", PAST_PI)
+@pytest.mark.parametrize(
+    ("m1", "x", "w"),
+    [(2.0, [1.0, 0.0, 0.0], [0.0, 7.0, 0.0]), (3.0, [1.0, 1.0, 0.0], [0.0, 3.0, 3.0]),
+     (1.5, [1.0, 1.0, 0.0], [0.0, -3.0, 3.0]), (4.0, [1.0, 0.0, 0.0], [0.5, 0.5, 0.0])],
+)  # fmt: skip
+def test_the_boundary_itself_belongs_to_the_margin(rule, m1, x, w):
+    """Angles of 90, 60, 120 and 45 degrees, at which m1 θ is π exactly."""
+    found, _ = angle.forward(np.array([x]), np.array([w]))
+    psi, saved = margin.forward(found, Margin(m1, m3=0.25, boundary=rule))
+    assert psi.hi.tolist() == [-1.25]
+    assert saved.slope.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("rule", ["easy", "conditional"])
@@ -122,7 +137,7 @@ def test_where_the_cosine_is_at_its_bound_the_margin_is_off(rule):
 def test_where_min_finds_both_alike_the_margin_holds():
     """cos 2 theta = cos theta at theta = 2 pi / 3, up to noise, and the values agree; without a margin everywhere."""
     tie = PI * 2.0 / 3.0
-    psi, _ = margin.forward(target(Pair(tie.hi[None], tie.lo[None])), Margin(m1=2.0, boundary="min"))
+    psi, _ = margin.forward(angle.of(Pair(tie.hi[None], tie.lo[None])), Margin(m1=2.0, boundary="min"))
     assert math.isclose(psi.hi[0], -0.5, rel_tol=1e-15)
     same, saved = margin.forward(angle.of(np.array([1.0])), Margin(boundary="min"))
     assert same.hi.tolist() == [math.cos(1.0)]

@@ -8,7 +8,10 @@ two float64, see `refloss.error_free`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +33,18 @@ from refloss.error_free import (
     unscale_rows,
     where,
 )
+from refloss.fixed_point import Between, ExactAngle, Radians
+
+Exactly: TypeAlias = Callable[[int], ExactAngle]  # the angle of a row, to any number of bits
 
 
 class Angle(NamedTuple):
-    """An angle with its cosine and sine, each a pair (N,)."""
+    """An angle with its cosine and sine, each a pair (N,), and what they are rounded from."""
 
     theta: Pair
     cos: Pair
     sin: Pair
+    exactly: Exactly
 
 
 class Saved(NamedTuple):
@@ -77,10 +84,11 @@ def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
     Returns
     -------
     Angle
-        θ, cos θ and sin θ, as pairs (N,).
+        θ, cos θ and sin θ, as pairs (N,), and what they are rounded from.
     Saved
         What `backward` needs.
     """
+    exactly = between(high(x), high(w))
     (x, exponent_x), (w, exponent_w) = scale_rows(x), scale_rows(w)
     length_x, length_w = sqrt(dot(x, x)), sqrt(dot(w, w))
     parallel = _parallel(x, w)
@@ -90,7 +98,7 @@ def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
     sin = sine / length_w
     cos = where(parallel, np.sign(cos.hi), cos)
     saved = Saved(tangent_x, tangent_w, length_x.rounded(), length_w.rounded(), exponent_x, exponent_w)
-    return Angle(atan2(sin, cos), cos, sin), saved
+    return Angle(atan2(sin, cos), cos, sin, exactly), saved
 
 
 def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
@@ -118,11 +126,16 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
     )
 
 
-def of(theta: Array) -> Angle:
+def of(theta: Numbers) -> Angle:
     """Return the `Angle` of given radians, with its cosine and sine."""
     exact = Pair.of(theta)
     sin, cos = sin_cos(exact)
-    return Angle(exact, cos, sin)
+    return Angle(exact, cos, sin, lambda n: Radians(Fraction(float(exact.hi[n])) + Fraction(float(exact.lo[n]))))
+
+
+def between(x: Array, w: Array) -> Exactly:
+    """Return what knows the angles between rows exactly."""
+    return cache(lambda n: Between.of(x[n], w[n]))
 
 
 def _orthogonal(v: Numbers, base: Numbers, parallel: NDArray[np.bool_]) -> tuple[Numbers, Pair]:
