@@ -19,8 +19,8 @@ BITS = (256, 1024, 4096)
 """Bits to compute with, one after the other."""
 _KEPT = 140
 """Bits that a result must have: 108 are right, for what is computed here is wrong by less than 2^32 units."""
-_UNIT = 2**1074
-"""Of this, every float64 number is a multiple of 1."""
+UNIT = 2**1074
+"""Every float64 number is a whole number over this."""
 
 
 def settled(quantity: Callable[[int], int]) -> Fraction:
@@ -43,7 +43,7 @@ def fixed(number: float | Fraction, bits: int) -> int:
 
 def integers(row: Array) -> list[int]:
     """Return float64 numbers in units of 2^-1074."""
-    return [numerator * (_UNIT // denominator) for numerator, denominator in map(float.as_integer_ratio, row.tolist())]
+    return [numerator * (UNIT // denominator) for numerator, denominator in map(float.as_integer_ratio, row.tolist())]
 
 
 def inner(a: list[int], b: list[int]) -> int:
