@@ -1003,9 +1003,7 @@ def absolute_terms(
     - Triplet, where the hinge is open: 2 (|a - p| + |a - n|), 2 |a - p|, 2 |a - n|; of the plain distance 2, 1, 1.
 
     `projected` takes the terms after the projection that directions have, which is a stricter measure: off the target
-    psi' is sin theta_nk instead of 1, and 0 for a class that is parallel to x. Of the target, |psi'| counts as no less
-    than 8u m1 sin theta where it is not 0: pairs know a sine that cancels at a multiple of pi inside (0, pi) to 64u^2
-    sin theta, which is 8u of that.
+    psi' is sin theta_nk instead of 1, and 0 for a class that is parallel to x.
 
     A number that is not 0 is never rounded to 0: it is at least the smallest subnormal.
     """
@@ -1069,10 +1067,7 @@ def head_terms(head: Head, upstream: Any, digits: int, projected: bool) -> dict[
             else:
                 sample = head.sample(n)
                 slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
-                slope = abs(head.pairs[n].slope(digits))
-                if projected and slope:
-                    slope = max(slope, 8 * UNIT * head.margin.m1 * sine_of(x, head.classes[sample.label]))
-                slopes[sample.label] = slope
+                slopes[sample.label] = abs(head.pairs[n].slope(digits))
                 pull = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(pull) / x.norm()
                 if head.margin.scale is None:

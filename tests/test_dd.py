@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import replace
 
@@ -178,6 +179,58 @@ def test_logits_that_float64_cannot_hold_are_refused():
         refloss.SoftmaxLoss()([[1e200, 0.0]], [[1.0, 0.0], [1e200, 0.0]], [0], engine="dd")
     with pytest.raises(ValueError, match="logits that float64 can hold"):
         refloss.ModifiedSoftmax()([[1.7e308, 1.7e308]], [[1.0, 1.0], [1.0, 0.0]], [0], engine="dd")
+
+
+def test_equal_logits_are_equal_at_any_scale():
+    """Pairs of logits of 1e100 may be 1e70 apart; classes in any multiple, and the target, which has its own branch."""
+    same = [[0.3, 0.1]] * 3
+    assert refloss.ModifiedSoftmax()([[0.6e100, 0.7e100]], same, [0], engine="dd") == math.log(3.0)
+    multiples = np.array([[1.0, 2.0, -3.0]]) * np.array([[1.0], [8.0], [-1.0], [3.0], [-7.0]])
+    permuted = np.array([[0.1, 0.7, 0.4, 0.9], [0.9, 0.1, 0.4, 0.7], [0.4, 0.1, 0.9, 0.7]])
+    for s in (1e13, 1e50, 1e300):
+        for y in (0, 1, 3):  # x is on the side of these, and classes 2 and 4 are opposite
+            assert refloss.NormFace(s=s)([[0.3, 0.2, -0.9]], multiples, [y], engine="dd") == math.log(3.0)
+        assert refloss.NormFace(s=s)(np.ones((1, 4)), permuted, [1], engine="dd") == math.log(3.0)
+        assert refloss.SoftmaxLoss()(s * np.ones((1, 4)), permuted, [1], [0.1] * 3, engine="dd") == math.log(3.0)
+
+
+HUGE = [
+    refloss.ModifiedSoftmax(),
+    refloss.NormFace(s=1e18),
+    refloss.NormFace(s=1e100),
+    refloss.ArcFace(s=1e100),
+    refloss.ArcFace(s=1e100, boundary="keep"),
+    refloss.SoftmaxLoss(),
+    refloss.SoftmaxLoss(label_smoothing=0.1),
+]
+
+
+@pytest.mark.parametrize("size", [1e10, 1e18, 1e100, 1e200])
+@pytest.mark.parametrize("loss", HUGE, ids=repr)
+def test_huge_scales_cost_nothing(loss, size):
+    """4u and 8u at any scale: classes all over the place, alike, in multiples, next to each other by 1e-15 or 1e-30."""
+    random = _random(f"{loss} {size}")
+    for d in (2, 3, 7):
+        x, w = random.standard_normal((2, d)), random.standard_normal((5, d))
+        x *= size / np.linalg.norm(x, axis=1)[:, None]
+        alike = w[:1] * np.array([[1.0], [1.0], [0.25], [1.0 + 2.0**-50], [1.0]])
+        beside = np.round(8.0 * w[:1]) + 0.5 + (np.arange(d) == 1) * np.array([[0.0], [0.0], [1e-14], [-1e-13], [0.0]])
+        for classes in (w, alike, beside, np.where(np.abs(beside) < 1.0, 1e-30, beside)):
+            for bias in ((), (np.round(random.standard_normal(5)),))[: 1 + isinstance(loss, refloss.SoftmaxLoss)]:
+                inputs = (x, classes, [0, 3], *bias)
+                found = loss.value_and_grad(*inputs, engine="dd")
+                true = refloss.enclose(loss, *inputs, digits=20)
+                assert abs(found[0] - true.value.midpoint) <= 4.0 * checks.U * true.value.midpoint
+                terms = exact.absolute_terms(loss, *inputs, projected=True, digits=400)
+                for name, ball in true.grad.items():
+                    error = exact.row_error(getattr(found[1], name), exact.exact(ball.midpoint), terms[name])
+                    assert error <= 8.0, (name, error)
+
+
+def test_products_that_float64_cannot_hold_beside_logits_that_it_can():
+    """The largest entries of x and w never meet: 1e400, but logits of 1."""
+    x, w = [[1e200, 1e-200]], [[1e-200, 1e200], [1e-200, 1e200], [-1e-200, 0.0]]
+    assert refloss.SoftmaxLoss()(x, w, [0], engine="dd") == refloss.SoftmaxLoss()(x, w, [0], engine="certified")
 
 
 def test_only_float64_results():

@@ -6,7 +6,8 @@ from mpmath import mp, mpf
 
 import checks
 import exact
-from refloss.error_free import PI, Pair, sin_cos, u
+import refloss
+from refloss.error_free import PI, Pair, u
 from refloss.stages import angle, margin
 from refloss.stages.margin import RULES, Margin
 
@@ -39,12 +40,6 @@ def noise(settings):
 def whole(pair):
     with mp.workdps(80):
         return exact.exact(pair.hi) + exact.exact(pair.lo)
-
-
-def target(theta):
-    """The target at a pair of radians."""
-    sin, cos = sin_cos(theta)
-    return angle.Angle(theta, cos, sin)
 
 
 def values(curve, theta, settings):
@@ -87,23 +82,44 @@ def test_slopes_next_to_their_zeros_are_right_relative_to_themselves(margins, si
     assert (np.abs(saved.slope) <= 1.01 * m1 * m1 * abs(side)).all()
 
 
-@pytest.mark.parametrize("rule", ["hard", "keep", "continuous", "monotone", "clamp"])
+PAST_PI = ["hard", "keep", "continuous", "monotone", "clamp"]
+
+
+@pytest.mark.parametrize("rule", PAST_PI)
 @pytest.mark.parametrize("margins", [(1.0, 0.5, 0.0), (1.0, 0.3, 0.2), (4.0, 0.0, 0.0), (1.35, 0.3, 0.2)], ids=str)
-def test_the_boundary_itself_belongs_to_the_margin(rule, margins):
+def test_the_side_of_the_boundary_is_that_of_the_exact_angle(rule, margins):
+    """The pair nearest to the boundary is 1e-33 or so away from it, and lies on one side."""
     m1, m2, m3 = margins
     settings = Margin(*margins, boundary=rule)
     theta = (PI - m2) / m1
-    beside = [theta - 2.0**-90, theta, theta + 2.0**-90]
-    at = [margin.forward(target(Pair(pair.hi[None], pair.lo[None])), settings) for pair in beside]
-    assert [psi.hi[0] for psi, _ in at[:2]] == [-1.0 - m3] * 2
-    assert at[1][1].slope[0] == 0.0
-    beyond = {
-        "hard": math.cos(theta.hi) - m2 * math.sin(m2) - m3,
-        "keep": math.cos(theta.hi) - m3,
-    }.get(rule, -1.0 - m3)
-    assert math.isclose(at[2][0].hi[0], beyond, rel_tol=1e-15)
-    past = {"monotone": 0.0, "clamp": 0.0}.get(rule, -math.sin(theta.hi))
-    assert math.isclose(at[2][1].slope[0], past, rel_tol=1e-15, abs_tol=1e-25)
+    for pair in (theta - 2.0**-90, theta, theta + 2.0**-90):
+        one = Pair(pair.hi[None], pair.lo[None])
+        psi, saved = margin.forward(angle.of(one), settings)
+        with mp.workdps(60):
+            past = m1 * whole(one)[0] + m2 - mp.pi
+            slope = -m1 * mp.sin(past + mp.pi)
+        if past <= 0:
+            assert psi.hi[0] == -1.0 - m3
+            assert exact.value_error(saved.slope, [slope]) <= 1.0 + 2.0**-10
+        else:
+            at = {"hard": math.cos(theta.hi) - m2 * math.sin(m2) - m3, "keep": math.cos(theta.hi) - m3}
+            assert math.isclose(psi.hi[0], at.get(rule, -1.0 - m3), rel_tol=1e-15)
+            beyond = {"monotone": -slope, "clamp": 0.0}.get(rule, -mp.sin(whole(one)[0]))
+            assert exact.value_error(saved.slope, [beyond]) <= 1.0 + 2.0**-10
+
+
+@pytest.mark.parametrize("rule", PAST_PI)
+@pytest.mark.parametrize(
+    ("m1", "x", "w"),
+    [(2.0, [1.0, 0.0, 0.0], [0.0, 7.0, 0.0]), (3.0, [1.0, 1.0, 0.0], [0.0, 3.0, 3.0]),
+     (1.5, [1.0, 1.0, 0.0], [0.0, -3.0, 3.0]), (4.0, [1.0, 0.0, 0.0], [0.5, 0.5, 0.0])],
+)  # fmt: skip
+def test_the_boundary_itself_belongs_to_the_margin(rule, m1, x, w):
+    """Angles of 90, 60, 120 and 45 degrees, at which m1 θ is π exactly."""
+    found, _ = angle.forward(np.array([x]), np.array([w]))
+    psi, saved = margin.forward(found, Margin(m1, m3=0.25, boundary=rule))
+    assert psi.hi.tolist() == [-1.25]
+    assert saved.slope.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("rule", ["easy", "conditional"])
@@ -122,7 +138,7 @@ def test_where_the_cosine_is_at_its_bound_the_margin_is_off(rule):
 def test_where_min_finds_both_alike_the_margin_holds():
     """cos 2 theta = cos theta at theta = 2 pi / 3, up to noise, and the values agree; without a margin everywhere."""
     tie = PI * 2.0 / 3.0
-    psi, _ = margin.forward(target(Pair(tie.hi[None], tie.lo[None])), Margin(m1=2.0, boundary="min"))
+    psi, _ = margin.forward(angle.of(Pair(tie.hi[None], tie.lo[None])), Margin(m1=2.0, boundary="min"))
     assert math.isclose(psi.hi[0], -0.5, rel_tol=1e-15)
     same, saved = margin.forward(angle.of(np.array([1.0])), Margin(boundary="min"))
     assert same.hi.tolist() == [math.cos(1.0)]
@@ -139,6 +155,129 @@ def test_sphereface_at_pi(m):
     assert saved.slope.tolist() == [0.0]
     _, beside = margin.forward(angle.of(np.array([math.pi - 1e-9])), settings)
     assert math.isclose(-beside.slope[0] / math.sin(1e-9), m * m, rel_tol=1e-6)  # sin(pi - 1e-9) is 1e-9 to 1e-7 of it
+
+
+# --------------------------------------------------------------------------------- where what is left is almost nothing
+
+
+def against_certified(loss, x, w):
+    """Value and gradients of every engine, in a few units of the largest of each row, where there is one class."""
+    true, true_grad = loss.value_and_grad(x, w, [0], engine="certified")
+    for engine in ("chain", "fused", "dd"):
+        value, grad = loss.value_and_grad(x, w, [0], engine=engine)
+        assert math.isclose(value, true, rel_tol=4e-15)
+        for part, whole in zip(grad, true_grad, strict=True):
+            for row, truth in zip(part, whole, strict=True):
+                assert np.allclose(row, truth, rtol=0.0, atol=8e-15 * np.abs(truth).max())
+    return true_grad
+
+
+@pytest.mark.parametrize(
+    ("loss", "x", "w", "expected"),
+    [
+        (
+            refloss.ArcFace(s=1.0, m=1.0),
+            [1.0, 0.0],
+            [[-0.6097095400799609, 0.9495663475163189], [0.0, 1.0]],
+            [4.406685148763517e-22, 2.8294999948e-22],
+        ),
+        (
+            refloss.CombinedMargin(s=1.0, m1=29.7, m2=0.1, m3=0.0),
+            [1.0, 0.0, 0.0],
+            [[-1.9366802696844054, 0.15022107510783328, 2.8840776864912513e-09], [0.0, 1.0, 0.0]],
+            [8.68566803e-30, 1.11977377e-28, 2.14984118e-36],
+        ),
+    ],
+    ids=["arcface", "m1 = 29.7"],
+)
+def test_gradients_next_to_a_multiple_of_pi(loss, x, w, expected):
+    """φ - kπ is 1e-21, and 1e-28: pairs know neither."""
+    grad = against_certified(loss, [x], w)
+    assert np.allclose(grad.w[0], expected, rtol=1e-8, atol=0.0)
+
+
+@pytest.mark.parametrize("rule", ["none", *PAST_PI])
+@pytest.mark.parametrize(
+    "margins", [(1.0, 0.5), (4.0, 0.0), (3.0, 0.25), (1.35, 0.3), (2.7, 1.0), (29.7, 0.1)], ids=str
+)
+def test_every_rule_next_to_its_multiples_of_pi(rule, margins):
+    """Vectors to which a tiny third entry brings φ within 1e-20 or so of kπ, from either side."""
+    m1, m2 = margins
+    rng = np.random.default_rng(round(m1 * 100))
+    loss = refloss.CombinedMargin(s=2.0, m1=m1, m2=m2, m3=0.125, boundary=rule)
+    for k in (1, math.ceil(m1 + m2 / math.pi) - 1):
+        with mp.workdps(60):
+            goal = (k * mp.pi - mpf(m2)) / mpf(m1)
+            x, w = brought_to(goal, rng)
+            apart = exact.angle(x, w[:1])[0] - goal
+        for third in (w[0, 2], w[0, 2] * (1.0 - 1e-6), w[0, 2] * (1.0 + 1e-6)):
+            w[0, 2] = third
+            against_certified(loss, x, w)
+        assert 1e-40 < abs(apart) < 1e-16 * 1e-7
+
+
+def brought_to(goal, rng):
+    """x and classes of three dimensions; the angle of the first is the goal, up to rounding its tiny third entry.
+
+    That entry moves the angle towards 90°: without it the angle is a little further from there.
+    """
+    adjacent = rng.uniform(0.5, 2.0) * (1.0 if goal < mp.pi / 2 else -1.0)
+    opposite = float(adjacent * mp.tan(goal)) * (1.0 - 1e-15)
+    third = mp.sqrt((mpf(adjacent) * mp.tan(goal)) ** 2 - mpf(opposite) ** 2)
+    return np.array([[1.0, 0.0, 0.0]]), np.array([[adjacent, opposite, float(third)], [0.25, 1.0, 0.5]])
+
+
+SIDES = [
+    (refloss.ArcFace(s=2.0, boundary="easy"), [1.0, 1.0, 1.0], [1.0, 1e-40, -1.0]),
+    (refloss.ArcFace(s=2.0, boundary="easy"), [1.0, 1.0, 1.0], [1.0, -1e-40, -1.0]),
+    (refloss.ArcFace(s=2.0, boundary="easy"), [1.0, 1.0, 1.0], [1.0, 0.0, -1.0]),
+    (refloss.CosFace(s=2.0, m=0.5, boundary="conditional"), [1.0, 1e-40, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]),
+    (refloss.CosFace(s=2.0, m=0.5, boundary="conditional"), [1.0, -1e-40, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]),
+    (refloss.CosFace(s=2.0, m=0.5, boundary="conditional"), [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]),
+    (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.0, boundary="min"), [1.0, 1.0, 0.0], [1e-40, -3.0, 3.0]),
+    (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.0, boundary="min"), [1.0, 1.0, 0.0], [-1e-40, -3.0, 3.0]),
+    (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.0, boundary="min"), [1.0, 1.0, 0.0], [0.0, -3.0, 3.0]),
+    (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.0, boundary="min"), [1.0, 1.0, 0.0], [2.0, 2.0, 0.0]),
+    (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.875, boundary="min"), [1.0, 0.0], [-3.0, math.sqrt(7.0)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "x", "w"), SIDES)
+def test_sides_are_those_of_the_exact_vectors(loss, x, w):
+    """1e-40 from where a rule changes over, and there."""
+    against_certified(loss, [x], [w, np.arange(1.0, len(w) + 1.0)])
+
+
+@pytest.mark.parametrize("m", [2.0, 3.0, 5.0])
+@pytest.mark.parametrize("weight", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("beside", [0.0, 1e-25, -1e-20, 1e-10])
+def test_an_annealed_slope_that_cancels(m, weight, beside):
+    """Where m sin mθ = -λ sin θ; 1u for rounding it. No other rule than "none" has it."""
+    with mp.workdps(60):
+        root = mp.findroot(lambda t: m * mp.sin(m * t) + weight * mp.sin(t), 1.2 * mp.pi / m) + beside
+        theta = Pair(*(np.array([part]) for part in (float(root), float(root - mpf(float(root))))))
+        true = -(m * mp.sin(m * whole(theta)[0]) + weight * mp.sin(whole(theta)[0])) / (1 + mpf(weight))
+        assert abs(true) < 1e-8
+    _, saved = margin.forward(angle.of(theta), Margin(m, annealing=weight))
+    assert exact.value_error(saved.slope, [true]) <= 1.0 + 2.0**-10
+
+
+def test_what_cancels_exactly_is_0():
+    """3 sin 270° + 3 sin 90°."""
+    right, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]]))
+    _, saved = margin.forward(right, Margin(3.0, annealing=3.0))
+    assert saved.slope.tolist() == [0.0]
+
+
+def test_what_is_resolved_is_a_copy():
+    found, _ = angle.forward(np.array([[1.0, 0.0]] * 2), np.array([[1e-20, 3.0], [1.0, 1.0]]))
+    settings = Margin(2.0)
+    at = margin.turned(found, settings)
+    rough = Pair(np.array([1e-20, 0.5]), np.zeros(2))
+    exactly = margin.resolved(rough, 1.0, at.turned, lambda of: of.cos)
+    assert rough.hi.tolist() == [1e-20, 0.5]
+    assert exactly.hi.tolist() == [1e-20 / 3.0, 0.5]
+    assert margin.resolved(rough, 1.0, at.turned, lambda of: of.cos, 2.0**-80) is rough
 
 
 # ------------------------------------------------------------------------------------------- facts about the curves

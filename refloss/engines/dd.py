@@ -9,19 +9,35 @@
   overwrite.
 - Projecting onto the plane orthogonal to x loses what it cancels, so a class whose direction is within 1e-8 of ±x goes
   through its angle, as the target does: its gradient is right relative to the sine of that angle, and 0 if that is 0.
+
+Of a huge logit 96 bits leave more than a loss can bear. There those close to the largest are taken relative to it, from
+the exact inputs: between equal ones there is nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refloss import inputs
 from refloss.engines import Arrays, Spec, kernels, without_ignored
-from refloss.error_free import Array, Integers, Numbers, Pair, Scaled, frexp, plain, total_by_label
+from refloss.error_free import (
+    Array,
+    Integers,
+    Numbers,
+    Pair,
+    Scaled,
+    expansion,
+    frexp,
+    ldexp,
+    plain,
+    total_by_label,
+)
+from refloss.fixed_point import UNIT, Between, inner, integers, settled
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 
@@ -180,6 +196,14 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     for block in _classes(x.hi, w):
         z[:, block], _ = linear.forward(x, DoubleDouble.of(w[block]), None if b is None else b[block])
     inputs.logits_fit(z.hi)
+    with np.errstate(over="ignore"):
+        size = np.abs(x.hi).max(axis=1) * np.abs(w).max() + (0.0 if b is None else np.abs(b).max())
+    huge = np.flatnonzero(size > 2.0**HUGE)
+    if len(huge):
+        ones, zeros = np.ones((len(huge), 1)), np.zeros(len(w))
+        rows_x, rows_w = np.hstack([x.hi[huge], ones]), np.column_stack([w, zeros if b is None else b])
+        close = np.abs(z.hi[huge] - z.hi[huge].max(axis=1, keepdims=True)) < NEAR * size[huge, None]
+        z[huge] = _less_largest(z[huge], close, rows_x, rows_w, _of_products)
 
     def down(rows: slice) -> tuple[Pair, _Up]:
         def up(dz: Numbers) -> None:
@@ -213,6 +237,7 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     else:
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         scale = DoubleDouble.of(mantissa)
+    is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
     near = _nearly_parallel(c, y)
     of_psi: Numbers = _zeros(len(y))
     of_scale: Numbers = _zeros(len(y))
@@ -220,6 +245,12 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     def down(rows: slice) -> tuple[Pair, _Up]:
         z, of_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
         inputs.logits_fit(z.hi)
+        huge = np.flatnonzero(exponent[rows] > HUGE)
+        if len(huge):
+            f, n = of_logits.f[huge], rows.start + huge
+            close = np.abs(f.hi - f.hi.max(axis=1, keepdims=True)) < NEAR
+            close[np.arange(len(n)), y[n]] &= is_cosine[n]
+            z[huge] = ldexp(_less_largest(f, close, x[n], w, _of_cosines) * scale[n][:, None], exponent[n][:, None])
 
         def up(dz: Numbers) -> None:
             nonlocal c, of_psi, of_scale
@@ -238,6 +269,42 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
         narrow.add(n, k, *_by_angle(x[n], w[k], c[n, k]))
     c[near] = 0.0
     return loss, _wide_back(c, to_x, w, narrow, None if spec.scale is not None else of_scale)
+
+
+HUGE = 40
+"""Binary exponent of a scale from which on 96 bits of a logit may be too few for a loss."""
+NEAR = 2.0**-30
+"""How close to the largest, relative to such a scale, a logit is if it may have a part in the softmax."""
+
+
+def _less_largest(
+    f: Pair, close: NDArray[np.bool_], x: Array, w: Array, exactly: Callable[[Array, Array, int], list[Fraction]]
+) -> Pair:
+    """Subtract from each row its largest entry; exactly where both are close, if those may be taken exactly.
+
+    exactly takes an embedding, classes and one of them: how much more is the entry of each class than that one's?
+    """
+    largest = f.hi.argmax(axis=1)
+    less = f - f[np.arange(len(f)), largest][:, None]
+    for n in np.flatnonzero(close[np.arange(len(f)), largest]):
+        ks = np.flatnonzero(close[n])
+        rows, place = np.unique(w[ks], axis=0, return_inverse=True)  # the same class again takes no time
+        place = place.reshape(-1)
+        gaps = exactly(x[n], rows, int(place[ks == largest[n]][0]))
+        hi, lo = np.array([expansion(gap, 2) for gap in gaps]).T
+        less[n, ks] = Pair(hi[place], lo[place])
+    return less
+
+
+def _of_cosines(x: Array, w: Array, k: int) -> list[Fraction]:
+    angles = [Between.of(x, row) for row in w]
+    return [settled(lambda bits, a=a: a.cos(bits) - angles[k].cos(bits)) for a in angles]  # type: ignore[misc]
+
+
+def _of_products(x: Array, w: Array, k: int) -> list[Fraction]:
+    entries = integers(x)
+    products = [Fraction(inner(entries, integers(row)), UNIT**2) for row in w]
+    return [product - products[k] for product in products]
 
 
 class _Places(NamedTuple):

@@ -520,7 +520,7 @@ def _angle(x: Rows, w: Rows) -> tuple[angle.Angle, angle.Saved]:
     theta = angle.atan2(sin, cos)
     if tiny.any():
         theta[tiny] = found.theta
-    return angle.Angle(theta, cos, sin), saved
+    return angle.Angle(theta, cos, sin, angle.between(x.scaled, w.scaled)), saved
 
 
 def _of_margin(spec: Spec, x: Rows, w: Rows) -> Target:

@@ -8,7 +8,10 @@ two float64, see `refloss.error_free`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,7 @@ from refloss.error_free import (
     Pair,
     direction,
     dot,
+    expansion,
     fast_two_sum,
     high,
     scale_rows,
@@ -30,14 +34,21 @@ from refloss.error_free import (
     two_product,
     where,
 )
+from refloss.fixed_point import Between, ExactAngle, Radians, inner, integers, settled
+
+Exactly: TypeAlias = Callable[[int], ExactAngle]  # the angle of a row, to any number of bits
+
+
+_TINY = 2.0**-900  # what is smaller loses bits when it is multiplied
 
 
 class Angle(NamedTuple):
-    """An angle with its cosine and sine, each a pair (N,)."""
+    """An angle with its cosine and sine, each a pair (N,), and what they are rounded from."""
 
     theta: Pair
     cos: Pair
     sin: Pair
+    exactly: Exactly
 
 
 class Saved(NamedTuple):
@@ -65,9 +76,9 @@ def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
 
     r is taken with exact products, and again from what the first pass left, until nothing along x is left that counts:
     two or three times for almost all vectors, since a pass gains 106 bits. So it is right relative to its own length
-    however small θ is, as long as θ and the entries that make it are normal float64 numbers when the largest entry is
-    near 1. The tangent t_w is found in the same way from the part of x orthogonal to w. Exactly parallel vectors give
-    exactly θ = 0 or π; the tangents do not exist there, and 0, their choice of least norm, stands for them.
+    however small θ is; where that is near the end of float64's range, it is found in integers. The tangent t_w is found
+    in the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0 or π; the tangents
+    do not exist there, and 0, their choice of least norm, stands for them.
 
     Parameters
     ----------
@@ -77,20 +88,24 @@ def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
     Returns
     -------
     Angle
-        θ, cos θ and sin θ, as pairs (N,).
+        θ, cos θ and sin θ, as pairs (N,), and what they are rounded from.
     Saved
         What `backward` needs.
     """
+    given_x, given_w = high(x), high(w)
     (x, exponent_x), (w, exponent_w) = scale_rows(x), scale_rows(w)
     length_x, length_w = sqrt(dot(x, x)), sqrt(dot(w, w))
     parallel = _parallel(x, w)
     tangent_x, sine = _orthogonal(w, x, parallel)
     tangent_w, _ = _orthogonal(x, w, parallel)
     cos = dot(x, w) / (length_x * length_w)
-    sin = sine / length_w
+    sin, exactly = sine / length_w, between(given_x, given_w)
+    for n in _at_the_end(sin, given_x, given_w):
+        tangent_x[n], tangent_w[n] = _exact_tangents(given_x[n], given_w[n], type(sine))
+        sin.hi[n], sin.lo[n] = expansion(settled(exactly(n).sin), 2)
     cos = where(parallel, np.sign(cos.hi), cos)
     saved = Saved(tangent_x, tangent_w, length_x.rounded(), length_w.rounded(), exponent_x, exponent_w)
-    return Angle(atan2(sin, cos), cos, sin), saved
+    return Angle(atan2(sin, cos), cos, sin, exactly), saved
 
 
 def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
@@ -118,11 +133,16 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
     )
 
 
-def of(theta: Array) -> Angle:
+def of(theta: Numbers) -> Angle:
     """Return the `Angle` of given radians, with its cosine and sine."""
     exact = Pair.of(theta)
     sin, cos = sin_cos(exact)
-    return Angle(exact, cos, sin)
+    return Angle(exact, cos, sin, lambda n: Radians(Fraction(float(exact.hi[n])) + Fraction(float(exact.lo[n]))))
+
+
+def between(x: Array, w: Array) -> Exactly:
+    """Return what knows the angles between rows exactly."""
+    return cache(lambda n: Between.of(x[n], w[n]))
 
 
 def _orthogonal(v: Numbers, base: Numbers, parallel: NDArray[np.bool_]) -> tuple[Numbers, Pair]:
@@ -146,6 +166,32 @@ def _parallel(x: Numbers, w: Numbers) -> NDArray[np.bool_]:
     right = two_product(np.take_along_axis(w, pivot, 1), x)
     same = (left[0] == right[0]) & (left[1] == right[1])
     return np.asarray(same.all(axis=1))
+
+
+def _at_the_end(sin: Pair, x: Array, w: Array) -> list[int]:
+    """Return which rows have tiny entries and no other angle than such entries make."""
+    tiny = np.flatnonzero(sin.hi < _TINY)
+
+    def uneven(rows: Array) -> NDArray[np.bool_]:
+        sizes = np.abs(rows[tiny])
+        least: Array = np.where(sizes > 0.0, sizes, np.inf).min(axis=1) / sizes.max(axis=1)
+        return least < _TINY
+
+    found: list[int] = tiny[uneven(x) | uneven(w)].tolist()
+    return found
+
+
+def _exact_tangents(x: Array, w: Array, kind: type[Pair]) -> tuple[Numbers, Numbers]:
+    """Return t_x and t_w of two rows: the directions of (x·x) w - (x·w) x and of (w·w) x - (x·w) w."""
+    a, b = integers(x), integers(w)
+    dot, found = inner(a, b), []
+    for base, other in ((a, b), (b, a)):
+        square = inner(base, base)
+        rest = [square * v - dot * along for v, along in zip(other, base, strict=True)]
+        size = max(map(abs, rest)) or 1
+        hi, lo = np.array([expansion(Fraction(entry, size), 2) for entry in rest]).T
+        found.append(direction(kind(hi[None], lo[None]))[0][0])
+    return found[0], found[1]
 
 
 def atan2(sin: Pair, cos: Pair) -> Pair:

@@ -8,13 +8,15 @@ code does past φ = π, annealing and gradient conventions are functions from on
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import PI, Array, Numbers, Pair, sin_cos, u, where
+from refloss.error_free import PI, Array, Numbers, Pair, expansion, sin_cos, where
+from refloss.fixed_point import Turned, settled
 from refloss.stages.angle import Angle
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -39,9 +41,11 @@ class Target(NamedTuple):
     cos: Pair
     """cos φ."""
     sin: Pair
-    """sin φ, exactly 0 where φ is a multiple of π as far as pairs can tell."""
+    """sin φ, exactly 0 where φ is a multiple of π, and right relative to itself next to one."""
     folds: Array
     """How many multiples of π lie below φ."""
+    turned: Callable[[int, int], Turned]
+    """θ and φ of a row, to a number of bits."""
 
 
 class Curve(NamedTuple):
@@ -73,26 +77,54 @@ def turned(theta: Angle, margin: Margin) -> Target:
     """Add the angle φ = m1 θ + m2.
 
     A whole m1 multiplies cos θ + i sin θ with itself: a sine near θ = 0 and θ = π then keeps the relative accuracy that
-    sin θ has. Elsewhere an angle within 16u² φ of a multiple of π cannot be told from it and counts as that multiple;
-    on which side of it another lies is the sign of the sine.
+    sin θ has. Next to other multiples of π a sine is what two numbers leave that almost cancel: see `resolved`. The
+    side of a multiple on which φ lies is the sign of its sine.
     """
     phi = theta.theta * margin.m1 + margin.m2
     if margin.m1 == int(margin.m1):
         cos, sin = theta.cos, theta.sin
         for _ in range(int(margin.m1) - 1):
             cos, sin = _rotated(cos, sin, theta.cos, theta.sin)
-        uncertain = theta.sin.hi * margin.m1
+        size = theta.sin.hi * margin.m1 + margin.m2
     else:
         sin, cos = sin_cos(theta.theta * margin.m1)
-        uncertain = theta.theta.hi * margin.m1
+        size = phi.hi
     if margin.m2:
         sin_m2, cos_m2 = _sin_cos_of(margin.m2)
         cos, sin = _rotated(cos, sin, cos_m2, sin_m2)
-    told_from_zero = np.abs(sin.hi) > 16.0 * u**2 * (uncertain + margin.m2)
-    sin = where(told_from_zero, sin, 0.0)
+
+    def exactly(n: int, bits: int) -> Turned:
+        return Turned(theta.exactly(n), margin.m1, margin.m2, bits)
+
+    sin = resolved(sin, size, exactly, lambda at: at.sin_phi)
     nearest = np.rint(phi.hi / PI.hi)
     beyond = sin.hi * (1.0 - 2.0 * (nearest % 2.0)) > 0.0
-    return Target(theta, cos, sin, np.maximum(np.where(beyond, nearest, nearest - 1.0), 0.0))
+    return Target(theta, cos, sin, np.maximum(np.where(beyond, nearest, nearest - 1.0), 0.0), exactly)
+
+
+def resolved(
+    difference: Pair,
+    size: Array | float,
+    exactly: Callable[[int, int], Turned],
+    quantity: Callable[[Turned], int],
+    share: float = 2.0**-20,
+) -> Pair:
+    """Compute again, in fixed point, what is below a share of the size of the numbers that it is a difference of.
+
+    A pair has lost 20 bits there and is good for another 80. Such rows are rare: one of a million random ones.
+    """
+    lost = np.flatnonzero(np.abs(difference.hi) < share * size)
+    if len(lost):
+        difference = difference.copy()
+    for n in lost.tolist():
+        exact = settled(lambda bits, n=n: quantity(exactly(n, bits)))  # type: ignore[misc]
+        difference.hi[n], difference.lo[n] = expansion(exact, 2)
+    return difference
+
+
+def _sign(difference: Pair, size: float, t: Target, quantity: Callable[[Turned], int]) -> Array:
+    """Return the sign of a difference, of which a pair knows all but 2^-80 of the size."""
+    return np.sign(resolved(difference, size, t.turned, quantity, 2.0**-80).hi)
 
 
 @lru_cache
@@ -142,23 +174,27 @@ def _joined(margin: Margin) -> Curve:
     return lowered(sin_cos((PI - margin.m2) / margin.m1)[1] + 1.0 + margin.m3)
 
 
-_TIE = 64.0 * u**2  # of a cosine: pairs know it to less than this, and what is closer is equal
+def _cos_over(m3: float, t: Target) -> Array:
+    """Return the sign of cos θ - m3."""
+    return _sign(t.theta.cos - m3, 1.0 + m3, t, lambda at: at.cos - at.of(m3))
+
+
+def _psi_over_cos(t: Target, margin: Margin) -> Array:
+    """Return the sign of cos φ - m3 - cos θ."""
+    difference = t.cos - margin.m3 - t.theta.cos
+    return _sign(difference, 2.0 + margin.m3, t, lambda at: at.over_cos - at.of(margin.m3))
+
 
 RULES: dict[str, Rule] = {
     "none": Rule(lambda t, margin: np.zeros(t.theta.cos.shape, np.bool_), marginal),
     "hard": Rule(past_pi, _fallen),
-    "easy": Rule(lambda t, margin: t.theta.cos.hi <= 0.0, lambda margin: lowered(margin.m3)),
+    "easy": Rule(lambda t, margin: _cos_over(0.0, t) <= 0.0, lambda margin: lowered(margin.m3)),
     "keep": Rule(past_pi, lambda margin: lowered(margin.m3)),
     "continuous": Rule(past_pi, _joined),
     "monotone": Rule(past_pi, folded),
     "clamp": Rule(past_pi, lambda margin: flat(Pair.of(-1.0) - margin.m3)),
-    "min": Rule(
-        lambda t, margin: (t.cos - margin.m3 - t.theta.cos).hi > _TIE * (1.0 + margin.m1) * t.theta.sin.hi**2,
-        lambda margin: lowered(0.0),
-    ),
-    "conditional": Rule(
-        lambda t, margin: (t.theta.cos - margin.m3).hi <= _TIE * margin.m3, lambda margin: lowered(0.0)
-    ),
+    "min": Rule(lambda t, margin: _psi_over_cos(t, margin) > 0.0, lambda margin: lowered(0.0)),
+    "conditional": Rule(lambda t, margin: _cos_over(margin.m3, t) <= 0.0, lambda margin: lowered(0.0)),
 }
 
 
@@ -175,10 +211,17 @@ def ruled(margin: Margin, curve: Curve) -> Curve:
 def annealed(weight: float, curve: Curve) -> Curve:
     """(λ cos θ + ψ) / (1 + λ): λ from large to small eases a hard margin in (SphereFace's training schedule)."""
     share = Pair.of(1.0) + weight
-    return Curve(
-        lambda t: (t.theta.cos * weight + curve.psi(t)) / share,
-        lambda t: (curve.slope(t) - t.theta.sin * weight) / share,
-    )
+
+    def slope(t: Target) -> Pair:
+        hard, easy = curve.slope(t), t.theta.sin * weight
+        size = (np.abs(hard.hi) + easy.hi) / share.hi
+        return resolved((hard - easy) / share, size, t.turned, rising)
+
+    def rising(at: Turned) -> int:
+        """-(m1 sin φ + λ sin θ) / (1 + λ): a slope above 0, and no other cancels, is that of the margin itself."""
+        return -((Fraction(at.m1) * at.sin_phi + Fraction(weight) * at.sin) // (1 + Fraction(weight)))
+
+    return Curve(lambda t: (t.theta.cos * weight + curve.psi(t)) / share, slope)
 
 
 def detached(curve: Curve) -> Curve:
