@@ -195,6 +195,57 @@ def test_other_defects_of_other_losses():
     assert not check(refloss.CrossEntropy(reduction="none"), refloss.CrossEntropy(), shapes=SMALL).passed
 
 
+def soft(loss, change=lambda y: y):
+    """The same with targets for labels that are changed."""
+    other = ours(loss)
+    return lambda z, y: other(z, y if np.asarray(y).dtype.kind in "iu" else change(np.asarray(y, np.float64)))
+
+
+SIGNED = (-1.0, 2.0, 0.5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_class_weights_of_both_signs(reduction, dtype):
+    """Right code conforms; without the signs, without the weights, with the signs of the targets it does not."""
+    for loss in (refloss.CrossEntropy(), refloss.CrossEntropy(label_smoothing=0.2), refloss.NormFace(s=4.0)):
+        loss = replace(loss, class_weight=SIGNED, reduction=reduction)  # noqa: PLW2901
+        assert check(ours(loss), loss, dtype=dtype, soft=True).passed
+        report = check(ours(loss, class_weight=(1.0, 2.0, 0.5)), loss, dtype=dtype, soft=True)
+        assert report.diagnoses[0].startswith("class weights without their sign")
+        report = check(ours(loss, class_weight=None), loss, dtype=dtype, soft=True)
+        assert report.diagnoses[0].startswith("class weights left out")
+
+
+def test_targets_that_are_no_probabilities():
+    """Nobody may divide by their sum or drop their sign; to refuse negative ones is right too."""
+    loss = refloss.CrossEntropy()
+
+    def refusing(y):
+        if (y < 0.0).any():
+            raise ValueError
+        return y
+
+    def failed(change):
+        return {
+            result.case.name for result in check(soft(loss, change), loss, soft=True).results if not result.conforms
+        }
+
+    assert not failed(lambda y: y)
+    assert not failed(refusing)
+    assert failed(np.abs) == {"boundary-soft-signs"}
+    assert failed(lambda y: y / y.sum(axis=-1, keepdims=True)) == {"boundary-soft-sums", "boundary-soft-signs"}
+
+
+def test_a_mean_over_weights_that_add_up_to_0_may_be_anything_but_a_number_of_its_own():
+    loss = refloss.CrossEntropy(class_weight=(-1.0, 1.0, 0.5))
+    z, y = np.array([[0.5, 1.0, 2.0], [1.0, 0.5, -1.0]]), np.array([0, 1])
+    own = Case("own", "ordinary", (), "weights that add up to 0", (z, y))
+    for value in (loss(z, y), np.nan, 0.0):
+        assert check(lambda z, y, value=value: (value, np.full(z.shape, np.nan)), loss, cases=[own]).passed
+    assert not check(lambda z, y: (1.0, np.full(z.shape, np.nan)), loss, cases=[own]).passed
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_a_sum_is_told_from_a_mean_for_every_loss(loss):
     if loss.reduction == "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -729,6 +730,49 @@ def test_a_row_of_cross_entropy_is_off_by_what_it_is_alone(standard):
                      ((0.0, 1.0, 0.0, 0.0), (0.0, 1.0 - 1e-9, 1e-9, 0.0)))  # fmt: skip
     loss = budgets._rows(z[:1], t[:1]).loss[0]
     assert halves - whole == pytest.approx(U * (4 * ACC / U + 1.0) * loss, rel=1e-3, abs=0.0)
+
+
+@pytest.mark.parametrize("standard", ["working", "stable", "relative"])
+def test_targets_of_both_signs_count_with_their_magnitudes(standard):
+    """But for the rounding of g itself and for what comes in, which go with the gradient, and that may cancel."""
+    t, a = np.array([[0.5, -0.25, 0.0, 1.0]]), UNITS._replace(log_p=standard)
+    signed, plain = (budgets._rows(Z_ROW[None], some) for some in (t, np.abs(t)))
+    assert signed.terms == plain.loss == plain.terms
+    assert signed.loss == pytest.approx((t * signed.minus_log_p).sum(), rel=1e-14)
+    (loss, g), (whole, terms) = (errors.cross_entropy_error(rows, np.zeros((1, 4)), a) for rows in (signed, plain))
+    assert loss == whole
+    if standard != "relative":
+        assert np.allclose(terms - g, U * (np.abs(plain.g) - np.abs(signed.g)), rtol=1e-9, atol=1e-15)
+
+
+def test_weights_of_both_signs_cancel_in_a_mean():
+    """R(3, 7, 1) and 7u for rounding the weights, over a sum of 1; of one sign it is not counted."""
+    off = ACC * (2.0 * 4.0 + 7.0) + 7.0 * U
+    assert budgets.divisor_error(np.array([3.0, -3.0, 1.0]), UNITS) == pytest.approx(off / (1.0 - off), rel=1e-14)
+    assert budgets.divisor_error(np.array([3.0, -3.0, 0.0]), UNITS) == errors.UNKNOWN
+    for one in (np.ones(3), -np.ones(3), np.zeros(2), np.zeros(0)):
+        assert budgets.divisor_error(one, UNITS) == 0.0
+    y = np.array([0, 1, -100, 0])
+    for reduction in ("mean", "sum"):
+        loss = refloss.CrossEntropy(class_weight=(2.0, -1.0, 5.0), reduction=reduction)
+        counting = budgets._counting(loss, y, 3, None, UNITS)
+        own = budgets.divisor_error(np.array([2.0, -1.0, 2.0]), UNITS) if reduction == "mean" else 0.0
+        assert counting.divisor == own
+        assert counting.divided(0.25, 3.0) == pytest.approx(0.25 + own * 3.25, rel=1e-14)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_mean_over_weights_of_both_signs_is_off_by_its_divisor_too(sign):
+    w = (sign * 2.0, -sign, sign * 0.5)
+    loss = refloss.CrossEntropy(class_weight=w)
+    z, y = np.vstack([Z, Z + 0.5]), np.array([0, 1, 2, 0])
+    value, allowed = budgets.bounds(loss, (z, y), UNITS)
+    added = replace(loss, reduction="sum")
+    parts, of_z = budgets.bounds(added, (z, y), UNITS)
+    own, n = budgets.divisor_error(np.take(w, y), UNITS), 3.5
+    true, (dz,) = loss.value_and_grad(z, y)
+    assert value == pytest.approx((parts - LEAST) / n * (1.0 + own) + own * abs(true) + LEAST, rel=1e-12)
+    assert np.allclose(allowed["z"], (of_z["z"] - LEAST) / n * (1.0 + own) + own * np.abs(dz) + LEAST, rtol=1e-9)
 
 
 def test_targets_are_smoothed_and_weighted_as_the_loss_says():

@@ -6,6 +6,7 @@ import re
 import sys
 import types
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,9 @@ SETTINGS = [
     replace(LOGITS, ignore_index=None),
     replace(LINEAR, class_weight=(1.0, 2.0, 3.0), reduction="mean"),
     replace(LOSS, class_weight=(0.0, 1.0, 1.0), reduction="sum"),
+    replace(LOGITS, class_weight=(-1.0, 1.0, 0.0, -1.0)),
+    replace(LOGITS, class_weight=(-1.0, 2.0, -1.0), reduction="none", label_smoothing=0.2),
+    replace(LOSS, class_weight=(-1.0, 0.5, 0.5)),
     refloss.Triplet(squared=False, m=1.0),
     refloss.Triplet(reduction="none"),
     refloss.ArcFace(gradient="detached", s=None),
@@ -128,10 +132,29 @@ def test_which_properties_there_are():
     assert "classes changes" in weighted  # of the same weight
     assert "classes changes" not in titles(replace(LOGITS, class_weight=(1.0, 2.0)))
     assert "weight 0" not in titles(replace(WEIGHTED, label_smoothing=0.1))
+    assert "below 0" in weighted
+    assert "below 0" not in titles(replace(LOGITS, class_weight=(1.0, -2.0)))
     assert CLOSED in titles(TRIPLET)
     assert "is that of the value" not in titles(refloss.ArcFace(gradient="detached"))
     assert "orthogonal" in titles(LOSS, gradients="x")
     assert "orthogonal" not in titles(refloss.ArcFace(s=None), gradients="x")
+
+
+def test_labels_whose_weights_cancel_are_replaced():
+    """By the largest weight that counts, so that a mean of any of them divides by no 0."""
+    loss = refloss.CrossEntropy(class_weight=(1.0, -1.0, 3.0, 0.0, -2.0), ignore_index=2)
+    y = np.array([0, 1, 3, 4])
+    assert metamorphic._of_one_sign(loss, y).tolist() == [4, 1, 3, 4]
+    assert metamorphic._with_a_mean(loss, y).tolist() == y.tolist()
+    assert metamorphic._with_a_mean(loss, y[:2]).tolist() == [4, 1]
+    for other in (replace(loss, reduction="sum"), replace(loss, class_weight=None)):
+        assert metamorphic._of_one_sign(other, y).tolist() == y.tolist()
+
+
+def test_a_class_of_weight_minus_1_is_not_the_one_that_is_ignored():
+    loss = refloss.CrossEntropy(class_weight=(-1.0, 1.0, -1.0), ignore_index=2)
+    code = SimpleNamespace(loss=loss, weights=np.array(loss.class_weight))
+    assert metamorphic._kinds(code, 3).tolist() == [-1.0, 1.0, np.inf]
 
 
 # ----------------------------------------------------------------------------------------------------- what breaks them

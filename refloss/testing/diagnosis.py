@@ -402,6 +402,9 @@ def _relatives(loss: Any) -> Iterator[tuple[str, Any]]:
         yield "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", _SmoothedOthers(loss)
     if spec.cross_entropy.class_weight:
         yield from other("class weights left out", class_weight=None)
+        if min(spec.cross_entropy.class_weight) < 0.0:
+            positive = tuple(map(abs, spec.cross_entropy.class_weight))
+            yield from other("class weights without their sign", class_weight=positive)
 
 
 def _of_margins(loss: Any, other: Callable[..., Iterator[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
