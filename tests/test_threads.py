@@ -169,11 +169,16 @@ def test_the_pool_serves_until_the_process_ends():
     done, tasks = [], threads.SimpleQueue()
     for task in (lambda: done.append(1), lambda: done.append(2), sys.exit):
         tasks.put(task)
-    thread = threading.Thread(target=threads._serve, args=(tasks,))
-    thread.start()
-    thread.join(SOON)
-    assert done == [1, 2]
-    assert not thread.is_alive()
+
+    def thread():
+        with pytest.raises(SystemExit):
+            threads._serve(tasks)
+        done.append("ended")
+
+    started = threading.Thread(target=thread)
+    started.start()
+    started.join(SOON)
+    assert done == [1, 2, "ended"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
