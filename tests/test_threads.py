@@ -164,21 +164,17 @@ def test_numpy_warns_in_the_pool_as_it_does_in_the_caller(count):
 # ------------------------------------------------------------------------------------------------------------- the pool
 
 
-def test_the_pool_serves_until_the_process_ends():
-    """Here until a task ends the thread."""
-    done, tasks = [], threads.SimpleQueue()
+def test_the_pool_serves_until_the_process_ends_and_is_watched_as_other_threads_are(monkeypatch):
+    """Here until a task ends it."""
+    done, tasks, watched = [], threads.SimpleQueue(), []
     for task in (lambda: done.append(1), lambda: done.append(2), sys.exit):
         tasks.put(task)
-
-    def thread():
-        with pytest.raises(SystemExit):
-            threads._serve(tasks)
-        done.append("ended")
-
-    started = threading.Thread(target=thread)
-    started.start()
-    started.join(SOON)
-    assert done == [1, 2, "ended"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(sys, "settrace", watched.append)
+        patch.setattr(sys, "setprofile", watched.append)
+        threads._serve(tasks)
+    assert done == [1, 2]
+    assert watched == [threading.gettrace(), threading.getprofile()]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
