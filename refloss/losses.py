@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
+from threading import current_thread, main_thread
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 from warnings import warn
 
@@ -135,8 +136,8 @@ class _Loss(ABC):
         if name == "auto":
             size = arrays["z"].size if head == "logits" else arrays["x"].size * len(arrays["w"]) if "w" in arrays else 0
             large = size >= LARGE.get(head, np.inf) or request.dtype != np.float64
-            name = "fused" if large and _numba_works() else "chain"
-        if name == "fused" and _numba_works():
+            name = "fused" if large and _fused_works() else "chain"
+        if name == "fused" and _fused_works():
             return import_module("refloss.engines.fused"), arrays, request
         module = import_module(f"refloss.engines.{'chain' if name == 'fused' else name}")
         return module, inputs.in_float64(arrays, directions=head == "margin")
@@ -683,9 +684,15 @@ SphereFace = ASoftmax
 AMSoftmax = CosFace
 
 
+def _fused_works() -> bool:
+    """Whether the engine "fused" can be had: not from `atexit` on, where neither threads nor numba need start."""
+    main = main_thread()
+    return (main.is_alive() or current_thread() is not main) and _numba_works()
+
+
 @cache
 def _numba_works() -> bool:
-    """Whether the engine "fused" can be had; if not, say once why the chain takes its place."""
+    """Whether numba can be had; if not, say once why the chain takes the place of "fused"."""
     try:
         import_module("refloss.engines.kernels").ready()
     except Exception as error:  # an import that fails, a compiler that does

@@ -169,10 +169,11 @@ def test_the_pool_serves_until_the_process_ends_and_is_watched_as_other_threads_
     done, tasks, watched = [], threads.SimpleQueue(), []
     for task in (lambda: done.append(1), lambda: done.append(2), sys.exit):
         tasks.put(task)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         patch.setattr(sys, "settrace", watched.append)
         patch.setattr(sys, "setprofile", watched.append)
-        threads._serve(tasks)
+        with pytest.raises(SystemExit):
+            threads._serve(tasks)
     assert done == [1, 2]
     assert watched == [threading.gettrace(), threading.getprofile()]
 
@@ -470,3 +471,34 @@ print("the same bits")
 
 def test_where_no_thread_can_start_the_bits_are_the_same_and_the_process_ends():
     assert python(UNSTARTED, REFLOSS_THREADS="3") == "the same bits\n"
+
+
+AT_EXIT = (
+    SOME_WORK
+    + """
+import atexit
+
+
+def at_exit():
+    same = [work(engine) == work("chain") for engine in ("fused", "auto")]
+    print(same, refloss.CrossEntropy()(np.zeros((300, 300)), np.zeros(300, int), dtype=np.float32))
+
+
+def still_at_work():
+    threading.main_thread().join()  # which has ended, but waits for this thread
+    print(work() == expected)
+
+
+atexit.register(at_exit)
+if sys.argv[1] == "used":
+    expected = work()
+    threading.Thread(target=still_at_work).start()
+"""
+)
+
+
+@pytest.mark.parametrize("before", ["used", "not used"])
+def test_from_atexit_on_the_chain_takes_the_place_of_fused_but_not_in_threads_that_are_at_work(before):
+    found = python(AT_EXIT, before).splitlines()
+    assert found[:-1] == ["True"] * (before == "used")
+    assert found[-1] == f"[True, True] {np.float32(np.log(300.0))!s}"
