@@ -7,11 +7,11 @@ engine and gives back what the engine found. Symbols: embeddings x (N, D), class
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
-from threading import current_thread, main_thread
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 from warnings import warn
 
@@ -685,9 +685,12 @@ AMSoftmax = CosFace
 
 
 def _fused_works() -> bool:
-    """Whether the engine "fused" can be had: not from `atexit` on, where neither threads nor numba need start."""
-    main = main_thread()
-    return (main.is_alive() or current_thread() is not main) and _numba_works()
+    """Whether the engine "fused" can be had: not from `atexit` on, where neither threads nor numba need start.
+
+    Of threads only the main one gets there. To ask whether it is alive is no way: that ends it if an interrupt comes.
+    """
+    at_exit = getattr(threading, "_SHUTTING_DOWN", False) and threading.current_thread() is threading.main_thread()
+    return not at_exit and _numba_works()
 
 
 @cache
