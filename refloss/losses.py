@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 from warnings import warn
@@ -20,6 +20,7 @@ import numpy as np
 from refloss import inputs
 from refloss.engines import Request, Spec, chain
 from refloss.engines.chain import Step
+from refloss.engines.threads import Lock
 from refloss.error_free import Array, Pair
 from refloss.stages import angle, cross_entropy, margin, triplet
 from refloss.stages import log_softmax as log_softmax_stage
@@ -138,8 +139,8 @@ class _Loss(ABC):
             large = size >= LARGE.get(head, np.inf) or request.dtype != np.float64
             name = "fused" if large and _fused_works() else "chain"
         if name == "fused" and _fused_works():
-            return import_module("refloss.engines.fused"), arrays, request
-        module = import_module(f"refloss.engines.{'chain' if name == 'fused' else name}")
+            return _module("fused"), arrays, request
+        module = _module("chain" if name == "fused" else name)
         return module, inputs.in_float64(arrays, directions=head == "margin")
 
     def _trace(self, arrays: Arrays, shape: tuple[int, ...], upstream: Any) -> dict[str, Step]:
@@ -684,6 +685,17 @@ SphereFace = ASoftmax
 AMSoftmax = CosFace
 
 
+_loading, _loaded = Lock(), set[str]()
+
+
+def _module(name: str) -> Any:
+    """Return a module of the engines; a process that forks waits while it is loaded, for the child could not go on."""
+    load = partial(import_module, f"refloss.engines.{name}")
+    module = load() if name in _loaded else _loading.run(load)
+    _loaded.add(name)
+    return module
+
+
 def _fused_works() -> bool:
     """Whether the engine "fused" can be had: not from `atexit` on, where neither threads nor numba need start.
 
@@ -697,7 +709,7 @@ def _fused_works() -> bool:
 def _numba_works() -> bool:
     """Whether numba can be had; if not, say once why the chain takes the place of "fused"."""
     try:
-        import_module("refloss.engines.kernels").ready()
+        _module("kernels").ready()
     except Exception as error:  # an import that fails, a compiler that does
         reason = f"{type(error).__name__}: {error}"
         message = f"engine='fused' needs numba, which fails here ({reason}); the chain takes its place"

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -343,8 +345,10 @@ def test_what_is_undone_is_undone_again_where_an_interrupt_comes():
     assert threads.surely(lambda: 1, lambda: None) == 1
 
 
-def test_a_lock_is_one_thread_s_and_is_free_again_whatever_happens():
+def test_a_lock_is_one_thread_s_and_is_free_again_whatever_happens(monkeypatch):
+    monkeypatch.setattr(threads._forks, "owners", [])
     lock, order, inside = threads.Lock(), [], threading.Event()
+    assert threads._forks.owners == [lock]
 
     def other():
         assert inside.wait(SOON)
@@ -365,6 +369,61 @@ def test_a_lock_is_one_thread_s_and_is_free_again_whatever_happens():
     assert order == ["own", "other"]
 
 
+@contextmanager
+def held(lock):
+    """By another thread, until it is told to release it."""
+    locked, go = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            locked.set()
+            assert go.wait(SOON)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        assert locked.wait(SOON)
+        yield go
+        go.set()
+
+
+def is_free(owner):
+    """Whether other threads may have the lock."""
+
+    def lock_and_unlock():
+        return owner._lock.acquire(blocking=False) and owner._lock.release() is None
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lock_and_unlock).result()
+
+
+@pytest.fixture
+def forks():
+    """What runs before and after a fork, with two locks."""
+    made = threads._Forks()
+    made.owners += [SimpleNamespace(_lock=threading.RLock()) for _ in range(2)]
+    return made
+
+
+def test_a_process_that_forks_waits_for_locks(forks):
+    with held(forks.owners[1]._lock) as go:
+        threading.Timer(0.1, go.set).start()
+        forks.before()
+    assert not any(map(is_free, forks.owners))
+    forks.after()
+    assert all(map(is_free, forks.owners))
+
+
+def test_a_child_has_new_locks_where_the_wait_was_in_vain(forks, monkeypatch):
+    monkeypatch.setattr(threads, "FORK_PATIENCE", 0.1)
+    before = [owner._lock for owner in forks.owners]
+    with held(before[1]):
+        forks.before()
+        assert not any(map(is_free, forks.owners))
+        forks.in_child()
+        assert all(map(is_free, forks.owners))
+    assert forks.owners[0]._lock is before[0]
+
+
 def python(code, *arguments, **environment):
     """What a process of its own prints, with this refloss; a hang ends it."""
     root = str(Path(refloss.__file__).parents[1])
@@ -374,14 +433,14 @@ def python(code, *arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=250,
     )
     assert not found.returncode, found.stderr
     return found.stdout
 
 
 SOME_WORK = """
-import faulthandler, os, sys, threading
+import faulthandler, os, signal, sys, threading
 import numpy as np, threadpoolctl
 import refloss
 from refloss.engines import fused, threads
@@ -502,3 +561,67 @@ def test_from_atexit_on_the_chain_takes_the_place_of_fused_but_not_in_threads_th
     found = python(AT_EXIT, before).splitlines()
     assert found[:-1] == ["True"] * (before == "used")
     assert found[-1] == f"[True, True] {np.float32(np.log(300.0))!s}"
+
+
+FORKED_WHILE_IT_COMPILES = """
+import faulthandler, os, signal, threading
+import refloss
+from refloss.engines import kernels
+
+faulthandler.dump_traceback_later(240, exit=True)
+
+
+def work():
+    print(refloss.Triplet()([[1.0, 0.3]], [[0.7, 1.9]], [[0.2, 0.1]], engine="dd"), flush=True)
+
+
+other = threading.Thread(target=work)
+other.start()
+lock = kernels.global_compiler_lock._lock
+while lock.acquire(blocking=False):
+    lock.release()
+child = os.fork()
+if not child:
+    signal.alarm(120)
+    work()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+other.join()
+"""
+
+FORKED_WHILE_IT_RUNS = (
+    SOME_WORK
+    + """
+def again():
+    while not ended:
+        assert work() == expected
+
+
+threadpoolctl.threadpool_limits(2, user_api="blas")
+before, expected, ended = blas(), work(), []
+other = threading.Thread(target=again)
+other.start()
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        os._exit(0 if blas() == before and work() == expected and blas() == before else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+ended.append(True)
+other.join()
+print("the same bits")
+"""
+)
+
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+
+
+@forking
+def test_a_child_may_call_dd_though_its_parent_was_compiling():
+    found = python(FORKED_WHILE_IT_COMPILES, REFLOSS_JIT_CACHE="0", NUMBA_DISABLE_JIT="0")
+    assert found == 2 * f"{refloss.Triplet()([[1.0, 0.3]], [[0.7, 1.9]], [[0.2, 0.1]], engine='dd')}\n"
+
+
+@forking
+def test_a_child_may_call_fused_though_its_parent_was_at_work():
+    assert python(FORKED_WHILE_IT_RUNS, REFLOSS_THREADS="3") == "the same bits\n"

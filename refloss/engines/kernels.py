@@ -19,10 +19,12 @@ from functools import wraps
 from typing import Any, TypeAlias, TypeVar, cast
 from warnings import warn
 
+import llvmlite.binding
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
-from refloss.engines.threads import Lock
+from refloss.engines.threads import Lock, forks_wait_for
 from refloss.error_free import Array, expansion
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,6 +74,7 @@ def _do_without(error: Exception) -> None:
 
 
 _compiling = Lock()
+forks_wait_for(global_compiler_lock, llvmlite.binding.ffi.lib._lock)
 
 
 def _jit(*types: Any) -> Callable[[F], F]:

@@ -11,17 +11,17 @@ lock locked: a thread that waits for it would wait forever.
 from __future__ import annotations
 
 import _thread
+import logging  # noqa: F401  # before `_Forks`, which has to lock first: who is waited for may need to log
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
-
-import numba
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +31,7 @@ S = TypeVar("S")
 def _threads() -> int:
     given = os.environ.get("REFLOSS_THREADS")
     if not given:
-        return int(vars(numba.config)["NUMBA_NUM_THREADS"])
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not given.isdecimal() or int(given) < 1:
         raise ValueError(f"REFLOSS_THREADS must be a whole number from 1 on; got {given!r}")
     return int(given)
@@ -56,14 +56,11 @@ def surely(action: Callable[[], R], undo: Callable[[], None]) -> R:
 
 
 class Lock:
-    """A lock that an interrupt cannot leave locked; a forked child has it unlocked."""
+    """A lock that an interrupt cannot leave locked; a process that forks waits for it."""
 
     def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Begin anew: no other thread survives a fork."""
         self._lock = threading.RLock()
+        forks_wait_for(self)
 
     def run(self, action: Callable[[], R]) -> R:
         """Return what an action returns while no other thread runs one."""
@@ -79,6 +76,52 @@ class Lock:
             self._lock.release()
         except RuntimeError:  # this thread does not hold it
             return
+
+
+# --------------------------------------------------------------------------------------------------------------- forks
+
+FORK_PATIENCE = 60.0
+"""Seconds that a process which forks waits for locks."""
+
+
+class _Forks:
+    """Locks that are free when this process forks: a child has no thread that would end what was begun under them."""
+
+    def __init__(self) -> None:
+        self.owners: list[Any] = []
+        """What has a `_lock`, in the order in which they are locked."""
+        self.held: list[Any] = []
+
+    def before(self) -> None:
+        """Wait for all locks together, but not for ever."""
+        until = time.monotonic() + FORK_PATIENCE
+        for owner in self.owners:
+            if owner._lock.acquire(timeout=max(0.0, until - time.monotonic())):
+                self.held.append(owner._lock)
+
+    def after(self) -> None:
+        """Unlock what was waited for."""
+        while self.held:
+            self.held.pop().release()
+
+    def in_child(self) -> None:
+        """Unlock all, and begin anew where the wait was in vain: who holds the lock is not there any more."""
+        self.after()
+        for owner in self.owners:
+            if owner._lock.acquire(blocking=False):
+                owner._lock.release()
+            else:
+                owner._lock = threading.RLock()
+
+
+_forks = _Forks()
+if hasattr(os, "register_at_fork"):  # pragma: no branch
+    os.register_at_fork(before=_forks.before, after_in_parent=_forks.after, after_in_child=_forks.in_child)
+
+
+def forks_wait_for(*owners: Any) -> None:
+    """Have a process that forks wait for the `_lock` of each, which is locked within those named before."""
+    _forks.owners.extend(owners)
 
 
 # ------------------------------------------------------------------------------------------------------------- the BLAS
@@ -126,7 +169,6 @@ class _OneThread:
 
     def renew(self) -> None:
         """Release what calls of other threads held when this process was forked."""
-        self.lock.renew()
         self.calls.clear()
         self.release(None)
 
