@@ -7,9 +7,10 @@ engine and gives back what the engine found. Symbols: embeddings x (N, D), class
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 from warnings import warn
@@ -19,6 +20,7 @@ import numpy as np
 from refloss import inputs
 from refloss.engines import Request, Spec, chain, contract, over_zero
 from refloss.engines.chain import Step
+from refloss.engines.threads import Lock
 from refloss.error_free import Array, Pair, digits, plain
 from refloss.stages import angle, cross_entropy, margin, triplet
 from refloss.stages import log_softmax as log_softmax_stage
@@ -175,12 +177,12 @@ class _Loss(ABC):
             size = arrays["z"].size if head == "logits" else arrays["x"].size * len(arrays["w"]) if "w" in arrays else 0
             large = size >= LARGE.get(head, np.inf) or dtype != np.float64
             name = "fused" if large else "chain"
-        return "chain" if name == "fused" and not _numba_works() else name
+        return "chain" if name == "fused" and not _fused_works() else name
 
     def _engine(self, engine: str, arrays: Arrays, request: Request) -> tuple[Any, ...]:
         """Return the module of an engine, and what it is called with."""
         name = self._resolved(engine, arrays, request.dtype)
-        module = import_module(f"refloss.engines.{name}")
+        module = _module(name)
         if name == "fused":  # it looks at what it is given as it goes
             return module, arrays, request
         exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
@@ -819,11 +821,31 @@ def _half_an_ulp(rounded: Array) -> Array:
     return np.maximum(apart / 2.0, np.finfo(np.float64).smallest_subnormal)
 
 
+_loading, _loaded = Lock(), set[str]()
+
+
+def _module(name: str) -> Any:
+    """Return a module of the engines; a process that forks waits while it is loaded, for the child could not go on."""
+    load = partial(import_module, f"refloss.engines.{name}")
+    module = load() if name in _loaded else _loading.run(load)
+    _loaded.add(name)
+    return module
+
+
+def _fused_works() -> bool:
+    """Whether the engine "fused" can be had: not from `atexit` on, where neither threads nor numba need start.
+
+    Of threads only the main one gets there. To ask whether it is alive is no way: that ends it if an interrupt comes.
+    """
+    at_exit = getattr(threading, "_SHUTTING_DOWN", False) and threading.current_thread() is threading.main_thread()
+    return not at_exit and _numba_works()
+
+
 @cache
 def _numba_works() -> bool:
-    """Whether the engine "fused" can be had; if not, say once why the chain takes its place."""
+    """Whether numba can be had; if not, say once why the chain takes the place of "fused"."""
     try:
-        import_module("refloss.engines.kernels").ready()
+        _module("kernels").ready()
     except Exception as error:  # an import that fails, a compiler that does
         reason = f"{type(error).__name__}: {error}"
         message = f"engine='fused' needs numba, which fails here ({reason}); the chain takes its place"

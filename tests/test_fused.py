@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import tracemalloc
 import warnings
 import zlib
@@ -17,11 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
@@ -34,6 +31,7 @@ import strategies
 import test_losses
 from refloss import losses, testing
 from refloss.engines import fused, kernels
+from refloss.engines import threads as parallel
 from refloss.error_free import Pair
 
 U = checks.U
@@ -1029,23 +1027,12 @@ def threads(monkeypatch):
     """Sets the number of threads; the pool is a new one."""
 
     def change(count):
-        monkeypatch.setattr(fused, "THREADS", count)
-        fused._shared.renew()
+        monkeypatch.setattr(parallel, "THREADS", count)
+        parallel._pool.renew()
 
     yield change
     monkeypatch.undo()
-    fused._shared.renew()
-
-
-def test_the_number_of_threads_is_that_of_processors_or_what_the_environment_says(monkeypatch):
-    monkeypatch.delenv("REFLOSS_THREADS", raising=False)
-    assert fused._threads() >= 1
-    monkeypatch.setenv("REFLOSS_THREADS", "5")
-    assert fused._threads() == 5
-    for wrong in ("0", "-1", "2.5", "all"):
-        monkeypatch.setenv("REFLOSS_THREADS", wrong)
-        with pytest.raises(ValueError, match=f"^REFLOSS_THREADS must be a whole number from 1 on; got '{wrong}'$"):
-            fused._threads()
+    parallel._pool.renew()
 
 
 def some_work(dtype=np.float64):
@@ -1077,106 +1064,12 @@ def test_eight_threads_at_once_give_the_bits_of_one(monkeypatch):
             assert found == expected
 
 
-SOON = 60.0  # s: what comes at once has come by then
-
-
-def test_a_caller_works_instead_of_waiting_but_not_far_ahead_of_what_is_slow(threads):
-    threads(2)
-    begun, first, go = [], threading.Event(), threading.Event()
-
-    def work(item):
-        begun.append(item)
-        if item == 0:
-            first.set()
-            assert go.wait(SOON)
-        if item == 3:  # if anything else could be begun now, it would be before that
-            threading.Timer(0.1, lambda: (begun.append("go"), go.set())).start()
-        return -item
-
-    with fused._in_order(work, range(20)) as results:
-        assert first.wait(SOON)
-        assert list(results) == [-item for item in range(20)]
-    assert begun[:5] == [0, 1, 2, 3, "go"]
-
-
-def test_the_pool_waits_for_whoever_takes_the_results(threads):
-    threads(2)
-    begun, four = [], threading.Event()
-
-    def work(item):
-        begun.append(item)
-        if len(begun) == 4:
-            four.set()
-        return item
-
-    with fused._in_order(work, range(20)) as results:
-        assert four.wait(SOON)
-        assert not threading.Event().wait(0.1)  # nothing else begins meanwhile
-        assert begun == [0, 1, 2, 3]
-        assert list(results) == list(range(20))
-    with fused._in_order(work, range(20)) as results:
-        assert next(results) == 0
-    assert len(begun) < 20 + 20  # what is left early is not gone on with
-
-
-def test_what_is_raised_in_the_pool_is_raised_where_results_are_asked_for(threads):
-    threads(2)
-    raised = threading.Event()
-
-    def work(item):
-        if threading.current_thread() is threading.main_thread():
-            assert raised.wait(SOON)
-            return item
-        raised.set()
-        raise ZeroDivisionError(item)
-
-    with fused._in_order(work, range(9)) as results, pytest.raises(ZeroDivisionError):
-        list(results)
-
-
-def blas_threads():
-    return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
-
-
-def test_the_blas_has_its_threads_back_afterwards():
-    with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        before = blas_threads()
-        list(some_work())
-        assert blas_threads() == before
-        first, second = fused._one_thread_a_product(), fused._one_thread_a_product()  # calls that overlap
-        assert first.__enter__() is True
-        assert blas_threads() == {1}
-        assert second.__enter__() is True
-        first.__exit__(None, None, None)
-        assert blas_threads() == {1}
-        second.__exit__(None, None, None)
-        assert blas_threads() == before
-        with pytest.raises(ValueError, match="w must be finite"):  # found in a block
-            refloss.SoftmaxLoss()([[1.0, 2.0]], [[1.0, 0.0], [np.nan, 1.0]], [0], engine="fused")
-        assert blas_threads() == before
-
-
 def test_without_threadpoolctl_blocks_go_one_after_the_other(monkeypatch):
-    monkeypatch.setattr(fused, "_blas", lambda: None)
+    monkeypatch.setattr(parallel, "_blas", lambda: None)
+    monkeypatch.setattr(parallel, "in_order", lambda *_: pytest.fail("in parallel"))
     in_blocks(monkeypatch, 2)
     for loss in BLOCKED:
         agree(loss, *ordinary(5, 7, 3))
-    with fused._one_thread_a_product() as alone:
-        assert alone is False
-
-
-def test_threadpoolctl_may_be_missing_or_know_no_blas(monkeypatch):
-    fused._blas.cache_clear()
-    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    assert fused._blas() is None
-    monkeypatch.undo()
-    fused._blas.cache_clear()
-    nothing = SimpleNamespace(lib_controllers=[])
-    monkeypatch.setattr(threadpoolctl.ThreadpoolController, "select", lambda self, **_: nothing)
-    assert fused._blas() is None
-    monkeypatch.undo()
-    fused._blas.cache_clear()
-    assert fused._blas() is not None
 
 
 def test_what_is_raised_in_a_thread_comes_out_and_leaves_the_pool_usable(monkeypatch):
@@ -1237,7 +1130,7 @@ def path_to_refloss(**more):
 
 def test_the_number_of_threads_and_no_cache_may_be_asked_for(tmp_path):
     code = (
-        "import refloss; from refloss.engines import fused, kernels; print(fused.THREADS);"
+        "import refloss; from refloss.engines import threads; print(threads.THREADS);"
         "print(refloss.SoftmaxLoss()([[1.0, 2.0]], [[1.0, 0.5], [0.25, 1.0]], [1], engine='fused'))"
     )
     place = {"REFLOSS_THREADS": "3", "REFLOSS_JIT_CACHE": "0", "NUMBA_CACHE_DIR": str(tmp_path)}

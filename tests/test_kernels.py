@@ -5,10 +5,12 @@ Then the loops over rows, in both dtypes: against mpmath and exact sums, and, bi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -619,20 +621,122 @@ def twice(a):
 
 
 def test_the_cache_can_be_switched_off_and_is_done_without_where_there_is_no_place_for_it(monkeypatch):
-    if is_compiled():
-        monkeypatch.setenv("REFLOSS_JIT_CACHE", "0")
-        assert type(kernels._jit()(twice)._cache).__name__ == "NullCache"
-        monkeypatch.setenv("REFLOSS_JIT_CACHE", "1")
-        assert type(kernels._jit()(twice)._cache).__name__ == "FunctionCache"
-    real = numba.njit
+    if not is_compiled():
+        pytest.skip("nothing is compiled")
+    monkeypatch.setenv("REFLOSS_JIT_CACHE", "0")
+    assert kernels._jit()(twice).stats.cache_path is None
+    monkeypatch.setenv("REFLOSS_JIT_CACHE", "1")
+    assert kernels._jit()(twice).stats.cache_path is not None
+    for error in (RuntimeError("no locator available"), OSError("no such file")):
 
-    def nowhere(cache=False, **settings):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return real(**settings)
+        def nowhere(self, error=error):
+            raise error
 
-    monkeypatch.setattr(kernels.numba, "njit", nowhere)
-    assert kernels._jit()(twice)(3.0) == 6.0
+        monkeypatch.setattr(numba.core.registry.CPUDispatcher, "enable_caching", nowhere)
+        kernel = kernels._jit()(twice)
+        assert kernel(3.0) == 6.0
+        assert kernel.stats.cache_path is None
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Makes the kernel of `twice` and calls it, in a cache of its own; what has been said before is forgotten."""
+    if not is_compiled():
+        pytest.skip("nothing is compiled")
+    monkeypatch.setenv("REFLOSS_JIT_CACHE", "1")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernels, "_cache_errors", [])
+
+    def call():
+        kernel = kernels._jit()(twice)
+        assert kernel(3.0) == 6.0
+        return sum(kernel.stats.cache_hits.values())
+
+    return call
+
+
+def replaced_by_a_folder(file):
+    file.unlink()
+    (file / "full").mkdir(parents=True)
+
+
+DAMAGES = {
+    "empty": lambda file: file.write_bytes(b""),
+    "of another kind": lambda file: file.write_bytes(b"garbage"),
+    "cut short": lambda file: file.write_bytes(file.read_bytes()[:-10]),
+    "another object": lambda file: file.write_bytes(pickle.dumps(numba.__version__) + pickle.dumps((1, 2, 3))),
+    "cannot be read": replaced_by_a_folder,
+}
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_done_without_and_that_is_said_once(kind, damage, cached, tmp_path):
+    assert (cached(), cached()) == (0, 1)
+    (file,) = tmp_path.rglob(f"*.{kind}")
+    damage(file)
+    if file.is_dir() and kind == "nbc":  # what numba takes for a file that is gone is said where it is to be written
+        with pytest.warns(RuntimeWarning, match="the cache of numba fails here"):
+            assert cached() == 0
+        return
+    if damage is DAMAGES["another object"] and kind == "nbc":
+        file.write_bytes(pickle.dumps((1, 2, 3)))
+    with pytest.warns(RuntimeWarning, match=r"the cache of numba fails here \(\w+: .*\); kernels are compiled without"):
+        assert cached() == 0
+    assert cached() == (not file.is_dir())  # it is there again, and if it is not, nothing is said a second time
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), pickle.PicklingError("whatever")])
+def test_where_nothing_can_be_kept_kernels_are_compiled_and_that_is_said_once(error, cached, monkeypatch):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(numba.core.caching.IndexDataCacheFile, "_save_data", full)
+    with pytest.warns(RuntimeWarning, match="the cache of numba fails here"):
+        assert cached() == 0
+    assert cached() == 0
+    monkeypatch.undo()
+
+
+DAMAGED = """
+import sys, warnings
+from pathlib import Path
+import numpy as np
+import refloss
+from refloss.engines import fused, kernels
+
+random = np.random.default_rng(0)
+x, w = random.standard_normal((2, 3)), random.standard_normal((4, 3))
+
+
+def work():
+    yield refloss.SoftmaxLoss()(x, w, [0, 1], engine="fused").hex()
+    yield refloss.Triplet()(x, w[:2], w[2:], engine="dd").hex()
+
+
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    print(*work())
+print([(warning.category.__name__, str(warning.message).partition("(")[0]) for warning in said])
+"""
+
+
+def test_of_any_kernel_the_cache_may_be_damaged(tmp_path):
+    root, here = Path(refloss.__file__).parents[1], {"NUMBA_CACHE_DIR": str(tmp_path), "REFLOSS_JIT_CACHE": "1"}
+    environment = os.environ | here | {"NUMBA_DISABLE_JIT": "0"}
+
+    def results():
+        return subprocess.run(
+            [sys.executable, "-c", DAMAGED], env=environment, capture_output=True, text=True, check=True, cwd=root
+        ).stdout.splitlines()
+
+    expected = results()
+    assert expected[1] == "[]"
+    for name in ("kernels.inner-*.nbc", "kernels.add-*.nbi", "kernels.multiply-*.nbc"):
+        (file,) = tmp_path.rglob(name)
+        file.write_bytes(file.read_bytes()[:-10])
+    assert results() == [expected[0], "[('RuntimeWarning', 'the cache of numba fails here ')]"]
+    assert results() == expected
 
 
 def test_what_is_compiled_is_kept_where_numba_is_told(tmp_path):

@@ -15,30 +15,23 @@ near the ends of the range are held as mantissas and exponents (`Weight`), and w
 Rows are multiplied as they come, and what makes them unit vectors is folded into the sweep. The target is left out of
 it: it goes through the narrow branch, the chain's own stages, in float64. So does the arithmetic of single samples.
 
-Blocks are shared out among `THREADS` threads, the caller's and those of a pool. While they are, the BLAS is held to one
-thread a product, which takes the package threadpoolctl; without it blocks go one after the other, and their products
-use what threads the BLAS has. Parts are merged in the order of the blocks, so nothing depends on how many threads there
-are.
+Blocks are shared out among threads, see `refloss.engines.threads`. Parts are merged in the order of the blocks, so
+nothing depends on how many threads there are.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
 from copy import copy
-from functools import cache, partial
-from threading import Condition, Lock
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import numba
 import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Request, Spec, chain, contract, kernels, without_ignored
+from refloss.engines.threads import in_order, with_products
 from refloss.error_free import (
     Array,
     Exponents,
@@ -56,18 +49,6 @@ from refloss.error_free import (
 )
 from refloss.stages import angle, cross_entropy, margin
 
-
-def _threads() -> int:
-    given = os.environ.get("REFLOSS_THREADS")
-    if not given:
-        return int(vars(numba.config)["NUMBA_NUM_THREADS"])
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"REFLOSS_THREADS must be a whole number from 1 on; got {given!r}")
-    return int(given)
-
-
-THREADS = _threads()
-"""Threads at work: as many as there are processors for this process, or REFLOSS_THREADS in its environment."""
 TILE = 2**20
 """Bytes of a block of logits: it and the rows of W beside it stay in the cache."""
 NARROWEST = 2048
@@ -86,153 +67,7 @@ class TooLargeError(ArithmeticError):
     """Numbers that may not fit the dtype: the chain says which, or has room for them."""
 
 
-# -------------------------------------------------------------------------------------------------------------- threads
-
 T = TypeVar("T")
-R = TypeVar("R")
-
-
-class _Shared:
-    """What calls in several threads share."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Begin anew: no thread survives a fork."""
-        self.lock = Lock()
-        self.pool: ThreadPoolExecutor | None = None
-        self.holding = 0
-        """How many calls hold the BLAS to one thread."""
-        self.limit: Any = None
-        """What sets it back."""
-
-
-_shared = _Shared()
-if hasattr(os, "register_at_fork"):  # pragma: no branch
-    os.register_at_fork(after_in_child=_shared.renew)
-
-
-@cache
-def _blas() -> Any:
-    """What holds the BLAS to a number of threads, or None."""
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
-    found = ThreadpoolController().select(user_api="blas")
-    return found if found.lib_controllers else None
-
-
-@contextmanager
-def _one_thread_a_product() -> Iterator[bool]:
-    """Hold the BLAS to one thread, if that can be done; the last call to leave sets it back."""
-    if _blas() is None:
-        yield False
-        return
-    with _shared.lock:
-        if not _shared.holding:
-            _shared.limit = _blas().limit(limits=1)
-        _shared.holding += 1
-    try:
-        yield True
-    finally:
-        with _shared.lock:
-            _shared.holding -= 1
-            if not _shared.holding:
-                _shared.limit.restore_original_limits()
-
-
-def _pool() -> ThreadPoolExecutor:
-    with _shared.lock:
-        if _shared.pool is None:
-            _shared.pool = ThreadPoolExecutor(THREADS - 1, thread_name_prefix="refloss")
-        return _shared.pool
-
-
-class _Turns(Generic[T, R]):
-    """Work on some items, by several threads at once, of which results are given back in order."""
-
-    def __init__(self, work: Callable[[T], R], items: Sequence[T]) -> None:
-        self.work, self.items = work, items
-        self.changed, self.done, self.failed = Condition(), dict[int, R](), list[BaseException]()
-        self.begun = self.given = 0
-        """How many are begun, and how many results given back."""
-
-    def take(self, patiently: bool) -> int | None:
-        """The next item; none if there is no other, or, unless patiently, if results that wait are many."""
-        with self.changed:
-            while self.begun < len(self.items):
-                if self.begun < self.given + 2 * THREADS:
-                    self.begun += 1
-                    return self.begun - 1
-                if not patiently:
-                    break
-                self.changed.wait()
-            return None
-
-    def do(self, place: int) -> None:
-        """Work on an item."""
-        result = self.work(self.items[place])
-        with self.changed:
-            self.done[place] = result
-            self.changed.notify_all()
-
-    def help(self) -> None:
-        """Work until nothing is left."""
-        try:
-            while (place := self.take(patiently=True)) is not None:
-                self.do(place)
-        except BaseException as error:  # it is raised where results are asked for
-            self.failed.append(error)
-            self.stop()
-
-    def stop(self) -> None:
-        """Begin with nothing more."""
-        with self.changed:
-            self.begun = len(self.items)
-            self.changed.notify_all()
-
-    def results(self) -> Iterator[R]:
-        """Work as well, instead of waiting."""
-        for place in range(len(self.items)):
-            while place not in self.done:
-                own = self.take(patiently=False)
-                if own is not None:
-                    self.do(own)
-                    continue
-                with self.changed:
-                    while not (place in self.done or self.failed):
-                        self.changed.wait()
-                if self.failed:
-                    raise self.failed[0]
-            with self.changed:
-                self.given += 1
-                self.changed.notify_all()
-            yield self.done.pop(place)
-
-
-@contextmanager
-def _in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
-    """Do the work of all items, some of it in the pool, and give back results in order.
-
-    The pool begins at once. This thread, instead of waiting for a result, does the next item that nobody has begun: so
-    one thread less has to be woken, and to find a processor of its own.
-    """
-    turns, helpers = _Turns(work, items), min(THREADS, len(items)) - 1
-    begun = [_pool().submit(copy_context().run, turns.help) for _ in range(helpers)]  # with what NumPy knows of errors
-    try:
-        yield turns.results()
-    finally:
-        turns.stop()
-        wait([helper for helper in begun if not helper.cancel()])
-
-
-@contextmanager
-def _with_products(work: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
-    """The same for work that multiplies matrices."""
-    with _one_thread_a_product() as alone, _in_order(work, items) if alone else nullcontext(map(work, items)) as done:
-        yield done
 
 
 def _ranges(whole: int, width: int) -> list[slice]:
@@ -422,7 +257,7 @@ class Rows(NamedTuple):
         return Rows(self.scaled[some], exponent, self.squares[some])
 
 
-def in_order(array: Any, dtype: Any) -> Array:
+def aligned(array: Any, dtype: Any) -> Array:
     """Return an array that a BLAS takes as it is: of that dtype, in C order and aligned."""
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
@@ -440,7 +275,7 @@ def rows_of(vectors: Any, dtype: Any) -> Rows:
     Lengths from 2^-32 to 2^32, in float32 2^-12 to 2^12, are near enough: an exponential over such a length loses by
     underflow far less than the smallest normal number.
     """
-    rows = in_order(vectors, dtype)
+    rows = aligned(vectors, dtype)
     squares = squares_of(rows)
     safe = 2.0 ** (24 if rows.dtype == np.float32 else 64)
     unsafe = ~((squares > 1.0 / safe) & (squares < safe))
@@ -699,7 +534,7 @@ class GroupWeights(NamedTuple):
 
 def _as_they_are(vectors: Any, dtype: Any) -> Rows:
     """Take classes of linear heads: what a far shorter one than others loses by underflow is less than they count."""
-    rows = in_order(vectors, dtype)
+    rows = aligned(vectors, dtype)
     return Rows(rows, None, squares_of(rows))
 
 
@@ -737,9 +572,11 @@ class _Classes:
             self.parts.append(part._replace(pull=None, drag=None))
             return part
 
-        with _with_products(work, self.blocks) as parts:
+        def used(parts: Iterator[Part]) -> tuple[Part, T]:
             target = narrow()
             return merged(map(noted, parts)), target
+
+        return with_products(work, self.blocks, used)
 
     def up(
         self, samples: _Samples, whole: Part, factor: Array, weights: GroupWeights, to_w: Array | None,
@@ -781,10 +618,13 @@ class _Classes:
                 to_b[at] = to_b[at] + of_b
 
         latest_first = list(zip(self.blocks, self.parts, strict=True))[::-1]  # they may still be in the cache
-        with _with_products(work, latest_first) as done:
+
+        def used(done: Iterator[None]) -> T:
             found = meanwhile()
             deque(done, maxlen=0)
-        return found
+            return found
+
+        return with_products(work, latest_first, used)
 
     def _finish(self, rows: Array, at: slice, block: Block) -> None:
         """Take what is along the class off gradients of directions."""
@@ -824,7 +664,7 @@ class _Classes:
         if at.start in self.known:
             beta, exponent = self.known[at.start]
             if exponent is None:
-                return in_order(self.w[at], self.dtype), beta
+                return aligned(self.w[at], self.dtype), beta
             return rows_of(self.w[at], self.dtype).scaled, beta
         w = rows_of(self.w[at], self.dtype) if self.directions else _as_they_are(self.w[at], self.dtype)
         norm = np.sqrt(w.squares.astype(np.float64))
@@ -911,12 +751,17 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
             classes.unscale(to_w, exponent_w)
         found["w"] = to_w
     if to_b is not None:
-        if n:
-            present, of_targets = total_by_label(of_z[:, None], y)
-            to_b[present] = to_b[present] + of_targets[:, 0]
-        found["b"] = np.ldexp(to_b.hi, exponent_b).astype(request.dtype)
+        found["b"] = np.ldexp(_with_targets(to_b, of_z, y).hi, exponent_b).astype(request.dtype)
     found = {name: found[name] for name in wanted}
     return np.asarray(cross_entropy.reduce(losses, settings.reduction, divisor)), found
+
+
+def _with_targets(to_b: Pair, of_z: Array, y: Integers) -> Pair:
+    """dL/db, of which the targets' part was left out."""
+    if len(y):
+        present, of_targets = total_by_label(of_z[:, None], y)
+        to_b[present] = to_b[present] + of_targets[:, 0]
+    return to_b
 
 
 def _above(upstream: Array, reduction: str, divisor: Any, rows: int, dtype: Any) -> Weight:
@@ -953,7 +798,7 @@ def _totals(back: Callable[[], None], to_targets: Array, y: Integers) -> tuple[I
 def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
     """Cross entropy of logits: every row is read once and, for the gradient, written once."""
     y, settings, dtype = arrays["y"], spec.cross_entropy, request.dtype
-    z = in_order(arrays["z"], dtype)
+    z = aligned(arrays["z"], dtype)
     n, c = z.shape
     counts = cross_entropy.kept(y, settings)
     weights = cross_entropy.weights(y[counts], c, settings)
@@ -980,8 +825,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         if keep and given.exponent is not None:
             room[:] = unscale_rows(room, -given.exponent[some])
 
-    with _in_order(sweep, _ranges(n, max(1, 2**20 // c))) as done:
-        deque(done, maxlen=0)
+    in_order(sweep, _ranges(n, max(1, 2**20 // c)), partial(deque, maxlen=0))
     _overflowed(arrays["z"][~np.isfinite(losses)], dtype)
     if settings.reduction != "none":
         losses = np.asarray(cross_entropy.reduce(losses[counts], settings.reduction, divisor))

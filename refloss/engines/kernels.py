@@ -13,48 +13,101 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from functools import wraps
-from threading import Lock
 from typing import Any, TypeAlias, TypeVar, cast
+from warnings import warn
 
+import llvmlite.binding
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
+from refloss.engines.threads import Lock, forks_wait_for
 from refloss.error_free import Array, expansion
 
 F = TypeVar("F", bound=Callable[..., Any])
 Double: TypeAlias = tuple[float, float]
 
 _SPLITTER = 134217729.0  # 2^27 + 1
-_COMPILING = Lock()
 _READ = numba.types.Array(numba.float64, 2, "A", readonly=True)
 _WRITE = numba.types.Array(numba.float64, 2, "A")
+
+
+class _Cache:
+    """A cache of numba, done without where files are damaged or cannot be read or written."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *kernel: Any) -> Any:
+        """Return what was compiled before; None, and a new index, if it cannot be had."""
+        try:
+            return self._cache.load_overload(*kernel)
+        except Exception as error:
+            with suppress(Exception):
+                self._cache.flush()
+            _do_without(error)
+            return None
+
+    def save_overload(self, *kernel: Any) -> None:
+        """Keep what was compiled, if that can be done."""
+        try:
+            self._cache.save_overload(*kernel)
+        except Exception as error:
+            _do_without(error)
+
+
+_cache_errors: list[Exception] = []
+
+
+def _do_without(error: Exception) -> None:
+    """Say, once in a process, that a kernel is compiled that might have been loaded or kept."""
+    _cache_errors.append(error)
+    if len(_cache_errors) == 1:
+        reason = f"{type(error).__name__}: {error}"
+        warn(f"the cache of numba fails here ({reason}); kernels are compiled without it", RuntimeWarning, stacklevel=2)
+
+
+_compiling = Lock()
+forks_wait_for(global_compiler_lock, llvmlite.binding.ffi.lib._lock)
 
 
 def _jit(*types: Any) -> Callable[[F], F]:
     """Compile with the one set of options: no fastmath, which would destroy error-free sums; no threads of its own.
 
     What was compiled is kept on disk, where numba keeps it (NUMBA_CACHE_DIR says where else), unless REFLOSS_JIT_CACHE
-    is 0 or no folder can be written to. Files are replaced whole, so that many processes may come first at once.
-    Given types, it is compiled for these and no others, when first called.
+    is 0 or no folder can be written to. Files are replaced whole, so that many processes may come first at once. They
+    are code: nobody else may be able to write to that folder. Where files are damaged or the disk is full, kernels are
+    compiled anew, with a RuntimeWarning. Given types, it is compiled for these and no others, when first called.
     """
 
     def compiled(function: F) -> F:
-        settings: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-        try:
-            kernel: Any = numba.njit(cache=os.environ.get("REFLOSS_JIT_CACHE", "1") != "0", **settings)(function)
-        except RuntimeError:  # numba finds no place for its cache
-            kernel = numba.njit(**settings)(function)
-        if not types or kernel is function:  # as with NUMBA_DISABLE_JIT
+        kernel: Any = numba.njit(nogil=True, error_model="numpy")(function)
+        if kernel is function:  # as with NUMBA_DISABLE_JIT
+            return function
+        if os.environ.get("REFLOSS_JIT_CACHE", "1") != "0":
+            with suppress(RuntimeError, OSError):  # numba finds no place for its cache
+                kernel.enable_caching()
+                kernel._cache = _Cache(kernel._cache)
+        if not types:
             return cast(F, kernel)
+        done: list[bool] = []
+
+        def compile_once() -> None:
+            if not kernel.signatures:
+                kernel.compile(numba.void(*types))
+            kernel.disable_compile()
+            done.append(True)
 
         @wraps(function)
         def with_types(*arrays: Array) -> None:
-            with _COMPILING:
-                if not kernel.signatures:
-                    kernel.compile(numba.void(*types))
-                    kernel.disable_compile()
+            if not done:
+                _compiling.run(compile_once)
             kernel(*arrays)
 
         return cast(F, with_types)
