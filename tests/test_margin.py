@@ -262,6 +262,16 @@ def test_an_annealed_slope_that_cancels(m, weight, beside):
     assert exact.value_error(saved.slope, [true]) <= 1.0 + 2.0**-10
 
 
+@pytest.mark.parametrize("shape", [(), (2, 3), (0,)])
+def test_curves_of_angles_in_any_shape(shape):
+    """Four times 45°, rounded, has a sine of 1e-16."""
+    theta = np.full(shape, math.pi / 4)
+    slope = refloss.ASoftmax().target_slope(theta)
+    assert slope.shape == shape
+    with mp.workdps(60):
+        assert np.allclose(slope, float(-4 * mp.sin(4 * mpf(math.pi / 4))), rtol=1e-15, atol=0.0)
+
+
 def test_what_cancels_exactly_is_0():
     """3 sin 270° + 3 sin 90°."""
     right, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]]))

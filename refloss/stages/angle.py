@@ -137,7 +137,7 @@ def of(theta: Numbers) -> Angle:
     """Return the `Angle` of given radians, with its cosine and sine."""
     exact = Pair.of(theta)
     sin, cos = sin_cos(exact)
-    return Angle(exact, cos, sin, lambda n: Radians(Fraction(float(exact.hi[n])) + Fraction(float(exact.lo[n]))))
+    return Angle(exact, cos, sin, lambda n: Radians(Fraction(exact.hi.flat[n]) + Fraction(exact.lo.flat[n])))
 
 
 def between(x: Array, w: Array) -> Exactly:

@@ -114,12 +114,13 @@ def resolved(
     A pair has lost 20 bits there and is good for another 80. Such rows are rare: one of a million random ones.
     """
     lost = np.flatnonzero(np.abs(difference.hi) < share * size)
-    if len(lost):
-        difference = difference.copy()
+    if not len(lost):
+        return difference
+    hi, lo = np.array(difference.hi), np.array(difference.lo)
     for n in lost.tolist():
         exact = settled(lambda bits, n=n: quantity(exactly(n, bits)))  # type: ignore[misc]
-        difference.hi[n], difference.lo[n] = expansion(exact, 2)
-    return difference
+        hi.flat[n], lo.flat[n] = expansion(exact, 2)
+    return type(difference)(hi, lo)
 
 
 def _sign(difference: Pair, size: float, t: Target, quantity: Callable[[Turned], int]) -> Array:
