@@ -241,8 +241,7 @@ class CrossEntropy(_WithLabels):
     with targets t from labels or probabilities y, class weights v and smoothing ε: $t_{nk} = (1-\varepsilon)\,v_k\,[k =
     y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$. Probabilities need not
     add up to 1, and they and weights may be negative. Terms of both signs cancel: accuracy then is relative to the sum
-    of their magnitudes, $\sum_k \lvert t_{nk}\log p_{nk}\rvert$ of a loss and $\lvert t_{nk}\rvert (1 - p_{nk}) +
-    p_{nk} \sum_{j\ne k} \lvert t_{nj}\rvert$ of its gradient.
+    of their magnitudes, see `error_bound`.
 
     Settings mean what they mean in ``torch.nn.CrossEntropyLoss``, where class_weight is called weight. Classes are the
     last axis of z, not the second: from (N, C, d) come by ``numpy.moveaxis(z, 1, -1)``. Relative accuracy holds for
@@ -775,11 +774,9 @@ def error_bound(
 ) -> tuple[Value, Any]:
     r"""Return the absolute error that an engine may have on the value and on every entry of the gradients.
 
-    $$\lvert\tilde L - L\rvert \le r\,L, \qquad
-    \lvert\tilde g_i - g_i\rvert \le \rho\sum_k \lvert\text{terms of the row of } g_i\rvert$$
-
-    with r and ρ by `refloss.engines.contract.promise`: each counts the rounding errors of its engine. Terms are what
-    adds up to a row before anything cancels. For heads with G = dL/dz and the slope ψ' of the target's curve, 1 off the
+    Of a value it is r |L|, of a gradient's entry ρ times the absolute terms of its row, with r and ρ by
+    `refloss.engines.contract.promise`: each counts the rounding errors of its engine. Terms are what adds up to a row
+    before anything cancels. For heads with G = dL/dz and the slope ψ' of the target's curve, 1 off the
     target: $\sum_k |s\,G_{nk}\,\psi'_{nk}|/\lVert x_n\rVert$ for x, and
     $\sum_n |s\,G_{nk}\,\psi'_{nk}|/\lVert w_k\rVert$ for w; where ‖x‖ is the scale $\sum_k |G_{nk} f_{nk}|$ more, f the
     logit over the scale; for `SoftmaxLoss` $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,

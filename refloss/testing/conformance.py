@@ -420,6 +420,9 @@ def _diagnoses(judge: _Judge, results: Sequence[Result], *, changing: bool) -> t
     }
     if changing and ran["failed"]:
         return ("results change from call to call: no other cause was looked for",)
+    written = {q.name for case, found in ran["failed"] for q in judge.overwritten(case, found)}
+    if written:
+        return (f"the code writes into its input {', '.join(sorted(written))}: no other cause was looked for",)
     try:
         return tuple(diagnose(judge.loss, ran["failed"], ran["passed"], judge.arithmetic, judge.dtype))
     except Exception as error:
