@@ -464,8 +464,6 @@ class _Samples:
         self.x, self.y, self.directions = rows_of(arrays["x"], dtype), arrays["y"], spec.head == "margin"
         self.norm = np.sqrt(self.x.squares.astype(np.float64))
         """Lengths of the scaled rows (N,)."""
-        if not np.isfinite(self.norm).all() or (self.directions and not self.norm.all()):
-            raise TooLargeError
         ones, length = np.ones(len(self.y)), self.norm * self.x.unscale
         self.by_length = self.directions and spec.scale is None
         scale = length if self.by_length else ones * spec.scale if spec.scale is not None else ones
