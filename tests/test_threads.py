@@ -476,8 +476,9 @@ def interrupt(frame, event, argument):
     return interrupt
 
 
+expected = work()
 threadpoolctl.threadpool_limits(2, user_api="blas")
-expected, before, at, kept = work(), blas(), 1, None
+before, at, kept = blas(), 1, None
 while True:
     left = at
     install(interrupt)
@@ -597,9 +598,10 @@ def again():
         assert work() == expected
 
 
+expected, ended = work(), []
 threadpoolctl.threadpool_limits(2, user_api="blas")
-before, expected, ended = blas(), work(), []
-other = threading.Thread(target=again)
+before = blas()
+other = threading.Thread(target=again, daemon=True)
 other.start()
 for _ in range(20):
     child = os.fork()
