@@ -195,9 +195,8 @@ class CrossEntropy(_WithLabels):
 
     with targets t from labels or probabilities y, class weights v and smoothing ε: $t_{nk} = (1-\varepsilon)\,v_k\,[k =
     y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$. Probabilities need not
-    add up to 1, and they and weights may be negative. Terms of both signs cancel: accuracy then is relative to the sum
-    of their magnitudes, $\sum_k \lvert t_{nk}\log p_{nk}\rvert$ of a loss and $\lvert t_{nk}\rvert (1 - p_{nk}) +
-    p_{nk} \sum_{j\ne k} \lvert t_{nj}\rvert$ of its gradient.
+    add up to 1, and they and weights may be negative. What targets of both signs add up to may cancel: accuracy is then
+    relative to the magnitudes of its terms, as `refloss.stages.cross_entropy` has them.
 
     Settings mean what they mean in ``torch.nn.CrossEntropyLoss``, where class_weight is called weight. Classes are the
     last axis of z, not the second: from (N, C, d) come by ``numpy.moveaxis(z, 1, -1)``. Relative accuracy holds for
