@@ -27,8 +27,8 @@ SUMMED = 512
 class AccuracyWarning(RuntimeWarning):
     r"""A result whose error may be as large as what it is made of.
 
-    That is so where ρ, what the engine promises for gradients at the scale of a sample, is 1 or more, see `promise`. The
-    message names the argument that is so large, and an engine that can do it.
+    That is so where ρ, what the engine promises for gradients at the scale of a sample, is 1 or more, see `promise`.
+    The message names the argument that is so large, and an engine that can do it.
     """
 
 
