@@ -233,6 +233,31 @@ def test_targets_are_right_relative_to_themselves(smoothing, weights):
         assert divisor == (6.0 if y.ndim == 2 else added)
 
 
+@pytest.mark.parametrize(
+    ("weights", "smoothing", "factor", "plain"),
+    [
+        ((1e18, 1e-18, 1.0, 0.0, 1.0), 0.1, 1e18, True),
+        ((1e19, 1.0, 1.0, 1.0, 1.0), 0.0, 1.0, False),
+        ((1.0, 1.0, 1e-19, 1.0, 1.0), 0.1, 1.0, False),
+        (None, 1e-270, 1.0, True),
+        (None, 1e-272, 1.0, False),
+        (None, 0.1, 1e19, False),
+        (None, 0.1, 1e-19, False),
+    ],
+)
+def test_ordinary_targets_are_float64_numbers(weights, smoothing, factor, plain):
+    """Those of other sizes are scaled, which takes its time, and have the same bits where both can be had."""
+    settings = Settings(label_smoothing=smoothing, class_weight=weights)
+    y = np.array([[0.5, 0.5, 0.0, 0.0, 1e-270]]) * factor
+    t, _ = targets_of(y, 5, settings)
+    assert isinstance(t, np.ndarray) == plain
+    forced = cross_entropy.weights(y, 5, settings._replace(label_smoothing=5e-324))
+    same = cross_entropy.targets(y, forced, smoothing).t
+    assert np.array_equal(np.asarray(same), np.asarray(t))
+    if factor == 1.0:
+        assert isinstance(targets_of(np.array([0, 2]), 5, settings).t, np.ndarray) == plain
+
+
 def test_label_smoothing_as_torch_documents_it():
     """Targets (1 - eps) one-hot + eps / C; "mean" with weights divides by the weights of the labels, unsmoothed."""
     t, divisor = targets_of(np.array([1]), 4, Settings(label_smoothing=0.2))

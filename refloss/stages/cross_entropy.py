@@ -83,7 +83,8 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     if y.ndim == 2 or settings.class_weight is None:
         return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
     size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
-    divisor = rounded_total(kind.of(np.ldexp(v[y], -size)))
+    own = np.ldexp(v[y], -size)
+    divisor = rounded_total(kind.of(own))
     return Weights(kept, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
 
 
