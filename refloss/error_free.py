@@ -200,8 +200,8 @@ class Scaled:
 
     @property
     def hi(self) -> Array:
-        """The numbers rounded to float64; infinite or 0 where that cannot hold them."""
-        rounded: Array = np.ldexp(high(self.mantissa), self.exponent)
+        """The numbers rounded to float64."""
+        rounded: Array = plain(high(self))
         return rounded
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -273,8 +273,11 @@ class Scaled:
 
 
 def plain(a: Numbers) -> Numbers:
-    """Return numbers without their exponents, as far as float64 holds them."""
-    return ldexp(a.mantissa, a.exponent) if isinstance(a, Scaled) else a
+    """Return numbers without their exponents: infinite or 0 where float64 cannot hold them."""
+    if not isinstance(a, Scaled):
+        return a
+    with np.errstate(over="ignore", under="ignore"):
+        return ldexp(a.mantissa, a.exponent)
 
 
 def in_range(a: Numbers, bits: int) -> bool:

@@ -9,7 +9,7 @@ import checks
 import exact
 import refloss
 from refloss.engines.dd import DoubleDouble
-from refloss.error_free import Pair
+from refloss.error_free import Pair, high, plain
 from refloss.stages import cross_entropy, log_softmax
 from refloss.stages.cross_entropy import Settings
 
@@ -242,12 +242,38 @@ def test_weights_of_both_signs_add_up_exactly(kind, size):
     """What is left of weights that cancel is rounded once; DoubleDouble keeps what is rounded off it."""
     v = size * np.array([1e16, 3.0, -1e16, 1e-20])
     found = cross_entropy.weights(np.array([0, 1, 2, 3]), 4, Settings(class_weight=tuple(v)), kind)
-    true = sum(map(Fraction, found.v), Fraction(0))
-    assert cross_entropy.high(found.divisor) == float(true)
+    true = sum(map(Fraction, v), Fraction(0))
+    divisor = plain(found.divisor)
+    assert high(divisor) == float(true)
     if kind is DoubleDouble:
-        assert found.divisor.lo == float(true - Fraction(float(found.divisor.hi)))
+        assert divisor.lo == float(true - Fraction(float(divisor.hi)))
     nothing = cross_entropy.weights(np.array([0, 2]), 4, Settings(class_weight=tuple(v)), kind)
-    assert np.isnan(cross_entropy.high(nothing.divisor))
+    assert np.isnan(high(plain(nothing.divisor)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "smoothing", "factor", "plain"),
+    [
+        ((1e18, 1e-18, 1.0, 0.0, 1.0), 0.1, 1e18, True),
+        ((1e19, 1.0, 1.0, 1.0, 1.0), 0.0, 1.0, False),
+        ((1.0, 1.0, 1e-19, 1.0, 1.0), 0.1, 1.0, False),
+        (None, 1e-270, 1.0, True),
+        (None, 1e-272, 1.0, False),
+        (None, 0.1, 1e19, False),
+        (None, 0.1, 1e-19, False),
+    ],
+)
+def test_ordinary_targets_are_float64_numbers(weights, smoothing, factor, plain):
+    """Those of other sizes are scaled, which takes its time, and have the same bits where both can be had."""
+    settings = Settings(label_smoothing=smoothing, class_weight=weights)
+    y = np.array([[0.5, 0.5, 0.0, 0.0, 1e-270]]) * factor
+    t, _ = targets_of(y, 5, settings)
+    assert isinstance(t, np.ndarray) == plain
+    forced = cross_entropy.weights(y, 5, settings._replace(label_smoothing=5e-324))
+    same = cross_entropy.targets(y, forced, smoothing).t
+    assert np.array_equal(np.asarray(same), np.asarray(t))
+    if factor == 1.0:
+        assert isinstance(targets_of(np.array([0, 2]), 5, settings).t, np.ndarray) == plain
 
 
 def test_label_smoothing_as_torch_documents_it():

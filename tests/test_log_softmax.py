@@ -6,6 +6,7 @@ from mpmath import mp
 
 import checks
 import exact
+import refloss
 from refloss.engines.dd import DoubleDouble
 from refloss.error_free import Pair, high, two_sum
 from refloss.stages import log_softmax, softmax
@@ -42,6 +43,24 @@ def test_the_log_of_what_is_almost_certain():
     assert exact.value_error(log_p, exact.log_softmax(z, digits=400)) <= 7.0
     assert math.isclose(log_p[0, 0], -1e-300, rel_tol=1e-13)  # the rounding of log(1e-300), 690u at most
     assert math.isclose(log_p[1, 0], -1e-100, rel_tol=1e-13)
+
+
+def test_gaps_that_overflow_or_whose_exponentials_underflow():
+    """Alone they are infinite, or 0; times something that fits they are not."""
+    for z, rounded, factor, true in (
+        ([1e308, -1e308], [0.0, -math.inf], 2.0**-60, [0.0, -1e308 * 2.0**-59]),
+        (
+            [0.0, -800.0],
+            [0.0, -800.0],
+            2.0**1000,
+            [-math.ldexp(math.exp(-400.0), 1000) * math.exp(-400.0), -800.0 * 2.0**1000],
+        ),
+    ):
+        log_p, saved = log_softmax.forward(Pair.of([z]))
+        assert np.asarray(log_p).tolist() == [rounded]
+        assert np.allclose(np.asarray(log_p * factor), [true], rtol=8.0 * checks.U, atol=0.0)
+        assert np.asarray(saved.p).tolist() == [[1.0, 0.0]]
+        assert np.array_equal(refloss.log_softmax(z), rounded)
 
 
 def test_the_low_parts_of_logits_count():

@@ -88,12 +88,12 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     if y.ndim == 2 or settings.class_weight is None:
         return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
     size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
-    terms = np.ldexp(v[y], -size)
-    if settings.reduction == "mean" and (terms < 0.0).any():  # what cancels needs an exact sum
-        hi = math.fsum(terms)
-        divisor = kind(np.asarray(hi), np.asarray(math.fsum([*terms, -hi]))).rounded()
+    own = np.ldexp(v[y], -size)
+    if settings.reduction == "mean" and (own < 0.0).any():  # what cancels needs an exact sum
+        hi = math.fsum(own)
+        divisor = kind(np.asarray(hi), np.asarray(math.fsum([*own, -hi]))).rounded()
     else:
-        divisor = rounded_total(kind.of(terms))
+        divisor = rounded_total(kind.of(own))
     return Weights(kept, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
 
 
