@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from odd_values import Unprintable, contains_itself
 from refloss.formats import dtype_of
 from refloss.testing import adapters
 from refloss.testing.adapters import results as came
@@ -93,6 +94,10 @@ def test_what_came_back_is_read_into_float64():
     ):
         with pytest.raises(TypeError, match=rf"^what was returned has to be real numbers; got {said}$"):
             came.read(wrong)
+    twice = contains_itself()
+    twice.append(twice)  # NumPy would follow both, 2^64 times
+    with pytest.raises(ValueError, match=r"^it contains itself$"):
+        came.read(twice)
     for right in (True, 3, np.uint8(3), np.asarray(3.0, dtype_of("bfloat16"))):
         assert came.read(right) == float(right)
 
@@ -191,6 +196,9 @@ def test_tensors_are_differentiated_with_the_upstream_gradient_that_is_given():
     sparse = torch.eye(2).to_sparse().requires_grad_()
     assert came.read(sparse).tolist() == [[1.0, 0.0], [0.0, 1.0]]
     assert came.as_array(torch.tensor([1, 2])).dtype == np.int64
+    for odd in (["cpu"], np.zeros(2), object(), Unprintable()):
+        with pytest.raises(ValueError, match=r"^device: expected one that torch has here, for float32; got "):
+            adapters.ready("torch", "float32", odd)
     with pytest.raises(ValueError, match=r"^device: expected one that torch has here, for float32; got 'tpu' \("):
         adapters.ready("torch", "float32", "tpu")
     adapters.ready("torch", "bfloat16", "cpu")
@@ -234,6 +242,9 @@ def test_jax_arrays_are_differentiated_with_the_upstream_gradient_that_is_given(
     for wrong in ("cpu:99", "cpu:x", "tpu"):
         with pytest.raises(ValueError, match=rf"^device: expected one that jax has here; got '{wrong}' \("):
             adapters.ready("jax", "float32", wrong)
+    for odd in (3, ["cpu"], np.zeros(2), object()):
+        with pytest.raises(ValueError, match=r"^device: expected one that jax has here; got "):
+            adapters.ready("jax", "float32", odd)
     adapters.ready("jax", "float32", "cpu:0")
     if not jax.config.jax_enable_x64:
         with pytest.raises(ValueError, match=r"^dtype: JAX computes 'float64' in float32 unless told otherwise"):
