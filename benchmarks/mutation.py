@@ -10,6 +10,7 @@ of the rest a sample. The files that are mutated, and the tests that are asked, 
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import random
 import re
@@ -58,6 +59,8 @@ AREAS = {
         size=100,
     ),
 }
+MINUTE = 60.0
+"""Of the tests that reach a function each mutant is asked the quickest, no more than take so many seconds together."""
 ROUNDS = [(name, number) for name, area in AREAS.items() for number in range(area.rounds)]
 VERDICT = """
 conformance: compare _complaint _shares _finite _twice _tried _groups _own _Expected
@@ -283,7 +286,10 @@ def prepare(area: Area) -> None:
     arguments = PytestRunner._pytest_args_regular_run
 
     def quick_first(self: Any, tests: Iterable[str]) -> list[str]:
-        return arguments(self, sorted(tests, key=lambda name: state().duration_by_test.get(name, 0.0)))
+        seconds = {name: state().duration_by_test.get(name, 0.0) for name in tests}
+        ordered = sorted(seconds, key=lambda name: (seconds[name], name))
+        ends = itertools.accumulate(seconds[name] for name in ordered)
+        return arguments(self, [name for name, end in zip(ordered, ends, strict=True) if end <= MINUTE])
 
     PytestRunner._pytest_args_regular_run = quick_first
     for path in walk_mutatable_files():

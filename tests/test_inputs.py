@@ -949,3 +949,45 @@ def test_a_target_of_0_at_a_masked_class_contributes_0() -> None:
         assert gradient.z[row, row] == 0.0
     weighted = CrossEntropy(class_weight=(0.0, 1.0, 1.0), label_smoothing=0.5)  # smoothing gives class 0 no target
     assert np.isfinite(weighted(z[:1], [2]))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "?", ">f4"])
+def test_class_weights_stay_as_they_came_where_an_engine_reads_them_so(dtype: str) -> None:
+    given = np.ones((2, 3), dtype)
+    if dtype == "?":
+        with pytest.raises(TypeError, match=r"^w must hold real numbers .* dtype bool"):
+            inputs.floats("w", given)
+    elif dtype in ("f2", "f4", "f8"):
+        assert inputs.floats("w", given) is given
+    else:
+        assert inputs.floats("w", given).dtype == np.float64
+
+
+def test_results_along_an_axis_are_contiguous() -> None:
+    z = np.arange(24.0).reshape(2, 3, 4)
+    for axis in range(3):
+        assert refloss.softmax(z, axis=axis).flags.c_contiguous
+        assert inputs.along("z", z, axis)[0].flags.c_contiguous
+
+
+def test_angles_that_are_no_numbers_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^theta must hold real"):
+        inputs.theta("right")
+
+
+def test_names_of_gradients_become_a_tuple() -> None:
+    names = ("x", "w", "y")
+    assert inputs.wrt(["w", "x"], names) == ("w", "x")
+    assert inputs.wrt("w", names) == ("w",)
+    assert inputs.wrt(None, names) is None
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused"])
+def test_gradients_are_written_into_the_arrays_given_for_them(engine: str) -> None:
+    given = of(SoftmaxLoss)
+    _, expected = SoftmaxLoss().value_and_grad(**given, engine=engine)
+    into = {name: np.full(given[name].shape, np.nan) for name in ("x", "b")}
+    _, gradient = SoftmaxLoss().value_and_grad(**given, engine=engine, out=into)
+    assert gradient.x is into["x"]
+    assert gradient.b is into["b"]
+    assert bits(leaves(gradient)) == bits(leaves(expected))
