@@ -263,7 +263,9 @@ def aligned(array: Any, dtype: Any) -> Array:
 
 
 def squares_of(rows: Array) -> Array:
-    """Return the squares of lengths (R,)."""
+    """Return the squares of lengths (R,); of long rows a BLAS would add them up in as many parts as it has threads."""
+    if rows.shape[1] <= PIECE:
+        return np.asarray(np.vecdot(rows, rows))
     squares = np.empty(len(rows), rows.dtype)
     kernels.dots(rows, rows, squares)
     return squares
