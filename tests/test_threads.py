@@ -428,7 +428,7 @@ def python(code, *arguments, **environment):
     """What a process of its own prints, with this refloss; a hang ends it."""
     root = str(Path(refloss.__file__).parents[1])
     found = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", code, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": root} | environment,
         capture_output=True,
         text=True,
