@@ -239,9 +239,9 @@ class CrossEntropy(_WithLabels):
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p_n = \operatorname{softmax}(z_n)$$
 
     with targets t from labels or probabilities y, class weights v and smoothing ε: $t_{nk} = (1-\varepsilon)\,v_k\,[k =
-    y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$. Probabilities need not
-    add up to 1, and they and weights may be negative. Terms of both signs cancel: accuracy then is relative to the sum
-    of their magnitudes, see `error_bound`.
+    y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$. Probabilities need not add up to
+    1, and they and weights may be negative. What targets of both signs add up to may cancel: accuracy is then relative
+    to the magnitudes of its terms, see `error_bound`.
 
     Settings mean what they mean in ``torch.nn.CrossEntropyLoss``, where class_weight is called weight. Classes are the
     last axis of z, not the second: from (N, C, d) come by ``numpy.moveaxis(z, 1, -1)``. Relative accuracy holds for

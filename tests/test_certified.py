@@ -617,6 +617,23 @@ def checked_arrays(loss: Any, inputs: Any) -> dict[str, Any]:
     return loss._arrays(*inputs, *spare)[0]
 
 
+def test_a_triplet_loss_of_almost_0_takes_bits_and_is_not_called_0() -> None:
+    inputs = [[0.0, 0.0]], [[1.0, 1e-30]], [[1.0, 0.0]]
+    found = enclose(refloss.Triplet(m=0.0), *inputs)
+    assert found.bits > 200  # with 128 the distances are alike
+    assert found.value.midpoint == float(Fraction(1e-30) ** 2)
+    encloses(refloss.Triplet(m=0.0), *inputs, found=found)
+
+
+def test_losses_that_almost_cancel_are_not_called_0() -> None:
+    """Samples with the same logits and opposite weights, one of them moved by 1e-30 of itself."""
+    loss = refloss.CrossEntropy(reduction="sum", class_weight=(1.0, -1.0))
+    for z in ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1e-30, 1.0]]):
+        found = enclose(loss, z, [0, 1])
+        assert (found.value.midpoint == 0.0) == (z[1][0] == 0.0)
+        encloses(loss, z, [0, 1], found=found)
+
+
 def test_what_is_almost_0_is_not_called_0() -> None:
     x, w, y = (np.array(given) for given in MIRRORED)
     w[1, 1] = np.nextafter(3.0, 4.0)

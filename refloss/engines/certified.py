@@ -937,9 +937,9 @@ class _Problem:
 
     def is_zero(self, name: str, index: tuple[int, ...]) -> bool:
         """Whether an entry is 0 for a reason found here: True is a proof, False is not one."""
-        if name == "value":
+        if name == "value" and self.spec.head != "triplet":
             return self._is_zero_value([int(np.searchsorted(self.rows, n)) for n in index] or range(len(self.rows)))
-        if name in ("positive", "negative"):  # where these are 0, so are their balls
+        if name in ("value", "positive", "negative"):  # where these of a triplet are 0, so are their balls
             return False
         by_class = name in ("w", "b")
         kind = (name, index[0])
@@ -964,8 +964,6 @@ class _Problem:
         logit, or, where logits are rational, the t_k z_k. m equal logits have the logarithm log m, 0 for one, and no
         second part.
         """
-        if self.spec.head == "triplet":
-            return False
         totals: dict[Any, Fraction] = {}
         for n in places:
             logits, t = self._present_logits(n)
