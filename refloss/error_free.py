@@ -3,8 +3,9 @@ r"""Error-free arithmetic: sums and products with their rounding errors kept.
 The bottom floor of the house. Roundoff is $u = 2^{-53}$. A quantity that needs more than 53 bits is a `Pair`: an
 unevaluated sum ``hi + lo`` of two float64 arrays with ``|lo| <= u |hi|``, about 106 bits. The algorithms are those of
 Dekker (1971), Knuth (TAOCP 2, 4.2.2) and, with the bounds quoted below, Joldes, Muller and Popescu, "Tight and rigorous
-error bounds for basic building blocks of double-word arithmetic", ACM TOMS 44 (2017). No fused multiply-add is needed;
-any compiler option that reorders floating point would destroy them.
+error bounds for basic building blocks of double-word arithmetic", ACM TOMS 44 (2017). A quantity that needs more
+exponents than float64 has is `Scaled`, by a power of two for each number. No fused multiply-add is needed; any compiler
+option that reorders floating point would destroy them.
 """
 
 from __future__ import annotations

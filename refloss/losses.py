@@ -245,7 +245,8 @@ class CrossEntropy(_WithLabels):
 
     Settings mean what they mean in ``torch.nn.CrossEntropyLoss``, where class_weight is called weight. Classes are the
     last axis of z, not the second: from (N, C, d) come by ``numpy.moveaxis(z, 1, -1)``. Relative accuracy holds for
-    confident targets: a loss of 1e-300 is 1e-300. Logits may be -inf, a masked class; NaN and +inf give NaN.
+    confident targets: a loss of 1e-300 is 1e-300. Logits may be -inf, a masked class; NaN and +inf give NaN, whatever
+    their row weighs, unless it is ignored.
 
     Parameters
     ----------

@@ -665,3 +665,22 @@ def test_refloss_is_right_where_they_are_not() -> None:
             assert near(gradient.x, of_x, 1e-14), t
     assert all(np.isfinite(part).all() for part in arcface().value_and_grad(ALONG, TWO, FIRST)[1])
     assert near(refloss.ASoftmax(m=4).value_and_grad(NEARLY_OPPOSITE, TWO, FIRST)[1].w[0], OPPOSITE_W, 1e-14)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_torch_has_nan_where_refloss_has(torch: ModuleType, engine: str, reduction: str) -> None:
+    """Rows of logits without probabilities, at targets of weight 0 and others; ignored rows are for refloss alone."""
+    inf, nan = math.inf, math.nan
+    for row in ([nan, 1.0, 2.0], [1.0, nan, 2.0], [inf, 1.0, -inf], [1.0, inf, 2.0], [inf, inf, 0.0], [-inf] * 3):
+        z = np.array([row, [1.0, 1.0, 1.0]])
+        for y in (np.array([0, 2]), np.array([1, 2]), np.zeros((2, 3)), np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])):
+            for weight in (None, (0.0, 1.0, 1.0), (0.0, 0.0, 0.0)):
+                for smoothing in (0.0, 0.1):
+                    settings = {"reduction": reduction, "class_weight": weight, "label_smoothing": smoothing}
+                    settings |= {"ignore_index": -100}
+                    upstream = np.ones(2) if reduction == "none" else 1.0
+                    theirs = torch_cross_entropy(torch, z, y, upstream, settings)
+                    ours = refloss.CrossEntropy(**settings).value_and_grad(z, y, upstream=upstream, engine=engine)
+                    for a, b in zip(theirs, (ours[0], ours[1].z), strict=True):
+                        assert np.array_equal(np.isnan(a), np.isnan(b)), (row, y, settings)

@@ -1463,3 +1463,16 @@ def test_where_numba_fails_the_chain_takes_over_and_says_so_once(no_numba):
     assert again[1].w is room
     assert again[1].x is None
     assert np.array_equal(room, grad.w)
+
+
+@pytest.mark.parametrize(
+    "name", ["weights of 1e300", "upstream of many sizes", "probabilities of 8e307", "label smoothing 1e-300"]
+)
+def test_weights_and_upstream_at_the_ends_of_the_range_are_left_to_the_chain(name):
+    loss, inputs, upstream = cases.BEYOND[name]
+    (value, gradients), (same, others) = (
+        loss.value_and_grad(*inputs, upstream=upstream, engine=engine) for engine in ("fused", "chain")
+    )
+    assert np.array_equal(value, same)
+    for gradient, other in zip(gradients, others, strict=True):
+        assert gradient is other is None or np.array_equal(gradient, other)
