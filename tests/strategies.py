@@ -13,12 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from mpmath import mp
 
-import exact
 import refloss
 
 Array = np.ndarray[Any, Any]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -922,3 +923,59 @@ def test_a_mean_over_weights_that_add_up_to_0(loss, dtype):
 def test_nan_logits_are_nan_whatever_the_weights():
     loss = refloss.CrossEntropy(class_weight=(1.0, -0.5))
     assert np.isnan(loss([[np.nan, 1.0], [1.0, 2.0]], [0, 1]))
+
+
+ENGINES = ["chain", "fused", "dd"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rows", [1, 65, 130])
+def test_a_mean_is_the_sum_divided_by_what_counts(engine, rows):
+    """Both are within 16u, and the division adds u; of cross entropy's gradient the terms are p and t, at most 2."""
+    random = np.random.default_rng(rows)
+    z, x, w = random.standard_normal((rows, 3)), random.standard_normal((rows, 2)), random.standard_normal((3, 2))
+    y = np.arange(rows) % 3
+    y[1::4] = -100
+    weight = (1.0, 2.0, 0.5)
+    soft = random.dirichlet(np.ones(3), rows)
+    for loss, arrays, count in (
+        (refloss.CrossEntropy, (z, y), (y >= 0).sum()),
+        (refloss.CrossEntropy, (z, soft), rows),
+        (partial(refloss.CrossEntropy, class_weight=weight), (z, y), np.take(weight, y[y >= 0]).sum()),
+        (refloss.SoftmaxLoss, (x, w, y), (y >= 0).sum()),
+        (partial(refloss.ArcFace, s=4.0), (x, w, y), (y >= 0).sum()),
+        (partial(refloss.Triplet, m=1.0), (x, z[:, :2], x[::-1]), rows),
+    ):
+        added, gradient_added = loss(reduction="sum").value_and_grad(*arrays, engine=engine)
+        mean, gradient = loss(reduction="mean").value_and_grad(*arrays, engine=engine)
+        assert abs(mean * count - added) <= 34.0 * U * added
+        if len(arrays) == 2:
+            assert np.abs(gradient.z * count - gradient_added.z).max() <= 2.0 * 2.0 * 34.0 * U
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("ignored", [[0], [1], [0, 1, 3]])
+def test_rows_that_are_ignored_keep_their_upstream_to_themselves(engine, ignored):
+    """Leaving them out changes nothing except their zeros: at the front, in between and in several places."""
+    random = np.random.default_rng(8)
+    x, w, z = random.standard_normal((5, 3)), random.standard_normal((4, 3)), random.standard_normal((5, 4))
+    y, upstream = np.array([0, 3, 2, 1, 1]), np.array([1.0, -2.0, 4.0, 0.5, 8.0])
+    y[ignored] = -100
+    kept = y >= 0
+    for loss, arrays in (
+        (refloss.CrossEntropy(reduction="none"), {"z": z}),
+        (refloss.SoftmaxLoss(reduction="none"), {"x": x, "w": w}),
+        (refloss.ArcFace(reduction="none", s=4.0), {"x": x, "w": w}),
+    ):
+        values, gradient = loss.value_and_grad(**arrays, y=y, upstream=upstream, engine=engine)
+        some = {name: array if name == "w" else array[kept] for name, array in arrays.items()}
+        expected, expected_gradient = loss.value_and_grad(**some, y=y[kept], upstream=upstream[kept], engine=engine)
+        assert (values[kept] == expected).all()
+        assert (values[~kept] == 0.0).all()
+        for name in arrays:
+            found, of_some = getattr(gradient, name), getattr(expected_gradient, name)
+            if name == "w":  # added up in other groups; no term is above 8 s / ‖w‖
+                assert np.abs(found - of_some).max() <= 2.0 * 64.0 * U * 8.0 * 4.0 / np.linalg.norm(w, axis=1).min()
+            else:
+                assert (found[kept] == of_some).all()
+                assert (found[~kept] == 0.0).all()

@@ -753,7 +753,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     if to_b is not None:
         found["b"] = np.ldexp(_with_targets(to_b, of_z, y).hi, exponent_b).astype(request.dtype)
     found = {name: found[name] for name in wanted}
-    return np.asarray(cross_entropy.reduce(losses, settings.reduction, divisor)), found
+    return _reduced(losses, settings.reduction, divisor), found
 
 
 def _with_targets(to_b: Pair, of_z: Array, y: Integers) -> Pair:
@@ -828,8 +828,16 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
     in_order(sweep, _ranges(n, max(1, 2**20 // c)), partial(deque, maxlen=0))
     _overflowed(arrays["z"][~np.isfinite(losses)], dtype)
     if settings.reduction != "none":
-        losses = np.asarray(cross_entropy.reduce(losses[counts], settings.reduction, divisor))
+        losses = _reduced(losses[counts], settings.reduction, divisor)
     return losses, {"z": out} if keep else {}
+
+
+def _reduced(losses: Array, reduction: str, divisor: Any) -> Array:
+    """Reduce losses; refuse those that fit though their sum does not."""
+    found = np.asarray(cross_entropy.reduce(losses, reduction, divisor))
+    if not np.isfinite(found).all() and np.isfinite(losses).all() and len(losses):
+        raise TooLargeError
+    return found
 
 
 def _overflowed(z: Any, dtype: Any) -> None:
