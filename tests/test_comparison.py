@@ -12,6 +12,8 @@ import refloss
 from refloss.testing import Case, assert_close, assert_conforms, budgets, check, conformance, conforms
 from refloss.testing.adapters import Found
 from refloss.testing.conformance import compare
+from refloss.testing.hard_cases import GROUPS
+from refloss.testing.options import some_names
 from refloss.testing.report import ENDS, Quantity, Result, refused
 
 CE, INF, NAN = refloss.CrossEntropy(), math.inf, math.nan
@@ -467,11 +469,11 @@ def test_expected_failures_are_matched_by_id_and_by_name_without_shape():
 
 
 def test_arguments_of_a_check_are_names_or_several_names():
-    assert conformance._groups("hard") == ("hard",)
-    assert conformance._groups(["hard", "range"]) == ("hard", "range")
+    assert some_names("groups", "hard", GROUPS, least=1) == ("hard",)
+    assert some_names("groups", ["hard", "range"], GROUPS, least=1) == ("hard", "range")
     for wrong in ((), ("hard", "soft"), "soft"):
         with pytest.raises(ValueError, match=r"^groups: expected some of 'ordinary', 'boundary', 'hard', 'range'; got"):
-            conformance._groups(wrong)
+            some_names("groups", wrong, GROUPS, least=1)
     linear = refloss.SoftmaxLoss()
     assert conformance.wanted_gradients(linear, True) == ("x", "w", "b")
     assert conformance.wanted_gradients(linear, False) == ()
@@ -504,7 +506,9 @@ def test_own_cases_are_rounded_and_have_to_be_inputs_of_the_loss():
     held = conformance._own(CE, CASE._replace(inputs=(Z + 1e-9, soft)), "float16")
     assert (held.inputs[1] == soft).all()
     assert (held.inputs[0] == (Z + 1e-9).astype(np.float16)).all()
-    with pytest.raises(TypeError, match=r"^cases: expected cases as `refloss.testing.Case`; got str$"):
+    with pytest.raises(
+        TypeError, match=r"^cases: expected cases as `refloss.testing.Case`, each with an id; got 'random'$"
+    ):
         conformance._own(CE, "random", "float32")
     with pytest.raises(
         ValueError, match=r"^cases: expected a group of 'ordinary', 'boundary', 'hard', 'range'; got 'x' in"
