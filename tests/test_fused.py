@@ -700,11 +700,12 @@ def test_a_sample_that_weighs_nothing_hides_no_other():
 
 
 def test_weights_and_divisors_near_the_ends_of_the_range():
-    """The mean divides by 1e-25, and the upstream gradient by as much."""
-    x, w, y = ordinary(3, 4, 2)
-    loss = refloss.CosFace(s=4.0, class_weight=(1e-25, 2e-25, 1e-25, 3e-25))
-    for upstream in (1e-300, 1.0, 1e200):
-        check_against_certified(loss, x, w, y, upstream=upstream)
+    """The mean divides by 1e-25, in float32 by 1e-10, and the upstream gradient by as much."""
+    x, w, y = (a.astype(np.float32) if a.dtype.kind == "f" else a for a in ordinary(3, 4, 2))
+    for dtype, size, some in ((np.float64, 1e-25, (1e-300, 1.0, 1e200)), (np.float32, 1e-10, (1e-30, 1.0, 1e25))):
+        loss = refloss.CosFace(s=4.0, class_weight=(size, 2.0 * size, size, 3.0 * size))
+        for upstream in some:
+            check_against_certified(loss, x, w, y, upstream=upstream, dtype=dtype)
 
 
 def test_confident_samples_with_short_classes():
