@@ -2,7 +2,8 @@ r"""Fixed point: numbers $k\,2^{-b}$ with one of Python's integers for k, where 
 
 A difference of two numbers that almost agree may be of any size: $\varphi - k\pi$ of vectors, or a cosine less a
 margin. Where a pair has lost too much of it, it is computed again with b bits, and with more until enough are left.
-This takes some 50 µs a number: it is for rows that are rare. Inputs are float64 numbers, taken as exact.
+That takes 0.05 ms a row in 3 dimensions and 0.5 ms in 512: it is for rows that are rare. Inputs are float64 numbers,
+taken as exact.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def fixed(number: float | Fraction, bits: int) -> int:
     return (numerator << bits) // denominator
 
 
-def integers(row: Array) -> list[int]:
-    """Return float64 numbers in units of 2^-1074."""
-    return [numerator * (UNIT // denominator) for numerator, denominator in map(float.as_integer_ratio, row.tolist())]
+def integers(row: Array, unit: int = 1) -> list[int]:
+    """Return float64 numbers times the least power of two, from unit on, that makes all of them whole."""
+    ratios = [float.as_integer_ratio(number) for number in row.tolist()]
+    unit = max(unit, *(denominator for _, denominator in ratios))
+    return [numerator * (unit // denominator) for numerator, denominator in ratios]
 
 
 def inner(a: list[int], b: list[int]) -> int:

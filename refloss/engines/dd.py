@@ -302,8 +302,8 @@ def _of_cosines(x: Array, w: Array, k: int) -> list[Fraction]:
 
 
 def _of_products(x: Array, w: Array, k: int) -> list[Fraction]:
-    entries = integers(x)
-    products = [Fraction(inner(entries, integers(row)), UNIT**2) for row in w]
+    entries = integers(x, UNIT)
+    products = [Fraction(inner(entries, integers(row, UNIT)), UNIT**2) for row in w]
     return [product - products[k] for product in products]
 
 
