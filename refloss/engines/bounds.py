@@ -17,7 +17,7 @@ import numpy as np
 
 from refloss.engines import Arrays, Spec, contract, dd, without_ignored
 from refloss.engines.contract import Promise, log2_lengths
-from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain, u
+from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 Bounds = tuple[Array, dict[str, Array]]
@@ -171,7 +171,7 @@ def _margin(call: _Call) -> Bounds:
 
     each = np.arange(len(y))
     slopes = _sines(x, w) if call.engine == "dd" else np.ones(z.shape)
-    slopes[each, y] = np.maximum(np.abs(high(of_margin.slope)), 8.0 * u * spec.margin.m1 * np.abs(theta.sin.hi))
+    slopes[each, y] = np.abs(high(of_margin.slope))
     pull = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
     to_x = _sum(pull, 1) - length
     if spec.scale is None:
