@@ -285,8 +285,8 @@ def write_dd(measured: facts.Measured, times: facts.Measured, commit: str, folde
     """Write dd.md."""
     contract = """\
 Of the value they are relative to itself, of a gradient relative to the absolute terms of its row as they are after
-projection, which leaves |s G_k sin theta_k| / |x| of a class off the target. What is allowed is what `refloss.error_bound` says of these inputs. Terms of
-exactly 0 demand a result of exactly 0."""
+projection, which leaves |s G_k sin theta_k| / |x| of a class off the target. What is allowed is what
+`refloss.error_bound` says of these inputs. Terms of exactly 0 demand a result of exactly 0."""
     more = f"\n## Time and memory\n\n{speed.engines_table(times.rows)}\n"
     (folder / "dd.md").write_text(engine_page("dd", contract, measured, commit, more))
 
