@@ -50,6 +50,15 @@ def _check(name, loss, *inputs, **options):
         raise AssertionError(f"{name}: {error}") from None
 
 
+def test_an_entry_that_scaling_loses_is_left_to_the_chain():
+    """The target is opposite to x except for 2e-354 of its length, which makes the tangent: dL/dx is across x."""
+    x, w = np.array([[-0.5, -0.0]]), np.array([[1.35e187, 2.7e-167], [1.0, 0.0]])
+    loss = refloss.ArcFace(m=3.0, boundary="monotone")
+    found, expected = (loss.value_and_grad(x, w, [0], engine=engine) for engine in ("fused", "chain"))
+    assert bits(found) == bits(expected)
+    assert abs(found[1].x[0, 1]) > 1.0
+
+
 def in_blocks(patch, classes):
     """Blocks of so many classes, whatever the number of samples."""
     patch.setattr(fused, "TILE", 1)

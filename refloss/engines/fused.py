@@ -284,7 +284,10 @@ def rows_of(vectors: Any, dtype: Any) -> Rows:
     if not unsafe.any():
         return Rows(rows, None, squares)
     rows, exponent = np.array(rows), np.zeros(len(rows), np.int32)
-    exact, exponent[unsafe] = scale_rows(np.asarray(vectors[unsafe], np.float64))
+    given = np.asarray(vectors[unsafe], np.float64)
+    exact, exponent[unsafe] = scale_rows(given)
+    if (ldexp(exact, exponent[unsafe][:, None]) != given).any():  # entries below 2^-1022 of others, and not 0
+        raise TooLargeError
     rows[unsafe] = exact
     squares[unsafe] = squares_of(rows[unsafe])
     return Rows(rows, exponent, squares)
