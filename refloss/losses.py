@@ -21,7 +21,7 @@ from refloss import inputs
 from refloss.engines import Request, Spec, chain, contract, over_zero
 from refloss.engines.chain import Step
 from refloss.engines.threads import Lock
-from refloss.error_free import Array, Pair, digits, plain
+from refloss.error_free import Array, Pair, digits, plain, shown
 from refloss.stages import angle, cross_entropy, margin, triplet
 from refloss.stages import log_softmax as log_softmax_stage
 from refloss.stages import softmax as softmax_stage
@@ -809,7 +809,7 @@ def error_bound(
         As the loss itself, naming the argument.
     """
     if not isinstance(loss, _Loss):
-        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {loss!r}")
+        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
     return loss._error_bound(inputs, engine, dtype, upstream)
 
 

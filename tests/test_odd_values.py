@@ -28,7 +28,8 @@ INPUTS = {
     MARGIN: {"x": X, "w": W, "y": Y},
     TRIPLET: {"anchor": X, "positive": X, "negative": X + 1.0},
 }
-LOSSES = sorted({getattr(refloss, name) for name in refloss.__all__ if name[0].isupper()}, key=lambda it: it.__name__)
+CLASSES = {getattr(refloss, name) for name in refloss.__all__ if name[0].isupper()} - {refloss.AccuracyWarning}
+LOSSES = sorted(CLASSES, key=lambda it: it.__name__)
 CHECK = ("framework", "dtype", "device", "shapes", "groups", "standard", "accumulate", "matmul", "gradients", "ignored")
 CHECK += ("soft", "bias", "overwrites", "xfail", "seed", "cases", "track", "fn", "loss")
 INTEGERS = {"a huge integer", "a large integer", "a negative integer"}
@@ -92,6 +93,10 @@ def functions() -> Iterator[tuple[str, Option]]:
         "target_logit": [Option(MARGIN.target_logit, "theta")],
         "target_slope": [Option(MARGIN.target_slope, "theta")],
         "ulp_error": given(refloss.ulp_error, ("result", "truth"), result=1.0, truth=1.0),
+        "error_bound": [
+            *given(lambda **options: refloss.error_bound(LOGITS, Z, Y, **options), ("engine", "dtype", "upstream")),
+            *given(lambda loss=LOGITS, z=Z, y=Y: refloss.error_bound(loss, z, y), ("loss", "z", "y")),
+        ],
         "enclose": [
             *given(lambda **options: refloss.enclose(LOGITS, Z, Y, **options), ("digits", "upstream", "gradients")),
             *given(lambda loss=LOGITS, z=Z, y=Y: refloss.enclose(loss, z, y), ("loss", "z", "y")),
