@@ -235,6 +235,14 @@ def test_no_warning_without_need(loss, inputs, engine):
         loss.value_and_grad(*inputs, engine=engine)
 
 
+def test_biases_count_unless_they_mask_their_class():
+    """A bias that is 800 and two products below the largest leaves its class a probability of 0."""
+    spec, x, w = refloss.SoftmaxLoss().spec, np.array([[3.0], [4.0]]), np.array([[1.0], [-2.0], [0.5]])
+    for b, larger in (([0.0, -5.0, 2.0], 5.0), ([0.0, -900.0, 1.0], 1.0), ([-1e30, -1e30, -1e30], 1e30)):
+        scales = contract.scales(spec, {"x": x, "w": w, "y": np.zeros(2), "b": np.array(b)})
+        assert scales == pytest.approx(np.array([6.0, 8.0]) + larger, rel=1e-12)
+
+
 def test_certified_never_warns():
     pytest.importorskip("flint")
     with warnings.catch_warnings():

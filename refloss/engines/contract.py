@@ -106,8 +106,9 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
 
 def _of_bias(b: Array, products: Array) -> Array:
     """Return the largest |b_k| of a class that may have a probability above 0 (N,): others are masked by it."""
-    least = b.max() - 2.0 * products[:, None] - 800.0
-    return np.asarray(np.where(b >= least, np.abs(b), 0.0).max(axis=1))
+    rising = np.sort(b)
+    lowest = rising[np.searchsorted(rising, rising[-1] - 2.0 * products - 800.0)]
+    return np.asarray(np.maximum(np.abs(lowest), np.abs(rising[-1])))
 
 
 def look(engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None) -> None:
