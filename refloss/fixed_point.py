@@ -42,7 +42,7 @@ def fixed(number: float | Fraction, bits: int) -> int:
     return (numerator << bits) // denominator
 
 
-def integers(row: Array, unit: int = 1) -> list[int]:
+def units(row: Array, unit: int = 1) -> list[int]:
     """Return float64 numbers times the least power of two, from unit on, that makes all of them whole."""
     ratios = [float.as_integer_ratio(number) for number in row.tolist()]
     unit = max(unit, *(denominator for _, denominator in ratios))
@@ -120,7 +120,7 @@ class Between(NamedTuple):
     @classmethod
     def of(cls, x: Array, w: Array) -> Between:
         """Take two rows."""
-        a, b = integers(x), integers(w)
+        a, b = units(x), units(w)
         return cls(inner(a, b), inner(a, a) * inner(b, b))
 
     def theta(self, bits: int) -> int:

@@ -56,10 +56,10 @@ def test_fixed_rounds_down():
     assert fixed_point.fixed(Fraction(1, 3), 4) == 5
 
 
-def test_integers_are_the_numbers():
+def test_units_are_the_numbers():
     row = np.array([1.0, -5e-324, 0.1, 1.7e308])
-    assert fixed_point.integers(np.array([0.75, -3.0])) == [3, -12]
-    found = fixed_point.integers(row, fixed_point.UNIT)
+    assert fixed_point.units(np.array([0.75, -3.0])) == [3, -12]
+    found = fixed_point.units(row, fixed_point.UNIT)
     assert [Fraction(k, fixed_point.UNIT) for k in found] == [Fraction(v) for v in row.tolist()]
     assert fixed_point.inner(found, found[::-1]) == 2 * (found[0] * found[3] + found[1] * found[2])
 

@@ -37,7 +37,7 @@ from refloss.error_free import (
     plain,
     total_by_label,
 )
-from refloss.fixed_point import UNIT, Between, inner, integers, settled
+from refloss.fixed_point import UNIT, Between, inner, settled, units
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 
@@ -302,8 +302,8 @@ def _of_cosines(x: Array, w: Array, k: int) -> list[Fraction]:
 
 
 def _of_products(x: Array, w: Array, k: int) -> list[Fraction]:
-    entries = integers(x, UNIT)
-    products = [Fraction(inner(entries, integers(row, UNIT)), UNIT**2) for row in w]
+    entries = units(x, UNIT)
+    products = [Fraction(inner(entries, units(row, UNIT)), UNIT**2) for row in w]
     return [product - products[k] for product in products]
 
 

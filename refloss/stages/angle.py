@@ -34,7 +34,7 @@ from refloss.error_free import (
     two_product,
     where,
 )
-from refloss.fixed_point import Between, ExactAngle, Radians, inner, integers, settled
+from refloss.fixed_point import Between, ExactAngle, Radians, inner, settled, units
 
 Exactly: TypeAlias = Callable[[int], ExactAngle]  # the angle of a row, to any number of bits
 
@@ -183,7 +183,7 @@ def _at_the_end(sin: Pair, x: Array, w: Array) -> list[int]:
 
 def _exact_tangents(x: Array, w: Array, kind: type[Pair]) -> tuple[Numbers, Numbers]:
     """Return t_x and t_w of two rows: the directions of (x·x) w - (x·w) x and of (w·w) x - (x·w) w."""
-    a, b = integers(x), integers(w)
+    a, b = units(x), units(w)
     dot, found = inner(a, b), []
     for base, other in ((a, b), (b, a)):
         square = inner(base, base)

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
     reduction: str = "mean"
 
 
-class Scaled(NamedTuple):
+class WithExponent(NamedTuple):
     """Numbers or rows, mantissa times 2^exponent, which may lie outside the range of float64."""
 
     mantissa: Numbers
@@ -56,17 +56,19 @@ class Saved(NamedTuple):
 
     active: Array
     """1 where the loss of the row is above 0, else 0 (N,)."""
-    to_positive: Scaled
+    to_positive: WithExponent
     """a - p (N, D)."""
-    to_negative: Scaled
+    to_negative: WithExponent
     """a - n (N, D)."""
-    apart: Scaled | None
+    apart: WithExponent | None
     """n - p (N, D), for squared distances."""
-    lengths: tuple[Scaled, ...]
+    lengths: tuple[WithExponent, ...]
     """Lengths of the mantissas of a - p and a - n (N,), for plain ones."""
 
 
-def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squared: bool) -> tuple[Scaled, Saved]:
+def forward(
+    anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squared: bool
+) -> tuple[WithExponent, Saved]:
     r"""Compare the distance to the positive with the distance to the negative.
 
     $$L = \max\bigl(0,\; d(a, p) - d(a, n) + m\bigr), \qquad
@@ -89,14 +91,14 @@ def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squ
 
     Returns
     -------
-    Scaled
+    WithExponent
         Row losses (N,).
     Saved
         What `backward` needs.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # rows at the end of the range are left to the integers
         to_positive, to_negative = _difference(anchor, positive), _difference(anchor, negative)
-        apart, lengths = None, tuple[Scaled, ...]()
+        apart, lengths = None, tuple[WithExponent, ...]()
         if squared:
             apart = _difference(negative, positive)
             gap, size = _gap_of_squares(to_positive.mantissa + to_negative.mantissa, apart.mantissa)
@@ -106,7 +108,9 @@ def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squ
         same = (high(positive) == high(negative)).all(axis=1)
         width = anchor.shape[1]
         error = np.where(same, 0.0, (10 + 3 * width.bit_length()) * u**2 * size + width * 2.0**-1000)
-        violation = _sum(_normal(gap), _normal(Scaled(Pair.of(np.full(len(same), m)), np.zeros(len(same), np.int32))))
+        violation = _sum(
+            _normal(gap), _normal(WithExponent(Pair.of(np.full(len(same), m)), np.zeros(len(same), np.int32)))
+        )
         known = np.ldexp(error, gap.exponent - violation.exponent) <= 2.0**-60 * np.abs(high(violation.mantissa))
     for difference in (to_positive, to_negative, apart):
         known &= difference is None or difference.exponent == 0
@@ -114,7 +118,9 @@ def forward(anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squ
         points = np.stack([high(v)[row] for v in (anchor, positive, negative)])
         violation.mantissa[row], violation.exponent[row] = _pair(_violation(points, Fraction(m), squared))
     active = high(violation.mantissa) > 0.0
-    losses = Scaled(where(active, violation.mantissa, 0.0).rounded(), np.where(active, violation.exponent, _LEAST))
+    losses = WithExponent(
+        where(active, violation.mantissa, 0.0).rounded(), np.where(active, violation.exponent, _LEAST)
+    )
     return losses, Saved(active.astype(np.float64), to_positive, to_negative, apart, lengths)
 
 
@@ -158,7 +164,7 @@ def backward(upstream: Numbers, saved: Saved, exponent: Exponents | int = 0) -> 
     return ldexp(*of_anchor), -ldexp(*near), ldexp(*far)
 
 
-def reduce(losses: Scaled, reduction: str) -> Numbers:
+def reduce(losses: WithExponent, reduction: str) -> Numbers:
     """Add up row losses, rounding once at the end; "mean" divides by their number."""
     if reduction == "none":
         return ldexp(*losses)
@@ -167,50 +173,50 @@ def reduce(losses: Scaled, reduction: str) -> Numbers:
     return ldexp(added / float(len(losses.exponent)) if reduction == "mean" else added, largest)
 
 
-def _difference(a: Numbers, b: Numbers) -> Scaled:
+def _difference(a: Numbers, b: Numbers) -> WithExponent:
     """a - b, exactly; short of subnormal entries in rows that reach the end of the range, which are quartered."""
     exponent = np.where(np.abs(high(a) - high(b)).max(axis=1) < 2.0**1022, np.int32(0), np.int32(2))
     if exponent.any():
         a, b = (ldexp(v, -exponent[:, None]) for v in (a, b))
-    return Scaled(Pair.of(a) - b, exponent)
+    return WithExponent(Pair.of(a) - b, exponent)
 
 
-def _gap_of_squares(added: Pair, apart: Pair) -> tuple[Scaled, Array]:
+def _gap_of_squares(added: Pair, apart: Pair) -> tuple[WithExponent, Array]:
     """The inner products of rows, and the sums of their terms' sizes, of the same exponent.
 
     The error is 3u² of these for what was added, (5 + 3 ceil(log2 D)) u² for `dot`, and 2^-1000 for underflow.
     """
     (added, power), (apart, other) = scale_rows(added), scale_rows(apart)
-    return Scaled(dot(added, apart), power + other), np.abs(added.hi * apart.hi).sum(axis=1)
+    return WithExponent(dot(added, apart), power + other), np.abs(added.hi * apart.hi).sum(axis=1)
 
 
-def _length(rows: Pair) -> Scaled:
+def _length(rows: Pair) -> WithExponent:
     """Of rows, to (7 + 3/2 ceil(log2 D)) u² of itself."""
     scaled, exponent = scale_rows(rows)
-    return _normal(Scaled(sqrt(dot(scaled, scaled)), exponent))
+    return _normal(WithExponent(sqrt(dot(scaled, scaled)), exponent))
 
 
-def _normal(a: Scaled) -> Scaled:
+def _normal(a: WithExponent) -> WithExponent:
     """The same numbers with mantissas of size about 1, or 0."""
     mantissa, exponent = frexp(a.mantissa)
-    return Scaled(mantissa, a.exponent + exponent)
+    return WithExponent(mantissa, a.exponent + exponent)
 
 
-def _sum(a: Scaled, b: Scaled) -> Scaled:
+def _sum(a: WithExponent, b: WithExponent) -> WithExponent:
     """The sum of normal numbers."""
     exponent = np.maximum(*(np.where(high(mantissa) == 0.0, _LEAST, power) for mantissa, power in (a, b)))
     parts = [ldexp(mantissa, power - exponent) for mantissa, power in (a, b)]
-    return Scaled(parts[0] + parts[1], exponent)
+    return WithExponent(parts[0] + parts[1], exponent)
 
 
-def _minus(a: Scaled) -> Scaled:
-    return Scaled(-a.mantissa, a.exponent)
+def _minus(a: WithExponent) -> WithExponent:
+    return WithExponent(-a.mantissa, a.exponent)
 
 
-def _product(a: Numbers, rows: Pair, exponent: Exponents | int) -> Scaled:
+def _product(a: Numbers, rows: Pair, exponent: Exponents | int) -> WithExponent:
     """The product of numbers (N,), rows (N, D) and 2^exponent, each entry with an exponent of its own."""
     mantissa, power = frexp(rows.rounded())
-    return Scaled(a[:, None] * mantissa, power + np.asarray(exponent)[..., None])
+    return WithExponent(a[:, None] * mantissa, power + np.asarray(exponent)[..., None])
 
 
 # ------------------------------------------------------------------------------------------------------ by integers
