@@ -368,7 +368,7 @@ def _triplet(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resu
     m, squared, reduction = spec.triplet
     points = [arrays[name] for name in ("anchor", "positive", "negative")]
     count, width = points[0].shape
-    losses = triplet.Scaled(_zeros(count), np.zeros(count, np.int32))
+    losses = triplet.WithExponent(_zeros(count), np.zeros(count, np.int32))
     gradients = [np.zeros_like(point) for point in points]
     if upstream is not None:
         mantissa, exponent = frexp(upstream)
