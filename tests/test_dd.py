@@ -350,3 +350,11 @@ def test_blocks_change_nothing_at_the_ends_of_the_range(name, monkeypatch):
     blocks, (loss, inputs, upstream) = dd._blocks, cases.BEYOND[name]
     monkeypatch.setattr(dd, "_blocks", lambda count, width, entries: blocks(count, width, width))
     checks.against_certified(loss, *inputs, upstream=upstream, engine="dd")
+
+
+def test_gaps_beyond_float64_of_logits_within_it():
+    """A gap of 2 s = 2e308 is a loss of 1e308 in the mean of two rows."""
+    x, w = [[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]
+    assert refloss.NormFace(s=1e308)(x, w, [0, 1], engine="dd") == 1e308
+    found = refloss.SoftmaxLoss()([[1e154, 0.0]] * 2, [[1e154, 0.0], [-1e154, 0.0]], [0, 1], engine="dd")
+    assert abs(found / 1e308 - 1.0) <= 4.0 * 2.0**-53
