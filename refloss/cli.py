@@ -216,7 +216,8 @@ def loss_of(text: str) -> Any:
     """Make the loss that a text names, such as "ArcFace(s=64.0, m=0.5)". It is parsed, never run."""
     try:
         call = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a null character; more levels than the parser has
+        ast.unparse(call)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a null character; more levels than Python reads
         raise ValueError(f"expected a loss such as 'ArcFace(m=0.5)', got {shown(text)}") from None
     called = call.func if isinstance(call, ast.Call) else call
     names = {name: loss for loss, aliases in public_losses().items() for name in (loss.__name__, *aliases)}
