@@ -20,13 +20,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 SAMPLED = (
     "test_chain.py",
     "test_dd.py",
+    "test_hostile.py",
     "test_losses.py",
     "test_mutants.py",
     "test_metamorphic.py",
     "test_conformance.py::test_refloss_",
 )
 # Minutes long, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
-LONG = ("test_complete.py", "test_budget_formulas.py", "test_verdicts.py")
+LONG = ("test_complete.py", "test_budget_formulas.py", "test_verdicts.py", "test_odd_values.py")
 
 
 def pytest_report_header():
