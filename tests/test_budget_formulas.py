@@ -66,6 +66,7 @@ EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     ],  # where the first case fails
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
     "directions-size": ["0: sign of all"],  # of a vector whose magnitudes count
+    "divisor": ["1: sign of all"],  # of a number whose magnitude counts
 }
 
 
@@ -531,7 +532,7 @@ def _(rng):
 def _(rng):
     for signs in ((1.0, -1.0, 1.0), (-1.0, -1.0, 1.0)):
         own = np.array(signs) * [1.0, 0.5, 0.25]
-        yield _scope(COARSE, {r"\nu": own, "N": 3.0, r"\zeta'": budgets.divisor_error(own, COARSE)})
+        yield _scope(COARSE, {r"\ell": own, "N": 3.0, r"\zeta'": budgets.divisor_error(own, COARSE)})
 
 
 # ---------------------------------------------------------------------------------------------------------- directions
@@ -644,7 +645,8 @@ def _gaps(z: Any) -> tuple[Any, Any]:
 def _rest(z: Any) -> tuple[Any, Any]:
     """Log p by log1p, and p with 1 - p as a sum of the others, in float64."""
     p, saved = softmax.forward(Pair.of(z.astype(np.float64)))
-    return np.where(p > 0.5, np.log1p(-saved.q), _gaps(z.astype(np.float64))[0]), (p, saved.q)
+    q = np.asarray(saved.q)
+    return np.where(p > 0.5, np.log1p(-q), _gaps(z.astype(np.float64))[0]), (p, q)
 
 
 def _cross_entropy(probabilities: Callable[[Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:

@@ -1486,3 +1486,9 @@ def test_weights_and_upstream_at_the_ends_of_the_range_are_left_to_the_chain(nam
     assert np.array_equal(value, same)
     for gradient, other in zip(gradients, others, strict=True):
         assert gradient is other is None or np.array_equal(gradient, other)
+
+
+def test_targets_without_room_go_to_the_chain():
+    """Smoothing of 1e-100 is far below what exponentials may be multiplied by."""
+    z, loss = np.array([[1.0, 2.0, 0.5]]), refloss.CrossEntropy(label_smoothing=1e-100)
+    assert bits(loss.value_and_grad(z, [1], engine="fused")) == bits(loss.value_and_grad(z, [1], engine="chain"))

@@ -621,7 +621,8 @@ forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here
 @forking
 def test_a_child_may_call_dd_though_its_parent_was_compiling():
     found = python(FORKED_WHILE_IT_COMPILES, REFLOSS_JIT_CACHE="0", NUMBA_DISABLE_JIT="0")
-    assert found == 2 * f"{refloss.Triplet()([[1.0, 0.3]], [[0.7, 1.9]], [[0.2, 0.1]], engine='dd')}\n"
+    value = refloss.Triplet()([[1.0, 0.3]], [[0.7, 1.9]], [[0.2, 0.1]], engine="dd")
+    assert found.replace("\n", "") == 2 * str(value)  # two processes write, perhaps at once
 
 
 @forking

@@ -67,7 +67,7 @@ CLOSED = {
     r"\lfloor": ("floor", r"\rfloor"),
 }
 LETTER = re.compile(
-    r"[A-Za-z]|\\(?:theta|varphi|phi|psi|pi|lambda|varepsilon|ell|alpha|beta|gamma|Gamma|delta|eta|kappa|rho|sigma|tau|omega)"
+    r"[A-Za-z]|\\(?:theta|varphi|phi|psi|pi|lambda|varepsilon|ell|alpha|beta|gamma|Gamma|delta|zeta|eta|kappa|rho|sigma|tau|omega)"
 )
 
 

@@ -820,14 +820,10 @@ def cross_entropy(
 @_jit()
 def _targeted(t: Array, i: int, y: int, own: Any) -> bool:
     """Whether any class of a row has a target other than 0."""
-    if y >= 0 and own != 0.0:
-        return True
-    if len(t):
-        row = t[i if y < 0 else 0]
-        for k in range(len(row)):
-            if k != y and row[k] != 0.0:
-                return True
-    return False
+    row, targeted = t[i if y < 0 else 0], y >= 0 and own != 0.0
+    for k in range(len(row)):
+        targeted |= k != y and row[k] != 0.0
+    return targeted
 
 
 @_jit()
