@@ -198,7 +198,7 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     inputs.logits_fit(z.hi)
     with np.errstate(over="ignore"):
         size = np.abs(x.hi).max(axis=1) * np.abs(w).max() + (0.0 if b is None else np.abs(b).max())
-    huge = np.flatnonzero((size > 2.0**HUGE) & (size < 2.0**LARGEST))
+    huge = np.flatnonzero((size > 2.0**HUGE) & (np.abs(z.hi).max(axis=1) < 2.0**LARGEST))
     if len(huge):
         ones, zeros = np.ones((len(huge), 1)), np.zeros(len(w))
         rows_x, rows_w = np.hstack([x.hi[huge], ones]), np.column_stack([w, zeros if b is None else b])
@@ -274,7 +274,7 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
 HUGE = 40
 """Binary exponent of a scale from which on 96 bits of a logit may be too few for a loss."""
 LARGEST = 1020
-"""Binary exponent of a scale at which differences of logits fit float64."""
+"""Binary exponent up to which differences of logits fit float64."""
 NEAR = 2.0**-30
 """How close to the largest, relative to such a scale, a logit is if it may have a part in the softmax."""
 
