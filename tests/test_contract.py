@@ -225,6 +225,7 @@ def test_float32_is_worth_nothing_sooner():
         (refloss.NormFace(s=1e12), (X, W, Y)),
         (refloss.ModifiedSoftmax(), (X * [[1.0], [1e30]], W, [0, -100])),  # the long one is ignored
         (refloss.SoftmaxLoss(), (X, W, Y, [0.0, -1e30, 0.0])),  # a class masked by its bias
+        (refloss.SoftmaxLoss(), (X * [[1.0], [np.nan]], W, [0, -100], [0.0, 1.0, 0.0])),  # and by its label
         (refloss.CrossEntropy(), ([[1e300, -1e300]], [0])),  # logits are what they are
     ],
 )

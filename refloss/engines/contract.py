@@ -115,7 +115,9 @@ def look(engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longe
     """Warn where samples that count have a scale at which nothing is promised."""
     if spec.head in ("logits", "triplet"):
         return
-    scale = np.where(cross_entropy.kept(arrays["y"], spec.cross_entropy), scales(spec, arrays, longest), 0.0)
+    kept = cross_entropy.kept(arrays["y"], spec.cross_entropy)
+    scale = np.zeros(len(kept))
+    scale[kept] = scales(spec, arrays | {"x": arrays["x"][kept]}, longest)  # of others nothing is looked at
     warn(engine, spec, scale, arrays["x"].shape[1], dtype)
 
 
