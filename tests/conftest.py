@@ -27,7 +27,14 @@ SAMPLED = (
     "test_conformance.py::test_refloss_",
 )
 # Minutes long, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
-LONG = ("test_complete.py", "test_budget_formulas.py", "test_verdicts.py", "test_odd_values.py")
+LONG = (
+    "test_budget_formulas.py",
+    "test_complete.py",
+    "test_metamorphic.py",
+    "test_mutants.py",
+    "test_odd_values.py",
+    "test_verdicts.py",
+)
 
 
 def pytest_report_header():
