@@ -59,7 +59,7 @@ def write(measured: Any, commit: str, out: Path) -> None:
         for kind in hostile_cases.KINDS:
             one, bad = ([row for row in part if row["kind"] == kind] for part in (some, wrong))
             by_kind += [line(one, bad, kind, engine)] if one else []
-    counts = ("cases", "refused", "no truth", "over the bound", "share, value", "share, gradients")
+    counts = ("cases", "refused", "no truth", "over", "value", "gradients")
     worst = [
         (f"`{row['loss']}`", row["engine"], row["kind"], f"{row['seed']}, {row['number']}", f"{row['share']:.3g}")
         for row in over[:100]
@@ -74,8 +74,9 @@ to 1e300, mixed magnitudes in a row, subnormal numbers, equal and opposite vecto
 or dimensions, triplets next to the hinge, targets next to a fold, masked, huge and confident logits, probabilities and
 weights of any sign, smoothing and upstream gradients at the ends of their ranges
 (`hostile_cases.drawn(round, number)` in tests/ gives each again). A share is an error as a part of what
-`refloss.error_bound` allows; the truth is `certified`, correctly rounded. Refused are inputs whose logits float64
-cannot hold, or that are no input; without a truth are those that `certified` refuses or leaves undecided.
+`refloss.error_bound` allows, the largest of values and of gradients below; the truth is `certified`, correctly rounded.
+Refused are inputs whose logits float64 cannot hold, or that are no input; without a truth are those that `certified`
+refuses or leaves undecided.
 
 - cases: {whole} in {measured.rounds} rounds
 - over the bound: {len(over)}

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cache, partial
 from importlib import import_module
+from inspect import signature
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 from warnings import warn
 
@@ -810,6 +811,7 @@ def error_bound(
     """
     if not isinstance(loss, _Loss):
         raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
+    signature(type(loss).__call__).bind(loss, *inputs)  # says which are missing
     return loss._error_bound(inputs, engine, dtype, upstream)
 
 

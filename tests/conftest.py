@@ -37,6 +37,20 @@ LONG = (
 )
 
 
+@pytest.fixture
+def set_threads(monkeypatch):
+    """Sets the number of threads at work; the pool is a new one."""
+    from refloss.engines import threads
+
+    def change(count):
+        monkeypatch.setattr(threads, "THREADS", count)
+        threads._pool.renew()
+
+    yield change
+    monkeypatch.undo()
+    threads._pool.renew()
+
+
 def pytest_report_header():
     """Say which inputs tests/test_hostile.py draws."""
     commit = os.environ.get("REFLOSS_COMMIT", "")

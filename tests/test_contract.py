@@ -180,6 +180,8 @@ def test_float32_has_a_bound_of_its_own():
 def test_a_loss_is_asked_for():
     with pytest.raises(TypeError, match=r"^loss must be a loss of refloss"):
         refloss.error_bound(refloss.softmax, X)
+    with pytest.raises(TypeError, match=r"^missing a required argument: 'w'$"):
+        refloss.error_bound(refloss.ArcFace(), X)
     with pytest.raises(ValueError, match=r"^engine must be one of"):
         refloss.error_bound(refloss.ArcFace(), X, W, Y, engine="exact")
 

@@ -1032,19 +1032,6 @@ def test_a_part_and_a_target_make_the_loss():
 # ------------------------------------------------------------------------------------------------ threads and processes
 
 
-@pytest.fixture
-def threads(monkeypatch):
-    """Sets the number of threads; the pool is a new one."""
-
-    def change(count):
-        monkeypatch.setattr(parallel, "THREADS", count)
-        parallel._pool.renew()
-
-    yield change
-    monkeypatch.undo()
-    parallel._pool.renew()
-
-
 def some_work(dtype=np.float64):
     """A few losses at sizes of several blocks and groups of samples."""
     x, w, y = ordinary(40, 700, 16)
@@ -1057,11 +1044,11 @@ def some_work(dtype=np.float64):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_same_bits_on_every_run_and_for_every_number_of_threads(dtype, threads, monkeypatch):
+def test_same_bits_on_every_run_and_for_every_number_of_threads(dtype, set_threads, monkeypatch):
     in_blocks(monkeypatch, 64)
     found = []
     for count in (1, 1, 2, 3):
-        threads(count)
+        set_threads(count)
         found.append(list(some_work(dtype)))
     assert all(a == b for a, b in pairwise(found))
 
@@ -1161,10 +1148,10 @@ FLOAT = 8
 
 
 @pytest.fixture
-def peak(monkeypatch, threads):
+def peak(monkeypatch, set_threads):
     """Measures what a call takes at most, beyond what was there, in bytes; in blocks of 64 classes, two threads."""
     in_blocks(monkeypatch, BLOCK)
-    threads(2)
+    set_threads(2)
 
     def measure(call):
         call()  # whatever is kept from call to call

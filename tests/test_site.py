@@ -195,7 +195,7 @@ def test_pages_are_many_and_light_and_full_of_formulas(site):
         text = (site / address / "index.html").read_text()
         formulas += text.count('<span class="katex">')
         images = [site / address / source for source in re.findall(r'<img[^>]* src="([^":]+)"', text)]
-        assert len(text.encode()) + sum(image.stat().st_size for image in images) < 650_000, address
+        assert len(text.encode()) + sum(image.stat().st_size for image in images) < 600_000, address
     assert formulas >= 300
 
 
