@@ -108,13 +108,15 @@ def against_certified(loss: Any, *inputs: Any, upstream: Any = None, engine: str
 
 def rounded_share(found: Any, truth: Any, bound: Any, most: float = float(np.finfo(np.float64).max)) -> float:
     """The largest error as a part of its bound, where the truth is rounded; beyond `most` all is infinite."""
-    found, truth, bound = (np.asarray(it, np.float64) for it in (found, truth, bound))
+    found, truth, bound = (np.atleast_1d(np.asarray(it, np.float64)) for it in (found, truth, bound))
     with np.errstate(all="ignore"):
         ours, true = np.clip(found, -most, most), np.clip(truth, -most, most)
         own = np.abs(true) * U
         error = np.maximum(np.abs(ours / 4.0 - true / 4.0) * 4.0 - own, 0.0)
         part = np.where(error > 0.0, error / bound, 0.0)
     part = np.where(np.isnan(truth) != np.isnan(found), np.inf, np.where(np.isnan(truth), 0.0, part))
+    # Over weights that add up to 0 a mean is infinite or, if the losses cancel too, NaN: no bound tells these apart.
+    part[np.isinf(bound) & ~np.isfinite(truth) & ~np.isfinite(found)] = 0.0
     return float(part.max(initial=0.0))
 
 

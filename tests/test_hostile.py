@@ -37,3 +37,5 @@ def test_a_share_counts_what_is_lost():
     assert hostile_cases.share(1.0, 0.0, 0.0, most) == np.inf
     assert hostile_cases.share(1.0, 1.0, 0.0, most) == 0.0
     assert hostile_cases.share(-np.inf, np.inf, 1e300, most) > 1.0
+    assert hostile_cases.share(np.inf, np.nan, np.inf, most) == 0.0
+    assert hostile_cases.share(np.inf, np.nan, 1.0, most) == np.inf
