@@ -26,13 +26,36 @@ SAMPLED = (
     "test_metamorphic.py",
     "test_conformance.py::test_refloss_",
 )
-# Minutes long, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
+# Many seconds each, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
 LONG = (
     "test_budget_formulas.py",
+    "test_budgets.py::test_a_correct_implementation_is_never_over_budget",
+    "test_certified.py::test_enclosures_hold_the_truth",
+    "test_chain.py::test_heads_keep_the_contract",
     "test_complete.py",
+    "test_conformance.py::test_a_defect_fails_and_is_named",
+    "test_conformance.py::test_a_fit_has_to_explain_everything",
+    "test_conformance.py::test_an_arccos_is_told_from_a_clamp",
+    "test_conformance.py::test_class_weights_of_both_signs",
+    "test_conformance.py::test_more_defects_are_named_over_all_groups",
+    "test_conformance.py::test_noise_is_no_product_of_short_numbers",
+    "test_conformance.py::test_refloss_conforms_relative_to_tiny_losses_too",
+    "test_conformance.py::test_what_goes_into_a_margin_is_named",
+    "test_dd.py::test_heads_keep_the_contract",
+    "test_dd.py::test_huge_scales_cost_nothing",
+    "test_dd.py::test_other_classes_next_to_x_and_opposite_to_it",
+    "test_derivations.py::test_the_sides_of_a_step_agree",
+    "test_docs.py::test_examples_of_the_site_print_what_is_printed",
+    "test_fused.py::test_every_setting",
+    "test_fused.py::test_float32_conforms",
+    "test_fused.py::test_float32_is_within_its_budget",
+    "test_fused.py::test_heads_keep_the_contract",
+    "test_kernels.py::test_of_any_kernel_the_cache_may_be_damaged",
+    "test_losses.py::test_margin_losses_keep_the_contract",
     "test_metamorphic.py",
     "test_mutants.py",
     "test_odd_values.py",
+    "test_real_code.py",
     "test_verdicts.py",
 )
 

@@ -40,8 +40,7 @@ ROOT = Path(__file__).parents[1]
 AXE = ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (400, 900, 1600)
 SCHEMES = ("light", "dark")
-RULES = [
-    "color-contrast",
+OUTLINE_RULES = [
     *("heading-order", "empty-heading", "page-has-heading-one"),
     *("image-alt", "input-image-alt", "area-alt", "object-alt", "svg-img-alt", "role-img-alt"),
 ]
@@ -330,32 +329,45 @@ UNNAMED = """() => [...document.querySelectorAll('article svg')]
   .filter(svg => svg.getBoundingClientRect().width > 64)
   .filter(svg => !svg.getAttribute('aria-label') && !svg.querySelector('title'))
   .map(svg => svg.outerHTML.slice(0, 80))"""
-VIOLATIONS = """async ([rules, exclude]) => {
-  const result = await axe.run({include: [['html']], exclude}, {runOnly: {type: 'rule', values: rules}});
+VIOLATIONS = """async rules => {
+  const result = await axe.run(document, {runOnly: {type: 'rule', values: rules}});
   return result.violations.flatMap(violation =>
     violation.nodes.slice(0, 5).map(node => `${violation.id}: ${node.target} ${node.failureSummary}`));
 }"""
 
+OUTLINE = """() => location.pathname +
+  [...document.querySelectorAll('h1, h2, h3, h4, h5, h6, [role], img, input, area, object')]
+    .map(element => [element.outerHTML, element.checkVisibility()].join()).join()"""
 COLOURS = """() => {
-  const colours = element => {
-    const style = getComputedStyle(element);
-    return [style.color, style.backgroundColor, style.backgroundImage, style.opacity, style.textShadow].join();
+  const layers = new Map([[null, '']]);
+  const under = element => {
+    if (!layers.has(element)) {
+      const style = getComputedStyle(element);
+      const clear = style.backgroundColor === 'rgba(0, 0, 0, 0)' && style.backgroundImage === 'none';
+      const own = clear ? [] : [style.backgroundColor, style.backgroundImage];
+      if (style.opacity !== '1') own.push(style.opacity);
+      layers.set(element, under(element.parentElement) + own.join() + ';'.repeat(own.length > 0));
+    }
+    return layers.get(element);
   };
-  const found = [];
-  for (const formula of document.querySelectorAll('.katex')) {
-    for (const inside of [formula, ...formula.querySelectorAll('*')]) found.push(colours(inside));
-    for (let above = formula.parentElement; above; above = above.parentElement) found.push(colours(above));
+  const found = new Set();
+  for (const element of document.querySelectorAll('body, body *')) {
+    if (![...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())) continue;
+    const style = getComputedStyle(element);
+    const large = parseFloat(style.fontSize) >= (style.fontWeight >= 700 ? 18.66 : 24);
+    found.add([style.color, style.textShadow, large, under(element)].join(';'));
   }
-  return found.join(';');
+  return [...found];
 }"""
+"""Kinds of text: their colour, whether large letters need less contrast, and the layers of colour under them."""
 
 
 def _faults(page: Page, known: set[str] | None = None) -> list[str]:
     """What is wrong with a page as it stands in the browser.
 
-    Formulas are of thousands of elements, and nearly all the time goes into their contrast. `known` keeps the colours
-    in and under them: where those are as they were when axe has looked, it does not look again. Larger letters need no
-    more contrast, so the narrowest page, whose letters are the smallest, comes first.
+    Formulas and tables are of thousands of elements, and nearly all the time would go into their contrast. `known`
+    keeps the kinds of text at which axe has looked, here or on another page, and the outlines of pages: where there is
+    nothing else, it does not look again.
     """
     page.evaluate("() => document.fonts.ready.then(() => true)")
     found = [f"TeX left: {piece}" for piece in page.evaluate(TEX_LEFT)]
@@ -366,17 +378,23 @@ def _faults(page: Page, known: set[str] | None = None) -> list[str]:
     if not page.evaluate("() => Boolean(window.axe)"):
         page.evaluate(AXE.read_text())
     known = set() if known is None else known
-    colours = page.evaluate(COLOURS)
-    seen_before = colours in known
-    known.add(colours)
-    return found + page.evaluate(VIOLATIONS, [RULES, [[".katex"]] if seen_before else []])
+    colours = {*page.evaluate(COLOURS)}
+    outline = page.evaluate(OUTLINE)
+    rules = ([] if outline in known else OUTLINE_RULES) + ([] if colours <= known else ["color-contrast"])
+    known |= colours | {outline}
+    return found + (page.evaluate(VIOLATIONS, rules) if rules else [])
+
+
+@pytest.fixture(scope="session")
+def known() -> set[str]:
+    """The kinds of text, and the outlines, that axe has looked at."""
+    return set()
 
 
 @pytest.mark.parametrize("seen", SCHEMES, indirect=True)
 @pytest.mark.parametrize("where", ADDRESSES, ids=SOURCES)
-def test_a_page_is_fit_to_be_read(seen, address, where):
+def test_a_page_is_fit_to_be_read(seen, address, where, known):
     seen.page.goto(address + where, wait_until="load")
-    known: set[str] = set()
     for width in WIDTHS:
         seen.page.set_viewport_size({"width": width, "height": 900})
         assert _faults(seen.page, known) == [], width
@@ -423,14 +441,14 @@ FAINT_ONCE_WIDE = {
 
 
 @pytest.mark.parametrize("where", FAINT_ONCE_WIDE)
-def test_a_formula_is_looked_at_again_where_its_colours_change(seen, address, where):
+def test_contrast_is_looked_at_again_where_colours_change(seen, address, where):
     formula = f'<style>{FAINT_ONCE_WIDE[where]}</style><p><span class="katex"><span>x + y</span></span></p>'
     _show(seen, address, GOOD.replace("INSERTED", formula))
     known: set[str] = set()
     for width in WIDTHS:
         seen.page.set_viewport_size({"width": width, "height": 900})
         assert any(found.startswith("color-contrast: .katex") for found in _faults(seen.page, known)) == (width == 900)
-        assert len(known) == (1 if width == 400 else 2)
+        assert len(known) == (3 if width == 400 else 4)  # a heading, text, an outline
 
 
 @pytest.mark.parametrize(
