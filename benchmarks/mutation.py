@@ -3,8 +3,9 @@
 Beside what mutmut changes by itself: a term of a sum is made a hundred times as large, or left out; a call is replaced
 by its first argument, or left out where its result is not used, as is a raise; the entries that a mask or a list of
 numbers picks are replaced by as many from the front; and a length counts no further than 64. Decorated functions, and
-the lambdas of a module's tables, are mutated as others are. Where a verdict is made (`VERDICT`) every mutant is tried,
-of the rest a sample. The files that are mutated, and the tests that are asked, are named in `AREAS`.
+the lambdas of a module's tables, are mutated as others are. Mutants are drawn; of the functions of refloss.testing
+half of them where a verdict is made (`VERDICT`). The files that are mutated, and the tests that are asked, are named in
+`AREAS`.
 """
 
 from __future__ import annotations
@@ -42,20 +43,20 @@ AREAS = {
         "testing/conformance testing/report testing/hard_cases testing/budgets testing/errors testing/adapters/* "
         "!testing/adapters/jax",  # each mutant is a fork, which JAX does not survive
         "adapters comparison errors hard_cases report",
-        rounds=1,
-        size=150,
+        rounds=2,
+        size=100,
     ),
-    "inputs": Area("inputs", "inputs", rounds=2, size=80),
+    "inputs": Area("inputs", "inputs", rounds=1, size=100),
     "stages": Area(
         "stages/*",
         "angle chain cosine cross_entropy dd linear log_softmax logits margin normalize softmax triplet",
-        rounds=4,
+        rounds=3,
         size=100,
     ),
     "engines": Area(
         "engines/* !engines/kernels !engines/certified",  # compiled; an engine of its own, and the tests' yardstick
         "chain contract dd fused routes threads",
-        rounds=4,
+        rounds=3,
         size=100,
     ),
 }
@@ -237,7 +238,7 @@ def operators() -> Iterator[tuple[type, Any]]:
 
 
 def chosen(names: list[str], area: Area, number: int) -> list[str]:
-    """All mutants of functions that make a verdict, and a sample of the others."""
+    """Draw a round's mutants, half of them of functions that make a verdict where there are such."""
     whole = set()
     for line in VERDICT.strip().splitlines():
         module, _, functions = line.partition(": ")
@@ -248,10 +249,14 @@ def chosen(names: list[str], area: Area, number: int) -> list[str]:
         function = function.partition("__mutmut")[0]
         return module, function.split("ǁ")[1] if "ǁ" in function else function.removeprefix("x_")
 
-    rest = sorted(name for name in names if place(name) not in whole)
-    random.Random(0).shuffle(rest)
-    some = set(rest[number * area.size : (number + 1) * area.size])
-    return [name for name in names if name in some or place(name) in whole]
+    kinds = [[name for name in names if (place(name) in whole) == verdict] for verdict in (True, False)]
+    kinds = [sorted(kind) for kind in kinds if kind]
+    size = area.size // len(kinds)
+    drawn: set[str] = set()
+    for kind in kinds:
+        random.Random(0).shuffle(kind)
+        drawn |= {*kind[number * size : (number + 1) * size]}
+    return [name for name in names if name in drawn]
 
 
 def row(name: str, path: str, status: str) -> dict[str, Any]:

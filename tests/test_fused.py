@@ -1373,6 +1373,35 @@ def test_float32_hands_logits_that_it_cannot_hold_to_the_chain():
     assert grad.x is None
 
 
+LONGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs"),
+    [
+        # a bias beyond what logits in float32 may be
+        (
+            refloss.SoftmaxLoss(reduction="none", label_smoothing=0.1),
+            ([[1.0, -2.0], [2.0, 0.5]], [[0.5, 1.0], [-0.5, 2.0], [1.0, 1.0]], [1, 0], [LONGEST, LONGEST, -LONGEST]),
+        ),
+        # an embedding longer than any number in float32, and classes short enough for logits that it can hold
+        (refloss.SoftmaxLoss(), ([[LONGEST, -LONGEST]], [[1e-12, 2e-12], [3e-12, 1e-12]], [0])),
+        # targets so near to their class that only entries 2^-150 of the row tell them apart
+        (refloss.ArcFace(s=1.0, m=3.0), ([[2e-42, LONGEST]], [[1e-42, LONGEST], [0.5, 1.0]], [0])),
+        (refloss.CombinedMargin(s=1.0), ([[LONGEST, 0.0, 1e-27]], [[LONGEST, 0.0, 0.0], [0.0, LONGEST, 1.0]], [0])),
+    ],
+    ids=["bias", "length", "angle", "tangent"],
+)
+def test_float32_hands_numbers_that_it_cannot_scale_to_the_chain(loss, inputs):
+    given = [np.asarray(it, np.float32 if np.asarray(it).dtype.kind == "f" else np.int64) for it in inputs]
+    found = loss.value_and_grad(*given, engine="fused", dtype=np.float32)
+    true = loss.value_and_grad(*given, engine="certified")
+    bound = refloss.error_bound(loss, *given, engine="fused", dtype=np.float32)
+    assert checks.rounded_share(found[0], true[0], bound[0], LONGEST) <= 1.0
+    for entries in zip(found[1], true[1], bound[1], strict=True):
+        assert entries[0] is None or checks.rounded_share(*entries, LONGEST) <= 1.0
+
+
 def test_extreme_lengths_are_no_matter(monkeypatch):
     in_blocks(monkeypatch, 2)
     x, w, y = ordinary(4, 7, 3)

@@ -289,6 +289,8 @@ def rows_of(vectors: Any, dtype: Any) -> Rows:
     if (ldexp(exact, exponent[unsafe][:, None]) != given).any():  # entries below 2^-1022 of others, and not 0
         raise TooLargeError
     rows[unsafe] = exact
+    if ((rows[unsafe] != exact) & (np.abs(exact) < np.finfo(dtype).smallest_normal)).any():  # the target needs them
+        raise TooLargeError
     squares[unsafe] = squares_of(rows[unsafe])
     return Rows(rows, exponent, squares)
 
@@ -658,6 +660,8 @@ class _Classes:
     def _block(self, at: slice, samples: _Samples) -> Block:
         w, beta = self._rows(at, samples.largest)
         bias = np.zeros(0, self.dtype) if self.b is None else self.b[at].astype(self.dtype)
+        if not np.abs(bias).max(initial=0.0) < _roomy(self.dtype):
+            raise TooLargeError
         y = samples.y
         hidden = np.where((y >= at.start) & (y < at.stop), y - at.start, -1)
         return Block(w, beta, bias, hidden, self._shared(at, hidden))
@@ -678,7 +682,7 @@ class _Classes:
         if not self.directions and not 1.0 / room < longest < room and self.w[at].any():
             raise TooLargeError
         self.longest.append(1.0 if self.directions else longest)
-        if not largest * self.longest[-1] < _roomy(self.dtype):
+        if not largest * max(self.longest[-1], 1.0) < _roomy(self.dtype):
             raise TooLargeError
         beta = (1.0 / norm if self.directions else np.ones(len(norm))).astype(self.dtype)
         self.known[at.start] = beta, w.exponent
