@@ -2,11 +2,11 @@
 
 import collections
 import os
-import zlib
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sampled import COMMIT, SEED
 from untraced import resting
 
 # Derandomised in CI, so that a run says the same twice; no deadline, since mpmath is slow.
@@ -75,9 +75,8 @@ def set_threads(monkeypatch):
 
 
 def pytest_report_header():
-    """Say which inputs tests/test_hostile.py draws."""
-    commit = os.environ.get("REFLOSS_COMMIT", "")
-    return f"hostile inputs: seed {zlib.crc32(commit.encode())}, from commit {commit or 'unknown'}"
+    """Say what this run draws."""
+    return f"hostile inputs and samples: seed {SEED}, from commit {COMMIT or 'unknown'}"
 
 
 @pytest.hookimpl(tryfirst=True)

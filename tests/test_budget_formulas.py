@@ -28,6 +28,7 @@ from refloss.error_free import Pair
 from refloss.stages import angle, margin, softmax
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
+from sampled import chosen
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing" / "budgets.md").read_text()
 FORMULAS = dict(re.findall(r"\$\$\\label\{budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))
@@ -723,15 +724,16 @@ def _caught(statements: Any, scopes: list[tex.Scope]) -> bool:
 @pytest.mark.untraced
 @pytest.mark.parametrize("name", FORMULAS)
 def test_no_altered_formula_is_what_the_code_computes(name):
-    equal, unnoticed = EQUAL.get(name, []), []
+    equal, looked_at, unnoticed = EQUAL.get(name, []), set(), []
     with mp.workdps(DIGITS):
-        for what, altered in tex.alterations(_statements(name)):
-            if what.endswith(SYMMETRIC) and "atan2" not in FORMULAS[name]:
+        for number, (what, altered) in enumerate(tex.alterations(_statements(name))):
+            if not chosen(number) or (what.endswith(SYMMETRIC) and "atan2" not in FORMULAS[name]):
                 continue
+            looked_at.add(what)
             caught = False
             for which, (names, needed, _) in enumerate(BOUND):
                 if name in names and not caught:
                     others = _statements(*(other for other in (*names, *needed) if other != name))
                     caught = _caught((*altered, *others), _scopes(which))
             unnoticed += [] if caught else [what]
-    assert unnoticed == equal
+    assert unnoticed == [what for what in equal if what in looked_at]

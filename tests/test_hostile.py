@@ -1,17 +1,12 @@
 """A sample of the inputs drawn to break a promise, other ones for every commit; .ci/record draws 25,600."""
 
-import os
-import zlib
-
 import numpy as np
 import pytest
 
 import hostile_cases
+from sampled import SEED
 
 pytest.importorskip("flint")
-
-SEED = zlib.crc32(os.environ.get("REFLOSS_COMMIT", "").encode())
-"""From the commit that .ci/run names, which pytest's header prints; elsewhere always the same."""
 
 
 @pytest.mark.parametrize("part", range(8))
