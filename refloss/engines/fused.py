@@ -685,7 +685,8 @@ class _Classes:
         if not largest * max(self.longest[-1], 1.0) < _roomy(self.dtype):
             raise TooLargeError
         beta = (1.0 / norm if self.directions else np.ones(len(norm))).astype(self.dtype)
-        self.known[at.start] = beta, w.exponent
+        if self.kept is not None:  # they will be asked for again
+            self.known[at.start] = beta, w.exponent
         return w.scaled, beta
 
     def _shared(self, at: slice, hidden: Integers) -> Shared | None:
@@ -714,7 +715,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     weights = cross_entropy.weights(y, c, settings)
     divisor = plain(weights.divisor)
     own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
-    _fit(request.dtype, own, shared)
+    _fit(request.dtype, own, shared if settings.label_smoothing else shared[:1])  # one number, if they are all 0
     above = Weight(np.zeros(n), None)
     wanted: tuple[str, ...] = ()
     if upstream is not None:
