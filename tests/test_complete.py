@@ -407,7 +407,7 @@ def test_a_wrong_number_is_refused_wherever_it_is(subject):
     met: Counter[str] = Counter()
     places = set()
     for turn, (where, kind, at) in enumerate(entries(subject)):
-        if met[kind] and (where.case.name, where.name) in places and not chosen(turn):
+        if met[kind] and (where.case.name, where.name) in places and not chosen(f"{where.case.id} {where.name} {at}"):
             continue
         first, *others = wrong_numbers(where, at, 1.0 if turn % 2 else -1.0)
         also = others[turn % len(others)]
