@@ -42,11 +42,11 @@ AREAS = {
     "testing": Area(
         "testing/conformance testing/report testing/hard_cases testing/budgets testing/errors testing/adapters/* "
         "!testing/adapters/jax",  # each mutant is a fork, which JAX does not survive
-        "adapters comparison errors hard_cases report",
+        "adapters comparison errors hard_cases odd_values report",
         rounds=2,
         size=100,
     ),
-    "inputs": Area("inputs", "inputs", rounds=1, size=100),
+    "inputs": Area("inputs", "inputs odd_values", rounds=1, size=100),
     "stages": Area(
         "stages/*",
         "angle chain cosine cross_entropy dd linear log_softmax logits margin normalize softmax triplet",

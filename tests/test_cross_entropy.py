@@ -249,6 +249,9 @@ def test_weights_of_both_signs_add_up_exactly(kind, size):
         assert divisor.lo == float(true - Fraction(float(divisor.hi)))
     nothing = cross_entropy.weights(np.array([0, 2]), 4, Settings(class_weight=tuple(v)), kind)
     assert np.isnan(high(plain(nothing.divisor)))
+    three = (1e30 * size, size, 1e-20 * size, -1e30 * size, -size)  # more than a pair holds
+    found = cross_entropy.weights(np.arange(5), 5, Settings(class_weight=three), kind)
+    assert high(plain(found.divisor)) == float(sum(map(Fraction, three), Fraction(0)))
 
 
 @pytest.mark.parametrize(

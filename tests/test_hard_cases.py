@@ -99,6 +99,29 @@ def test_these_are_the_cases_of_a_loss(loss):
         assert not case.reason[:1].isupper()
 
 
+@pytest.mark.parametrize("name", ["bias", "soft", "ignored", "seed"])
+def test_a_setting_that_is_none_is_refused_by_its_name(name):
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}\b"):
+        cases(CE, **{name: "some"})
+
+
+@pytest.mark.parametrize("loss", [refloss.SoftmaxLoss(), refloss.ArcFace()], ids=repr)
+def test_random_targets_are_far_from_their_classes_where_there_is_room(loss):
+    for seed in range(20):
+        for name in ("ordinary-random", "ordinary-lengths"):
+            x, w, y, *_ = named(loss, shape=(3, 3, 2), seed=seed)[name].inputs
+            cosines = (x * w[y]).sum(axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(w[y], axis=1))
+            assert np.abs(cosines).max() < 0.95
+
+
+def test_where_there_is_room_no_class_is_a_rival_of_a_certain_target():
+    for loss in (refloss.ArcFace(), refloss.SoftmaxLoss()):
+        _, w, y, *_ = named(loss, "float64")["hard-certain"].inputs
+        for target in set(y.tolist()):
+            others = np.arange(len(w)) != target
+            assert np.abs(w[others] @ w[target]).max() < 1e-12
+
+
 def test_settings_leave_cases_out():
     everything = set(named(refloss.SoftmaxLoss()))
     assert everything - set(named(refloss.SoftmaxLoss(), bias=False)) == {

@@ -778,6 +778,14 @@ def test_gradients_are_not_written_over_one_another() -> None:
         folded = np.lib.stride_tricks.as_strided(room, (5, 3), strides)
         message = "out['x'] must be a writable float64 array of shape (5, 3); got one with entries that share memory"
         refused(lambda f=folded: ArcFace().value_and_grad(X, W, Y, out={"x": f}), ValueError, message)  # type: ignore[misc]
+    folded = np.lib.stride_tricks.as_strided(room, (2, 3), (0, 8))
+    message = "out['x'] must be a writable float64 array of shape (2, 3); got one with entries that share memory"
+    refused(lambda: ArcFace().value_and_grad(X[:2], W, Y[:2], out={"x": folded}), ValueError, message)
+    for strides in ((24, 16, 8), (8, 24, 16)):  # no two axes alone share memory
+        folded = np.lib.stride_tricks.as_strided(room, (2, 2, 2), strides)
+        message = "out['z'] must be a writable float64 array of shape (2, 2, 2); got one with entries that share memory"
+        z, y = np.ones((2, 2, 2)), np.zeros((2, 2), np.int64)
+        refused(lambda f=folded: CrossEntropy().value_and_grad(z, y, out={"z": f}), ValueError, message)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
@@ -807,6 +815,8 @@ def test_functions_take_any_layout_and_axis(function: Callable[..., Any]) -> Non
             expected = np.moveaxis(expected, -1, axis)
         for form in (np.asarray, every_third, np.asfortranarray, np.ndarray.tolist, read_only):
             np.testing.assert_array_equal(function(form(z), axis=axis), expected, strict=True)
+    wide = np.arange(300.0).reshape(3, 100) ** 2 % 7
+    np.testing.assert_array_equal(function(wide), [function(row) for row in wide])
     assert function(z[:0]).shape == (z[:0].shape if function is not refloss.logsumexp else (0, 3))
     assert isinstance(refloss.logsumexp([0, 1]), np.float64)
     assert isinstance(ArcFace().target_logit(0.5), np.float64)

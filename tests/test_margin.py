@@ -239,6 +239,8 @@ SIDES = [
     (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.0, boundary="min"), [1.0, 1.0, 0.0], [0.0, -3.0, 3.0]),
     (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.0, boundary="min"), [1.0, 1.0, 0.0], [2.0, 2.0, 0.0]),
     (refloss.CombinedMargin(s=2.0, m1=2.0, m2=0.0, m3=0.875, boundary="min"), [1.0, 0.0], [-3.0, math.sqrt(7.0)]),
+    (refloss.CombinedMargin(s=2.0, m1=3.0, m2=0.0, m3=1.5, boundary="min"), [1.0, -1.0, 0.0], [1e-40, 1.0, -1.0]),
+    (refloss.CombinedMargin(s=2.0, m1=3.0, m2=0.0, m3=1.5, boundary="min"), [1.0, -1.0, 0.0], [-1e-40, 1.0, -1.0]),
 ]  # fmt: skip
 
 

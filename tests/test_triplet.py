@@ -401,6 +401,16 @@ def test_the_gradients_of_a_row_add_up_to_nothing():
 
 
 @pytest.mark.parametrize("squared", [True, False])
+def test_many_rows_are_as_each_alone(squared):
+    a, p, n = (np.tile(rows, (25, 1)) for rows in points(np.random.default_rng(5), 3, "plain"))
+    n[::3] = a[::3] + (p - a)[::3, ::-1]  # at the hinge
+    loss, _ = forward(a, p, n, 1e-20, squared)
+    alone = [forward(*(rows[i : i + 1] for rows in (a, p, n)), 1e-20, squared)[0] for i in range(len(a))]
+    assert len(a) > 64
+    assert np.array_equal(loss, np.concatenate(alone))
+
+
+@pytest.mark.parametrize("squared", [True, False])
 def test_saved_is_what_it_says(squared):
     a, p, n = points(np.random.default_rng(4), 3, "plain")
     _, saved = forward(a, p, n, 0.2, squared)
