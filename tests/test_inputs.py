@@ -781,10 +781,10 @@ def test_gradients_are_not_written_over_one_another() -> None:
     folded = np.lib.stride_tricks.as_strided(room, (2, 3), (0, 8))
     message = "out['x'] must be a writable float64 array of shape (2, 3); got one with entries that share memory"
     refused(lambda: ArcFace().value_and_grad(X[:2], W, Y[:2], out={"x": folded}), ValueError, message)
+    z, y = np.ones((2, 2, 2)), np.zeros((2, 2), np.int64)
     for strides in ((24, 16, 8), (8, 24, 16)):  # no two axes alone share memory
         folded = np.lib.stride_tricks.as_strided(room, (2, 2, 2), strides)
         message = "out['z'] must be a writable float64 array of shape (2, 2, 2); got one with entries that share memory"
-        z, y = np.ones((2, 2, 2)), np.zeros((2, 2), np.int64)
         refused(lambda f=folded: CrossEntropy().value_and_grad(z, y, out={"z": f}), ValueError, message)  # type: ignore[misc]
 
 
