@@ -626,3 +626,11 @@ def test_results_that_one_has_are_compared_as_a_check_compares():
         assert_close(CE, big, Y, dtype="float32", value=value, standard="stable")
     assert_close(refloss.SoftmaxLoss(), np.eye(2), np.eye(2), [0, 1], dtype="float32", matmul="tf32",
                  value=float(refloss.SoftmaxLoss()(np.eye(2), np.eye(2), [0, 1])) * (1.0 + 2.0**-12))  # fmt: skip
+
+
+def test_a_check_of_nothing_and_a_bias_that_is_none_are_refused_by_name():
+    loss = refloss.SoftmaxLoss()
+    with pytest.raises(ValueError, match=r"^cases: expected at least one in the groups ordinary, hard; got none$"):
+        check(loss.value_and_grad, loss, groups=("ordinary", "hard"), cases=[])
+    with pytest.raises((TypeError, ValueError), match=r"^bias\b"):
+        check(loss.value_and_grad, loss, bias="some")
