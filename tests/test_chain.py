@@ -168,3 +168,11 @@ def test_a_trace_at_the_ends_of_the_range_holds_plain_numbers():
     assert all(isinstance(step.gradient, np.ndarray) for name, step in steps.items() if "normalize" not in name)
     assert all(isinstance(part, np.ndarray) for part in steps["normalize_x"].gradient)
     assert np.abs(gradients.x).max() > 1e-2
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
+def test_over_weights_that_add_up_to_0_smoothing_has_a_sign_of_its_own(engine):
+    """-inf of the labels and inf of what smoothing gives to all classes."""
+    z, y, weights = [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [0, 1], (1.0, -1.0, 2.0)
+    assert refloss.CrossEntropy(class_weight=weights)(z, y, engine=engine) == -np.inf
+    assert np.isnan(refloss.CrossEntropy(class_weight=weights, label_smoothing=0.1)(z, y, engine=engine))

@@ -270,3 +270,14 @@ def test_allowed_is_the_promise_in_u(loss):
     value, gradient = checks.allowed(loss, X, W)
     assert value >= 16.0
     assert gradient == 2.0 * value
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_bounds_of_a_mean_are_those_of_a_sum_over_the_rows(squared):
+    points = np.random.default_rng(0).standard_normal((3, 4, 5))
+    mean, total = (
+        refloss.error_bound(refloss.Triplet(m=9.0, squared=squared, reduction=reduction), *points)
+        for reduction in ("mean", "sum")
+    )
+    for one, whole in zip((mean[0], *mean[1]), (total[0], *total[1]), strict=True):
+        np.testing.assert_allclose(one, whole / 4.0, rtol=1e-12)

@@ -1414,6 +1414,36 @@ def test_float32_hands_numbers_that_it_cannot_scale_to_the_chain(loss, inputs):
         assert entries[0] is None or checks.rounded_share(*entries, LONGEST) <= 1.0
 
 
+def test_upstream_gradients_leave_float32_room_for_short_classes():
+    """dL/dW is about 64 · 2^-59 · 2^-100 / 2^-100: the product of the first three is no float32."""
+    x, w = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [-0.083, 1.0]]) * [[1.0], [2.0**-100]]
+    loss, upstream = refloss.NormFace(s=64.0), 2.0**-59
+    found, true = (
+        loss.value_and_grad(x, w, [0], upstream=upstream, **how)[1].w[1]
+        for how in ({"engine": "fused", "dtype": np.float32}, {"engine": "dd"})
+    )
+    bound = refloss.error_bound(loss, x, w, [0], upstream=upstream, engine="fused", dtype=np.float32)[1].w[1]
+    assert (np.abs(true) > 1e3 * bound).all()
+    assert (np.abs(found - true) <= bound).all()
+
+
+def test_a_block_of_zeros_is_no_block_of_short_classes(monkeypatch):
+    in_blocks(monkeypatch, 2)
+    x, short = np.full((2, 3), 1e200), np.array([[1.0, -2.0, 0.5], [-1.0, 0.5, 0.5]]) * 1e-200
+    w = np.concatenate([np.zeros((2, 3)), short])
+    agree(refloss.SoftmaxLoss(), x, w, [3, 0])
+    agree(refloss.SoftmaxLoss(), x, w[::-1], [3, 0])
+
+
+def test_exponentials_keep_what_was_rounded_off():
+    """2u of exp, which NumPy keeps below an ulp, and one rounding each of 1 + low and of the product."""
+    high, low = np.array([-700.0, -30.5, -1.0, 0.25]), np.array([5e-14, -1.5e-15, 1e-16, 2e-17])
+    with mp.workdps(40):
+        for found, one, other in zip(fused.exp_of(high, low), high, low, strict=True):
+            true = mp.exp(mpf(float(one)) + mpf(float(other)))
+            assert abs(mpf(float(found)) / true - 1) <= 4.01 * U
+
+
 def test_extreme_lengths_are_no_matter(monkeypatch):
     in_blocks(monkeypatch, 2)
     x, w, y = ordinary(4, 7, 3)

@@ -615,3 +615,12 @@ def test_a_child_may_call_dd_though_its_parent_was_compiling():
 @forking
 def test_a_child_may_call_fused_though_its_parent_was_at_work():
     assert python(FORKED_WHILE_IT_RUNS, REFLOSS_THREADS="3") == "the same bits\n"
+
+
+def test_there_are_as_many_threads_as_cores_that_may_be_used(monkeypatch):
+    monkeypatch.delenv("REFLOSS_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
+    assert threads._threads() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert threads._threads() == 64
