@@ -1213,15 +1213,16 @@ def test_the_value_alone_and_the_gradient_of_x_alone_take_no_more_than_blocks(pe
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_the_value_takes_no_more_for_more_classes(peak, monkeypatch, dtype):
-    """A quarter of a number a class at most: what a block means to four samples, and where it is."""
+def test_the_value_takes_no_more_for_more_classes(peak, set_threads, monkeypatch, dtype):
+    """Half a number a class at most: what a block means to four samples, and where it is."""
     in_blocks(monkeypatch, 1000)
+    set_threads(1)  # of several the most is taken when their largest moments meet
     x, w, y = (a.astype(dtype) if a.dtype.kind == "f" else a for a in ordinary(4, 4 * C, D))
     taken = [
         peak(lambda some=w[:classes]: refloss.ArcFace()(x, some, y % C, engine="fused", dtype=dtype))[0]
         for classes in (C, 4 * C)
     ]
-    assert taken[1] - taken[0] <= 2 * 3 * C
+    assert taken[1] - taken[0] <= 4 * 3 * C
 
 
 def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(peak, tmp_path):
