@@ -358,3 +358,21 @@ def test_gaps_beyond_float64_of_logits_within_it():
     assert refloss.NormFace(s=1e308)(x, w, [0, 1], engine="dd") == 1e308
     found = refloss.SoftmaxLoss()([[1e154, 0.0]] * 2, [[1e154, 0.0], [-1e154, 0.0]], [0, 1], engine="dd")
     assert abs(found / 1e308 - 1.0) <= 4.0 * 2.0**-53
+
+
+def test_rows_in_blocks_are_as_each_alone():
+    """A block is a row here: of 2^16 classes, of which one is next to the second embedding, and of 2^16 dimensions."""
+    random = np.random.default_rng(3)
+    x, w = random.standard_normal((3, 2)), random.standard_normal((2**16 + 1, 2))
+    w[7], x[1] = [1.0, 1.0 + 2.0**-45], [1.0, 1.0]
+    points = random.standard_normal((3, 3, 2**16 + 1))
+    for loss, inputs in (
+        (refloss.NormFace(s=8.0, reduction="none"), (x, w, np.array([0, 1, 2]))),
+        (refloss.Triplet(reduction="none"), tuple(points)),
+    ):
+        value, grad = loss.value_and_grad(*inputs, engine="dd")
+        for i in range(3):
+            row = [it[i : i + 1] if len(it) == 3 else it for it in inputs]
+            alone, own = loss.value_and_grad(*row, engine="dd")
+            assert value[i] == alone[0]
+            assert all(np.array_equal(one[i], other[0]) for one, other in zip(grad, own, strict=True) if len(one) == 3)

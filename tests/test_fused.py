@@ -1428,6 +1428,19 @@ def test_upstream_gradients_leave_float32_room_for_short_classes():
     assert (np.abs(found - true) <= bound).all()
 
 
+def test_probabilities_of_long_classes_do_not_underflow_in_float32():
+    """p of 2^-110 over a length of 2^30."""
+    x, w = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [-0.19, 1.0]]) * [[1.0], [2.0**30]]
+    loss, upstream = refloss.NormFace(s=64.0), 2.0**50
+    found, true = (
+        loss.value_and_grad(x, w, [0], upstream=upstream, **how)[1].w[1]
+        for how in ({"engine": "fused", "dtype": np.float32}, {"engine": "dd"})
+    )
+    bound = refloss.error_bound(loss, x, w, [0], upstream=upstream, engine="fused", dtype=np.float32)[1].w[1]
+    assert (np.abs(true) > 1e3 * bound).all()
+    assert (np.abs(found - true) <= bound).all()
+
+
 def test_a_block_of_zeros_is_no_block_of_short_classes(monkeypatch):
     in_blocks(monkeypatch, 2)
     x, short = np.full((2, 3), 1e200), np.array([[1.0, -2.0, 0.5], [-1.0, 0.5, 0.5]]) * 1e-200
