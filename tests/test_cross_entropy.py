@@ -249,9 +249,10 @@ def test_weights_of_both_signs_add_up_exactly(kind, size):
         assert divisor.lo == float(true - Fraction(float(divisor.hi)))
     nothing = cross_entropy.weights(np.array([0, 2]), 4, Settings(class_weight=tuple(v)), kind)
     assert np.isnan(high(plain(nothing.divisor)))
-    three = (1e30 * size, size, 1e-20 * size, -1e30 * size, -size)  # more than a pair holds
-    found = cross_entropy.weights(np.arange(5), 5, Settings(class_weight=three), kind)
-    assert high(plain(found.divisor)) == float(sum(map(Fraction, three), Fraction(0)))
+    parts = size * 2.0 ** -np.array([0.0, 55.0, 110.0, 165.0])  # more than a pair holds
+    several = (*parts, *-parts[:3])
+    found = cross_entropy.weights(np.arange(7), 7, Settings(class_weight=several), kind)
+    assert high(plain(found.divisor)) == parts[3]
 
 
 @pytest.mark.parametrize(
