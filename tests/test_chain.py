@@ -178,9 +178,11 @@ def test_over_weights_that_add_up_to_0_smoothing_has_a_sign_of_its_own(engine):
     assert np.isnan(refloss.CrossEntropy(class_weight=weights, label_smoothing=0.1)(z, y, engine=engine))
 
 
-@pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss(), refloss.Triplet()], ids=repr
+)
 def test_gradients_of_a_trace_have_the_shapes_of_the_outputs(loss):
-    random = np.random.default_rng(4)
-    for step in loss.trace(random.standard_normal((2, 3)), random.standard_normal((5, 3)), [4, 0]).values():
+    x, w, n = np.random.default_rng(4).standard_normal((3, 2, 3))
+    for step in loss.trace(x, w, n if isinstance(loss, refloss.Triplet) else [1, 0]).values():
         outputs, gradients = ((it,) if not isinstance(it, tuple) else it for it in (step.output, step.gradient))
         assert [np.shape(it) for it in outputs] == [np.shape(it) for it in gradients]

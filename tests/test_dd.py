@@ -376,3 +376,9 @@ def test_rows_in_blocks_are_as_each_alone():
             alone, own = loss.value_and_grad(*row, engine="dd")
             assert value[i] == alone[0]
             assert all(np.array_equal(one[i], other[0]) for one, other in zip(grad, own, strict=True) if len(one) == 3)
+
+
+def test_a_class_next_to_an_embedding_may_be_the_target_of_another():
+    loss, x = refloss.NormFace(s=4.0), np.array([[3.0, 4.0, 0.0], [1.0, 2.0, -1.0]])
+    w = np.array([[1.0, 0.5, 0.0], [3.0, 4.0, 2.0**-40], [0.0, 1.0, 1.0]])
+    _check("target of another", loss, x, w, np.array([0, 1]))
