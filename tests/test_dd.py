@@ -361,21 +361,22 @@ def test_gaps_beyond_float64_of_logits_within_it():
 
 
 def test_rows_in_blocks_are_as_each_alone():
-    """A block is a row here: of 2^16 classes, of which one is next to the second embedding, and of 2^16 dimensions."""
-    random = np.random.default_rng(3)
-    x, w = random.standard_normal((3, 2)), random.standard_normal((2**16 + 1, 2))
-    w[7], x[1] = [1.0, 1.0 + 2.0**-45], [1.0, 1.0]
-    points = random.standard_normal((3, 3, 2**16 + 1))
+    """A block is a row here: of 2^16 classes, some next to embeddings, and of 2^16 dimensions."""
+    random, n = np.random.default_rng(3), 6
+    x, w = random.standard_normal((n, 3)), random.standard_normal((2**16 + 1, 3))
+    x[1:, 2] = 0.0
+    w[10 : 9 + n] = x[1:] + [0.0, 0.0, 2.0**-90]
+    points = random.standard_normal((3, n, 2**16 + 1))
     for loss, inputs in (
-        (refloss.NormFace(s=8.0, reduction="none"), (x, w, np.array([0, 1, 2]))),
+        (refloss.NormFace(s=8.0, reduction="none"), (x, w, np.arange(n))),
         (refloss.Triplet(reduction="none"), tuple(points)),
     ):
         value, grad = loss.value_and_grad(*inputs, engine="dd")
-        for i in range(3):
-            row = [it[i : i + 1] if len(it) == 3 else it for it in inputs]
+        for i in range(n):
+            row = [it[i : i + 1] if len(it) == n else it for it in inputs]
             alone, own = loss.value_and_grad(*row, engine="dd")
             assert value[i] == alone[0]
-            assert all(np.array_equal(one[i], other[0]) for one, other in zip(grad, own, strict=True) if len(one) == 3)
+            assert all(np.array_equal(one[i], other[0]) for one, other in zip(grad, own, strict=True) if len(one) == n)
 
 
 def test_a_class_next_to_an_embedding_may_be_the_target_of_another():
