@@ -100,6 +100,7 @@ def write(measured: Any, commit: str, out: Path) -> None:
         of_file = [row["status"] for row in rows if row["file"] == file]
         survived = sum(status in ("survived", "no tests") for status in of_file)
         counts.append((f"`{file}`", str(len(of_file)), str(len(of_file) - survived), str(survived)))
+    killed = sum(int(count[2]) for count in counts)
     reasons = dict(_reasons())
     survivors = []
     for row in rows:
@@ -112,6 +113,7 @@ def write(measured: Any, commit: str, out: Path) -> None:
 # Mutants
 
 {__doc__.partition(": ")[2]}
+- mutants: {len(rows)}, killed: {killed}
 {facts.lines(measured, commit, ("mutmut", "numpy", "pytest"))}
 
 {facts.table(("file", "mutants", "killed", "survived"), counts)}

@@ -365,7 +365,7 @@ def test_rows_in_blocks_are_as_each_alone():
     random, n = np.random.default_rng(3), 6
     x, w = random.standard_normal((n, 3)), random.standard_normal((2**16 + 1, 3))
     x[1:, 2] = 0.0
-    w[10 : 9 + n] = x[1:] + [0.0, 0.0, 2.0**-90]
+    w[10 : 9 + n] = x[1:] + 2.0**-90 * np.eye(3)[2]
     points = random.standard_normal((3, n, 2**16 + 1))
     for loss, inputs in (
         (refloss.NormFace(s=8.0, reduction="none"), (x, w, np.arange(n))),
