@@ -1390,6 +1390,17 @@ def test_float32_hands_logits_that_it_cannot_hold_to_the_chain():
 LONGEST = float(np.finfo(np.float32).max)
 
 
+def float32_keeps_its_bound(loss, *inputs, upstream=None):
+    """Compare fused in float32 with certified, by error_bound; return the true gradients and their bounds."""
+    how = {"engine": "fused", "dtype": np.float32, "upstream": upstream}
+    found, bound = loss.value_and_grad(*inputs, **how), refloss.error_bound(loss, *inputs, **how)
+    true = loss.value_and_grad(*inputs, engine="certified", upstream=upstream)
+    assert checks.rounded_share(found[0], true[0], bound[0], LONGEST) <= 1.0
+    for entries in zip(found[1], true[1], bound[1], strict=True):
+        assert entries[0] is None or checks.rounded_share(*entries, LONGEST) <= 1.0
+    return true[1], bound[1]
+
+
 @pytest.mark.parametrize(
     ("loss", "inputs"),
     [
@@ -1408,50 +1419,28 @@ LONGEST = float(np.finfo(np.float32).max)
 )
 def test_float32_hands_numbers_that_it_cannot_scale_to_the_chain(loss, inputs):
     given = [np.asarray(it, np.float32 if np.asarray(it).dtype.kind == "f" else np.int64) for it in inputs]
-    found = loss.value_and_grad(*given, engine="fused", dtype=np.float32)
-    true = loss.value_and_grad(*given, engine="certified")
-    bound = refloss.error_bound(loss, *given, engine="fused", dtype=np.float32)
-    assert checks.rounded_share(found[0], true[0], bound[0], LONGEST) <= 1.0
-    for entries in zip(found[1], true[1], bound[1], strict=True):
-        assert entries[0] is None or checks.rounded_share(*entries, LONGEST) <= 1.0
+    float32_keeps_its_bound(loss, *given)
 
 
-def test_upstream_gradients_leave_float32_room_for_short_classes():
-    """dL/dW is about 64 · 2^-59 · 2^-100 / 2^-100: the product of the first three is no float32."""
-    x, w = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [-0.083, 1.0]]) * [[1.0], [2.0**-100]]
-    loss, upstream = refloss.NormFace(s=64.0), 2.0**-59
-    found, true = (
-        loss.value_and_grad(x, w, [0], upstream=upstream, **how)[1].w[1]
-        for how in ({"engine": "fused", "dtype": np.float32}, {"engine": "dd"})
-    )
-    bound = refloss.error_bound(loss, x, w, [0], upstream=upstream, engine="fused", dtype=np.float32)[1].w[1]
-    assert (np.abs(true) > 1e3 * bound).all()
-    assert (np.abs(found - true) <= bound).all()
-
-
-def test_probabilities_of_long_classes_do_not_underflow_in_float32():
-    """p of 2^-110 over a length of 2^30."""
-    x, w = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [-0.19, 1.0]]) * [[1.0], [2.0**30]]
-    loss, upstream = refloss.NormFace(s=64.0), 2.0**50
-    found, true = (
-        loss.value_and_grad(x, w, [0], upstream=upstream, **how)[1].w[1]
-        for how in ({"engine": "fused", "dtype": np.float32}, {"engine": "dd"})
-    )
-    bound = refloss.error_bound(loss, x, w, [0], upstream=upstream, engine="fused", dtype=np.float32)[1].w[1]
-    assert (np.abs(true) > 1e3 * bound).all()
-    assert (np.abs(found - true) <= bound).all()
+@pytest.mark.parametrize(
+    ("cosine", "length", "upstream"),
+    [
+        (-0.083, 2.0**-100, 2.0**-59),  # p of 2^-100: its product with the upstream gradient is no float32
+        (-0.19, 2.0**30, 2.0**50),  # p of 2^-110: over the length it is no float32
+    ],
+)
+def test_gradients_of_classes_of_any_length_do_not_underflow_in_float32(cosine, length, upstream):
+    x, w = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [cosine, 1.0]]) * [[1.0], [length]]
+    true, bound = float32_keeps_its_bound(refloss.NormFace(s=64.0), x, w, [0], upstream=upstream)
+    assert (np.abs(true.w[1]) > 1e3 * bound.w[1]).all()
 
 
 def test_short_classes_beside_a_block_of_zeros_are_left_to_the_chain(monkeypatch):
     in_blocks(monkeypatch, 2)
-    random, loss, upstream = np.random.default_rng(0), refloss.SoftmaxLoss(), 1e20
+    random = np.random.default_rng(0)
     x = (random.standard_normal((2, 3)) * 1e30).astype(np.float32)
     w = np.concatenate([np.zeros((2, 3)), random.standard_normal((2, 3)) * 1e-40]).astype(np.float32)
-    how = {"engine": "fused", "dtype": np.float32, "upstream": upstream}
-    found, bound = loss.value_and_grad(x, w, [3, 0], **how), refloss.error_bound(loss, x, w, [3, 0], **how)
-    true = loss.value_and_grad(x, w, [3, 0], engine="dd", upstream=upstream)
-    for name in "xw":
-        assert checks.rounded_share(*(getattr(it[1], name) for it in (found, true, bound)), LONGEST) <= 1.0
+    float32_keeps_its_bound(refloss.SoftmaxLoss(), x, w, [3, 0], upstream=1e20)
 
 
 def test_exponentials_keep_what_was_rounded_off():

@@ -82,11 +82,13 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     Weights that add up to 0 have no mean: NaN here; see `refloss.engines.over_zero`. Where weights or targets are so
     large or so small that products with them may over- or underflow, v is `Scaled`, and with it all that comes of it.
     """
-    equal = settings.class_weight is None
-    v = np.broadcast_to(1.0, classes) if equal else np.asarray(settings.class_weight)
-    ordinary = (equal or in_range(v, ROOM)) and in_range(np.asarray(settings.label_smoothing), 900) and _ordinary(y)
+    unweighted = settings.class_weight is None
+    v = np.broadcast_to(1.0, classes) if unweighted else np.asarray(settings.class_weight)
+    ordinary = (
+        (unweighted or in_range(v, ROOM)) and in_range(np.asarray(settings.label_smoothing), 900) and _ordinary(y)
+    )
     kept = v if ordinary else Scaled.of(kind.of(v))
-    if y.ndim == 2 or equal:
+    if y.ndim == 2 or unweighted:
         return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
     size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
     own = np.ldexp(v[y], -size)
