@@ -11,6 +11,7 @@ if _typing.TYPE_CHECKING:
     from refloss.engines.certified import enclose
     from refloss.engines.contract import AccuracyWarning
     from refloss.error_free import ulp_error
+    from refloss.functions import log_softmax, logsumexp, softmax
     from refloss.losses import (
         AMSoftmax,
         ArcFace,
@@ -24,9 +25,6 @@ if _typing.TYPE_CHECKING:
         SphereFace,
         Triplet,
         error_bound,
-        log_softmax,
-        logsumexp,
-        softmax,
     )
 
 __version__ = "0.1.0"
@@ -55,6 +53,9 @@ __all__ = [
 _ELSEWHERE = {
     "AccuracyWarning": "refloss.engines.contract",
     "enclose": "refloss.engines.certified",
+    "log_softmax": "refloss.functions",
+    "logsumexp": "refloss.functions",
+    "softmax": "refloss.functions",
     "ulp_error": "refloss.error_free",
 }
 

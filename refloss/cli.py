@@ -727,11 +727,11 @@ def loss_data(loss: type[Any], aliases: Sequence[str]) -> dict[str, Any]:
 
 def public_losses() -> dict[type[Any], list[str]]:
     """Every public loss, in the order in which they are defined, with its other names."""
-    out: dict[type[Any], list[str]] = {}
-    for name, loss in vars(import_module("refloss.losses")).items():
-        if name in refloss.__all__ and isinstance(loss, type):
-            out.setdefault(loss, []).extend([name] * (name != loss.__name__))
-    return out
+    names: tuple[type[Any], ...] = import_module("refloss.losses").LOSSES
+    return {
+        loss: [name for name in refloss.__all__ if getattr(refloss, name) is loss and name != loss.__name__]
+        for loss in names
+    }
 
 
 def _names(of: tuple[Field[Any], ...]) -> set[str]:

@@ -10,38 +10,54 @@ slope of the target's curve, f the logit over the scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from refloss.engines import Arrays, Spec, contract, dd, without_ignored
+from refloss.engines import contract, dd
 from refloss.engines.contract import Promise, log2_lengths
+from refloss.engines.counting import counted
+from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
-Bounds = tuple[Array, dict[str, Array]]
+Bounds: TypeAlias = tuple[Array, Arrays]
+S = TypeVar("S", bound=Spec)
+L = TypeVar("L", bound=WithLabels)
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: Any) -> Bounds:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> Bounds:
     """Return the absolute error that an engine may have on the value and, by the name of the input, on gradients."""
-    some, incoming, restored = without_ignored(spec, arrays, upstream)
-    wide = dd.DoubleDouble.of if engine == "dd" else np.asarray
+    rows = counted(spec, arrays, upstream)
     with np.errstate(all="ignore"):
-        value, gradients = _HEADS[spec.head](_Call(spec, some, np.asarray(incoming), engine, dtype, wide))
-    return restored("value", value), {name: restored(name, part) for name, part in gradients.items()}
+        value, gradients = _of_head(spec, rows.arrays, np.asarray(rows.upstream), engine, dtype)
+    return rows.restored(value), rows.gradients(gradients)
 
 
-class _Call(NamedTuple):
-    """What is asked, for the rows that count."""
+def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> Bounds:
+    match spec:
+        case Logits():
+            return _logits(_Call(spec, arrays, upstream, engine, dtype))
+        case Linear():
+            return _linear(_Call(spec, arrays, upstream, engine, dtype))
+        case Margin():
+            return _margin(_Call(spec, arrays, upstream, engine, dtype))
+        case Triplet():
+            return _triplet(_Call(spec, arrays, upstream, engine, dtype))
 
-    spec: Spec
+
+class _Call(NamedTuple, Generic[S]):
+    """A loss on the rows that count, and the engine in question."""
+
+    spec: S
     arrays: Arrays
     upstream: Array
     engine: str
-    dtype: Any
-    wide: Callable[[Any], Any]
-    """Makes of float64 numbers what the engine computes with."""
+    dtype: np.dtype[Any]
+
+    def wide(self, numbers: Array) -> Numbers:
+        """Return numbers as the engine computes with them."""
+        return dd.DoubleDouble.of(numbers) if self.engine == "dd" else numbers
 
     @property
     def promise(self) -> Promise:
@@ -90,7 +106,7 @@ class _Rows(NamedTuple):
     """Bound of dL/dz (N, C)."""
 
 
-def _cross_entropy(call: _Call, z: Pair) -> _Rows:
+def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
     r"""Bound the value and the gradient of logits.
 
     The absolute terms are $\sum_k |t_k|\,|\log p_k|$ and $|c|\,(|t_k| + p_k\sum_j |t_j|)$; for one label without
@@ -131,22 +147,22 @@ def _cross_entropy(call: _Call, z: Pair) -> _Rows:
     return _Rows(value, coefficient[:, None] + error)
 
 
-def _logits(call: _Call) -> Bounds:
+def _logits(call: _Call[Logits]) -> Bounds:
     rows = _cross_entropy(call, Pair.of(call.wide(call.arrays["z"])))
     return call.absolute(rows.value), {"z": call.absolute(rows.error)}
 
 
-def _linear(call: _Call) -> Bounds:
-    x, w, b = (call.arrays.get(name) for name in ("x", "w", "b"))
+def _linear(call: _Call[Linear]) -> Bounds:
+    x, w, b = call.arrays["x"], call.arrays["w"], call.arrays.get("b")
     z, _ = linear.forward(call.wide(x), call.wide(w), b)
     rows = _cross_entropy(call, z)
-    to_x = _sum(rows.error + log2_lengths(w), 1)
-    to_w = _sum(rows.error + log2_lengths(x)[:, None], 0)
-    value, found = _by_row(call, rows.value, {"x": to_x, "w": to_w})
-    return value, found if b is None else found | {"b": call.absolute(_sum(rows.error, 0))}
+    error_x = _sum(rows.error + log2_lengths(w), 1)
+    error_w = _sum(rows.error + log2_lengths(x)[:, None], 0)
+    value, bounds = _by_row(call, rows.value, {"x": error_x, "w": error_w})
+    return value, bounds if b is None else bounds | {"b": call.absolute(_sum(rows.error, 0))}
 
 
-def _by_row(call: _Call, value: Array, rows: dict[str, Array]) -> Bounds:
+def _by_row(call: _Call[S], value: Array, rows: Arrays) -> Bounds:
     """Return bounds of which that of a gradient is the same for all entries of a row."""
     shapes = {name: call.arrays[name].shape for name in rows}
     return call.absolute(value), {
@@ -154,41 +170,41 @@ def _by_row(call: _Call, value: Array, rows: dict[str, Array]) -> Bounds:
     }
 
 
-def _margin(call: _Call) -> Bounds:
+def _margin(call: _Call[Margin]) -> Bounds:
     x, w, y, spec = call.arrays["x"], call.arrays["w"], call.arrays["y"], call.spec
-    of_x, of_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
-    c, _ = cosine.forward(of_x, of_w)
+    unit_x, unit_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
+    c, _ = cosine.forward(unit_x, unit_w)
     theta, _ = angle.forward(call.wide(x), call.wide(w[y]))
-    psi, of_margin = margin.forward(theta, spec.margin)
+    psi, saved_margin = margin.forward(theta, spec.margin)
     length = log2_lengths(x)
     if spec.scale is None:
-        log_scale, scale, exponent = length, of_x.length, of_x.exponent
+        log_scale, scale, exponent = length, unit_x.length, unit_x.exponent
     else:
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         log_scale, scale = np.full(len(y), np.log2(spec.scale)), Pair.of(mantissa)
-    z, of_logits = logits.forward(c, psi, y, scale, exponent)
+    z, saved_logits = logits.forward(c, psi, y, scale, exponent)
     rows = _cross_entropy(call, z)
 
     each = np.arange(len(y))
     slopes = _sines(x, w) if call.engine == "dd" else np.ones(z.shape)
-    slopes[each, y] = np.abs(high(of_margin.slope))
-    pull = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
-    to_x = _sum(pull, 1) - length
+    slopes[each, y] = np.abs(high(saved_margin.slope))
+    error_angle = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
+    error_x = _sum(error_angle, 1) - length
     if spec.scale is None:
-        to_x = np.logaddexp2(to_x, _sum(_times(rows.error, _log(of_logits.f)), 1))
-    return _by_row(call, rows.value, {"x": to_x, "w": _sum(pull, 0) - log2_lengths(w)})
+        error_x = np.logaddexp2(error_x, _sum(_times(rows.error, _log(saved_logits.f)), 1))
+    return _by_row(call, rows.value, {"x": error_x, "w": _sum(error_angle, 0) - log2_lengths(w)})
 
 
 def _sines(x: Array, w: Array) -> Array:
     """Return the sine of the angle of every sample with every class (N, C), right relative to itself."""
-    found = np.empty((len(x), len(w)))
+    sines = np.empty((len(x), len(w)))
     for n, row in enumerate(x):
         theta, _ = angle.forward(np.broadcast_to(row, w.shape), w)
-        found[n] = theta.sin.hi
-    return found
+        sines[n] = theta.sin.hi
+    return sines
 
 
-def _triplet(call: _Call) -> Bounds:
+def _triplet(call: _Call[Triplet]) -> Bounds:
     settings, promised = call.spec.triplet, call.promise
     anchor, *others = (call.arrays[name] for name in ("anchor", "positive", "negative"))
     losses, saved = triplet.forward(anchor, others[0], others[1], settings.m, settings.squared)
@@ -199,21 +215,13 @@ def _triplet(call: _Call) -> Bounds:
         2.0 + log2_lengths(anchor / 2.0 - other / 2.0) if settings.squared else np.zeros(len(anchor))
         for other in others
     )
-    above = _log(call.upstream) + share + np.log2(promised.gradient)
-    ends = {"anchor": np.logaddexp2(near, far), "positive": near, "negative": far}
-    value, found = _by_row(
+    row_weight = _log(call.upstream) + share + np.log2(promised.gradient)
+    terms = {"anchor": np.logaddexp2(near, far), "positive": near, "negative": far}
+    value, bounds = _by_row(
         call,
         loss if settings.reduction == "none" else _sum(loss, 0) + share,
-        {name: above + end for name, end in ends.items()},
+        {name: row_weight + term for name, term in terms.items()},
     )
     is_open = saved.active > 0.0  # a closed hinge is exactly 0
     value = np.where(is_open if settings.reduction == "none" else is_open.any(), value, 0.0)
-    return value, {name: np.where(is_open[:, None], part, 0.0) for name, part in found.items()}
-
-
-_HEADS: dict[str, Callable[[_Call], Bounds]] = {
-    "logits": _logits,
-    "linear": _linear,
-    "margin": _margin,
-    "triplet": _triplet,
-}
+    return value, {name: np.where(is_open[:, None], bound, 0.0) for name, bound in bounds.items()}

@@ -28,8 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss import inputs
-from refloss.engines import Spec, over_zero
-from refloss.error_free import Array, shown
+from refloss.engines.counting import mean_over_zero
+from refloss.engines.dispatch import call_of
+from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.spec import Spec
+from refloss.error_free import Array
 from refloss.stages.margin import Margin
 
 Arrays: TypeAlias = dict[str, Any]
@@ -67,12 +70,14 @@ class Enclosure(NamedTuple):
     """The precision it took."""
 
 
-def value(spec: Spec, arrays: Arrays) -> Array:
+def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     """Return the loss, correctly rounded; ArithmeticError where MAX_BITS leave open how."""
     return _correctly_rounded(_Problem(spec, arrays, None))["value"]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(
+    spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64
+) -> tuple[Array, dict[str, Array]]:
     """Return the loss and its gradients by the name of the input, every entry rounded as by `value`."""
     found = _correctly_rounded(_Problem(spec, arrays, upstream))
     return found.pop("value"), found
@@ -125,13 +130,10 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
     gradients = inputs.flag("gradients", gradients)
-    spec = getattr(loss, "spec", None)
-    if not isinstance(spec, Spec):
-        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
-    arrays, shape = loss._arrays(*inputs_)
-    arrays = inputs.in_float64(arrays, directions=spec.head == "margin")
+    call = call_of(loss, inputs_)
+    arrays, shape = call.in_float64(), call.samples
     checked = inputs.upstream(upstream, loss.reduction, shape)
-    problem = _Problem(spec, arrays, checked if gradients else None)
+    problem = _Problem(call.spec, arrays, checked if gradients else None)
     wanted = int(digits * 3.33) + 4
 
     def settled(ball: Any) -> Any:
@@ -758,7 +760,7 @@ class _Problem:
         else:
             undefined = ~kept
         if self.reduction == "mean" and self.divisor == 0:
-            self.losses[:] = over_zero(self.spec, self._value_of)
+            self.losses[:] = mean_over_zero(self.spec, self._value_of)
             self.gradients[kept] = nan
             found = "" if np.isnan(self.losses[0]) else f"the value is {self.losses[0]:g}, the gradient "
             self.notes.append(f'"mean" divides by a total weight of 0: {found}NaN')

@@ -4,8 +4,8 @@
     x, w_y ─► angle ──► margin ────────────────┴─► logits ──► log_softmax ──► cross_entropy ──► loss
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; triplet is a picture
-of its own. Each ``_down`` runs the stages forward and keeps what they saved, each ``_up`` runs them backward in the
-opposite order. Arithmetic is float64, with pairs where 53 bits are too few.
+of its own. Each picture runs its stages forward and returns their outputs, and a function that runs them backward in
+the opposite order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import Arrays, Spec, without_ignored
+from refloss.engines.counting import counted
+from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array, Integers, Numbers, Pair, Scaled, frexp, ldexp, plain, total_by_label
 from refloss.stages import (
     angle,
@@ -30,19 +32,6 @@ from refloss.stages import (
     triplet,
 )
 
-Outputs: TypeAlias = dict[str, Any]
-Gradients: TypeAlias = dict[str, Any]
-Saved: TypeAlias = dict[str, Any]
-
-
-class Step(NamedTuple):
-    """One stage of a trace."""
-
-    output: Any
-    """What the stage put out."""
-    gradient: Any
-    """The gradient of the loss with respect to that, of the same form."""
-
 
 class Normalized(NamedTuple):
     """Output of a normalize stage in a trace."""
@@ -53,23 +42,50 @@ class Normalized(NamedTuple):
     """Their lengths before; the gradient is 0 unless the length is the scale."""
 
 
+class Step(NamedTuple):
+    """One stage of a trace."""
+
+    output: Array | Normalized
+    """The output of the stage."""
+    gradient: Array | Normalized
+    """The gradient of the loss with respect to that, of the same form."""
+
+
+Stages: TypeAlias = dict[str, Any]
+"""Outputs of stages, or gradients with respect to them, by stage name; numbers of any kind."""
+Backward: TypeAlias = Callable[[Array], tuple[Stages, Stages]]
+"""From the upstream gradient to gradients by stage, and by input."""
+PER_CLASS = frozenset({"normalize_w"})
+"""Stages whose output has one row per class."""
+
+
 class _Walk(NamedTuple):
-    """What a walk through the picture brings back: by stage, and by input."""
+    """A walk through the picture, and back if there is an upstream gradient."""
 
-    outputs: dict[str, Any]
-    gradients: dict[str, Any]
-    of_inputs: dict[str, Array]
+    outputs: Stages
+    gradients: Stages
+    input_gradients: Arrays
+
+    @property
+    def loss(self) -> Array:
+        """The output of the last stage."""
+        return np.asarray(self.outputs[next(reversed(self.outputs))])
 
 
-def value(spec: Spec, arrays: Arrays) -> Array:
+def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     """Return the loss."""
-    return _result(_walk(spec, arrays, None))
+    return _walk(spec, arrays, None).loss
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(
+    spec: Spec,
+    arrays: Arrays,
+    upstream: Array,
+    request: Request = IN_FLOAT64,
+) -> tuple[Array, Arrays]:
     """Return the loss and its gradients by the name of the input."""
     walk = _walk(spec, arrays, upstream)
-    return _result(walk), walk.of_inputs
+    return walk.loss, walk.input_gradients
 
 
 def trace(spec: Spec, arrays: Arrays, upstream: Array) -> dict[str, Step]:
@@ -78,158 +94,150 @@ def trace(spec: Spec, arrays: Arrays, upstream: Array) -> dict[str, Step]:
     return {name: Step(output, walk.gradients[name]) for name, output in walk.outputs.items()}
 
 
-def _result(walk: _Walk) -> Array:
-    return np.asarray(list(walk.outputs.values())[-1])
-
-
 def _walk(spec: Spec, arrays: Arrays, upstream: Array | None) -> _Walk:
     """Go down the picture and, given an upstream gradient, up again, leaving out the rows that are ignored."""
-    some, above, restored = without_ignored(spec, arrays, upstream)
+    rows = counted(spec, arrays, upstream)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        down, up = _PICTURES[spec.head]
-        outputs, saved = down(spec, some)
-        gradients, of_inputs = ({}, {}) if above is None else up(spec, above, saved)
+        outputs, backward = _forward(spec, rows.arrays)
+        gradients, input_gradients = ({}, {}) if rows.upstream is None else backward(rows.upstream)
+        outputs, gradients, input_gradients = (
+            {name: _plain(result) for name, result in results.items()}
+            for results in (outputs, gradients, input_gradients)
+        )
 
-        found = [{name: _plain(part) for name, part in parts.items()} for parts in (outputs, gradients, of_inputs)]
+    def restored(stages: Stages) -> Stages:
+        return {name: it if name in PER_CLASS else _restored(it, rows.restored) for name, it in stages.items()}
 
-    def back(name: str, part: Any) -> Any:
-        if isinstance(part, Normalized):
-            return Normalized(restored(name, part.unit), restored(name, part.norm))
-        return restored(name, part)
-
-    return _Walk(*({name: back(name, part) for name, part in parts.items()} for parts in found))
+    return _Walk(restored(outputs), restored(gradients), rows.gradients(input_gradients))
 
 
-def _plain(part: Any) -> Any:
-    return Normalized(*map(plain, part)) if isinstance(part, Normalized) else plain(part)
+def _plain(result: Any) -> Any:
+    return Normalized(*map(plain, result)) if isinstance(result, Normalized) else plain(result)
+
+
+def _restored(result: Any, restored: Callable[[Array], Array]) -> Any:
+    return Normalized(*map(restored, result)) if isinstance(result, Normalized) else restored(result)
+
+
+def _forward(spec: Spec, arrays: Arrays) -> tuple[Stages, Backward]:
+    """Run the stages of a loss forward."""
+    match spec:
+        case Logits():
+            return _logits(spec, Pair.of(arrays["z"]), arrays["y"])
+        case Linear():
+            return _linear(spec, arrays)
+        case Margin():
+            return _margin(spec, arrays)
+        case Triplet():
+            return _triplet(spec, arrays)
 
 
 # ---------------------------------------------------------------------------------------- cross entropy on given logits
 
 
-def _logits_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
-    log_p, of_log_softmax = log_softmax.forward(Pair.of(arrays["z"]))
-    weights = cross_entropy.weights(arrays["y"], log_p.shape[1], spec.cross_entropy)
-    targets = cross_entropy.targets(arrays["y"], weights, spec.cross_entropy.label_smoothing)
-    loss, of_cross_entropy = cross_entropy.forward(log_p, targets, spec.cross_entropy.reduction)
-    outputs = {"log_softmax": log_p, "cross_entropy": loss}
-    return outputs, {"log_softmax": of_log_softmax, "cross_entropy": of_cross_entropy}
+def _logits(spec: WithLabels, z: Pair, y: Array | Integers) -> tuple[Stages, Backward]:
+    settings = spec.cross_entropy
+    log_p, saved_log_softmax = log_softmax.forward(z)
+    weights = cross_entropy.weights(y, log_p.shape[1], settings)
+    targets = cross_entropy.targets(y, weights, settings.label_smoothing)
+    loss, saved_cross_entropy = cross_entropy.forward(log_p, targets, settings.reduction)
 
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        dlog_p = cross_entropy.backward(upstream, saved_cross_entropy)
+        dz = log_softmax.backward(dlog_p, saved_log_softmax)
+        return {"log_softmax": dlog_p, "cross_entropy": upstream}, {"z": dz}
 
-def _logits_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gradients]:
-    log_p = cross_entropy.backward(upstream, saved["cross_entropy"])
-    z = log_softmax.backward(log_p, saved["log_softmax"])
-    return {"log_softmax": log_p, "cross_entropy": upstream}, {"z": z}
+    return {"log_softmax": log_p, "cross_entropy": loss}, backward
 
 
 # ------------------------------------------------------------------------------------------------------ the plain head
 
 
-def _linear_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
-    z, of_linear = linear.forward(arrays["x"], arrays["w"], arrays.get("b"))
+def _linear(spec: Linear, arrays: Arrays) -> tuple[Stages, Backward]:
+    z, saved_linear = linear.forward(arrays["x"], arrays["w"], arrays.get("b"))
     inputs.logits_fit(z.hi)
-    outputs, saved = _logits_down(spec, {"z": z, "y": arrays["y"]})
-    return {"linear": z.hi} | outputs, {"linear": of_linear} | saved
+    outputs, logits_backward = _logits(spec, z, arrays["y"])
 
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        gradients, dlogits = logits_backward(upstream)
+        dz = dlogits["z"]
+        dx, dw, db = linear.backward(dz, saved_linear)
+        return gradients | {"linear": dz}, {"x": dx, "w": dw, "b": db}
 
-def _linear_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gradients]:
-    gradients, of_inputs = _logits_up(spec, upstream, saved)
-    x, w, b = linear.backward(of_inputs["z"], saved["linear"])
-    return gradients | {"linear": of_inputs["z"]}, {"x": x, "w": w, "b": b}
+    return {"linear": z.hi} | outputs, backward
 
 
 # ---------------------------------------------------------------------------------------------------- the margin heads
 
 
-def _margin_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
+def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
-    to_x, to_w = normalize.forward(x), normalize.forward(w)
-    c, of_cosine = cosine.forward(to_x, to_w)
-    theta, of_angle = angle.forward(x, w[y])
-    psi, of_margin = margin.forward(theta, spec.margin)
+    unit_x, unit_w = normalize.forward(x), normalize.forward(w)
+    c, saved_cosine = cosine.forward(unit_x, unit_w)
+    theta, saved_angle = angle.forward(x, w[y])
+    psi, saved_margin = margin.forward(theta, spec.margin)
     if spec.scale is None:
-        scale, exponent = to_x.length, to_x.exponent
+        scale, exponent = unit_x.length, unit_x.exponent
     else:
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         scale = Pair.of(mantissa)
-    z, of_logits = logits.forward(c, psi, y, scale, exponent)
+    z, saved_logits = logits.forward(c, psi, y, scale, exponent)
     inputs.logits_fit(z.hi)
-    outputs, saved = _logits_down(spec, {"z": z, "y": y})
-    outputs = {
-        "normalize_x": Normalized(to_x.unit, to_x.norm.hi),
-        "normalize_w": Normalized(to_w.unit, to_w.norm.hi),
+    outputs, logits_backward = _logits(spec, z, y)
+
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        gradients, dlogits = logits_backward(upstream)
+        dz = dlogits["z"]
+        dc, dpsi, dscale = logits.backward(dz, saved_logits)
+        dtheta = margin.backward(dpsi, saved_margin)
+        dx_target, dw_target = angle.backward(dtheta, saved_angle)
+        dunit_x, dunit_w = cosine.backward(dc, saved_cosine)
+        if spec.scale is not None:
+            dscale = np.zeros(len(z))
+        dx = normalize.backward(dunit_x, unit_x, dscale) + dx_target
+        dw = normalize.backward(dunit_w, unit_w) + _by_class(dw_target, y, len(w))
+        gradients |= {
+            "normalize_x": Normalized(dunit_x, dscale),
+            "normalize_w": Normalized(dunit_w, np.zeros(len(w))),
+            "cosine": dc,
+            "angle": dtheta,
+            "margin": dpsi,
+            "logits": dz,
+        }
+        return gradients, {"x": dx, "w": dw}
+
+    return {
+        "normalize_x": Normalized(unit_x.unit, unit_x.norm.hi),
+        "normalize_w": Normalized(unit_w.unit, unit_w.norm.hi),
         "cosine": c.hi,
         "angle": theta.theta.hi,
         "margin": psi.hi,
         "logits": z.hi,
-    } | outputs
-    saved |= {
-        "normalize_x": to_x,
-        "normalize_w": to_w,
-        "cosine": of_cosine,
-        "angle": of_angle,
-        "margin": of_margin,
-        "logits": of_logits,
-    }
-    return outputs, saved
-
-
-def _margin_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gradients]:
-    gradients, of_inputs = _logits_up(spec, upstream, saved)
-    z = of_inputs["z"]
-    c, psi, scale = logits.backward(z, saved["logits"])
-    theta = margin.backward(psi, saved["margin"])
-    target_x, target_w = angle.backward(theta, saved["angle"])
-    unit_x, unit_w = cosine.backward(c, saved["cosine"])
-    if spec.scale is not None:
-        scale = np.zeros(len(z))
-    x = normalize.backward(unit_x, saved["normalize_x"], scale) + target_x
-    w = normalize.backward(unit_w, saved["normalize_w"]) + _by_class(target_w, saved["logits"].y, len(unit_w))
-    gradients |= {
-        "normalize_x": Normalized(unit_x, scale),
-        "normalize_w": Normalized(unit_w, np.zeros(len(unit_w))),
-        "cosine": c,
-        "angle": theta,
-        "margin": psi,
-        "logits": z,
-    }
-    return gradients, {"x": x, "w": w}
+    } | outputs, backward
 
 
 def _by_class(rows: Numbers, y: Integers, classes: int) -> Numbers:
     """Add up the rows of every class: backward of taking w[y]."""
-    present, summed = total_by_label(rows, y)
-    out = np.zeros((classes, rows.shape[1]))
-    whole = Scaled.of(out) if isinstance(summed, Scaled) else out
-    whole[present] = summed
-    return whole
+    present, sums = total_by_label(rows, y)
+    dense = np.zeros((classes, rows.shape[1]))
+    by_class = Scaled.of(dense) if isinstance(sums, Scaled) else dense
+    by_class[present] = sums
+    return by_class
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet
 
 
-def _triplet_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
+def _triplet(spec: Triplet, arrays: Arrays) -> tuple[Stages, Backward]:
     m, squared, reduction = spec.triplet
-    losses, of_triplet = triplet.forward(arrays["anchor"], arrays["positive"], arrays["negative"], m, squared)
-    outputs = {"triplet": triplet.reduce(losses, "none"), "reduction": triplet.reduce(losses, reduction)}
-    return outputs, {"triplet": of_triplet}
+    losses, saved = triplet.forward(arrays["anchor"], arrays["positive"], arrays["negative"], m, squared)
 
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        rows = len(saved.active)
+        mantissa, exponent = frexp(upstream)
+        dlosses = cross_entropy.coefficient(mantissa, reduction, np.float64(rows), rows)
+        danchor, dpositive, dnegative = triplet.backward(dlosses, saved, exponent)
+        gradients = {"triplet": ldexp(dlosses, exponent), "reduction": upstream}
+        return gradients, {"anchor": danchor, "positive": dpositive, "negative": dnegative}
 
-def _triplet_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gradients]:
-    rows = len(saved["triplet"].active)
-    mantissa, exponent = frexp(upstream)
-    losses = cross_entropy.coefficient(mantissa, spec.triplet.reduction, np.float64(rows), rows)
-    anchor, positive, negative = triplet.backward(losses, saved["triplet"], exponent)
-    of_inputs = {"anchor": anchor, "positive": positive, "negative": negative}
-    return {"triplet": ldexp(losses, exponent), "reduction": upstream}, of_inputs
-
-
-_Down: TypeAlias = Callable[[Spec, Arrays], tuple[Outputs, Saved]]
-_Up: TypeAlias = Callable[[Spec, Array, Saved], tuple[Gradients, Gradients]]
-
-_PICTURES: dict[str, tuple[_Down, _Up]] = {
-    "logits": (_logits_down, _logits_up),
-    "linear": (_linear_down, _linear_up),
-    "margin": (_margin_down, _margin_up),
-    "triplet": (_triplet_down, _triplet_up),
-}
+    return {"triplet": triplet.reduce(losses, "none"), "reduction": triplet.reduce(losses, reduction)}, backward

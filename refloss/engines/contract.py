@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.engines import Arrays, Spec
+from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
 from refloss.error_free import Array, high, scale_rows
 from refloss.stages import cross_entropy
 
@@ -92,12 +92,12 @@ def log2_lengths(rows: Any) -> Array:
 
 def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     """Return S_n of every sample (N,), 1 where there is no such thing; the longest class, if it is known already."""
-    if spec.head in ("logits", "triplet"):
+    if isinstance(spec, Logits | Triplet):
         return np.ones(len(next(iter(arrays.values()))))
-    if spec.head == "margin" and spec.scale is not None:
+    if isinstance(spec, Margin) and spec.scale is not None:
         return np.full(len(arrays["x"]), spec.scale)
     logs = log2_lengths(arrays["x"])
-    if spec.head == "linear":
+    if isinstance(spec, Linear):
         logs = logs + (log2_lengths(arrays["w"]).max() if longest is None else math.log2(max(longest, 5e-324)))
     with np.errstate(over="ignore"):
         scale = np.exp2(logs)
@@ -113,7 +113,7 @@ def _of_bias(b: Array, products: Array) -> Array:
 
 def look(engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None) -> None:
     """Warn where samples that count have a scale at which nothing is promised."""
-    if spec.head in ("logits", "triplet"):
+    if isinstance(spec, Logits | Triplet):
         return
     kept = cross_entropy.kept(arrays["y"], spec.cross_entropy)
     scale = np.zeros(len(kept))
@@ -128,7 +128,7 @@ def warn(engine: str, spec: Spec, scale: Array, width: int, dtype: Any = np.floa
         return
     n = int(lost.argmax())
     names = {"linear": f"x[{n}] and w with a product of lengths", "margin": f"x[{n}] of length"}
-    what = "s of" if spec.head == "margin" and spec.scale is not None else names[spec.head]
+    what = "s of" if isinstance(spec, Margin) and spec.scale is not None else names[spec.head]
     wider = {"fused": ("chain", "dd"), "chain": ("dd",), "dd": ()}[engine]
     able = [name for name in wider if (promise(name, spec.head, scale).gradient < 1.0).all()]
     message = (

@@ -24,7 +24,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refloss import inputs
-from refloss.engines import Arrays, Spec, kernels, without_ignored
+from refloss.engines import kernels
+from refloss.engines.counting import counted
+from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import (
     Array,
     Integers,
@@ -107,24 +110,37 @@ def _applied(kernel: Callable[..., None], parts: Any) -> DoubleDouble:
 # -------------------------------------------------------------------------------------------------- what an engine does
 
 
-def value(spec: Spec, arrays: Arrays) -> Array:
+def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     """Return the loss."""
     return _run(spec, arrays, None)[0]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> tuple[Array, Arrays]:
     """Return the loss and its gradients by the name of the input."""
     return _run(spec, arrays, upstream)
 
 
-_Result: TypeAlias = tuple[DoubleDouble, dict[str, Array]]
+_Result: TypeAlias = tuple[DoubleDouble, Arrays]
 
 
-def _run(spec: Spec, arrays: Arrays, upstream: Array | None) -> tuple[Array, dict[str, Array]]:
-    some, above, restored = without_ignored(spec, arrays, upstream)
+def _run(spec: Spec, arrays: Arrays, upstream: Array | None) -> tuple[Array, Arrays]:
+    rows = counted(spec, arrays, upstream)
+    wide_upstream = None if rows.upstream is None else DoubleDouble.of(rows.upstream)
     with np.errstate(all="ignore"):  # what is not finite comes out as such
-        found, gradients = _HEADS[spec.head](spec, some, None if above is None else DoubleDouble.of(above))
-    return restored("value", np.asarray(found.hi)), {name: restored(name, part) for name, part in gradients.items()}
+        loss, gradients = _of_head(spec, rows.arrays, wide_upstream)
+    return rows.restored(np.asarray(loss.hi)), rows.gradients(gradients)
+
+
+def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+    match spec:
+        case Logits():
+            return _logits(spec, arrays, upstream)
+        case Linear():
+            return _linear(spec, arrays, upstream)
+        case Margin():
+            return _margin(spec, arrays, upstream)
+        case Triplet():
+            return _triplet(spec, arrays, upstream)
 
 
 def _blocks(count: int, width: int, entries: int) -> Iterator[slice]:
@@ -148,49 +164,49 @@ def _put(into: Numbers, index: Any, part: Numbers) -> Numbers:
     return into
 
 
-_Up: TypeAlias = Callable[[Numbers], None]
+_Backward: TypeAlias = Callable[[Numbers], None]
 
 
 def _loss(
-    spec: Spec,
+    spec: WithLabels,
     y: Array | Integers,
     classes: int,
     upstream: DoubleDouble | None,
-    down: Callable[[slice], tuple[Pair, _Up]],
+    forward: Callable[[slice], tuple[Pair, _Backward]],
 ) -> DoubleDouble:
     """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples.
 
-    down gives the logits of some samples, and what is to be done with the gradient of these.
+    forward returns the logits of a block, and a function that takes the gradient with respect to them.
     """
     settings = spec.cross_entropy
     weights = cross_entropy.weights(y, classes, settings, DoubleDouble)
     losses: Numbers = _zeros(len(y))
     for rows in _blocks(len(y), classes, 2**16):
-        z, up = down(rows)
-        log_p, of_log_softmax = log_softmax.forward(z)
+        z, backward = forward(rows)
+        log_p, saved_log_softmax = log_softmax.forward(z)
         targets = cross_entropy.targets(y[rows], weights, settings.label_smoothing, DoubleDouble)
         losses = _put(losses, rows, cross_entropy.row_losses(log_p, targets.t))
         if upstream is not None:
-            of_rows = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, len(y))[rows]
-            of_cross_entropy = cross_entropy.Saved(targets, "none")
-            up(log_softmax.backward(cross_entropy.backward(of_rows, of_cross_entropy), of_log_softmax))
+            dlosses = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, len(y))[rows]
+            dlog_p = cross_entropy.backward(dlosses, cross_entropy.Saved(targets, "none"))
+            backward(log_softmax.backward(dlog_p, saved_log_softmax))
     return DoubleDouble.of(cross_entropy.reduce(losses, settings.reduction, weights.divisor))
 
 
-def _logits(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     z = arrays["z"]
     gradient = np.zeros_like(z)
 
-    def down(rows: slice) -> tuple[Pair, _Up]:
-        def up(dz: Numbers) -> None:
+    def forward(rows: slice) -> tuple[Pair, _Backward]:
+        def backward(dz: Numbers) -> None:
             gradient[rows] = dz.hi
 
-        return DoubleDouble.of(z[rows]), up
+        return DoubleDouble.of(z[rows]), backward
 
-    return _loss(spec, arrays["y"], z.shape[1], upstream, down), {"z": gradient}
+    return _loss(spec, arrays["y"], z.shape[1], upstream, forward), {"z": gradient}
 
 
-def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, b = DoubleDouble.of(arrays["x"]), arrays["w"], arrays.get("b")
     z: Numbers = _zeros(len(x), len(w))  # and then their gradient
     for block in _classes(x.hi, w):
@@ -203,72 +219,72 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
         ones, zeros = np.ones((len(huge), 1)), np.zeros(len(w))
         rows_x, rows_w = np.hstack([x.hi[huge], ones]), np.column_stack([w, zeros if b is None else b])
         close = np.abs(z.hi[huge] - z.hi[huge].max(axis=1, keepdims=True)) < NEAR * size[huge, None]
-        z[huge] = _less_largest(z[huge], close, rows_x, rows_w, _of_products)
+        z[huge] = _less_largest(z[huge], close, rows_x, rows_w, _exact_products)
 
-    def down(rows: slice) -> tuple[Pair, _Up]:
-        def up(dz: Numbers) -> None:
+    def forward(rows: slice) -> tuple[Pair, _Backward]:
+        def backward(dz: Numbers) -> None:
             nonlocal z
             z = _put(z, rows, dz)
 
-        return plain(z[rows]), up
+        return plain(z[rows]), backward
 
-    loss = _loss(spec, arrays["y"], len(w), upstream, down)
+    loss = _loss(spec, arrays["y"], len(w), upstream, forward)
     if upstream is None:
         return loss, {}
-    to_x: Numbers = _zeros(*x.shape)
-    to_w, to_b = np.zeros_like(w), np.zeros(len(w))
+    dx: Numbers = _zeros(*x.shape)
+    dw, db = np.zeros_like(w), np.zeros(len(w))
     for block in _classes(x.hi, w):
-        part, of_w, of_b = linear.backward(z[:, block], linear.Saved(x, DoubleDouble.of(w[block])))
-        to_x = to_x + part
-        to_w[block], to_b[block] = of_w.hi, of_b.hi
-    return loss, {"x": to_x.hi, "w": to_w, "b": to_b}
+        dx_block, dw_block, db_block = linear.backward(z[:, block], linear.Saved(x, DoubleDouble.of(w[block])))
+        dx = dx + dx_block
+        dw[block], db[block] = dw_block.hi, db_block.hi
+    return loss, {"x": dx.hi, "w": dw, "b": db}
 
 
-def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
-    to_x = normalize.forward(DoubleDouble.of(x))
+    unit_x = normalize.forward(DoubleDouble.of(x))
     c: Numbers = _zeros(len(x), len(w))  # the cosines, and then their gradient
     for block in _classes(x, w):
-        c[:, block], _ = cosine.forward(to_x, normalize.forward(DoubleDouble.of(w[block])))
-    theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
-    psi, of_margin = margin.forward(theta, spec.margin)
+        c[:, block], _ = cosine.forward(unit_x, normalize.forward(DoubleDouble.of(w[block])))
+    theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
+    psi, saved_margin = margin.forward(theta, spec.margin)
     if spec.scale is None:
-        scale, exponent = to_x.length, to_x.exponent
+        scale, exponent = unit_x.length, unit_x.exponent
     else:
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         scale = DoubleDouble.of(mantissa)
     is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
     near = _nearly_parallel(c, y)
-    of_psi: Numbers = _zeros(len(y))
-    of_scale: Numbers = _zeros(len(y))
+    dpsi: Numbers = _zeros(len(y))
+    dscale: Numbers = _zeros(len(y))
 
-    def down(rows: slice) -> tuple[Pair, _Up]:
-        z, of_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
+    def forward(rows: slice) -> tuple[Pair, _Backward]:
+        z, saved_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
         inputs.logits_fit(z.hi)
         huge = np.flatnonzero((exponent[rows] > HUGE) & (exponent[rows] < LARGEST))
         if len(huge):
-            f, n = of_logits.f[huge], rows.start + huge
+            f, n = saved_logits.f[huge], rows.start + huge
             close = np.abs(f.hi - f.hi.max(axis=1, keepdims=True)) < NEAR
             close[np.arange(len(n)), y[n]] &= is_cosine[n]
-            z[huge] = ldexp(_less_largest(f, close, x[n], w, _of_cosines) * scale[n][:, None], exponent[n][:, None])
+            z[huge] = ldexp(_less_largest(f, close, x[n], w, _exact_cosines) * scale[n][:, None], exponent[n][:, None])
 
-        def up(dz: Numbers) -> None:
-            nonlocal c, of_psi, of_scale
-            of_c, of_target, of_length = logits.backward(dz, of_logits)
-            c, of_psi, of_scale = _put(c, rows, of_c), _put(of_psi, rows, of_target), _put(of_scale, rows, of_length)
+        def backward(dz: Numbers) -> None:
+            nonlocal c, dpsi, dscale
+            dc_rows, dpsi_rows, dscale_rows = logits.backward(dz, saved_logits)
+            c, dpsi, dscale = _put(c, rows, dc_rows), _put(dpsi, rows, dpsi_rows), _put(dscale, rows, dscale_rows)
 
-        return z, up
+        return z, backward
 
-    loss = _loss(spec, y, len(w), upstream, down)
+    loss = _loss(spec, y, len(w), upstream, forward)
     if upstream is None:
         return loss, {}
     narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])
-    narrow.add(np.arange(len(y)), y, *angle.backward(margin.backward(of_psi, of_margin), of_angle))
-    for some in _blocks(len(near.n), x.shape[1], 2**18):
-        n, k = near.n[some], near.k[some]
+    narrow.add(np.arange(len(y)), y, *angle.backward(margin.backward(dpsi, saved_margin), saved_angle))
+    for pairs in _blocks(len(near.n), x.shape[1], 2**18):
+        n, k = near.n[pairs], near.k[pairs]
         narrow.add(n, k, *_by_angle(x[n], w[k], c[n, k]))
     c[near] = 0.0
-    return loss, _wide_back(c, to_x, w, narrow, None if spec.scale is not None else of_scale)
+    return loss, _wide_back(c, unit_x, w, narrow, None if spec.scale is not None else dscale)
 
 
 HUGE = 40
@@ -298,12 +314,12 @@ def _less_largest(
     return less
 
 
-def _of_cosines(x: Array, w: Array, k: int) -> list[Fraction]:
+def _exact_cosines(x: Array, w: Array, k: int) -> list[Fraction]:
     angles = [Between.of(x, row) for row in w]
     return [settled(lambda bits, a=a: a.cos(bits) - angles[k].cos(bits)) for a in angles]  # type: ignore[misc]
 
 
-def _of_products(x: Array, w: Array, k: int) -> list[Fraction]:
+def _exact_products(x: Array, w: Array, k: int) -> list[Fraction]:
     entries = units(x, UNIT)
     products = [Fraction(inner(entries, units(row, UNIT)), UNIT**2) for row in w]
     return [product - products[k] for product in products]
@@ -318,21 +334,21 @@ class _Places(NamedTuple):
 
 def _nearly_parallel(c: DoubleDouble, y: Integers) -> _Places:
     """Where a class that is not the target has a direction within 2^-30 of that of x, or of its opposite."""
-    found = [_Places(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    places = [_Places(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for rows in _blocks(len(c), c.shape[1], 2**16):
         hi, lo = c.hi[rows], c.lo[rows]
         near = (np.abs(hi) - 1.0) + np.copysign(1.0, hi) * lo > -(2.0**-61)
         near[np.arange(len(hi)), y[rows]] = False
         n, k = np.nonzero(near)
-        found.append(_Places(n + rows.start, k))
-    return _Places(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        places.append(_Places(n + rows.start, k))
+    return _Places(*(np.concatenate(axis) for axis in zip(*places, strict=True)))
 
 
 def _by_angle(x: Array, w: Array, dc: Numbers) -> tuple[Numbers, Numbers]:
     """Carry the gradients of cosines of pairs of rows back as if they were targets, without a margin."""
-    theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
-    _, of_margin = margin.forward(theta, margin.Margin())
-    return angle.backward(margin.backward(dc, of_margin), of_angle)
+    theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
+    _, saved_margin = margin.forward(theta, margin.Margin())
+    return angle.backward(margin.backward(dc, saved_margin), saved_angle)
 
 
 class _Narrow:
@@ -349,48 +365,36 @@ class _Narrow:
         self.x, self.w = _put(self.x, n, self.x[n] + dx), _put(self.w, at, self.w[at] + dw)
 
 
-def _wide_back(
-    dc: Numbers, to_x: normalize.Directions, w: Array, narrow: _Narrow, of_scale: Numbers
-) -> dict[str, Array]:
+def _wide_back(dc: Numbers, unit_x: normalize.Directions, w: Array, narrow: _Narrow, dscale: Numbers) -> Arrays:
     """Carry the gradient of the cosines back to embeddings and classes, and add that of the narrow branch."""
-    unit_x: Numbers = _zeros(*narrow.x.shape)
-    gradient = np.zeros_like(w)
+    dunit_x: Numbers = _zeros(*narrow.x.shape)
+    dw = np.zeros_like(w)
     for block in _classes(narrow.x.hi, w):
-        to_w = normalize.forward(DoubleDouble.of(w[block]))
-        part, unit_w = cosine.backward(dc[:, block], cosine.Saved(to_x.unit, to_w.unit))
-        unit_x = unit_x + part
-        rows = normalize.backward(unit_w, to_w)
+        unit_w = normalize.forward(DoubleDouble.of(w[block]))
+        dunit_x_block, dunit_w = cosine.backward(dc[:, block], cosine.Saved(unit_x.unit, unit_w.unit))
+        dunit_x = dunit_x + dunit_x_block
+        rows = normalize.backward(dunit_w, unit_w)
         first, last = np.searchsorted(narrow.classes, (block.start, block.stop))
         at = narrow.classes[first:last] - block.start
-        gradient[block] = _put(rows, at, rows[at] + narrow.w[first:last]).hi
-    return {"x": (normalize.backward(unit_x, to_x, of_scale) + narrow.x).hi, "w": gradient}
+        dw[block] = _put(rows, at, rows[at] + narrow.w[first:last]).hi
+    return {"x": (normalize.backward(dunit_x, unit_x, dscale) + narrow.x).hi, "w": dw}
 
 
-def _triplet(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     m, squared, reduction = spec.triplet
-    points = [arrays[name] for name in ("anchor", "positive", "negative")]
-    count, width = points[0].shape
+    names = spec.differentiable()
+    count, width = arrays["anchor"].shape
     losses = triplet.WithExponent(_zeros(count), np.zeros(count, np.int32))
-    gradients = [np.zeros_like(point) for point in points]
+    gradients = {name: np.zeros((count, width)) for name in names}
     if upstream is not None:
         mantissa, exponent = frexp(upstream)
-        coefficients = cross_entropy.coefficient(mantissa, reduction, np.float64(count), count)
+        dlosses = cross_entropy.coefficient(mantissa, reduction, np.float64(count), count)
         exponents = np.broadcast_to(exponent, (count,))
     for rows in _blocks(count, width, 2**16):
-        anchor, positive, negative = (DoubleDouble.of(point[rows]) for point in points)
+        anchor, positive, negative = (DoubleDouble.of(arrays[name][rows]) for name in names)
         (losses.mantissa[rows], losses.exponent[rows]), saved = triplet.forward(anchor, positive, negative, m, squared)
         if upstream is not None:
-            for gradient, part in zip(
-                gradients, triplet.backward(coefficients[rows], saved, exponents[rows]), strict=True
-            ):
-                gradient[rows] = part.hi
-    loss = DoubleDouble.of(triplet.reduce(losses, reduction))
-    return loss, dict(zip(("anchor", "positive", "negative"), gradients, strict=True))
-
-
-_HEADS: dict[str, Callable[[Spec, Arrays, DoubleDouble | None], _Result]] = {
-    "logits": _logits,
-    "linear": _linear,
-    "margin": _margin,
-    "triplet": _triplet,
-}
+            parts = triplet.backward(dlosses[rows], saved, exponents[rows])
+            for name, part in zip(names, parts, strict=True):
+                gradients[name][rows] = part.hi
+    return DoubleDouble.of(triplet.reduce(losses, reduction)), gradients

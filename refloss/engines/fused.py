@@ -30,7 +30,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import Arrays, Request, Spec, chain, contract, kernels, without_ignored
+from refloss.engines import chain, contract, kernels
+from refloss.engines.counting import counted
+from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.spec import Arrays, Spec
 from refloss.engines.threads import in_order, with_products
 from refloss.error_free import (
     Array,
@@ -87,12 +90,12 @@ def _tapered(whole: int, width: int) -> list[slice]:
 _Result: TypeAlias = tuple[Array, dict[str, Array]]
 
 
-def value(spec: Spec, arrays: Arrays, request: Request) -> Array:
+def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     """Return the loss."""
     return _run(spec, arrays, None, request)[0]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request) -> _Result:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> _Result:
     """Return the loss and its gradients by the name of the input; those that are wanted."""
     return _run(spec, arrays, upstream, request)
 
@@ -472,8 +475,14 @@ class _Samples:
         self.norm = np.sqrt(self.x.squares.astype(np.float64))
         """Lengths of the scaled rows (N,)."""
         ones, length = np.ones(len(self.y)), self.norm * self.x.unscale
-        self.by_length = self.directions and spec.scale is None
-        scale = length if self.by_length else ones * spec.scale if spec.scale is not None else ones
+        self.by_length = self.directions and getattr(spec, "scale", None) is None
+        scale = (
+            length
+            if self.by_length
+            else ones * getattr(spec, "scale", None)
+            if getattr(spec, "scale", None) is not None
+            else ones
+        )
         self.alpha = scale / self.norm if self.directions else ones * self.x.unscale
         """What, beside the classes' β, makes a product of scaled rows a logit (N,)."""
         self.largest = float((scale if self.directions else length).max(initial=0.0))
@@ -704,9 +713,9 @@ class _Classes:
 def _head(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
     """Leave out the rows that are ignored."""
     wide = {"w": arrays["w"]}
-    some, above, restored = without_ignored(spec, {name: arrays[name] for name in arrays if name != "w"}, upstream)
-    found, gradients = _kept(spec, some | wide, above, request)
-    return restored("value", found), {name: restored(name, part) for name, part in gradients.items()}
+    rows = counted(spec, {name: arrays[name] for name in arrays if name != "w"}, upstream)
+    found, gradients = _kept(spec, rows.arrays | wide, rows.upstream, request)
+    return rows.restored(found), rows.gradients(gradients)
 
 
 def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
@@ -721,7 +730,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     if upstream is not None:
         above = _above(upstream, settings.reduction, divisor, n, request.dtype)
         wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
-    to_x, to_w = np.empty((n, d), request.dtype), request.into("w", (c, d)) if "w" in wanted else None
+    to_x, to_w = np.empty((n, d), request.dtype), request.room("w", (c, d)) if "w" in wanted else None
     to_b = Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None
     keep, item = to_w is not None or to_b is not None, np.dtype(request.dtype).itemsize
     size = max(1, min(n, max(d, KEPT // (item * (c if keep else min(c, NARROWEST))))))
@@ -822,7 +831,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         given = _above(upstream, settings.reduction, divisor, n, dtype)
     _fit(dtype, own, t)
     own, t, above, losses = own.astype(dtype), t.astype(dtype), given.mantissa.astype(dtype), np.empty(n)
-    out = request.into("z", (n, c)) if keep else np.empty((0, c), dtype)
+    out = request.room("z", (n, c)) if keep else np.empty((0, c), dtype)
 
     def sweep(some: slice) -> None:
         room = out[some] if keep else np.empty((1, c), dtype)

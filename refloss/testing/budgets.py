@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.engines import Spec, contract
+from refloss.engines import contract
+from refloss.engines.spec import Spec
 from refloss.error_free import Array, Pair, shown
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
 from refloss.stages import cross_entropy, log_softmax, softmax

@@ -1,0 +1,112 @@
+"""Spec: what a loss is to an engine.
+
+`Spec` is a union of four kinds of losses, told apart by their class or by the tag `head`: cross entropy on given
+`Logits`, a `Linear` layer before it, a `Margin` head on directions, and `Triplet`. Each has its settings, as the stages
+take them, and its inputs as data: which have one row per sample, which one per class, and which hold labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from numpy.typing import NDArray
+
+from refloss.stages import cross_entropy, margin, triplet
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+"""Inputs of a loss, or their gradients, by name."""
+
+
+class Input(NamedTuple):
+    """An input of a loss."""
+
+    name: str
+    """As the loss's arguments name it."""
+    per: Literal["sample", "class"]
+    """What it has one row, or one number, for."""
+    kind: Literal["floats", "labels"] = "floats"
+    """Numbers with a gradient, or labels, in whose place there may be probabilities."""
+
+
+_X, _W, _Y, _B = Input("x", "sample"), Input("w", "class"), Input("y", "sample", "labels"), Input("b", "class")
+
+
+class _Kind:
+    """What the four kinds share: questions about their inputs."""
+
+    inputs: ClassVar[tuple[Input, ...]]
+    directions: ClassVar[bool] = False
+    """Whether rows of x and w count by their directions alone, so that none may be zero."""
+
+    @classmethod
+    def differentiable(cls) -> tuple[str, ...]:
+        """Return the names of the inputs that have gradients."""
+        return tuple(each.name for each in cls.inputs if each.kind == "floats")
+
+    @classmethod
+    def per_class(cls) -> frozenset[str]:
+        """Return the names of the inputs that have one row per class."""
+        return frozenset(each.name for each in cls.inputs if each.per == "class")
+
+
+@dataclass(frozen=True)
+class _Labelled(_Kind):
+    """What ends in cross entropy."""
+
+    cross_entropy: cross_entropy.Settings
+    """Reduction, label smoothing, class weights and the ignored label."""
+
+    @property
+    def reduction(self) -> str:
+        """One of "mean", "sum" and "none"."""
+        return self.cross_entropy.reduction
+
+
+@dataclass(frozen=True)
+class Logits(_Labelled):
+    """Cross entropy on given logits."""
+
+    head: ClassVar[Literal["logits"]] = "logits"
+    inputs: ClassVar[tuple[Input, ...]] = (Input("z", "sample"), _Y)
+
+
+@dataclass(frozen=True)
+class Linear(_Labelled):
+    """Cross entropy on the logits of a linear layer; the bias may be left out."""
+
+    head: ClassVar[Literal["linear"]] = "linear"
+    inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y, _B)
+
+
+@dataclass(frozen=True)
+class Margin(_Labelled):
+    """Cross entropy on scaled cosines, the target's replaced by a curve of its angle."""
+
+    margin: margin.Margin
+    """m1, m2, m3, rule, annealing and gradient convention."""
+    scale: float | None
+    """The scale; None for the length of the embedding."""
+    head: ClassVar[Literal["margin"]] = "margin"
+    inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y)
+    directions: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Triplet(_Kind):
+    """The triplet loss."""
+
+    triplet: triplet.Settings
+    """Margin, distance and reduction."""
+    head: ClassVar[Literal["triplet"]] = "triplet"
+    inputs: ClassVar[tuple[Input, ...]] = tuple(Input(name, "sample") for name in ("anchor", "positive", "negative"))
+
+    @property
+    def reduction(self) -> str:
+        """One of "mean", "sum" and "none"."""
+        return self.triplet.reduction
+
+
+WithLabels: TypeAlias = Logits | Linear | Margin
+"""Losses that end in cross entropy."""
+Spec: TypeAlias = Logits | Linear | Margin | Triplet

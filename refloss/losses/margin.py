@@ -1,0 +1,340 @@
+r"""Losses on directions: the logits are scaled cosines, the target's replaced by a curve ψ of its angle.
+
+Symbols: embeddings x (N, D), class weights w (C, D), labels y (N,); θ_nk the angle between x_n and w_k; scale s;
+margins m, in radians where they are angles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from refloss import inputs
+from refloss.engines import dispatch
+from refloss.engines.dispatch import Call, Value
+from refloss.engines.spec import Margin
+from refloss.error_free import Array
+from refloss.losses.base import LabelledLoss, Trace
+from refloss.stages import angle, margin
+
+
+class HeadGradient(NamedTuple):
+    """Gradient of a margin loss."""
+
+    x: Array
+    """dL/dx (N, D)."""
+    w: Array
+    """dL/dw (C, D)."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class MarginLoss(LabelledLoss):
+    """What every loss on directions shares: the curve of the target's angle, and a scale."""
+
+    _gradient = HeadGradient
+
+    gradient: str = "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inputs.one_of("gradient", self.gradient, inputs.GRADIENTS)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        """The settings of the curve; losses with a margin say which."""
+        return margin.Margin(gradient=self.gradient)
+
+    @cached_property
+    def spec(self) -> Margin:
+        """What an engine needs to know of this loss."""
+        return Margin(self._cross_entropy, self._margin, getattr(self, "s", None))
+
+    def target_logit(self, theta: Any) -> Value:
+        """Return ψ(θ), which replaces cos θ of the target before the scale, for angles in [0, pi]."""
+        return self._of_angle("psi", theta)
+
+    def target_slope(self, theta: Any) -> Value:
+        """Return ψ'(θ) per radian, as this loss's gradient convention has it, for angles in [0, pi]."""
+        return self._of_angle("slope", theta)
+
+    def _of_angle(self, quantity: Literal["psi", "slope"], theta: Any) -> Value:
+        radians = inputs.theta(theta)
+        target = margin.turned(angle.of(radians), self._margin)
+        values: Array = getattr(margin.curve_of(self._margin), quantity)(target).hi
+        return values if radians.ndim else np.float64(values)
+
+    def __call__(self, x: Any, w: Any, y: Any, *, engine: str = "auto", dtype: Any = None) -> Value:
+        """Return the loss of embeddings x (N, D), class weights w (C, D) and labels y (N,)."""
+        return dispatch.value(self._call(x, w, y), engine, dtype)
+
+    def value_and_grad(
+        self,
+        x: Any,
+        w: Any,
+        y: Any,
+        *,
+        upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
+    ) -> tuple[Value, HeadGradient]:
+        """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D).
+
+        The options are those of `CrossEntropy.value_and_grad`; upstream is a number, or (N,) for reduction="none".
+        """
+        return self._value_and_grad(self._call(x, w, y), upstream, wrt, out, engine, dtype)
+
+    def trace(self, x: Any, w: Any, y: Any, *, upstream: Any = None) -> Trace:
+        """Return every stage's output and gradient by stage name; ignored rows hold 0."""
+        return dispatch.trace(self._call(x, w, y), upstream)
+
+    def _call(self, x: Any, w: Any, y: Any) -> Call:
+        arrays = inputs.head(x, w, y, None, self.class_weight, self.ignore_index, directions=True)
+        return Call(self.spec, arrays, arrays["y"].shape, {"x": x, "w": w, "y": y})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ModifiedSoftmax(MarginLoss):
+    r"""Modified softmax: unit class weights, no bias, the length of the embedding as the scale.
+
+    $$L_n = -\log\frac{e^{\lVert x_n\rVert\cos\theta_{y_n}}}{\sum_k e^{\lVert x_n\rVert\cos\theta_{nk}}}$$
+
+    Source: SphereFace (Liu et al. 2017), eq. 4.
+
+    Parameters
+    ----------
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact" or "detached"; without a margin the two are the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ScaledLoss(MarginLoss):
+    """A margin loss with a scale of its own; None means the length of the embedding."""
+
+    s: float | None = 64.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.s is not None:
+            self._keep("s", inputs.number("s", self.s, 0.0, above=True))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NormFace(ScaledLoss):
+    r"""NormFace: unit embeddings and unit class weights, one scale.
+
+    $$L_n = -\log\frac{e^{s\cos\theta_{y_n}}}{\sum_k e^{s\cos\theta_{nk}}}$$
+
+    Source: NormFace (Wang et al. 2017).
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    reduction, label_smoothing, class_weight, ignore_index, gradient
+        As in `ModifiedSoftmax`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ASoftmax(ScaledLoss):
+    r"""A-Softmax (SphereFace): the target's angle multiplied.
+
+    $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}},
+    \qquad \psi(\theta) = (-1)^k\cos m\theta - 2k, \quad k = \lfloor m\theta/\pi\rfloor$$
+
+    At θ = π the fold is that of k = m - 1, and the value 1 - 2m. Source: SphereFace (Liu et al. 2017), eq. 7.
+
+    Parameters
+    ----------
+    m
+        Multiplies the angle, from 1 to 30.
+    annealing
+        λ in (λ cos θ + ψ) / (1 + λ), 0 or more.
+    s
+        Scale, above 0; None, the paper's choice, for the length of the embedding.
+    boundary
+        "monotone", the paper's folds, or "none", cos mθ left to rise again past mθ = π.
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact", or "detached" for dψ/dθ := -sin θ.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m: float = 4.0
+    annealing: float = 0.0
+    s: float | None = None
+    boundary: str = "monotone"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m", inputs.number("m", self.m, 1.0, 30.0))
+        self._keep("annealing", inputs.number("annealing", self.annealing, 0.0, 1e100))
+        inputs.one_of("boundary", self.boundary, ("monotone", "none"))
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(self.m, boundary=self.boundary, annealing=self.annealing, gradient=self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CosFace(ScaledLoss):
+    r"""CosFace (AM-Softmax): the target's cosine lowered.
+
+    $$L_n = -\log\frac{e^{s(\cos\theta_{y_n} - m)}}
+    {e^{s(\cos\theta_{y_n} - m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
+
+    Sources: CosFace (Wang et al. 2018), eq. 4; AM-Softmax (Wang et al. 2018).
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    m
+        Margin on the cosine, in [0, 2].
+    boundary
+        "none", or "conditional" for a margin only where cos θ > m, as the official AM-Softmax layer has it.
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact" or "detached"; for a margin on the cosine the two are the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m: float = 0.35
+    boundary: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m", inputs.number("m", self.m, 0.0, 2.0))
+        inputs.one_of("boundary", self.boundary, ("none", "conditional"))
+        inputs.boundary(self.boundary, 1.0, 0.0, self.m)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(m3=self.m, boundary=self.boundary, gradient=self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ArcFace(ScaledLoss):
+    r"""ArcFace: a margin added to the target's angle.
+
+    $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}
+    {e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
+
+    Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; those here are found in public code.
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    m
+        Margin on the angle in radians, in [0, pi].
+    boundary
+        What holds where the margin itself does not: "none", nothing, since the margin holds everywhere; past θ + m = π
+        "hard", cos θ - m sin m, "keep", cos θ, "continuous", cos θ + cos m - 1, "monotone", -cos(θ + m) - 2, or
+        "clamp", -1; "easy", cos θ where that is not above 0; "min", cos θ where that is the smaller.
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact", or "detached" for dψ/dθ := -sin θ, as InsightFace has it since 2022.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m: float = 0.5
+    boundary: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m", inputs.angle_margin("m", self.m))
+        inputs.one_of("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
+        inputs.boundary(self.boundary, 1.0, self.m, 0.0)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(m2=self.m, boundary=self.boundary, gradient=self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CombinedMargin(ScaledLoss):
+    r"""Combined margin: multiplied and moved angle, lowered cosine.
+
+    $$\psi(\theta) = \cos(m_1\theta + m_2) - m_3 \text{ where the rule lets the margin hold}$$
+
+    Source: ArcFace (Deng et al. 2019), eq. 4.
+
+    Parameters
+    ----------
+    s
+        Scale, above 0; None for the length of the embedding.
+    m1
+        Multiplies the angle, above 0 and at most 30.
+    m2
+        Added to the angle in radians, in [0, pi].
+    m3
+        Taken off the cosine, in [0, 2].
+    boundary
+        As in `ArcFace` with m1 θ + m2 for θ + m, and m3 taken off as well ("continuous" joins at π, "monotone" folds at
+        every multiple of π); "min" and "conditional", cos θ where that is not above m3, take nothing off. The table is
+        in `refloss.stages.margin`.
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+    gradient
+        "exact", or "detached" for dψ/dθ := -sin θ.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    m1: float = 1.0
+    m2: float = 0.3
+    m3: float = 0.2
+    boundary: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("m1", inputs.number("m1", self.m1, 0.0, 30.0, above=True))
+        self._keep("m2", inputs.angle_margin("m2", self.m2))
+        self._keep("m3", inputs.number("m3", self.m3, 0.0, 2.0))
+        inputs.one_of("boundary", self.boundary, margin.RULES)
+        inputs.boundary(self.boundary, self.m1, self.m2, self.m3)
+
+    @property
+    def _margin(self) -> margin.Margin:
+        return margin.Margin(self.m1, self.m2, self.m3, self.boundary, gradient=self.gradient)
+
+
+SphereFace = ASoftmax
+AMSoftmax = CosFace

@@ -1,0 +1,167 @@
+r"""Cross entropy of softmax, on given logits and after a linear layer.
+
+Symbols: embeddings x (N, D), class weights w (C, D), labels y (N,), bias b (C,), logits z (..., C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from refloss import inputs
+from refloss.engines import dispatch
+from refloss.engines.dispatch import Call, Value
+from refloss.engines.spec import Linear, Logits
+from refloss.error_free import Array
+from refloss.losses.base import LabelledLoss, Trace
+
+
+class LogitGradient(NamedTuple):
+    """Gradient of a loss on logits."""
+
+    z: Array
+    """dL/dz (..., C)."""
+
+
+class LinearGradient(NamedTuple):
+    """Gradient of the softmax loss."""
+
+    x: Array
+    """dL/dx (N, D)."""
+    w: Array
+    """dL/dw (C, D)."""
+    b: Array | None
+    """dL/db (C,), or None where there was no bias."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CrossEntropy(LabelledLoss):
+    r"""Cross entropy of softmax on given logits.
+
+    $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p_n = \operatorname{softmax}(z_n)$$
+
+    with targets t from labels or probabilities y, class weights v and smoothing ε: $t_{nk} = (1-\varepsilon)\,v_k\,[k =
+    y_n] + \varepsilon v_k / C$, or $v_k ((1-\varepsilon)\,y_{nk} + \varepsilon / C)$. Probabilities need not add up to
+    1, and they and weights may be negative. What targets of both signs add up to may cancel: accuracy is then relative
+    to the magnitudes of its terms, see `error_bound`.
+
+    Settings mean what they mean in ``torch.nn.CrossEntropyLoss``, where class_weight is called weight. Classes are the
+    last axis of z, not the second: from (N, C, d) come by ``numpy.moveaxis(z, 1, -1)``. Relative accuracy holds for
+    confident targets: a loss of 1e-300 is 1e-300. Logits may be -inf, a masked class; NaN and +inf give NaN, whatever
+    their row weighs, unless it is ignored.
+
+    Parameters
+    ----------
+    reduction
+        "mean" (divided by the sum of the weights of the labels that count, by the number of rows for probabilities),
+        "sum" or "none". Where weights of both signs add up to 0, that is what it divides by, as PyTorch does: the value
+        is infinite or NaN, the gradient NaN.
+    label_smoothing
+        ε in [0, 1].
+    class_weight
+        v: one weight a class, any finite numbers.
+    ignore_index
+        Rows with this label count nothing; their logits are not looked at. All rows ignored: the "mean" is NaN, the
+        gradient 0. Probabilities know no ignored rows. None: no label is ignored.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    _gradient = LogitGradient
+
+    @cached_property
+    def spec(self) -> Logits:
+        """What an engine needs to know of this loss."""
+        return Logits(self._cross_entropy)
+
+    def __call__(self, z: Any, y: Any, *, engine: str = "auto", dtype: Any = None) -> Value:
+        """Return the loss of logits z (..., C) with labels y (...) or probabilities y (..., C)."""
+        return dispatch.value(self._call(z, y), engine, dtype)
+
+    def value_and_grad(
+        self,
+        z: Any,
+        y: Any,
+        *,
+        upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
+    ) -> tuple[Value, LogitGradient]:
+        """Return the loss and its gradient, a named tuple with the field z.
+
+        upstream is the gradient of what comes after: a number, or (...) for reduction="none"; 1 if left out.
+
+        wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
+        arrays that take the gradients. dtype is float64, or float32 for engines that can.
+        """
+        return self._value_and_grad(self._call(z, y), upstream, wrt, out, engine, dtype)
+
+    def trace(self, z: Any, y: Any, *, upstream: Any = None) -> Trace:
+        """Return every stage's output and gradient by stage name, the rows of z flattened; ignored rows hold 0."""
+        return dispatch.trace(self._call(z, y), upstream)
+
+    def _call(self, z: Any, y: Any) -> Call:
+        arrays, samples = inputs.given_logits(z, y, self.class_weight, self.ignore_index)
+        return Call(self.spec, arrays, samples, {"z": z, "y": y})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SoftmaxLoss(LabelledLoss):
+    r"""Softmax loss: cross entropy of softmax on the logits of a linear layer.
+
+    $$L_n = -\log\frac{e^{W_{y_n}\cdot x_n + b_{y_n}}}{\sum_k e^{W_k\cdot x_n + b_k}}$$
+
+    Parameters
+    ----------
+    reduction, label_smoothing, class_weight, ignore_index
+        As in `CrossEntropy`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings and inputs out of range, naming the argument.
+    """
+
+    _gradient = LinearGradient
+
+    @cached_property
+    def spec(self) -> Linear:
+        """What an engine needs to know of this loss."""
+        return Linear(self._cross_entropy)
+
+    def __call__(self, x: Any, w: Any, y: Any, b: Any = None, *, engine: str = "auto", dtype: Any = None) -> Value:
+        """Return the loss of embeddings x (N, D), class weights w (C, D), labels y (N,) and, if given, bias b (C,)."""
+        return dispatch.value(self._call(x, w, y, b), engine, dtype)
+
+    def value_and_grad(
+        self,
+        x: Any,
+        w: Any,
+        y: Any,
+        b: Any = None,
+        *,
+        upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
+    ) -> tuple[Value, LinearGradient]:
+        """Return the loss and its gradients, a named tuple with the fields x, w and b (None without a bias).
+
+        The options are those of `CrossEntropy.value_and_grad`; upstream is a number, or (N,) for reduction="none".
+        """
+        return self._value_and_grad(self._call(x, w, y, b), upstream, wrt, out, engine, dtype)
+
+    def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None) -> Trace:
+        """Return every stage's output and gradient by stage name; ignored rows hold 0."""
+        return dispatch.trace(self._call(x, w, y, b), upstream)
+
+    def _call(self, x: Any, w: Any, y: Any, b: Any = None) -> Call:
+        arrays = inputs.head(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
+        return Call(self.spec, arrays, arrays["y"].shape, {"x": x, "w": w, "y": y, "b": b})
