@@ -32,7 +32,7 @@ import facts
 import numpy as np
 
 import refloss
-from refloss import losses
+from refloss.engines import dispatch
 
 Rows = list[dict[str, Any]]
 Calls = dict[str, Callable[[], Any]]
@@ -606,7 +606,7 @@ def write(measured: facts.Measured, commit: str, folder: Path) -> None:
     draw(rows, "seconds", "s", folder / "classes-time.png")
     draw(rows, "bytes", "MiB beyond inputs and outputs", folder / "classes-memory.png")
     trial = "**A trial at reduced sizes, to show the form of this page. It measures nothing.**\n\n"
-    large = losses.LARGE
+    large = dispatch.LARGE
     top = facts.lines(measured, commit, PACKAGES).replace(" rounds", " parts")
     rounds = ", ".join(f"{len(row['seconds']['floor'])}" for row in some(rows, "work") if row["dtype"] == "float64")
     page = f"""# Time and memory of the engine `fused`

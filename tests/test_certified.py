@@ -318,7 +318,7 @@ def test_a_mean_over_no_weight_is_nan() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.25, 1.0])
 def test_weights_that_add_up_to_0(smoothing: float) -> None:
-    """The value alone is enclosed: what PyTorch has, see `refloss.engines.over_zero`."""
+    """The value alone is enclosed: what PyTorch has, see `refloss.engines.counting.mean_over_zero`."""
     loss = refloss.CrossEntropy(class_weight=(-1.0, 2.0, 0.5), label_smoothing=smoothing)
     found = enclose(loss, [[0.3, -1.0, 2.0], [1.0, 0.2, -0.7], [0.0, 1.0, 0.5]], [1, 0, 0])
     expected = np.nan if smoothing == 1.0 else np.inf

@@ -46,9 +46,9 @@ SYMMETRIC = tuple(f"0: {what}" for what in ["arguments exchanged"] * 3)  # of ma
 EQUAL = {  # alterations that alter nothing
     "refloss.stages.margin:forward": ("1: sign of all",),  # cos(-φ) = cos φ
     "refloss.stages.cross_entropy:targets": ("0: index 0 of v is y_n",),  # where [k = y_n] is 1, v_k is that number
-    "refloss.losses:logsumexp": ("1: index 0 of z is a",),  # the largest of equal numbers
+    "refloss.functions:logsumexp": ("1: index 0 of z is a",),  # the largest of equal numbers
     "refloss.stages.triplet:forward": SYMMETRIC,
-    "refloss.losses:Triplet": SYMMETRIC,
+    "refloss.losses.pairwise:Triplet": SYMMETRIC,
 }
 
 Scopes = Callable[[np.random.Generator], Iterator[tex.Scope]]
@@ -494,28 +494,28 @@ def _(rng):
 # ---------------------------------------------------------------------------------------------------------- the losses
 
 
-@_formula("refloss.losses:softmax")
+@_formula("refloss.functions:softmax")
 def _(rng):
     z = rng.normal(size=(N, C)) * 2.0
     for n, p in enumerate(refloss.softmax(z)):
         yield tex.Scope({"p": _exact(p), "z": _exact(z[n])}, RANGES)
 
 
-@_formula("refloss.losses:log_softmax")
+@_formula("refloss.functions:log_softmax")
 def _(rng):
     z = rng.normal(size=(N, C)) * 2.0
     for n, log_p in enumerate(refloss.log_softmax(z)):
         yield tex.Scope({r"\log p": _exact(log_p), "z": _exact(z[n])}, RANGES)
 
 
-@_formula("refloss.losses:logsumexp")
+@_formula("refloss.functions:logsumexp")
 def _(rng):
     z, largest = _rows(rng)
     for n, (a, peak) in enumerate(largest):
         yield tex.Scope({"left": _exact(refloss.logsumexp(z)[n]), "z": _exact(z[n]), "a": a, "M": peak}, RANGES)
 
 
-@_formula("refloss.losses:CrossEntropy")
+@_formula("refloss.losses.softmax:CrossEntropy")
 def _(rng):
     z = rng.normal(size=(N, C)) * 2.0
     for _, y in _labels(rng):
@@ -531,7 +531,7 @@ def _(rng):
         )
 
 
-@_formula("refloss.losses:SoftmaxLoss")
+@_formula("refloss.losses.softmax:SoftmaxLoss")
 def _(rng):
     x, w, b, y = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=C), rng.permutation(C)[:N]
     yield tex.Scope(
@@ -561,33 +561,33 @@ def _heads(rng, loss, **settings):
     yield tex.Scope(values, RANGES)
 
 
-@_formula("refloss.losses:ModifiedSoftmax")
+@_formula("refloss.losses.margin:ModifiedSoftmax")
 def _(rng):
     yield from _heads(rng, refloss.ModifiedSoftmax(reduction="none"))
 
 
-@_formula("refloss.losses:NormFace")
+@_formula("refloss.losses.margin:NormFace")
 def _(rng):
     yield from _heads(rng, refloss.NormFace(reduction="none", s=2.5), s=2.5)
 
 
-@_formula("refloss.losses:ASoftmax")
+@_formula("refloss.losses.margin:ASoftmax")
 def _(rng):
     for m in (1.7, 4.0, 6.3):
         yield from _heads(rng, refloss.ASoftmax(reduction="none", s=0.7, m=m), s=0.7, m=m)
 
 
-@_formula("refloss.losses:CosFace")
+@_formula("refloss.losses.margin:CosFace")
 def _(rng):
     yield from _heads(rng, refloss.CosFace(reduction="none", s=2.5, m=0.3), s=2.5, m=0.3)
 
 
-@_formula("refloss.losses:ArcFace")
+@_formula("refloss.losses.margin:ArcFace")
 def _(rng):
     yield from _heads(rng, refloss.ArcFace(reduction="none", s=2.5, m=0.6), s=2.5, m=0.6)
 
 
-@_formula("refloss.losses:CombinedMargin")
+@_formula("refloss.losses.margin:CombinedMargin")
 def _(rng):
     for settings, theta in _margins(rng):
         loss = refloss.CombinedMargin(m1=settings.m1, m2=settings.m2, m3=settings.m3)
@@ -601,7 +601,7 @@ def _(rng):
             )
 
 
-@_formula("refloss.losses:Triplet")
+@_formula("refloss.losses.pairwise:Triplet")
 def _(rng):
     a, p, n = rng.normal(size=(N, D)), rng.normal(size=(N, D)), rng.normal(size=(N, D))
     p[0], n[1] = a[0] + 0.1, a[1] + 5.0  # one that keeps its margin, one that does not
@@ -627,7 +627,8 @@ def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     found = []
     modules = [angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, softmax, triplet]
-    for module in (*modules, importlib.import_module("refloss.losses")):
+    losses = ("refloss.functions", "refloss.losses.softmax", "refloss.losses.margin", "refloss.losses.pairwise")
+    for module in (*modules, *map(importlib.import_module, losses)):
         for name, item in vars(module).items():
             if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
                 count = len(DISPLAY.findall(inspect.getdoc(item) or ""))
@@ -716,7 +717,7 @@ def test_annealing_is_what_the_code_computes_and_no_altered_formula_is():
 
 
 def test_the_targets_of_cross_entropy_are_what_the_code_computes_and_no_altered_formula_is():
-    formulas = INLINE.findall(DISPLAY.sub("", _docstring("refloss.losses:CrossEntropy")))
+    formulas = INLINE.findall(DISPLAY.sub("", _docstring("refloss.losses.softmax:CrossEntropy")))
     with mp.workdps(40):
         scopes = _scopes(lambda rng: (_of_targets(y, choice) for choice, y in _labels(rng)))
         assert _missed(r" \text{or} ".join(formulas), scopes) == ["0: index 0 of v is y_n"]  # as in EQUAL

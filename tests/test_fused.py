@@ -29,8 +29,8 @@ import exact
 import refloss
 import strategies
 import test_losses
-from refloss import losses, testing
-from refloss.engines import fused, kernels
+from refloss import testing
+from refloss.engines import dispatch, fused, kernels
 from refloss.engines import threads as parallel
 from refloss.error_free import Pair
 
@@ -1478,12 +1478,12 @@ def loaded(monkeypatch):
             found.append(name.rpartition(".")[2])
         return sys.modules.get(name) or __import__(name, fromlist=["_"])
 
-    monkeypatch.setattr(losses, "import_module", spy)
+    monkeypatch.setattr(dispatch, "import_module", spy)
     return found
 
 
 def test_small_work_never_waits_for_a_compiler(loaded, monkeypatch):
-    monkeypatch.setattr(losses, "_numba_works", lambda: pytest.fail("asked for numba"))
+    monkeypatch.setattr(dispatch, "_numba_works", lambda: pytest.fail("asked for numba"))
     x, w, y = ordinary(8, 20, 16)
     refloss.ArcFace().value_and_grad(x, w, y)
     refloss.SoftmaxLoss()(x, w, y)
@@ -1498,7 +1498,7 @@ def test_large_work_and_float32_are_for_fused(loaded, monkeypatch):
     refloss.CrossEntropy()(x, y % 16, dtype=np.float32)
     assert loaded == ["fused", "fused"]
     loaded.clear()
-    monkeypatch.setattr(losses, "LARGE", {"logits": x.size, "linear": 8 * 20 * 16, "margin": 8 * 20 * 16})
+    monkeypatch.setattr(dispatch, "LARGE", {"logits": x.size, "linear": 8 * 20 * 16, "margin": 8 * 20 * 16})
     for loss, *inputs in (
         (refloss.ArcFace(), x, w, y),
         (refloss.SoftmaxLoss(), x, w, y),
@@ -1518,9 +1518,9 @@ def no_numba(monkeypatch):
         raise OSError("no compiler here")
 
     monkeypatch.setattr(kernels, "ready", broken)
-    losses._numba_works.cache_clear()
+    dispatch._numba_works.cache_clear()
     yield
-    losses._numba_works.cache_clear()
+    dispatch._numba_works.cache_clear()
 
 
 def test_where_numba_fails_the_chain_takes_over_and_says_so_once(no_numba):

@@ -23,7 +23,8 @@ PACKAGE = Path(refloss.__file__).parent
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("numba", "llvmlite", "flint", "torch", "jax", "scipy", "typer", "rich", "mpmath", "hypothesis", "ml_dtypes")
-FLOORS = ("error_free", "fixed_point", "formats", "inputs", "stages", "engines", "losses", "testing", "cli")
+ENGINES_AND_BELOW = ("error_free", "fixed_point", "formats", "inputs", "stages", "engines")
+FLOORS = (*ENGINES_AND_BELOW, "functions", "losses", "testing", "cli")
 
 
 def test_import_loads_no_loss_before_one_is_asked_for():

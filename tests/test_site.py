@@ -215,7 +215,7 @@ def test_stages_have_one_order_everywhere():
 
     calls = [
         node.func.value.id
-        for node in ast.walk(ast.parse(inspect.getsource(chain._margin_down)))
+        for node in ast.walk(ast.parse(inspect.getsource(chain._margin)))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "forward"

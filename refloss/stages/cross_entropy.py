@@ -79,8 +79,9 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
 
     $$\bar n = \sum_n v_{y_n} \text{ for labels}, \qquad N \text{ for probabilities}$$
 
-    Weights that add up to 0 have no mean: NaN here; see `refloss.engines.over_zero`. Where weights or targets are so
-    large or so small that products with them may over- or underflow, v is `Scaled`, and with it all that comes of it.
+    Weights that add up to 0 have no mean: NaN here; see `refloss.engines.counting.mean_over_zero`. Where weights or
+    targets are so large or so small that products with them may over- or underflow, v is `Scaled`, and with it all that
+    comes of it.
     """
     unweighted = settings.class_weight is None
     v = np.broadcast_to(1.0, classes) if unweighted else np.asarray(settings.class_weight)
