@@ -22,9 +22,9 @@ from refloss import inputs
 from refloss.engines import chain, contract
 from refloss.engines.chain import Step
 from refloss.engines.counting import mean_over_zero
+from refloss.engines.locks import Lock
 from refloss.engines.protocol import IN_FLOAT64, Engine, Request
 from refloss.engines.spec import Arrays, Spec, Triplet
-from refloss.engines.threads import Lock
 from refloss.error_free import Array, digits, shown
 from refloss.stages import cross_entropy
 

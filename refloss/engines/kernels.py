@@ -24,7 +24,7 @@ import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
-from refloss.engines.threads import Lock, forks_wait_for
+from refloss.engines.locks import Lock, forks_wait_for
 from refloss.error_free import Array, expansion
 
 F = TypeVar("F", bound=Callable[..., Any])
