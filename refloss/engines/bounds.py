@@ -1,7 +1,7 @@
 r"""Bounds: what a promise of the `contract` amounts to on given inputs, entry by entry.
 
 A promise is relative: to a row's loss, and to the absolute terms of a gradient, what adds up to it before anything
-cancels. Here both are found, for every loss, from the same stages as the engine's. They may be far outside of float64's
+cancels. Both are computed here, for every loss, by the engine's stages. They may be far outside of float64's
 range on the way to a bound inside it, so all of them are binary logarithms, and sums are of these.
 
 Symbols: t_nk targets, p_nk probabilities, q = 1 - p, c_n the upstream gradient of a row's loss, G_nk = dL/dz_nk, ψ' the
@@ -74,8 +74,8 @@ class _Call(NamedTuple, Generic[S]):
     def absolute(self, logs: Array) -> Array:
         """Return bounds from their logarithms; at least a few of the smallest numbers there are."""
         least = 32.0 * float(np.finfo(self.dtype).smallest_subnormal)
-        found = np.exp2(logs) * (1.0 + 2.0**-30) + least  # what logarithms of a few thousand lose
-        return np.asarray(np.where(np.isnan(found), np.inf, found))
+        bounds = np.exp2(logs) * (1.0 + 2.0**-30) + least  # the rounding error of logarithms of a few thousand
+        return np.asarray(np.where(np.isnan(bounds), np.inf, bounds))
 
 
 def _log(a: Numbers) -> Array:
@@ -90,7 +90,7 @@ def _sum(logs: Array, axis: int) -> Array:
 
 
 def _times(*logs: Array) -> Array:
-    """Multiply numbers given by their logarithms; 0 times whatever is 0."""
+    """Multiply numbers given by their logarithms; 0 times infinity is 0."""
     product, nothing = logs[0], logs[0] == -np.inf
     for log in logs[1:]:
         product, nothing = product + log, nothing | (log == -np.inf)
@@ -121,29 +121,29 @@ def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
     share = -_log(divisor) if settings.reduction == "mean" else 0.0
     coefficient = np.broadcast_to(_log(call.upstream) + share, len(y))
     log_t = _log(t)
-    whole = _sum(log_t, 1)
+    target_sum = _sum(log_t, 1)
 
     relative = promised.value
     known = relative < 0.5
     rounding = np.log2(16.0 * float(np.finfo(call.dtype).eps))
     loss = _sum(_times(log_t, _log(log_p)), 1)
-    of_loss = np.where(
+    loss_error = np.where(
         known,
         np.log2(relative / (1.0 - relative)) + loss,
-        np.logaddexp2(np.log2(relative) + whole, rounding + loss),
+        np.logaddexp2(np.log2(relative) + target_sum, rounding + loss),
     )
-    of_loss = np.logaddexp2(of_loss, whole + call.least)
-    value = of_loss if settings.reduction == "none" else _sum(of_loss, 0) + share
+    loss_error = np.logaddexp2(loss_error, target_sum + call.least)
+    value = loss_error if settings.reduction == "none" else _sum(loss_error, 0) + share
 
     log_p2 = plain(high(log_p)) / np.log(2.0)
     if y.ndim == 1 and not settings.label_smoothing:
         label = np.arange(z.shape[1]) == y[:, None]
-        terms = whole[:, None] + np.where(label, _log(saved.q), log_p2)
+        terms = target_sum[:, None] + np.where(label, _log(saved.q), log_p2)
     else:
-        terms = np.logaddexp2(log_t, whole[:, None] + log_p2)
-    terms = np.where((promised.gradient < 0.5)[:, None], terms, whole[:, None])
+        terms = np.logaddexp2(log_t, target_sum[:, None] + log_p2)
+    terms = np.where((promised.gradient < 0.5)[:, None], terms, target_sum[:, None])
     lost = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
-    error = np.logaddexp2(lost + terms, whole[:, None] + call.least)
+    error = np.logaddexp2(lost + terms, target_sum[:, None] + call.least)
     return _Rows(value, coefficient[:, None] + error)
 
 

@@ -25,7 +25,7 @@ SUMMED = 512
 
 
 class AccuracyWarning(RuntimeWarning):
-    r"""A result whose error may be as large as what it is made of.
+    r"""A result whose error may be as large as its absolute terms.
 
     That is so where ρ, what the engine promises for gradients at the scale of a sample, is 1 or more, see `promise`.
     The message names the argument that is so large, and an engine that can do it.
@@ -91,7 +91,7 @@ def log2_lengths(rows: Any) -> Array:
 
 
 def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
-    """Return S_n of every sample (N,), 1 where there is no such thing; the longest class, if it is known already."""
+    """Return S_n of every sample (N,), 1 where there is none; longest is the largest ‖w_k‖, if it is known already."""
     if isinstance(spec, Logits | Triplet):
         return np.ones(len(next(iter(arrays.values()))))
     if isinstance(spec, Margin) and spec.scale is not None:

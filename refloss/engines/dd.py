@@ -10,8 +10,8 @@
 - Projecting onto the plane orthogonal to x loses what it cancels, so a class whose direction is within 1e-8 of ±x goes
   through its angle, as the target does: its gradient is right relative to the sine of that angle, and 0 if that is 0.
 
-Of a huge logit 96 bits leave more than a loss can bear. There those close to the largest are taken relative to it, from
-the exact inputs: between equal ones there is nothing.
+A huge logit known to 96 bits has a larger rounding error than a loss can bear. Logits close to the largest are then
+computed relative to it from the exact inputs, so that the gap between equal ones is 0.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _zeros(*shape: int) -> DoubleDouble:
 
 
 def _put(into: Numbers, index: Any, part: Numbers) -> Numbers:
-    """Write some entries; what comes back has room for them."""
+    """Write entries into an array, which becomes `Scaled` where they are."""
     into = Scaled.of(into) if isinstance(part, Scaled) else into
     into[index] = part
     return into

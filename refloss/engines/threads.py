@@ -28,12 +28,12 @@ S = TypeVar("S")
 
 
 def _threads() -> int:
-    given = os.environ.get("REFLOSS_THREADS")
-    if not given:
+    setting = os.environ.get("REFLOSS_THREADS")
+    if not setting:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not given.isdecimal() or int(given) < 1:
-        raise ValueError(f"REFLOSS_THREADS must be a whole number from 1 on; got {given!r}")
-    return int(given)
+    if not setting.isdecimal() or int(setting) < 1:
+        raise ValueError(f"REFLOSS_THREADS must be a whole number from 1 on; got {setting!r}")
+    return int(setting)
 
 
 THREADS = _threads()

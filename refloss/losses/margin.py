@@ -171,7 +171,7 @@ class ASoftmax(ScaledLoss):
     s
         Scale, above 0; None, the paper's choice, for the length of the embedding.
     boundary
-        "monotone", the paper's folds, or "none", cos mθ left to rise again past mθ = π.
+        "monotone", the paper's folds, or "none", cos mθ, which rises again beyond mθ = π.
     reduction, label_smoothing, class_weight, ignore_index
         As in `CrossEntropy`.
     gradient
@@ -248,7 +248,7 @@ class ArcFace(ScaledLoss):
     $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}
     {e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
 
-    Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; those here are found in public code.
+    Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; those here are public code's.
 
     Parameters
     ----------
@@ -257,9 +257,9 @@ class ArcFace(ScaledLoss):
     m
         Margin on the angle in radians, in [0, pi].
     boundary
-        What holds where the margin itself does not: "none", nothing, since the margin holds everywhere; past θ + m = π
-        "hard", cos θ - m sin m, "keep", cos θ, "continuous", cos θ + cos m - 1, "monotone", -cos(θ + m) - 2, or
-        "clamp", -1; "easy", cos θ where that is not above 0; "min", cos θ where that is the smaller.
+        What holds where the margin itself does not. "none": the margin holds everywhere. Beyond θ + m = π "hard", cos θ
+        - m sin m, "keep", cos θ, "continuous", cos θ + cos m - 1, "monotone", -cos(θ + m) - 2, or "clamp", -1. "easy":
+        cos θ where that is not above 0. "min": cos θ where that is the smaller.
     reduction, label_smoothing, class_weight, ignore_index
         As in `CrossEntropy`.
     gradient

@@ -60,10 +60,10 @@ class CrossEntropy(LabelledLoss):
     label_smoothing
         ε in [0, 1].
     class_weight
-        v: one weight a class, any finite numbers.
+        v: one weight per class, any finite numbers.
     ignore_index
-        Rows with this label count nothing; their logits are not looked at. All rows ignored: the "mean" is NaN, the
-        gradient 0. Probabilities know no ignored rows. None: no label is ignored.
+        Rows with this label do not count; their logits are not looked at. All rows ignored: the "mean" is NaN, the
+        gradient 0. With probabilities no row is ignored. None: no label is ignored.
 
     Raises
     ------
@@ -95,10 +95,30 @@ class CrossEntropy(LabelledLoss):
     ) -> tuple[Value, LogitGradient]:
         """Return the loss and its gradient, a named tuple with the field z.
 
-        upstream is the gradient of what comes after: a number, or (...) for reduction="none"; 1 if left out.
+        Parameters
+        ----------
+        z, y
+            Logits (..., C), and labels (...) or probabilities (..., C).
+        upstream
+            The gradient of what comes after the loss: a number, or (...) for reduction="none". 1 if left out.
+        wrt
+            The name of an input, or a tuple of names, whose gradients are wanted; the others are None. All if left out.
+        out
+            Arrays that take gradients, by the name of the input.
+        engine
+            "auto", "chain", "fused", "dd" or "certified".
+        dtype
+            float64, or float32 for the engines "auto" and "fused": of the arithmetic and of the results.
 
-        wrt names the inputs whose gradients are wanted, all if left out; the others are None. out maps such names to
-        arrays that take the gradients. dtype is float64, or float32 for engines that can.
+        Returns
+        -------
+        value, gradient
+            A number, or (...) for reduction="none", and the named tuple.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For arguments out of range, naming the argument.
         """
         return self._value_and_grad(self._call(z, y), upstream, wrt, out, engine, dtype)
 
