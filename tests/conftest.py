@@ -52,7 +52,7 @@ LONG = (
     "test_fused.py::test_float32_conforms",
     "test_fused.py::test_float32_is_within_its_budget",
     "test_fused.py::test_heads_keep_the_contract",
-    "test_kernels.py::test_of_any_kernel_the_cache_may_be_damaged",
+    "test_kernels_jit.py::test_of_any_kernel_the_cache_may_be_damaged",
     "test_losses.py::test_margin_losses_keep_the_contract",
     "test_metamorphic.py",
     "test_mutants.py",

@@ -30,8 +30,9 @@ import refloss
 import strategies
 import test_losses
 from refloss import testing
-from refloss.engines import dispatch, fused, kernels
+from refloss.engines import dispatch, fused
 from refloss.engines import threads as parallel
+from refloss.engines.kernels import jit
 from refloss.error_free import Pair
 
 U = checks.U
@@ -1474,7 +1475,7 @@ def loaded(monkeypatch):
     found = []
 
     def spy(name):
-        if name != "refloss.engines.kernels":
+        if name != "refloss.engines.kernels.jit":
             found.append(name.rpartition(".")[2])
         return sys.modules.get(name) or __import__(name, fromlist=["_"])
 
@@ -1517,7 +1518,7 @@ def no_numba(monkeypatch):
     def broken():
         raise OSError("no compiler here")
 
-    monkeypatch.setattr(kernels, "ready", broken)
+    monkeypatch.setattr(jit, "ready", broken)
     dispatch._numba_works.cache_clear()
     yield
     dispatch._numba_works.cache_clear()

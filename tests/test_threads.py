@@ -461,7 +461,7 @@ def test_from_atexit_on_the_chain_takes_the_place_of_fused_but_not_in_threads_th
 FORKED_WHILE_IT_COMPILES = """
 import faulthandler, os, signal, threading
 import refloss
-from refloss.engines import kernels
+from refloss.engines.kernels import jit
 
 faulthandler.dump_traceback_later(240, exit=True)
 
@@ -472,7 +472,7 @@ def work():
 
 other = threading.Thread(target=work)
 other.start()
-lock = kernels.global_compiler_lock._lock
+lock = jit.global_compiler_lock._lock
 while lock.acquire(blocking=False):
     lock.release()
 child = os.fork()

@@ -1,7 +1,7 @@
 """About 100 bits at real sizes: the stages of the picture, unchanged, on wider numbers, rounded once at the end.
 
 `DoubleDouble` is a pair that keeps all of its bits wherever a stage asks for what is `rounded`; its arithmetic is in
-`refloss.engines.kernels`. Matrix products are exact products of slices at the speed of a BLAS, see
+`refloss.engines.kernels.pairs`. Matrix products are exact products of slices at the speed of a BLAS, see
 `refloss.error_free.matmul`. Two things differ from the engine `chain`:
 
 - The work is cut into blocks: of classes, where rows of weights are normalized and multiplied, and of samples, where
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refloss import inputs
-from refloss.engines import kernels
 from refloss.engines.counting import counted
+from refloss.engines.kernels import pairs
 from refloss.engines.protocol import IN_FLOAT64, Request
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import (
@@ -55,7 +55,7 @@ class DoubleDouble(Pair):
 
     def exp(self) -> DoubleDouble:
         """e to the power of the pair."""
-        return self._with(kernels.exp)
+        return self._with(pairs.exp)
 
     def log1p(self) -> DoubleDouble:
         """log(1 + a) for a >= 0, infinite where a is: the rounded logarithm y, and (a - (e^y - 1)) / e^y.
@@ -64,26 +64,26 @@ class DoubleDouble(Pair):
         b - 1.
         """
         y = DoubleDouble.of(np.where(np.isfinite(self.hi), np.log1p(self.hi), 0.0))
-        power = y._with(kernels.expm1)
+        power = y._with(pairs.expm1)
         exact = y + (self - power) / (power + 1.0)
         finite = np.isfinite(self.hi)
         return DoubleDouble(np.where(finite, exact.hi, self.hi), np.where(finite, exact.lo, 0.0))
 
     def __add__(self, other: Pair | ArrayLike) -> DoubleDouble:
-        return NotImplemented if isinstance(other, Scaled) else _broadcast(kernels.add, self, other)
+        return NotImplemented if isinstance(other, Scaled) else _broadcast(pairs.add, self, other)
 
     __radd__ = __add__
 
     def __mul__(self, other: Pair | ArrayLike) -> DoubleDouble:
-        return NotImplemented if isinstance(other, Scaled) else _broadcast(kernels.multiply, self, other)
+        return NotImplemented if isinstance(other, Scaled) else _broadcast(pairs.multiply, self, other)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Pair | ArrayLike) -> DoubleDouble:
-        return NotImplemented if isinstance(other, Scaled) else _broadcast(kernels.divide, self, other)
+        return NotImplemented if isinstance(other, Scaled) else _broadcast(pairs.divide, self, other)
 
     def __rtruediv__(self, other: Pair | ArrayLike) -> DoubleDouble:
-        return _broadcast(kernels.divide, other, self)
+        return _broadcast(pairs.divide, other, self)
 
     def _with(self, kernel: Callable[..., None]) -> DoubleDouble:
         return _applied(kernel, (self.hi, self.lo))
@@ -280,8 +280,8 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
         return loss, {}
     narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])
     narrow.add(np.arange(len(y)), y, *angle.backward(margin.backward(dpsi, saved_margin), saved_angle))
-    for pairs in _blocks(len(near.n), x.shape[1], 2**18):
-        n, k = near.n[pairs], near.k[pairs]
+    for block in _blocks(len(near.n), x.shape[1], 2**18):
+        n, k = near.n[block], near.k[block]
         narrow.add(n, k, *_by_angle(x[n], w[k], c[n, k]))
     c[near] = 0.0
     return loss, _wide_back(c, unit_x, w, narrow, None if spec.scale is not None else dscale)

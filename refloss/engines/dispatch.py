@@ -245,7 +245,7 @@ def _fused_works() -> bool:
 def _numba_works() -> bool:
     """Whether numba can be had; if not, say once why the chain takes the place of "fused"."""
     try:
-        _module("kernels").ready()
+        _module("kernels.jit").ready()
     except Exception as error:  # an import that fails, a compiler that does
         reason = f"{type(error).__name__}: {error}"
         message = f"engine='fused' needs numba, which fails here ({reason}); the chain takes its place"

@@ -30,8 +30,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from refloss import inputs
-from refloss.engines import chain, contract, kernels
+from refloss.engines import chain, contract
 from refloss.engines.counting import counted
+from refloss.engines.kernels import pairs
+from refloss.engines.kernels import rows as row_kernels
 from refloss.engines.protocol import IN_FLOAT64, Request
 from refloss.engines.spec import Arrays, Spec
 from refloss.engines.threads import in_order, with_products
@@ -180,7 +182,7 @@ def merge(a: Part, b: Part) -> Part:
     pull = drag = None
     if a.pull is not None and b.pull is not None:
         pull = np.empty_like(a.pull)
-        kernels.weighted(a.pull, of_a.astype(pull.dtype), b.pull, of_b.astype(pull.dtype), pull)
+        row_kernels.weighted_sum(a.pull, of_a.astype(pull.dtype), b.pull, of_b.astype(pull.dtype), pull)
     if a.drag is not None and b.drag is not None:
         drag = a.drag + b.drag
     others = np.where(peak > -np.inf, others, 0.0)
@@ -270,7 +272,7 @@ def squares_of(rows: Array) -> Array:
     if rows.shape[1] <= PIECE:
         return np.asarray(np.vecdot(rows, rows))
     squares = np.empty(len(rows), rows.dtype)
-    kernels.dots(rows, rows, squares)
+    row_kernels.vecdot(rows, rows, squares)
     return squares
 
 
@@ -352,7 +354,7 @@ def _angle(x: Rows, w: Rows) -> tuple[angle.Angle, angle.Saved]:
     """What the angle stage finds, by a kernel where no angle is tiny."""
     n, zeros = len(x.scaled), np.zeros(len(x.scaled), np.int32)  # gradients are of scaled rows
     tangent_x, tangent_w, numbers = np.empty_like(x.scaled), np.empty_like(x.scaled), np.empty((n, 8))
-    kernels.separate(x.scaled, w.scaled, tangent_x, tangent_w, numbers)
+    pairs.tangents(x.scaled, w.scaled, tangent_x, tangent_w, numbers)
     xx, ww, xw, rest = (Pair(numbers[:, i].copy(), numbers[:, i + 1].copy()) for i in range(0, 8, 2))
     length_x, length_w = sqrt(xx), sqrt(ww)
     cos, sin = xw / (length_x * length_w), sqrt(rest) / length_w
@@ -388,7 +390,7 @@ def _of_margin(spec: Spec, x: Rows, w: Rows) -> Target:
 
 def _of_linear(x: Rows, w: Rows, b: Array | None) -> Target:
     hi, lo = np.empty(len(x.scaled)), np.empty(len(x.scaled))
-    kernels.inner(x.scaled, w.scaled, hi, lo)
+    pairs.vecdot(x.scaled, w.scaled, hi, lo)
     logit = Pair(hi * x.unscale * w.unscale, lo * x.unscale * w.unscale)
 
     def back(dz: Array) -> tuple[Array, Array]:
@@ -450,7 +452,7 @@ def contribution(block: Block, alpha: Array, tile: Array, gradients: bool) -> Pa
     n, dtype = len(tile), tile.dtype
     peak, low, others, short = (np.empty(n) for _ in range(4))
     t = np.zeros(0, dtype) if block.shared is None else block.shared.whole.astype(dtype)
-    kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, low, others, short)
+    row_kernels.exponentials(tile, alpha, block.beta, block.bias, block.hidden, t, gradients, peak, low, others, short)
     weight, pull, drag = np.zeros(n), None, None
     if gradients:
         pull = product(tile, block.w)
@@ -527,7 +529,7 @@ class _Samples:
             norm = self.norm.astype(dtype)[:, None]
             unit = unit / norm
             along = np.empty(len(unit), dtype)
-            kernels.dots(gradient, unit, along)
+            row_kernels.vecdot(gradient, unit, along)
             gradient -= along[:, None] * unit
             if self.by_length:
                 gradient += (along + weight * done.target * f).astype(dtype)[:, None] * unit
@@ -615,10 +617,10 @@ class _Classes:
                 found = product(tile.T, pulling, rows if first else None)
                 if block.shared is not None:
                     _, t, present, apart = block.shared
-                    kernels.lower(found, t.astype(self.dtype) * block.beta, total)
+                    row_kernels.subtract_outer(found, t.astype(self.dtype) * block.beta, total)
                     found[present] -= block.beta[present, None] * product(apart.T.astype(self.dtype), beside)
                 if self.low is not None:
-                    kernels.accumulate(rows, self.low[at], found) if not first else self.low[at].fill(0.0)
+                    row_kernels.accumulate(rows, self.low[at], found) if not first else self.low[at].fill(0.0)
                 elif not first:
                     rows += found
                 if last:
@@ -645,7 +647,7 @@ class _Classes:
         if self.low is not None:
             rows += self.low[at]
         if self.directions:
-            kernels.project(rows, block.w, block.beta)
+            row_kernels.project(rows, block.w, block.beta)
 
     def unscale(self, to_w: Array, exponent: int) -> None:
         """Scale gradients as the classes were, and by a power of two; mostly there is nothing to do."""
@@ -836,7 +838,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
     def sweep(some: slice) -> None:
         room = out[some] if keep else np.empty((1, c), dtype)
         each = t[some] if y.ndim == 2 else t
-        kernels.cross_entropy(
+        row_kernels.cross_entropy(
             z[some], label[some], own[some], each, above[some], counts[some], keep, losses[some], room
         )
         if keep and given.exponent is not None:

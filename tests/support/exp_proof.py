@@ -1,8 +1,8 @@
-"""Bounds of the errors of `_exp64` and `_exp32`, by ball arithmetic: the code of the polynomial itself runs on balls.
+"""Bounds of the errors of `exponential.exp`, by ball arithmetic: the code of the polynomial itself runs on balls.
 
-Notation as in `kernels._exp64`: rho = x - k log 2 exactly, l* = k (log 2 - HIGH), so that rho = h - l*, and h is exact;
-g(r) = exp(r) - 1 - r. exp(rho) = (1 + h) - l* + g(rho); the code has s + (((1 - s) + h) - l + tail(r)), where s and
-((1 - s) + h) make 1 + h. Its error before the last rounding is at most
+Notation as in `exponential.exp`: rho = x - k log 2 exactly, l* = k (log 2 - `log_2_high`), so that rho = h - l*, and h
+is exact; g(r) = exp(r) - 1 - r. exp(rho) = (1 + h) - l* + g(rho); the code has s + (((1 - s) + h) - l + tail(r)), where
+s and ((1 - s) + h) make 1 + h. Its error before the last rounding is at most
 
     |l - l*| + [rounding of ((1 - s) + h) - l] + [rounding of (...) + tail] + [rounding within tail, at r]
     + |polynomial(r) - g(r)| + |g(r) - g(rho)|, the last at most max |exp - 1| |r - rho|.
@@ -18,7 +18,7 @@ import flint
 import numpy as np
 from flint import arb
 
-from refloss.engines import kernels
+from refloss.engines.kernels import exponential
 
 CELLS = 1000  # of |r|, on either side of 0
 
@@ -28,9 +28,7 @@ class Format(NamedTuple):
 
     tail: Any
     coefficients: list[Any]
-    per: Any
-    high: Any
-    low: Any
+    constants: exponential.Constants
     bits: int
     high_bits: int
     largest: int
@@ -40,12 +38,12 @@ class Format(NamedTuple):
 
 
 def formats() -> dict[str, Format]:
-    k = kernels
-    c = [k._C2, k._C3, k._C4, k._C5, k._C6, k._C7, k._C8, k._C9, k._C10, k._C11]
-    d = [k._D2, k._D3, k._D4, k._D5, k._D6]
+    e = exponential
+    c = [e.C2, e.C3, e.C4, e.C5, e.C6, e.C7, e.C8, e.C9, e.C10, e.C11]
+    d = [e.D2, e.D3, e.D4, e.D5, e.D6]
     return {
-        "float64": Format(k._tail64, c, k._PER, k._HIGH, k._LOW, 53, 42, 1023, arb(2) ** -1070),
-        "float32": Format(k._tail32, d, k._PER_32, k._HIGH_32, k._LOW_32, 24, 16, 127, arb(2) ** -145),
+        "float64": Format(e.tail_float64, c, e.FLOAT64, 53, 42, 1023, arb(2) ** -1070),
+        "float32": Format(e.tail_float32, d, e.FLOAT32, 24, 16, 127, arb(2) ** -145),
     }
 
 
@@ -99,8 +97,8 @@ def bound(f: Format) -> float:
 
 def _bound(f: Format) -> float:
     v, log_2 = arb(2) ** -f.bits, arb(2).log()
-    high, low, k = arb(float(f.high)), arb(float(f.low)), f.largest
-    assert upper(arb(float(f.per)) * log_2 - 1) <= v
+    high, low, k = arb(float(f.constants.log_2_high)), arb(float(f.constants.log_2_low)), f.largest
+    assert upper(arb(float(f.constants.per_log_2)) * log_2 - 1) <= v
     assert (high * arb(2) ** f.high_bits).is_integer()
     assert high < 1
     assert f.high_bits + k.bit_length() <= f.bits
@@ -130,7 +128,7 @@ def _bound(f: Format) -> float:
             ulp = v if sign < 0 or cell == 0 else 2 * v
             middle = r.mid()  # mean value form: the width of the cell loses no cancellation
             polynomial = upper(difference(middle) + derivative(r) * (r - middle)) + rest
-            tail = getattr(f.tail, "py_func", f.tail)(Rounded(r, arb(0), v, f.tiny))
+            tail = f.tail(Rounded(r, arb(0), v, f.tiny))
             slope = upper(r.exp() - 1) + 2 * of_r
             of_s = v if sign > 0 or a < 2 * low_most else v / 2  # half an ulp of 1 + h
             corrected = of_s + low_most + of_low

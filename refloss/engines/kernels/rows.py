@@ -1,0 +1,313 @@
+"""Sweeps over rows for the engine `fused`, in float64 or float32: each row is brought into the cache once.
+
+Softmax and cross entropy first, then the linear algebra of gradients.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refloss.engines.kernels.exponential import exp
+from refloss.engines.kernels.jit import Float, FloatArray, njit
+from refloss.engines.kernels.lanes import (
+    LANES,
+    compensated_pair,
+    compensated_sum,
+    dot,
+    exp_sum,
+    gap_sum,
+    index_of,
+    max_of,
+    scale_and_max,
+    sum_of,
+)
+from refloss.engines.kernels.pairs import two_sum
+from refloss.error_free import Array, Integers
+
+_FLOAT64 = np.dtype(np.float64)
+
+
+# ----------------------------------------------------------------------------- softmax over a block of a head's classes
+
+
+@njit
+def exponentials(
+    tile: FloatArray,
+    alpha: FloatArray,
+    beta: FloatArray,
+    bias: FloatArray,
+    hidden: Integers,
+    uniform_targets: FloatArray,
+    keep: bool,
+    row_max: Array,
+    max_low: Array,
+    sum_exp_minus_one: Array,
+    target_gap: Array,
+) -> None:
+    r"""Turn products into exponentials, in place, and write the partial state of an online softmax.
+
+    $$z_{nk} = \alpha_n \beta_k\,g_{nk} + b_k, \qquad M_n = \max_k z_{nk}, \qquad
+    g_{nk} \leftarrow \beta_k\,e^{z_{nk} - M_n}$$
+
+    over all k except for the hidden one of the row, which becomes 0. The state is M, its rounding error, the sum of
+    the exponentials without the largest, which is 1, and, where there are uniform targets t, the sum of
+    $t_k (M - z_k)$. Without keep the tile is left undefined. A row whose only class is hidden has the maximum -inf.
+    The rounding error of adding a bias, which may be far larger than products, is compensated.
+    """
+    lanes, lanes_64, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
+    for i in range(len(tile)):
+        row, own = tile[i], hidden[i]
+        if own >= 0:
+            row[own] = -np.inf
+        largest = scale_and_max(row, alpha[i], beta, lanes)
+        for k in range(len(lows)):
+            row[k], lows[k] = two_sum(row[k], bias[k])
+        if own >= 0:
+            row[own] = -np.inf
+            if len(lows):
+                lows[own] = 0.0
+        if len(lows):
+            largest = max_of(row, lanes)
+        row_max[i], max_low[i], sum_exp_minus_one[i], target_gap[i] = largest, 0.0, 0.0, 0.0
+        if largest == -np.inf:
+            row[:] = 0.0
+            continue
+        argmax = index_of(row, largest)
+        for k in range(len(lows)):
+            if row[k] == largest and lows[k] > lows[argmax]:
+                argmax = k
+        if len(uniform_targets):
+            target_gap[i] = gap_sum(row, largest, uniform_targets, lanes_64)
+        if len(lows):
+            max_low[i] = lows[argmax]
+            target_gap[i] += _gap_sum_of_lows(row, lows, lows[argmax], uniform_targets)
+        row[argmax] = -np.inf
+        sum_exp_minus_one[i] = _exp_row(row, largest, lows, argmax, beta, keep, lanes_64)
+        row[argmax] = beta[argmax]
+
+
+@njit
+def _gap_sum_of_lows(row: FloatArray, lows: FloatArray, max_low: Float, t: FloatArray) -> Float:
+    """Return what the low parts add to the sum of target gaps, in float64."""
+    total = 0.0
+    for k in range(len(t)):
+        if row[k] > -np.inf:
+            total += np.float64(t[k]) * np.float64(max_low - lows[k])
+    return total
+
+
+@njit
+def _exp_row(
+    row: FloatArray, row_max: Float, lows: FloatArray, argmax: int, beta: FloatArray, keep: bool, lanes: FloatArray
+) -> Float:
+    """Return the sum of the exponentials of a row less its maximum, in float64; with keep, write them times beta.
+
+    Where there are low parts, to their accuracy.
+    """
+    if row.dtype == _FLOAT64 and not len(lows):
+        return exp_sum(row, row_max, beta, lanes)
+    if len(lows):
+        max_low = lows[argmax]
+        for k in range(len(row)):  # rounding errors of huge logits are not small
+            if row[k] > -np.inf:
+                gap, gap_low = two_sum(row[k], -row_max)
+                row[k], lows[k] = two_sum(gap, gap_low + (lows[k] - max_low))
+        row_max -= row_max  # rows are relative to it now
+    for k in range(row.shape[0]):
+        row[k] = exp(row[k] - row_max)
+    for k in range(len(lows)):
+        if row[k] > 0.0:
+            row[k] += row[k] * lows[k]
+    total = sum_of(row, lanes)
+    if keep:
+        for k in range(len(row)):
+            row[k] *= beta[k]
+    return total
+
+
+# ---------------------------------------------------------------------------------------------- cross entropy of logits
+
+
+@njit
+def cross_entropy(
+    z: FloatArray,
+    label: Integers,
+    label_target: FloatArray,
+    other_targets: FloatArray,
+    row_weight: FloatArray,
+    kept: NDArray[np.bool_],
+    keep_gradient: bool,
+    losses: Array,
+    dz: FloatArray,
+) -> None:
+    r"""Write the loss of every row of logits and, if asked for, its gradient: rows are read once and written once.
+
+    $$L = \sum_k t_k\,\bigl((M - z_k) + \operatorname{log1p}(S)\bigr), \qquad
+    \frac{\partial L}{\partial z_k} = g\,\bigl(p_k (T - t_k) - t_k q_k\bigr), \qquad S = \sum_{k\ne a} e^{z_k - M}$$
+
+    with a the index of the maximum M, T the sum of the targets, q = 1 - p and g the weight of the row. t is
+    `label_target` at the label and elsewhere 0 (no row of `other_targets`) or the one row of `other_targets`; where
+    there is no label (-1), `other_targets` has a row for each row of z. Rows that are not kept are not read: their
+    loss and gradient are 0.
+    """
+    lanes, lanes_low = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype)
+    work = np.empty(z.shape[1] * min(len(other_targets), 1), z.dtype)
+    for i in range(len(z)):
+        row, e = z[i], dz[i if keep_gradient else 0]
+        row_max = max_of(row, lanes) if kept[i] else row[0]
+        if not kept[i] or not -np.inf < row_max < np.inf:
+            losses[i] = np.nan if kept[i] else 0.0  # 0 times NaN too
+            if keep_gradient:
+                e[:] = np.nan if kept[i] else 0.0
+            continue
+        argmax = index_of(row, row_max)
+        _shifted_exp(row, row_max, e)
+        max_exp = e[argmax]
+        e[argmax] = max_exp - max_exp
+        sum_exp_minus_one = compensated_sum(e, lanes, lanes_low)
+        e[argmax] = max_exp
+        y, t_y = label[i], label_target[i]
+        if not len(other_targets):
+            loss = _one_target(row, row_max, sum_exp_minus_one, y, t_y, argmax, row_weight[i], keep_gradient, e)
+            losses[i] = loss if t_y != 0.0 else 0.0 * sum_exp_minus_one  # 0, also of an infinite gap, or NaN
+            continue
+        work[:] = other_targets[i if y < 0 else 0]
+        if y >= 0:
+            work[y] = t_y
+        total, total_low = compensated_pair(work, lanes, lanes_low)
+        if keep_gradient:
+            _many_targets_gradient(sum_exp_minus_one, total, total_low, work, argmax, row_weight[i], e)
+        for k in range(len(row)):
+            gap = row_max - row[k]
+            work[k] = work[k] * gap if work[k] != 0.0 else work[k]
+        loss = compensated_sum(work, lanes, lanes_low) + total * _log1p(sum_exp_minus_one)
+        losses[i] = loss if _has_target(other_targets, i, y, t_y) else 0.0 * sum_exp_minus_one
+
+
+@njit
+def _shifted_exp(row: FloatArray, row_max: Float, e: FloatArray) -> None:
+    """Write exp(row - row_max), compensating the rounding of the difference: error below 2.7u of it."""
+    for k in range(len(row)):
+        gap, gap_low = two_sum(row[k], -row_max)
+        v = exp(gap)
+        e[k] = v + v * gap_low if v > 0.0 else v
+
+
+@njit
+def _log1p(x: Float) -> Float:
+    """Return log1p(x) in float64, from the C library; NumPy's is another function than numba's."""
+    return np.float64(math.log1p(np.float64(x)))
+
+
+@njit
+def _one_target(
+    row: FloatArray,
+    row_max: Float,
+    sum_exp_minus_one: Float,
+    y: int,
+    t_y: Float,
+    argmax: int,
+    row_weight: Float,
+    keep_gradient: bool,
+    e: FloatArray,
+) -> Float:
+    """Return the loss where only the label has a target, and turn exponentials into the gradient."""
+    if keep_gradient:
+        max_exp = e[argmax]
+        sum_exp = max_exp + sum_exp_minus_one
+        q = sum_exp_minus_one / sum_exp if y == argmax else max_exp - e[y] / sum_exp
+        factor = row_weight * t_y / sum_exp
+        for k in range(len(e)):
+            e[k] *= factor
+        e[y] = -row_weight * t_y * q
+    loss: Float = t_y * ((row_max - row[y]) + _log1p(sum_exp_minus_one))
+    return loss
+
+
+@njit
+def _many_targets_gradient(
+    sum_exp_minus_one: Float,
+    total: Float,
+    total_low: Float,
+    t: FloatArray,
+    argmax: int,
+    row_weight: Float,
+    e: FloatArray,
+) -> None:
+    """Turn exponentials into the gradient, where every class may have a target; T is a pair."""
+    max_exp = e[argmax]
+    sum_exp = max_exp + sum_exp_minus_one
+    for k in range(len(e)):
+        p = e[k] / sum_exp
+        e[k] = row_weight * (p * _rest(total, total_low, t[k]) - t[k] * (max_exp - p))
+    p, q = max_exp / sum_exp, sum_exp_minus_one / sum_exp
+    e[argmax] = row_weight * (p * _rest(total, total_low, t[argmax]) - t[argmax] * q)
+
+
+@njit
+def _rest(total: Float, total_low: Float, t_k: Float) -> Float:
+    """Return T - t_k, the sum of the other targets, to its own digits."""
+    s, e = two_sum(total, -t_k)
+    return s + (e + total_low)
+
+
+@njit
+def _has_target(other_targets: FloatArray, i: int, y: int, t_y: Float) -> bool:
+    """Return whether any class of row i has a target other than 0."""
+    row, has_target = other_targets[i if y < 0 else 0], y >= 0 and t_y != 0.0
+    for k in range(len(row)):
+        has_target |= k != y and row[k] != 0.0
+    return has_target
+
+
+# ------------------------------------------------------------------------------------------ linear algebra of gradients
+
+
+@njit
+def vecdot(a: FloatArray, b: FloatArray, out: FloatArray) -> None:
+    """Write the inner products of rows, in their dtype; unlike a BLAS, with no threads."""
+    lanes = np.empty(LANES, a.dtype)
+    for n in range(len(a)):
+        out[n] = dot(a[n], b[n], lanes)
+
+
+@njit
+def weighted_sum(a: FloatArray, weight_a: FloatArray, b: FloatArray, weight_b: FloatArray, out: FloatArray) -> None:
+    """Write, for every row n, weight_a[n] a[n] + weight_b[n] b[n]."""
+    for n in range(len(out)):
+        row_a, row_b, row = a[n], b[n], out[n]
+        for i in range(len(row)):
+            row[i] = row_a[i] * weight_a[n] + row_b[i] * weight_b[n]
+
+
+@njit
+def project(rows: FloatArray, w: FloatArray, beta: FloatArray) -> None:
+    """Subtract from every row its projection onto the row of w, whose length is 1/β."""
+    lanes = np.empty(LANES, rows.dtype)
+    for k in range(len(rows)):
+        row, normal = rows[k], w[k]
+        factor = dot(row, normal, lanes) * beta[k] * beta[k]
+        for i in range(row.shape[0]):
+            row[i] -= factor * normal[i]
+
+
+@njit
+def subtract_outer(rows: FloatArray, factor: FloatArray, vector: FloatArray) -> None:
+    """Subtract the outer product of factor and vector from rows."""
+    for k in range(len(rows)):
+        for i in range(rows.shape[1]):
+            rows[k, i] -= factor[k] * vector[i]
+
+
+@njit
+def accumulate(total: FloatArray, low: FloatArray, rows: FloatArray) -> None:
+    """Add rows to a total, and the rounding errors to its low part."""
+    for k in range(len(rows)):
+        row, row_total, row_low = rows[k], total[k], low[k]
+        for i in range(row.shape[0]):
+            s, e = two_sum(row_total[i], row[i])
+            row_total[i] = s
+            row_low[i] += e
