@@ -6,8 +6,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sampled import COMMIT, SEED
-from untraced import resting
+from support.sampled import COMMIT, SEED
+from support.untraced import resting
 
 # Derandomised in CI, so that a run says the same twice; no deadline, since mpmath is slow.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])

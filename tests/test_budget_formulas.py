@@ -23,12 +23,12 @@ from ml_dtypes import bfloat16
 from mpmath import mp, mpf
 
 import refloss
-import tex
 from refloss.error_free import Pair
 from refloss.stages import angle, margin, softmax
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
-from sampled import chosen
+from support import tex
+from support.sampled import chosen
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing" / "budgets.md").read_text()
 FORMULAS = dict(re.findall(r"\$\$\\label\{budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))

@@ -12,12 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import cases
-import exact
 import refloss
 from refloss.formats import FORMATS
 from refloss.testing import budgets, errors
 from refloss.testing.budgets import budget
+from support import cases, exact
 from test_frameworks import torch  # noqa: F401 (a fixture)
 from test_routes import textbook_psi
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import exact
 import refloss
 from refloss import cli
 from refloss.cli import Comparison, verdict
 from refloss.error_free import u
 from refloss.testing import naive
+from support import exact
 
 NAN = math.nan
 CASES = {case.name: case for case in cli.cases()}

@@ -24,7 +24,7 @@ from refloss.testing import Case, assert_close, assert_conforms, budget, cases, 
 from refloss.testing.budgets import STANDARDS, arithmetic, ladder
 from refloss.testing.conformance import FIELDS, LABELS
 from refloss.testing.hard_cases import SHAPES, VERDICT
-from sampled import chosen
+from support.sampled import chosen
 from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -18,7 +18,6 @@ import pytest
 from mpmath import mp, mpf
 
 import refloss.losses
-import tex
 from refloss.error_free import Pair
 from refloss.stages import (
     angle,
@@ -32,6 +31,7 @@ from refloss.stages import (
     softmax,
     triplet,
 )
+from support import tex
 
 AGREES = (
     mpf(2) ** -43

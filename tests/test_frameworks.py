@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import refloss
-from mutants import GROSS, Gradients, loss_mutants
+from support.mutants import GROSS, Gradients, loss_mutants
 
 U = 2.0**-53
 REDUCTIONS = ["none", "mean", "sum"]

@@ -23,16 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-import cases
-import checks
-import exact
 import refloss
-import strategies
 import test_losses
 from refloss import losses, testing
 from refloss.engines import fused, kernels
 from refloss.engines import threads as parallel
 from refloss.error_free import Pair
+from support import cases, checks, exact, strategies
 
 U = checks.U
 TWICE = test_losses.TWICE

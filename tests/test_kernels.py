@@ -210,7 +210,7 @@ def test_exponentials_of_rows_are_within_what_their_docstring_says(dtype):
 @both
 def test_that_bound_is_proven(dtype):
     pytest.importorskip("flint")
-    import exp_proof
+    from support import exp_proof
 
     assert exp_proof.bound(exp_proof.formats()[dtype.__name__]) < ULPS[dtype]
     assert exp_proof.ends_hold()

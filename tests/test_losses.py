@@ -18,11 +18,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp
 
-import cases
-import checks
-import exact
 import refloss
-import strategies
+from support import cases, checks, exact, strategies
 
 U = checks.U
 TWICE = 2.0 + 1e-9  # twice the contract, and what relating it to a result in place of the truth costs

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import mutants
 import refloss
 from refloss.testing import metamorphic, properties
 from refloss.testing.hard_cases import INPUTS
+from support import mutants
 from test_conformance import LOSSES, ours
 from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 

@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-import checks
-import exact
-import mutants
 import refloss
 import test_fused
 import test_losses
 from refloss.error_free import Pair
 from refloss.stages import softmax
+from support import checks, exact, mutants
 
 
 class Case(NamedTuple):

@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cases
-import checks
-import exact
 import refloss
+from support import cases, checks, exact
 from test_frameworks import (  # noqa: F401 (torch is a fixture)
     Found,
     agree,

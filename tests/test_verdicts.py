@@ -17,8 +17,7 @@ from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 pytest.importorskip("torch")
 pytest.importorskip("optax")
 
-import right_codes
-import wrong_codes
+from support import right_codes, wrong_codes
 
 pytestmark = pytest.mark.usefixtures("torch", "jax")
 UNREAD = {

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpmath import mp, mpf
 
-from untraced import untraced
+from support.untraced import untraced
 
 Array = np.ndarray[Any, Any]
 Reals = list[mpf]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from mpmath import mp, mpf
 
-import exact
 import refloss
 from refloss.engines import contract
+from support import exact
 
 U = 2.0**-53
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import refloss
-from right_codes import (
+from support.right_codes import (
     CE,
     DTYPES,
     HALVES,
