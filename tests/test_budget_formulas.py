@@ -1,4 +1,4 @@
-"""The formulas of the page on budgets are what the code computes: read from their TeX and evaluated (see tex.py).
+"""The formulas of the page on budgets are what the code computes: read from their TeX and evaluated (see support/tex).
 
 Every displayed formula of docs/testing/budgets.md is bound to what a function of `refloss.testing.errors` returns or,
 for what `refloss.testing.budgets` puts together, to what that passes on or returns. Several formulas may make one
