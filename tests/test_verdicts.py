@@ -12,7 +12,6 @@ import pytest
 
 from refloss.testing import check, conformance
 from refloss.testing.hard_cases import SHAPES
-from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 
 pytest.importorskip("torch")
 pytest.importorskip("optax")
