@@ -769,7 +769,7 @@ samples.
 
 ## Right code at its own standard
 
-What `check` says of every implementation of tests/support/right_codes.py by the standard that it is right at: the
+What `check` says of every implementation of tests/support/right_codes/ by the standard that it is right at: the
 groups ordinary, boundary and hard, default shapes, {seeds}.
 
 {summary}
@@ -780,7 +780,7 @@ The strictest standard that each of them meets on all seeds:
 
 ## Wrong code
 
-What `check` says of every implementation of tests/support/wrong_codes.py in the same groups, in float32 or else in a
+What `check` says of every implementation of tests/support/wrong_codes/ in the same groups, in float32 or else in a
 dtype in which it is wrong.
 
 {facts.table(("code", "reference", "dtype", "standard", "refused", "failing cases", "diagnosis"), wrong_codes, 7)}
