@@ -1,8 +1,8 @@
 """The engines on many hard cases, by their contracts: pages chain.md, fused.md, dd.md and certified.md.
 
-A round is every named case of tests/cases.py for every loss, with random numbers of its own, other than the suite's,
-and `harder` ones. Each case is enclosed by the engine "certified", the enclosure is held against mpmath, and the other
-engines against the enclosure's midpoints.
+A round is every named case of tests/support/cases.py for every loss, with random numbers of its own, other than the
+suite's, and `harder` ones. Each case is enclosed by the engine "certified", the enclosure is held against mpmath, and
+the other engines against the enclosure's midpoints.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ import numpy as np
 import speed
 from mpmath import mp, mpf
 
-import cases
-import checks
-import exact
 import refloss
 from refloss.engines.certified import Ball, Enclosure, enclose
+from support import cases, checks, exact
 
 Random = np.random.Generator
 

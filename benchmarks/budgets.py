@@ -27,7 +27,7 @@ from refloss.formats import FORMATS
 from refloss.testing import Case, budgets, cases, check, conformance
 from refloss.testing.adapters import call
 from refloss.testing.hard_cases import VERDICT, counts_nothing, dtype_of
-from right_codes import (
+from support.right_codes import (
     WEIGHTS,
     blocked,
     jax_head,
@@ -49,7 +49,7 @@ from right_codes import (
     torch_settings,
     torch_triplet,
 )
-from wrong_codes import wrong_codes
+from support.wrong_codes import wrong_codes
 
 Array = np.ndarray[Any, Any]
 Add = Callable[[Array], Array]
@@ -769,8 +769,8 @@ samples.
 
 ## Right code at its own standard
 
-What `check` says of every implementation of tests/right_codes.py by the standard that it is right at: the groups
-ordinary, boundary and hard, default shapes, {seeds}.
+What `check` says of every implementation of tests/support/right_codes/ by the standard that it is right at: the
+groups ordinary, boundary and hard, default shapes, {seeds}.
 
 {summary}
 
@@ -780,8 +780,8 @@ The strictest standard that each of them meets on all seeds:
 
 ## Wrong code
 
-What `check` says of every implementation of tests/wrong_codes.py in the same groups, in float32 or else in a dtype in
-which it is wrong.
+What `check` says of every implementation of tests/support/wrong_codes/ in the same groups, in float32 or else in a
+dtype in which it is wrong.
 
 {facts.table(("code", "reference", "dtype", "standard", "refused", "failing cases", "diagnosis"), wrong_codes, 7)}
 

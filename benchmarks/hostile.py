@@ -8,7 +8,7 @@ from typing import Any
 
 import facts
 
-import hostile_cases
+from support import hostile_cases
 
 SEEDS = range(5000, 5032)
 CASES = 800

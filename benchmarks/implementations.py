@@ -20,10 +20,10 @@ import numpy as np
 import scipy.special
 from mpmath import mp, mpf
 
-import cases
 import refloss
 from refloss.engines.certified import enclose
 from refloss.testing import naive
+from support import cases
 
 Array = np.ndarray[Any, Any]
 Random = np.random.Generator

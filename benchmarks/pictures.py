@@ -13,9 +13,8 @@ import numpy as np
 from implementations import KINDS, C, D, M, Truths, ours
 from mpmath import mp
 
-import cases
-import exact
 import refloss
+from support import cases, exact
 
 ARCFACE = {"PML (hard)": 'ArcFace, boundary="hard"', "torch, acos": "ArcFace", "torch, sqrt(1 - c^2)": "ArcFace"}
 ARCFACE |= {"jax, arccos": "ArcFace", "textbook NumPy": "ArcFace", "chain": "ArcFace", "dd": "ArcFace"}

@@ -1,13 +1,15 @@
-"""Settings of hypothesis, and of coverage: which tests its tracer does not slow down."""
+"""Fixtures of several files; settings of hypothesis, and of coverage: which tests its tracer does not slow down."""
 
 import collections
 import os
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sampled import COMMIT, SEED
-from untraced import resting
+from support.sampled import COMMIT, SEED
+from support.untraced import resting
 
 # Derandomised in CI, so that a run says the same twice; no deadline, since mpmath is slow.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -60,6 +62,26 @@ LONG = (
     "test_real_code.py",
     "test_verdicts.py",
 )
+
+
+@pytest.fixture
+def torch() -> Iterator[ModuleType]:
+    """Torch, on one thread; the test is skipped where torch is not there."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # waking a thread takes longer than any of these tensors
+    yield torch
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def jax() -> Iterator[ModuleType]:
+    """Jax, with float64 on; the test is skipped where jax is not there."""
+    jax = pytest.importorskip("jax")
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield jax
+    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from odd_values import Unprintable, contains_itself
 from refloss.formats import dtype_of
 from refloss.testing import adapters
 from refloss.testing.adapters import results as came
+from support.odd_values import Unprintable, contains_itself
 
 INF = math.inf
 NAN = math.nan

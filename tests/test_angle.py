@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-import checks
-import exact
 from refloss.engines.dd import DoubleDouble
 from refloss.error_free import PI
 from refloss.stages import angle
+from support import checks, exact
 
 SMALL = [1e-17, 1e-15, 1e-12, 1e-8, 1e-4, 1.0]
 LARGE = [1.5, math.pi / 2, math.pi - 1e-4, math.pi - 1e-8, math.pi - 1e-12]

@@ -1,4 +1,4 @@
-"""The formulas of the page on budgets are what the code computes: read from their TeX and evaluated (see tex.py).
+"""The formulas of the page on budgets are what the code computes: read from their TeX and evaluated (see support/tex).
 
 Every displayed formula of docs/testing/budgets.md is bound to what a function of `refloss.testing.errors` returns or,
 for what `refloss.testing.budgets` puts together, to what that passes on or returns. Several formulas may make one
@@ -23,12 +23,12 @@ from ml_dtypes import bfloat16
 from mpmath import mp, mpf
 
 import refloss
-import tex
 from refloss.error_free import Pair
 from refloss.stages import angle, margin, softmax
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
-from sampled import chosen
+from support import tex
+from support.sampled import chosen
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testing" / "budgets.md").read_text()
 FORMULAS = dict(re.findall(r"\$\$\\label\{budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))

@@ -12,20 +12,18 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import cases
-import exact
 import refloss
 from refloss.formats import FORMATS
 from refloss.testing import budgets, errors
 from refloss.testing.budgets import budget
-from test_frameworks import torch  # noqa: F401 (a fixture)
-from test_routes import textbook_psi
+from support import cases, exact
+from support.textbook import torch_psi
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
 HEADS = [loss for loss in cases.HEADS if loss.class_weight is None or len(loss.class_weight) == 5]
 
 
-def textbook(torch, loss, x, w, y):  # noqa: F811
+def textbook(torch, loss, x, w, y):
     """A loss as public code writes it, in whatever precision x and w have."""
     if isinstance(loss, refloss.SoftmaxLoss):
         z = x @ w.T
@@ -33,7 +31,7 @@ def textbook(torch, loss, x, w, y):  # noqa: F811
         length = x.norm(dim=1, keepdim=True)
         cos = (x / length) @ (w / w.norm(dim=1, keepdim=True)).T
         target = torch.nn.functional.one_hot(y.clamp(min=0), len(w)).bool()
-        psi = textbook_psi(torch, torch.acos(cos[target]), loss)
+        psi = torch_psi(torch, torch.acos(cos[target]), loss)
         s = exact.curve(loss)["scale"]
         z = (length if s is None else s) * torch.where(target, psi[:, None], cos)
     weight = None if loss.class_weight is None else torch.tensor(loss.class_weight, dtype=z.dtype)
@@ -54,7 +52,7 @@ def ordinary(seed, dtype, n=6, c=5, d=16):
             return x, w, y, rng.normal()
 
 
-def run(torch, loss, dtype, x, w, y, upstream):  # noqa: F811
+def run(torch, loss, dtype, x, w, y, upstream):
     """Value and gradients of the textbook form in a dtype, the upstream gradient as that dtype has it."""
     kind = getattr(torch, dtype)
     x, w = (torch.tensor(entry).to(kind).requires_grad_() for entry in (x, w))
@@ -82,7 +80,7 @@ def shares(loss, dtype, inputs, found, upstream):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", HEADS, ids=repr)
-def test_a_correct_implementation_is_never_over_budget(torch, loss, dtype):  # noqa: F811
+def test_a_correct_implementation_is_never_over_budget(torch, loss, dtype):
     for seed in range(3):
         for d in (4, 64):
             *inputs, upstream = ordinary(seed, dtype, d=d)
@@ -91,7 +89,7 @@ def test_a_correct_implementation_is_never_over_budget(torch, loss, dtype):  # n
 
 
 @pytest.mark.parametrize("loss", [refloss.CosFace(), refloss.ArcFace(), refloss.ASoftmax(s=64.0)], ids=repr)
-def test_a_budget_is_not_far_above_real_errors(torch, loss):  # noqa: F811
+def test_a_budget_is_not_far_above_real_errors(torch, loss):
     found = []
     for seed in range(20):
         *inputs, upstream = ordinary(seed, "float32", n=8, c=20, d=64)
@@ -136,7 +134,7 @@ def test_a_wrong_implementation_is_over_budget(loss):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_cross_entropy_on_logits(torch, dtype, reduction):  # noqa: F811
+def test_cross_entropy_on_logits(torch, dtype, reduction):
     rng, kind = np.random.default_rng(0), getattr(torch, dtype)
     z = (4.0 * rng.normal(size=(6, 7))).astype(DTYPES[dtype]).astype(np.float64)
     y = np.array([0, 1, -100, 3, 4, 5])
@@ -166,7 +164,7 @@ def test_probabilities_and_more_axes_on_logits():
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_plain_head_with_and_without_bias(torch, bias):  # noqa: F811
+def test_the_plain_head_with_and_without_bias(torch, bias):
     *inputs, upstream = ordinary(0, "float32")
     loss, b = refloss.SoftmaxLoss(), np.linspace(-1.0, 1.0, 5).astype(np.float32)
     x, w = (torch.tensor(entry, dtype=torch.float32, requires_grad=True) for entry in inputs[:2])
@@ -189,7 +187,7 @@ def test_the_plain_head_with_and_without_bias(torch, bias):  # noqa: F811
 
 @pytest.mark.parametrize("squared", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_triplets(torch, squared, reduction):  # noqa: F811
+def test_triplets(torch, squared, reduction):
     rng = np.random.default_rng(3)
     inputs = [rng.normal(size=(5, 8)).astype(np.float32).astype(np.float64) for _ in range(3)]
     inputs[1][0] = inputs[0][0]  # a positive on its anchor

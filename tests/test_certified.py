@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-import cases
-import exact
-import mutants
 import refloss
 from refloss.engines import certified
 from refloss.engines.certified import Ball, Enclosure, enclose
+from support import cases, exact, mutants
 
 flint = pytest.importorskip("flint")
 

@@ -7,9 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-import cases
-import checks
 import refloss
+from support import cases, checks
 
 
 def _random(name: str) -> np.random.Generator:

@@ -15,14 +15,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mpmath import mp
 from typer.testing import CliRunner
 
-import exact
 import refloss
 from refloss import cli
 from refloss.cli import Comparison, verdict
 from refloss.error_free import u
 from refloss.testing import naive
+from support import exact
 
 NAN = math.nan
 CASES = {case.name: case for case in cli.cases()}
@@ -115,7 +116,7 @@ def test_angles_are_what_the_table_says(name, theta):
 
 def test_angle_near_pi_is_what_the_table_says():
     case = CASES["pi - 1e-4"]
-    assert float(exact.mp.pi - exact.angle(case.x, case.w[:1])[0]) == pytest.approx(1e-4, abs=2.0**-48)
+    assert float(mp.pi - exact.angle(case.x, case.w[:1])[0]) == pytest.approx(1e-4, abs=2.0**-48)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

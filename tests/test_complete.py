@@ -24,8 +24,7 @@ from refloss.testing import Case, assert_close, assert_conforms, budget, cases, 
 from refloss.testing.budgets import STANDARDS, arithmetic, ladder
 from refloss.testing.conformance import FIELDS, LABELS
 from refloss.testing.hard_cases import SHAPES, VERDICT
-from sampled import chosen
-from test_frameworks import jax, torch  # noqa: F401 (fixtures)
+from support.sampled import chosen
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 CE, ARC = refloss.CrossEntropy(), refloss.ArcFace()
@@ -509,7 +508,7 @@ def of_tensors(framework: Any, loss: Any, case: Case, name: str, dtype: str, sha
 @pytest.mark.untraced
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.usefixtures("no_diagnosis")
-def test_gradients_of_tensors_count_with_the_upstream_gradient_that_came(torch, dtype):  # noqa: F811
+def test_gradients_of_tensors_count_with_the_upstream_gradient_that_came(torch, dtype):
     """Autograd hands over an upstream gradient of its own; what is allowed belongs to it."""
     for loss in (
         refloss.CrossEntropy(reduction="none"),
@@ -858,7 +857,7 @@ def test_what_names_nothing_is_refused_by_name(argument, settings):
         assert_conforms(ours, CE, **settings)
 
 
-def test_a_device_that_is_not_there_is_refused(torch, jax):  # noqa: F811
+def test_a_device_that_is_not_there_is_refused(torch, jax):
     for framework in ("torch", "jax"):
         for device in ("cuda:97", "nowhere", "tpu:12"):
             with pytest.raises(ValueError, match=r"^device: "):
@@ -1158,7 +1157,7 @@ def test_what_has_not_the_form_of_a_gradient_is_not_looked_at_and_said_so():
 
 
 @pytest.mark.usefixtures("no_diagnosis")
-def test_values_and_gradients_of_jax_are_read(jax):  # noqa: F811
+def test_values_and_gradients_of_jax_are_read(jax):
     loss, case = refloss.CosFace(), of_case(refloss.CosFace())
     jnp = jax.numpy
 
@@ -1190,7 +1189,7 @@ def test_values_and_gradients_of_jax_are_read(jax):  # noqa: F811
     assert "has_aux" in str(has_aux)
 
 
-def test_what_comes_beside_a_tensor_is_not_taken_for_its_gradient(torch):  # noqa: F811
+def test_what_comes_beside_a_tensor_is_not_taken_for_its_gradient(torch):
     def fn(z, y, factor=1.0, beside=None):
         value = factor * torch.nn.functional.cross_entropy(z, y)
         return value if beside is None else (value, beside(z))

@@ -26,44 +26,11 @@ from refloss.testing import diagnosis as explain
 from refloss.testing.budgets import arithmetic
 from refloss.testing.hard_cases import GROUPS, dtype_of
 from refloss.testing.report import Result
-from test_frameworks import jax, torch  # noqa: F401 (fixtures)
+from support.foreign import LOSSES, ours
 
 LOSS = refloss.ArcFace()
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 SMALL = [(4, 5, 16)]
-
-
-def ours(loss, gradients=True, **changes):
-    """A loss of refloss in the dress of foreign code, with settings changed."""
-    other = replace(loss, **changes)
-
-    def fn(*inputs):
-        inputs = [
-            np.asarray(entry).astype(np.float64) if np.asarray(entry).dtype.kind not in "iu" else entry
-            for entry in inputs
-        ]
-        if not gradients:
-            return other(*inputs)
-        value, grad = other.value_and_grad(*inputs)
-        return value, *(part for part in grad if part is not None)
-
-    return fn
-
-
-LOSSES = [
-    refloss.CrossEntropy(),
-    refloss.CrossEntropy(reduction="none", label_smoothing=0.1),
-    refloss.SoftmaxLoss(),
-    refloss.ModifiedSoftmax(),
-    refloss.NormFace(reduction="none"),
-    refloss.ASoftmax(),
-    refloss.CosFace(boundary="conditional"),
-    refloss.ArcFace(boundary="easy"),
-    refloss.ArcFace(boundary="min"),
-    refloss.CombinedMargin(m1=1.35),
-    refloss.ASoftmax(m=1.01),
-    refloss.Triplet(),
-]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
@@ -277,7 +244,7 @@ def test_causes_are_found_over_shapes_of_several_numbers_of_classes():
     assert not check(ours(loss, label_smoothing=0.0), loss, shapes=(3, 1, 2)).diagnoses
 
 
-def test_what_goes_into_a_margin_is_named(torch):  # noqa: F811
+def test_what_goes_into_a_margin_is_named(torch):
     def cosface(x, w, y, unit=True, least=0.0):
         cos = torch.nn.functional.normalize(x) @ (torch.nn.functional.normalize(w) if unit else w).T
         margin = 0.35 * torch.nn.functional.one_hot(y, len(w))
@@ -292,7 +259,7 @@ def test_what_goes_into_a_margin_is_named(torch):  # noqa: F811
         assert clamped.diagnoses == (f"cosine clamped at 1 - {least:g}",)
 
 
-def test_an_arccos_is_told_from_a_clamp(torch):  # noqa: F811
+def test_an_arccos_is_told_from_a_clamp(torch):
     def arcface(x, w, y, least=0.0):
         cos = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(w).T
         target = torch.nn.functional.one_hot(y, len(w))
@@ -453,7 +420,7 @@ def test_refloss_conforms_relative_to_tiny_losses_too(loss, dtype):
     assert report.passed, str(report)
 
 
-def test_a_framework_loses_confident_targets(torch):  # noqa: F811
+def test_a_framework_loses_confident_targets(torch):
     def log_softmax(z, y):
         return torch.nn.functional.cross_entropy(z, y)
 
@@ -466,7 +433,7 @@ def test_a_framework_loses_confident_targets(torch):  # noqa: F811
         check(log_softmax, loss, framework="torch", standard="absolute")
 
 
-def test_torch_is_differentiated(torch):  # noqa: F811
+def test_torch_is_differentiated(torch):
     def good(z, y):
         return torch.nn.functional.cross_entropy(z, y, reduction="none")
 
@@ -483,7 +450,7 @@ def test_torch_is_differentiated(torch):  # noqa: F811
     assert not given.passed
 
 
-def test_a_matrix_product_in_half_precision_is_named(torch):  # noqa: F811
+def test_a_matrix_product_in_half_precision_is_named(torch):
     def half(x, w, y):
         x, w = (torch.nn.functional.normalize(entry) for entry in (x, w))
         c = (x.half() @ w.half().T).float()
@@ -496,7 +463,7 @@ def test_a_matrix_product_in_half_precision_is_named(torch):  # noqa: F811
     )
 
 
-def test_jax_is_differentiated(jax):  # noqa: F811
+def test_jax_is_differentiated(jax):
     def good(x, w, y):
         z = x @ w.T
         return jax.scipy.special.logsumexp(z, axis=1).mean() - z[np.arange(len(y)), y].mean()
@@ -509,7 +476,7 @@ def test_jax_is_differentiated(jax):  # noqa: F811
     assert not report.passed
 
 
-def test_results_that_one_already_has(torch):  # noqa: F811
+def test_results_that_one_already_has(torch):
     x, w, y = cases(LOSS)[0].inputs
     value, grad = LOSS.value_and_grad(x, w, y)
     assert_close(LOSS, x, w, y, dtype="float32", value=value, grad_x=grad.x, grad_w=grad.w)
@@ -522,7 +489,7 @@ def test_results_that_one_already_has(torch):  # noqa: F811
         assert_close(LOSS, x, w, y, dtype="float32", grad_z=grad.x)
 
 
-def test_tensors_of_any_dtype_are_read_exactly(torch):  # noqa: F811
+def test_tensors_of_any_dtype_are_read_exactly(torch):
     numbers = torch.tensor([0.5, 3.0, -1.25], dtype=torch.bfloat16, requires_grad=True)
     assert (adapters.read(numbers) == [0.5, 3.0, -1.25]).all()
     assert adapters.read([1, 2]).dtype == np.float64
@@ -563,13 +530,13 @@ def test_what_nothing_explains_is_left_unexplained():
     assert report.diagnoses == ()
 
 
-def cosines(torch, x, w, lengths=lambda rows: rows.norm(dim=1, keepdim=True), raw=()):  # noqa: F811
+def cosines(torch, x, w, lengths=lambda rows: rows.norm(dim=1, keepdim=True), raw=()):
     """Cosines, if nothing is wrong with the lengths."""
     unit = [rows if name in raw else rows / lengths(rows) for name, rows in (("x", x), ("w", w))]
     return unit[0] @ unit[1].T
 
 
-def cosface_of(torch, cos, y, m=0.35):  # noqa: F811
+def cosface_of(torch, cos, y, m=0.35):
     return torch.nn.functional.cross_entropy(64.0 * (cos - m * torch.nn.functional.one_hot(y, cos.shape[1])), y)
 
 
@@ -591,7 +558,7 @@ WRONG_STEPS = {
 
 
 @pytest.mark.parametrize("said", WRONG_STEPS)
-def test_a_wrong_step_is_named(torch, said):  # noqa: F811
+def test_a_wrong_step_is_named(torch, said):
     report = check(
         lambda *inputs: WRONG_STEPS[said](torch, *inputs),
         refloss.CosFace(),
@@ -602,7 +569,7 @@ def test_a_wrong_step_is_named(torch, said):  # noqa: F811
     assert [sentence[: len(said)] for sentence in report.diagnoses] == [said]
 
 
-def test_a_margin_on_the_angle_may_have_the_wrong_sign(torch):  # noqa: F811
+def test_a_margin_on_the_angle_may_have_the_wrong_sign(torch):
     def fn(x, w, y):
         cos = cosines(torch, x, w)
         target = torch.nn.functional.one_hot(y, len(w))
@@ -613,7 +580,7 @@ def test_a_margin_on_the_angle_may_have_the_wrong_sign(torch):  # noqa: F811
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_wrong_softmax_is_named(torch, reduction):  # noqa: F811
+def test_a_wrong_softmax_is_named(torch, reduction):
     f = torch.nn.functional
 
     def more_probable(z, y):
@@ -629,7 +596,7 @@ def test_a_wrong_softmax_is_named(torch, reduction):  # noqa: F811
         assert [sentence[: len(said)] for sentence in report.diagnoses] == [said]
 
 
-def test_what_a_backward_forgot_is_named(torch):  # noqa: F811
+def test_what_a_backward_forgot_is_named(torch):
     class Forgetful(torch.autograd.Function):
         @staticmethod
         def forward(ctx, z, y):
@@ -688,7 +655,7 @@ def test_a_loss_that_refuses_the_inputs_explains_nothing():
 # ------------------------------------------------------------------------------------------------ arguments and options
 
 
-def test_a_dtype_may_be_the_framework_s_and_a_loss_its_class(torch):  # noqa: F811
+def test_a_dtype_may_be_the_framework_s_and_a_loss_its_class(torch):
     settings = {"framework": "torch", "shapes": (4, 5, 1), "groups": "ordinary"}
     for dtype in ("bfloat16", torch.bfloat16):
         report = check(torch.nn.functional.cross_entropy, refloss.CrossEntropy, dtype=dtype, **settings)
@@ -735,7 +702,7 @@ def test_what_is_no_function_or_no_loss_is_refused():
         check(ours(LOSS), refloss.CosFace(class_weight=(1.0, 2.0, 3.0)), shapes=SMALL)
 
 
-def test_devices_are_those_of_the_framework(torch, jax):  # noqa: F811
+def test_devices_are_those_of_the_framework(torch, jax):
     def fn(z, y):
         return torch.nn.functional.cross_entropy(z, y)
 
@@ -755,7 +722,7 @@ def test_devices_are_those_of_the_framework(torch, jax):  # noqa: F811
             check(in_jax, refloss.CrossEntropy(), framework="jax", device=device, **settings)
 
 
-def test_jax_without_float64_is_told(jax):  # noqa: F811
+def test_jax_without_float64_is_told(jax):
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", False)
     try:
@@ -765,7 +732,7 @@ def test_jax_without_float64_is_told(jax):  # noqa: F811
         jax.config.update("jax_enable_x64", before)
 
 
-def test_several_dtypes_give_a_table(torch):  # noqa: F811
+def test_several_dtypes_give_a_table(torch):
     fn, settings = torch.nn.functional.cross_entropy, {"framework": "torch", "shapes": (4, 5, 1)}
     table = conforms(fn, refloss.CrossEntropy(), dtypes=("bfloat16", torch.float32), devices=(None, "cpu"), **settings)
     assert table
@@ -831,7 +798,7 @@ def test_some_gradients_may_be_all_there_are():
     assert check(without_w, LOSS, shapes=SMALL, gradients="x")
 
 
-def test_frameworks_differentiate_what_is_wanted(torch, jax):  # noqa: F811
+def test_frameworks_differentiate_what_is_wanted(torch, jax):
     class Forward(torch.autograd.Function):
         @staticmethod
         def forward(ctx, z, y):
@@ -970,7 +937,7 @@ def test_a_refusal_is_no_verdict_by_itself():
         assert_conforms(ours(LOSS, gradients=False), LOSS, cases=cases(LOSS)[:1])
 
 
-def test_numpy_code_that_was_meant_for_tensors_gets_a_hint(torch):  # noqa: F811
+def test_numpy_code_that_was_meant_for_tensors_gets_a_hint(torch):
     report = check(torch.nn.functional.cross_entropy, refloss.CrossEntropy())
     assert not report
     assert any("framework='torch'" in note for note in report.notes)
@@ -1063,7 +1030,7 @@ def test_what_holds_no_value_is_refused_by_name(form, said):
     assert said in str(report)
 
 
-def test_what_comes_beside_is_said(torch):  # noqa: F811
+def test_what_comes_beside_is_said(torch):
     right = torch.nn.functional.cross_entropy
     report = check(lambda z, y: (right(z, y), z.argmax(dim=1)), refloss.CrossEntropy(), framework="torch")
     assert report
@@ -1075,7 +1042,7 @@ def test_what_comes_beside_is_said(torch):  # noqa: F811
     assert report.state == "undecided"
 
 
-def test_a_value_without_a_graph_has_no_gradients(torch):  # noqa: F811
+def test_a_value_without_a_graph_has_no_gradients(torch):
     right = torch.nn.functional.cross_entropy
     report = check(lambda z, y: right(z.detach(), y), refloss.CrossEntropy(), framework="torch")
     assert report.state == "undecided"
@@ -1088,7 +1055,7 @@ def test_a_value_without_a_graph_has_no_gradients(torch):  # noqa: F811
     assert "dz: was not returned, as it was in other cases" in str(report)
 
 
-def test_sparse_gradients_are_read(torch):  # noqa: F811
+def test_sparse_gradients_are_read(torch):
     numbers = torch.tensor([[0.0, 2.0], [0.0, 0.0]]).to_sparse()
     assert (adapters.read(numbers) == [[0.0, 2.0], [0.0, 0.0]]).all()
     assert adapters.read(torch.tensor([1, 2])).dtype == np.float64
@@ -1149,7 +1116,7 @@ def test_a_factor_that_equals_n_by_chance_is_a_factor():
     assert not any("1 times" in sentence for sentence in slight)
 
 
-def test_a_log_of_a_softmax_is_no_arccos(torch):  # noqa: F811
+def test_a_log_of_a_softmax_is_no_arccos(torch):
     def cosface(x, w, y):
         f = torch.nn.functional
         z = 64.0 * (f.normalize(x) @ f.normalize(w).T - 0.35 * f.one_hot(y, len(w)))

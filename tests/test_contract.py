@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import cases
-import checks
-import exact
 import refloss
 from refloss.engines import contract
+from support import cases, checks, exact
 
 U = checks.U
 X, W, Y = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[1.0, 0.0], [0.3, 1.0], [-1.0, 0.5]]), [0, 2]

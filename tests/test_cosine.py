@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 from refloss.stages import cosine, normalize
+from support import checks, exact
 
 
 def vectors(rng, count, size, kind):

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 import refloss
 from refloss.engines.dd import DoubleDouble
 from refloss.error_free import Pair, high, plain
 from refloss.stages import cross_entropy, log_softmax
 from refloss.stages.cross_entropy import Settings
+from support import checks, exact
 
 WEIGHTS = (1.0, 0.1, 0.0, 3.0, 1e-3)
 SIGNED = (-1.0, 0.1, 0.0, 3.0, -1e-3)

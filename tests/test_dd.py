@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-import cases
-import checks
-import exact
 import refloss
 from refloss.engines.dd import DoubleDouble, _nearly_parallel
 from refloss.error_free import Pair
+from support import cases, checks, exact
 
 
 def _random(name: str) -> np.random.Generator:

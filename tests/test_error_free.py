@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from odd_values import Unprintable, contains_itself, nested
 from refloss import error_free
 from refloss.error_free import (
     ACCURACY,
@@ -50,6 +49,7 @@ from refloss.error_free import (
     ulp_error,
     where,
 )
+from support.odd_values import Unprintable, contains_itself, nested
 
 U = Fraction(1, 2**53)
 HIGHER = 1 + Fraction(1, 2**40)  # bounds are quoted to leading order in u; what is left out is 100u of them at most

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-import exact
 from refloss import fixed_point
 from refloss.fixed_point import BITS, Between, Radians, Turned
+from support import exact
 
 # A series adds up one term rounded down for every two bits or so; an angle is wrong by the errors of the sine and the
 # cosine that made it, a root and a quotient rounded down, and what two series lose: 8 bits for all of it. Of φ it is m1

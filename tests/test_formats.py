@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from refloss import formats
-from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
@@ -20,7 +19,7 @@ def test_facts_are_those_of_the_dtype(name):
     assert facts.largest == float(info.max)
 
 
-def test_a_dtype_is_known_by_whatever_names_it(torch, jax):  # noqa: F811
+def test_a_dtype_is_known_by_whatever_names_it(torch, jax):
     for dtype in ("float32", np.float32, np.dtype("<f4"), torch.float32, "torch.float32", jax.numpy.float32):
         assert formats.dtype_name(dtype) == "float32"
     for dtype in (ml_dtypes.bfloat16, torch.bfloat16, jax.numpy.bfloat16):

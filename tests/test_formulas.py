@@ -1,4 +1,4 @@
-"""Formulas of docstrings are what the code beside them computes: read from their TeX and evaluated (see tex.py).
+"""Formulas of docstrings are what the code beside them computes: read from their TeX and evaluated (see support/tex).
 
 Every displayed formula of the stages and the losses is bound here to results of the code and to its inputs, on random
 data of no symmetry. Both sides have to agree to `AGREES`, and every alteration of a formula, of a sign, a factor, a
@@ -18,7 +18,6 @@ import pytest
 from mpmath import mp, mpf
 
 import refloss.losses
-import tex
 from refloss.error_free import Pair
 from refloss.stages import (
     angle,
@@ -32,6 +31,7 @@ from refloss.stages import (
     softmax,
     triplet,
 )
+from support import tex
 
 AGREES = (
     mpf(2) ** -43
@@ -737,6 +737,8 @@ def test_the_targets_of_cross_entropy_are_what_the_code_computes_and_no_altered_
         "a < b",
         r"a = \hat",
         r"a = \frac{\partial b}{c}",
+        "a = b_{n+1}",
+        r"a = \cosh b",
     ],
 )
 def test_what_is_not_in_the_grammar_is_refused(source):

@@ -1,9 +1,7 @@
 """Real implementations against refloss, values and gradients, in float64; a framework that is not there is skipped.
 
-The oracle is the exacter side, so a tolerance says what the framework may lose, in units of u = 2^-53. It is derived
-from the inputs, never tuned (`cross_entropy_bound`, `linear_bound`, `head_bound`, `triplet_bound`), and it is the worst
-case: every rounding at its largest, all pulling one way. It still rejects a gradient that is wrong by one part in 10^9;
-`agree` shows that for every comparison it makes.
+What each framework may lose is derived in support/frameworks.py; `agree` there shows for every comparison that a
+gradient that is wrong by one part in 10^9 would be rejected.
 
 Where a framework is known to be wrong, a strict xfail tells the story on a fixed input, against a closed form and not
 against refloss; `test_refloss_is_right_where_they_are_not` holds refloss to the same closed forms.
@@ -12,79 +10,40 @@ against refloss; `test_refloss_is_right_where_they_are_not` holds refloss to the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 import refloss
-from mutants import GROSS, Gradients, loss_mutants
+from support.frameworks import (
+    Comparison,
+    U,
+    agree,
+    cross_entropy_bound,
+    head_bound,
+    head_inputs,
+    linear_bound,
+    log_softmax_bound,
+    reduced,
+    share,
+    torch_gradients,
+    triplet_bound,
+)
+from support.mutants import Gradients, loss_mutants
 
-U = 2.0**-53
 REDUCTIONS = ["none", "mean", "sum"]
-
-MUTANTS_HERE: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # beside mutants.GROSS
-    "factor 1 + 1e-9": lambda g: g * (1.0 + 1e-9),
-    "rows swapped": lambda g: np.roll(g, 1, axis=0),
-}
-
-
-class Found(NamedTuple):
-    """The same number or gradient from two sides, and how far apart they may lie."""
-
-    theirs: np.ndarray
-    ours: np.ndarray
-    bound: np.ndarray
-
-    def holds(self) -> bool:
-        return bool((np.abs(np.asarray(self.theirs) - self.ours) <= self.bound).all())
-
-
-def agree(value: Found, wrong: dict[str, Gradients] | None = None, /, **gradients: Found) -> None:
-    """Hold value and gradients to their bounds, then every gradient changed by every mutant: none of those may pass.
-
-    `wrong` holds wrong gradients of this very comparison, by what is wrong with them.
-    """
-    for name, found in {"value": value, **gradients}.items():
-        assert np.shape(found.theirs) == np.shape(found.ours), name
-        assert found.holds(), f"{name}: theirs {found.theirs}, ours {found.ours}, allowed {found.bound}"
-    for name, found in gradients.items():
-        mutants = {title: mutant({name: found.ours})[name] for title, mutant in GROSS.items()}
-        mutants |= {title: mutant(found.ours) for title, mutant in MUTANTS_HERE.items()}
-        mutants |= {title: named[name] for title, named in (wrong or {}).items()}
-        for title, mutant in mutants.items():
-            if not np.array_equal(mutant, found.ours):  # 0 is 0 with its sign changed, too
-                assert not found._replace(ours=mutant).holds(), f"d{name} passes with {title}"
-
 
 # ------------------------------------------------------------------------------------------------------ the frameworks
 
 
 @pytest.fixture
-def torch() -> Iterator[ModuleType]:
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # waking a thread takes longer than any of these tensors
-    yield torch
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
 def pml(torch: ModuleType) -> ModuleType:
     return pytest.importorskip("pytorch_metric_learning.losses")
-
-
-@pytest.fixture
-def jax() -> Iterator[ModuleType]:
-    jax = pytest.importorskip("jax")
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield jax
-    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture
@@ -110,16 +69,6 @@ def softmaxes(request: pytest.FixtureRequest) -> SimpleNamespace:
     return SimpleNamespace(**{name: called(name) for name in ("softmax", "log_softmax", "logsumexp")})
 
 
-def torch_gradients(
-    torch: ModuleType, f: Callable[..., Any], upstream: Any, **arrays: np.ndarray
-) -> tuple[np.ndarray, Gradients]:
-    """Value of f and, by backward, its gradients."""
-    tensors = {name: torch.from_numpy(array.copy()).requires_grad_() for name, array in arrays.items()}
-    value = f(**tensors)
-    value.backward(torch.as_tensor(upstream, dtype=value.dtype))
-    return value.detach().numpy(), {name: tensor.grad.numpy() for name, tensor in tensors.items()}
-
-
 def pml_gradients(
     torch: ModuleType, loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float = 1.0
 ) -> tuple[np.ndarray, Gradients]:
@@ -127,119 +76,6 @@ def pml_gradients(
     loss.W = torch.nn.Parameter(torch.from_numpy(w.T.copy()))
     value, gradients = torch_gradients(torch, lambda x: loss(x, torch.from_numpy(y)), upstream, x=x)
     return value, gradients | {"w": loss.W.grad.numpy().T}
-
-
-# ---------------------------------------------------------------------------------------------------------- the bounds
-
-
-class Rows(NamedTuple):
-    """What cross entropy may lose, by row (N,) and by entry of dL/dz (N, C), for upstream gradients of 1."""
-
-    loss: np.ndarray
-    gradient: np.ndarray
-    terms: np.ndarray
-    """The absolute terms of dL/dz_k = T p_k - t_k: T p_k + t_k."""
-
-
-def log_softmax_bound(z: np.ndarray, off: Any = 0.0) -> np.ndarray:
-    """What log p, or log of the sum of exponentials, of rows z (N, C) may lose (N, 1), for logits wrong by `off`.
-
-    Gaps z_k - M round by u R at most, R the range of the row, and pass it on to exp; exp and its C - 1 sums are wrong
-    by (C + 4) u relative, an absolute error after log, which rounds by u (log C + 2); taking the log from the gap
-    rounds by u (R + log C). optax takes it from z_k itself: u E more, twice, E = max |z|. `off` enters by the logit and
-    by the sum.
-    """
-    classes = z.shape[1]
-    spread, largest = np.ptp(z, axis=1, keepdims=True), np.abs(z).max(axis=1, keepdims=True)
-    return 2.0 * off + U * (classes + 6.0 + 2.0 * spread + 2.0 * largest + 2.0 * math.log(classes))
-
-
-def log_softmax(z: np.ndarray) -> np.ndarray:
-    """log p (N, C) as a textbook has it, for the bounds."""
-    gap = z - z.max(axis=1, keepdims=True)
-    return gap - np.log(np.exp(gap).sum(axis=1, keepdims=True))
-
-
-def cross_entropy_bound(z: np.ndarray, t: np.ndarray, off: Any = 0.0, spread: float = 1.0) -> Rows:
-    """What cross entropy of rows z (N, C) with targets t (N, C) may lose, for logits wrong by `off` (N, 1).
-
-    With e for what log p loses: L_n = sum of t_k (-log p_k) loses T e, T the sum of t_k, and (C + N + 8) u of its terms
-    in products, targets and the sums over classes and rows. p_k = exp(log p_k) is wrong by e + 2u relative, so
-    dL/dz_k = T p_k - t_k loses e + (C + N + 8) u of T p_k and (N + 8) u of t_k, N for what "mean" divides by. refloss
-    may lose 8u of the same. Targets count with their magnitudes; weights of both signs, whose magnitudes add up to
-    `spread` times the sum, lose as many times more in that.
-    """
-    (n, classes), log_p, t = z.shape, log_softmax(z), np.abs(t)
-    n *= spread
-    e, total, p = log_softmax_bound(z, off), t.sum(axis=1, keepdims=True), np.exp(log_p)
-    sums = (classes + n + 16.0) * U
-    loss = (total * e)[:, 0] + sums * (t * -log_p).sum(axis=1)
-    return Rows(loss, (e + sums) * total * p + sums * t, total * p + t)
-
-
-def reduced(rows: np.ndarray, reduction: str, count: float) -> np.ndarray:
-    """What a reduced loss may lose, its rows losing that much."""
-    return rows if reduction == "none" else rows.sum() / (count if reduction == "mean" else 1.0)
-
-
-def share(upstream: Any, reduction: str, count: float) -> np.ndarray:
-    """dL/dL_n, as a column."""
-    return np.reshape(upstream, (-1, 1)) / (count if reduction == "mean" else 1.0)
-
-
-def linear_bound(
-    x: np.ndarray, w: np.ndarray, y: np.ndarray, b: np.ndarray, reduction: str, upstream: Any
-) -> dict[str, np.ndarray]:
-    """What cross entropy behind a linear layer may lose.
-
-    A logit is a sum of D + 1 terms, wrong by (D + 2) u (|x||w| + |b|). dL/dx is a sum over classes, so it loses what
-    its terms do and (C + 2) u of them; dL/dw and dL/db likewise over rows. refloss may lose max(32, 8S) u of the same
-    terms, and max(16, 4S) u of the value, S = max |x||w|.
-    """
-    (n, d), classes = x.shape, len(w)
-    length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)
-    z, t, contract = x @ w.T + b, np.eye(classes)[y], max(32.0, 8.0 * (length_x * length_w).max())
-    off = (d + 2.0) * U * (length_x * length_w + np.abs(b)).max(axis=1, keepdims=True)
-    rows = cross_entropy_bound(z, t, off)
-    lost = np.abs(share(upstream, reduction, n)) * (rows.gradient + (classes + n + contract) * U * rows.terms)
-    value = reduced(rows.loss + 0.5 * contract * U * (t * -log_softmax(z)).sum(axis=1), reduction, n)
-    return {"value": value, "x": lost @ length_w[:, None], "w": lost.T @ length_x, "b": lost.sum(axis=0)}
-
-
-def head_bound(
-    loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float, m1: float
-) -> dict[str, np.ndarray]:
-    """What a head that goes through the target's cosine, by acos or polynomial and autograd, may lose; "mean" only.
-
-    (a) Norms of D squares are wrong by (D/2 + 2) u, so unit vectors are, and cosines by dc = (2D + 8) u.
-    (b) psi as a function of c = cos theta has slope k, |k| <= m1 / sin theta: psi is wrong by k dc, and by 32u: a few
-        roundings of angles up to 2 pi, of polynomials with terms up to 2 (m1 = 4), of folds up to 2 m1.
-    (c) Logits are S times that; a norm as scale adds (D/2 + 4) u of them.
-    (d) k itself is wrong by 32u relative and by dc |dk/dc|, |dk/dc| <= 2 m1^2 / sin^3 theta, since |psi''| <= m1^2 and
-        |psi'| <= m1.
-    (e) dL/dx is S / |x| times the sum of G_k k_k w_k, G = dL/dz, less its projection on x: it loses what G_k (as cross
-        entropy does) and k_k lose, and (C + 3D + 16) u of its absolute terms. A norm as scale adds the sum of G_k f_k,
-        f = psi or c. dL/dw_k is the same over rows.
-    (f) refloss may lose max(32, 8S) u of the absolute terms, and max(16, 4S) u of the value.
-    """
-    (n, d), classes, at, by_norm = x.shape, len(w), (np.arange(len(x)), y), getattr(loss, "s", None) is None
-    length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)[:, None]
-    s = length_x if by_norm else np.full((n, 1), loss.s)
-    dc, contract = (2.0 * d + 8.0) * U, max(32.0, 8.0 * s.max())
-    f, slope, slope_off = x @ w.T / length_x / length_w.T, np.ones((n, classes)), np.zeros((n, classes))
-    theta = np.arccos(f[at])
-    f[at], slope[at] = loss.target_logit(theta), m1 / np.sin(theta)
-    slope_off[at] = 2.0 * m1**2 / np.sin(theta) ** 3 * dc + 32.0 * U * slope[at]
-    f_off = slope * dc + 32.0 * U + by_norm * (0.5 * d + 4.0) * U * np.abs(f)
-    rows = cross_entropy_bound(s * f, np.eye(classes)[y], (s * f_off).max(axis=1, keepdims=True))
-    sums = (classes + n + 3.0 * d + 16.0 + contract) * U
-    lost = s * (rows.gradient * slope + rows.terms * (slope_off + sums * slope)) * abs(upstream) / n
-    radial = by_norm * (rows.gradient * np.abs(f) + rows.terms * (f_off + sums * np.abs(f))) * abs(upstream) / n
-    return {
-        "value": (rows.loss - 0.5 * contract * U * log_softmax(s * f)[at]).mean(),
-        "x": (lost / length_x + radial).sum(axis=1, keepdims=True),
-        "w": lost.sum(axis=0)[:, None] / length_w,
-    }
 
 
 # -------------------------------------------------------------------------------------- softmax, log-softmax, logsumexp
@@ -251,9 +87,9 @@ def test_softmax_functions(softmaxes: SimpleNamespace, axis: int) -> None:
     z = 10.0 * np.random.default_rng(11).standard_normal((3, 4, 5))
     bound = log_softmax_bound(np.moveaxis(z, axis, -1).reshape(-1, z.shape[axis])).max()
     p = refloss.softmax(z, axis=axis)
-    agree(Found(softmaxes.log_softmax(z, axis), refloss.log_softmax(z, axis=axis), bound))
-    agree(Found(softmaxes.logsumexp(z, axis), refloss.logsumexp(z, axis=axis), bound))
-    agree(Found(softmaxes.softmax(z, axis), p, (bound + 8.0 * U) * p))
+    agree(Comparison(softmaxes.log_softmax(z, axis), refloss.log_softmax(z, axis=axis), bound))
+    agree(Comparison(softmaxes.logsumexp(z, axis), refloss.logsumexp(z, axis=axis), bound))
+    agree(Comparison(softmaxes.softmax(z, axis), p, (bound + 8.0 * U) * p))
 
 
 # ------------------------------------------------------------------------------------------------------- cross entropy
@@ -280,8 +116,8 @@ def hold_cross_entropy(
     value, gradient = refloss.CrossEntropy(**settings).value_and_grad(z, y, upstream=upstream)
     t, count, spread = target_rows(y, classes, settings)
     rows, g = cross_entropy_bound(z.reshape(-1, classes), t, spread=spread), share(upstream, reduction, count)
-    of_value = Found(theirs[0], value, np.abs(reduced(rows.loss, reduction, count)).reshape(np.shape(value)))
-    of_z = Found(theirs[1], gradient.z, (np.abs(g) * rows.gradient).reshape(z.shape))
+    of_value = Comparison(theirs[0], value, np.abs(reduced(rows.loss, reduction, count)).reshape(np.shape(value)))
+    of_z = Comparison(theirs[1], gradient.z, (np.abs(g) * rows.gradient).reshape(z.shape))
     agree(of_value, {"target's term dropped": {"z": gradient.z + (g * t).reshape(z.shape)}}, z=of_z)
 
 
@@ -398,16 +234,6 @@ def test_optax_cross_entropies(jax: ModuleType, optax: ModuleType, shape: tuple[
 # --------------------------------------------------------------------------------------------------------------- heads
 
 
-def head_inputs(seed: int, classes: int = 7, d: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings near their class, far from it, and nearly opposite to it, three each; lengths from 0.5 to 2 or so."""
-    rng = np.random.default_rng(seed)
-    w, y = rng.standard_normal((classes, d)), rng.integers(classes, size=9)
-    x = rng.standard_normal((9, d))
-    x[:3] = w[y[:3]] + 0.4 * x[:3]
-    x[6:] = 0.1 * x[6:] - w[y[6:]]
-    return x, w, y
-
-
 def lengths(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     """Lengths of the rows, as columns."""
     return tuple(np.linalg.norm(array, axis=1)[:, None] for array in arrays)
@@ -415,10 +241,10 @@ def lengths(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def beside(
     theirs: tuple[np.ndarray, Gradients], ours: tuple[Any, Any], bounds: dict[str, np.ndarray]
-) -> tuple[Found, dict[str, Found]]:
+) -> tuple[Comparison, dict[str, Comparison]]:
     """Put value and gradients of two sides beside each other."""
-    gradients = {name: Found(theirs[1][name], getattr(ours[1], name), bounds[name]) for name in theirs[1]}
-    return Found(theirs[0], ours[0], bounds["value"]), gradients
+    gradients = {name: Comparison(theirs[1][name], getattr(ours[1], name), bounds[name]) for name in theirs[1]}
+    return Comparison(theirs[0], ours[0], bounds["value"]), gradients
 
 
 def without_target(loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float) -> Gradients:
@@ -491,27 +317,6 @@ def test_pytorch_metric_learning(
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet
-
-
-def triplet_bound(
-    a: np.ndarray, p: np.ndarray, n: np.ndarray, m: float, squared: bool, reduction: str, upstream: Any
-) -> dict[str, np.ndarray]:
-    """What a triplet loss may lose, a distance d of D squares losing (D + 4) u of itself, and as much when squared.
-
-    `slip` is what rounding moves the ends of a difference by: 2u of the largest entry in D coordinates (a little shift,
-    as torch's eps, included). It moves d by slip, d^2 by 2 d slip, the unit vector of dd/da by 2 slip / d and 2 (a - b)
-    by 2 slip. The sum over rows and "mean" lose N u. Each side may: refloss does less.
-    """
-    rows, d = a.shape
-    slip = 2.0 * U * math.sqrt(d) * np.abs([a, p, n]).max()
-    ap, an = np.linalg.norm(a - p, axis=1), np.linalg.norm(a - n, axis=1)
-    sums = (d + rows + 8.0) * U
-    if squared:
-        loss, slopes = sums * (ap**2 + an**2 + m) + 2.0 * (ap + an) * slip, 2.0 * (ap + an) * sums + 4.0 * slip
-    else:
-        loss, slopes = sums * (ap + an + m) + 2.0 * slip, 2.0 * sums + 2.0 * slip * (1.0 / ap + 1.0 / an)
-    gradient = 2.0 * np.abs(share(upstream, reduction, rows)) * slopes[:, None]
-    return {"value": 2.0 * reduced(loss, reduction, rows)} | dict.fromkeys(("anchor", "positive", "negative"), gradient)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

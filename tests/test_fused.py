@@ -23,20 +23,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-import cases
-import checks
-import exact
 import refloss
-import strategies
-import test_losses
 from refloss import testing
 from refloss.engines import dispatch, fused
 from refloss.engines import threads as parallel
 from refloss.engines.kernels import jit
 from refloss.error_free import Pair
+from support import cases, checks, exact, strategies
+from support.checks import TWICE
+from support.checks import agree_with_chain as agree
 
 U = checks.U
-TWICE = test_losses.TWICE
 SINGLE = 2.0**-24
 
 
@@ -64,20 +61,6 @@ def in_blocks(patch, classes):
     """Blocks of so many classes, whatever the number of samples."""
     patch.setattr(fused, "TILE", 1)
     patch.setattr(fused, "NARROWEST", classes)
-
-
-def agree(loss, *inputs, upstream=None, found=None, **options):
-    """Fused and chain, within the sum of both contracts; the value alone has the bits of the one with gradients."""
-    found = found or loss.value_and_grad(*inputs, upstream=upstream, engine="fused", **options)
-    other = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
-    value_allowed, gradient_allowed = checks.allowed(loss, *inputs)
-    error = exact.value_error(found[0], exact.exact(other[0]), exact.value(loss, *inputs, absolute=True))
-    assert error <= TWICE * value_allowed, f"{loss}: values {found[0]} and {other[0]} are {error:.3g}u apart"
-    terms = exact.absolute_terms(loss, *inputs, upstream=upstream)
-    for name, gradient in checks.as_dict(found[1]).items():
-        error = exact.row_error(gradient, exact.exact(getattr(other[1], name)), terms[name])
-        assert error <= TWICE * gradient_allowed, f"{loss}: gradients of {name} are {error:.3g}u apart"
-    return found
 
 
 def bits(result):

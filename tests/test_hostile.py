@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import hostile_cases
-from sampled import SEED
+from support import hostile_cases
+from support.sampled import SEED
 
 pytest.importorskip("flint")
 

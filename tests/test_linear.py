@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 from refloss.stages import linear
+from support import checks, exact
 
 
 def inputs(rng, kind, n=3, c=4, d=6):

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 import refloss
 from refloss.engines.dd import DoubleDouble
 from refloss.error_free import Pair, high, two_sum
 from refloss.stages import log_softmax, softmax
+from support import checks, exact
 
 
 def rows(rng, classes, gap, count=3):

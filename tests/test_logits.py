@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 from refloss.error_free import Pair, two_sum
 from refloss.stages import angle, cosine, logits, margin, normalize
+from support import checks, exact
 
 Y = np.array([2, 0, 3])
 

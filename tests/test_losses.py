@@ -18,14 +18,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mpmath import mp
 
-import cases
-import checks
-import exact
 import refloss
-import strategies
+from support import cases, checks, exact, strategies, textbook
+from support.checks import TWICE
+from support.checks import value_and_gradients as of
+from support.textbook import SETTINGS
+from support.textbook import inputs as ordinary
 
 U = checks.U
-TWICE = 2.0 + 1e-9  # twice the contract, and what relating it to a result in place of the truth costs
 FAMILIES = {
     "plain": strategies.PLAIN,
     "multiplied": strategies.MULTIPLIED,
@@ -62,12 +62,6 @@ def agree(loss, inputs, first, second, rounded=0.0):
     for name, gradient in checks.as_dict(first[1]).items():
         error = exact.row_error(gradient, exact.exact(others[name]), terms[name])
         assert error <= TWICE * gradient_allowed + rounded, f"gradients of {name} are {error:.3g}u apart"
-
-
-def of(loss, *inputs, **options):
-    """The value, and the gradients by name."""
-    value, gradients = loss.value_and_grad(*inputs, **options)
-    return value, checks.as_dict(gradients)
 
 
 def mean_of_nothing(loss, inputs):
@@ -607,73 +601,6 @@ def test_a_sample_alone_moves_only_its_own_row(case):
 # ------------------------------------------------------------------------------------------ derivatives of other people
 
 
-def textbook_psi(loss, theta):
-    """psi as papers and public code write it, for complex angles at which nothing changes over."""
-    m1, m2, m3 = strategies.margins_of(loss)
-    phi, cos = m1 * theta + m2, np.cos(theta)
-    margin = np.cos(phi) - m3
-    past = phi.real > np.pi
-    k = np.floor(phi.real / np.pi)
-    psi = {
-        "none": margin,
-        "hard": np.where(past, cos - m2 * np.sin(m2) - m3, margin),
-        "easy": np.where(cos.real > 0, margin, cos - m3),
-        "keep": np.where(past, cos - m3, margin),
-        "continuous": np.where(past, cos - np.cos((np.pi - m2) / m1) - 1 - m3, margin),
-        "monotone": (-1) ** k * np.cos(phi) - 2 * k - m3,
-        "clamp": np.where(past, -1 - m3, margin),
-        "min": np.where(margin.real > cos.real, cos, margin),
-        "conditional": np.where(cos.real > m3, margin, cos),
-    }[getattr(loss, "boundary", "none")]
-    weight = getattr(loss, "annealing", 0.0)
-    psi = (weight * cos + psi) / (1 + weight)
-    return cos + (psi - cos).real if loss.gradient == "detached" else psi
-
-
-def textbook_cross_entropy(loss, z, y):
-    c = z.shape[1]
-    t = (1 - loss.label_smoothing) * np.eye(c)[y] + loss.label_smoothing / c
-    v = np.ones(c) if loss.class_weight is None else np.array(loss.class_weight)
-    shifted = z - z.real.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    total = -(v * t * log_p).sum()
-    return total / v[y].sum() if loss.reduction == "mean" else total
-
-
-def textbook_head(loss, x, w, y, b=0.0):
-    if isinstance(loss, refloss.SoftmaxLoss):
-        return textbook_cross_entropy(loss, x @ w.T + b, y)
-    x_norm, w_norm = (np.sqrt((v * v).sum(axis=1, keepdims=True)) for v in (x, w))
-    cos = (x @ w.T) / (x_norm * w_norm.T)
-    own = np.eye(len(w), dtype=bool)[y]
-    psi = textbook_psi(loss, np.arccos(cos[own]))
-    s = getattr(loss, "s", None)
-    return textbook_cross_entropy(loss, (x_norm if s is None else s) * np.where(own, psi[:, None], cos), y)
-
-
-def textbook_triplet(loss, a, p, n):
-    near, far = ((a - p) ** 2).sum(axis=1), ((a - n) ** 2).sum(axis=1)
-    if not loss.squared:
-        near, far = np.sqrt(near), np.sqrt(far)
-    hinge = near - far + loss.m
-    return np.where(hinge.real > 0, hinge, 0).mean()
-
-
-def ordinary(loss, seed=0, samples=4, classes=3, dims=3):
-    """Embeddings from near their class to opposite it, none within 0.02 of a kink, 0 or pi."""
-    again, found = 0, False
-    while not found:
-        random = np.random.default_rng([seed, again])
-        again += 1
-        x, w = random.standard_normal((samples, dims)), random.standard_normal((classes, dims))
-        y = random.integers(0, classes, samples)
-        x += np.linspace(-2.0, 2.0, samples)[:, None] * w[y]
-        theta = exact.angle(x, w[y]).astype(float)
-        found = all(abs(theta - at).min() > 0.02 for at in (0.0, math.pi, *strategies.kinks(loss)))
-    return x, w, y
-
-
-SETTINGS = {"label_smoothing": 0.1, "class_weight": (1.0, 0.5, 2.0)}
 HEADS = [
     *strategies.MARGINS,
     *(replace(loss, s=8.0, **SETTINGS) for loss in strategies.MULTIPLIED),
@@ -703,19 +630,19 @@ def test_gradients_are_complex_steps_of_the_textbook(loss):
     inputs = (x, w, np.linspace(-1.0, 1.0, len(w))) if isinstance(loss, refloss.SoftmaxLoss) else (x, w)
     value, gradients = of(loss, x, w, y, *inputs[2:])
 
-    def textbook(x, w, *b):
-        return textbook_head(loss, x, w, y, *b)
+    def formula(x, w, *b):
+        return textbook.head(loss, x, w, y, *b)
 
     scale = checks.scale_of(loss, x, w)
-    assert abs(value - textbook(*inputs).real) <= 64.0 * max(1.0, scale) * U * max(1.0, value)
-    checks.against_complex_step(textbook, *inputs, gradients=gradients, scale=scale)
+    assert abs(value - formula(*inputs).real) <= 64.0 * max(1.0, scale) * U * max(1.0, value)
+    checks.against_complex_step(formula, *inputs, gradients=gradients, scale=scale)
 
 
 @pytest.mark.parametrize("loss", [refloss.CrossEntropy(), refloss.CrossEntropy(**SETTINGS)], ids=repr)
 def test_gradients_on_logits_are_complex_steps_of_the_textbook(loss):
     z, y = 3.0 * np.random.default_rng(1).standard_normal((4, 3)), np.array([0, 2, 1, 2])
     gradients = of(loss, z, y)[1]
-    checks.against_complex_step(lambda z: textbook_cross_entropy(loss, z, y), z, gradients=gradients, scale=3.0)
+    checks.against_complex_step(lambda z: textbook.cross_entropy(loss, z, y), z, gradients=gradients, scale=3.0)
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -724,7 +651,7 @@ def test_gradients_of_triplets_are_complex_steps_of_the_textbook(squared):
     inputs = np.random.default_rng(2).standard_normal((3, 6, 3))
     gradients = of(loss, *inputs)[1]
     checks.against_complex_step(
-        lambda *points: textbook_triplet(loss, *points), *inputs, gradients=gradients, scale=1.0
+        lambda *points: textbook.triplet(loss, *points), *inputs, gradients=gradients, scale=1.0
     )
 
 

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-import checks
-import exact
 import refloss
 from refloss.error_free import PI, Pair, u
 from refloss.stages import angle, margin
 from refloss.stages.margin import RULES, Margin
+from support import checks, exact
 
 # m1, m2, m3 of ArcFace, SphereFace, CosFace, the combined margins of papers and issues, and m that is no integer.
 MARGINS = [(1.0, 0.5, 0.0), (4.0, 0.0, 0.0), (3.0, 0.0, 0.0), (1.0, 0.0, 0.35), (1.0, 0.3, 0.2), (0.9, 0.4, 0.15)]

@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import mutants
 import refloss
 from refloss.testing import metamorphic, properties
 from refloss.testing.hard_cases import INPUTS
-from test_conformance import LOSSES, ours
-from test_frameworks import jax, torch  # noqa: F401 (fixtures)
+from support import mutants
+from support.foreign import LOSSES, ours
 
 LOSS = refloss.ArcFace(s=8.0)
 LOGITS = refloss.CrossEntropy()
@@ -786,7 +785,7 @@ def test_large_inputs_are_shown_in_short():
 # ----------------------------------------------------------------------------------------------------------- frameworks
 
 
-def test_an_arccos_holds_on_ordinary_inputs_only(torch, monkeypatch):  # noqa: F811
+def test_an_arccos_holds_on_ordinary_inputs_only(torch, monkeypatch):
     def arcface(x, w, y):
         cos = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(w).T
         target = torch.nn.functional.one_hot(y, len(w))
@@ -802,7 +801,7 @@ def test_an_arccos_holds_on_ordinary_inputs_only(torch, monkeypatch):  # noqa: F
     assert FINITE in report.broken
 
 
-def test_cross_entropy_of_torch_keeps_them(torch):  # noqa: F811
+def test_cross_entropy_of_torch_keeps_them(torch):
     for reduction in ("mean", "sum", "none"):
         weights = torch.tensor(WEIGHTED.class_weight)
 
@@ -815,7 +814,7 @@ def test_cross_entropy_of_torch_keeps_them(torch):  # noqa: F811
         assert any("upstream" in title for title in report.held)
 
 
-def test_upstream_gradients_count(torch):  # noqa: F811
+def test_upstream_gradients_count(torch):
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx, z, y, reduction, use):
@@ -848,7 +847,7 @@ def test_upstream_gradients_count(torch):  # noqa: F811
             assert all("upstream" in title for title in report.broken)
 
 
-def test_gradients_that_torch_code_returns_itself_have_no_upstream(torch):  # noqa: F811
+def test_gradients_that_torch_code_returns_itself_have_no_upstream(torch):
     def fn(z, y):
         value, grad = LOGITS.value_and_grad(z.detach().numpy(), y.numpy())
         return torch.tensor(value), torch.tensor(grad.z)
@@ -858,7 +857,7 @@ def test_gradients_that_torch_code_returns_itself_have_no_upstream(torch):  # no
     assert list(report.untried.values()) == ["the code returns gradients itself, for an upstream gradient of 1"]
 
 
-def test_jax_keeps_them(jax, only):  # noqa: F811
+def test_jax_keeps_them(jax, only):
     def good(x, w, y):
         z = x @ w.T
         return (jax.scipy.special.logsumexp(z, axis=1) - z[np.arange(len(y)), y]).sum()

@@ -9,14 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-import checks
-import exact
-import mutants
 import refloss
-import test_fused
-import test_losses
 from refloss.error_free import Pair
 from refloss.stages import softmax
+from support import checks, exact, mutants, textbook
 
 
 class Case(NamedTuple):
@@ -29,14 +25,14 @@ class Case(NamedTuple):
 
     @property
     def found(self) -> tuple[Any, dict[str, np.ndarray]]:
-        return test_losses.of(self.loss, *self.inputs)
+        return checks.value_and_gradients(self.loss, *self.inputs)
 
 
 def head(loss: Any) -> Case:
     """A margin loss, or the softmax loss with a bias, at ordinary inputs."""
-    x, w, y = test_losses.ordinary(loss, seed=5, samples=3, classes=3, dims=2)
+    x, w, y = textbook.inputs(loss, seed=5, samples=3, classes=3, dims=2)
     bias = (np.array([0.5, -1.0, 0.25]),) if isinstance(loss, refloss.SoftmaxLoss) else ()
-    return Case(loss, (x, w, y, *bias), lambda x, w, *b: test_losses.textbook_head(loss, x, w, y, *b))
+    return Case(loss, (x, w, y, *bias), lambda x, w, *b: textbook.head(loss, x, w, y, *b))
 
 
 def near(loss: Any, theta: float, *, differences: bool = False) -> Case:
@@ -56,20 +52,20 @@ def confident(loss: Any, length: float = 1.0) -> Case:
 def on_logits(loss: Any, soft: bool = False) -> Case:
     z = 2.0 * np.random.default_rng(6).standard_normal((3, 3))
     y = np.array([[0.5, 0.25, 0.5], [1.0, 0.0, 0.0], [0.1, 0.2, 0.7]]) if soft else np.array([0, 2, 1])
-    textbook = None if soft else lambda z: test_losses.textbook_cross_entropy(loss, z, y)
-    return Case(loss, (z, y), textbook)
+    formula = None if soft else lambda z: textbook.cross_entropy(loss, z, y)
+    return Case(loss, (z, y), formula)
 
 
 def triplet(loss: Any) -> Case:
     points = tuple(np.random.default_rng(7).standard_normal((3, 3, 2)))
-    return Case(loss, points, lambda *points: test_losses.textbook_triplet(loss, *points))
+    return Case(loss, points, lambda *points: textbook.triplet(loss, *points))
 
 
 CASES = {
     "ArcFace": head(refloss.ArcFace(s=8.0)),
     "ArcFace, s = 64": head(refloss.ArcFace()),
     "ArcFace, a rule acting": head(refloss.ArcFace(s=8.0, boundary="hard")),
-    "ArcFace, smoothed and weighted": head(refloss.ArcFace(s=8.0, **test_losses.SETTINGS)),
+    "ArcFace, smoothed and weighted": head(refloss.ArcFace(s=8.0, **textbook.SETTINGS)),
     "ArcFace, confident": confident(refloss.ArcFace(s=40.0)),
     "ArcFace, theta near 1e-3": near(refloss.ArcFace(s=4.0), 1e-3, differences=True),
     "ArcFace, theta near 1e-8": near(refloss.ArcFace(s=4.0), 1e-8),
@@ -85,7 +81,7 @@ CASES = {
     "CombinedMargin, theta near 1e-8": near(refloss.CombinedMargin(s=4.0), 1e-8),
     "SoftmaxLoss": head(refloss.SoftmaxLoss()),
     "CrossEntropy": on_logits(refloss.CrossEntropy()),
-    "CrossEntropy, smoothed and weighted": on_logits(refloss.CrossEntropy(**test_losses.SETTINGS)),
+    "CrossEntropy, smoothed and weighted": on_logits(refloss.CrossEntropy(**textbook.SETTINGS)),
     "CrossEntropy, probabilities": on_logits(refloss.CrossEntropy(reduction="sum"), soft=True),
     "Triplet": triplet(refloss.Triplet(m=8.0)),
     "Triplet, plain distance": triplet(refloss.Triplet(m=8.0, squared=False)),
@@ -102,7 +98,7 @@ def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, d
     for title, other in (
         mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss)
     ).items():
-        found[title] = test_losses.of(other, *case.inputs)[1]
+        found[title] = checks.value_and_gradients(other, *case.inputs)[1]
     for title, changed in found.items():
         assert any(not np.array_equal(changed[name], gradients[name]) for name in gradients), f"{title} changes nothing"
     return found
@@ -205,7 +201,7 @@ def test_against_exact_rejects_wrong_values(case):
 def test_against_exact_rejects_rows_in_the_wrong_place():
     case = CASES["ArcFace"]
     loss = replace(case.loss, reduction="none")
-    value, gradients = test_losses.of(loss, *case.inputs)
+    value, gradients = checks.value_and_gradients(loss, *case.inputs)
     with pytest.raises(AssertionError, match="value"):
         checks.against_exact(loss, *case.inputs, found=(value[::-1], gradients))
     with pytest.raises(AssertionError, match="value"):
@@ -214,7 +210,7 @@ def test_against_exact_rejects_rows_in_the_wrong_place():
 
 def test_against_exact_rejects_0_for_1e_17():
     loss, z, y = refloss.CrossEntropy(), np.array([[39.0, 0.0]]), np.array([0])
-    value, gradients = test_losses.of(loss, z, y)
+    value, gradients = checks.value_and_gradients(loss, z, y)
     assert 1e-17 < value < 2e-17
     checks.against_exact(loss, z, y, found=(value, gradients))
     with pytest.raises(AssertionError, match="value"):
@@ -226,7 +222,7 @@ def test_against_exact_rejects_0_for_1e_17():
 @named(lambda case: True)
 def test_the_contract_of_dd_rejects_every_mutant(case):
     """A hundred times stricter than the chain's at s = 64: it rejects what is off by 1e-14 too."""
-    value, gradients = test_losses.of(case.loss, *case.inputs, engine="dd")
+    value, gradients = checks.value_and_gradients(case.loss, *case.inputs, engine="dd")
 
     def check(found):
         checks.against_exact(case.loss, *case.inputs, found=(value, found), engine="dd", digits=30)
@@ -242,13 +238,13 @@ def test_the_contract_of_dd_rejects_every_mutant(case):
 @named(lambda case: True)
 def test_what_fused_is_held_to_rejects_every_mutant(case):
     """Against mpmath as the chain is, and against the chain."""
-    value, gradients = test_losses.of(case.loss, *case.inputs, engine="fused")
+    value, gradients = checks.value_and_gradients(case.loss, *case.inputs, engine="fused")
 
     def check(found):
         checks.against_exact(case.loss, *case.inputs, found=(value, found), engine="fused", digits=30)
 
     def check_with_chain(found):
-        test_fused.agree(case.loss, *case.inputs, found=(value, found))
+        checks.agree_with_chain(case.loss, *case.inputs, found=(value, found))
 
     wrong = wrong_gradients(case, mutants.GROSS | mutants.FINE)
     for accepts in (check, check_with_chain):
@@ -257,4 +253,4 @@ def test_what_fused_is_held_to_rejects_every_mutant(case):
     for title, change in VALUES.items():
         if title != "absolute 1e-16" or value <= 1e-10:
             with pytest.raises(AssertionError, match="value"):
-                test_fused.agree(case.loss, *case.inputs, found=(change(value), gradients))
+                checks.agree_with_chain(case.loss, *case.inputs, found=(change(value), gradients))

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 from refloss.stages import normalize
+from support import checks, exact
 
 LENGTHS = [1.0, 1e-300, 1e-200, 1e-10, 1e10, 1e200, 1e300]
 

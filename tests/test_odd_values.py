@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import refloss
-from odd_values import ODD
 from refloss import testing
+from support.odd_values import ODD
 
 Z, Y = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]]), np.array([0, 1])
 X, W, B = np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3)

@@ -1,4 +1,4 @@
-"""The package as a whole: what an import loads, who imports whom, what is public."""
+"""The package as a whole: what an import loads, what is public, what is installed with it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ PACKAGE = Path(refloss.__file__).parent
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("numba", "llvmlite", "flint", "torch", "jax", "scipy", "typer", "rich", "mpmath", "hypothesis", "ml_dtypes")
-ENGINES_AND_BELOW = ("error_free", "fixed_point", "formats", "inputs", "stages", "engines")
-FLOORS = (*ENGINES_AND_BELOW, "functions", "losses", "testing", "cli")
 
 
 def test_import_loads_no_loss_before_one_is_asked_for():
@@ -86,31 +84,6 @@ def _modules():
     for info in pkgutil.walk_packages([str(PACKAGE)], "refloss."):
         path = PACKAGE.joinpath(*info.name.split(".")[1:])
         yield info.name, (path / "__init__.py" if info.ispkg else path.with_suffix(".py"))
-
-
-def _imports(path):
-    """Modules of refloss that a file imports anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "refloss":
-            yield node.module if node.module != "refloss" else f"refloss.{node.names[0].name}"
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "refloss")
-
-
-@pytest.mark.parametrize(("module", "path"), list(_modules()))
-def test_no_import_runs_upwards(module, path):
-    floor = FLOORS.index(module.split(".")[1])
-    for imported in _imports(path):
-        if imported != "refloss" and imported.split(".")[1] in FLOORS:
-            assert FLOORS.index(imported.split(".")[1]) <= floor, f"{module} imports {imported}"
-
-
-def test_imports_go_in_no_circle():
-    graph = {name: {other for other in _imports(path) if other != name} for name, path in _modules()}
-    while graph:
-        leaves = {name for name, others in graph.items() if not others & graph.keys()}
-        assert leaves, f"a circle among {sorted(graph)}"
-        graph = {name: others for name, others in graph.items() if name not in leaves}
 
 
 @pytest.mark.parametrize(("module", "path"), list(_modules()))

@@ -4,8 +4,6 @@
 rows, and a test compares the two. The failures follow, each with what the report has to say of it.
 """
 
-# ruff: noqa: F811 (fixtures have the names of the modules that the recipes import)
-
 from __future__ import annotations
 
 import importlib.util
@@ -23,7 +21,6 @@ import pytest
 
 import refloss
 from refloss.testing import Report, Shape, assert_conforms, cases, check
-from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 
 PAGE = Path(__file__).parents[1] / "docs/testing/libraries.md"
 DTYPES = ("float16", "bfloat16", "float32", "float64")

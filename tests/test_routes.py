@@ -9,7 +9,6 @@ Routes 1 and 3 are each held to route 2; `agree` shows for every comparison that
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -17,21 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cases
-import checks
-import exact
 import refloss
-from test_frameworks import (  # noqa: F401 (torch is a fixture)
-    Found,
+from support import cases, checks, exact
+from support.frameworks import (
+    Comparison,
     agree,
     cross_entropy_bound,
     head_bound,
     head_inputs,
     linear_bound,
-    torch,
     torch_gradients,
     triplet_bound,
 )
+from support.textbook import torch_psi
 
 pytest.importorskip("flint")
 
@@ -50,8 +47,8 @@ def certified(loss: Any, *inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray
 
 def hold(theirs: Any, ours: Any, bounds: dict[str, Any]) -> None:
     """Hold a value and gradients by name to the certified ones."""
-    gradients = {name: Found(theirs[1][name], truth, bounds[name]) for name, truth in ours[1].items()}
-    agree(Found(theirs[0], ours[0], bounds["value"]), **gradients)
+    gradients = {name: Comparison(theirs[1][name], truth, bounds[name]) for name, truth in ours[1].items()}
+    agree(Comparison(theirs[0], ours[0], bounds["value"]), **gradients)
 
 
 def hold_engines(loss: Any, *inputs: Any) -> None:
@@ -67,33 +64,12 @@ def hold_engines(loss: Any, *inputs: Any) -> None:
 # --------------------------------------------------------------------------------------------------------------- heads
 
 
-def textbook_psi(torch: ModuleType, theta: Any, loss: Any) -> Any:  # noqa: F811
-    """psi of the target's angle, as public code writes it."""
-    c = exact.curve(loss)
-    m1, m2, m3, cos = c["m1"], c["m2"], c["m3"], torch.cos(theta)
-    phi = m1 * theta + m2
-    margin, past, k = torch.cos(phi) - m3, phi > math.pi, torch.floor(phi.detach() / math.pi)
-    psi = {
-        "none": lambda: margin,
-        "hard": lambda: torch.where(past, cos - m2 * math.sin(m2) - m3, margin),
-        "easy": lambda: torch.where(cos > 0.0, margin, cos - m3),
-        "keep": lambda: torch.where(past, cos - m3, margin),
-        "continuous": lambda: torch.where(past, cos - math.cos((math.pi - m2) / m1) - 1.0 - m3, margin),
-        "monotone": lambda: (-1.0) ** k * torch.cos(phi) - 2.0 * k - m3,
-        "clamp": lambda: torch.where(past, -1.0 - m3, margin),
-        "min": lambda: torch.minimum(margin, cos),
-        "conditional": lambda: torch.where(cos > m3, margin, cos),
-    }[c["boundary"]]()
-    psi = (c["annealing"] * cos + psi) / (1.0 + c["annealing"])
-    return cos + (psi - cos).detach() if loss.gradient == "detached" else psi
-
-
-def textbook_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:  # noqa: F811
+def textbook_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
     """Cross entropy of scaled cosines, psi in the target's place."""
     length = x.norm(dim=1, keepdim=True)
     cos = (x / length) @ (w / w.norm(dim=1, keepdim=True)).T
     target = torch.nn.functional.one_hot(y, len(w)).bool()
-    psi = textbook_psi(torch, torch.acos(cos[target]), loss)
+    psi = torch_psi(torch, torch.acos(cos[target]), loss)
     f = torch.where(target, psi[:, None], cos)
     s = exact.curve(loss)["scale"]
     return torch.nn.functional.cross_entropy((length if s is None else s) * f, y)
@@ -110,7 +86,7 @@ def test_heads_by_hand_and_certified(loss):
 
 
 @pytest.mark.parametrize("loss", HEADS.values(), ids=HEADS)
-def test_heads_by_autograd_and_certified(torch, loss):  # noqa: F811
+def test_heads_by_autograd_and_certified(torch, loss):
     x, w, y = inputs_for(loss)
     truth = certified(loss, x, w, y)
     labels = torch.from_numpy(y)
@@ -147,7 +123,7 @@ def test_the_inputs_reach_both_sides_of_every_boundary():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weight", [None, (0.5, 1.0, 2.0, 1.5)])
 @pytest.mark.parametrize("soft", [False, True])
-def test_cross_entropy_by_all_routes(torch, smoothing, weight, soft):  # noqa: F811
+def test_cross_entropy_by_all_routes(torch, smoothing, weight, soft):
     random = np.random.default_rng(51)
     z = 3.0 * random.standard_normal((5, 4))
     y = random.dirichlet(np.ones(4), 5) if soft else random.integers(0, 4, 5)
@@ -166,7 +142,7 @@ def test_cross_entropy_by_all_routes(torch, smoothing, weight, soft):  # noqa: F
 
 
 @pytest.mark.parametrize("squared", [True, False])
-def test_triplet_by_all_routes(torch, squared):  # noqa: F811
+def test_triplet_by_all_routes(torch, squared):
     anchor, positive, negative = np.random.default_rng(52).standard_normal((3, 6, 4))
     positive[:2] = anchor[:2] + 0.1 * positive[:2]  # these are apart: a loss of 0
     loss, inputs = refloss.Triplet(m=0.3, squared=squared), (anchor, positive, negative)

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 from refloss.error_free import Pair, plain, two_sum
 from refloss.stages import softmax
+from support import checks, exact
 
 
 def rows(rng, classes, gap, count=3):

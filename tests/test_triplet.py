@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-import checks
-import exact
 import refloss
 from refloss.engines.dd import DoubleDouble
 from refloss.stages import triplet
+from support import checks, exact
 
 KINDS = ["plain", "near", "far positive", "graded"]
 LENGTHS = [1e-200, 1e-10, 1.0, 1e10, 1e200]

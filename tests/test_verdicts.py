@@ -12,13 +12,11 @@ import pytest
 
 from refloss.testing import check, conformance
 from refloss.testing.hard_cases import SHAPES
-from test_frameworks import jax, torch  # noqa: F401 (fixtures)
 
 pytest.importorskip("torch")
 pytest.importorskip("optax")
 
-import right_codes
-import wrong_codes
+from support import right_codes, wrong_codes
 
 pytestmark = pytest.mark.usefixtures("torch", "jax")
 UNREAD = {

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from mpmath import mp, mpf
 
-import exact
 import refloss
 from refloss.engines import contract
+from support import exact
 
 U = 2.0**-53
+TWICE = 2.0 + 1e-9  # twice the contract, and what relating it to a result in place of the truth costs
 
 
 def scale_of(loss: Any, *inputs: Any) -> float:
@@ -214,3 +215,23 @@ def as_dict(gradients: Any) -> dict[str, np.ndarray]:
     """Gradients by name, from the named tuple or a dict; a bias that was not there is left out."""
     named = gradients if isinstance(gradients, dict) else gradients._asdict()
     return {name: array for name, array in named.items() if array is not None}
+
+
+def value_and_gradients(loss: Any, *inputs: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The value, and the gradients by name."""
+    value, gradients = loss.value_and_grad(*inputs, **options)
+    return value, as_dict(gradients)
+
+
+def agree_with_chain(loss: Any, *inputs: Any, upstream: Any = None, found: Any = None, **options: Any) -> Any:
+    """Fused and chain, within the sum of both contracts; the value alone has the bits of the one with gradients."""
+    found = found or loss.value_and_grad(*inputs, upstream=upstream, engine="fused", **options)
+    other = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
+    value_allowed, gradient_allowed = allowed(loss, *inputs)
+    error = exact.value_error(found[0], exact.exact(other[0]), exact.value(loss, *inputs, absolute=True))
+    assert error <= TWICE * value_allowed, f"{loss}: values {found[0]} and {other[0]} are {error:.3g}u apart"
+    terms = exact.absolute_terms(loss, *inputs, upstream=upstream)
+    for name, gradient in as_dict(found[1]).items():
+        error = exact.row_error(gradient, exact.exact(getattr(other[1], name)), terms[name])
+        assert error <= TWICE * gradient_allowed, f"{loss}: gradients of {name} are {error:.3g}u apart"
+    return found

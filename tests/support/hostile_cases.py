@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import refloss
-from checks import rounded_share as share
+from support.checks import rounded_share as share
 
 Random = np.random.Generator
 LARGEST = np.finfo(np.float64).max

@@ -1,0 +1,1 @@
+"""What the tests compare with and draw from: exact truth, cases, mutants, foreign code, and the reader of formulas."""

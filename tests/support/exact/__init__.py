@@ -1,0 +1,75 @@
+"""The truth the suite compares against: every stage and every loss again, in mpmath, from the papers' definitions.
+
+Nothing here comes from refloss: a loss object is read for its public parameters only, and no line is shared. No
+derivative of a loss is written down either. Gradients are central differences of the value, (L(v + h) - L(v - h)) / 2h,
+in as many digits as the case needs.
+
+How a difference stays exact where the loss is hard:
+
+- Inputs are float64 numbers, hence integers times a power of two. A row is held as integers (`Vector`), and so are the
+  squares and dot products of a row and of the same row moved by one step. cos theta = x.w / (|x| |w|) and
+  theta = atan2(sqrt(|x|^2 |w|^2 - (x.w)^2), x.w) then start from exact numbers: theta is right to all digits at every
+  angle, and "exactly parallel" is the exact statement |x|^2 |w|^2 = (x.w)^2.
+- A step is small against whatever the loss can change over: 1, 1/s, theta, pi - theta. Each pair of a sample and a
+  class has its own.
+- Which side of a boundary the target is on is decided once, at the unmoved inputs; the moved ones follow that branch.
+  Exactly parallel to its class, a target has no direction to turn in: its psi is kept as it is.
+- With b a reference class (the label, where there is one), the loss of a row is
+  L = T log(1 + sum over j != b of exp(z_j - z_b)) + sum over k of t_k (z_b - z_k), T = sum of t_k.
+  In L(v + h) - L(v - h) the terms both have in common are left out, so a loss of 1e-300 has a gradient to all digits.
+
+Definitions, with the numbers of papers and equations:
+
+- cross entropy with smoothing, weights and ignore_index as in torch.nn.CrossEntropyLoss;
+- L-Softmax, arXiv 1612.02295, eq. 4-7, and A-Softmax (SphereFace), 1704.08063, eq. 7: psi = (-1)^k cos(m theta) - 2k,
+  annealed as (lambda cos theta + psi) / (1 + lambda); with m = 1 the modified softmax;
+- NormFace, 1704.06369: s cos theta; CosFace, 1801.09414, eq. 4, and AM-Softmax, 1801.05599: s (cos theta - m);
+- ArcFace, 1801.07698, eq. 3: s cos(theta + m), and its combined margin, eq. 4: s (cos(m1 theta + m2) - m3);
+- the detached margin, 2109.05565 ("characteristic gradient detachment"): cos theta + stopgrad(psi - cos theta);
+- FaceNet's triplet loss, 1503.03832: max(0, |a - p|^2 - |a - n|^2 + m).
+"""
+
+from support.exact.errors import absolute_terms, row_error, value_error
+from support.exact.losses import gradients, value
+from support.exact.margins import curve, psi, psi_slope
+from support.exact.numbers import GUARD, SMALLEST_NORMAL, UNIT, exact, rows
+from support.exact.stages import (
+    angle,
+    cosine,
+    cross_entropy,
+    linear,
+    log_softmax,
+    logits,
+    logsumexp,
+    normalize,
+    softmax,
+    triplet,
+)
+from support.exact.triplets import Triple
+
+__all__ = [
+    "GUARD",
+    "SMALLEST_NORMAL",
+    "UNIT",
+    "Triple",
+    "absolute_terms",
+    "angle",
+    "cosine",
+    "cross_entropy",
+    "curve",
+    "exact",
+    "gradients",
+    "linear",
+    "log_softmax",
+    "logits",
+    "logsumexp",
+    "normalize",
+    "psi",
+    "psi_slope",
+    "row_error",
+    "rows",
+    "softmax",
+    "triplet",
+    "value",
+    "value_error",
+]

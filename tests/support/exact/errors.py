@@ -1,0 +1,153 @@
+"""Errors of results: the sizes that they are measured against, and the worst of them in units of u."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mpmath import mp, mpf
+
+from support.exact.cross_entropies import Batch, Row, Settings
+from support.exact.losses import Head, name_of
+from support.exact.numbers import GUARD, SMALLEST, SMALLEST_NORMAL, UNIT, Array, exact, filled, places, sine_of
+from support.exact.triplets import Triple
+from support.untraced import untraced
+
+
+@untraced
+def absolute_terms(
+    loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60, projected: bool = False
+) -> dict[str, Array]:
+    """The size of what a gradient row is made of before anything cancels: a float64 a row; for z and b, an entry.
+
+    With G_nk = dL/dz_nk by differences, or in its place c_n (p_k sum of |t_j| + |t_k|) for smoothed targets and
+    probabilities:
+
+    - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
+      the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
+    - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
+    - CrossEntropy: |G_nk|;
+    - Triplet, where the hinge is open: 2 (|a - p| + |a - n|), 2 |a - p|, 2 |a - n|; of the plain distance 2, 1, 1.
+
+    `projected` takes the terms after the projection that directions have, which is a stricter measure: off the target
+    psi' is sin theta_nk instead of 1, and 0 for a class that is parallel to x.
+
+    A number that is not 0 is never rounded to 0: it is at least the smallest subnormal.
+    """
+    with mp.workdps(digits + GUARD):
+        if name_of(loss) == "Triplet":
+            terms = triplet_terms(loss, inputs, upstream)
+        elif name_of(loss) == "CrossEntropy":
+            terms = logit_terms(loss, inputs, upstream)
+        else:
+            terms = head_terms(Head(loss, *inputs), upstream, digits, projected)
+        return {name: as_floats(array) for name, array in terms.items()}
+
+
+def as_floats(array: Array) -> Array:
+    result = np.zeros(array.shape)
+    for index in np.ndindex(array.shape):
+        number = float(array[index])
+        result[index] = SMALLEST if array[index] != 0 and number == 0 else number
+    return result
+
+
+def triplet_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, Array]:
+    anchor, positive, negative = (exact(array) for array in inputs)
+    count = len(anchor)
+    terms = {name: filled((count,), mpf(0)) for name in ("anchor", "positive", "negative")}
+    for n, c in enumerate(Batch.plain(count, loss.reduction).coefficients(upstream)):
+        triple = Triple.of(anchor[n], positive[n], negative[n], loss.m, loss.squared)
+        if triple.hinge(GUARD) > 0:
+            near, far = (2 * v.norm() if loss.squared else mpf(v.square != 0) for v in triple[:2])
+            for name, size in (("anchor", near + far), ("positive", near), ("negative", far)):
+                terms[name][n] = abs(c) * size
+    return terms
+
+
+def logit_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, Array]:
+    numbers, y = exact(inputs[0]), inputs[1]
+    size = numbers.shape[-1]
+    batch = Batch.of(y, numbers.shape, Settings.of(loss))
+    terms = filled((len(batch.targets), size), mpf(0))
+    for n, (targets, c) in enumerate(zip(batch.targets, batch.coefficients(upstream), strict=True)):
+        if targets is not None:
+            row = Row(list(numbers.reshape(-1, size)[n]), targets)
+            terms[n] = [abs(c) * row.terms(k, batch.one_label) for k in range(size)]
+    return {"z": terms.reshape(numbers.shape)}
+
+
+def head_terms(head: Head, upstream: Any, digits: int, projected: bool) -> dict[str, Array]:
+    samples, classes = head.shape
+    terms = {"x": filled((samples,), mpf(0)), "w": filled((classes,), mpf(0))}
+    if head.bias is not None:
+        terms["b"] = filled((classes,), mpf(0))
+    coefficients = head.batch.coefficients(upstream)
+    for n in head.active():
+        x = head.samples[n]
+        with mp.workdps(digits + GUARD + places(head.size(n))):
+            row = head.row(n)
+            g = [abs(coefficients[n]) * row.terms(k, head.batch.one_label) for k in range(classes)]
+            if head.margin is None:
+                terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.classes, strict=True))
+                to_w = [number * x.norm() for number in g]
+            else:
+                sample = head.sample(n)
+                slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
+                slopes[sample.label] = abs(head.pairs[n].slope(digits))
+                pull = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
+                terms["x"][n] = mp.fsum(pull) / x.norm()
+                if head.margin.scale is None:
+                    f = list(sample.cosines)
+                    f[sample.label] = sample.psi
+                    terms["x"][n] += mp.fsum(abs(number * factor) for number, factor in zip(g, f, strict=True))
+                to_w = [number / w.norm() for number, w in zip(pull, head.classes, strict=True)]
+            terms["w"] += np.array(to_w, dtype=object)
+            if head.bias is not None:
+                terms["b"] += np.array(g, dtype=object)
+    return terms
+
+
+@untraced
+def row_error(result: Any, truth: Any, terms: Any) -> float:
+    """The worst row's largest |result - truth| over the row's terms, in units of u.
+
+    `terms` has truth's shape (entry by entry) or one axis less (row by row). Terms of 0 demand a result of exactly 0;
+    terms below the normal range count as the smallest normal number. Where the truth is NaN or inf, so must be the
+    result. Whatever is not as it must be is an error of inf.
+    """
+    found, true, sizes = exact(result), exact(truth), exact(terms)
+    if found.shape != true.shape or sizes.shape not in (true.shape, true.shape[:-1]):
+        message = f"shapes of result {found.shape}, truth {true.shape} and terms {sizes.shape} do not fit"
+        raise ValueError(message)
+    by_row = sizes.shape != true.shape
+    return max((error(found[i], true[i], sizes[i[:-1] if by_row else i]) for i in np.ndindex(true.shape)), default=0.0)
+
+
+@untraced
+def value_error(result: Any, truth: Any, terms: Any = None) -> float:
+    """The worst |result - truth| / |truth| in units of u; given `terms` of truth's shape, over the larger of the two.
+
+    A truth of 0 (and terms of 0) demands exactly 0, one below the normal range counts as the smallest normal number,
+    NaN demands NaN and inf the same inf. Whatever is not as it must be is an error of inf.
+    """
+    found, true = exact(result), exact(truth)
+    if found.shape != true.shape:
+        message = f"shapes of result {found.shape} and truth {true.shape} differ"
+        raise ValueError(message)
+    sizes = exact(np.zeros(true.shape) if terms is None else terms)
+    return max((error(found[i], true[i], max(abs(true[i]), sizes[i])) for i in np.ndindex(true.shape)), default=0.0)
+
+
+def error(found: mpf, true: mpf, size: mpf) -> float:
+    if mp.isnan(true):
+        return 0.0 if mp.isnan(found) else float("inf")
+    if mp.isinf(true):
+        return 0.0 if found == true else float("inf")
+    if not mp.isfinite(found):
+        return float("inf")
+    if size == 0:
+        return 0.0 if found == 0 else float("inf")
+    with mp.workdps(60):
+        return float(abs(found - true) / max(size, SMALLEST_NORMAL) / UNIT)

@@ -1,0 +1,231 @@
+"""Values and gradients of loss objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mpmath import mp, mpf
+
+from support.exact.cross_entropies import Batch, Row, Settings
+from support.exact.margins import Curve, Sample, TargetPair, curve
+from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, exact, filled, places, rows
+from support.exact.stages import cross_entropy, triplet
+from support.exact.triplets import Triple
+from support.untraced import untraced
+
+
+def name_of(loss: Any) -> str:
+    return type(loss).__name__
+
+
+@untraced
+def value(loss: Any, *inputs: Any, digits: int = 60, absolute: bool = False) -> Any:
+    """The loss on these inputs: an mpf for "mean" and "sum", an array of mpf for "none".
+
+    `absolute` gives what its terms add up to, their magnitudes taken: the same where all targets have one sign.
+    """
+    if name_of(loss) == "Triplet":
+        return triplet(*inputs, m=loss.m, squared=loss.squared, reduction=loss.reduction, digits=digits)
+    settings = Settings.of(loss)
+    if name_of(loss) == "CrossEntropy":
+        return cross_entropy(*inputs, **settings._asdict(), digits=digits, absolute=absolute)
+    with mp.workdps(digits + GUARD):
+        head = Head(loss, *inputs)
+        head.batch = head.batch.absolute() if absolute else head.batch
+        losses = [mpf(0)] * head.shape[0]
+        for n in head.active():
+            with mp.workdps(digits + GUARD + places(head.size(n))):
+                losses[n] = head.row(n).value()
+        return head.batch.reduce(losses)
+
+
+class Head:
+    """A loss on x and w: SoftmaxLoss, or a margin loss. Rows that are ignored are not looked at."""
+
+    def __init__(self, loss: Any, x: Any, w: Any, y: Any, b: Any = None):
+        given = exact(x)
+        self.classes = rows(w)
+        self.shape = (len(given), len(self.classes))
+        self.labels = np.asarray(y)
+        self.bias = None if b is None else exact(b)
+        self.batch = Batch.of(y, self.shape, Settings.of(loss))
+        self.samples = {n: Vector.of(given[n]) for n in self.active()}
+        self.margin = None if name_of(loss) == "SoftmaxLoss" else Curve.of(**curve(loss))
+        self.pairs: dict[int, TargetPair] = {}
+        if self.margin is not None:
+            for n, vector in self.samples.items():
+                own = self.classes[self.labels[n]]
+                self.pairs[n] = TargetPair(vector, own, self.margin, detached=loss.gradient == "detached")
+
+    def active(self) -> Iterator[int]:
+        return (n for n, targets in enumerate(self.batch.targets) if targets is not None)
+
+    def sample(self, n: int) -> Sample:
+        return Sample(self.samples[n], self.classes, int(self.labels[n]), self.pairs[n])
+
+    def logits(self, n: int) -> Reals:
+        if self.margin is not None:
+            return self.sample(n).z
+        x = self.samples[n]
+        z = [mp.ldexp(mpf(x.dot(w)), x.exponent + w.exponent) for w in self.classes]
+        return z if self.bias is None else [number + b for number, b in zip(z, self.bias, strict=True)]
+
+    def size(self, n: int) -> mpf:
+        """How large the logits of a row can be."""
+        if self.margin is not None:
+            return self.samples[n].norm() if self.margin.scale is None else self.margin.scale
+        size = self.samples[n].norm() * max(w.norm() for w in self.classes)
+        return size + (0 if self.bias is None else max(abs(b) for b in self.bias))
+
+    def row(self, n: int) -> Row:
+        return Row(self.logits(n), self.batch.targets[n] or {})
+
+
+class Wanted:
+    """The gradient arrays being filled, and which of their entries are asked for (the others stay NaN)."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], entries: Mapping[str, Iterable[tuple[int, ...]]] | None):
+        self.arrays = {name: filled(shape, mpf(0) if entries is None else NAN) for name, shape in shapes.items()}
+        self.masks = {name: np.full(shape, entries is None) for name, shape in shapes.items()}
+        for name, indices in (entries or {}).items():
+            for index in indices:
+                self.masks[name][tuple(index)] = True
+                self.arrays[name][tuple(index)] = mpf(0)
+
+    def columns(self, name: str, row: int) -> list[int]:
+        """The entries asked for in one row."""
+        return [int(i) for i in np.flatnonzero(self.masks[name][row])]
+
+    def add(self, name: str, index: Any, number: mpf) -> None:
+        self.arrays[name][index] += number
+
+
+@untraced
+def gradients(
+    loss: Any,
+    *inputs: Any,
+    upstream: Any = None,
+    digits: int = 60,
+    entries: Mapping[str, Iterable[tuple[int, ...]]] | None = None,
+) -> dict[str, Array]:
+    """The gradient of the loss in each floating input, by central differences; each array has its input's shape.
+
+    The error is below 10**-digits of the row's absolute terms. `upstream` is the gradient of what follows the loss: a
+    number, or an array of the loss's shape for "none". `entries`, by name, are the indices to compute; all others, also
+    those of inputs not named, are NaN.
+    """
+    if name_of(loss) == "Triplet":
+        return triplet_gradients(loss, inputs, upstream, digits, entries)
+    if name_of(loss) == "CrossEntropy":
+        return logit_gradients(loss, inputs, upstream, digits, entries)
+    with mp.workdps(digits + GUARD):
+        head = Head(loss, *inputs)
+        coefficients = head.batch.coefficients(upstream)
+    shapes = {"x": np.shape(inputs[0]), "w": np.shape(inputs[1])}
+    if head.bias is not None:
+        shapes["b"] = head.bias.shape
+    wanted = Wanted(shapes, entries)
+    for n in head.active():
+        part = linear_gradients if head.margin is None else margin_gradients
+        part(head, n, coefficients[n], wanted, digits)
+    return wanted.arrays
+
+
+def logit_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:
+    """CrossEntropy: a logit at a time moves by a step far below 1, the scale of exp."""
+    numbers, y = exact(inputs[0]), inputs[1]
+    size = numbers.shape[-1]
+    tens = digits // 2 + 6
+    wanted = Wanted({"z": numbers.shape}, entries)
+    flat, mask = wanted.arrays["z"].reshape(-1, size), wanted.masks["z"].reshape(-1, size)
+    with mp.workdps(digits + tens + GUARD):
+        batch = Batch.of(y, numbers.shape, Settings.of(loss))
+        step = mpf(10) ** -tens
+        for n, (targets, coefficient) in enumerate(zip(batch.targets, batch.coefficients(upstream), strict=True)):
+            if targets is None:
+                continue
+            row = Row(list(numbers.reshape(-1, size)[n]), targets)
+            for k in np.flatnonzero(mask[n]).tolist():
+                flat[n, k] = coefficient * row.change(k, -step, step) / (2 * step)
+    return {"z": flat.reshape(numbers.shape)}
+
+
+def linear_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digits: int) -> None:
+    """SoftmaxLoss, sample n: a step moves logit k by step * w_ki (x), step * x_ni (w), step (b)."""
+    x, classes = head.samples[n], head.classes
+    tens = digits // 2 + 6
+    norms = [w.norm() for w in classes if w.square]
+    spread = places(max(norms) / min(norms)) if norms else 0
+    with mp.workdps(digits + tens + spread + places(head.size(n)) + GUARD):
+        row = head.row(n)
+        small = mpf(10) ** -tens
+        step = small / max(norms) if norms else small
+        for i in wanted.columns("x", n):
+            up = [step * mp.ldexp(mpf(w.integers[i]), w.exponent) for w in classes]
+            change = row.change_of_all([-number for number in up], up)
+            wanted.add("x", (n, i), coefficient * change / (2 * step))
+        step = small / x.norm() if x.square else small
+        for k in range(len(classes)):
+            for i in wanted.columns("w", k):
+                up = step * mp.ldexp(mpf(x.integers[i]), x.exponent)
+                wanted.add("w", (k, i), coefficient * row.change(k, -up, up) / (2 * step))
+        if head.bias is not None:
+            for k in np.flatnonzero(wanted.masks["b"]).tolist():
+                wanted.add("b", k, coefficient * row.change(k, -small, small) / (2 * small))
+
+
+def margin_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digits: int) -> None:
+    """A margin loss, sample n: entries of x move all logits, entries of a class move its own.
+
+    Steps are relative to the norm of the row that moves: below 10**-(digits/2 + 6), below 1/s and 1/m1 times that and,
+    where the target's angle moves, below sin theta times that, for psi changes over lengths of theta and pi - theta.
+    Where the slope of psi is small, the step and the rounding are small against that too.
+    """
+    x, pair, label = head.samples[n], head.pairs[n], int(head.labels[n])
+    slope = abs(pair.slope(GUARD)) or mpf(1)
+    tens = digits // 2 + 6 + places(head.size(n)) + places(pair.c.m1)
+    tens_x, tens_label = tens + places(1 / pair.sine), tens + places(1 / pair.sine) + places(1 / slope) // 2 + 1
+    faint = places(1 / head.size(n))  # logits that small change exp by as little
+
+    with mp.workdps(digits + tens_x + faint + GUARD):
+        row = head.row(n)
+        sample, move = head.sample(n), Moved.by(x, tens_x)
+        step = move.length(x)
+        for i in wanted.columns("x", n):
+            change = row.change_of_all(sample.x_moved(i, move, -1), sample.x_moved(i, move, 1))
+            wanted.add("x", (n, i), coefficient * change / (2 * step))
+
+    def move_classes(which: Iterable[int], tens: int, extra: int) -> None:
+        with mp.workdps(digits + tens + extra + GUARD):
+            sample = head.sample(n)
+            for k in which:
+                move = Moved.by(head.classes[k], tens)
+                step = move.length(head.classes[k])
+                for i in wanted.columns("w", k):
+                    change = row.change(k, sample.w_moved(k, i, move, -1), sample.w_moved(k, i, move, 1))
+                    wanted.add("w", (k, i), coefficient * change / (2 * step))
+
+    move_classes((k for k in range(len(head.classes)) if k != label), tens, faint)
+    move_classes([label], tens_label, faint + places(1 / slope))
+
+
+def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:
+    """Triplet: where the hinge is open, d(a, p) - d(a, n) entry by entry."""
+    anchor, positive, negative = (exact(array) for array in inputs)
+    wanted = Wanted({"anchor": anchor.shape, "positive": positive.shape, "negative": negative.shape}, entries)
+    count = len(anchor)
+    with mp.workdps(digits + GUARD):
+        coefficients = Batch.plain(count, loss.reduction).coefficients(upstream)
+        for n in range(count):
+            triple = Triple.of(anchor[n], positive[n], negative[n], loss.m, loss.squared)
+            if triple.hinge(digits) <= 0:
+                continue
+            columns = {name: wanted.columns(name, n) for name in wanted.masks}
+            for i in sorted(set().union(*columns.values())):
+                near, far = (triple.slope(v, i, digits) for v in (triple.to_positive, triple.to_negative))
+                for name, slope in (("anchor", near - far), ("positive", -near), ("negative", far)):
+                    if i in columns[name]:
+                        wanted.add(name, (n, i), coefficients[n] * slope)
+    return wanted.arrays

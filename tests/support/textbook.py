@@ -1,0 +1,101 @@
+"""The losses as papers and public code write them, of real or complex numbers, and inputs at which they are smooth."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import refloss
+from support import exact, strategies
+
+SETTINGS = {"label_smoothing": 0.1, "class_weight": (1.0, 0.5, 2.0)}
+
+
+def inputs(loss, seed=0, samples=4, classes=3, dims=3):
+    """Embeddings from near their class to opposite it, none within 0.02 of a kink, 0 or pi."""
+    again, smooth = 0, False
+    while not smooth:
+        random = np.random.default_rng([seed, again])
+        again += 1
+        x, w = random.standard_normal((samples, dims)), random.standard_normal((classes, dims))
+        y = random.integers(0, classes, samples)
+        x += np.linspace(-2.0, 2.0, samples)[:, None] * w[y]
+        theta = exact.angle(x, w[y]).astype(float)
+        smooth = all(abs(theta - at).min() > 0.02 for at in (0.0, math.pi, *strategies.kinks(loss)))
+    return x, w, y
+
+
+def psi(loss, theta):
+    """psi as papers and public code write it, for complex angles at which nothing changes over."""
+    m1, m2, m3 = strategies.margins_of(loss)
+    phi, cos = m1 * theta + m2, np.cos(theta)
+    margin = np.cos(phi) - m3
+    past = phi.real > np.pi
+    k = np.floor(phi.real / np.pi)
+    by_rule = {
+        "none": margin,
+        "hard": np.where(past, cos - m2 * np.sin(m2) - m3, margin),
+        "easy": np.where(cos.real > 0, margin, cos - m3),
+        "keep": np.where(past, cos - m3, margin),
+        "continuous": np.where(past, cos - np.cos((np.pi - m2) / m1) - 1 - m3, margin),
+        "monotone": (-1) ** k * np.cos(phi) - 2 * k - m3,
+        "clamp": np.where(past, -1 - m3, margin),
+        "min": np.where(margin.real > cos.real, cos, margin),
+        "conditional": np.where(cos.real > m3, margin, cos),
+    }
+    weight = getattr(loss, "annealing", 0.0)
+    annealed = (weight * cos + by_rule[getattr(loss, "boundary", "none")]) / (1 + weight)
+    return cos + (annealed - cos).real if loss.gradient == "detached" else annealed
+
+
+def torch_psi(torch: ModuleType, theta: Any, loss: Any) -> Any:
+    """psi of the target's angle, as public code writes it."""
+    c = exact.curve(loss)
+    m1, m2, m3, cos = c["m1"], c["m2"], c["m3"], torch.cos(theta)
+    phi = m1 * theta + m2
+    margin, past, k = torch.cos(phi) - m3, phi > math.pi, torch.floor(phi.detach() / math.pi)
+    by_rule = {
+        "none": lambda: margin,
+        "hard": lambda: torch.where(past, cos - m2 * math.sin(m2) - m3, margin),
+        "easy": lambda: torch.where(cos > 0.0, margin, cos - m3),
+        "keep": lambda: torch.where(past, cos - m3, margin),
+        "continuous": lambda: torch.where(past, cos - math.cos((math.pi - m2) / m1) - 1.0 - m3, margin),
+        "monotone": lambda: (-1.0) ** k * torch.cos(phi) - 2.0 * k - m3,
+        "clamp": lambda: torch.where(past, -1.0 - m3, margin),
+        "min": lambda: torch.minimum(margin, cos),
+        "conditional": lambda: torch.where(cos > m3, margin, cos),
+    }
+    annealed = (c["annealing"] * cos + by_rule[c["boundary"]]()) / (1.0 + c["annealing"])
+    return cos + (annealed - cos).detach() if loss.gradient == "detached" else annealed
+
+
+def cross_entropy(loss, z, y):
+    c = z.shape[1]
+    t = (1 - loss.label_smoothing) * np.eye(c)[y] + loss.label_smoothing / c
+    v = np.ones(c) if loss.class_weight is None else np.array(loss.class_weight)
+    shifted = z - z.real.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    total = -(v * t * log_p).sum()
+    return total / v[y].sum() if loss.reduction == "mean" else total
+
+
+def head(loss, x, w, y, b=0.0):
+    if isinstance(loss, refloss.SoftmaxLoss):
+        return cross_entropy(loss, x @ w.T + b, y)
+    x_norm, w_norm = (np.sqrt((v * v).sum(axis=1, keepdims=True)) for v in (x, w))
+    cos = (x @ w.T) / (x_norm * w_norm.T)
+    own = np.eye(len(w), dtype=bool)[y]
+    at_target = psi(loss, np.arccos(cos[own]))
+    s = getattr(loss, "s", None)
+    return cross_entropy(loss, (x_norm if s is None else s) * np.where(own, at_target[:, None], cos), y)
+
+
+def triplet(loss, a, p, n):
+    near, far = ((a - p) ** 2).sum(axis=1), ((a - n) ** 2).sum(axis=1)
+    if not loss.squared:
+        near, far = np.sqrt(near), np.sqrt(far)
+    hinge = near - far + loss.m
+    return np.where(hinge.real > 0, hinge, 0).mean()
