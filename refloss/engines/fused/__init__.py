@@ -1,0 +1,71 @@
+r"""Fused: the chain's losses at real sizes: a few matrix products, and one sweep over what they give.
+
+    for every block of classes   g = x W_kᵀ ──► exponentials, in place ──► online-softmax state; all are merged
+    for every sample             the state and the target ──► the loss, dL/dz of the target, dL/dx
+    for every block of classes   dL/dW_k = eᵀ (f x) ──► projected
+
+Rows are multiplied as they come, and what makes them unit vectors is folded into the sweep. The target is left out of
+it: it goes through the chain's own stages, in float64. So does the arithmetic of single samples.
+
+- `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
+- `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
+- `sweep`: the passes over blocks, shared out among threads; `blocks`: how classes are cut and read.
+- `samples`, `target`, `smoothed_targets`: embeddings and dL/dx; the target logit; the targets of label smoothing.
+- `row_scaling`, `products`, `reduction`, `headroom`: numbers near the ends of the range; sums of any length; from rows
+  to the loss and back; what has no room, and is left to the chain.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+from refloss import inputs
+from refloss.engines import Arrays, Request, Spec, chain, contract
+from refloss.engines.fused import heads, logits
+from refloss.engines.fused.headroom import TooLargeError
+from refloss.error_free import Array
+
+Result: TypeAlias = tuple[Array, dict[str, Array]]
+
+
+def value(spec: Spec, arrays: Arrays, request: Request) -> Array:
+    """Return the loss."""
+    return _in_dtype(spec, arrays, None, request)[0]
+
+
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request) -> Result:
+    """Return the loss and its gradients by the name of the input; those that are wanted."""
+    return _in_dtype(spec, arrays, upstream, request)
+
+
+def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Return the loss, rounded to the dtype, and the gradients that are wanted, if there is an upstream gradient."""
+    try:
+        with np.errstate(all="ignore"):
+            loss, gradients = _fused(spec, arrays, upstream, request)
+    except TooLargeError:
+        exact = inputs.in_float64(arrays, directions=spec.head == "margin")
+        contract.look("chain", spec, exact)
+        with np.errstate(over="ignore"):
+            loss, gradients = _by_chain(spec, exact, upstream, request)
+    with np.errstate(over="ignore"):
+        return loss.astype(request.dtype), gradients
+
+
+def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Compute by the head of the loss; of a triplet loss nothing is N x C, so the chain does it."""
+    if spec.head == "triplet":
+        return _by_chain(spec, inputs.in_float64(arrays, directions=False), upstream, request)
+    if spec.head == "logits":
+        return logits.value_and_grad(spec, arrays, upstream, request)
+    return heads.value_and_grad(spec, arrays, upstream, request)
+
+
+def _by_chain(spec: Spec, exact: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Compute by the chain, in float64."""
+    if upstream is None:
+        return chain.value(spec, exact), {}
+    loss, gradients = chain.value_and_grad(spec, exact, upstream)
+    return loss, {name: gradients[name].astype(request.dtype) for name in request.wanted(tuple(gradients))}

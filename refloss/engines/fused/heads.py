@@ -1,0 +1,196 @@
+r"""Heads: the loss of embeddings and class weights, and its gradients, with one N x C buffer at most.
+
+    pass 1   for every block of classes   x W_kᵀ ──► exponentials, in place ──► its partial state; all are merged
+    pass 2   for every sample             the state and the target ──► the loss, dL/dz of the target, dL/dx
+    pass 3   for every block of classes   dL/dW_k = eᵀ (f x) ──► added to other groups' ──► projected
+    pass 4   for every sample             the target's part of dL/dW and dL/db
+
+The target is left out of the blocks: it goes through the narrow branch, see `target`, while pass 1 runs, as dL/dx is
+computed while pass 3 runs. The gradient of W needs the exponentials again: they are kept, N x C at most, and never more
+than W or `MIN_KEPT_BYTES` takes, by cutting the samples into groups, which go through passes 1 to 3 one after the
+other. What groups add to dL/dW and dL/db is added up with its rounding errors kept.
+
+Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,) the labels; b (C,), or no bias.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from refloss import inputs
+from refloss.engines import Arrays, Request, Spec, contract, without_ignored
+from refloss.engines.fused.blocks import Classes, group_size, ranges
+from refloss.engines.fused.headroom import DType, check_targets
+from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
+from refloss.engines.fused.reduction import reduced, row_weights
+from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
+from refloss.engines.fused.samples import Samples
+from refloss.engines.fused.sweep import ClassGradients, GroupBackward, Sweep
+from refloss.engines.fused.target import Target, linear_target, margin_target
+from refloss.error_free import Array, Integers, Pair, plain, total_by_label
+from refloss.stages import cross_entropy
+
+PLAIN_GROUPS = 4
+"""Groups of samples whose gradients are added up plainly, at most."""
+
+Result: TypeAlias = tuple[Array, dict[str, Array]]
+
+
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Return the loss, and the gradients that are wanted; none without an upstream gradient."""
+    counted, counted_upstream, restored = without_ignored(spec, arrays, upstream)
+    loss, gradients = _of_counted(spec, counted, counted_upstream, request)
+    return restored("value", loss), {name: restored(name, gradient) for name, gradient in gradients.items()}
+
+
+def _of_counted(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Return the same for samples that all count: the passes, for one group of samples after the other."""
+    dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
+    n, (c, d) = len(arrays["y"]), arrays["w"].shape
+    targets = _targets(arrays["y"], c, spec.cross_entropy, dtype)
+    wanted: tuple[str, ...] = ()
+    row_weight = ScaledNumbers(np.zeros(n), None)
+    if upstream is not None:
+        wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
+        row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
+    keep = "w" in wanted or "b" in wanted
+    size = group_size(n, c, d, dtype, keep=keep)
+    samples = _samples(spec, arrays, row_weight, dtype)
+    classes = Classes(arrays["w"], arrays.get("b"), targets.uniform, samples.directions, dtype, read_again=keep)
+    sweep = Sweep(classes, size, keep=keep)
+    gradients = _Gradients(samples, row_weight, targets, sweep, request, wanted) if wanted else None
+    losses = np.empty(n)
+    for at in ranges(n, size):
+        group = samples.take(at)
+        state, target = sweep.forward(group, bool(wanted), partial(_target, spec, arrays, group))  # pass 1
+        row = finish(state, target.logit, targets.label[at])  # pass 2
+        losses[at] = row.loss
+        if gradients is not None:
+            gradients.add(at, group, state, target, row)  # pass 2, of dL/dx, and pass 3
+    if n:
+        contract.look("fused", spec, arrays, dtype, max(classes.longest))
+    else:  # no block was read
+        inputs.classes(classes.w, directions=classes.directions)
+    finished = {} if gradients is None else gradients.finish()  # pass 4
+    return reduced(losses, reduction, targets.divisor), {name: finished[name] for name in wanted}
+
+
+class _Targets(NamedTuple):
+    """The targets that cross entropy gives to labels, and what "mean" divides by."""
+
+    label: Array
+    """The target of each sample's label (N,)."""
+    uniform: Array
+    """That of every other class (C,) where labels are smoothed; otherwise nothing (0,)."""
+    divisor: Array
+
+
+def _targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _Targets:
+    weights = cross_entropy.weights(y, classes, settings)
+    label, uniform = cross_entropy.shares(y, weights, settings.label_smoothing)
+    if not settings.label_smoothing:
+        uniform = uniform[:0]
+    check_targets(dtype, label, uniform)
+    return _Targets(label, uniform, plain(weights.divisor))
+
+
+def _samples(spec: Spec, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:
+    if spec.head == "margin":
+        return Samples.of_margin(arrays["x"], arrays["y"], spec.scale, row_weight, dtype)
+    return Samples.of_linear(arrays["x"], arrays["y"], row_weight, dtype)
+
+
+def _target(spec: Spec, arrays: Arrays, samples: Samples) -> Target:
+    """Go down the narrow branch."""
+    x, w = samples.x.in_float64(), scaled(arrays["w"][samples.y], samples.x.rows.dtype).in_float64()
+    if spec.head == "margin":
+        return margin_target(spec.margin, spec.scale, x, w)
+    return linear_target(x, w, arrays["b"][samples.y] if "b" in arrays else None)
+
+
+class _Gradients:
+    """The gradients of the inputs, as groups of samples add to them."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        row_weight: ScaledNumbers,
+        targets: _Targets,
+        sweep: Sweep,
+        request: Request,
+        wanted: tuple[str, ...],
+    ) -> None:
+        (n, d), c, dtype = samples.x.rows.shape, len(sweep.classes.w), samples.x.rows.dtype
+        self.y, self.sweep, self.smoothed = samples.y, sweep, len(targets.uniform) > 0
+        counted = (targets.label != 0.0) | targets.uniform.any()
+        self.dw_weight, self.dw_exponent = samples.grad_weight.with_one_exponent(counted)
+        self.db_weight, self.db_exponent = row_weight.with_one_exponent(counted)
+        """What multiplies each sample's gradients in dL/dW and dL/db, in one unit for all: 2^exponent (N,)."""
+        self.dx = np.empty((n, d), dtype)
+        self.sums = ClassGradients(
+            dw=request.into("w", (c, d)) if "w" in wanted else None,
+            dw_low=np.empty((c, d), dtype) if "w" in wanted and n > PLAIN_GROUPS * sweep.size else None,
+            db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
+        )
+        self.target_dw, self.target_dz = np.empty((n, d)), np.empty(n)
+        """The targets' part of dL/dW and dL/db, a row per sample."""
+        self.target_dw_sums: tuple[Integers, Array] = self.y[:0], self.target_dw[:0]
+        """The first of these by class: the classes that have any, and their rows."""
+
+    def add(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
+        """Add a group: dL/dx of pass 2, while pass 3 runs, if the gradients of W or b are wanted."""
+        last = at.stop == len(self.y)
+        self.target_dz[at] = self.db_weight[at] * row.grad_label
+
+        def of_samples() -> None:
+            self._of_samples(at, samples, state, target, row)
+            if last and self.sums.dw is not None:
+                self.target_dw_sums = total_by_label(self.target_dw, self.y)
+
+        if self.sums.dw is None and self.sums.db is None:
+            of_samples()
+            return
+        weights = self.dw_weight[at], self.db_weight[at]
+        first, smoothed = at.start == 0, self.smoothed
+        group = GroupBackward(
+            samples, state, row.grad_per_exp, weights, self.sums, smoothed=smoothed, first=first, last=last
+        )
+        self.sweep.backward(group, of_samples)
+
+    def _of_samples(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
+        """From the gradient of a group's logits to those of its embeddings, and of its targets' rows of W."""
+        exponent = None
+        if not self.smoothed:  # gradients of confident samples may be tiny
+            exponent = ScaledNumbers.of(
+                np.maximum(np.abs(row.grad_per_exp), np.abs(row.grad_label)), self.dx.dtype
+            ).exponent
+        if exponent is not None:
+            row = row.over_power_of_two(exponent)
+        target_dx, target_dw = target.backward(samples.grad_weight.mantissa * row.grad_label)
+        self.dx[at] = samples.dx(state, target, row, target_dx, exponent)
+        exponent = add_exponents(samples.grad_weight.exponent, exponent)
+        self.target_dw[at] = (
+            target_dw if exponent is None else ldexp_rows(target_dw, exponent - np.int32(self.dw_exponent))
+        )
+
+    def finish(self) -> dict[str, Array]:
+        """Pass 4: add the targets' part, and scale everything back."""
+        gradients = {"x": self.dx}
+        dw, _, db = self.sums
+        if dw is not None:
+            if len(self.y):
+                labels, rows = self.target_dw_sums
+                dw[labels] += rows
+                self.sweep.unscale(dw, self.dw_exponent)
+            else:
+                dw[:] = 0.0
+            gradients["w"] = dw
+        if db is not None:
+            if len(self.y):
+                labels, rows = total_by_label(self.target_dz[:, None], self.y)
+                db[labels] = db[labels] + rows[:, 0]
+            gradients["b"] = np.ldexp(db.hi, self.db_exponent).astype(self.dx.dtype)
+        return gradients
