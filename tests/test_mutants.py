@@ -13,10 +13,10 @@ import checks
 import exact
 import mutants
 import refloss
-import test_fused
 import test_losses
 from refloss.error_free import Pair
 from refloss.stages import softmax
+from support import fused_cases
 
 
 class Case(NamedTuple):
@@ -248,7 +248,7 @@ def test_what_fused_is_held_to_rejects_every_mutant(case):
         checks.against_exact(case.loss, *case.inputs, found=(value, found), engine="fused", digits=30)
 
     def check_with_chain(found):
-        test_fused.agree(case.loss, *case.inputs, found=(value, found))
+        fused_cases.agree(case.loss, *case.inputs, found=(value, found))
 
     wrong = wrong_gradients(case, mutants.GROSS | mutants.FINE)
     for accepts in (check, check_with_chain):
@@ -257,4 +257,4 @@ def test_what_fused_is_held_to_rejects_every_mutant(case):
     for title, change in VALUES.items():
         if title != "absolute 1e-16" or value <= 1e-10:
             with pytest.raises(AssertionError, match="value"):
-                test_fused.agree(case.loss, *case.inputs, found=(change(value), gradients))
+                fused_cases.agree(case.loss, *case.inputs, found=(change(value), gradients))

@@ -430,9 +430,10 @@ SOME_WORK = """
 import faulthandler, os, signal, sys, threading
 import numpy as np, threadpoolctl
 import refloss
-from refloss.engines import fused, threads
+from refloss.engines import threads
+from refloss.engines.fused import blocks
 
-fused.TILE, fused.NARROWEST = 1, 16
+blocks.BLOCK_BYTES, blocks.MIN_CLASSES = 1, 16
 faulthandler.dump_traceback_later(240, exit=True)
 
 
@@ -450,13 +451,14 @@ def blas():
 INTERRUPTED = (
     SOME_WORK
     + """
-WHERE = "engines/threads.py", "engines/fused.py", "losses.py", "threading.py", "threadpoolctl.py"
+WHERE = "engines/threads.py", "engines/fused/", "refloss/losses.py", "/threading.py", "threadpoolctl.py"
 install, step, left = getattr(sys, sys.argv[1]), int(sys.argv[2]), 0
 
 
 def interrupt(frame, event, argument):
     global left
-    if frame.f_code.co_filename.replace(os.sep, "/").endswith(WHERE):
+    file = frame.f_code.co_filename.replace(os.sep, "/")
+    if any(part in file for part in WHERE):
         left -= 1
         if not left:
             raise KeyboardInterrupt
