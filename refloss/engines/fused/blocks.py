@@ -20,7 +20,7 @@ from refloss.engines import kernels
 from refloss.engines.fused.headroom import DType, TooLargeError, is_single, max_logit
 from refloss.engines.fused.online_softmax import PartialState, no_vectors
 from refloss.engines.fused.products import product
-from refloss.engines.fused.row_scaling import ScaledRows, aligned, scaled, unscaled
+from refloss.engines.fused.row_scaling import ScaledRows, add_exponents, aligned, ldexp_rows, negated, scaled, unscaled
 from refloss.engines.fused.smoothed_targets import SmoothedTargets
 from refloss.error_free import Array, Exponents, Integers
 
@@ -181,3 +181,10 @@ class Classes:
         if not self.directions and not 1.0 / room < norm.max() < room and self.w[at].any():
             raise TooLargeError
         return norm
+
+    def unscale(self, dw: Array, exponent: int) -> None:
+        """Multiply dL/dW (C, D) by 2^exponent, and divide it by what classes were divided by, if there is any need."""
+        for start, (beta, class_exponent) in self.scaling.items():
+            if exponent or class_exponent is not None:
+                at, exponents = slice(start, start + len(beta)), np.full(len(beta), exponent, np.int32)
+                dw[at] = ldexp_rows(dw[at], add_exponents(exponents, negated(class_exponent)))

@@ -23,12 +23,13 @@ import numpy as np
 from refloss import inputs
 from refloss.engines import Arrays, Request, Spec, contract, without_ignored
 from refloss.engines.fused.blocks import Classes, group_size, ranges
+from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
 from refloss.engines.fused.headroom import DType, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
 from refloss.engines.fused.reduction import reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
 from refloss.engines.fused.samples import Samples
-from refloss.engines.fused.sweep import ClassGradients, GroupBackward, Sweep
+from refloss.engines.fused.sweep import Sweep
 from refloss.engines.fused.target import Target, linear_target, margin_target
 from refloss.error_free import Array, Integers, Pair, plain, total_by_label
 from refloss.stages import cross_entropy
@@ -61,7 +62,15 @@ def _of_counted(spec: Spec, arrays: Arrays, upstream: Array | None, request: Req
     samples = _samples(spec, arrays, row_weight, dtype)
     classes = Classes(arrays["w"], arrays.get("b"), targets.uniform, samples.directions, dtype, read_again=keep)
     sweep = Sweep(classes, size, keep=keep)
-    gradients = _Gradients(samples, row_weight, targets, sweep, request, wanted) if wanted else None
+    class_gradients = ClassGradients(
+        request.into("w", (c, d)) if "w" in wanted else None,
+        Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
+        samples,
+        row_weight,
+        (targets.label != 0.0) | targets.uniform.any(),
+        compensated=n > PLAIN_GROUPS * size,
+    )
+    gradients = _Gradients(samples, class_gradients, sweep, smoothed=len(targets.uniform) > 0) if wanted else None
     losses = np.empty(n)
     for at in ranges(n, size):
         group = samples.take(at)
@@ -114,83 +123,56 @@ def _target(spec: Spec, arrays: Arrays, samples: Samples) -> Target:
 class _Gradients:
     """The gradients of the inputs, as groups of samples add to them."""
 
-    def __init__(
-        self,
-        samples: Samples,
-        row_weight: ScaledNumbers,
-        targets: _Targets,
-        sweep: Sweep,
-        request: Request,
-        wanted: tuple[str, ...],
-    ) -> None:
-        (n, d), c, dtype = samples.x.rows.shape, len(sweep.classes.w), samples.x.rows.dtype
-        self.y, self.sweep, self.smoothed = samples.y, sweep, len(targets.uniform) > 0
-        counted = (targets.label != 0.0) | targets.uniform.any()
-        self.dw_weight, self.dw_exponent = samples.grad_weight.with_one_exponent(counted)
-        self.db_weight, self.db_exponent = row_weight.with_one_exponent(counted)
-        """What multiplies each sample's gradients in dL/dW and dL/db, in one unit for all: 2^exponent (N,)."""
-        self.dx = np.empty((n, d), dtype)
-        self.sums = ClassGradients(
-            dw=request.into("w", (c, d)) if "w" in wanted else None,
-            dw_low=np.empty((c, d), dtype) if "w" in wanted and n > PLAIN_GROUPS * sweep.size else None,
-            db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
-        )
+    def __init__(self, samples: Samples, class_gradients: ClassGradients, sweep: Sweep, *, smoothed: bool) -> None:
+        self.y, self.sweep, self.smoothed, self.class_gradients = samples.y, sweep, smoothed, class_gradients
+        n, d = samples.x.rows.shape
+        self.dx = np.empty((n, d), samples.x.rows.dtype)
         self.target_dw, self.target_dz = np.empty((n, d)), np.empty(n)
-        """The targets' part of dL/dW and dL/db, a row per sample."""
-        self.target_dw_sums: tuple[Integers, Array] = self.y[:0], self.target_dw[:0]
-        """The first of these by class: the classes that have any, and their rows."""
+        """The targets' part of dL/dW and dL/db, by sample, in the unit of these."""
+        self.target_dw_by_class = self.y, self.target_dw
+        """Classes, and their rows of dL/dW, the sums of those of their samples."""
 
     def add(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
-        """Add a group: dL/dx of pass 2, while pass 3 runs, if the gradients of W or b are wanted."""
-        last = at.stop == len(self.y)
-        self.target_dz[at] = self.db_weight[at] * row.grad_label
+        """Add a group: the rest of pass 2, while pass 3 runs, if the gradients of W or b are wanted."""
+        sums = self.class_gradients
 
-        def of_samples() -> None:
-            self._of_samples(at, samples, state, target, row)
-            if last and self.sums.dw is not None:
-                self.target_dw_sums = total_by_label(self.target_dw, self.y)
+        def pass_2() -> None:
+            self._backward(at, samples, state, target, row)
+            if sums.dw is not None and at.stop == len(self.y):
+                self.target_dw_by_class = total_by_label(self.target_dw, self.y)
 
-        if self.sums.dw is None and self.sums.db is None:
-            of_samples()
+        if not sums.wanted:
+            pass_2()
             return
-        weights = self.dw_weight[at], self.db_weight[at]
-        first, smoothed = at.start == 0, self.smoothed
-        group = GroupBackward(
-            samples, state, row.grad_per_exp, weights, self.sums, smoothed=smoothed, first=first, last=last
-        )
-        self.sweep.backward(group, of_samples)
+        self.target_dz[at] = sums.db_weight[at] * row.grad_label
+        group = GroupBackward(sums, at, samples, state, row.grad_per_exp, smoothed=self.smoothed)
+        self.sweep.backward(group, pass_2)  # pass 3
 
-    def _of_samples(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
+    def _backward(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
         """From the gradient of a group's logits to those of its embeddings, and of its targets' rows of W."""
         exponent = None
-        if not self.smoothed:  # gradients of confident samples may be tiny
-            exponent = ScaledNumbers.of(
-                np.maximum(np.abs(row.grad_per_exp), np.abs(row.grad_label)), self.dx.dtype
-            ).exponent
+        if not self.smoothed:  # all gradients of confident samples may be tiny
+            sizes = np.maximum(np.abs(row.grad_per_exp), np.abs(row.grad_label))
+            exponent = ScaledNumbers.of(sizes, self.dx.dtype).exponent
         if exponent is not None:
             row = row.over_power_of_two(exponent)
         target_dx, target_dw = target.backward(samples.grad_weight.mantissa * row.grad_label)
         self.dx[at] = samples.dx(state, target, row, target_dx, exponent)
         exponent = add_exponents(samples.grad_weight.exponent, exponent)
-        self.target_dw[at] = (
-            target_dw if exponent is None else ldexp_rows(target_dw, exponent - np.int32(self.dw_exponent))
-        )
+        if exponent is not None:
+            exponent = exponent - np.int32(self.class_gradients.dw_exponent)
+        self.target_dw[at] = ldexp_rows(target_dw, exponent)
 
     def finish(self) -> dict[str, Array]:
-        """Pass 4: add the targets' part, and scale everything back."""
-        gradients = {"x": self.dx}
-        dw, _, db = self.sums
-        if dw is not None:
-            if len(self.y):
-                labels, rows = self.target_dw_sums
-                dw[labels] += rows
-                self.sweep.unscale(dw, self.dw_exponent)
-            else:
-                dw[:] = 0.0
-            gradients["w"] = dw
-        if db is not None:
-            if len(self.y):
-                labels, rows = total_by_label(self.target_dz[:, None], self.y)
-                db[labels] = db[labels] + rows[:, 0]
-            gradients["b"] = np.ldexp(db.hi, self.db_exponent).astype(self.dx.dtype)
+        """Pass 4: add the targets' part of dL/dW and dL/db, and scale everything back."""
+        gradients, sums = {"x": self.dx}, self.class_gradients
+        if sums.dw is not None:
+            classes, rows = self.target_dw_by_class
+            sums.dw[classes] += rows
+            self.sweep.classes.unscale(sums.dw, sums.dw_exponent)
+            gradients["w"] = sums.dw
+        if sums.db is not None:
+            classes, rows = total_by_label(self.target_dz[:, None], self.y)
+            sums.db[classes] = sums.db[classes] + rows[:, 0]
+            gradients["b"] = np.ldexp(sums.db.hi, sums.db_exponent).astype(self.dx.dtype)
         return gradients

@@ -3,105 +3,24 @@
 Blocks are shared out among threads, see `refloss.engines.threads`. States are merged in the order of the blocks, so
 nothing depends on how many threads there are. During each pass the caller may do something else.
 
-Symbols: N samples of a group; C classes, B of them in a block; D entries of a vector; α_n and β_k as in `samples`;
-e_nk = exp(z_nk - M_n), M_n the largest logit of the block.
+Symbols: N samples of a group; B classes of a block; W_k their rows of W.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-import numpy as np
-
-from refloss.engines import kernels
 from refloss.engines.fused.blocks import Block, Classes, Tiles, block_ranges, partial_state
-from refloss.engines.fused.online_softmax import PartialState, merge_all, no_vectors
+from refloss.engines.fused.class_gradients import GroupBackward
+from refloss.engines.fused.online_softmax import PartialState, merge_all
 from refloss.engines.fused.products import product
-from refloss.engines.fused.row_scaling import add_exponents, ldexp_rows, negated
 from refloss.engines.fused.samples import Samples
 from refloss.engines.threads import with_products
-from refloss.error_free import Array, Pair
+from refloss.error_free import Array
 
 T = TypeVar("T")
-
-
-class ClassGradients(NamedTuple):
-    """dL/dW and dL/db without the targets' part, added up over groups of samples; None for what is not wanted."""
-
-    dw: Array | None
-    """(C, D)."""
-    dw_low: Array | None
-    """The rounding errors of adding up groups (C, D); None where there are few."""
-    db: Pair | None
-    """(C,)."""
-
-
-class GroupBackward:
-    """Pass 3 of a group of samples: what each block of exponentials adds to dL/dW and dL/db."""
-
-    def __init__(
-        self,
-        samples: Samples,
-        state: PartialState,
-        grad_per_exp: Array,
-        weights: tuple[Array, Array],
-        sums: ClassGradients,
-        *,
-        smoothed: bool,
-        first: bool,
-        last: bool,
-    ) -> None:
-        self.samples, self.state, self.grad_per_exp, self.sums = samples, state, grad_per_exp, sums
-        self.first, self.last = first, last
-        """Whether the group is the first, whose gradients are written, or the last, after which they are projected."""
-        dw_weight, self.z_weight = weights
-        """What multiplies dL/dz in dL/db, in the unit of all groups (N,)."""
-        self.x_weight = dw_weight / samples.norm if samples.directions else dw_weight
-        """What multiplies β_k x_n dL/dz in dL/dw_k, in the unit of all groups (N,)."""
-        self.weighted_x = self._weighted_x(self.x_weight) if smoothed else no_vectors(len(samples.y))
-        self.sum_weighted_x = product(np.ones((1, len(samples.y)), self.weighted_x.dtype), self.weighted_x)[0]
-        """What targets multiply, where labels are smoothed (N, D), and its sum (D,)."""
-
-    def add(self, at: slice, block: Block, exps: Array, block_state: PartialState) -> None:
-        """Add a block's β e (N, B), which are relative to the maximum of its own state."""
-        there = block_state.max > -np.inf
-        exp_gap = block_state.exp_relative_to(self.state.max, self.state.max_low)
-        grad_per_exp = np.where(there, self.grad_per_exp * exp_gap, 0.0)
-        if self.sums.dw is not None:
-            self._add_dw(self.sums.dw[at], at, block, exps, grad_per_exp)
-        if self.sums.db is not None:
-            self._add_db(self.sums.db, at, block, exps, grad_per_exp)
-
-    def _add_dw(self, dw: Array, at: slice, block: Block, exps: Array, grad_per_exp: Array) -> None:
-        low = None if self.sums.dw_low is None else self.sums.dw_low[at]
-        # pass 3a: exponentials -> the group's gradient; the first group's is where the sum is to be
-        group_dw = product(exps.T, self._weighted_x(grad_per_exp * self.x_weight), dw if self.first else None)
-        if block.smoothed is not None:
-            block.smoothed.subtract_from_dw(group_dw, block.beta, self.weighted_x, self.sum_weighted_x)
-        # pass 3b: the sum over groups, and its rounding errors
-        if low is not None and self.first:
-            low.fill(0.0)
-        elif low is not None:
-            kernels.accumulate(dw, low, group_dw)
-        elif not self.first:
-            dw += group_dw
-        # pass 3c: of directions, no gradient along the class
-        if self.last and low is not None:
-            dw += low
-        if self.last and self.samples.directions:
-            kernels.project(dw, block.w, block.beta)
-
-    def _add_db(self, db: Pair, at: slice, block: Block, exps: Array, grad_per_exp: Array) -> None:
-        group_db = product(exps.T, (grad_per_exp * self.z_weight).astype(exps.dtype)).astype(np.float64)
-        if block.smoothed is not None:
-            block.smoothed.subtract_from_db(group_db, self.z_weight)
-        db[at] = db[at] + group_db
-
-    def _weighted_x(self, weight: Array) -> Array:
-        x = self.samples.x.rows
-        return np.asarray(weight.astype(x.dtype)[:, None] * x)
 
 
 class Sweep:
@@ -151,14 +70,6 @@ class Sweep:
 
         latest_first = list(zip(self.blocks, self.states, strict=True))[::-1]  # they may still be in the cache
         return with_products(add, latest_first, done)
-
-    def unscale(self, dw: Array, exponent: int) -> None:
-        """Scale gradients as the classes were, and by a power of two; mostly there is nothing to do."""
-        for at in self.blocks:
-            of_classes = self.classes.scaling[at.start][1]
-            if exponent or of_classes is not None:
-                exponents = np.full(at.stop - at.start, exponent, np.int32)
-                dw[at] = ldexp_rows(dw[at], add_exponents(exponents, negated(of_classes)))
 
     def _block(self, at: slice, samples: Samples) -> tuple[Block, Array]:
         block = self.classes.block(at, samples.y, samples.max_product)
