@@ -183,7 +183,7 @@ class Classes:
         return norm
 
     def unscale(self, dw: Array, exponent: int) -> None:
-        """Multiply dL/dW (C, D) by 2^exponent, and divide it by what classes were divided by, if there is any need."""
+        """Multiply dL/dW (C, D) by 2^exponent, and divide rows by what their classes were divided by."""
         for start, (beta, class_exponent) in self.scaling.items():
             if exponent or class_exponent is not None:
                 at, exponents = slice(start, start + len(beta)), np.full(len(beta), exponent, np.int32)

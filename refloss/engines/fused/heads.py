@@ -15,6 +15,7 @@ Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -48,7 +49,7 @@ def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array | None, request: 
 
 
 def _of_counted(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
-    """Return the same for samples that all count: the passes, for one group of samples after the other."""
+    """Return the same for samples that all count."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape
     targets = _targets(arrays["y"], c, spec.cross_entropy, dtype)
@@ -61,7 +62,6 @@ def _of_counted(spec: Spec, arrays: Arrays, upstream: Array | None, request: Req
     size = group_size(n, c, d, dtype, keep=keep)
     samples = _samples(spec, arrays, row_weight, dtype)
     classes = Classes(arrays["w"], arrays.get("b"), targets.uniform, samples.directions, dtype, read_again=keep)
-    sweep = Sweep(classes, size, keep=keep)
     class_gradients = ClassGradients(
         request.into("w", (c, d)) if "w" in wanted else None,
         Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
@@ -70,15 +70,9 @@ def _of_counted(spec: Spec, arrays: Arrays, upstream: Array | None, request: Req
         (targets.label != 0.0) | targets.uniform.any(),
         compensated=n > PLAIN_GROUPS * size,
     )
+    sweep = Sweep(classes, size, keep=keep)
     gradients = _Gradients(samples, class_gradients, sweep, smoothed=len(targets.uniform) > 0) if wanted else None
-    losses = np.empty(n)
-    for at in ranges(n, size):
-        group = samples.take(at)
-        state, target = sweep.forward(group, bool(wanted), partial(_target, spec, arrays, group))  # pass 1
-        row = finish(state, target.logit, targets.label[at])  # pass 2
-        losses[at] = row.loss
-        if gradients is not None:
-            gradients.add(at, group, state, target, row)  # pass 2, of dL/dx, and pass 3
+    losses = _passes(samples, targets.label, sweep, partial(_target, spec, arrays), gradients)
     if n:
         contract.look("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
@@ -87,14 +81,34 @@ def _of_counted(spec: Spec, arrays: Arrays, upstream: Array | None, request: Req
     return reduced(losses, reduction, targets.divisor), {name: finished[name] for name in wanted}
 
 
+def _passes(
+    samples: Samples,
+    label_target: Array,
+    sweep: Sweep,
+    target_of: Callable[[Samples], Target],
+    gradients: _Gradients | None,
+) -> Array:
+    """Return the loss of every sample: passes 1 to 3, for one group of samples after the other."""
+    losses = np.empty(len(samples.y))
+    for at in ranges(len(samples.y), sweep.size):
+        group = samples.take(at)
+        state, target = sweep.forward(group, gradients is not None, partial(target_of, group))  # pass 1
+        row = finish(state, target.logit, label_target[at])  # pass 2
+        losses[at] = row.loss
+        if gradients is not None:
+            gradients.add(at, group, state, target, row)  # the rest of pass 2, and pass 3
+    return losses
+
+
 class _Targets(NamedTuple):
-    """The targets that cross entropy gives to labels, and what "mean" divides by."""
+    """The targets that cross entropy makes of labels."""
 
     label: Array
     """The target of each sample's label (N,)."""
     uniform: Array
     """That of every other class (C,) where labels are smoothed; otherwise nothing (0,)."""
     divisor: Array
+    """What "mean" divides by."""
 
 
 def _targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _Targets:
