@@ -4,8 +4,8 @@ r"""Fused: the chain's losses at real sizes: a few matrix products, and one swee
     for every sample             the state and the target ──► the loss, dL/dz of the target, dL/dx
     for every block of classes   dL/dW_k = eᵀ (f x) ──► projected
 
-Rows are multiplied as they come, and what makes them unit vectors is folded into the sweep. The target is left out of
-it: it goes through the chain's own stages, in float64. So does the arithmetic of single samples.
+Rows are multiplied as they come, and the factors that make them unit vectors are folded into the sweep. The target is
+left out of it: it goes through the chain's own stages, in float64, one number per sample.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
 - `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
@@ -17,17 +17,14 @@ it: it goes through the chain's own stages, in float64. So does the arithmetic o
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Request, Spec, chain, contract
 from refloss.engines.fused import heads, logits
 from refloss.engines.fused.headroom import TooLargeError
+from refloss.engines.fused.reduction import Result
 from refloss.error_free import Array
-
-Result: TypeAlias = tuple[Array, dict[str, Array]]
 
 
 def value(spec: Spec, arrays: Arrays, request: Request) -> Array:
@@ -41,7 +38,7 @@ def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request
 
 
 def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
-    """Return the loss, rounded to the dtype, and the gradients that are wanted, if there is an upstream gradient."""
+    """Return the loss and the gradients in the dtype; what does not fit the sweep is computed by the chain."""
     try:
         with np.errstate(all="ignore"):
             loss, gradients = _fused(spec, arrays, upstream, request)

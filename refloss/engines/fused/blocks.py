@@ -1,8 +1,8 @@
-"""Blocks of classes: how they are read, and what each contributes to every sample.
+"""Blocks of classes: how they are cut and read, and what each contributes to every sample.
 
-W may be a file larger than memory: it is read, looked over and scaled a block at a time. A block of logits is a tile of
-N x B numbers that stays in the cache; for the gradient of W all tiles are kept, N x C numbers in one buffer, otherwise
-a few are used again and again.
+W may be a file larger than memory: it is read, checked and scaled a block at a time. A block of logits is a tile of
+N x B numbers that stays in the cache. For the gradient of W all tiles are kept, N x C numbers in one buffer; otherwise
+a few are reused.
 
 Symbols: N samples of a group; C classes, B of them in a block; D entries of a vector; g_nk = x_n·w_k a product of
 scaled rows; the logit z_nk = α_n β_k g_nk + b_k.
@@ -25,22 +25,22 @@ from refloss.engines.fused.smoothed_targets import SmoothedTargets
 from refloss.error_free import Array, Exponents, Integers
 
 BLOCK_BYTES = 2**20
-"""Bytes of a tile of logits: it and the rows of W beside it stay in the cache."""
+"""Bytes of a tile of logits: together with its rows of W it stays in the cache."""
 MIN_CLASSES = 2048
-"""Classes in a block, at least, however many samples there are."""
+"""Fewest classes of a block, except for the last few blocks."""
 MIN_KEPT_BYTES = 2**26
-"""Bytes of exponentials that are kept, at least."""
+"""Bytes of exponentials that may be kept even where W takes fewer."""
 
 
 def ranges(length: int, width: int) -> list[slice]:
-    """Cut into ranges of that width."""
+    """Cut a length into ranges of a width; the last may be narrower."""
     return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
 def block_ranges(classes: int, samples: int, dtype: DType) -> list[slice]:
-    """Cut classes into blocks for so many samples; the last few are narrower, so that no thread waits long for another.
+    """Cut classes into blocks, whose tiles of samples take `BLOCK_BYTES`, or more where that is below `MIN_CLASSES`.
 
-    All others are as wide as a tile of `BLOCK_BYTES` is, but not narrower than `MIN_CLASSES`.
+    The last few blocks are narrower, so that at the end no thread waits long for another.
     """
     width = max(MIN_CLASSES, BLOCK_BYTES // dtype.itemsize // samples)
     rest_from = max(classes // width - 1, 0) * width
@@ -50,9 +50,9 @@ def block_ranges(classes: int, samples: int, dtype: DType) -> list[slice]:
 
 
 def group_size(samples: int, classes: int, width: int, dtype: DType, *, keep: bool) -> int:
-    """Return how many samples go through the sweep together, so that what is kept of them is not larger than W (C, D).
+    """Return how many samples go through the sweep together: their exponentials take no more memory than W (C, D).
 
-    Without the gradients of W and b nothing is kept but a block.
+    Up to `MIN_KEPT_BYTES` they may take more. Without the gradients of W and b, only a block is kept.
     """
     kept_classes = classes if keep else min(classes, MIN_CLASSES)
     return max(1, min(samples, max(width, MIN_KEPT_BYTES // (dtype.itemsize * kept_classes))))
@@ -98,26 +98,26 @@ def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool) -> P
 
 
 class Tiles:
-    """Memory for blocks of logits: N x C that are kept for the gradient of W, or a few tiles that are used again."""
+    """Memory for blocks of logits: one buffer of N x C that is kept for the gradient of W, or a few tiles, reused."""
 
     def __init__(self, samples: int, blocks: list[slice], dtype: DType, *, keep: bool) -> None:
         self.dtype, self.widest = dtype, blocks[0].stop
         self.kept = np.empty(samples * blocks[-1].stop, dtype) if keep else None
-        """Block after block, each as if it were alone."""
+        """Block after block, each contiguous (N, B)."""
         self.free: list[Array] = []
 
     def tile(self, at: slice, samples: int) -> Array:
-        """Return room for the logits of a block (N, B): the block's own, where all are kept."""
+        """Return memory for the logits of a block (N, B): always the same one, where all are kept."""
         if self.kept is not None:
             return self.kept[samples * at.start : samples * at.stop].reshape(samples, -1)
         try:
-            room = self.free.pop().reshape(-1)
+            memory = self.free.pop().reshape(-1)
         except IndexError:
-            room = np.empty(samples * self.widest, self.dtype)
-        return room[: samples * (at.stop - at.start)].reshape(samples, -1)
+            memory = np.empty(samples * self.widest, self.dtype)
+        return memory[: samples * (at.stop - at.start)].reshape(samples, -1)
 
     def release(self, tile: Array) -> None:
-        """Take back a tile whose logits are not needed any more; narrow ones are not worth it."""
+        """Reuse a tile, whose logits are not needed any more, unless it is narrow."""
         if self.kept is None and tile.shape[1] == self.widest:
             self.free.append(tile)
 
@@ -155,7 +155,7 @@ class Classes:
 
     def _read(self, at: slice, max_product: float) -> tuple[Array, Array]:
         """Return the rows of classes, scaled where they are directions, and β."""
-        # of linear heads, what a far shorter class loses by underflow is less than its logits count
+        # of linear heads, the underflow of a class far shorter than others is below the rounding errors of its logits
         rows = (scaled if self.directions else unscaled)(self.w[at], self.dtype)
         norm = self._checked_norm(at, rows)
         self.longest.append(1.0 if self.directions else norm.max())
@@ -172,7 +172,7 @@ class Classes:
         return rows, beta
 
     def _checked_norm(self, at: slice, rows: ScaledRows) -> Array:
-        """Return the lengths of rows (B,); refuse those that are none, and those beyond the room of products."""
+        """Return the lengths of rows (B,); refuse those that are not finite or leave products no room."""
         norm = np.sqrt(rows.squared_norm.astype(np.float64))
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
             inputs.classes(self.w, directions=self.directions)

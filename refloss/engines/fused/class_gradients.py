@@ -1,7 +1,7 @@
 """Class gradients: dL/dW and dL/db, added up over groups of samples, a block of classes at a time.
 
-The first group's gradients are written where the sums are to be, those of others are added, with their rounding errors
-if there are many groups. Gradients of directions are projected once all groups are added up.
+The first group's gradient is written, those of other groups are added to it; if there are many groups, the rounding
+errors of adding are accumulated, too. Gradients of directions are projected once, after the last group.
 
 Symbols: N samples of a group; C classes, B of them in a block; D entries of a vector; α_n and β_k as in `samples`;
 e_nk = exp(z_nk - M_n), M_n the largest logit of the block.
@@ -35,12 +35,12 @@ class ClassGradients:
         compensated: bool,
     ) -> None:
         self.dw, self.db = dw, db
-        """(C, D) and (C,), both over 2^exponent."""
+        """(C, D) and (C,), each over a power of two."""
         self.dw_low = np.empty(dw.shape, samples.x.rows.dtype) if dw is not None and compensated else None
         """The rounding errors of adding up groups (C, D)."""
         self.dw_weight, self.dw_exponent = samples.grad_weight.with_one_exponent(counted)
         self.db_weight, self.db_exponent = row_weight.with_one_exponent(counted)
-        """What dL/dz of each sample is multiplied by, over 2^exponent (N,)."""
+        """The weights of samples, over one power of two for all (N,)."""
         if dw is not None and not len(samples.y):
             dw[:] = 0.0
 
@@ -67,10 +67,10 @@ class GroupBackward:
         self.first, self.last = at.start == 0, at.stop == len(sums.dw_weight)
         dw_weight, self.db_weight = sums.dw_weight[at], sums.db_weight[at]
         self.x_weight = dw_weight / samples.norm if samples.directions else dw_weight
-        """What x_n is multiplied by in dL/dw_k, beside β_k and dL/dz_nk (N,)."""
+        """The factor of sample n in dL/dw_k, which is the sum of this times β_k dL/dz_nk x_n (N,)."""
         self.weighted_x = self._weighted_x(self.x_weight) if smoothed else no_vectors(len(samples.y))
         self.sum_weighted_x = product(np.ones((1, len(samples.y)), self.weighted_x.dtype), self.weighted_x)[0]
-        """What smoothed targets multiply (N, D), and its sum over samples (D,)."""
+        """The same times x, for smoothed targets (N, D), and its sum over samples (D,)."""
 
     def add(self, at: slice, block: Block, exps: Array, block_state: PartialState) -> None:
         """Add a block, from β e (N, B), which is relative to the maximum of its own state."""

@@ -1,4 +1,4 @@
-"""Headroom: which numbers the sweep's dtype leaves room for. Everything else is left to the chain, in float64."""
+"""Headroom: numbers whose products and differences fit the dtype of the sweep; all others are left to the chain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_single(dtype: DType) -> bool:
 
 
 def max_logit(dtype: DType) -> float:
-    """Return a size of logits at which nothing overflows."""
+    """Return the largest logit at which nothing overflows."""
     return float(np.finfo(dtype).max) / 2.0**16
 
 

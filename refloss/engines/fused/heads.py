@@ -8,7 +8,7 @@ r"""Heads: the loss of embeddings and class weights, and its gradients, with one
 The target is left out of the blocks: it goes through the narrow branch, see `target`, while pass 1 runs, as dL/dx is
 computed while pass 3 runs. The gradient of W needs the exponentials again: they are kept, N x C at most, and never more
 than W or `MIN_KEPT_BYTES` takes, by cutting the samples into groups, which go through passes 1 to 3 one after the
-other. What groups add to dL/dW and dL/db is added up with its rounding errors kept.
+other. The gradients of groups are added up together with their rounding errors.
 
 Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,) the labels; b (C,), or no bias.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from refloss.engines.fused.blocks import Classes, group_size, ranges
 from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
 from refloss.engines.fused.headroom import DType, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
-from refloss.engines.fused.reduction import reduced, row_weights
+from refloss.engines.fused.reduction import Result, reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
 from refloss.engines.fused.samples import Samples
 from refloss.engines.fused.sweep import Sweep
@@ -36,9 +36,7 @@ from refloss.error_free import Array, Integers, Pair, plain, total_by_label
 from refloss.stages import cross_entropy
 
 PLAIN_GROUPS = 4
-"""Groups of samples whose gradients are added up plainly, at most."""
-
-Result: TypeAlias = tuple[Array, dict[str, Array]]
+"""Most groups of samples whose gradients are added up without their rounding errors."""
 
 
 def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
@@ -63,11 +61,11 @@ def _of_counted(spec: Spec, arrays: Arrays, upstream: Array | None, request: Req
     samples = _samples(spec, arrays, row_weight, dtype)
     classes = Classes(arrays["w"], arrays.get("b"), targets.uniform, samples.directions, dtype, read_again=keep)
     class_gradients = ClassGradients(
-        request.into("w", (c, d)) if "w" in wanted else None,
-        Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
-        samples,
-        row_weight,
-        (targets.label != 0.0) | targets.uniform.any(),
+        dw=request.into("w", (c, d)) if "w" in wanted else None,
+        db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
+        samples=samples,
+        row_weight=row_weight,
+        counted=(targets.label != 0.0) | targets.uniform.any(),
         compensated=n > PLAIN_GROUPS * size,
     )
     sweep = Sweep(classes, size, keep=keep)
@@ -142,12 +140,12 @@ class _Gradients:
         n, d = samples.x.rows.shape
         self.dx = np.empty((n, d), samples.x.rows.dtype)
         self.target_dw, self.target_dz = np.empty((n, d)), np.empty(n)
-        """The targets' part of dL/dW and dL/db, by sample, in the unit of these."""
+        """The targets' part of dL/dW and dL/db, by sample, over the same powers of two."""
         self.target_dw_by_class = self.y, self.target_dw
-        """Classes, and their rows of dL/dW, the sums of those of their samples."""
+        """The same of dL/dW by class: the classes that are a target, and their rows."""
 
     def add(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
-        """Add a group: the rest of pass 2, while pass 3 runs, if the gradients of W or b are wanted."""
+        """Add a group: the rest of pass 2 and, if the gradients of W or b are wanted, pass 3 at the same time."""
         sums = self.class_gradients
 
         def pass_2() -> None:
@@ -163,9 +161,9 @@ class _Gradients:
         self.sweep.backward(group, pass_2)  # pass 3
 
     def _backward(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
-        """From the gradient of a group's logits to those of its embeddings, and of its targets' rows of W."""
+        """Compute dL/dx of a group, and the gradients of its targets' rows of W."""
         exponent = None
-        if not self.smoothed:  # all gradients of confident samples may be tiny
+        if not self.smoothed:  # then all gradients of a confident sample may be tiny
             sizes = np.maximum(np.abs(row.grad_per_exp), np.abs(row.grad_label))
             exponent = ScaledNumbers.of(sizes, self.dx.dtype).exponent
         if exponent is not None:

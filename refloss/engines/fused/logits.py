@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from refloss.engines import Arrays, Request, Spec, kernels
 from refloss.engines.fused.blocks import ranges
 from refloss.engines.fused.headroom import DType, TooLargeError, check_targets, max_logit
-from refloss.engines.fused.reduction import reduced, row_weights
+from refloss.engines.fused.reduction import Result, reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, aligned, ldexp_rows
 from refloss.engines.threads import in_order
 from refloss.error_free import Array, Integers, plain
@@ -25,9 +25,7 @@ ENTRIES = 2**20
 """Logits that a thread takes at once."""
 
 
-def value_and_grad(
-    spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
-) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
     """Return the loss, and its gradient, if it is wanted and there is an upstream gradient."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     z = aligned(arrays["z"], dtype)
@@ -41,11 +39,11 @@ def value_and_grad(
     dz = request.into("z", (n, c)) if keep else np.empty((0, c), dtype)
 
     def sweep(rows: slice) -> None:
-        room = dz[rows] if keep else np.empty((1, c), dtype)
+        row_dz = dz[rows] if keep else np.empty((1, c), dtype)  # or memory for one row of exponentials
         label, label_target, t, counts = targets.take(rows)
-        kernels.cross_entropy(z[rows], label, label_target, t, weight[rows], counts, keep, losses[rows], room)
+        kernels.cross_entropy(z[rows], label, label_target, t, weight[rows], counts, keep, losses[rows], row_dz)
         if keep and row_weight.exponent is not None:
-            room[:] = ldexp_rows(room, row_weight.exponent[rows])
+            row_dz[:] = ldexp_rows(row_dz, row_weight.exponent[rows])
 
     in_order(sweep, ranges(n, max(1, ENTRIES // c)), partial(deque, maxlen=0))
     _check_overflow(arrays["z"][~np.isfinite(losses)], dtype)
@@ -62,7 +60,7 @@ class _Targets(NamedTuple):
     label_target: Array
     """The target of the label (N,)."""
     t: Array
-    """The targets of other classes: nothing (0, C), one row for all (1, C), or of probabilities (N, C)."""
+    """The targets of other classes: (0, C) if all are 0, one row for all samples (1, C), or one row for each (N, C)."""
     counts: NDArray[np.bool_]
     """Rows that count (N,)."""
     divisor: Array
@@ -89,7 +87,7 @@ def _targets(y: Array | Integers, classes: int, settings: cross_entropy.Settings
 
 
 def _check_overflow(z: NDArray[np.floating], dtype: DType) -> None:
-    """Refuse rows, of which the loss is not finite, if that may be for logits too large for their differences."""
+    """Refuse rows, whose loss is not finite, if a logit is so large that differences of logits may overflow."""
     sizes = np.abs(np.asarray(z, np.float64))
     if (np.isfinite(sizes) & (sizes >= max_logit(dtype))).any():
         raise TooLargeError

@@ -12,7 +12,7 @@ from refloss.engines import kernels
 from refloss.error_free import Array
 
 MAX_TERMS = 512
-"""Terms that a BLAS adds up at most."""
+"""Most terms that a BLAS adds up."""
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array:
@@ -27,12 +27,12 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array:
 
 
 def row_dots(a: Array, b: Array) -> Array:
-    """Return the inner products of rows (R,), in their own dtype, with no threads of the BLAS."""
+    """Return the inner products of rows (R,), in their dtype and without a BLAS."""
     dots = np.empty(len(a), a.dtype)
     kernels.dots(a, b, dots)
     return dots
 
 
 def squared_norms(rows: Array) -> Array:
-    """Return the squares of lengths (R,); of long rows a BLAS would add them up in as many parts as it has threads."""
+    """Return the squares of lengths (R,); for long rows the result of a BLAS would depend on its number of threads."""
     return np.asarray(np.vecdot(rows, rows)) if rows.shape[1] <= MAX_TERMS else row_dots(rows, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 from refloss.engines.fused.headroom import DType, TooLargeError
@@ -9,9 +11,12 @@ from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
 
+Result: TypeAlias = tuple[Array, dict[str, Array]]
+"""The loss, and gradients by the name of the input."""
+
 
 def reduced(losses: Array, reduction: str, divisor: Array) -> Array:
-    """Reduce losses; refuse those that fit though their sum does not."""
+    """Reduce losses; refuse a sum that overflows though the losses do not."""
     loss = np.asarray(cross_entropy.reduce(losses, reduction, divisor))
     if not np.isfinite(loss).all() and np.isfinite(losses).all() and len(losses):
         raise TooLargeError

@@ -1,4 +1,4 @@
-"""Row scaling: vectors and numbers near the ends of the range, held as mantissas times powers of two, one per row.
+"""Row scaling: vectors and numbers near the ends of the range, as mantissas times powers of two, one per row.
 
 Lengths, scales and upstream gradients may each be such that products of two of them over- or underflow. Scaling by a
 power of two is exact; results are scaled back last. Almost always there is nothing to scale, and the exponent is None.

@@ -1,7 +1,7 @@
 r"""Samples: embeddings with what multiplies their products, and the way back to dL/dx.
 
-Rows are multiplied as they come, scaled by a power of two at most; what makes them unit vectors is a factor per sample,
-α, beside the classes' β:
+Rows are multiplied as they come, or scaled by a power of two; what makes them unit vectors is one factor per sample, α,
+and one per class, β:
 
 $$z_{nk} = s_n\,\hat x_n\cdot\hat w_k = \alpha_n \beta_k\,(x_n\cdot w_k), \qquad
 \alpha_n = \frac{s_n}{\lVert x_n\rVert}, \quad \beta_k = \frac{1}{\lVert w_k\rVert}$$
@@ -33,11 +33,11 @@ class Samples:
     norm: Array
     """Lengths of the scaled rows (N,)."""
     alpha: Array
-    """α: what makes a product of scaled rows a logit, beside β (N,)."""
+    """α (N,)."""
     max_product: float
     """The largest logit there may be where classes have length 1."""
     grad_weight: ScaledNumbers
-    """What dL/dz_nk is multiplied by in both gradients: dL/dL_n times the scale, or times 2^exponent of x (N,)."""
+    """The common factor of dL/dx_n and of n's part of dL/dW: dL/dL_n times s_n, or times 2^exponent of x_n (N,)."""
     directions: bool
     """Whether logits are those of unit vectors."""
     scale_is_norm: bool
@@ -79,10 +79,10 @@ class Samples:
     def dx(
         self, state: PartialState, target: Target, row: RowLoss, target_dx: Array, exponent: Exponents | None
     ) -> Array:
-        r"""Return dL/dx, from the state of all classes but the target, and what the target's branch gives back.
+        r"""Return dL/dx, from the state of all classes except for the target, and from the target's own branch.
 
-        The gradient g of $\hat x$ becomes that of x by the tangent, $(g - (g\cdot\hat x)\,\hat x) / \lVert x\rVert$;
-        where the scale is the length, the gradient along x is that of the logits. The row's loss is that over
+        A gradient g with respect to $\hat x$ is one of $(g - (g\cdot\hat x)\,\hat x) / \lVert x\rVert$ with respect
+        to x. Where the scale is the length of x, there is a gradient along x, too. The gradients of row are those over
         2^exponent.
         """
         weight, dtype = self.grad_weight.mantissa, self.x.rows.dtype
@@ -101,5 +101,5 @@ class Samples:
         return ldexp_rows(gradient, add_exponents(self._dx_exponent(), exponent))
 
     def _dx_exponent(self) -> Exponents | None:
-        """Exponents of what dL/dx is multiplied by last (N,): x is scaled, and so are the weights of gradients."""
+        """Return the exponents with which dL/dx is scaled back (N,): those of the weights, less those of x."""
         return add_exponents(self.grad_weight.exponent, negated(self.x.exponent))

@@ -1,8 +1,8 @@
-"""Smoothed targets: what label smoothing gives to every class but the sample's own, without a row per sample.
+"""Smoothed targets: those of all classes except for the label's, without a row per sample.
 
-The target of class k is the same t_k for all samples, except for those that k labels: there it is 0 here, since the
-label's target goes with the target logit. So sums over classes are one for all samples, over classes that label none,
-and one per sample, over the few that do.
+The target of class k is t_k for all samples, except for those labelled k, whose target of k goes with the target logit:
+here it is 0. So a sum over classes has two parts: that over classes which label no sample is the same for all samples,
+that over the few others has one value per sample.
 
 Symbols: N samples of a group; B classes of a block; P of them that label a sample; D entries of a vector; β_k (B,) what
 makes a product of scaled rows a cosine, or a logit.

@@ -1,7 +1,7 @@
 """Sweep: the passes over all classes, a block at a time, for one group of samples after the other.
 
 Blocks are shared out among threads, see `refloss.engines.threads`. States are merged in the order of the blocks, so
-nothing depends on how many threads there are. During each pass the caller may do something else.
+nothing depends on how many threads there are. During each pass the caller's thread may do something else first.
 
 Symbols: N samples of a group; B classes of a block; W_k their rows of W.
 """
@@ -28,13 +28,13 @@ class Sweep:
 
     def __init__(self, classes: Classes, size: int, *, keep: bool) -> None:
         self.classes, self.size, self.blocks = classes, size, block_ranges(len(classes.w), size, classes.dtype)
-        """All classes, samples in a group, and how classes are cut."""
+        """All classes, the samples of a group, and the blocks of classes."""
         self.tiles = Tiles(size, self.blocks, classes.dtype, keep=keep)
         self.states: list[PartialState] = []
-        """Of each block, without gradients."""
+        """The state of each block, without gradients, of the group that went forward last."""
 
     def forward(self, samples: Samples, gradients: bool, meanwhile: Callable[[], T]) -> tuple[PartialState, T]:
-        """Pass 1: return the state of all classes for a group, and what is done meanwhile."""
+        """Pass 1: return the state of all classes for a group, and what `meanwhile` returns."""
         alpha = samples.alpha.astype(samples.x.rows.dtype)
         self.states = []
 
@@ -56,7 +56,7 @@ class Sweep:
         return with_products(block_state, self.blocks, merged)
 
     def backward(self, group: GroupBackward, meanwhile: Callable[[], T]) -> T:
-        """Pass 3: add the gradients of the group that went forward last, and return what is done meanwhile."""
+        """Pass 3: add the class gradients of the group that went forward last; return what `meanwhile` returns."""
 
         def add(item: tuple[slice, PartialState]) -> None:
             at, state = item

@@ -1,7 +1,7 @@
 r"""Target: the narrow branch, from each sample's embedding and its own class to the target logit z_y, in float64.
 
-The stages of the chain, with the gradients that they give back: one number per sample, so that the accuracy of a
-target, on which everything else hangs, costs nothing beside N x C.
+These are the stages of the chain, forward and backward. With one number per sample, the accuracy of the target costs
+little compared with N x C logits.
 
 Symbols: N samples; D entries of a vector; x (N, D) embeddings; w = W[y] (N, D); s the scale.
 """
@@ -19,7 +19,7 @@ from refloss.error_free import Array, Pair, ldexp, plain, sqrt
 from refloss.stages import angle, margin
 
 NEARLY_PARALLEL = 2.0**-80
-"""Square of the sine of an angle below which the kernel leaves it to the stage."""
+"""Square of the sine of an angle below which it is left to the stage."""
 
 
 class Target(NamedTuple):
@@ -66,7 +66,7 @@ def linear_target(x: ScaledRows, w: ScaledRows, b: Array | None) -> Target:
 
 
 def _angle(x: ScaledRows, w: ScaledRows) -> tuple[angle.Angle, angle.Saved]:
-    """Return what the angle stage does, by a kernel where no angle is tiny."""
+    """Return what `angle.forward` returns, from a kernel; only tiny angles are left to the stage."""
     zeros = np.zeros(len(x.rows), np.int32)  # gradients are those of scaled rows
     tangent_x, tangent_w, numbers = np.empty_like(x.rows), np.empty_like(x.rows), np.empty((len(x.rows), 8))
     kernels.separate(x.rows, w.rows, tangent_x, tangent_w, numbers)
