@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from refloss.engines.fused.headroom import DType, TooLargeError, is_single
 from refloss.engines.fused.products import squared_norms
-from refloss.error_free import Array, Exponents, ldexp, scale_rows, unscale_rows
+from refloss.error_free import Array, Exponents, ldexp, scale_rows
 
 # ------------------------------------------------------------------------------------------ exponents, None for all 0
 
@@ -34,8 +34,7 @@ def negated(exponent: Exponents | None) -> Exponents | None:
 
 def ldexp_rows(rows: Array, exponent: Exponents | None) -> Array:
     """Multiply each row by 2^exponent."""
-    scaled: Array = unscale_rows(rows, negated(exponent))
-    return scaled
+    return rows if exponent is None or not exponent.any() else np.ldexp(rows, exponent[:, None])
 
 
 # -------------------------------------------------------------------------------------------------------------- vectors
