@@ -49,7 +49,7 @@ LONG = (
     "test_dd.py::test_other_classes_next_to_x_and_opposite_to_it",
     "test_derivations.py::test_the_sides_of_a_step_agree",
     "test_docs.py::test_examples_of_the_site_print_what_is_printed",
-    "test_fused.py::test_bits_do_not_depend_on_the_threads_of_the_blas",
+    "test_fused_products.py::test_bits_do_not_depend_on_the_threads_of_the_blas",
     "test_fused.py::test_every_setting",
     "test_fused.py::test_float32_conforms",
     "test_fused.py::test_float32_is_within_its_budget",

@@ -335,9 +335,10 @@ SOME_WORK = """
 import faulthandler, os, signal, sys, threading
 import numpy as np, threadpoolctl
 import refloss
-from refloss.engines import fused, threads
+from refloss.engines import threads
+from refloss.engines.fused import blocks
 
-fused.TILE, fused.NARROWEST = 1, 16
+blocks.BLOCK_BYTES, blocks.MIN_CLASSES = 1, 16
 faulthandler.dump_traceback_later(240, exit=True)
 
 

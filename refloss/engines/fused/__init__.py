@@ -1,0 +1,72 @@
+r"""Fused: the chain's losses at real sizes: a few matrix products, and one sweep over what they give.
+
+    for every block of classes   g = x W_kᵀ ──► exponentials, in place ──► online-softmax state; all are merged
+    for every sample             the state and the target ──► the loss, dL/dz of the target, dL/dx
+    for every block of classes   dL/dW_k = eᵀ (f x) ──► projected
+
+Rows are multiplied as they come, and the factors that make them unit vectors are folded into the sweep. The target is
+left out of it: it goes through the chain's own stages, in float64, one number per sample.
+
+- `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
+- `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
+- `sweep`: the passes over blocks, shared out among threads; `blocks`: how classes are cut and read.
+- `samples`, `target`, `smoothed_targets`: embeddings and dL/dx; the target logit; the targets of label smoothing.
+- `row_scaling`, `products`, `reduction`, `headroom`: numbers near the ends of the range; sums of any length; from rows
+  to the loss and back; what has no room, and is left to the chain.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refloss import inputs
+from refloss.engines import chain, contract
+from refloss.engines.fused import heads, logits
+from refloss.engines.fused.headroom import TooLargeError
+from refloss.engines.fused.reduction import Result
+from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
+from refloss.error_free import Array
+
+
+def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
+    """Return the loss."""
+    return _in_dtype(spec, arrays, None, request)[0]
+
+
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> Result:
+    """Return the loss and its gradients by the name of the input; those that are wanted."""
+    return _in_dtype(spec, arrays, upstream, request)
+
+
+def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Return the loss and the gradients in the dtype; what does not fit the sweep is computed by the chain."""
+    try:
+        with np.errstate(all="ignore"):
+            loss, gradients = _fused(spec, arrays, upstream, request)
+    except TooLargeError:
+        exact = inputs.in_float64(arrays, directions=spec.directions)
+        contract.look("chain", spec, exact)
+        with np.errstate(over="ignore"):
+            loss, gradients = _by_chain(spec, exact, upstream, request)
+    with np.errstate(over="ignore"):
+        return loss.astype(request.dtype), gradients
+
+
+def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Compute by the kind of loss; of a triplet loss nothing is N x C, so the chain does it."""
+    match spec:
+        case Logits():
+            return logits.value_and_grad(spec, arrays, upstream, request)
+        case Linear() | Margin():
+            return heads.value_and_grad(spec, arrays, upstream, request)
+        case Triplet():
+            return _by_chain(spec, inputs.in_float64(arrays, directions=False), upstream, request)
+
+
+def _by_chain(spec: Spec, exact: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Compute by the chain, in float64."""
+    if upstream is None:
+        return chain.value(spec, exact), {}
+    loss, gradients = chain.value_and_grad(spec, exact, upstream)
+    return loss, {name: gradients[name].astype(request.dtype) for name in request.wanted(tuple(gradients))}

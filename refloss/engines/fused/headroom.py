@@ -1,0 +1,37 @@
+"""Headroom: numbers whose products and differences fit the dtype of the sweep; all others are left to the chain."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+from refloss.error_free import Numbers, Scaled
+
+DType: TypeAlias = np.dtype[np.float64]
+"""The dtype of a sweep: float64 or float32, as `Array` stands for arrays of either."""
+
+
+class TooLargeError(ArithmeticError):
+    """Numbers that may not fit the dtype: the chain says which, or has room for them."""
+
+
+def is_single(dtype: DType) -> bool:
+    """Whether a dtype is float32."""
+    return bool(dtype == np.float32)
+
+
+def max_logit(dtype: DType) -> float:
+    """Return the largest logit at which nothing overflows."""
+    return float(np.finfo(dtype).max) / 2.0**16
+
+
+def check_targets(dtype: DType, *targets: Numbers) -> None:
+    """Refuse targets whose products the dtype might not hold."""
+    room = 2.0 ** (64 if is_single(dtype) else 300)
+    for t in targets:
+        if isinstance(t, Scaled):
+            raise TooLargeError
+        sizes = np.abs(t[t != 0.0])
+        if not ((sizes >= 1.0 / room) & (sizes <= room)).all():
+            raise TooLargeError

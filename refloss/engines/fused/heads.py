@@ -1,0 +1,193 @@
+r"""Heads: the loss of embeddings and class weights, and its gradients, with one N x C buffer at most.
+
+    pass 1   for every block of classes   x W_kᵀ ──► exponentials, in place ──► its partial state; all are merged
+    pass 2   for every sample             the state and the target ──► the loss, dL/dz of the target, dL/dx
+    pass 3   for every block of classes   dL/dW_k = eᵀ (f x) ──► added to other groups' ──► projected
+    pass 4   for every sample             the target's part of dL/dW and dL/db
+
+The target is left out of the blocks: it goes through the narrow branch, see `target`, while pass 1 runs, as dL/dx is
+computed while pass 3 runs. The gradient of W needs the exponentials again: they are kept, N x C at most, and never more
+than W or `MIN_KEPT_BYTES` takes, by cutting the samples into groups, which go through passes 1 to 3 one after the
+other. The gradients of groups are added up together with their rounding errors.
+
+Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,) the labels; b (C,), or no bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from refloss import inputs
+from refloss.engines import contract
+from refloss.engines.counting import counted
+from refloss.engines.fused.blocks import Classes, group_size, ranges
+from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
+from refloss.engines.fused.headroom import DType, check_targets
+from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
+from refloss.engines.fused.reduction import Result, reduced, row_weights
+from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
+from refloss.engines.fused.samples import Samples
+from refloss.engines.fused.sweep import Sweep
+from refloss.engines.fused.target import Target, linear_target, margin_target
+from refloss.engines.protocol import Request
+from refloss.engines.spec import Arrays, Linear, Margin
+from refloss.error_free import Array, Integers, Pair, plain, total_by_label
+from refloss.stages import cross_entropy
+
+PLAIN_GROUPS = 4
+"""Most groups of samples whose gradients are added up without their rounding errors."""
+
+
+def value_and_grad(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Return the loss, and the gradients that are wanted; none without an upstream gradient."""
+    rows = counted(spec, arrays, upstream)
+    loss, gradients = _of_counted(spec, rows.arrays, rows.upstream, request)
+    return rows.restored(loss), rows.gradients(gradients)
+
+
+def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+    """Return the same for samples that all count."""
+    dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
+    n, (c, d) = len(arrays["y"]), arrays["w"].shape
+    targets = _targets(arrays["y"], c, spec.cross_entropy, dtype)
+    wanted: tuple[str, ...] = ()
+    row_weight = ScaledNumbers(np.zeros(n), None)
+    if upstream is not None:
+        wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
+        row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
+    keep = "w" in wanted or "b" in wanted
+    size = group_size(n, c, d, dtype, keep=keep)
+    samples = _samples(spec, arrays, row_weight, dtype)
+    classes = Classes(arrays["w"], arrays.get("b"), targets.uniform, samples.directions, dtype, read_again=keep)
+    class_gradients = ClassGradients(
+        dw=request.room("w", (c, d)) if "w" in wanted else None,
+        db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
+        samples=samples,
+        row_weight=row_weight,
+        counted=(targets.label != 0.0) | targets.uniform.any(),
+        compensated=n > PLAIN_GROUPS * size,
+    )
+    sweep = Sweep(classes, size, keep=keep)
+    gradients = _Gradients(samples, class_gradients, sweep, smoothed=len(targets.uniform) > 0) if wanted else None
+    losses = _passes(samples, targets.label, sweep, partial(_target, spec, arrays), gradients)
+    if n:
+        contract.look("fused", spec, arrays, dtype, max(classes.longest))
+    else:  # no block was read
+        inputs.classes(classes.w, directions=classes.directions)
+    finished = {} if gradients is None else gradients.finish()  # pass 4
+    return reduced(losses, reduction, targets.divisor), {name: finished[name] for name in wanted}
+
+
+def _passes(
+    samples: Samples,
+    label_target: Array,
+    sweep: Sweep,
+    target_of: Callable[[Samples], Target],
+    gradients: _Gradients | None,
+) -> Array:
+    """Return the loss of every sample: passes 1 to 3, for one group of samples after the other."""
+    losses = np.empty(len(samples.y))
+    for at in ranges(len(samples.y), sweep.size):
+        group = samples.take(at)
+        state, target = sweep.forward(group, gradients is not None, partial(target_of, group))  # pass 1
+        row = finish(state, target.logit, label_target[at])  # pass 2
+        losses[at] = row.loss
+        if gradients is not None:
+            gradients.add(at, group, state, target, row)  # the rest of pass 2, and pass 3
+    return losses
+
+
+class _Targets(NamedTuple):
+    """The targets that cross entropy makes of labels."""
+
+    label: Array
+    """The target of each sample's label (N,)."""
+    uniform: Array
+    """That of every other class (C,) where labels are smoothed; otherwise nothing (0,)."""
+    divisor: Array
+    """What "mean" divides by."""
+
+
+def _targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _Targets:
+    weights = cross_entropy.weights(y, classes, settings)
+    label, uniform = cross_entropy.shares(y, weights, settings.label_smoothing)
+    if not settings.label_smoothing:
+        uniform = uniform[:0]
+    check_targets(dtype, label, uniform)
+    return _Targets(label, uniform, plain(weights.divisor))
+
+
+def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:
+    if isinstance(spec, Margin):
+        return Samples.of_margin(arrays["x"], arrays["y"], spec.scale, row_weight, dtype)
+    return Samples.of_linear(arrays["x"], arrays["y"], row_weight, dtype)
+
+
+def _target(spec: Linear | Margin, arrays: Arrays, samples: Samples) -> Target:
+    """Go down the narrow branch."""
+    x, w = samples.x.in_float64(), scaled(arrays["w"][samples.y], samples.x.rows.dtype).in_float64()
+    if isinstance(spec, Margin):
+        return margin_target(spec.margin, spec.scale, x, w)
+    return linear_target(x, w, arrays["b"][samples.y] if "b" in arrays else None)
+
+
+class _Gradients:
+    """The gradients of the inputs, as groups of samples add to them."""
+
+    def __init__(self, samples: Samples, class_gradients: ClassGradients, sweep: Sweep, *, smoothed: bool) -> None:
+        self.y, self.sweep, self.smoothed, self.class_gradients = samples.y, sweep, smoothed, class_gradients
+        n, d = samples.x.rows.shape
+        self.dx = np.empty((n, d), samples.x.rows.dtype)
+        self.target_dw, self.target_dz = np.empty((n, d)), np.empty(n)
+        """The targets' part of dL/dW and dL/db, by sample, over the same powers of two."""
+        self.target_dw_by_class = self.y, self.target_dw
+        """The same of dL/dW by class: the classes that are a target, and their rows."""
+
+    def add(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
+        """Add a group: the rest of pass 2 and, if the gradients of W or b are wanted, pass 3 at the same time."""
+        sums = self.class_gradients
+
+        def pass_2() -> None:
+            self._backward(at, samples, state, target, row)
+            if sums.dw is not None and at.stop == len(self.y):
+                self.target_dw_by_class = total_by_label(self.target_dw, self.y)
+
+        if not sums.wanted:
+            pass_2()
+            return
+        self.target_dz[at] = sums.db_weight[at] * row.grad_label
+        group = GroupBackward(sums, at, samples, state, row.grad_per_exp, smoothed=self.smoothed)
+        self.sweep.backward(group, pass_2)  # pass 3
+
+    def _backward(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
+        """Compute dL/dx of a group, and the gradients of its targets' rows of W."""
+        exponent = None
+        if not self.smoothed:  # then all gradients of a confident sample may be tiny
+            sizes = np.maximum(np.abs(row.grad_per_exp), np.abs(row.grad_label))
+            exponent = ScaledNumbers.of(sizes, self.dx.dtype).exponent
+        if exponent is not None:
+            row = row.over_power_of_two(exponent)
+        target_dx, target_dw = target.backward(samples.grad_weight.mantissa * row.grad_label)
+        self.dx[at] = samples.dx(state, target, row, target_dx, exponent)
+        exponent = add_exponents(samples.grad_weight.exponent, exponent)
+        if exponent is not None:
+            exponent = exponent - np.int32(self.class_gradients.dw_exponent)
+        self.target_dw[at] = ldexp_rows(target_dw, exponent)
+
+    def finish(self) -> dict[str, Array]:
+        """Pass 4: add the targets' part of dL/dW and dL/db, and scale everything back."""
+        gradients, sums = {"x": self.dx}, self.class_gradients
+        if sums.dw is not None:
+            classes, rows = self.target_dw_by_class
+            sums.dw[classes] += rows
+            self.sweep.classes.unscale(sums.dw, sums.dw_exponent)
+            gradients["w"] = sums.dw
+        if sums.db is not None:
+            classes, rows = total_by_label(self.target_dz[:, None], self.y)
+            sums.db[classes] = sums.db[classes] + rows[:, 0]
+            gradients["b"] = np.ldexp(sums.db.hi, sums.db_exponent).astype(self.dx.dtype)
+        return gradients

@@ -1,0 +1,30 @@
+"""Headroom: which targets and logits a dtype has room for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refloss.engines.fused.headroom import TooLargeError, check_targets, is_single, max_logit
+from refloss.error_free import Scaled
+
+FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
+
+
+def test_room_is_that_of_the_dtype():
+    assert not is_single(FLOAT64)
+    assert is_single(FLOAT32)
+    assert max_logit(FLOAT64) == np.finfo(np.float64).max / 65536
+    assert max_logit(FLOAT32) == float(np.finfo(np.float32).max) / 65536
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(FLOAT64, 300), (FLOAT32, 64)])
+def test_targets_between_both_ends_fit(dtype, power):
+    check_targets(dtype)
+    check_targets(dtype, np.zeros(2), np.empty(0))
+    check_targets(dtype, np.array([0.0, -(2.0**power), 2.0**-power]))
+    for beyond in (2.0 ** (power + 1), -(2.0 ** -(power + 1)), np.inf, np.nan):
+        with pytest.raises(TooLargeError):
+            check_targets(dtype, np.ones(1), np.array([0.0, beyond]))
+    with pytest.raises(TooLargeError):
+        check_targets(dtype, Scaled.of(np.ones(2)))

@@ -1,0 +1,106 @@
+"""Heads: which gradients are wanted, where they are written, and samples or classes that count nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import refloss
+from support.fused_cases import bits, ordinary
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_all_rows_ignored(reduction, dtype):
+    x, w, y = np.full((3, 2), np.nan), np.array([[1.0, 2.0], [3.0, 1.0]]), np.full(3, -100)
+    for loss in (refloss.ArcFace(reduction=reduction), refloss.SoftmaxLoss(reduction=reduction, label_smoothing=0.1)):
+        for out in ({}, {"w": np.full((2, 2), 7.0, dtype)}):
+            value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype, out=out)
+            np.testing.assert_array_equal(value, loss(x, w, y, engine="chain"))
+            np.testing.assert_array_equal(loss(x, w, y, engine="fused", dtype=dtype), value)
+            assert not grad.x.any()
+            assert not grad.w.any()
+    b = np.ones(2)
+    assert not refloss.SoftmaxLoss(reduction=reduction).value_and_grad(x, w, y, b, engine="fused")[1].b.any()
+    value, grad = refloss.CrossEntropy(reduction=reduction).value_and_grad(x, y, engine="fused", dtype=dtype)
+    np.testing.assert_array_equal(value, refloss.CrossEntropy(reduction=reduction)(x, y, engine="chain"))
+    assert not grad.z.any()
+
+
+def test_one_class_costs_nothing():
+    x, w, y = ordinary(4, 1, 3)
+    for dtype in (np.float64, np.float32):
+        for loss in (refloss.ArcFace(), refloss.SoftmaxLoss(), refloss.ArcFace(label_smoothing=0.1)):
+            value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype)
+            assert value == 0.0
+            assert not grad.x.any()
+            assert not grad.w.any()
+
+
+@pytest.mark.parametrize(("engine", "dtype"), [("fused", np.float64), ("fused", np.float32), ("chain", np.float64)])
+def test_only_what_is_wanted_comes_back_and_has_the_same_bits(engine, dtype):
+    """With N up to D samples are one group whatever is wanted; a BLAS may round products of other groups otherwise."""
+    x, w, y = ordinary(6, 9, 7)
+    b = np.linspace(-1.0, 1.0, 9)
+    for loss, inputs in ((refloss.ArcFace(), (x, w, y)), (refloss.SoftmaxLoss(label_smoothing=0.1), (x, w, y, b))):
+        value, whole = loss.value_and_grad(*inputs, engine=engine, dtype=dtype)
+        names = [name for name, part in whole._asdict().items() if part is not None]
+        for wrt in (*names, names, names[:2], ("w",), names[1:], ()):
+            found, grad = loss.value_and_grad(*inputs, engine=engine, wrt=wrt, dtype=dtype)
+            chosen = {wrt} if isinstance(wrt, str) else set(wrt)
+            assert {name for name, part in grad._asdict().items() if part is not None} == chosen
+            assert all(np.array_equal(getattr(grad, name), getattr(whole, name)) for name in chosen)
+            assert found == value
+    for wrt in ("z", (), None):
+        grad = refloss.CrossEntropy().value_and_grad(x, [0, 1, 2, 3, 0, 1], engine=engine, wrt=wrt, dtype=dtype)[1]
+        assert (grad.z is None) == (wrt == ())
+    points = tuple(np.random.default_rng(3).standard_normal((3, 4, 5)))
+    grad = refloss.Triplet().value_and_grad(*points, engine=engine, wrt=("anchor", "negative"), dtype=dtype)[1]
+    assert grad.positive is None
+    assert np.array_equal(grad.anchor, refloss.Triplet().value_and_grad(*points, engine=engine, dtype=dtype)[1].anchor)
+
+
+def strided(array):
+    return np.full([2 * n for n in array.shape], 7.0, array.dtype)[tuple(slice(None, None, 2) for _ in array.shape)]
+
+
+ROOMS = {
+    "of its own": np.empty_like,
+    "strided": strided,
+    "in Fortran order": lambda a: np.empty_like(a, order="F"),
+    "a row of more": lambda a: np.empty((2, *a.shape), a.dtype)[1],
+}
+
+
+@pytest.mark.parametrize("engine", ["fused", "chain", "dd"])
+@pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS)
+def test_gradients_are_written_where_they_are_wanted(engine, room):
+    x, w, y = ordinary(6, 9, 4)
+    b = np.linspace(-1.0, 1.0, 9)
+    for loss, inputs in (
+        (refloss.ArcFace(), {"x": x, "w": w, "y": y}),
+        (refloss.SoftmaxLoss(ignore_index=int(y[0])), {"x": x, "w": w, "y": y, "b": b}),
+        (refloss.CrossEntropy(), {"z": x.reshape(2, 3, 4), "y": [[0, 1, 2], [3, 0, 1]]}),
+        (refloss.Triplet(), {"anchor": x, "positive": x[::-1].copy(), "negative": w[:6]}),
+    ):
+        value, expected = loss.value_and_grad(**inputs, engine=engine)
+        out = {name: room(array) for name, array in inputs.items() if name != "y"}
+        found, grad = loss.value_and_grad(**inputs, engine=engine, out=out)
+        assert found == value
+        for name, array in out.items():
+            assert getattr(grad, name) is array
+            assert np.array_equal(array, getattr(expected, name))
+        first = next(iter(out))
+        out[first][...] = 7.0
+        grad = loss.value_and_grad(**inputs, engine=engine, out={first: out[first]})[1]
+        assert all((part is out[first]) == (name == first) for name, part in grad._asdict().items())
+        assert np.array_equal(out[first], getattr(expected, first))
+
+
+def test_room_of_float32_is_taken():
+    x, w, y = ordinary(6, 9, 4)
+    out = {"w": np.empty((9, 4), np.float32), "x": np.empty((6, 4), np.float32)}
+    grad = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32, out=out)[1]
+    assert grad.w is out["w"]
+    expected = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32)[1]
+    assert bits((0.0, grad)) == bits((0.0, expected))

@@ -1,0 +1,47 @@
+"""Target: the target logit and its gradients are those of the chain's stages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import refloss
+from refloss.engines.fused.row_scaling import scaled
+from refloss.engines.fused.target import linear_target, margin_target
+from support.fused_cases import U, ordinary
+
+
+@pytest.mark.parametrize("length", [1.0, 2.0**-300, 2.0**300])
+@pytest.mark.parametrize("loss", [refloss.ArcFace(s=8.0), refloss.ASoftmax()], ids=repr)
+def test_of_a_margin_head(loss, length):
+    """An angle of the kernel and of the stage, each within a few roundings of pairs: the same float64 numbers."""
+    x, w, y = ordinary(6, 9, 4)
+    w[y[0]] = x[0] * (1.0 + 2.0**-50 * np.arange(4))  # nearly parallel
+    x *= length
+    rows = scaled(x, np.dtype(np.float64)), scaled(w[y], np.dtype(np.float64))
+    target = margin_target(loss.spec.margin, loss.spec.scale, *rows)
+    steps = loss.trace(x, w, y)
+    psi = np.asarray(getattr(steps["margin"].output, "hi", steps["margin"].output))
+    np.testing.assert_allclose(target.over_scale, psi, rtol=2 * U, atol=0.0)
+    scale = np.linalg.norm(x / length, axis=1) * length if loss.spec.scale is None else loss.spec.scale
+    np.testing.assert_allclose(target.logit.hi, psi * scale, rtol=16 * U, atol=0.0)
+    dx, dw = target.backward(np.ones(6))
+    assert dx.shape == dw.shape == (6, 4)
+    assert (np.abs((dx * rows[0].rows).sum(axis=1)) <= 16 * U * np.abs(dx * rows[0].rows).sum(axis=1)).all()  # across x
+    assert (np.abs((dw * rows[1].rows).sum(axis=1)) <= 16 * U * np.abs(dw * rows[1].rows).sum(axis=1)).all()
+
+
+@pytest.mark.parametrize("power", [0, 300])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_of_a_linear_head(power, with_bias):
+    x, w, y = ordinary(5, 7, 3)
+    b = np.linspace(-1.0, 1.0, 5) if with_bias else None
+    rows = scaled(np.ldexp(x, power), np.dtype(np.float64)), scaled(np.ldexp(w[y], -power), np.dtype(np.float64))
+    target = linear_target(*rows, b)
+    logit = (x * w[y]).sum(axis=1) + (0.0 if b is None else b)
+    np.testing.assert_allclose(target.logit.hi, logit, rtol=0.0, atol=16 * U)
+    assert np.array_equal(target.over_scale, target.logit.hi)
+    dz = np.arange(1.0, 6.0)
+    dx, dw = target.backward(dz)
+    assert np.array_equal(dx, dz[:, None] * np.ldexp(w[y], -power))
+    assert np.array_equal(dw, dz[:, None] * rows[0].rows)
