@@ -89,6 +89,15 @@ def test_plain_python_gives_the_same_bits():
     assert json.loads(finished.stdout) == everything()
 
 
+def test_by_dtype_calls_the_function_of_the_argument_s_dtype(monkeypatch):
+    monkeypatch.setenv("REFLOSS_JIT_CACHE", "0")
+    bits = jit.by_dtype(lambda _: 64, lambda _: 32)
+    negative_bits = jit.njit(lambda x: -bits(x))
+    for dtype, expected in ((np.float64, 64), (np.float32, 32)):
+        assert bits(dtype(1.0)) == expected
+        assert negative_bits(dtype(1.0)) == -expected
+
+
 # ----------------------------------------------------------------------------------------------------------- the cache
 
 
