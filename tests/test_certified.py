@@ -175,6 +175,10 @@ def test_refusals() -> None:
     for digits in (0, 1001):
         with pytest.raises(ValueError, match=f"digits must be from 1 to 1000; got {digits}"):
             enclose(refloss.ArcFace(), *inputs, digits=digits)
+    with pytest.raises(
+        TypeError, match=r"loss must be a loss of refloss, such as refloss.ArcFace\(m=0.5\); got 'arcface'"
+    ):
+        enclose("arcface", *inputs)
     with pytest.raises(TypeError, match="digits must be an integer"):
         enclose(refloss.ArcFace(), *inputs, digits=30.0)
     with pytest.raises(ValueError, match="upstream must have shape"):

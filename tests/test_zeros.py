@@ -169,6 +169,21 @@ def test_no_proof_of_0_is_wrong(loss: Any, biased: bool) -> None:
     assert claims
 
 
+@pytest.mark.parametrize("squared", [True, False])
+def test_no_proof_of_0_of_triplets_is_wrong(squared: bool) -> None:
+    g, claims = random(2), 0
+    loss = refloss.Triplet(m=3.0, squared=squared)
+    for _ in range(12):
+        inputs = tuple(g.integers(-1, 2, (3, 3, 3)).astype(float))
+        problem = Problem(loss.spec, loss._arrays(*inputs)[0], np.array(1.0))
+        for name, true, noise in truths(loss, *inputs):
+            for i in np.ndindex(true.shape):
+                if problem.unknown[name][i] and problem.is_zero(name, i):
+                    claims += 1
+                    assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {inputs}"
+    assert claims
+
+
 def checked_arrays(loss: Any, inputs: Any) -> dict[str, Any]:
     spare = [None] if isinstance(loss, refloss.SoftmaxLoss) and len(inputs) == 3 else []
     return loss._arrays(*inputs, *spare)[0]

@@ -35,9 +35,10 @@ class Target:
     def __init__(self, x: Array, w: Array, margin: Margin):
         (x_int, _), (w_int, _) = integers(x), integers(w)
         self.margin, self.notes = margin, list[str]()
+        self.m1, self.m2, self.m3 = margin.m1, margin.m2, margin.m3
         self.dot, self.squares = int(x_int @ w_int), int(x_int @ x_int) * int(w_int @ w_int)
         self.half_turns = half_turns(self.dot, self.squares)
-        folds = None if margin.m2 or self.half_turns is None else Fraction(margin.m1) * self.half_turns
+        folds = None if self.m2 or self.half_turns is None else Fraction(self.m1) * self.half_turns
         self.folds = int(folds) if folds is not None and folds.denominator == 1 else None  # φ/π, where an integer
 
     def theta(self) -> Arb:
@@ -46,7 +47,7 @@ class Target:
 
     def phi(self) -> Arb:
         """φ = m1 θ + m2 at the current precision."""
-        return arb(self.margin.m1) * self.theta() + arb(self.margin.m2)
+        return arb(self.m1) * self.theta() + arb(self.m2)
 
     def psi(self) -> Psi:
         """ψ where the target lies; a constant where θ has no direction to change in, or cos φ is at a turning point.
@@ -73,7 +74,7 @@ class Target:
 
     def _by_rule(self) -> Psi:
         """ψ by the boundary rule."""
-        m1, m2, m3, boundary = self.margin.m1, self.margin.m2, self.margin.m3, self.margin.boundary
+        m1, m2, m3, boundary = self.m1, self.m2, self.m3, self.margin.boundary
         on_angle = m1 != 1.0 or m2 != 0.0
         lowered = Psi(1, 0, (lambda: -arb(m3)) if m3 else None)
         margin = Psi(0, 1, lowered.constant) if on_angle else lowered
@@ -105,7 +106,7 @@ class Target:
         with precision(START_BITS):
             nearest = round(float(self.phi() / pi()))
         k = max(0, nearest if self._exceeds(nearest) else nearest - 1)
-        return Psi(0, (-1) ** k, (lambda: -2 * k - arb(self.margin.m3)) if k or self.margin.m3 else None)
+        return Psi(0, (-1) ** k, (lambda: -2 * k - arb(self.m3)) if k or self.m3 else None)
 
     def _exceeds(self, k: int) -> bool:
         """Whether φ > kπ."""
@@ -122,14 +123,14 @@ class Target:
 
     def _sign_of_cos_less_m3(self) -> int:
         """The sign of cos θ - m3."""
-        numerator, denominator = self.margin.m3.as_integer_ratio()
+        numerator, denominator = self.m3.as_integer_ratio()
         difference = (self.dot * denominator) ** 2 - numerator**2 * self.squares
         return -1 if self.dot <= 0 else (difference > 0) - (difference < 0)
 
     def _sign_of_margin_less_cos(self) -> int:
         """The sign of cos φ - m3 - cos θ; 0 where it stays open."""
         side = sign(
-            lambda: self.phi().cos() - arb(self.margin.m3) - self.theta().cos(),
+            lambda: self.phi().cos() - arb(self.m3) - self.theta().cos(),
             self._margin_is_cos,
         )
         if side == 0:
@@ -146,12 +147,11 @@ class Target:
 
         cos m1 θ is Chebyshev's polynomial of cos θ, here p + q cos θ with rational p and q, since cos² θ is rational.
         """
-        m1, m2, m3 = self.margin.m1, self.margin.m2, self.margin.m3
-        if m2 or m1 != int(m1):
+        if self.m2 or self.m1 != int(self.m1):
             return False
         square = Fraction(self.dot**2, self.squares)
         (p, q), before = (Fraction(0), Fraction(1)), (Fraction(1), Fraction(0))
-        for _ in range(int(m1) - 1):
+        for _ in range(int(self.m1) - 1):
             (p, q), before = (2 * q * square - before[0], 2 * p - before[1]), (p, q)
-        p, q = p - Fraction(m3), q - 1
+        p, q = p - Fraction(self.m3), q - 1
         return p * p == q * q * square and p * q * self.dot <= 0

@@ -112,8 +112,7 @@ class CrossEntropyProofs(Proofs):
             names = zip(self.classes(n).names, self.targets.present[n], strict=True)
             t = [share for (_, share), counts in names if counts]
             if len(set(logits)) == 1:
-                if len(logits) > 1:
-                    totals[len(logits)] += sum(t, Fraction(0))
+                totals[len(logits)] += sum(t, Fraction(0))
                 continue
             totals[frozenset(Counter(logits).items())] += sum(t, Fraction(0))
             for logit, share in zip(logits, t, strict=True):
@@ -121,6 +120,7 @@ class CrossEntropyProofs(Proofs):
                     totals["t z"] += share * logit
                 else:
                     totals[logit] += share
+        totals[1] = Fraction(0)  # log 1
         return not any(totals.values())
 
 
