@@ -127,16 +127,16 @@ def test_results_are_correctly_rounded(part: int) -> None:
 def test_weights_smoothing_ignored_rows_and_upstream(reduction: str, smoothing: float) -> None:
     x, w, y = head_inputs()
     x[1] = np.nan  # ignored, and not looked at
-    above = [2.0, 1e300, -0.5] if reduction == "none" else -0.7
+    upstream = [2.0, 1e300, -0.5] if reduction == "none" else -0.7
     settings = {"reduction": reduction, "label_smoothing": smoothing, "class_weight": (1.0, 0.5, 3.0, 0.1)}
     signed = settings | {"class_weight": (1.0, -0.5, 3.0, -0.1)}
     for loss in (refloss.ArcFace(**settings), refloss.SoftmaxLoss(**settings), refloss.SoftmaxLoss(**signed)):
-        enclosure = enclose(loss, x, w, y, upstream=above)
+        enclosure = enclose(loss, x, w, y, upstream=upstream)
         assert enclosure.value.midpoint.shape == ((3,) if reduction == "none" else ())
         assert not enclosure.grad["x"].midpoint[1].any()
         clean = np.nan_to_num(x)
-        encloses(loss, clean, w, y, enclosure=enclosure, upstream=above)
-        _, gradients = loss.value_and_grad(x, w, y, upstream=above, engine="certified")
+        encloses(loss, clean, w, y, enclosure=enclosure, upstream=upstream)
+        _, gradients = loss.value_and_grad(x, w, y, upstream=upstream, engine="certified")
         assert np.array_equal(gradients.x, enclosure.grad["x"].midpoint)
 
 
@@ -164,10 +164,10 @@ def test_inputs_are_not_written_to() -> None:
     x, w, y = cases.ordinary(random())
     for array in (x, w, y):
         array.setflags(write=False)
-    kept = x.copy(), w.copy()
+    copies = x.copy(), w.copy()
     enclose(refloss.ArcFace(), x, w, y)
-    assert np.array_equal(kept[0], x)
-    assert np.array_equal(kept[1], w)
+    assert np.array_equal(copies[0], x)
+    assert np.array_equal(copies[1], w)
 
 
 def test_refusals() -> None:

@@ -15,8 +15,8 @@ pytest.importorskip("flint")
 
 def test_floats_are_integers_times_one_power_of_two() -> None:
     floats = np.array([0.0, 1.5, -5e-324, 1.7976931348623157e308])
-    whole, exponent = integers(floats)
-    assert [Fraction(int(n)) * Fraction(2) ** exponent for n in whole] == [Fraction(x) for x in floats]
+    mantissas, exponent = integers(floats)
+    assert [Fraction(int(n)) * Fraction(2) ** exponent for n in mantissas] == [Fraction(x) for x in floats]
     assert integers(np.zeros(2))[0].tolist() == [0, 0]
 
 

@@ -76,7 +76,7 @@ def test_numbers_beyond_float64() -> None:
 
 
 def test_halfway_between_two_numbers_is_rounded_to_even() -> None:
-    """Roots of equal numbers cancel, and a quotient that is exact is: ties are seen to be ties."""
+    """Roots of equal numbers cancel exactly, and a quotient that is a float is exact: ties are recognised."""
     zero = [[0.0], [0.0], [0.0]]
     third = refloss.Triplet(m=9.0).value_and_grad(
         zero, [[-3.0 * 2.0**-53], [0.0], [0.0]], [[3.0], [0.0], [0.0]], engine="certified"

@@ -9,7 +9,7 @@ together.
 By file, bottom to top: `balls` (numbers, arrays, precision), `rounding` (of a ball to float64 and to decimals), `tape`
 (automatic differentiation), `exact` (integers), `known` (entries known beforehand), `sides` (the margin's boundaries),
 `hinges` (triplets), `targets` (of cross entropy), `heads` (the losses), `zeros` (proofs that an entry is 0),
-`refinement` (more bits until every entry is decided), `problem` (a loss on given inputs, of all of these).
+`refinement` (more bits until every entry is decided), `problem` (a loss on its inputs, from all of these).
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     problem = Problem(spec, arrays, upstream if gradients else None)
     accuracy = int(digits * 3.33) + 4  # bits
 
-    def settle(ball: Arb) -> Arb | None:
+    def decide(ball: Arb) -> Arb | None:
         return ball if ball.is_zero() or ball.rel_accuracy_bits() >= accuracy else None
 
-    results, undecided, bits = refine(problem, accuracy + 60, settle)
+    results, undecided, bits = refine(problem, accuracy + 60, decide)
     for entry in undecided:
         results[entry.name][entry.index] = entry.ball
     shapes = {"value": shape if loss.reduction == "none" else (), "z": (*shape, -1)}

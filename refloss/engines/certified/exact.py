@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TypeAlias
+from functools import cache
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,33 @@ def integers(floats: Array) -> tuple[BigInts, int]:
     least = int(exponent[floats != 0.0].min(initial=5000))
     shift = np.where(floats != 0.0, exponent - least, 0).astype(object)
     return np.ldexp(mantissa, 53).astype(np.int64).astype(object) << shift, least - 53
+
+
+class IntegerSample(NamedTuple):
+    """A sample as integers times 2^exponent."""
+
+    x: BigInts
+    """x (D,)."""
+    exponent: int
+    """The exponent."""
+    dots: list[int]
+    """The products of x with the integers of w (C,)."""
+
+
+class IntegerVectors:
+    """x and w as integers times powers of two; where only directions count, w as the shortest such integers."""
+
+    def __init__(self, x: Array, w: Array, directions: bool = False):
+        self._x = x
+        self.w, self.w_exponent = integers(w)
+        if directions:
+            self.w = self.w // np.gcd.reduce(self.w, axis=1, keepdims=True)
+        self.squares: list[int] = (self.w * self.w).sum(axis=1).tolist()
+        self.sample = cache(self._sample)
+
+    def _sample(self, n: int) -> IntegerSample:
+        x, exponent = integers(self._x[n])
+        return IntegerSample(x, exponent, (self.w @ x).tolist())
 
 
 def parallel(x: Array, w: Array) -> int:

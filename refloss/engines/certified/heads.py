@@ -25,7 +25,7 @@ Parallel: TypeAlias = Callable[[int, int], int]
 
 
 def logits(tape: Tape, arrays: Arrays, present: Mask) -> tuple[Leaves, Variable]:
-    """Logits as they are given; masked ones, which do not count, as large as the largest."""
+    """Logits that are inputs; masked ones, which do not count, are replaced by the largest."""
     z = arrays["z"]
     leaf = tape.leaf(np.where(present, z, z.max(axis=1, keepdims=True)))
     return {"z": leaf}, leaf
@@ -39,33 +39,35 @@ def linear(tape: Tape, arrays: Arrays) -> tuple[Leaves, Variable]:
 
 
 def margin(
-    tape: Tape, arrays: Arrays, settings: Margin, scale: float | None, targets: Sequence[Psi], parallel: Parallel
+    tape: Tape, arrays: Arrays, settings: Margin, scale: float | None, psi: Sequence[Psi], parallel: Parallel
 ) -> tuple[Leaves, Variable]:
     """z_nk = s cos θ_nk, and s ψ(θ) for the label; s is the length of x where scale is None.
 
-    `targets` says for each row which function of θ its ψ is, `parallel` whether x_n and w_k are exactly parallel.
+    `psi` says which function of θ each row's ψ is, `parallel` whether x_n and w_k are exactly parallel.
     """
-    x, w = tape.leaf(arrays["x"]), tape.leaf(arrays["w"])
-    label = np.arange(len(arrays["y"])), arrays["y"]
+    x, w, y = tape.leaf(arrays["x"]), tape.leaf(arrays["w"]), arrays["y"]
+    label = np.arange(len(y)), y
     square_x, square_w = (x * x).sum(axis=1), (w * w).sum(axis=1)
     dot, length = x.linear(w), square_x.sqrt()[:, None]
     cos = _constant_where_parallel(dot / (length * square_w.sqrt()), parallel)
     target = cos[label]
-    psi = target * np.array([arb(each.cos_theta) for each in targets], object)
-    psi += np.array([arb(0) if each.constant is None else each.constant() for each in targets], object)
-    with_phi = np.array([n for n, each in enumerate(targets) if each.cos_phi], np.intp)
-    if len(with_phi):
-        classes = label[1][with_phi]
-        adjacent = dot[with_phi, classes]
-        opposite = (square_x[with_phi] * square_w[classes] - adjacent * adjacent).sqrt()
-        phi = opposite.atan2(adjacent) * arb(settings.m1) + arb(settings.m2)
-        factor = np.array([targets[n].cos_phi for n in with_phi], object)
-        psi = psi.set_at(with_phi, psi[with_phi] + phi.cos() * factor)
+    curve = target * np.array([arb(each.cos_theta) for each in psi], object)
+    curve += np.array([arb(0) if each.constant is None else each.constant() for each in psi], object)
+    turned = np.array([n for n, each in enumerate(psi) if each.cos_phi], np.intp)
+    if len(turned):
+        theta = _angle(dot[turned, y[turned]], square_x[turned] * square_w[y[turned]])
+        phi = theta * arb(settings.m1) + arb(settings.m2)
+        curve = curve.set_at(turned, curve[turned] + phi.cos() * np.array([psi[n].cos_phi for n in turned], object))
     if settings.annealing:
-        psi = (target * arb(settings.annealing) + psi) / (arb(settings.annealing) + 1)
+        curve = (target * arb(settings.annealing) + curve) / (arb(settings.annealing) + 1)
     if settings.gradient == "detached":
-        psi = target + (psi.value - target.value)
-    return {"x": x, "w": w}, cos.set_at(label, psi) * (length if scale is None else arb(scale))
+        curve = target + (curve.value - target.value)
+    return {"x": x, "w": w}, cos.set_at(label, curve) * (length if scale is None else arb(scale))
+
+
+def _angle(dot: Variable, squares: Variable) -> Variable:
+    """The angle of two vectors, from their product and the product of their squares."""
+    return (squares - dot * dot).sqrt().atan2(dot)
 
 
 def _constant_where_parallel(cos: Variable, parallel: Parallel) -> Variable:

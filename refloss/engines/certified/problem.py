@@ -16,7 +16,7 @@ from refloss.engines.certified.heads import Leaves, cross_entropy, linear, logit
 from refloss.engines.certified.hinges import known_triplets
 from refloss.engines.certified.known import PER_CLASS, Mask, Rows
 from refloss.engines.certified.refinement import round_correctly
-from refloss.engines.certified.sides import Psi, Target
+from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import known_rows
 from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Proofs, TripletProofs
@@ -123,7 +123,7 @@ def _labelled_parts(spec: Spec, arrays: Arrays, upstream: Array | None) -> _Part
             psi, margin_notes = _psi(computed, spec.margin, np.flatnonzero(rows.computed).tolist())
             is_parallel = cache(lambda n, k: parallel(computed["x"][n], computed["w"][k]))
             head = partial(
-                margin, arrays=computed, settings=spec.margin, scale=spec.scale, targets=psi, parallel=is_parallel
+                margin, arrays=computed, settings=spec.margin, scale=spec.scale, psi=psi, parallel=is_parallel
             )
             proofs = MarginProofs(computed, spec.margin, spec.scale, psi, targets, upstream_is_zero)
             notes = notes + margin_notes
@@ -137,9 +137,10 @@ def _labelled_parts(spec: Spec, arrays: Arrays, upstream: Array | None) -> _Part
 
 def _psi(computed: Arrays, settings: Margin, rows: list[int]) -> tuple[list[Psi], list[str]]:
     """What ψ is at every target, and the notes on it."""
-    targets = [Target(x, computed["w"][k], settings) for x, k in zip(computed["x"], computed["y"], strict=True)]
-    psi = [target.psi() for target in targets]
-    notes = [f"row {row}: {note}" for row, target in zip(rows, targets, strict=True) for note in target.notes]
+    x, w, y = computed["x"], computed["w"], computed["y"]
+    angles = [TargetAngle(sample, w[label], settings) for sample, label in zip(x, y, strict=True)]
+    psi = [angle.psi() for angle in angles]
+    notes = [f"row {row}: {note}" for row, angle in zip(rows, angles, strict=True) for note in angle.notes]
     return psi, notes
 
 

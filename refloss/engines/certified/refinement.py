@@ -47,17 +47,17 @@ class Refined(NamedTuple):
     """What refinement came to."""
 
     arrays: dict[str, NDArray[np.object_]]
-    """By name: known entries, what unknown entries were settled to, and 0.0 where that was proven."""
+    """By name: known entries, results of unknown entries, and 0.0 where that was proven."""
     undecided: list[Entry]
-    """The entries that MAX_BITS did not settle."""
+    """The entries for which MAX_BITS are too few."""
     bits: int
     """The precision of the last balls."""
 
 
-def refine(problem: Refinable, start: int, settle: Callable[[Arb], Arb | float | None]) -> Refined:
-    """Double the precision until every entry is settled or proven to be 0, or MAX_BITS are reached.
+def refine(problem: Refinable, start: int, decide: Callable[[Arb], Arb | float | None]) -> Refined:
+    """Double the precision until every entry is decided or proven to be 0, or MAX_BITS are reached.
 
-    `settle` turns a ball into the result, or returns None where it takes more bits.
+    `decide` returns the result for a ball, or None where it takes more bits.
     """
     arrays = {name: known.astype(object) for name, known in problem.known.items()}
     remaining = [(name, tuple(index)) for name, mask in problem.unknown.items() for index in np.argwhere(mask).tolist()]
@@ -68,7 +68,7 @@ def refine(problem: Refinable, start: int, settle: Callable[[Arb], Arb | float |
         undecided = []
         for name, index in remaining:
             ball = balls[name][index]
-            result = settle(ball)
+            result = decide(ball)
             if result is None and step == 0 and _may_be_zero(ball) and problem.is_zero(name, index):
                 result = 0.0  # sought once: a proof needs no bits
             if result is None:
@@ -84,7 +84,8 @@ def refine(problem: Refinable, start: int, settle: Callable[[Arb], Arb | float |
 def round_correctly(problem: Refinable) -> dict[str, Array]:
     """Return every entry as the float64 nearest to the truth; ArithmeticError where MAX_BITS leave open which."""
     refined = refine(problem, START_BITS, correctly_rounded)
-    for entry in refined.undecided:
+    if refined.undecided:
+        entry = refined.undecided[0]
         raise ArithmeticError(
             f"{entry} cannot be rounded with {refined.bits} bits, as far as they go: {describe(entry.ball)}"
         )

@@ -129,8 +129,8 @@ def to_decimal(ball: Arb, digits: int) -> tuple[str, str]:
         return "0", "inf"
     midpoint, radius, exponent = map(int, ball.mid_rad_10exp(digits))  # a few digits more than that
     size = abs(midpoint)
-    for kept in (digits, digits + 1):
-        cut = max(0, len(str(size)) - kept)
+    for count in (digits, digits + 1):
+        cut = max(0, len(str(size)) - count)
         shortened = (size + 10**cut // 2) // 10**cut
         error = radius + abs(size - shortened * 10**cut)
         bound = error + error // 100  # rounding up to 3 digits adds at most a hundredth

@@ -29,7 +29,7 @@ class Psi(NamedTuple):
     """What is added, as a ball at the current precision; None for 0."""
 
 
-class Target:
+class TargetAngle:
     """A sample and the weights of its class, as integers, and what is decided about their angle."""
 
     def __init__(self, x: Array, w: Array, margin: Margin):
@@ -74,32 +74,37 @@ class Target:
 
     def _by_rule(self) -> Psi:
         """ψ by the boundary rule."""
-        m1, m2, m3, boundary = self.m1, self.m2, self.m3, self.margin.boundary
-        on_angle = m1 != 1.0 or m2 != 0.0
-        lowered = Psi(1, 0, (lambda: -arb(m3)) if m3 else None)
+        boundary, cos_theta = self.margin.boundary, Psi(1, 0, None)
+        on_angle = self.m1 != 1.0 or self.m2 != 0.0
+        lowered = Psi(1, 0, (lambda: -arb(self.m3)) if self.m3 else None)
         margin = Psi(0, 1, lowered.constant) if on_angle else lowered
-        beyond_pi: dict[str, Psi] = {
-            "hard": Psi(1, 0, lambda: -arb(m2) * arb(m2).sin() - m3),
-            "keep": lowered,
-            "continuous": Psi(1, 0, lambda: -((pi() - m2) / m1).cos() - 1 - m3),
-            "clamp": Psi(0, 0, lambda: -1 - arb(m3)),
-        }
         if boundary == "easy":
             if self.dot == 0:
                 self.notes.append("cos theta = 0 exactly: the easy margin does not hold")
             return margin if self.dot > 0 else lowered
         if boundary == "conditional":
-            over_m3 = self._sign_of_cos_less_m3()
-            if over_m3 == 0:
+            side = self._sign_of_cos_less_m3()
+            if side == 0:
                 self.notes.append("cos theta = m3 exactly: the conditional margin does not hold")
-            return margin if over_m3 > 0 else Psi(1, 0, None)
+            return margin if side > 0 else cos_theta
         if boundary == "min":
-            return margin if self._sign_of_margin_less_cos() <= 0 else Psi(1, 0, None)
+            return margin if self._sign_of_margin_less_cos() <= 0 else cos_theta
         if boundary == "none" or not on_angle:
             return margin
         if boundary == "monotone":
             return self._monotone()
-        return beyond_pi[boundary] if self._exceeds(1) else margin
+        return self._beyond_pi(lowered) if self._exceeds(1) else margin
+
+    def _beyond_pi(self, lowered: Psi) -> Psi:
+        """ψ for φ > π, where that is one function."""
+        m1, m2, m3 = self.m1, self.m2, self.m3
+        by_rule: dict[str, Psi] = {
+            "hard": Psi(1, 0, lambda: -arb(m2) * arb(m2).sin() - m3),
+            "keep": lowered,
+            "continuous": Psi(1, 0, lambda: -((pi() - m2) / m1).cos() - 1 - m3),
+            "clamp": Psi(0, 0, lambda: -1 - arb(m3)),
+        }
+        return by_rule[self.margin.boundary]
 
     def _monotone(self) -> Psi:
         """(-1)^k cos φ - 2k - m3, k = floor(φ/π), but k - 1 where φ = kπ."""
@@ -129,10 +134,7 @@ class Target:
 
     def _sign_of_margin_less_cos(self) -> int:
         """The sign of cos φ - m3 - cos θ; 0 where it stays open."""
-        side = sign(
-            lambda: self.phi().cos() - arb(self.m3) - self.theta().cos(),
-            self._margin_is_cos,
-        )
+        side = sign(lambda: self.phi().cos() - arb(self.m3) - self.theta().cos(), self._margin_is_cos)
         if side == 0:
             self.notes.append("cos(m1 theta + m2) - m3 = cos theta exactly: the margin still holds")
         if side is None:

@@ -33,7 +33,7 @@ class Targets(NamedTuple):
     """Which classes are not masked by a logit of -inf (N, C)."""
 
     def rows(self, index: Mask) -> Targets:
-        """Return those of some rows."""
+        """Return the targets of the rows of an index."""
         return self._replace(share=self.share[index], present=self.present[index])
 
     def rational(self, n: int, k: int) -> Fraction:

@@ -19,12 +19,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.engines import Arrays
-from refloss.engines.certified.exact import BigInts, integers
+from refloss.engines.certified.exact import BigInts, IntegerVectors
 from refloss.engines.certified.hinges import Triplet
 from refloss.engines.certified.known import PER_CLASS, Mask
 from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.targets import Targets
-from refloss.error_free import Array
 from refloss.stages.margin import Margin
 
 
@@ -65,7 +64,7 @@ class Classes(NamedTuple):
 
     names: list[Name]
     """Logit and t of every class (C,): where they are equal, so is G."""
-    still: set[Name]
+    zero_gradient: set[Name]
     """The names of classes with G = 0."""
 
 
@@ -95,8 +94,12 @@ class CrossEntropyProofs(Proofs):
         present = [name for name, counts in zip(names, self.targets.present[n], strict=True) if counts]
         equal = len({logit for logit, _ in present}) == 1
         total = sum(t, Fraction(0))
-        still = {name for name in present if (name[1] == total == 0) or (equal and name[1] * len(present) == total)}
-        return Classes(names, still)
+        zero_gradient = {
+            (logit, share)
+            for logit, share in present
+            if share == total == 0 or (equal and share * len(present) == total)
+        }
+        return Classes(names, zero_gradient)
 
     def value_is_zero(self, samples: Iterable[int]) -> bool:
         """Return whether the losses of these samples add up to 0, as targets of both signs can make them.
@@ -144,17 +147,17 @@ class LogitsProofs(CrossEntropyProofs):
 
     def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
         """Return where G = 0."""
-        names, still = self.classes(n)
-        return np.array([each in still for each in names])
+        names, zero_gradient = self.classes(n)
+        return np.array([each in zero_gradient for each in names])
 
 
 class LinearProofs(LogitsProofs):
     """Cross entropy of z = x·w + b, rational numbers."""
 
     @cached_property
-    def vectors(self) -> _Vectors:
+    def vectors(self) -> IntegerVectors:
         """x and w as integers."""
-        return _Vectors(self.arrays["x"], self.arrays["w"])
+        return IntegerVectors(self.arrays["x"], self.arrays["w"])
 
     def logits(self, n: int) -> Sequence[Fraction]:
         """Return x_n · w_k + b_k."""
@@ -168,8 +171,8 @@ class LinearProofs(LogitsProofs):
         classes = self.classes(n)
         if name == "x":
             return _cancels(classes, [1] * len(classes.names), self.vectors.w)
-        still = classes.names[row] in classes.still
-        return np.array(still) if name == "b" else (self.vectors.sample(n).x == 0) | still
+        zero_gradient = classes.names[row] in classes.zero_gradient
+        return np.array(zero_gradient) if name == "b" else (self.vectors.sample(n).x == 0) | zero_gradient
 
 
 class Label(NamedTuple):
@@ -199,9 +202,9 @@ class MarginProofs(CrossEntropyProofs):
         self.arrays, self.margin, self.scale, self.psi = arrays, margin, scale, psi
 
     @cached_property
-    def vectors(self) -> _Vectors:
+    def vectors(self) -> IntegerVectors:
         """x and w as integers."""
-        return _Vectors(self.arrays["x"], self.arrays["w"], directions=True)
+        return IntegerVectors(self.arrays["x"], self.arrays["w"], directions=True)
 
     def label(self, n: int) -> Label:
         """Return what the logit of the label is."""
@@ -246,7 +249,7 @@ class MarginProofs(CrossEntropyProofs):
         """Where G_k = 0, or the logit does not change with the entry of w_k."""
         x, _, dots = self.vectors.sample(n)
         classes, label = self.classes(n), self.label(n)
-        if classes.names[k] in classes.still or (k == label.k and label.gradient == "constant"):
+        if classes.names[k] in classes.zero_gradient or (k == label.k and label.gradient == "constant"):
             return np.ones(x.shape, np.bool_)
         tangent = x * self.vectors.squares[k] - self.vectors.w[k] * dots[k]  # x less its part along w_k
         return np.asarray(tangent == 0)
@@ -271,31 +274,6 @@ class MarginProofs(CrossEntropyProofs):
         return _cancels(self.classes(n), lengths, r)
 
 
-class _Sample(NamedTuple):
-    """A sample as integers times 2^exponent."""
-
-    x: BigInts
-    exponent: int
-    dots: list[int]
-    """Its products with the integers of w (C,)."""
-
-
-class _Vectors:
-    """x and w as integers times powers of two; where only directions count, w as the shortest such integers."""
-
-    def __init__(self, x: Array, w: Array, directions: bool = False):
-        self._x = x
-        self.w, self.w_exponent = integers(w)
-        if directions:
-            self.w = self.w // np.gcd.reduce(self.w, axis=1, keepdims=True)
-        self.squares: list[int] = (self.w * self.w).sum(axis=1).tolist()
-        self.sample = cache(self._sample)
-
-    def _sample(self, n: int) -> _Sample:
-        x, exponent = integers(self._x[n])
-        return _Sample(x, exponent, (self.w @ x).tolist())
-
-
 def _sign(number: int) -> int:
     return (number > 0) - (number < 0)
 
@@ -309,7 +287,7 @@ def _cancels(classes: Classes, lengths: Sequence[Hashable], r: BigInts) -> Mask:
     sums: dict[Hashable, dict[Name, BigInts]] = defaultdict(dict)
     zeros = np.zeros(r.shape[1], object)
     for name, length, part in zip(classes.names, lengths, r, strict=True):
-        if name not in classes.still:
+        if name not in classes.zero_gradient:
             sizes[name] += 1
             sums[length][name] = sums[length].get(name, zeros) + part
     mask = np.ones(r.shape[1], np.bool_)
