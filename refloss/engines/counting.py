@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.spec import Arrays, Spec, Triplet, WithLabels
+from refloss.engines.spec import PER_CLASS, Arrays, Spec, Triplet, WithLabels
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
 
@@ -25,8 +25,6 @@ class Counted(NamedTuple):
     """Their upstream gradient, or the one for all."""
     mask: NDArray[np.bool_] | None
     """Which samples count (N,); None where all do."""
-    per_class: frozenset[str]
-    """Names of the inputs with one row per class."""
 
     def restored(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Put results of the samples that count back among the others, which get 0; a number stays a number."""
@@ -38,17 +36,16 @@ class Counted(NamedTuple):
 
     def gradients(self, gradients: Arrays) -> Arrays:
         """Restore the gradients of inputs with one row per sample."""
-        return {name: g if name in self.per_class else self.restored(g) for name, g in gradients.items()}
+        return {name: g if name in PER_CLASS else self.restored(g) for name, g in gradients.items()}
 
 
 def counted(spec: Spec, arrays: Arrays, upstream: Array | None) -> Counted:
     """Leave out the samples that are ignored."""
-    per_class = spec.per_class()
     mask = None if isinstance(spec, Triplet) else cross_entropy.kept(arrays["y"], spec.cross_entropy)
     if mask is None or mask.all():
-        return Counted(arrays, upstream, None, per_class)
-    rows = {name: array if name in per_class else array[mask] for name, array in arrays.items()}
-    return Counted(rows, upstream[mask] if upstream is not None and upstream.ndim else upstream, mask, per_class)
+        return Counted(arrays, upstream, None)
+    rows = {name: array if name in PER_CLASS else array[mask] for name, array in arrays.items()}
+    return Counted(rows, upstream[mask] if upstream is not None and upstream.ndim else upstream, mask)
 
 
 def mean_over_zero(spec: L, value_of: Callable[[L], Array]) -> Array:

@@ -44,11 +44,6 @@ class _Kind:
         """Return the names of the inputs that have gradients."""
         return tuple(each.name for each in cls.inputs if each.kind == "floats")
 
-    @classmethod
-    def per_class(cls) -> frozenset[str]:
-        """Return the names of the inputs that have one row per class."""
-        return frozenset(each.name for each in cls.inputs if each.per == "class")
-
 
 @dataclass(frozen=True)
 class _Labelled(_Kind):
@@ -110,3 +105,7 @@ class Triplet(_Kind):
 WithLabels: TypeAlias = Logits | Linear | Margin
 """Losses that end in cross entropy."""
 Spec: TypeAlias = Logits | Linear | Margin | Triplet
+
+_INPUTS = {each for kind in (Logits, Linear, Margin, Triplet) for each in kind.inputs}
+PER_CLASS = frozenset(each.name for each in _INPUTS if each.per == "class")
+"""Names of the inputs that have one row per class; the others have one per sample."""

@@ -1,0 +1,91 @@
+"""Exact decisions: what balls cannot decide, as questions about integers.
+
+Inputs are float64, hence rational, and so is cos² θ = (x·w)²/(x·x)(w·w): whether two vectors are parallel and which
+rational multiple of π their angle is, if any, are questions about integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refloss.engines.certified.balls import START_BITS, Arb, precision, precisions
+from refloss.error_free import Array
+
+BigInts: TypeAlias = NDArray[np.object_]  # Python integers
+
+# The stages have their own `integers` and _NIVEN, in error_free and fixed_point. This engine checks the stages, so it
+# takes neither from there: a mistake in a shared one would pass unnoticed.
+_NIVEN = (Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(1, 6), Fraction(0))  # θ/π where 4 cos² θ = 0, ..., 4
+
+
+def integers(floats: Array) -> tuple[BigInts, int]:
+    """Return ``(n, e)`` with ``floats = n * 2**e`` exactly."""
+    mantissa, exponent = np.frexp(floats)
+    least = int(exponent[floats != 0.0].min(initial=5000))
+    shift = np.where(floats != 0.0, exponent - least, 0).astype(object)
+    return np.ldexp(mantissa, 53).astype(np.int64).astype(object) << shift, least - 53
+
+
+class IntegerSample(NamedTuple):
+    """A sample as integers times 2^exponent."""
+
+    x: BigInts
+    """x (D,)."""
+    exponent: int
+    """The exponent."""
+    dots: list[int]
+    """The products of x with the integers of w (C,)."""
+
+
+class IntegerVectors:
+    """x and w as integers times powers of two; where only directions count, w as the shortest such integers."""
+
+    def __init__(self, x: Array, w: Array, directions: bool = False):
+        self._x = x
+        self.w, self.w_exponent = integers(w)
+        if directions:
+            self.w = self.w // np.gcd.reduce(self.w, axis=1, keepdims=True)
+        self.squares: list[int] = (self.w * self.w).sum(axis=1).tolist()
+        self.sample = cache(self._sample)
+
+    def _sample(self, n: int) -> IntegerSample:
+        x, exponent = integers(self._x[n])
+        return IntegerSample(x, exponent, (self.w @ x).tolist())
+
+
+def parallel(x: Array, w: Array) -> int:
+    """Return 1 or -1 where two vectors have the same or opposite directions, else 0."""
+    (x_int, _), (w_int, _) = integers(x), integers(w)
+    dot = int(x_int @ w_int)
+    if dot * dot != int(x_int @ x_int) * int(w_int @ w_int):
+        return 0
+    return 1 if dot > 0 else -1
+
+
+def half_turns(dot: int, squares: int) -> Fraction | None:
+    """Return θ/π, where that is rational, of cos θ = dot/√squares.
+
+    θ is a rational multiple of π only where cos² θ is 0, 1/4, 1/2, 3/4 or 1 (Niven).
+    """
+    quarters, rest = divmod(4 * dot**2, squares)
+    if rest:
+        return None
+    return _NIVEN[quarters] if dot >= 0 else 1 - _NIVEN[quarters]
+
+
+def sign(quantity: Callable[[], Arb], is_zero: Callable[[], bool]) -> int | None:
+    """Return the sign of a quantity by more and more bits, 0 if that is proven; None if MAX_BITS leave it open."""
+    for bits in precisions():
+        with precision(bits):
+            ball = quantity()
+        if ball > 0 or ball < 0:
+            return 1 if ball > 0 else -1
+        if ball.is_zero() or (bits == START_BITS and is_zero()):
+            return 0
+    return None

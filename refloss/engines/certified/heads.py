@@ -1,0 +1,118 @@
+"""Heads: every loss from its definition in the papers, forward only, on a tape.
+
+Each function takes the inputs of the rows that are computed and returns the leaves, whose gradients are wanted, with
+the losses of the rows (N,), or logits (N, C) for `cross_entropy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import TypeAlias
+
+import numpy as np
+
+from refloss.engines.certified.balls import Balls, arb, exact_balls
+from refloss.engines.certified.known import Mask
+from refloss.engines.certified.sides import Psi
+from refloss.engines.certified.tape import Tape, Variable
+from refloss.engines.certified.targets import Targets
+from refloss.engines.spec import Arrays
+from refloss.stages.margin import Margin
+
+Leaves: TypeAlias = dict[str, Variable]
+Parallel: TypeAlias = Callable[[int, int], int]
+
+
+def logits(tape: Tape, arrays: Arrays, present: Mask) -> tuple[Leaves, Variable]:
+    """Logits that are inputs; masked ones, which do not count, are replaced by the largest."""
+    z = arrays["z"]
+    leaf = tape.leaf(np.where(present, z, z.max(axis=1, keepdims=True)))
+    return {"z": leaf}, leaf
+
+
+def linear(tape: Tape, arrays: Arrays) -> tuple[Leaves, Variable]:
+    """z_nk = x_n · w_k + b_k."""
+    leaves = {name: tape.leaf(array) for name, array in arrays.items() if name != "y"}
+    z = leaves["x"].linear(leaves["w"])
+    return leaves, z + leaves["b"] if "b" in leaves else z
+
+
+def margin(
+    tape: Tape, arrays: Arrays, settings: Margin, scale: float | None, psi: Sequence[Psi], parallel: Parallel
+) -> tuple[Leaves, Variable]:
+    """z_nk = s cos θ_nk, and s ψ(θ) for the label; s is the length of x where scale is None.
+
+    `psi` says which function of θ each row's ψ is, `parallel` whether x_n and w_k are exactly parallel.
+    """
+    x, w, y = tape.leaf(arrays["x"]), tape.leaf(arrays["w"]), arrays["y"]
+    label = np.arange(len(y)), y
+    square_x, square_w = (x * x).sum(axis=1), (w * w).sum(axis=1)
+    dot, length = x.linear(w), square_x.sqrt()[:, None]
+    cos = _constant_where_parallel(dot / (length * square_w.sqrt()), parallel)
+    target = cos[label]
+    curve = target * np.array([arb(each.cos_theta) for each in psi], object)
+    curve += np.array([arb(0) if each.constant is None else each.constant() for each in psi], object)
+    turned = np.array([n for n, each in enumerate(psi) if each.cos_phi], np.intp)
+    if len(turned):
+        theta = _angle(dot[turned, y[turned]], square_x[turned] * square_w[y[turned]])
+        phi = theta * arb(settings.m1) + arb(settings.m2)
+        curve = curve.set_at(turned, curve[turned] + phi.cos() * np.array([psi[n].cos_phi for n in turned], object))
+    if settings.annealing:
+        curve = (target * arb(settings.annealing) + curve) / (arb(settings.annealing) + 1)
+    if settings.gradient == "detached":
+        curve = target + (curve.value - target.value)
+    return {"x": x, "w": w}, cos.set_at(label, curve) * (length if scale is None else arb(scale))
+
+
+def _angle(dot: Variable, squares: Variable) -> Variable:
+    """The angle of two vectors, from their product and the product of their squares."""
+    return (squares - dot * dot).sqrt().atan2(dot)
+
+
+def _constant_where_parallel(cos: Variable, parallel: Parallel) -> Variable:
+    """Cosines that are exactly 1 or -1 for parallel vectors, with gradient 0, as at any extremum."""
+    near = np.frompyfunc(lambda c: (1 - c * c).contains(0), 1, 1)(cos.value).astype(np.bool_)
+    signs = {(n, k): sign for n, k in np.argwhere(near).tolist() if (sign := parallel(n, k))}
+    if not signs:
+        return cos
+    return cos.set_at(tuple(np.array(list(signs)).T), np.array([arb(sign) for sign in signs.values()], object))
+
+
+def cross_entropy(z: Variable, targets: Targets) -> Variable:
+    """L = T log(1 + Σ_{k≠a} exp(z_k - z_a)) - Σ_{k≠a} t_k (z_k - z_a): -Σ t_k log p_k as seen from the largest.
+
+    a is the class with the largest logit, T the sum of t.
+    """
+    t, present = targets.balls(), targets.present
+    largest = np.arange(len(t)), np.array([_argmax(row, counts) for row, counts in zip(z.value, present, strict=True)])
+    others = present.copy()
+    others[largest] = False
+    gaps = z - z[largest][:, None]
+    exp_sum = (gaps.exp() * exact_balls(np.where(others, 1.0, 0.0))).sum(axis=1)
+    total: Balls = t.sum(axis=1)
+    t[largest] = arb(0)
+    return exp_sum.log1p() * total - (gaps * t).sum(axis=1)
+
+
+def _argmax(row: Balls, present: Mask) -> int:
+    """The class with the largest logit, as far as the balls tell."""
+    floats = np.where(present, np.nan_to_num([float(ball) for ball in row], nan=-inf), -inf)  # NaN: too few bits as yet
+    best, *others = np.flatnonzero(present & (floats == floats.max())).tolist()
+    for k in others:  # equal as floats, maybe not as balls
+        best = k if row[k] > row[best] else best
+    return int(best)
+
+
+def triplet(tape: Tape, arrays: Arrays, m: float, squared: bool, equidistant: Mask) -> tuple[Leaves, Variable]:
+    """L = d(a, p) - d(a, n) + m, of open hinges.
+
+    `equidistant` says where the two distances are equal: roots that cancel leave a radius, the exact difference is 0.
+    """
+    leaves = {name: tape.leaf(array) for name, array in arrays.items()}
+    differences = [leaves["anchor"] - leaves["positive"], leaves["anchor"] - leaves["negative"]]
+    near, far = ((v * v).sum(axis=1) if squared else v.norm() for v in differences)
+    gap = near - far
+    exact = gap.value.copy()
+    exact[equidistant] = arb(0)
+    return leaves, tape.record(exact, gap.accumulate) + arb(m)

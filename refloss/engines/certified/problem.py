@@ -1,0 +1,159 @@
+"""Problem: a loss on given inputs. What of it is known beforehand, exactly, and the balls of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache, partial
+from typing import NamedTuple
+
+import numpy as np
+
+from refloss.engines.certified.balls import Arb, Balls, exact_balls, rational, zero_balls
+from refloss.engines.certified.exact import parallel
+from refloss.engines.certified.heads import Leaves, cross_entropy, linear, logits, margin, triplet
+from refloss.engines.certified.hinges import known_triplets
+from refloss.engines.certified.known import Mask, Rows
+from refloss.engines.certified.refinement import round_correctly
+from refloss.engines.certified.sides import Psi, TargetAngle
+from refloss.engines.certified.tape import Tape, Variable
+from refloss.engines.certified.targets import known_rows
+from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Proofs, TripletProofs
+from refloss.engines.counting import mean_over_zero
+from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
+from refloss.error_free import Array
+from refloss.stages import margin as margin_stage
+
+
+class Problem:
+    """A loss and, unless upstream is None, its gradients: entries known exactly, and balls at any precision."""
+
+    known: dict[str, Array]
+    """Entries known exactly, by "value" or the name of an input: 0, NaN or infinite."""
+    unknown: dict[str, Mask]
+    """Which entries are not."""
+    notes: list[str]
+    """Kinks and conventions."""
+
+    def __init__(self, spec: Spec, arrays: Arrays, upstream: Array | None):
+        if isinstance(spec, Triplet):
+            parts = _triplet_parts(spec, arrays, upstream)
+        else:
+            parts = _labelled_parts(spec, arrays, upstream)
+        self._rows, self._forward, self._proofs, self.notes = parts
+        self._index = np.flatnonzero(self._rows.computed)
+        self._upstream = upstream
+        self._reduction = spec.reduction
+        entries = {"value": self._rows.value(self._reduction)}
+        if upstream is not None:
+            entries |= {name: self._rows.gradient(name, array.shape) for name, array in arrays.items() if name != "y"}
+        self.known = {name: known for name, (known, _) in entries.items()}
+        self.unknown = {name: unknown for name, (_, unknown) in entries.items()}
+
+    def balls(self) -> dict[str, Balls]:
+        """Return the value and, where they are wanted, the gradients, at the current precision."""
+        out = {name: zero_balls(known.shape) for name, known in self.known.items()}
+        if not len(self._index):
+            return out
+        tape = Tape()
+        leaves, losses = self._forward(tape)
+        if self._reduction == "none":
+            out["value"][self._index] = losses.value
+        else:
+            out["value"][()] = losses.value.sum() / self._divisor()
+        if self._upstream is None:
+            return out
+        upstream = exact_balls(self._upstream[self._index] if self._upstream.ndim else self._upstream)
+        gradients = tape.backward(losses, np.broadcast_to(upstream, losses.value.shape), leaves)
+        for name, gradient in gradients.items():  # divided last: a quotient that is a float, or a tie, is exact
+            out[name][... if name in PER_CLASS else self._index] = gradient / self._divisor()
+        return out
+
+    def _divisor(self) -> Arb:
+        return rational(self._rows.divisor if self._reduction == "mean" else Fraction(1))
+
+    def is_zero(self, name: str, index: tuple[int, ...]) -> bool:
+        """Return whether an unknown entry is proven to be 0."""
+        if name == "value":
+            return self._proofs.value_is_zero([self._sample(n) for n in index] or range(len(self._index)))
+        row = index[0] if name in PER_CLASS else self._sample(index[0])
+        return self._proofs.gradient_is_zero(name, (row, *index[1:]))
+
+    def _sample(self, row: int) -> int:
+        """Which of the computed rows it is."""
+        return int(np.searchsorted(self._index, row))
+
+
+class _Parts(NamedTuple):
+    """What a problem consists of, by its head."""
+
+    rows: Rows
+    forward: Callable[[Tape], tuple[Leaves, Variable]]
+    """Computes the losses of the rows left to the balls, and returns the leaves as well."""
+    proofs: Proofs
+    notes: list[str]
+
+
+def _triplet_parts(spec: Triplet, arrays: Arrays, upstream: Array | None) -> _Parts:
+    """The triplet loss."""
+    settings = spec.triplet
+    rows, triplets = known_triplets(arrays, settings)
+    computed = _computed(arrays, rows)
+    triplets = [triplets[n] for n in np.flatnonzero(rows.computed)]
+    equidistant = np.array([each.near == each.far for each in triplets], np.bool_)
+    forward = partial(triplet, arrays=computed, m=settings.m, squared=settings.squared, equidistant=equidistant)
+    return _Parts(rows, forward, TripletProofs(triplets, settings.squared, _is_zero(upstream, rows)), rows.notes)
+
+
+def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) -> _Parts:
+    """A loss that ends in cross entropy."""
+
+    def value_of(other: WithLabels) -> Array:
+        return round_correctly(Problem(other, arrays, None))["value"]
+
+    rows, targets = known_rows(arrays, spec.cross_entropy, lambda: mean_over_zero(spec, value_of))
+    computed, targets, upstream_is_zero = _computed(arrays, rows), targets.rows(rows.computed), _is_zero(upstream, rows)
+    notes = rows.notes
+    head: Callable[[Tape], tuple[Leaves, Variable]]
+    proofs: Proofs
+    match spec:
+        case Logits():
+            head = partial(logits, arrays=computed, present=targets.present)
+            proofs = LogitsProofs(computed, targets, upstream_is_zero)
+        case Linear():
+            head = partial(linear, arrays=computed)
+            proofs = LinearProofs(computed, targets, upstream_is_zero)
+        case Margin():
+            psi, margin_notes = _psi(computed, spec.margin, np.flatnonzero(rows.computed).tolist())
+            is_parallel = cache(lambda n, k: parallel(computed["x"][n], computed["w"][k]))
+            head = partial(
+                margin, arrays=computed, settings=spec.margin, scale=spec.scale, psi=psi, parallel=is_parallel
+            )
+            proofs = MarginProofs(computed, spec.margin, spec.scale, psi, targets, upstream_is_zero)
+            notes = notes + margin_notes
+
+    def forward(tape: Tape) -> tuple[Leaves, Variable]:
+        leaves, z = head(tape)
+        return leaves, cross_entropy(z, targets)
+
+    return _Parts(rows, forward, proofs, notes)
+
+
+def _psi(computed: Arrays, settings: margin_stage.Margin, rows: list[int]) -> tuple[list[Psi], list[str]]:
+    """What ψ is at every target, and the notes on it."""
+    x, w, y = computed["x"], computed["w"], computed["y"]
+    angles = [TargetAngle(sample, w[label], settings) for sample, label in zip(x, y, strict=True)]
+    psi = [angle.psi() for angle in angles]
+    notes = [f"row {row}: {note}" for row, angle in zip(rows, angles, strict=True) for note in angle.notes]
+    return psi, notes
+
+
+def _computed(arrays: Arrays, rows: Rows) -> Arrays:
+    """The inputs of the computed rows."""
+    return {name: array if name in PER_CLASS else array[rows.computed] for name, array in arrays.items()}
+
+
+def _is_zero(upstream: Array | None, rows: Rows) -> Mask:
+    """Where the upstream gradient of a computed row is 0."""
+    is_zero = np.broadcast_to(np.asarray(upstream) == 0.0, rows.computed.shape)
+    return np.asarray(is_zero[rows.computed])

@@ -1,0 +1,324 @@
+"""Zeros: proofs that an entry of a loss or of its gradients is exactly 0.
+
+A ball around 0 never shows that a number is 0. Where the definition of the loss does, it is a question about rational
+numbers. True is a proof; False says nothing.
+
+Symbols: as in the stages; t targets (N, C), T their sum by row, G_nk = T p_nk - t_nk the gradient on a logit. n counts
+the rows that are computed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from fractions import Fraction
+from functools import cache, cached_property
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from refloss.engines.certified.exact import BigInts, IntegerVectors
+from refloss.engines.certified.hinges import Triplet
+from refloss.engines.certified.known import Mask
+from refloss.engines.certified.sides import Psi
+from refloss.engines.certified.targets import Targets
+from refloss.engines.spec import PER_CLASS, Arrays
+from refloss.stages.margin import Margin
+
+
+class Proofs(ABC):
+    """Proofs for a loss on given inputs, entry by entry."""
+
+    def __init__(self, upstream_is_zero: Mask):
+        self.upstream_is_zero = upstream_is_zero  # (N,)
+        self._masks: dict[tuple[str, int], Mask] = {}
+
+    @abstractmethod
+    def value_is_zero(self, samples: Iterable[int]) -> bool:
+        """Return whether the losses of these samples are proven to add up to 0."""
+
+    @abstractmethod
+    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
+        """Return where sample n is proven to add nothing to a row of the gradient on an input."""
+
+    def gradient_is_zero(self, name: str, index: tuple[int, ...]) -> bool:
+        """Return whether an entry of the gradient on an input is proven to be 0; its row is a sample or a class."""
+        row = index[0]
+        if (name, row) not in self._masks:
+            samples = range(len(self.upstream_is_zero)) if name in PER_CLASS else (row,)
+            masks = [self.contribution_is_zero(name, n, row) for n in samples if not self.upstream_is_zero[n]]
+            self._masks[name, row] = np.logical_and.reduce(masks) if masks else np.array(True)
+        mask = self._masks[name, row]
+        return bool(mask[index[1]] if mask.ndim else mask)
+
+
+# -------------------------------------------------------------------------------------------------------- cross entropy
+
+
+Name: TypeAlias = tuple[Hashable, Fraction]
+
+
+class Classes(NamedTuple):
+    """The classes of a sample."""
+
+    names: list[Name]
+    """Logit and t of every class (C,): where they are equal, so is G."""
+    zero_gradient: set[Name]
+    """The names of classes with G = 0."""
+
+
+class CrossEntropyProofs(Proofs):
+    """What holds of any logits."""
+
+    def __init__(self, targets: Targets, upstream_is_zero: Mask):
+        super().__init__(upstream_is_zero)
+        self.targets = targets
+        self.classes = cache(self._classes)
+
+    @abstractmethod
+    def logits(self, n: int) -> Sequence[Hashable]:
+        """Return the logits of a sample, or keys for them: equal only where the logits are."""
+
+    @abstractmethod
+    def present_logits(self, n: int) -> Sequence[Hashable]:
+        """Return the logits of classes that are not masked, or keys: equal only where the logits of any samples are.
+
+        Rational logits are fractions, up to a number that is added to all of them.
+        """
+
+    def _classes(self, n: int) -> Classes:
+        """G_k = T p_k - t_k is 0 where T = t_k = 0, and where all logits are equal and t_k = T/C."""
+        t = [self.targets.rational(n, k) for k in range(len(self.targets.weight))]
+        names = list(zip(self.logits(n), t, strict=True))
+        present = [name for name, counts in zip(names, self.targets.present[n], strict=True) if counts]
+        equal = len({logit for logit, _ in present}) == 1
+        total = sum(t, Fraction(0))
+        zero_gradient = {
+            (logit, share)
+            for logit, share in present
+            if share == total == 0 or (equal and share * len(present) == total)
+        }
+        return Classes(names, zero_gradient)
+
+    def value_is_zero(self, samples: Iterable[int]) -> bool:
+        """Return whether the losses of these samples add up to 0, as targets of both signs can make them.
+
+        L = T log Σ_k exp z_k - Σ_k t_k z_k, of rational logits with their gaps from the largest for z. It is 0 where
+        the T of samples with the same logits add up to 0, in whatever order these logits are, and the t of every
+        logit, or, where logits are rational, the t_k z_k. m equal logits have the logarithm log m, 0 for one, and no
+        second part.
+        """
+        totals: dict[Hashable, Fraction] = defaultdict(Fraction)
+        for n in samples:
+            logits = self.present_logits(n)
+            names = zip(self.classes(n).names, self.targets.present[n], strict=True)
+            t = [share for (_, share), counts in names if counts]
+            if len(set(logits)) == 1:
+                totals[len(logits)] += sum(t, Fraction(0))
+                continue
+            totals[frozenset(Counter(logits).items())] += sum(t, Fraction(0))
+            for logit, share in zip(logits, t, strict=True):
+                if isinstance(logit, Fraction):
+                    totals["t z"] += share * logit
+                else:
+                    totals[logit] += share
+        totals[1] = Fraction(0)  # log 1
+        return not any(totals.values())
+
+
+class LogitsProofs(CrossEntropyProofs):
+    """Cross entropy of logits that are inputs."""
+
+    def __init__(self, arrays: Arrays, targets: Targets, upstream_is_zero: Mask):
+        super().__init__(targets, upstream_is_zero)
+        self.arrays = arrays
+
+    def logits(self, n: int) -> Sequence[float | Fraction]:
+        """Return the logits."""
+        logits: list[float] = self.arrays["z"][n].tolist()
+        return logits
+
+    def present_logits(self, n: int) -> Sequence[Fraction]:
+        """Return their gaps from the largest."""
+        logits = [Fraction(z) for z, counts in zip(self.logits(n), self.targets.present[n], strict=True) if counts]
+        largest = max(logits)
+        return [z - largest for z in logits]
+
+    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
+        """Return where G = 0."""
+        names, zero_gradient = self.classes(n)
+        return np.array([each in zero_gradient for each in names])
+
+
+class LinearProofs(LogitsProofs):
+    """Cross entropy of z = x·w + b, rational numbers."""
+
+    @cached_property
+    def vectors(self) -> IntegerVectors:
+        """x and w as integers."""
+        return IntegerVectors(self.arrays["x"], self.arrays["w"])
+
+    def logits(self, n: int) -> Sequence[Fraction]:
+        """Return x_n · w_k + b_k."""
+        _, exponent, dots = self.vectors.sample(n)
+        bias = self.arrays["b"].tolist() if "b" in self.arrays else [0.0] * len(dots)
+        unit = Fraction(2) ** (self.vectors.w_exponent + exponent)
+        return [dot * unit + Fraction(b) for dot, b in zip(dots, bias, strict=True)]
+
+    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
+        """Return where G_k = 0 for b_k, G_k x_n = 0 for w_k, and Σ_k G_k w_k = 0 for x_n."""
+        classes = self.classes(n)
+        if name == "x":
+            return _cancels(classes, [1] * len(classes.names), self.vectors.w)
+        zero_gradient = classes.names[row] in classes.zero_gradient
+        return np.array(zero_gradient) if name == "b" else (self.vectors.sample(n).x == 0) | zero_gradient
+
+
+class Label(NamedTuple):
+    """The label of a sample, and what its logit is."""
+
+    k: int
+    """The class."""
+    is_cosine: bool
+    """Whether its logit is s cos θ, as those of other classes are."""
+    gradient: str
+    """How its logit depends on the vectors: "as cosine", as a "constant" or "otherwise"."""
+
+
+class MarginProofs(CrossEntropyProofs):
+    """Cross entropy of s cos θ, and s ψ(θ) for the label."""
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        margin: Margin,
+        scale: float | None,
+        psi: Sequence[Psi],
+        targets: Targets,
+        upstream_is_zero: Mask,
+    ):
+        super().__init__(targets, upstream_is_zero)
+        self.arrays, self.margin, self.scale, self.psi = arrays, margin, scale, psi
+
+    @cached_property
+    def vectors(self) -> IntegerVectors:
+        """x and w as integers."""
+        return IntegerVectors(self.arrays["x"], self.arrays["w"], directions=True)
+
+    def label(self, n: int) -> Label:
+        """Return what the logit of the label is."""
+        psi = self.psi[n]
+        like_cosine = psi.cos_theta == 1 and psi.cos_phi == 0
+        is_cosine = like_cosine and psi.constant is None
+        if self.scale is None:
+            gradient = "as cosine" if is_cosine else "otherwise"
+        elif like_cosine or self.margin.gradient == "detached":
+            gradient = "as cosine"
+        else:
+            constant = psi.cos_theta == psi.cos_phi == 0 and not self.margin.annealing
+            gradient = "constant" if constant else "otherwise"
+        return Label(int(self.arrays["y"][n]), is_cosine, gradient)
+
+    def logits(self, n: int) -> Sequence[Hashable]:
+        """Return sign and square of x_n · w_k / ‖w_k‖, and "target" where ψ is not cos θ."""
+        dots = self.vectors.sample(n).dots
+        logits: list[Hashable] = [
+            (_sign(dot), Fraction(dot * dot, square)) for dot, square in zip(dots, self.vectors.squares, strict=True)
+        ]
+        label = self.label(n)
+        if not label.is_cosine:
+            logits[label.k] = "target"
+        return logits
+
+    def present_logits(self, n: int) -> Sequence[Hashable]:
+        """Return sign and square of cos θ_nk, whether the margin changes it, and ‖x_n‖² where that is the scale."""
+        x, exponent, dots = self.vectors.sample(n)
+        square = int(x @ x)
+        length = square * Fraction(4) ** exponent if self.scale is None else None
+        return [
+            (logit == "target", _sign(dot), Fraction(dot * dot, square * other), length)
+            for logit, dot, other in zip(self.logits(n), dots, self.vectors.squares, strict=True)
+        ]
+
+    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
+        """Return where the gradient on w_k or x_n is 0."""
+        return self._of_w(n, row) if name == "w" else self._of_x(n)
+
+    def _of_w(self, n: int, k: int) -> Mask:
+        """Where G_k = 0, or the logit does not change with the entry of w_k."""
+        x, _, dots = self.vectors.sample(n)
+        classes, label = self.classes(n), self.label(n)
+        if classes.names[k] in classes.zero_gradient or (k == label.k and label.gradient == "constant"):
+            return np.ones(x.shape, np.bool_)
+        tangent = x * self.vectors.squares[k] - self.vectors.w[k] * dots[k]  # x less its part along w_k
+        return np.asarray(tangent == 0)
+
+    def _of_x(self, n: int) -> Mask:
+        """Where Σ_k G_k r_k / l_k = 0, r_k being integers and l_k = ‖w_k‖: see `_cancels`.
+
+        r_k is the part of w_k across x, or w_k itself where the scale is the length of x.
+        """
+        x, _, dots = self.vectors.sample(n)
+        w = self.vectors.w
+        tangents = w * int(x @ x) - np.array(dots, object)[:, None] * x
+        r = tangents if self.scale is not None else w.copy()
+        lengths: list[Hashable] = list(self.vectors.squares)
+        label = self.label(n)
+        if label.gradient != "as cosine":
+            lengths[label.k] = "target"
+            if self.scale is None:  # not cancelled by others, and 0 only where neither angle nor length changes
+                r[label.k] = abs(tangents[label.k]) + abs(x)
+            elif label.gradient == "constant":
+                r[label.k] = 0
+        return _cancels(self.classes(n), lengths, r)
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)
+
+
+def _cancels(classes: Classes, lengths: Sequence[Hashable], r: BigInts) -> Mask:
+    """Where Σ_k G_k r_k / l_k is 0, r (C, D) being integers and l_k roots, with keys equal only where the roots are.
+
+    Classes with equal G and l are added. By Σ_k G_k = 0, what is the same multiple of G for every class is 0.
+    """
+    sizes: dict[Name, int] = defaultdict(int)
+    sums: dict[Hashable, dict[Name, BigInts]] = defaultdict(dict)
+    zeros = np.zeros(r.shape[1], object)
+    for name, length, part in zip(classes.names, lengths, r, strict=True):
+        if name not in classes.zero_gradient:
+            sizes[name] += 1
+            sums[length][name] = sums[length].get(name, zeros) + part
+    mask = np.ones(r.shape[1], np.bool_)
+    for by_name in sums.values():
+        first = next(iter(sizes))
+        for name, size in sizes.items():
+            same = by_name.get(name, zeros) * sizes[first] == by_name.get(first, zeros) * size
+            mask &= same.astype(np.bool_)
+    return mask
+
+
+# ------------------------------------------------------------------------------------------------------------- triplets
+
+
+class TripletProofs(Proofs):
+    """The triplet loss with an open hinge; its value and gradients on p and n are 0 only where their balls are."""
+
+    def __init__(self, triplets: Sequence[Triplet], squared: bool, upstream_is_zero: Mask):
+        super().__init__(upstream_is_zero)
+        self.triplets, self.squared = triplets, squared
+
+    def value_is_zero(self, samples: Iterable[int]) -> bool:
+        """Return False: such losses are positive."""
+        return False
+
+    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
+        """Return for the anchor where (a - p)/d(a, p) = (a - n)/d(a, n); with d := 1 for squared distances."""
+        if name != "anchor":
+            return np.array(False)
+        to_positive, to_negative, near, far, _ = self.triplets[n]
+        if self.squared:
+            return np.asarray(to_positive == to_negative)
+        # a distance of 0 has gradient 0, and so have its differences
+        return np.asarray(to_positive * abs(to_positive) * (far or 1) == to_negative * abs(to_negative) * (near or 1))

@@ -1,0 +1,48 @@
+"""Exact decisions about float64 numbers, as questions about integers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from refloss.engines.certified.balls import Arb, arb, pi
+from refloss.engines.certified.exact import half_turns, integers, parallel, sign
+
+pytest.importorskip("flint")
+
+
+def test_floats_are_integers_times_one_power_of_two() -> None:
+    floats = np.array([0.0, 1.5, -5e-324, 1.7976931348623157e308])
+    mantissas, exponent = integers(floats)
+    assert [Fraction(int(n)) * Fraction(2) ** exponent for n in mantissas] == [Fraction(x) for x in floats]
+    assert integers(np.zeros(2))[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("quarters", "angle"), [(0, Fraction(1, 2)), (1, Fraction(1, 3)), (2, Fraction(1, 4)), (3, Fraction(1, 6)), (4, 0)]
+)
+def test_angles_that_are_rational_multiples_of_pi(quarters: int, angle: Fraction) -> None:
+    """cos² θ = quarters/4."""
+    assert half_turns(quarters, 4 * quarters or 1) == angle
+    assert half_turns(-quarters, 4 * quarters or 1) == (1 - angle if quarters else angle)
+    assert half_turns(10**20 + 1, 4 * 10**40) is None
+
+
+def test_parallel_means_exactly_parallel() -> None:
+    x = np.array([0.1, 0.3, -1e-300])
+    assert parallel(x, 4.0 * x) == 1
+    assert parallel(x, -0.5 * x) == -1
+    assert parallel(x, np.nextafter(x, 1.0)) == 0
+
+
+def test_signs_by_as_many_bits_as_it_takes() -> None:
+    def tiny() -> Arb:
+        return pi() + arb(2.0**-1000) - pi()
+
+    assert sign(tiny, lambda: False) == 1
+    assert sign(lambda: -tiny(), lambda: False) == -1
+    assert sign(lambda: arb(0), lambda: False) == 0
+    assert sign(lambda: pi() - pi(), lambda: True) == 0
+    assert sign(lambda: pi() - pi(), lambda: False) is None

@@ -1,0 +1,219 @@
+"""Zeros: what is proven to be 0, and what must not be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from mpmath import mp
+
+import refloss
+from refloss.engines.certified import enclose
+from refloss.engines.certified.problem import Problem
+from support import cases
+from support.enclosures import at, encloses, random, truths, undecided
+
+pytest.importorskip("flint")
+
+
+def same_direction(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x, w, y = cases.ordinary(random(seed), 2, 4, 3)
+    return x, np.outer([1.0, 2.0, 0.5, 3.0], np.round(64.0 * w[0])), y
+
+
+ALL = np.s_[:]
+MIRRORED = np.array([[1.0, 0.0]]), np.array([[2.0, 0.0], [-1.0, 3.0], [-1.0, -3.0]]), np.array([0])
+TWO_ROWS = (
+    np.array([[-1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]),
+    np.array([[1.0, 1.0, 0.0], [3.0, 1.0, -1.0]]),
+    np.array([0, 1]),
+)
+WEIGHTLESS = np.array([[1.0, 0.0], [0.3, 0.4]]), MIRRORED[1], np.array([1, 0])
+ALIKE = np.array([[1.0, 2.0]]), np.array([[3.0, 0.1], [3.0, 0.2], [3.0, -1.0]]), np.array([0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs", "zeros"),
+    [
+        (refloss.NormFace(), cases.ordinary(random(), 3, 5, 1), {"x": ALL, "w": ALL}),  # D = 1
+        (refloss.ArcFace(), cases.ordinary(random(), 3, 5, 1), {"x": ALL, "w": ALL}),
+        (refloss.ArcFace(), cases.ordinary(random(), 2, 1, 4), {"value": (), "x": ALL, "w": ALL}),  # C = 1
+        (refloss.NormFace(), same_direction(), {"x": ALL}),
+        (refloss.NormFace(s=None), same_direction(), {"x": ALL}),
+        (refloss.ModifiedSoftmax(), same_direction(), {"x": ALL}),
+        (refloss.CosFace(), same_direction(), {"x": ALL}),
+        (refloss.ArcFace(gradient="detached"), same_direction(), {"x": ALL}),
+        (refloss.NormFace(label_smoothing=1.0), same_direction(), {"x": ALL, "w": ALL}),
+        (refloss.NormFace(), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.ArcFace(), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.ModifiedSoftmax(), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.ArcFace(s=None), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.ArcFace(boundary="clamp", m=3.0), at([0.1, 1.0, 0.0]), {"w": (0, ALL)}),
+        (refloss.ASoftmax(m=4, s=8.0), at([1.0, 1.0, 0.0]), {"w": (0, ALL)}),
+        (refloss.ArcFace(boundary="clamp", m=3.0), TWO_ROWS, {"w": (0, np.s_[:2])}),
+        (refloss.SoftmaxLoss(), ALIKE, {"x": (0, 0)}),
+        (
+            refloss.SoftmaxLoss(label_smoothing=1.0),
+            (np.eye(2), [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], [0, 0]),
+            {"w": (ALL, 1)},
+        ),
+        (
+            refloss.SoftmaxLoss(label_smoothing=1.0),
+            (*MIRRORED[:1], np.ones((3, 2)), [0], np.ones(3)),
+            {"b": ALL, "w": ALL},
+        ),
+        (refloss.CrossEntropy(label_smoothing=1.0), (np.full((2, 3), 0.1), [0, 1]), {"z": ALL}),
+        (refloss.CrossEntropy(), (np.full((1, 3), 0.1), np.full((1, 3), 1 / 3)), {"z": ALL}),
+        (refloss.CosFace(class_weight=(0.0, 1.0, 1.0), label_smoothing=0.0), WEIGHTLESS, {"w": (0, 1)}),
+        (refloss.CrossEntropy(), ([[0.0, -np.inf]], [0]), {"value": (), "z": ALL}),
+        (refloss.CrossEntropy(), ([[0.0, 1.0]], [[0.0, 0.0]]), {"value": (), "z": ALL}),
+        (refloss.CrossEntropy(), ([[0.1, 0.1, 0.1]], [[1.0, -1.0, 0.0]]), {"value": (), "z": (0, 2)}),
+        (refloss.CrossEntropy(), ([[0.0, 1.0, 7.0, -np.inf]], [[1.0, -1.0, 0.0, 0.0]]), {"z": (0, 2)}),
+        (refloss.CrossEntropy(), ([[0.1, -np.inf]], [[-1.0, 0.0]]), {"value": (), "z": ALL}),
+        (
+            refloss.CrossEntropy(reduction="none", label_smoothing=0.3, class_weight=(1.0, -2.0, 1.0)),
+            ([[0.0, 1.0, 2.0], [0.1, 0.1, 0.1]], np.full((2, 3), 0.1)),  # T = 0, to be divided by 3
+            {"value": ALL},
+        ),
+        (
+            refloss.CrossEntropy(reduction="sum", class_weight=(1.0, 7.0, -1.0)),
+            ([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], [0, 2]),  # two samples with the same logits
+            {"value": ()},
+        ),
+        (
+            refloss.SoftmaxLoss(reduction="sum", label_smoothing=0.1, class_weight=(1.0, -1.0)),
+            (np.eye(2), [[0.1, 0.2], [0.2, 0.1]], [0, 1]),
+            {"value": ()},
+        ),
+        *(
+            (
+                loss(reduction="sum", class_weight=(1.0, -1.0)),
+                ([[1.0, 2.0], [2.0, 1.0]], [[3, 1.0], [1, 3]], [0, 1]),
+                {"value": ()},
+            )
+            for loss in (refloss.NormFace, refloss.ArcFace, refloss.ModifiedSoftmax, refloss.ASoftmax)
+        ),
+        (
+            refloss.NormFace(reduction="sum", class_weight=(1.0, -1.0)),
+            ([[1.0, 2.0], [3.0, 1.0]], [[3.0, 1.0], [6.0, 2.0]], [0, 1]),  # classes alike: log 2 - log 2
+            {"value": ()},
+        ),
+        (refloss.Triplet(), ([[0.0, 0.0]], [[0.1, 0.0]], [[0.0, 4.0]]), {"value": (), "anchor": ALL, "negative": ALL}),
+        (refloss.Triplet(m=3.0), ([[1e-40, 0.0]], [[9.0, 0.0]], [[9.0, 1.0]]), {"anchor": (0, 0), "positive": (0, 1)}),
+        (
+            refloss.Triplet(squared=False),  # (3, 4) and (6, 8) less a point far below their last place
+            ([[0.0, 1e-40]], [[6.0, 1e-40]], [[3.0, 1e-40]]),
+            {"anchor": ALL, "positive": (0, 1), "negative": (0, 1)},
+        ),
+        (refloss.Triplet(squared=False, m=9.0), ([[1e-40, 1.0]], [[3.0, 5.0]], [[3.0, 5.0]]), {"anchor": ALL}),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None:
+    enclosure = enclose(loss, *inputs)
+    assert enclosure.bits < 1000
+    assert not undecided(enclosure)
+    for name, index in zeros.items():
+        ball = enclosure.value if name == "value" else enclosure.grad[name]
+        assert np.all(ball.midpoint[index] == 0.0), name
+        assert np.all(ball.radius[index] == 0.0), name
+        assert np.all(np.asarray(ball.decimal[index]) == "0"), name
+        assert np.all(np.asarray(ball.decimal_radius[index]) == "0"), name
+    encloses(loss, *inputs, enclosure=enclosure)
+
+
+@pytest.mark.parametrize(
+    ("loss", "biased"),
+    [
+        (refloss.SoftmaxLoss(class_weight=(1.0, 0.0, 1.0)), True),
+        (refloss.SoftmaxLoss(label_smoothing=1.0), False),
+        (refloss.SoftmaxLoss(class_weight=(1.0, -1.0, 0.0), reduction="sum"), True),
+        (refloss.NormFace(class_weight=(1.0, -1.0, 1.0), reduction="sum"), False),
+        (refloss.ArcFace(class_weight=(1.0, -1.0, 0.0), reduction="sum", s=None, label_smoothing=0.5), False),
+        (refloss.NormFace(label_smoothing=1.0), False),
+        (refloss.ModifiedSoftmax(), False),
+        (refloss.CosFace(s=None, m=1.0, label_smoothing=0.5), False),
+        (refloss.CosFace(label_smoothing=1.0), False),
+        (refloss.ArcFace(s=None), False),
+        (refloss.ArcFace(s=None, gradient="detached"), False),
+        (refloss.ArcFace(s=2.0, m=3.0, boundary="clamp"), False),
+        (refloss.ASoftmax(m=4, s=3.0, annealing=1.0), False),
+    ],
+    ids=repr,
+)
+def test_no_proof_of_0_is_wrong(loss: Any, biased: bool) -> None:
+    """Small integers, full of coincidences; every claim about every entry, asked for or not, against mpmath."""
+    g, claims = random(1), 0
+    calls = [
+        (
+            [[1.0, 1.0, 0.0]],
+            [[2.0, 2.0, 1.0], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]],
+            [0],
+        ),  # w_0 turns, but not along axis 1
+        ([[1.0, 1.0, 3.0]], [[1.0, -1.0, 1.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0]], [1]),  # x·w_0 = w_0·w_0
+        ([[1.0, 2.0, 3.0]], np.ones((3, 3)), [0]),
+    ]
+    for _ in range(12):
+        x, w = (g.integers(-1, 3, shape).astype(float) for shape in ((2, 3), (3, 3)))
+        x[:, 0], w[:, 0] = 1.0, 1.0  # no zero vectors
+        calls.append((x, w, g.integers(0, 3, 2)))
+    for inputs in calls:
+        inputs = (*inputs, g.integers(-1, 2, 3).astype(float)) if biased else inputs  # noqa: PLW2901
+        problem = Problem(loss.spec, checked_arrays(loss, inputs), np.array(1.0))
+        for name, true, noise in truths(loss, *inputs):
+            for i in np.ndindex(true.shape):
+                if problem.unknown[name][i] and problem.is_zero(name, i):
+                    claims += 1
+                    assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {inputs}"
+    assert claims
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_no_proof_of_0_of_triplets_is_wrong(squared: bool) -> None:
+    g, claims = random(2), 0
+    loss = refloss.Triplet(m=3.0, squared=squared)
+    for _ in range(12):
+        inputs = tuple(g.integers(-1, 2, (3, 3, 3)).astype(float))
+        problem = Problem(loss.spec, loss._call(*inputs).arrays, np.array(1.0))
+        for name, true, noise in truths(loss, *inputs):
+            for i in np.ndindex(true.shape):
+                if problem.unknown[name][i] and problem.is_zero(name, i):
+                    claims += 1
+                    assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {inputs}"
+    assert claims
+
+
+def checked_arrays(loss: Any, inputs: Any) -> dict[str, Any]:
+    spare = [None] if isinstance(loss, refloss.SoftmaxLoss) and len(inputs) == 3 else []
+    return loss._call(*inputs, *spare).arrays
+
+
+def test_losses_that_almost_cancel_are_not_called_0() -> None:
+    """Samples with the same logits and opposite weights, one of them moved by 1e-30 of itself."""
+    loss = refloss.CrossEntropy(reduction="sum", class_weight=(1.0, -1.0))
+    for z in ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1e-30, 1.0]]):
+        enclosure = enclose(loss, z, [0, 1])
+        assert (enclosure.value.midpoint == 0.0) == (z[1][0] == 0.0)
+        encloses(loss, z, [0, 1], enclosure=enclosure)
+
+
+def test_what_is_almost_0_is_not_called_0() -> None:
+    x, w, y = (np.array(part) for part in MIRRORED)
+    w[1, 1] = np.nextafter(3.0, 4.0)
+    w[0, 1] = 1e-200
+    for loss in (refloss.NormFace(), refloss.ModifiedSoftmax(), refloss.ArcFace(s=None)):
+        enclosure = enclose(loss, x, w, y)
+        assert "0" not in set(enclosure.grad["x"].decimal[0]) - {"0"} | set(enclosure.grad["w"].decimal.flat)
+        assert enclosure.grad["x"].midpoint[0, 1] != 0.0
+        encloses(loss, x, w, y, enclosure=enclosure)
+
+
+def test_an_upstream_of_0_proves_nothing_about_other_rows() -> None:
+    x, w, y = (np.concatenate([np.array(part)] * 2) if i != 1 else part for i, part in enumerate(MIRRORED))
+    x[1] = [0.3, 0.4]
+    enclosure = enclose(refloss.NormFace(reduction="none"), x, w, y, upstream=[1.0, 0.0])
+    assert not enclosure.grad["x"].midpoint[1].any()
+    assert not enclosure.grad["w"].midpoint[0].any()
+    assert not enclosure.notes
+    assert enclose(refloss.NormFace(reduction="none"), x, w, y, upstream=[0.0, 1.0]).grad["w"].midpoint[0, 1] != 0.0
