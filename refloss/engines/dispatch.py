@@ -1,16 +1,14 @@
-"""Dispatch: a call of a loss, and which engine computes it in which dtype.
+"""Dispatch: which engine computes a call of a loss, and in which dtype.
 
-A loss makes a `Call` of its spec and its checked inputs. The engine "auto" is the chain for small work and "fused" for
+The engine "auto" is the chain for small work and "fused" for
 large; where "fused" cannot be had, the chain takes its place. Engines are loaded when first asked for.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from functools import cache, partial
 from importlib import import_module
-from inspect import signature
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias, cast
 from warnings import warn
@@ -20,12 +18,13 @@ from numpy.typing import NDArray
 
 from refloss import inputs
 from refloss.engines import chain, contract
+from refloss.engines.call import Call
 from refloss.engines.chain import Step
 from refloss.engines.counting import mean_over_zero
 from refloss.engines.locks import Lock
 from refloss.engines.protocol import IN_FLOAT64, Engine, Request
 from refloss.engines.spec import Arrays, Spec, Triplet
-from refloss.error_free import Array, digits, shown
+from refloss.error_free import Array, digits
 from refloss.stages import cross_entropy
 
 Value: TypeAlias = np.float64 | Array
@@ -42,41 +41,6 @@ ENGINES = {
 """Names of the engines, and the dtypes that each computes in."""
 LARGE = {"logits": 2**16, "linear": 2**22, "margin": 2**22}
 """Entries of z, or multiplications of a matrix product, from which on the engine "auto" is "fused"."""
-
-
-class Call(NamedTuple):
-    """A loss and what it is called with."""
-
-    spec: Spec
-    """The loss."""
-    arrays: Arrays
-    """Its inputs after `refloss.inputs` has looked them over; rows of logits flattened."""
-    samples: tuple[int, ...]
-    """The shape of the samples: (N,), or (...) of logits (..., C)."""
-    arguments: Mapping[str, Any]
-    """The arguments as they came, by name."""
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the gradients, by the name of the input."""
-        return {
-            name: (*self.samples, self.arrays[name].shape[-1]) if name == "z" else self.arrays[name].shape
-            for name in self.spec.differentiable()
-            if name in self.arrays
-        }
-
-    def in_float64(self) -> Arrays:
-        """Return the inputs in float64, w looked over."""
-        return inputs.in_float64(self.arrays, directions=self.spec.directions)
-
-
-def call_of(loss: Any, arguments: tuple[Any, ...]) -> Call:
-    """Return the call of a loss with these arguments; refuse what is no loss of refloss."""
-    if not isinstance(getattr(loss, "spec", None), Spec):
-        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
-    signature(type(loss).__call__).bind(loss, *arguments)  # says which are missing
-    call: Call = loss._call(*arguments)
-    return call
 
 
 def value(call: Call, engine: str, dtype: Any) -> Value:

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, TypeAlias
 
 from refloss import inputs
 from refloss.engines import dispatch
+from refloss.engines.call import Call, call_of
 from refloss.engines.chain import Step
-from refloss.engines.dispatch import Call, Value
+from refloss.engines.dispatch import Value
 from refloss.engines.spec import Spec
 from refloss.stages import cross_entropy
 
@@ -122,5 +123,5 @@ def error_bound(
     ValueError, TypeError
         As the loss itself, naming the argument.
     """
-    bound, gradients = dispatch.error_bound(dispatch.call_of(loss, inputs), engine, dtype, upstream)
+    bound, gradients = dispatch.error_bound(call_of(loss, inputs), engine, dtype, upstream)
     return bound, loss._gradient(**gradients)

@@ -14,7 +14,8 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines import dispatch
-from refloss.engines.dispatch import Call, Value
+from refloss.engines.call import Call
+from refloss.engines.dispatch import Value
 from refloss.engines.spec import Margin
 from refloss.error_free import Array
 from refloss.losses.base import LabelledLoss, Trace

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from refloss import inputs
 from refloss.engines import dispatch, spec
-from refloss.engines.dispatch import Call, Value
+from refloss.engines.call import Call
+from refloss.engines.dispatch import Value
 from refloss.error_free import Array
 from refloss.losses.base import Loss, Trace
 from refloss.stages import triplet

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from refloss import inputs
 from refloss.engines import dispatch
-from refloss.engines.dispatch import Call, Value
+from refloss.engines.call import Call
+from refloss.engines.dispatch import Value
 from refloss.engines.spec import Linear, Logits
 from refloss.error_free import Array
 from refloss.losses.base import LabelledLoss, Trace

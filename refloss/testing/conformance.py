@@ -17,7 +17,7 @@ from unittest import SkipTest
 
 import numpy as np
 
-from refloss.engines import dispatch
+from refloss.engines.call import call_of
 from refloss.error_free import Array, shown
 from refloss.formats import FORMATS, dtype_name, rounded
 from refloss.inputs import upstream as upstream_of
@@ -267,7 +267,7 @@ def assert_close(
     case = Case("given", "ordinary", (), "", arrays)
     theirs = {name: as_numbers(name, entry, read) for name, entry in named.items()}
     given = tuple(theirs.get(f"grad_{name}") for name in fields)
-    shape = dispatch.call_of(loss, arrays).samples
+    shape = call_of(loss, arrays).samples
     upstream_of(upstream, loss.reduction, shape)  # looked over
     incoming = None if upstream is None else read(upstream)
     found = Found(np.zeros(()) if value is None else as_numbers("value", value, read), given, incoming)

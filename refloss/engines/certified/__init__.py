@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from refloss import inputs
+from refloss.engines.call import call_of
 from refloss.engines.certified.balls import Arb, precision
 from refloss.engines.certified.problem import Problem
 from refloss.engines.certified.refinement import refine, round_correctly
 from refloss.engines.certified.rounding import Ball, describe, to_result
-from refloss.engines.dispatch import call_of
 from refloss.engines.protocol import IN_FLOAT64, Request
 from refloss.engines.spec import Arrays, Spec
 from refloss.error_free import Array
@@ -47,9 +47,7 @@ def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     return round_correctly(Problem(spec, arrays, None))["value"]
 
 
-def value_and_grad(
-    spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64
-) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> tuple[Array, Arrays]:
     """Return the loss and its gradients by the name of the input, every entry rounded as by `value`."""
     gradients = round_correctly(Problem(spec, arrays, upstream))
     return gradients.pop("value"), gradients

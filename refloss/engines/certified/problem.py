@@ -22,7 +22,7 @@ from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginPr
 from refloss.engines.counting import mean_over_zero
 from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array
-from refloss.stages import margin as margin_stage
+from refloss.stages.margin import Margin as MarginSettings
 
 
 class Problem:
@@ -139,7 +139,7 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
     return _Parts(rows, forward, proofs, notes)
 
 
-def _psi(computed: Arrays, settings: margin_stage.Margin, rows: list[int]) -> tuple[list[Psi], list[str]]:
+def _psi(computed: Arrays, settings: MarginSettings, rows: list[int]) -> tuple[list[Psi], list[str]]:
     """What ψ is at every target, and the notes on it."""
     x, w, y = computed["x"], computed["w"], computed["y"]
     angles = [TargetAngle(sample, w[label], settings) for sample, label in zip(x, y, strict=True)]

@@ -1,0 +1,46 @@
+"""Call: a loss and its inputs, looked over, as engines take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, NamedTuple
+
+from refloss import inputs
+from refloss.engines.spec import Arrays, Spec
+from refloss.error_free import shown
+
+
+class Call(NamedTuple):
+    """A loss and what it is called with."""
+
+    spec: Spec
+    """The loss."""
+    arrays: Arrays
+    """Its inputs after `refloss.inputs` has looked them over; rows of logits flattened."""
+    samples: tuple[int, ...]
+    """The shape of the samples: (N,), or (...) of logits (..., C)."""
+    arguments: Mapping[str, Any]
+    """The arguments as they came, by name."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the gradients, by the name of the input."""
+        return {
+            name: (*self.samples, self.arrays[name].shape[-1]) if name == "z" else self.arrays[name].shape
+            for name in self.spec.differentiable()
+            if name in self.arrays
+        }
+
+    def in_float64(self) -> Arrays:
+        """Return the inputs in float64, w looked over."""
+        return inputs.in_float64(self.arrays, directions=self.spec.directions)
+
+
+def call_of(loss: Any, arguments: tuple[Any, ...]) -> Call:
+    """Return the call of a loss with these arguments; refuse what is no loss of refloss."""
+    if not isinstance(getattr(loss, "spec", None), Spec):
+        raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
+    signature(type(loss).__call__).bind(loss, *arguments)  # says which are missing
+    call: Call = loss._call(*arguments)
+    return call
