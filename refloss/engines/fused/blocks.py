@@ -19,7 +19,7 @@ from refloss import inputs
 from refloss.engines.fused.headroom import DType, TooLargeError, is_single, max_logit
 from refloss.engines.fused.online_softmax import PartialState, no_vectors
 from refloss.engines.fused.products import product
-from refloss.engines.fused.row_scaling import ScaledRows, add_exponents, aligned, ldexp_rows, negated, scaled, unscaled
+from refloss.engines.fused.row_scaling import add_exponents, aligned, ldexp_rows, negated, scaled, unscaled
 from refloss.engines.fused.smoothed_targets import SmoothedTargets
 from refloss.engines.kernels import rows as row_kernels
 from refloss.error_free import Array, Exponents, Integers
@@ -157,11 +157,11 @@ class Classes:
         """Return the rows of classes, scaled where they are directions, and β."""
         # of linear heads, the underflow of a class far shorter than others is below the rounding errors of its logits
         rows = (scaled if self.directions else unscaled)(self.w[at], self.dtype)
-        norm = self._checked_norm(at, rows)
-        self.longest.append(1.0 if self.directions else norm.max())
+        self._check_norm(at, rows.norm)
+        self.longest.append(1.0 if self.directions else rows.norm.max())
         if not max_product * max(self.longest[-1], 1.0) < max_logit(self.dtype):
             raise TooLargeError
-        beta = (1.0 / norm if self.directions else np.ones(len(norm))).astype(self.dtype)
+        beta = (1.0 / rows.norm if self.directions else np.ones(len(rows.norm))).astype(self.dtype)
         if self.read_again:
             self.scaling[at.start] = beta, rows.exponent
         return rows.rows, beta
@@ -171,16 +171,14 @@ class Classes:
         rows = aligned(self.w[at], self.dtype) if exponent is None else scaled(self.w[at], self.dtype).rows
         return rows, beta
 
-    def _checked_norm(self, at: slice, rows: ScaledRows) -> Array:
-        """Return the lengths of rows (B,); refuse those that are not finite or leave products no room."""
-        norm = np.sqrt(rows.squared_norm.astype(np.float64))
+    def _check_norm(self, at: slice, norm: Array) -> None:
+        """Refuse rows whose lengths (B,) are not finite, or 0 where they are directions, or leave products no room."""
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
             inputs.classes(self.w, directions=self.directions)
             raise TooLargeError
         room = 2.0 ** (60 if is_single(self.dtype) else 500)
         if not self.directions and not 1.0 / room < norm.max() < room and self.w[at].any():
             raise TooLargeError
-        return norm
 
     def unscale(self, dw: Array, exponent: int) -> None:
         """Multiply dL/dW (C, D) by 2^exponent, and divide rows by what their classes were divided by."""

@@ -66,7 +66,7 @@ class GroupBackward:
         self.sums, self.samples, self.state, self.grad_per_exp = sums, samples, state, grad_per_exp
         self.first, self.last = at.start == 0, at.stop == len(sums.dw_weight)
         dw_weight, self.db_weight = sums.dw_weight[at], sums.db_weight[at]
-        self.x_weight = dw_weight / samples.norm if samples.directions else dw_weight
+        self.x_weight = dw_weight / samples.x.norm if samples.directions else dw_weight
         """The factor of sample n in dL/dw_k, which is the sum of this times β_k dL/dz_nk x_n (N,)."""
         self.weighted_x = self._weighted_x(self.x_weight) if smoothed else no_vectors(len(samples.y))
         self.sum_weighted_x = product(np.ones((1, len(samples.y)), self.weighted_x.dtype), self.weighted_x)[0]

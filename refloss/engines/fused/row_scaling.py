@@ -47,8 +47,8 @@ class ScaledRows(NamedTuple):
     """The vectors times 2^-exponent (R, D)."""
     exponent: Exponents | None
     """(R,), 0 for most; None where nothing is scaled."""
-    squared_norm: Array
-    """Squares of the lengths of the scaled rows (R,)."""
+    norm: Array
+    """Lengths of the scaled rows, in float64 (R,)."""
 
     @property
     def factor(self) -> Array | float:
@@ -58,11 +58,11 @@ class ScaledRows(NamedTuple):
     def take(self, rows: slice) -> ScaledRows:
         """Return the rows of a slice."""
         exponent = None if self.exponent is None else self.exponent[rows]
-        return ScaledRows(self.rows[rows], exponent, self.squared_norm[rows])
+        return ScaledRows(self.rows[rows], exponent, self.norm[rows])
 
     def in_float64(self) -> ScaledRows:
         """Return the same rows as float64."""
-        return self._replace(rows=self.rows.astype(np.float64), squared_norm=self.squared_norm.astype(np.float64))
+        return self._replace(rows=self.rows.astype(np.float64))
 
 
 def aligned(array: NDArray[np.floating], dtype: DType) -> Array:
@@ -73,7 +73,7 @@ def aligned(array: NDArray[np.floating], dtype: DType) -> Array:
 def unscaled(vectors: NDArray[np.floating], dtype: DType) -> ScaledRows:
     """Take vectors as they are."""
     rows = aligned(vectors, dtype)
-    return ScaledRows(rows, None, squared_norms(rows))
+    return ScaledRows(rows, None, _norm(squared_norms(rows)))
 
 
 def scaled(vectors: NDArray[np.floating], dtype: DType) -> ScaledRows:
@@ -82,13 +82,12 @@ def scaled(vectors: NDArray[np.floating], dtype: DType) -> ScaledRows:
     Lengths from 2^-32 to 2^32, in float32 2^-12 to 2^12, are near enough: an exponential over such a length loses by
     underflow far less than the smallest normal number.
     """
-    as_they_are = unscaled(vectors, dtype)
-    room = 2.0 ** (24 if is_single(dtype) else 64)
-    far = ~((as_they_are.squared_norm > 1.0 / room) & (as_they_are.squared_norm < room))
+    rows = aligned(vectors, dtype)
+    squares, room = squared_norms(rows), 2.0 ** (24 if is_single(dtype) else 64)
+    far = ~((squares > 1.0 / room) & (squares < room))
     if not far.any():
-        return as_they_are
-    rows, squares = np.array(as_they_are.rows), as_they_are.squared_norm
-    exponent = np.zeros(len(rows), np.int32)
+        return ScaledRows(rows, None, _norm(squares))
+    rows, exponent = np.array(rows), np.zeros(len(rows), np.int32)
     vectors_64 = np.asarray(vectors[far], np.float64)
     mantissas, exponent[far] = scale_rows(vectors_64)
     if (ldexp(mantissas, exponent[far][:, None]) != vectors_64).any():  # entries below 2^-1022 of others, and not 0
@@ -98,7 +97,11 @@ def scaled(vectors: NDArray[np.floating], dtype: DType) -> ScaledRows:
     if ((rounded != mantissas) & (np.abs(mantissas) < np.finfo(dtype).smallest_normal)).any():  # the target needs them
         raise TooLargeError
     squares[far] = squared_norms(rounded)
-    return ScaledRows(rows, exponent, squares)
+    return ScaledRows(rows, exponent, _norm(squares))
+
+
+def _norm(squares: Array) -> Array:
+    return np.sqrt(squares.astype(np.float64))
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers

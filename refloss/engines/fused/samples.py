@@ -30,8 +30,6 @@ class Samples:
 
     x: ScaledRows
     y: Integers
-    norm: Array
-    """Lengths of the scaled rows (N,)."""
     alpha: Array
     """α (N,)."""
     max_product: float
@@ -49,21 +47,20 @@ class Samples:
     ) -> Samples:
         """Return the samples of a margin head, whose classes are directions."""
         rows = scaled(x, dtype)
-        norm = np.sqrt(rows.squared_norm.astype(np.float64))
         if scale is None:
-            s, scaled_s = norm * rows.factor, ScaledNumbers(norm, rows.exponent)
+            s, scaled_s = rows.norm * rows.factor, ScaledNumbers(rows.norm, rows.exponent)
         else:
             s = np.full(len(y), scale)
             scaled_s = ScaledNumbers.of(s, dtype)
-        return cls(rows, y, norm, s / norm, float(s.max(initial=0.0)), row_weight.times(scaled_s), True, scale is None)
+        return cls(rows, y, s / rows.norm, float(s.max(initial=0.0)), row_weight.times(scaled_s), True, scale is None)
 
     @classmethod
     def of_linear(cls, x: NDArray[np.floating], y: Integers, row_weight: ScaledNumbers, dtype: DType) -> Samples:
         """Return the samples of a linear head."""
         rows = scaled(x, dtype)
-        norm, factor = np.sqrt(rows.squared_norm.astype(np.float64)), np.ones(len(y)) * rows.factor
+        alpha, largest = np.ones(len(y)) * rows.factor, float((rows.norm * rows.factor).max(initial=0.0))
         weight = ScaledNumbers(row_weight.mantissa, add_exponents(row_weight.exponent, rows.exponent))
-        return cls(rows, y, norm, factor, float((norm * rows.factor).max(initial=0.0)), weight, False, False)
+        return cls(rows, y, alpha, largest, weight, False, False)
 
     def take(self, rows: slice) -> Samples:
         """Return the samples of a slice."""
@@ -71,7 +68,6 @@ class Samples:
             self,
             x=self.x.take(rows),
             y=self.y[rows],
-            norm=self.norm[rows],
             alpha=self.alpha[rows],
             grad_weight=self.grad_weight.take(rows),
         )
@@ -90,7 +86,7 @@ class Samples:
         if state.grad_x_targets.size:
             gradient -= weight.astype(dtype)[:, None] * state.grad_x_targets
         if self.directions:
-            norm = self.norm.astype(dtype)[:, None]
+            norm = self.x.norm.astype(dtype)[:, None]
             unit_x = self.x.rows / norm
             along_x = row_dots(gradient, unit_x)
             gradient -= along_x[:, None] * unit_x
