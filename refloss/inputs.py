@@ -78,19 +78,6 @@ def label(name: str, value: Any) -> int:
     return int(value)
 
 
-def boundary(rule: str, m1: float, m2: float, m3: float) -> None:
-    """Refuse a rule that no angle in [0, pi] can reach."""
-    margins = f"m1={m1:g}, m2={m2:g}, m3={m3:g}"
-    if rule in ("hard", "keep", "continuous", "monotone", "clamp") and m2 <= (1.0 - m1) * math.pi:
-        raise ValueError(f"boundary={rule!r} acts past m1 theta + m2 = pi, which {margins} never reach")
-    if rule == "easy" and m1 == 1.0 and m2 == 0.0:
-        raise ValueError(f"boundary='easy' switches off a margin on the angle, and {margins} have none")
-    if rule == "min" and m1 == 1.0 and m3 >= 2.0 * math.sin(m2 / 2.0) ** 2:  # the most they differ by, at theta = pi
-        raise ValueError(f"boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which {margins} never reach")
-    if rule == "conditional" and m3 == 0.0:
-        raise ValueError(f"boundary='conditional' switches off the margin m3 on the cosine, and {margins} have none")
-
-
 def real(name: str, value: Any) -> Array:
     """Return numbers as float64, converted exactly."""
     array = _as_array(name, value)

@@ -385,9 +385,9 @@ class _MarginLoss(_WithLabels):
         inputs.one_of("gradient", self.gradient, inputs.GRADIENTS)
 
     @property
-    def _margin(self) -> margin.Margin:
+    def _margin(self) -> margin.Settings:
         """The settings of the curve; losses with a margin say which."""
-        return margin.Margin(gradient=self.gradient)
+        return margin.Settings(gradient=self.gradient)
 
     @property
     def spec(self) -> Spec:
@@ -542,8 +542,8 @@ class ASoftmax(_ScaledLoss):
         inputs.one_of("boundary", self.boundary, ("monotone", "none"))
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(self.m, boundary=self.boundary, annealing=self.annealing, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(self.m, boundary=self.boundary, annealing=self.annealing, gradient=self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -581,11 +581,11 @@ class CosFace(_ScaledLoss):
         super().__post_init__()
         self._keep("m", inputs.number("m", self.m, 0.0, 2.0))
         inputs.one_of("boundary", self.boundary, ("none", "conditional"))
-        inputs.boundary(self.boundary, 1.0, 0.0, self.m)
+        margin.check_rule(self.boundary, 1.0, 0.0, self.m)
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(m3=self.m, boundary=self.boundary, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(m3=self.m, boundary=self.boundary, gradient=self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -625,11 +625,11 @@ class ArcFace(_ScaledLoss):
         super().__post_init__()
         self._keep("m", inputs.angle_margin("m", self.m))
         inputs.one_of("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
-        inputs.boundary(self.boundary, 1.0, self.m, 0.0)
+        margin.check_rule(self.boundary, 1.0, self.m, 0.0)
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(m2=self.m, boundary=self.boundary, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(m2=self.m, boundary=self.boundary, gradient=self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -676,11 +676,11 @@ class CombinedMargin(_ScaledLoss):
         self._keep("m2", inputs.angle_margin("m2", self.m2))
         self._keep("m3", inputs.number("m3", self.m3, 0.0, 2.0))
         inputs.one_of("boundary", self.boundary, margin.RULES)
-        inputs.boundary(self.boundary, self.m1, self.m2, self.m3)
+        margin.check_rule(self.boundary, self.m1, self.m2, self.m3)
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(self.m1, self.m2, self.m3, self.boundary, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(self.m1, self.m2, self.m3, self.boundary, gradient=self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

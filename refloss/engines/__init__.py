@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.stages import cross_entropy, triplet
-from refloss.stages.margin import Margin
+from refloss.stages import cross_entropy, margin, triplet
 
 Arrays: TypeAlias = dict[str, Any]
 
@@ -24,7 +23,7 @@ class Spec(NamedTuple):
 
     head: str
     """What the loss begins with: "logits", "linear", "margin" or "triplet"."""
-    margin: Margin = Margin()
+    margin: margin.Settings = margin.Settings()
     """m1, m2, m3, rule, annealing and gradient convention, for a margin head."""
     scale: float | None = None
     """The scale of a margin head; None for the length of the embedding."""

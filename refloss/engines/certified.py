@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from refloss import inputs
 from refloss.engines import Spec, over_zero
 from refloss.error_free import Array, shown
-from refloss.stages.margin import Margin
+from refloss.stages.margin import Settings
 
 Arrays: TypeAlias = dict[str, Any]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -556,7 +556,7 @@ _NIVEN = (Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(1, 6), Fracti
 class _Target:
     """A sample and the weights of its class, as integers, and what is decided about them."""
 
-    def __init__(self, x: Array, w: Array, margin: Margin):
+    def __init__(self, x: Array, w: Array, margin: Settings):
         (sample, _), (own, _) = _integers(x), _integers(w)
         self.margin, self.notes = margin, list[str]()
         self.dot, self.squares = int(sample @ own), int(sample @ sample) * int(own @ own)
@@ -564,7 +564,7 @@ class _Target:
         self.half_turns: Fraction | None = None  # θ/π, where that is rational
         if rest == 0:
             self.half_turns = _NIVEN[quarters] if self.dot >= 0 else 1 - _NIVEN[quarters]
-        folds = None if margin.m2 or self.half_turns is None else Fraction(margin.m1) * self.half_turns
+        folds = None if margin.m2 or self.half_turns is None else Fraction(float(margin.m1)) * self.half_turns
         self.folds = int(folds) if folds is not None and folds.denominator == 1 else None  # φ/π, where that is whole
 
     def theta(self, arb: Any) -> Any:
@@ -613,7 +613,7 @@ class _Target:
                 self.notes.append("cos theta = 0 exactly: the easy margin does not hold")
             return margin if self.dot > 0 else lowered
         if boundary == "conditional":
-            above = self._cosine_over(m3)
+            above = self._cosine_over(float(m3))
             if above == 0:
                 self.notes.append("cos theta = m3 exactly: the conditional margin does not hold")
             return margin if above > 0 else _Side(1, 0, None)
@@ -676,7 +676,7 @@ class _Target:
         (p, q), before = (Fraction(0), Fraction(1)), (Fraction(1), Fraction(0))
         for _ in range(int(m1) - 1):
             (p, q), before = (2 * q * square - before[0], 2 * p - before[1]), (p, q)
-        p, q = p - Fraction(m3), q - 1
+        p, q = p - Fraction(float(m3)), q - 1
         return p * p == q * q * square and p * q * self.dot <= 0
 
 

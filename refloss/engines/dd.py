@@ -331,7 +331,7 @@ def _nearly_parallel(c: DoubleDouble, y: Integers) -> _Places:
 def _by_angle(x: Array, w: Array, dc: Numbers) -> tuple[Numbers, Numbers]:
     """Carry the gradients of cosines of pairs of rows back as if they were targets, without a margin."""
     theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
-    _, of_margin = margin.forward(theta, margin.Margin())
+    _, of_margin = margin.forward(theta, margin.Settings())
     return angle.backward(margin.backward(dc, of_margin), of_angle)
 
 
