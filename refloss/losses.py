@@ -87,7 +87,7 @@ class _Loss(ABC):
     )
 
     def __post_init__(self) -> None:
-        inputs.one_of("reduction", self.reduction, inputs.REDUCTIONS)
+        inputs.choice("reduction", self.reduction, inputs.REDUCTIONS)
 
     def __repr__(self) -> str:
         """Show the settings of this loss, and of those that losses share only what was changed."""
@@ -128,12 +128,12 @@ class _Loss(ABC):
         given: dict[str, Any],
     ) -> tuple[Value, dict[str, Any]]:
         kind = _dtype(engine, dtype)
-        checked = inputs.upstream(upstream, self.reduction, shape)
+        checked = inputs.upstream_gradient(upstream, self.reduction, shape)
         shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
         whole = {name: (*shape, it[-1]) if name == "z" else it for name, it in shapes.items()}
-        wanted = inputs.wrt(wrt, tuple(shapes))
+        wanted = inputs.wanted_inputs(wrt, tuple(shapes))
         given = given | {"upstream": upstream}
-        into = inputs.out(out, whole, kind, tuple(shapes) if wanted is None else wanted, given)
+        into = inputs.output_arrays(out, whole, kind, tuple(shapes) if wanted is None else wanted, given)
         room = {name: array.reshape(shapes[name]) for name, array in into.items() if array.flags.carray}
         module, some, *request = self._engine(engine, arrays, Request(kind, wanted, room))
         value, found = module.value_and_grad(self.spec, some, checked, *request)
@@ -155,10 +155,10 @@ class _Loss(ABC):
         """See `error_bound`."""
         arrays, shape = self._arrays(*given)
         kind = _dtype(engine, dtype)
-        checked = inputs.upstream(upstream, self.reduction, shape)
+        checked = inputs.upstream_gradient(upstream, self.reduction, shape)
         shapes = {name: array.shape for name, array in arrays.items() if name != "y"}
         name = self._resolved(engine, arrays, kind)
-        exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
+        exact = inputs.as_float64(arrays, directions=self.spec.head == "margin")
         if name == "certified":
             rounded, gradients = import_module("refloss.engines.certified").value_and_grad(self.spec, exact, checked)
             value = _half_an_ulp(rounded)
@@ -186,15 +186,15 @@ class _Loss(ABC):
         module = _module(name)
         if name == "fused":  # it looks at what it is given as it goes
             return module, arrays, request
-        exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
+        exact = inputs.as_float64(arrays, directions=self.spec.head == "margin")
         if name != "certified":
             contract.look(name, self.spec, exact)
         return module, exact
 
     def _trace(self, arrays: Arrays, shape: tuple[int, ...], upstream: Any) -> dict[str, Step]:
-        exact = inputs.in_float64(arrays, directions=self.spec.head == "margin")
+        exact = inputs.as_float64(arrays, directions=self.spec.head == "margin")
         contract.look("chain", self.spec, exact)
-        steps = chain.trace(self.spec, exact, inputs.upstream(upstream, self.reduction, shape))
+        steps = chain.trace(self.spec, exact, inputs.upstream_gradient(upstream, self.reduction, shape))
         last = next(reversed(steps))
         steps[last] = steps[last]._replace(output=self._over_zero(steps[last].output, chain, exact))
         return steps
@@ -215,9 +215,9 @@ class _WithLabels(_Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("label_smoothing", inputs.number("label_smoothing", self.label_smoothing, 0.0, 1.0))
-        self._keep("class_weight", inputs.class_weight(self.class_weight))
+        self._keep("class_weight", inputs.class_weights(self.class_weight))
         if self.ignore_index is not None:
-            self._keep("ignore_index", inputs.label("ignore_index", self.ignore_index))
+            self._keep("ignore_index", inputs.integer("ignore_index", self.ignore_index))
 
     @property
     def _settings(self) -> cross_entropy.Settings:
@@ -308,7 +308,7 @@ class CrossEntropy(_WithLabels):
         return self._trace(*self._arrays(z, y), upstream)
 
     def _arrays(self, z: Any, y: Any) -> tuple[Arrays, tuple[int, ...]]:
-        return inputs.given_logits(z, y, self.class_weight, self.ignore_index)
+        return inputs.logits_and_targets(z, y, self.class_weight, self.ignore_index)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -368,7 +368,7 @@ class SoftmaxLoss(_WithLabels):
         return self._trace(*self._arrays(x, w, y, b), upstream)
 
     def _arrays(self, x: Any, w: Any, y: Any, b: Any = None) -> tuple[Arrays, tuple[int, ...]]:
-        arrays = inputs.head(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
+        arrays = inputs.embeddings_and_classes(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
         return arrays, arrays["y"].shape
 
 
@@ -382,7 +382,7 @@ class _MarginLoss(_WithLabels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inputs.one_of("gradient", self.gradient, inputs.GRADIENTS)
+        inputs.choice("gradient", self.gradient, inputs.GRADIENTS)
 
     @property
     def _margin(self) -> margin.Settings:
@@ -403,7 +403,7 @@ class _MarginLoss(_WithLabels):
         return self._of_angle("slope", theta)
 
     def _of_angle(self, what: str, theta: Any) -> Value:
-        checked = inputs.theta(theta)
+        checked = inputs.angles(theta)
         at = margin.turned(angle.of(checked), self._margin)
         found: Array = getattr(margin.curve_of(self._margin), what)(at).hi
         return found if checked.ndim else np.float64(found)
@@ -440,7 +440,7 @@ class _MarginLoss(_WithLabels):
         return self._trace(*self._arrays(x, w, y), upstream)
 
     def _arrays(self, x: Any, w: Any, y: Any) -> tuple[Arrays, tuple[int, ...]]:
-        arrays = inputs.head(x, w, y, None, self.class_weight, self.ignore_index, directions=True)
+        arrays = inputs.embeddings_and_classes(x, w, y, None, self.class_weight, self.ignore_index, directions=True)
         return arrays, arrays["y"].shape
 
 
@@ -539,7 +539,7 @@ class ASoftmax(_ScaledLoss):
         super().__post_init__()
         self._keep("m", inputs.number("m", self.m, 1.0, 30.0))
         self._keep("annealing", inputs.number("annealing", self.annealing, 0.0, 1e100))
-        inputs.one_of("boundary", self.boundary, ("monotone", "none"))
+        inputs.choice("boundary", self.boundary, ("monotone", "none"))
 
     @property
     def _margin(self) -> margin.Settings:
@@ -580,7 +580,7 @@ class CosFace(_ScaledLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("m", inputs.number("m", self.m, 0.0, 2.0))
-        inputs.one_of("boundary", self.boundary, ("none", "conditional"))
+        inputs.choice("boundary", self.boundary, ("none", "conditional"))
         margin.check_rule(self.boundary, 1.0, 0.0, self.m)
 
     @property
@@ -623,8 +623,8 @@ class ArcFace(_ScaledLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep("m", inputs.angle_margin("m", self.m))
-        inputs.one_of("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
+        self._keep("m", inputs.angle("m", self.m))
+        inputs.choice("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
         margin.check_rule(self.boundary, 1.0, self.m, 0.0)
 
     @property
@@ -673,9 +673,9 @@ class CombinedMargin(_ScaledLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("m1", inputs.number("m1", self.m1, 0.0, 30.0, above=True))
-        self._keep("m2", inputs.angle_margin("m2", self.m2))
+        self._keep("m2", inputs.angle("m2", self.m2))
         self._keep("m3", inputs.number("m3", self.m3, 0.0, 2.0))
-        inputs.one_of("boundary", self.boundary, margin.RULES)
+        inputs.choice("boundary", self.boundary, margin.RULES)
         margin.check_rule(self.boundary, self.m1, self.m2, self.m3)
 
     @property
@@ -767,8 +767,8 @@ AMSoftmax = CosFace
 
 def _dtype(engine: Any, dtype: Any) -> np.dtype[Any]:
     """Return the dtype to compute in; refuse an engine that is none, and a dtype that it does not know."""
-    inputs.one_of("engine", engine, ENGINES)
-    return inputs.dtype_of(engine, dtype, DTYPES.get(engine, (np.float64,)))
+    inputs.choice("engine", engine, ENGINES)
+    return inputs.compute_dtype(engine, dtype, DTYPES.get(engine, (np.float64,)))
 
 
 def error_bound(
@@ -876,7 +876,7 @@ def softmax(z: Any, axis: int = -1) -> Array:
     ValueError, TypeError
         For input that holds no real numbers or has no such axis.
     """
-    rows, restore = inputs.along("z", z, axis)
+    rows, restore = inputs.rows_along("z", z, axis)
     p: Array = restore(softmax_stage.forward(Pair.of(rows))[0])
     return p
 
@@ -903,7 +903,7 @@ def log_softmax(z: Any, axis: int = -1) -> Array:
     ValueError, TypeError
         For input that holds no real numbers or has no such axis.
     """
-    rows, restore = inputs.along("z", z, axis)
+    rows, restore = inputs.rows_along("z", z, axis)
     log_p: Array = restore(plain(log_softmax_stage.forward(Pair.of(rows))[0]))
     return log_p
 
@@ -933,6 +933,6 @@ def logsumexp(z: Any, axis: int = -1) -> Value:
     ValueError, TypeError
         For input that holds no real numbers or has no such axis.
     """
-    rows, restore = inputs.along("z", z, axis)
+    rows, restore = inputs.rows_along("z", z, axis)
     summed: Value = restore(log_softmax_stage.log_sum_exp(Pair.of(rows)))
     return summed

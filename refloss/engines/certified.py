@@ -121,7 +121,7 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     >>> refloss.enclose(refloss.CrossEntropy(), [[0.0, -40.0]], [0], digits=20).value.decimal
     array('4.2483542552915889863E-18', dtype=object)
     """
-    digits = inputs.label("digits", digits)
+    digits = inputs.integer("digits", digits)
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
     gradients = inputs.flag("gradients", gradients)
@@ -129,8 +129,8 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     if not isinstance(spec, Spec):
         raise TypeError(f"loss must be a loss of refloss, such as refloss.ArcFace(m=0.5); got {shown(loss)}")
     arrays, shape = loss._arrays(*inputs_)
-    arrays = inputs.in_float64(arrays, directions=spec.head == "margin")
-    checked = inputs.upstream(upstream, loss.reduction, shape)
+    arrays = inputs.as_float64(arrays, directions=spec.head == "margin")
+    checked = inputs.upstream_gradient(upstream, loss.reduction, shape)
     problem = _Problem(spec, arrays, checked if gradients else None)
     wanted = int(digits * 3.33) + 4
 

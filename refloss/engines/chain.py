@@ -127,7 +127,7 @@ def _logits_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gr
 
 def _linear_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
     z, of_linear = linear.forward(arrays["x"], arrays["w"], arrays.get("b"))
-    inputs.logits_fit(z.hi)
+    inputs.check_logits_fit(z.hi)
     outputs, saved = _logits_down(spec, {"z": z, "y": arrays["y"]})
     return {"linear": z.hi} | outputs, {"linear": of_linear} | saved
 
@@ -153,7 +153,7 @@ def _margin_down(spec: Spec, arrays: Arrays) -> tuple[Outputs, Saved]:
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         scale = Pair.of(mantissa)
     z, of_logits = logits.forward(c, psi, y, scale, exponent)
-    inputs.logits_fit(z.hi)
+    inputs.check_logits_fit(z.hi)
     outputs, saved = _logits_down(spec, {"z": z, "y": y})
     outputs = {
         "normalize_x": Normalized(to_x.unit, to_x.norm.hi),

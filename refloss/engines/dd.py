@@ -195,7 +195,7 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     z: Numbers = _zeros(len(x), len(w))  # and then their gradient
     for block in _classes(x.hi, w):
         z[:, block], _ = linear.forward(x, DoubleDouble.of(w[block]), None if b is None else b[block])
-    inputs.logits_fit(z.hi)
+    inputs.check_logits_fit(z.hi)
     with np.errstate(over="ignore"):
         size = np.abs(x.hi).max(axis=1) * np.abs(w).max() + (0.0 if b is None else np.abs(b).max())
     huge = np.flatnonzero((size > 2.0**HUGE) & (np.abs(z.hi).max(axis=1) < 2.0**LARGEST))
@@ -244,7 +244,7 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
 
     def down(rows: slice) -> tuple[Pair, _Up]:
         z, of_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
-        inputs.logits_fit(z.hi)
+        inputs.check_logits_fit(z.hi)
         huge = np.flatnonzero((exponent[rows] > HUGE) & (exponent[rows] < LARGEST))
         if len(huge):
             f, n = of_logits.f[huge], rows.start + huge

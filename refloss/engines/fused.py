@@ -102,7 +102,7 @@ def _run(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -
         with np.errstate(all="ignore"):
             found, gradients = _HEADS[spec.head](spec, arrays, upstream, request)
     except TooLargeError:
-        exact = inputs.in_float64(arrays, directions=spec.head == "margin")
+        exact = inputs.as_float64(arrays, directions=spec.head == "margin")
         contract.look("chain", spec, exact)
         with np.errstate(over="ignore"):
             found, gradients = _by_chain(spec, exact, upstream, request)
@@ -124,7 +124,7 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array:
 
 def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> _Result:
     """Let the chain do it, in float64."""
-    exact = inputs.in_float64(arrays, directions=spec.head == "margin")
+    exact = inputs.as_float64(arrays, directions=spec.head == "margin")
     if upstream is None:
         return chain.value(spec, exact), {}
     found, gradients = chain.value_and_grad(spec, exact, upstream)
@@ -676,7 +676,7 @@ class _Classes:
         w = rows_of(self.w[at], self.dtype) if self.directions else _as_they_are(self.w[at], self.dtype)
         norm = np.sqrt(w.squares.astype(np.float64))
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
-            inputs.classes(self.w, directions=self.directions)
+            inputs.check_classes(self.w, directions=self.directions)
             raise TooLargeError
         longest, room = norm.max(), 2.0 ** (60 if self.dtype == np.float32 else 500)
         if not self.directions and not 1.0 / room < longest < room and self.w[at].any():
@@ -728,7 +728,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     classes = _Classes(spec, arrays, shared if settings.label_smoothing else shared[:0], request.dtype, size, keep)
     losses, to_targets, of_z = np.empty(n), np.zeros((n, d)), np.empty(n)
     if not n:  # nothing counts, and no block is gone through
-        inputs.classes(classes.w, directions=classes.directions)
+        inputs.check_classes(classes.w, directions=classes.directions)
         if to_w is not None:
             to_w[:] = 0.0
     elif to_w is not None and n > FEW * size:
