@@ -10,7 +10,6 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from refloss.engines.certified import enclose
     from refloss.engines.contract import AccuracyWarning
-    from refloss.error_free import ulp_error
     from refloss.losses import (
         AMSoftmax,
         ArcFace,
@@ -28,6 +27,7 @@ if _typing.TYPE_CHECKING:
         logsumexp,
         softmax,
     )
+    from refloss.ulp import ulp_error
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,7 @@ __all__ = [
 _ELSEWHERE = {
     "AccuracyWarning": "refloss.engines.contract",
     "enclose": "refloss.engines.certified",
-    "ulp_error": "refloss.error_free",
+    "ulp_error": "refloss.ulp",
 }
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, Integers, leaves, shown
+from refloss.error_free import Array, Integers
+from refloss.messages import leaves, shown
 
 REDUCTIONS = ("mean", "sum", "none")
 GRADIENTS = ("exact", "detached")

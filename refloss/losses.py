@@ -22,7 +22,9 @@ from refloss import inputs
 from refloss.engines import Request, Spec, chain, contract, over_zero
 from refloss.engines.chain import Step
 from refloss.engines.threads import Lock
-from refloss.error_free import Array, Pair, digits, plain, shown
+from refloss.error_free import Array, Pair, digits, plain
+from refloss.formats import FORMATS
+from refloss.messages import shown
 from refloss.stages import angle, cross_entropy, margin, triplet
 from refloss.stages import log_softmax as log_softmax_stage
 from refloss.stages import softmax as softmax_stage
@@ -818,7 +820,7 @@ def error_bound(
 def _half_an_ulp(rounded: Array) -> Array:
     """Return half the distance to the next number, or the smallest number there is."""
     apart = np.spacing(np.abs(np.where(np.isfinite(rounded), rounded, 0.0)))
-    return np.maximum(apart / 2.0, np.finfo(np.float64).smallest_subnormal)
+    return np.maximum(apart / 2.0, FORMATS["float64"].spacing)
 
 
 _loading, _loaded = Lock(), set[str]()

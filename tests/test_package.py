@@ -23,7 +23,10 @@ PACKAGE = Path(refloss.__file__).parent
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("numba", "llvmlite", "flint", "torch", "jax", "scipy", "typer", "rich", "mpmath", "hypothesis", "ml_dtypes")
-FLOORS = ("error_free", "fixed_point", "formats", "inputs", "stages", "engines", "losses", "testing", "cli")
+FLOORS = (
+    *("messages", "formats", "ulp", "error_free", "sliced_product", "fixed_point", "inputs"),
+    *("stages", "engines", "losses", "testing", "cli"),
+)
 
 
 def test_import_loads_no_loss_before_one_is_asked_for():

@@ -18,6 +18,7 @@ import numpy as np
 from refloss.engines import Arrays, Spec, contract, dd, without_ignored
 from refloss.engines.contract import Promise, log2_lengths
 from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
+from refloss.formats import format_of
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 Bounds = tuple[Array, dict[str, Array]]
@@ -53,11 +54,11 @@ class _Call(NamedTuple):
     @property
     def least(self) -> float:
         """Logarithm of the smallest normal number: what is below may be lost."""
-        return float(np.log2(np.finfo(self.dtype).smallest_normal))
+        return float(np.log2(format_of(self.dtype).smallest))
 
     def absolute(self, logs: Array) -> Array:
         """Return bounds from their logarithms; at least a few of the smallest numbers there are."""
-        least = 32.0 * float(np.finfo(self.dtype).smallest_subnormal)
+        least = 32.0 * format_of(self.dtype).spacing
         found = np.exp2(logs) * (1.0 + 2.0**-30) + least  # what logarithms of a few thousand lose
         return np.asarray(np.where(np.isnan(found), np.inf, found))
 
@@ -109,7 +110,7 @@ def _cross_entropy(call: _Call, z: Pair) -> _Rows:
 
     relative = promised.value
     known = relative < 0.5
-    rounding = np.log2(16.0 * float(np.finfo(call.dtype).eps))
+    rounding = np.log2(32.0 * format_of(call.dtype).u)
     loss = _sum(_times(log_t, _log(log_p)), 1)
     of_loss = np.where(
         known,

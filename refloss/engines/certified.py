@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from refloss import inputs
 from refloss.engines import Spec, over_zero
-from refloss.error_free import Array, shown
+from refloss.error_free import Array
+from refloss.messages import shown
 from refloss.stages.margin import Settings
 
 Arrays: TypeAlias = dict[str, Any]

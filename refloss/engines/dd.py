@@ -2,7 +2,7 @@
 
 `DoubleDouble` is a pair that keeps all of its bits wherever a stage asks for what is `rounded`; its arithmetic is in
 `refloss.engines.kernels`. Matrix products are exact products of slices at the speed of a BLAS, see
-`refloss.error_free.matmul`. Two things differ from the engine `chain`:
+`refloss.sliced_product.matmul`. Two things differ from the engine `chain`:
 
 - The work is cut into blocks: of classes, where rows of weights are normalized and multiplied, and of samples, where
   rows of logits become a loss and its gradient. Of arrays N x C there is one pair, the cosines, which their gradients

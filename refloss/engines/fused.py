@@ -47,6 +47,7 @@ from refloss.error_free import (
     two_sum,
     unscale_rows,
 )
+from refloss.formats import format_of
 from refloss.stages import angle, cross_entropy, margin
 
 TILE = 2**20
@@ -289,7 +290,7 @@ def rows_of(vectors: Any, dtype: Any) -> Rows:
     if (ldexp(exact, exponent[unsafe][:, None]) != given).any():  # entries below 2^-1022 of others, and not 0
         raise TooLargeError
     rows[unsafe] = exact
-    if ((rows[unsafe] != exact) & (np.abs(exact) < np.finfo(dtype).smallest_normal)).any():  # the target needs them
+    if ((rows[unsafe] != exact) & (np.abs(exact) < format_of(dtype).smallest)).any():  # the target needs them
         raise TooLargeError
     squares[unsafe] = squares_of(rows[unsafe])
     return Rows(rows, exponent, squares)
@@ -428,7 +429,7 @@ class Block(NamedTuple):
 
 def _roomy(dtype: Any) -> float:
     """A size of logits at which nothing overflows."""
-    return float(np.finfo(dtype).max) / 2.0**16
+    return format_of(dtype).largest / 2.0**16
 
 
 def _fit(dtype: Any, *weights: Numbers) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Numbers, Pair, matmul
+from refloss.error_free import Numbers, Pair
+from refloss.sliced_product import matmul
 from refloss.stages.normalize import Directions
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import ZERO, Exponents, Numbers, Pair, digits, matmul, rounded_total, scale_rows, shift
+from refloss.error_free import ZERO, Exponents, Numbers, Pair, digits, rounded_total, scale_rows, shift
+from refloss.sliced_product import matmul
 
 
 class Saved(NamedTuple):

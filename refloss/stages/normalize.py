@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Exponents, Numbers, Pair, ldexp, row_dot, scale_rows, shift, sqrt
+from refloss.error_free import Exponents, Numbers, Pair, ldexp, scale_rows, shift, sqrt
+from refloss.sliced_product import row_dot
 
 
 class Directions(NamedTuple):

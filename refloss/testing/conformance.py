@@ -17,9 +17,10 @@ from unittest import SkipTest
 
 import numpy as np
 
-from refloss.error_free import Array, shown
+from refloss.error_free import Array
 from refloss.formats import FORMATS, dtype_name, rounded
 from refloss.inputs import upstream_gradient
+from refloss.messages import shown
 from refloss.testing.adapters import Found, call, read, ready
 from refloss.testing.adapters.results import as_array
 from refloss.testing.budgets import arithmetic, as_loss, bounds, ladder, truth
