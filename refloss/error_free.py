@@ -13,15 +13,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
 Exponents: TypeAlias = NDArray[np.int32]  # what frexp gives, and what ldexp is fast with
-Numbers: TypeAlias = Any  # an Array or a Pair: a stage computes with what its engine gives it
+Index: TypeAlias = Any  # whatever NumPy takes between brackets
+Numbers: TypeAlias = "Array | Pair | Scaled"  # a stage computes with the kind that its engine passes
+Operand: TypeAlias = "Numbers | ArrayLike"  # what arithmetic takes on either side
+Wide: TypeAlias = "Pair | Scaled"  # what has `rounded` and `log1p`
+StageResult: TypeAlias = Any  # Numbers, of a kind that only the engine knows: arrays in `chain`, wider pairs in `dd`
 
 u = 2.0**-53  # unit roundoff: half the distance from 1 to the next float64
 _SPLITTER = 134217729.0  # 2^27 + 1: cuts 53 bits into two halves whose products are exact
@@ -84,16 +89,16 @@ class Pair:
         hi = np.asarray(value, np.float64)
         return cls(hi, np.zeros_like(hi))
 
-    def rounded(self) -> Numbers:
+    def rounded(self) -> Array | Pair:
         """What is kept of the pair where 53 bits are enough."""
         return self.hi
 
-    def exp(self) -> Numbers:
+    def exp(self) -> Array | Pair:
         """e to the power of the pair, to 53 bits: exp(h + l) = exp(h) (1 + l), for l² counts nothing."""
         e = np.exp(self.hi)
         return e + e * self.lo
 
-    def log1p(self) -> Numbers:
+    def log1p(self) -> Array | Pair:
         """log(1 + the pair), to 53 bits."""
         return np.log1p(self.hi) + self.lo / (1.0 + self.hi)
 
@@ -142,10 +147,10 @@ class Pair:
     def __rtruediv__(self, other: Pair | ArrayLike) -> Pair:
         return Pair.of(other) / self
 
-    def __getitem__(self, index: Any) -> Self:
+    def __getitem__(self, index: Index) -> Self:
         return type(self)(self.hi[index], self.lo[index])
 
-    def __setitem__(self, index: Any, value: Pair | ArrayLike) -> None:
+    def __setitem__(self, index: Index, value: Pair | ArrayLike) -> None:
         value = Pair.of(value)
         self.hi[index], self.lo[index] = value.hi, value.lo
 
@@ -180,16 +185,16 @@ class Scaled:
     underflow. Slow: `in_range` and `shift` make them where float64 may not be enough, and nowhere else.
     """
 
-    mantissa: Numbers
+    mantissa: Array | Pair
     exponent: Exponents
 
     __array_ufunc__ = None  # an ndarray on the left hands the operation over
 
     @classmethod
-    def of(cls, value: Numbers, exponent: Any = 0) -> Scaled:
-        """Return ``value * 2**exponent`` with mantissas as they are to be."""
+    def of(cls, value: Operand, exponent: Exponents | Integers | int = 0) -> Scaled:
+        """Return ``value * 2**exponent`` with high parts of mantissas in [1/2, 1)."""
         if isinstance(value, Scaled):
-            value, exponent = value.mantissa, value.exponent + exponent
+            return cls.of(value.mantissa, value.exponent + exponent)
         value = value if isinstance(value, Pair) else np.asarray(value, np.float64)
         top = high(value)
         finite = np.isfinite(top)
@@ -200,11 +205,10 @@ class Scaled:
     @property
     def hi(self) -> Array:
         """The numbers rounded to float64."""
-        rounded: Array = plain(high(self))
-        return rounded
+        return high(plain(high(self)))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self.hi, dtype)  # for whoever has no use for more
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.hi, dtype)  # for NumPy's own functions
 
     def rounded(self) -> Scaled:
         """What is kept where 53 bits are enough."""
@@ -213,12 +217,12 @@ class Scaled:
     def log1p(self) -> Scaled:
         """log(1 + the number), as accurate as that of the mantissas; of numbers below 2^-200 they themselves."""
         tiny = self.exponent < -200
-        return Scaled.of(where(tiny, self.rounded(), plain(where(tiny, 0.0, self)).log1p()))
+        return Scaled.of(where(tiny, self.rounded(), Pair.of(plain(where(tiny, 0.0, self))).log1p()))
 
     def __neg__(self) -> Scaled:
         return Scaled(-self.mantissa, self.exponent)
 
-    def __add__(self, other: Numbers) -> Scaled:
+    def __add__(self, other: Operand) -> Scaled:
         other = Scaled.of(other)
         exponent = np.maximum(self.exponent, other.exponent)
         a, b = (ldexp(it.mantissa, it.exponent - exponent) for it in (self, other))
@@ -226,32 +230,32 @@ class Scaled:
 
     __radd__ = __add__
 
-    def __sub__(self, other: Numbers) -> Scaled:
+    def __sub__(self, other: Operand) -> Scaled:
         return self + -Scaled.of(other)
 
-    def __rsub__(self, other: Numbers) -> Scaled:
+    def __rsub__(self, other: Operand) -> Scaled:
         return -self + Scaled.of(other)
 
-    def __mul__(self, other: Numbers) -> Scaled:
+    def __mul__(self, other: Operand) -> Scaled:
         other = Scaled.of(other)
         return Scaled.of(self.mantissa * other.mantissa, self.exponent + other.exponent)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Numbers) -> Scaled:
+    def __truediv__(self, other: Operand) -> Scaled:
         other = Scaled.of(other)
         return Scaled.of(self.mantissa / other.mantissa, self.exponent - other.exponent)
 
-    def __rtruediv__(self, other: Numbers) -> Scaled:
-        quotient: Scaled = Scaled.of(other) / self
-        return quotient
+    def __rtruediv__(self, other: Operand) -> Scaled:
+        return Scaled.of(other) / self
 
-    def __getitem__(self, index: Any) -> Scaled:
+    def __getitem__(self, index: Index) -> Scaled:
         return Scaled(self.mantissa[index], self.exponent[index])
 
-    def __setitem__(self, index: Any, value: Numbers) -> None:
+    def __setitem__(self, index: Index, value: Operand) -> None:
         value = Scaled.of(value)
-        self.mantissa[index], self.exponent[index] = value.mantissa, value.exponent
+        put(self.mantissa, index, value.mantissa)
+        self.exponent[index] = value.exponent
 
     def __len__(self) -> int:
         return len(self.exponent)
@@ -271,7 +275,16 @@ class Scaled:
         return self.exponent.shape
 
 
-def plain(a: Numbers) -> Numbers:
+P = TypeVar("P", bound=Pair)
+
+
+@overload
+def plain(a: Array) -> Array: ...
+@overload
+def plain(a: P) -> P: ...
+@overload
+def plain(a: Scaled) -> Array | Pair: ...
+def plain(a: Numbers) -> Array | Pair:
     """Return numbers without their exponents: infinite or 0 where float64 cannot hold them."""
     if not isinstance(a, Scaled):
         return a
@@ -279,11 +292,16 @@ def plain(a: Numbers) -> Numbers:
         return ldexp(a.mantissa, a.exponent)
 
 
-def in_range(a: Numbers, bits: int) -> bool:
+def put(a: Numbers, index: Index, value: Numbers | float) -> None:
+    """Write entries; value is a number, or of the kind of a."""
+    a[index] = value  # type: ignore[assignment]
+
+
+def in_range(a: Operand, bits: int) -> bool:
     """Whether all numbers that are neither 0 nor infinite nor NaN are from 2^-bits to 2^bits, and none is `Scaled`."""
     if isinstance(a, Scaled):
         return False
-    sizes = np.abs(high(a))
+    sizes = np.abs(a.hi if isinstance(a, Pair) else np.asarray(a))
     return not ((sizes > 2.0**bits) & (sizes < np.inf) | (sizes < 2.0**-bits) & (sizes > 0.0)).any()
 
 
@@ -293,19 +311,23 @@ def shift(a: Numbers, exponent: Exponents) -> Numbers:
     return ldexp(a if enough.all() else Scaled.of(a), exponent)
 
 
-def along(a: Scaled, axis: int) -> tuple[Numbers, Exponents]:
+def along(a: Scaled, axis: int) -> tuple[Array | Pair, Exponents]:
     """Return ``(m, e)`` with ``a = m * 2**e`` and one e along an axis, the largest; it is 0 where all are 0."""
     exponent = a.exponent.max(axis=axis, initial=ZERO, keepdims=True)
     exponent = np.where(exponent == ZERO, np.int32(0), exponent)
     return ldexp(a.mantissa, a.exponent - exponent), np.squeeze(exponent, axis)
 
 
-def wider(a: Pair, b: Any) -> type[Pair]:
+def wider(a: Pair, b: object) -> type[Pair]:
     """Return the kind of pair that holds both."""
     return type(b) if isinstance(b, type(a)) else type(a)
 
 
-def high(a: Numbers) -> Any:
+@overload
+def high(a: Array | Pair) -> Array: ...
+@overload
+def high(a: Scaled) -> Scaled: ...
+def high(a: Numbers) -> Array | Scaled:
     """Return numbers rounded to 53 bits: the high part of a pair."""
     if isinstance(a, Scaled):
         return Scaled(high(a.mantissa), a.exponent)
@@ -314,14 +336,22 @@ def high(a: Numbers) -> Any:
 
 def digits(a: Numbers) -> Array:
     """Return numbers, or their mantissas, rounded to 53 bits: 0, infinite or NaN where the numbers are."""
-    rounded: Array = high(a.mantissa if isinstance(a, Scaled) else a)
-    return rounded
+    return high(a.mantissa if isinstance(a, Scaled) else a)
 
 
 def order(a: Numbers) -> Array:
     """Return float64 numbers that are in the order of |a|."""
     sizes = np.abs(digits(a))
     return np.asarray(a.exponent + sizes if isinstance(a, Scaled) else sizes)
+
+
+@overload
+def rounded(a: Array | Pair) -> Array | Pair: ...
+@overload
+def rounded(a: Scaled) -> Scaled: ...
+def rounded(a: Numbers) -> Numbers:
+    """What is kept of numbers where 53 bits are enough: all of an array, else what its kind says."""
+    return a if isinstance(a, np.ndarray) else a.rounded()
 
 
 def sqrt(a: Pair) -> Pair:
@@ -332,7 +362,17 @@ def sqrt(a: Pair) -> Pair:
     return type(a)(*fast_two_sum(root, ((a.hi - p) - e + a.lo) / (2.0 * safe)))
 
 
-def where(condition: NDArray[np.bool_], a: Numbers, b: Numbers) -> Any:
+@overload
+def where(condition: Mask, a: Scaled, b: Numbers | float) -> Scaled: ...
+@overload
+def where(condition: Mask, a: Numbers | float, b: Scaled) -> Scaled: ...
+@overload
+def where(condition: Mask, a: Pair, b: Array | Pair | float) -> Pair: ...
+@overload
+def where(condition: Mask, a: Array | Pair | float, b: Pair) -> Pair: ...
+@overload
+def where(condition: Mask, a: Array | float, b: Array | float) -> Array: ...
+def where(condition: Mask, a: Numbers | float, b: Numbers | float) -> Numbers:
     """Choose between two, entry by entry."""
     if isinstance(a, Scaled) or isinstance(b, Scaled):
         a, b = Scaled.of(a), Scaled.of(b)
@@ -343,7 +383,13 @@ def where(condition: NDArray[np.bool_], a: Numbers, b: Numbers) -> Any:
     return wider(a, b)(np.where(condition, a.hi, b.hi), np.where(condition, a.lo, b.lo))
 
 
-def ldexp(a: Numbers, exponent: Exponents | int) -> Numbers:
+@overload
+def ldexp(a: Array, exponent: Exponents | Integers | int) -> Array: ...
+@overload
+def ldexp(a: P, exponent: Exponents | Integers | int) -> P: ...
+@overload
+def ldexp(a: Scaled, exponent: Exponents | Integers | int) -> Scaled: ...
+def ldexp(a: Numbers, exponent: Exponents | Integers | int) -> Numbers:
     """Return ``a * 2**exponent``, exact short of over- and underflow."""
     if isinstance(a, Scaled):
         return Scaled.of(a.mantissa, a.exponent + exponent)
@@ -352,7 +398,11 @@ def ldexp(a: Numbers, exponent: Exponents | int) -> Numbers:
     return type(a)(np.ldexp(a.hi, exponent), np.ldexp(a.lo, exponent))
 
 
-def frexp(a: Numbers) -> tuple[Numbers, Exponents]:
+@overload
+def frexp(a: Array) -> tuple[Array, Exponents]: ...
+@overload
+def frexp(a: P) -> tuple[P, Exponents]: ...
+def frexp(a: Array | Pair) -> tuple[Array | Pair, Exponents]:
     """Return ``(m, e)`` with ``a = m * 2**e`` and m, its high part for a pair, in [1/2, 1), or 0: entry by entry."""
     exponent = np.frexp(high(a))[1]
     return ldexp(a, -exponent), exponent
@@ -366,7 +416,13 @@ def integers(a: Array) -> tuple[NDArray[np.object_], int]:
     return np.ldexp(mantissa, 53).astype(np.int64).astype(object) << shift, least - 53
 
 
-def spread(a: Numbers, shape: tuple[int, ...]) -> Numbers:
+@overload
+def spread(a: P, shape: tuple[int, ...]) -> P: ...
+@overload
+def spread(a: Scaled, shape: tuple[int, ...]) -> Scaled: ...
+@overload
+def spread(a: Array | float, shape: tuple[int, ...]) -> Array: ...
+def spread(a: Numbers | float, shape: tuple[int, ...]) -> Numbers:
     """Broadcast to a shape, for reading."""
     if isinstance(a, Scaled):
         return Scaled(spread(a.mantissa, shape), np.broadcast_to(a.exponent, shape))
@@ -375,7 +431,13 @@ def spread(a: Numbers, shape: tuple[int, ...]) -> Numbers:
     return type(a)(np.broadcast_to(a.hi, shape), np.broadcast_to(a.lo, shape))
 
 
-def scale_rows(rows: Numbers) -> tuple[Numbers, Exponents]:
+@overload
+def scale_rows(rows: Array) -> tuple[Array, Exponents]: ...
+@overload
+def scale_rows(rows: P) -> tuple[P, Exponents]: ...
+@overload
+def scale_rows(rows: Scaled) -> tuple[Array | Pair, Exponents]: ...
+def scale_rows(rows: Numbers) -> tuple[Array | Pair, Exponents]:
     """Return ``(scaled, e)`` with ``rows = scaled * 2**e`` and the largest entry of a row in [1/2, 1).
 
     The scaling is exact for entries down to 2^-1022 of the largest of their row; smaller ones become subnormal, or 0.
@@ -387,12 +449,18 @@ def scale_rows(rows: Numbers) -> tuple[Numbers, Exponents]:
     return ldexp(rows, -exponent[..., None]), exponent
 
 
-def unscale_rows(rows: Numbers, exponent: Exponents | None) -> Numbers:
+def unscale_rows(rows: Array, exponent: Exponents | None) -> Array:
     """Divide rows by 2^exponent, as gradients of rows that `scale_rows` scaled; None where none was."""
     return rows if exponent is None or not exponent.any() else ldexp(rows, -exponent[:, None])
 
 
-def total(terms: Numbers, axis: int = -1) -> Numbers:
+@overload
+def total(terms: Array, axis: int = -1) -> Pair: ...
+@overload
+def total(terms: P, axis: int = -1) -> P: ...
+@overload
+def total(terms: Scaled, axis: int = -1) -> Scaled: ...
+def total(terms: Numbers, axis: int = -1) -> Pair | Scaled:
     """Sum along an axis, halving it again and again: error at most 3u² ceil(log2 n) of the sum of |terms|."""
     if isinstance(terms, Scaled):
         aligned, exponent = along(terms, axis)
@@ -414,13 +482,17 @@ def total(terms: Numbers, axis: int = -1) -> Numbers:
     return left[0]
 
 
+@overload
+def rounded_total(terms: Array | Pair, axis: int = -1) -> Array | Pair: ...
+@overload
+def rounded_total(terms: Scaled, axis: int = -1) -> Scaled: ...
 def rounded_total(terms: Numbers, axis: int = -1) -> Numbers:
     """Sum along an axis, rounded once; infinite and undefined terms, which have no error to carry, add up as ever."""
     if isinstance(terms, Scaled):
         aligned, exponent = along(terms, axis)
         return Scaled.of(rounded_total(aligned, axis), exponent)
     with np.errstate(invalid="ignore"):
-        exact, plain = total(terms, axis).rounded(), high(terms).sum(axis)
+        exact, plain = total(terms, axis).rounded(), np.asarray(high(terms).sum(axis))
     return where(np.isfinite(plain), exact, plain)
 
 
@@ -428,12 +500,12 @@ def _join(a: Pair, b: Pair) -> Pair:
     return type(a)(np.concatenate([a.hi, b.hi]), np.concatenate([a.lo, b.lo]))
 
 
-def dot(a: Numbers, b: Numbers) -> Numbers:
+def dot(a: Array | Pair, b: Array | Pair) -> Pair:
     """Row by row inner product to the full width of a pair: error at most (5 + 3 ceil(log2 D)) u² of sum |a_i b_i|."""
     return total(Pair.of(a) * b)
 
 
-def direction(rows: Pair) -> tuple[Numbers, Pair]:
+def direction(rows: Pair) -> tuple[Array | Pair, Pair]:
     """Return unit rows, rounded, and lengths to the full width of a pair; a row of zeros has direction 0, length 0."""
     scaled, exponent = scale_rows(rows)
     length = sqrt(dot(scaled, scaled))
@@ -441,6 +513,12 @@ def direction(rows: Pair) -> tuple[Numbers, Pair]:
     return scaled.rounded() / divisor[:, None], ldexp(length, exponent)
 
 
+@overload
+def total_by_label(rows: Array, labels: Integers) -> tuple[Integers, Array]: ...
+@overload
+def total_by_label(rows: Pair, labels: Integers) -> tuple[Integers, Array | Pair]: ...
+@overload
+def total_by_label(rows: Scaled, labels: Integers) -> tuple[Integers, Scaled]: ...
 def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     """Add up the rows of each label: the labels that occur, in order, and their sums, each rounded once.
 
@@ -456,12 +534,11 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     labels = labels[order]
     first = np.flatnonzero(np.diff(labels, prepend=labels[:1] - 1))
     counts = np.diff(first, append=len(labels))
-    found, several = rows[order[first]], counts > 1  # mostly there is one row, and nothing to add
-    found = found.rounded() if isinstance(found, Pair) else found
+    sums, several = rounded(rows[order[first]]), counts > 1  # mostly there is one row, and nothing to add
     if several.any():
-        shared = np.repeat(several, counts)
-        found[several] = _sums(Pair.of(rows[order[shared]]), labels[shared]).rounded()
-    return labels[first], found
+        repeated = np.repeat(several, counts)
+        put(sums, several, _sums(Pair.of(rows[order[repeated]]), labels[repeated]).rounded())
+    return labels[first], sums
 
 
 def _sums(summed: Pair, labels: Integers) -> Pair:

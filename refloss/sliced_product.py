@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import overload
 
 import numpy as np
 
-from refloss.error_free import Array, Numbers, Pair, Scaled, dot, fast_two_sum, ldexp, scale_rows, two_sum, u, wider
+from refloss.error_free import (
+    Array,
+    Numbers,
+    Pair,
+    Scaled,
+    dot,
+    fast_two_sum,
+    high,
+    ldexp,
+    scale_rows,
+    two_sum,
+    u,
+    wider,
+)
 
 ACCURACY = 96  # bits that the product of two matrices of pairs has, of the largest entries' product
 
 
-def _cut(rows: Numbers, bits: int, count: int) -> tuple[list[Array], list[Array]]:
+def _cut(rows: Array | Pair, bits: int, count: int) -> tuple[list[Array], list[Array]]:
     """Cut entries of size at most 1 into slices of few bits: the slices, and what is left before each and at the end.
 
     Slice k is a multiple of 2^(-(k+1) bits), and what it leaves is at most half of that. Cutting is exact; what is left
@@ -51,7 +64,7 @@ def cuts(terms: int, accuracy: int) -> int:
     return count
 
 
-def _in_blocks(a: Numbers, b: Numbers, product: Callable[[Any, Any], Pair]) -> Pair:
+def _in_blocks(a: Array | Pair, b: Array | Pair, product: Callable[[Array | Pair, Array | Pair], Pair]) -> Pair:
     """Add up, as pairs, what product makes of the blocks of columns of a and b."""
     width = 512 if isinstance(a, Pair) else 1024
     summed = product(a[:, :width], b[:, :width])
@@ -61,7 +74,13 @@ def _in_blocks(a: Numbers, b: Numbers, product: Callable[[Any, Any], Pair]) -> P
     return summed
 
 
-def matmul(a: Numbers, b: Numbers) -> Numbers:
+@overload
+def matmul(a: Array | Pair, b: Array | Pair) -> Pair: ...
+@overload
+def matmul(a: Scaled, b: Numbers) -> Scaled: ...
+@overload
+def matmul(a: Array | Pair, b: Scaled) -> Scaled: ...
+def matmul(a: Numbers, b: Numbers) -> Pair | Scaled:
     r"""Return ``a @ b.T`` as a pair, at the speed of a BLAS, by products of slices that it cannot round.
 
     Rows of a (M, K) and of b (P, K), in blocks of at most 1024 columns, are scaled by powers of two to entries of size
@@ -82,7 +101,7 @@ def matmul(a: Numbers, b: Numbers) -> Numbers:
         (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
         return Scaled.of(matmul(a, b), a_exponent[:, None] + b_exponent)
 
-    def product(a: Numbers, b: Numbers) -> Pair:
+    def product(a: Array | Pair, b: Array | Pair) -> Pair:
         (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
         terms = a.shape[1]
         count = cuts(terms, ACCURACY) if isinstance(a, Pair) else 1
@@ -90,26 +109,25 @@ def matmul(a: Numbers, b: Numbers) -> Numbers:
         low = a_rests[count] @ b_rests[0].T
         for i, piece in enumerate(a_slices):
             low += piece @ b_rests[count - i].T
-        found: Pair = Pair.of(low) if count > 1 else Pair(*two_sum(a_slices[0] @ b_slices[0].T, low))
+        summed = Pair.of(low) if count > 1 else Pair(*two_sum(a_slices[0] @ b_slices[0].T, low))
         if count > 1:
             for size in range(count - 1, -1, -1):  # the smallest first
                 for i in range(size + 1):
-                    found = found + a_slices[i] @ b_slices[size - i].T
-        summed: Pair = ldexp(wider(Pair.of(a), b)(found.hi, found.lo), a_exponent[:, None] + b_exponent)
-        return summed
+                    summed = summed + a_slices[i] @ b_slices[size - i].T
+        return ldexp(wider(Pair.of(a), b)(summed.hi, summed.lo), a_exponent[:, None] + b_exponent)
 
     return _in_blocks(a, b, product)
 
 
-def row_dot(a: Numbers, b: Numbers) -> Numbers:
+def row_dot(a: Array | Pair, b: Array | Pair) -> Pair:
     """Row by row inner product of rows with entries of size at most 1, as accurate as `matmul` and as cheap."""
     if isinstance(a, Pair):
         return dot(a, b)
 
-    def product(a: Array, b: Array) -> Pair:
+    def product(a: Array | Pair, b: Array | Pair) -> Pair:
         bits = _bits(a.shape[1])
         ((a_head,), (_, a_tail)), ((b_head,), (_, b_tail)) = _cut(a, bits, 1), _cut(b, bits, 1)
-        low = np.einsum("nd,nd->n", a_head, b_tail) + np.einsum("nd,nd->n", a_tail, b)
+        low = np.einsum("nd,nd->n", a_head, b_tail) + np.einsum("nd,nd->n", a_tail, high(b))
         return Pair(*two_sum(np.einsum("nd,nd->n", a_head, b_head), low))
 
     return _in_blocks(a, b, product)

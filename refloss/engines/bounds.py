@@ -194,7 +194,7 @@ def _triplet(call: _Call) -> Bounds:
     anchor, *others = (call.arrays[name] for name in ("anchor", "positive", "negative"))
     losses, saved = triplet.forward(anchor, others[0], others[1], settings.m, settings.squared)
     share = -np.log2(float(len(anchor))) if settings.reduction == "mean" else 0.0
-    loss = np.log2(promised.value) + np.log2(high(losses.mantissa)) + losses.exponent
+    loss: Array = np.log2(promised.value) + np.log2(high(losses.mantissa)) + losses.exponent
     # twice the distances, of halves which cannot overflow; of the plain distance the lengths of two directions
     near, far = (
         2.0 + log2_lengths(anchor / 2.0 - other / 2.0) if settings.squared else np.zeros(len(anchor))

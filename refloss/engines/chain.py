@@ -17,7 +17,19 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines import Arrays, Spec, without_ignored
-from refloss.error_free import Array, Integers, Numbers, Pair, Scaled, frexp, ldexp, plain, total_by_label
+from refloss.error_free import (
+    Array,
+    Integers,
+    Numbers,
+    Pair,
+    Scaled,
+    StageResult,
+    frexp,
+    ldexp,
+    plain,
+    put,
+    total_by_label,
+)
 from refloss.stages import (
     angle,
     cosine,
@@ -196,12 +208,12 @@ def _margin_up(spec: Spec, upstream: Array, saved: Saved) -> tuple[Gradients, Gr
     return gradients, {"x": x, "w": w}
 
 
-def _by_class(rows: Numbers, y: Integers, classes: int) -> Numbers:
+def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:
     """Add up the rows of every class: backward of taking w[y]."""
     present, summed = total_by_label(rows, y)
     out = np.zeros((classes, rows.shape[1]))
     whole = Scaled.of(out) if isinstance(summed, Scaled) else out
-    whole[present] = summed
+    put(whole, present, summed)
     return whole
 
 

@@ -28,13 +28,14 @@ from refloss.engines import Arrays, Spec, kernels, without_ignored
 from refloss.error_free import (
     Array,
     Integers,
-    Numbers,
     Pair,
     Scaled,
+    StageResult,
     expansion,
     frexp,
     ldexp,
     plain,
+    put,
     total_by_label,
 )
 from refloss.fixed_point import UNIT, Between, inner, settled, units
@@ -141,14 +142,14 @@ def _zeros(*shape: int) -> DoubleDouble:
     return DoubleDouble(np.zeros(shape), np.zeros(shape))
 
 
-def _put(into: Numbers, index: Any, part: Numbers) -> Numbers:
+def _put(into: StageResult, index: Any, part: StageResult) -> StageResult:
     """Write some entries; what comes back has room for them."""
     into = Scaled.of(into) if isinstance(part, Scaled) else into
     into[index] = part
     return into
 
 
-_Up: TypeAlias = Callable[[Numbers], None]
+_Up: TypeAlias = Callable[[StageResult], None]
 
 
 def _loss(
@@ -164,7 +165,7 @@ def _loss(
     """
     settings = spec.cross_entropy
     weights = cross_entropy.weights(y, classes, settings, DoubleDouble)
-    losses: Numbers = _zeros(len(y))
+    losses: StageResult = _zeros(len(y))
     for rows in _blocks(len(y), classes, 2**16):
         z, up = down(rows)
         log_p, of_log_softmax = log_softmax.forward(z)
@@ -182,7 +183,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     gradient = np.zeros_like(z)
 
     def down(rows: slice) -> tuple[Pair, _Up]:
-        def up(dz: Numbers) -> None:
+        def up(dz: StageResult) -> None:
             gradient[rows] = dz.hi
 
         return DoubleDouble.of(z[rows]), up
@@ -192,7 +193,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
 
 def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, b = DoubleDouble.of(arrays["x"]), arrays["w"], arrays.get("b")
-    z: Numbers = _zeros(len(x), len(w))  # and then their gradient
+    z: StageResult = _zeros(len(x), len(w))  # and then their gradient
     for block in _classes(x.hi, w):
         z[:, block], _ = linear.forward(x, DoubleDouble.of(w[block]), None if b is None else b[block])
     inputs.check_logits_fit(z.hi)
@@ -206,7 +207,7 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
         z[huge] = _less_largest(z[huge], close, rows_x, rows_w, _of_products)
 
     def down(rows: slice) -> tuple[Pair, _Up]:
-        def up(dz: Numbers) -> None:
+        def up(dz: StageResult) -> None:
             nonlocal z
             z = _put(z, rows, dz)
 
@@ -215,7 +216,7 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
     loss = _loss(spec, arrays["y"], len(w), upstream, down)
     if upstream is None:
         return loss, {}
-    to_x: Numbers = _zeros(*x.shape)
+    to_x: StageResult = _zeros(*x.shape)
     to_w, to_b = np.zeros_like(w), np.zeros(len(w))
     for block in _classes(x.hi, w):
         part, of_w, of_b = linear.backward(z[:, block], linear.Saved(x, DoubleDouble.of(w[block])))
@@ -227,7 +228,7 @@ def _linear(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
 def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     to_x = normalize.forward(DoubleDouble.of(x))
-    c: Numbers = _zeros(len(x), len(w))  # the cosines, and then their gradient
+    c: StageResult = _zeros(len(x), len(w))  # the cosines, and then their gradient
     for block in _classes(x, w):
         c[:, block], _ = cosine.forward(to_x, normalize.forward(DoubleDouble.of(w[block])))
     theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
@@ -239,8 +240,8 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
         scale = DoubleDouble.of(mantissa)
     is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
     near = _nearly_parallel(c, y)
-    of_psi: Numbers = _zeros(len(y))
-    of_scale: Numbers = _zeros(len(y))
+    of_psi: StageResult = _zeros(len(y))
+    of_scale: StageResult = _zeros(len(y))
 
     def down(rows: slice) -> tuple[Pair, _Up]:
         z, of_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
@@ -252,7 +253,7 @@ def _margin(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resul
             close[np.arange(len(n)), y[n]] &= is_cosine[n]
             z[huge] = ldexp(_less_largest(f, close, x[n], w, _of_cosines) * scale[n][:, None], exponent[n][:, None])
 
-        def up(dz: Numbers) -> None:
+        def up(dz: StageResult) -> None:
             nonlocal c, of_psi, of_scale
             of_c, of_target, of_length = logits.backward(dz, of_logits)
             c, of_psi, of_scale = _put(c, rows, of_c), _put(of_psi, rows, of_target), _put(of_scale, rows, of_length)
@@ -328,7 +329,7 @@ def _nearly_parallel(c: DoubleDouble, y: Integers) -> _Places:
     return _Places(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-def _by_angle(x: Array, w: Array, dc: Numbers) -> tuple[Numbers, Numbers]:
+def _by_angle(x: Array, w: Array, dc: StageResult) -> tuple[StageResult, StageResult]:
     """Carry the gradients of cosines of pairs of rows back as if they were targets, without a margin."""
     theta, of_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
     _, of_margin = margin.forward(theta, margin.Settings())
@@ -338,11 +339,11 @@ def _by_angle(x: Array, w: Array, dc: Numbers) -> tuple[Numbers, Numbers]:
 class _Narrow:
     """Gradients of those pairs of a sample and a class that go through their angle, added up."""
 
-    def __init__(self, x: Numbers, classes: Integers, width: int) -> None:
+    def __init__(self, x: StageResult, classes: Integers, width: int) -> None:
         self.x, self.classes = x, classes
-        self.w: Numbers = _zeros(len(classes), width)
+        self.w: StageResult = _zeros(len(classes), width)
 
-    def add(self, n: Integers, k: Integers, dx: Numbers, dw: Numbers) -> None:
+    def add(self, n: Integers, k: Integers, dx: StageResult, dw: StageResult) -> None:
         """Add gradients of rows n of x and k of w."""
         (n, dx), (k, dw) = total_by_label(dx, n), total_by_label(dw, k)
         at = np.searchsorted(self.classes, k)
@@ -350,10 +351,10 @@ class _Narrow:
 
 
 def _wide_back(
-    dc: Numbers, to_x: normalize.Directions, w: Array, narrow: _Narrow, of_scale: Numbers
+    dc: StageResult, to_x: normalize.Directions, w: Array, narrow: _Narrow, of_scale: StageResult
 ) -> dict[str, Array]:
     """Carry the gradient of the cosines back to embeddings and classes, and add that of the narrow branch."""
-    unit_x: Numbers = _zeros(*narrow.x.shape)
+    unit_x: StageResult = _zeros(*narrow.x.shape)
     gradient = np.zeros_like(w)
     for block in _classes(narrow.x.hi, w):
         to_w = normalize.forward(DoubleDouble.of(w[block]))
@@ -378,7 +379,9 @@ def _triplet(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resu
         exponents = np.broadcast_to(exponent, (count,))
     for rows in _blocks(count, width, 2**16):
         anchor, positive, negative = (DoubleDouble.of(point[rows]) for point in points)
-        (losses.mantissa[rows], losses.exponent[rows]), saved = triplet.forward(anchor, positive, negative, m, squared)
+        of_rows, saved = triplet.forward(anchor, positive, negative, m, squared)
+        put(losses.mantissa, rows, of_rows.mantissa)
+        losses.exponent[rows] = of_rows.exponent
         if upstream is not None:
             for gradient, part in zip(
                 gradients, triplet.backward(coefficients[rows], saved, exponents[rows]), strict=True

@@ -36,9 +36,9 @@ from refloss.error_free import (
     Array,
     Exponents,
     Integers,
-    Numbers,
     Pair,
     Scaled,
+    StageResult,
     ldexp,
     plain,
     scale_rows,
@@ -432,7 +432,7 @@ def _roomy(dtype: Any) -> float:
     return format_of(dtype).largest / 2.0**16
 
 
-def _fit(dtype: Any, *weights: Numbers) -> None:
+def _fit(dtype: Any, *weights: StageResult) -> None:
     """Refuse weights whose products the dtype might not hold."""
     room = 2.0 ** (64 if dtype == np.float32 else 300)
     for some in weights:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import PI, Array, Numbers, Pair, expansion, sin_cos, where
+from refloss.error_free import PI, Array, Numbers, Pair, StageResult, expansion, sin_cos, where
 from refloss.fixed_point import Turned, settled
 from refloss.stages.angle import Angle
 
@@ -349,7 +349,7 @@ def forward(angle: Angle, margin: Settings) -> tuple[Pair, Saved]:
     return curve.psi(target), Saved(curve.slope(target).rounded())
 
 
-def backward(upstream: Numbers, saved: Saved) -> Numbers:
+def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Multiply by the slope of the curve.
 
     $$\frac{\partial L}{\partial\theta} = \frac{\partial L}{\partial\psi}\,\psi'(\theta), \qquad
