@@ -10,7 +10,6 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from refloss.engines.certified import enclose
     from refloss.engines.contract import AccuracyWarning
-    from refloss.error_free import ulp_error
     from refloss.functions import log_softmax, logsumexp, softmax
     from refloss.losses import (
         AMSoftmax,
@@ -26,6 +25,7 @@ if _typing.TYPE_CHECKING:
         Triplet,
         error_bound,
     )
+    from refloss.ulp import ulp_error
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ _ELSEWHERE = {
     "log_softmax": "refloss.functions",
     "logsumexp": "refloss.functions",
     "softmax": "refloss.functions",
-    "ulp_error": "refloss.error_free",
+    "ulp_error": "refloss.ulp",
 }
 
 

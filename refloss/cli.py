@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args, ge
 import numpy as np
 
 import refloss
-from refloss.error_free import Array, shown, u
+from refloss.error_free import Array, u
 from refloss.formats import FORMATS, PRECISION_BITS
+from refloss.messages import shown
 from refloss.testing import Report, naive
 from refloss.testing import budget as budget_of
 from refloss.testing import cases as cases_of

@@ -11,19 +11,22 @@ option that reorders floating point would destroy them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
 Exponents: TypeAlias = NDArray[np.int32]  # what frexp gives, and what ldexp is fast with
-Numbers: TypeAlias = Any  # an Array or a Pair: a stage computes with what its engine gives it
+Index: TypeAlias = Any  # whatever NumPy takes between brackets
+Numbers: TypeAlias = "Array | Pair | Scaled"  # a stage computes with the kind that its engine passes
+Operand: TypeAlias = "Numbers | ArrayLike"  # what arithmetic takes on either side
+Wide: TypeAlias = "Pair | Scaled"  # what has `rounded` and `log1p`
+StageResult: TypeAlias = Any  # Numbers, of a kind that only the engine knows: arrays in `chain`, wider pairs in `dd`
 
 u = 2.0**-53  # unit roundoff: half the distance from 1 to the next float64
 _SPLITTER = 134217729.0  # 2^27 + 1: cuts 53 bits into two halves whose products are exact
@@ -86,16 +89,16 @@ class Pair:
         hi = np.asarray(value, np.float64)
         return cls(hi, np.zeros_like(hi))
 
-    def rounded(self) -> Numbers:
+    def rounded(self) -> Array | Pair:
         """What is kept of the pair where 53 bits are enough."""
         return self.hi
 
-    def exp(self) -> Numbers:
+    def exp(self) -> Array | Pair:
         """e to the power of the pair, to 53 bits: exp(h + l) = exp(h) (1 + l), for l² counts nothing."""
         e = np.exp(self.hi)
         return e + e * self.lo
 
-    def log1p(self) -> Numbers:
+    def log1p(self) -> Array | Pair:
         """log(1 + the pair), to 53 bits."""
         return np.log1p(self.hi) + self.lo / (1.0 + self.hi)
 
@@ -144,10 +147,10 @@ class Pair:
     def __rtruediv__(self, other: Pair | ArrayLike) -> Pair:
         return Pair.of(other) / self
 
-    def __getitem__(self, index: Any) -> Self:
+    def __getitem__(self, index: Index) -> Self:
         return type(self)(self.hi[index], self.lo[index])
 
-    def __setitem__(self, index: Any, value: Pair | ArrayLike) -> None:
+    def __setitem__(self, index: Index, value: Pair | ArrayLike) -> None:
         value = Pair.of(value)
         self.hi[index], self.lo[index] = value.hi, value.lo
 
@@ -182,16 +185,16 @@ class Scaled:
     underflow. Slow: `in_range` and `shift` make them where float64 may not be enough, and nowhere else.
     """
 
-    mantissa: Numbers
+    mantissa: Array | Pair
     exponent: Exponents
 
     __array_ufunc__ = None  # an ndarray on the left hands the operation over
 
     @classmethod
-    def of(cls, value: Numbers, exponent: Any = 0) -> Scaled:
-        """Return ``value * 2**exponent`` with mantissas as they are to be."""
+    def of(cls, value: Operand, exponent: Exponents | Integers | int = 0) -> Scaled:
+        """Return ``value * 2**exponent`` with high parts of mantissas in [1/2, 1)."""
         if isinstance(value, Scaled):
-            value, exponent = value.mantissa, value.exponent + exponent
+            return cls.of(value.mantissa, value.exponent + exponent)
         value = value if isinstance(value, Pair) else np.asarray(value, np.float64)
         top = high(value)
         finite = np.isfinite(top)
@@ -202,11 +205,10 @@ class Scaled:
     @property
     def hi(self) -> Array:
         """The numbers rounded to float64."""
-        rounded: Array = plain(high(self))
-        return rounded
+        return high(plain(high(self)))
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self.hi, dtype)  # for whoever has no use for more
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.hi, dtype)  # for NumPy's own functions
 
     def rounded(self) -> Scaled:
         """What is kept where 53 bits are enough."""
@@ -215,12 +217,12 @@ class Scaled:
     def log1p(self) -> Scaled:
         """log(1 + the number), as accurate as that of the mantissas; of numbers below 2^-200 they themselves."""
         tiny = self.exponent < -200
-        return Scaled.of(where(tiny, self.rounded(), plain(where(tiny, 0.0, self)).log1p()))
+        return Scaled.of(where(tiny, self.rounded(), Pair.of(plain(where(tiny, 0.0, self))).log1p()))
 
     def __neg__(self) -> Scaled:
         return Scaled(-self.mantissa, self.exponent)
 
-    def __add__(self, other: Numbers) -> Scaled:
+    def __add__(self, other: Operand) -> Scaled:
         other = Scaled.of(other)
         exponent = np.maximum(self.exponent, other.exponent)
         a, b = (ldexp(it.mantissa, it.exponent - exponent) for it in (self, other))
@@ -228,32 +230,32 @@ class Scaled:
 
     __radd__ = __add__
 
-    def __sub__(self, other: Numbers) -> Scaled:
+    def __sub__(self, other: Operand) -> Scaled:
         return self + -Scaled.of(other)
 
-    def __rsub__(self, other: Numbers) -> Scaled:
+    def __rsub__(self, other: Operand) -> Scaled:
         return -self + Scaled.of(other)
 
-    def __mul__(self, other: Numbers) -> Scaled:
+    def __mul__(self, other: Operand) -> Scaled:
         other = Scaled.of(other)
         return Scaled.of(self.mantissa * other.mantissa, self.exponent + other.exponent)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Numbers) -> Scaled:
+    def __truediv__(self, other: Operand) -> Scaled:
         other = Scaled.of(other)
         return Scaled.of(self.mantissa / other.mantissa, self.exponent - other.exponent)
 
-    def __rtruediv__(self, other: Numbers) -> Scaled:
-        quotient: Scaled = Scaled.of(other) / self
-        return quotient
+    def __rtruediv__(self, other: Operand) -> Scaled:
+        return Scaled.of(other) / self
 
-    def __getitem__(self, index: Any) -> Scaled:
+    def __getitem__(self, index: Index) -> Scaled:
         return Scaled(self.mantissa[index], self.exponent[index])
 
-    def __setitem__(self, index: Any, value: Numbers) -> None:
+    def __setitem__(self, index: Index, value: Operand) -> None:
         value = Scaled.of(value)
-        self.mantissa[index], self.exponent[index] = value.mantissa, value.exponent
+        put(self.mantissa, index, value.mantissa)
+        self.exponent[index] = value.exponent
 
     def __len__(self) -> int:
         return len(self.exponent)
@@ -273,7 +275,16 @@ class Scaled:
         return self.exponent.shape
 
 
-def plain(a: Numbers) -> Numbers:
+P = TypeVar("P", bound=Pair)
+
+
+@overload
+def plain(a: Array) -> Array: ...
+@overload
+def plain(a: P) -> P: ...
+@overload
+def plain(a: Scaled) -> Array | Pair: ...
+def plain(a: Numbers) -> Array | Pair:
     """Return numbers without their exponents: infinite or 0 where float64 cannot hold them."""
     if not isinstance(a, Scaled):
         return a
@@ -281,11 +292,16 @@ def plain(a: Numbers) -> Numbers:
         return ldexp(a.mantissa, a.exponent)
 
 
-def in_range(a: Numbers, bits: int) -> bool:
+def put(a: Numbers, index: Index, value: Numbers | float) -> None:
+    """Write entries; value is a number, or of the kind of a."""
+    a[index] = value  # type: ignore[assignment]
+
+
+def in_range(a: Operand, bits: int) -> bool:
     """Whether all numbers that are neither 0 nor infinite nor NaN are from 2^-bits to 2^bits, and none is `Scaled`."""
     if isinstance(a, Scaled):
         return False
-    sizes = np.abs(high(a))
+    sizes = np.abs(a.hi if isinstance(a, Pair) else np.asarray(a))
     return not ((sizes > 2.0**bits) & (sizes < np.inf) | (sizes < 2.0**-bits) & (sizes > 0.0)).any()
 
 
@@ -295,19 +311,23 @@ def shift(a: Numbers, exponent: Exponents) -> Numbers:
     return ldexp(a if enough.all() else Scaled.of(a), exponent)
 
 
-def along(a: Scaled, axis: int) -> tuple[Numbers, Exponents]:
+def along(a: Scaled, axis: int) -> tuple[Array | Pair, Exponents]:
     """Return ``(m, e)`` with ``a = m * 2**e`` and one e along an axis, the largest; it is 0 where all are 0."""
     exponent = a.exponent.max(axis=axis, initial=ZERO, keepdims=True)
     exponent = np.where(exponent == ZERO, np.int32(0), exponent)
     return ldexp(a.mantissa, a.exponent - exponent), np.squeeze(exponent, axis)
 
 
-def wider(a: Pair, b: Any) -> type[Pair]:
+def wider(a: Pair, b: object) -> type[Pair]:
     """Return the kind of pair that holds both."""
     return type(b) if isinstance(b, type(a)) else type(a)
 
 
-def high(a: Numbers) -> Any:
+@overload
+def high(a: Array | Pair) -> Array: ...
+@overload
+def high(a: Scaled) -> Scaled: ...
+def high(a: Numbers) -> Array | Scaled:
     """Return numbers rounded to 53 bits: the high part of a pair."""
     if isinstance(a, Scaled):
         return Scaled(high(a.mantissa), a.exponent)
@@ -316,14 +336,22 @@ def high(a: Numbers) -> Any:
 
 def digits(a: Numbers) -> Array:
     """Return numbers, or their mantissas, rounded to 53 bits: 0, infinite or NaN where the numbers are."""
-    rounded: Array = high(a.mantissa if isinstance(a, Scaled) else a)
-    return rounded
+    return high(a.mantissa if isinstance(a, Scaled) else a)
 
 
 def order(a: Numbers) -> Array:
     """Return float64 numbers that are in the order of |a|."""
     sizes = np.abs(digits(a))
     return np.asarray(a.exponent + sizes if isinstance(a, Scaled) else sizes)
+
+
+@overload
+def rounded(a: Array | Pair) -> Array | Pair: ...
+@overload
+def rounded(a: Scaled) -> Scaled: ...
+def rounded(a: Numbers) -> Numbers:
+    """What is kept of numbers where 53 bits are enough: all of an array, else what its kind says."""
+    return a if isinstance(a, np.ndarray) else a.rounded()
 
 
 def sqrt(a: Pair) -> Pair:
@@ -334,7 +362,17 @@ def sqrt(a: Pair) -> Pair:
     return type(a)(*fast_two_sum(root, ((a.hi - p) - e + a.lo) / (2.0 * safe)))
 
 
-def where(condition: NDArray[np.bool_], a: Numbers, b: Numbers) -> Any:
+@overload
+def where(condition: Mask, a: Scaled, b: Numbers | float) -> Scaled: ...
+@overload
+def where(condition: Mask, a: Numbers | float, b: Scaled) -> Scaled: ...
+@overload
+def where(condition: Mask, a: Pair, b: Array | Pair | float) -> Pair: ...
+@overload
+def where(condition: Mask, a: Array | Pair | float, b: Pair) -> Pair: ...
+@overload
+def where(condition: Mask, a: Array | float, b: Array | float) -> Array: ...
+def where(condition: Mask, a: Numbers | float, b: Numbers | float) -> Numbers:
     """Choose between two, entry by entry."""
     if isinstance(a, Scaled) or isinstance(b, Scaled):
         a, b = Scaled.of(a), Scaled.of(b)
@@ -345,7 +383,13 @@ def where(condition: NDArray[np.bool_], a: Numbers, b: Numbers) -> Any:
     return wider(a, b)(np.where(condition, a.hi, b.hi), np.where(condition, a.lo, b.lo))
 
 
-def ldexp(a: Numbers, exponent: Exponents | int) -> Numbers:
+@overload
+def ldexp(a: Array, exponent: Exponents | Integers | int) -> Array: ...
+@overload
+def ldexp(a: P, exponent: Exponents | Integers | int) -> P: ...
+@overload
+def ldexp(a: Scaled, exponent: Exponents | Integers | int) -> Scaled: ...
+def ldexp(a: Numbers, exponent: Exponents | Integers | int) -> Numbers:
     """Return ``a * 2**exponent``, exact short of over- and underflow."""
     if isinstance(a, Scaled):
         return Scaled.of(a.mantissa, a.exponent + exponent)
@@ -354,7 +398,11 @@ def ldexp(a: Numbers, exponent: Exponents | int) -> Numbers:
     return type(a)(np.ldexp(a.hi, exponent), np.ldexp(a.lo, exponent))
 
 
-def frexp(a: Numbers) -> tuple[Numbers, Exponents]:
+@overload
+def frexp(a: Array) -> tuple[Array, Exponents]: ...
+@overload
+def frexp(a: P) -> tuple[P, Exponents]: ...
+def frexp(a: Array | Pair) -> tuple[Array | Pair, Exponents]:
     """Return ``(m, e)`` with ``a = m * 2**e`` and m, its high part for a pair, in [1/2, 1), or 0: entry by entry."""
     exponent = np.frexp(high(a))[1]
     return ldexp(a, -exponent), exponent
@@ -368,7 +416,13 @@ def integers(a: Array) -> tuple[NDArray[np.object_], int]:
     return np.ldexp(mantissa, 53).astype(np.int64).astype(object) << shift, least - 53
 
 
-def spread(a: Numbers, shape: tuple[int, ...]) -> Numbers:
+@overload
+def spread(a: P, shape: tuple[int, ...]) -> P: ...
+@overload
+def spread(a: Scaled, shape: tuple[int, ...]) -> Scaled: ...
+@overload
+def spread(a: Array | float, shape: tuple[int, ...]) -> Array: ...
+def spread(a: Numbers | float, shape: tuple[int, ...]) -> Numbers:
     """Broadcast to a shape, for reading."""
     if isinstance(a, Scaled):
         return Scaled(spread(a.mantissa, shape), np.broadcast_to(a.exponent, shape))
@@ -377,7 +431,13 @@ def spread(a: Numbers, shape: tuple[int, ...]) -> Numbers:
     return type(a)(np.broadcast_to(a.hi, shape), np.broadcast_to(a.lo, shape))
 
 
-def scale_rows(rows: Numbers) -> tuple[Numbers, Exponents]:
+@overload
+def scale_rows(rows: Array) -> tuple[Array, Exponents]: ...
+@overload
+def scale_rows(rows: P) -> tuple[P, Exponents]: ...
+@overload
+def scale_rows(rows: Scaled) -> tuple[Array | Pair, Exponents]: ...
+def scale_rows(rows: Numbers) -> tuple[Array | Pair, Exponents]:
     """Return ``(scaled, e)`` with ``rows = scaled * 2**e`` and the largest entry of a row in [1/2, 1).
 
     The scaling is exact for entries down to 2^-1022 of the largest of their row; smaller ones become subnormal, or 0.
@@ -389,12 +449,18 @@ def scale_rows(rows: Numbers) -> tuple[Numbers, Exponents]:
     return ldexp(rows, -exponent[..., None]), exponent
 
 
-def unscale_rows(rows: Numbers, exponent: Exponents | None) -> Numbers:
+def unscale_rows(rows: Array, exponent: Exponents | None) -> Array:
     """Divide rows by 2^exponent, as gradients of rows that `scale_rows` scaled; None where none was."""
     return rows if exponent is None or not exponent.any() else ldexp(rows, -exponent[:, None])
 
 
-def total(terms: Numbers, axis: int = -1) -> Numbers:
+@overload
+def total(terms: Array, axis: int = -1) -> Pair: ...
+@overload
+def total(terms: P, axis: int = -1) -> P: ...
+@overload
+def total(terms: Scaled, axis: int = -1) -> Scaled: ...
+def total(terms: Numbers, axis: int = -1) -> Pair | Scaled:
     """Sum along an axis, halving it again and again: error at most 3u² ceil(log2 n) of the sum of |terms|."""
     if isinstance(terms, Scaled):
         aligned, exponent = along(terms, axis)
@@ -416,13 +482,17 @@ def total(terms: Numbers, axis: int = -1) -> Numbers:
     return left[0]
 
 
+@overload
+def rounded_total(terms: Array | Pair, axis: int = -1) -> Array | Pair: ...
+@overload
+def rounded_total(terms: Scaled, axis: int = -1) -> Scaled: ...
 def rounded_total(terms: Numbers, axis: int = -1) -> Numbers:
     """Sum along an axis, rounded once; infinite and undefined terms, which have no error to carry, add up as ever."""
     if isinstance(terms, Scaled):
         aligned, exponent = along(terms, axis)
         return Scaled.of(rounded_total(aligned, axis), exponent)
     with np.errstate(invalid="ignore"):
-        exact, plain = total(terms, axis).rounded(), high(terms).sum(axis)
+        exact, plain = total(terms, axis).rounded(), np.asarray(high(terms).sum(axis))
     return where(np.isfinite(plain), exact, plain)
 
 
@@ -430,12 +500,12 @@ def _join(a: Pair, b: Pair) -> Pair:
     return type(a)(np.concatenate([a.hi, b.hi]), np.concatenate([a.lo, b.lo]))
 
 
-def dot(a: Numbers, b: Numbers) -> Numbers:
+def dot(a: Array | Pair, b: Array | Pair) -> Pair:
     """Row by row inner product to the full width of a pair: error at most (5 + 3 ceil(log2 D)) u² of sum |a_i b_i|."""
     return total(Pair.of(a) * b)
 
 
-def direction(rows: Pair) -> tuple[Numbers, Pair]:
+def direction(rows: Pair) -> tuple[Array | Pair, Pair]:
     """Return unit rows, rounded, and lengths to the full width of a pair; a row of zeros has direction 0, length 0."""
     scaled, exponent = scale_rows(rows)
     length = sqrt(dot(scaled, scaled))
@@ -443,107 +513,12 @@ def direction(rows: Pair) -> tuple[Numbers, Pair]:
     return scaled.rounded() / divisor[:, None], ldexp(length, exponent)
 
 
-def _cut(rows: Numbers, bits: int, count: int) -> tuple[list[Array], list[Array]]:
-    """Cut entries of size at most 1 into slices of few bits: the slices, and what is left before each and at the end.
-
-    Slice k is a multiple of 2^(-(k+1) bits), and what it leaves is at most half of that. Cutting is exact; what is left
-    of a pair is rounded to float64 where it is handed out.
-    """
-    rest = Pair.of(rows)
-    slices, rests = [], [rest.hi]
-    for k in range(1, count + 1):
-        lift = 1.5 * 2.0 ** (52 - k * bits)  # adding it rounds to multiples of 2^(-k bits)
-        piece = rest.hi + lift
-        piece -= lift
-        slices.append(piece)
-        if isinstance(rows, Pair):
-            rest = Pair(*fast_two_sum(rest.hi - piece, rest.lo))
-        else:
-            rest = Pair(rest.hi - piece, rest.lo)
-        rests.append(rest.hi)
-    return slices, rests
-
-
-def _bits(terms: int) -> int:
-    """How many bits two factors may have for that many of their products to add up to at most 53."""
-    return (53 - math.ceil(math.log2(max(terms, 2)))) // 2
-
-
-def cuts(terms: int, accuracy: int) -> int:
-    """How many slices `matmul` must cut off, in inner products of that length, for its bound to be 2^-accuracy."""
-    bits, count = _bits(terms), 1
-    while 2.0 * (count + 1) * terms * (terms + 1) * u * 2.0 ** (-count * bits) > 2.0**-accuracy:
-        count += 1
-    return count
-
-
-ACCURACY = 96  # bits that the product of two matrices of pairs has, of the largest entries' product
-
-
-def _in_blocks(a: Numbers, b: Numbers, product: Callable[[Any, Any], Pair]) -> Pair:
-    """Add up, as pairs, what product makes of the blocks of columns of a and b."""
-    width = 512 if isinstance(a, Pair) else 1024
-    summed = product(a[:, :width], b[:, :width])
-    for start in range(width, a.shape[1], width):
-        columns = slice(start, start + width)
-        summed = summed + product(a[:, columns], b[:, columns])
-    return summed
-
-
-def matmul(a: Numbers, b: Numbers) -> Numbers:
-    r"""Return ``a @ b.T`` as a pair, at the speed of a BLAS, by products of slices that it cannot round.
-
-    Rows of a (M, K) and of b (P, K), in blocks of at most 1024 columns, are scaled by powers of two to entries of size
-    at most 1 and cut into n - 1 slices of $\beta = \lfloor (53 - \lceil\log_2 K\rceil)/2 \rfloor$ bits and a rest
-    $r_{n-1}$ of size at most $2^{-(n-1)\beta-1}$:
-    $$a b^T = \sum_{i+j\le n-2} a_i b_j^T + \sum_{i\le n-2} a_i\,r^b_{n-1-i}{}^T + r^a_{n-1} b^T$$
-    where $r_k$ is what is left before slice k. In the first sum every product of entries is an integer of at most 2β
-    bits times $2^{-(i+j+2)\beta}$, so that K of them add up to at most 53 bits: exact, in whatever order a BLAS adds
-    them. The n other products have terms of size at most $2^{-(n-1)\beta-1}$ and are rounded as a BLAS does it: at most
-    $$n (K + 1)\,u\,K\,2^{-(n-1)\beta-1} \le 2 n K (K+1)\,2^{-(n-1)\beta} u \max|a|\max|b|$$
-    in all (the factor 4 for scaling to [1/2, 1)). It takes n (n + 1)/2 products of matrices.
-
-    Two float64 matrices are cut once (n = 2, three products): 2^-60 of the lengths at K = 512, u/32 at K = 1024. Pairs,
-    in blocks of at most 512 columns, are cut as often as the bound takes to be below $2^{-96}$: n = 4 for K from 5 to
-    512, ten products; the partial products are then added as pairs.
-    """
-    if isinstance(a, Scaled) or isinstance(b, Scaled):
-        (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
-        return Scaled.of(matmul(a, b), a_exponent[:, None] + b_exponent)
-
-    def product(a: Numbers, b: Numbers) -> Pair:
-        (a, a_exponent), (b, b_exponent) = scale_rows(a), scale_rows(b)
-        terms = a.shape[1]
-        count = cuts(terms, ACCURACY) if isinstance(a, Pair) else 1
-        (a_slices, a_rests), (b_slices, b_rests) = (_cut(rows, _bits(terms), count) for rows in (a, b))
-        low = a_rests[count] @ b_rests[0].T
-        for i, piece in enumerate(a_slices):
-            low += piece @ b_rests[count - i].T
-        found: Pair = Pair.of(low) if count > 1 else Pair(*two_sum(a_slices[0] @ b_slices[0].T, low))
-        if count > 1:
-            for size in range(count - 1, -1, -1):  # the smallest first
-                for i in range(size + 1):
-                    found = found + a_slices[i] @ b_slices[size - i].T
-        summed: Pair = ldexp(wider(Pair.of(a), b)(found.hi, found.lo), a_exponent[:, None] + b_exponent)
-        return summed
-
-    return _in_blocks(a, b, product)
-
-
-def row_dot(a: Numbers, b: Numbers) -> Numbers:
-    """Row by row inner product of rows with entries of size at most 1, as accurate as `matmul` and as cheap."""
-    if isinstance(a, Pair):
-        return dot(a, b)
-
-    def product(a: Array, b: Array) -> Pair:
-        bits = _bits(a.shape[1])
-        ((a_head,), (_, a_tail)), ((b_head,), (_, b_tail)) = _cut(a, bits, 1), _cut(b, bits, 1)
-        low = np.einsum("nd,nd->n", a_head, b_tail) + np.einsum("nd,nd->n", a_tail, b)
-        return Pair(*two_sum(np.einsum("nd,nd->n", a_head, b_head), low))
-
-    return _in_blocks(a, b, product)
-
-
+@overload
+def total_by_label(rows: Array, labels: Integers) -> tuple[Integers, Array]: ...
+@overload
+def total_by_label(rows: Pair, labels: Integers) -> tuple[Integers, Array | Pair]: ...
+@overload
+def total_by_label(rows: Scaled, labels: Integers) -> tuple[Integers, Scaled]: ...
 def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     """Add up the rows of each label: the labels that occur, in order, and their sums, each rounded once.
 
@@ -559,12 +534,11 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
     labels = labels[order]
     first = np.flatnonzero(np.diff(labels, prepend=labels[:1] - 1))
     counts = np.diff(first, append=len(labels))
-    found, several = rows[order[first]], counts > 1  # mostly there is one row, and nothing to add
-    found = found.rounded() if isinstance(found, Pair) else found
+    sums, several = rounded(rows[order[first]]), counts > 1  # mostly there is one row, and nothing to add
     if several.any():
-        shared = np.repeat(several, counts)
-        found[several] = _sums(Pair.of(rows[order[shared]]), labels[shared]).rounded()
-    return labels[first], found
+        repeated = np.repeat(several, counts)
+        put(sums, several, _sums(Pair.of(rows[order[repeated]]), labels[repeated]).rounded())
+    return labels[first], sums
 
 
 def _sums(summed: Pair, labels: Integers) -> Pair:
@@ -633,172 +607,3 @@ def sin_cos(angle: Pair) -> tuple[Pair, Pair]:
     swapped = quadrant % 2 == 1
     sine, cosine = where(swapped, cosine, sine), where(swapped, sine, cosine)
     return where(quadrant >= 2, -sine, sine), where((quadrant == 1) | (quadrant == 2), -cosine, cosine)
-
-
-_FORMATS = {"float16": (11, -14), "bfloat16": (8, -126), "float32": (24, -126), "float64": (53, -1022)}
-_TINY = Fraction(1, 2**5000)
-"""What smaller truths count as: it shows in no difference from a number of these formats."""
-
-
-def ulp_error(result: Any, truth: Any) -> Any:
-    r"""How far a result is from the truth, in units in the last place that its dtype has there.
-
-    $$\frac{|r - t|}{2^{\max(e,\,e_{\min}) - p + 1}}, \qquad 2^e \le |t| < 2^{e+1}$$
-
-    with p the bits of the dtype of r and e_min its smallest normal exponent: 24 and -126 for float32. A correctly
-    rounded result is at most 1/2 off, and one unit is between u and 2u of the truth, u the unit roundoff.
-
-    Parameters
-    ----------
-    result
-        Floating-point numbers: float16, bfloat16 (of ml_dtypes), float32 or float64.
-    truth
-        Numbers of a shape that fits, each of them exact. Where float64 is not enough: decimal strings, as
-        `refloss.enclose` gives them, with exponents of any size, or integers, `fractions.Fraction`, `decimal.Decimal`
-        or `numpy.longdouble` numbers, in an array or a list.
-
-    Returns
-    -------
-    Array
-        Units in the last place, float64, of the common shape. Equal infinities and two NaN are 0 apart, and so are an
-        infinity and a truth that the dtype rounds to it; of a finite number and one that is not, inf. A truth that
-        float64 rounds to infinity is not finite here. Where the truth is 0 the unit is the smallest subnormal number.
-
-    Raises
-    ------
-    TypeError
-        If result is of none of the four dtypes, or truth holds what is no real number.
-    ValueError
-        If the shapes do not fit, or truth holds a string that is no decimal number.
-
-    Examples
-    --------
-    >>> float(ulp_error(numpy.float32(0.1), "0.1"))
-    0.2
-    """
-    found = _array("result", result, None)
-    # Of a list that mixes strings, integers and floats NumPy would make strings, or round the integers.
-    true = _array("truth", truth, None if hasattr(truth, "dtype") else object)
-    if found.dtype.name not in _FORMATS:
-        raise TypeError(f"result must hold numbers of {', '.join(_FORMATS)}; got {found.dtype}")
-    try:
-        shape = np.broadcast_shapes(found.shape, true.shape)
-    except (ValueError, RuntimeError):  # RuntimeError: more axes than NumPy broadcasts
-        raise ValueError(f"truth must have a shape that fits result's {found.shape}; got {true.shape}") from None
-    bits, smallest = _FORMATS[found.dtype.name]
-    units = np.empty(shape)
-    results: Any = np.broadcast_to(found.astype(np.float64), shape)
-    truths: Any = np.broadcast_to(np.frompyfunc(_exact, 1, 1)(true), shape)
-    for index in np.ndindex(shape):
-        units[index] = _units(float(results[index]), truths[index], bits, smallest)
-    return units if shape else np.float64(units)
-
-
-def _array(name: str, value: Any, dtype: Any) -> NDArray[Any]:
-    try:
-        for _ in leaves(value):  # which refuses what NumPy would follow for ever
-            pass
-        return np.asarray(value, dtype)
-    except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor that wants gradients, ...
-        came = f"{type(value).__name__}: {error}"
-        raise TypeError(f"{name} must be a number, or an array or a list of numbers; got {came}") from error
-
-
-def _units(r: float, t: Fraction | float, bits: int, smallest: int) -> float:
-    """Return how far a result is from the truth, in units of a format with so many bits and that smallest exponent."""
-    if isinstance(t, Fraction) and math.isfinite(r):
-        exponent = t.numerator.bit_length() - t.denominator.bit_length()
-        exponent -= abs(t) < Fraction(2) ** exponent
-        unit = Fraction(2) ** ((max(exponent, smallest) if t else smallest) - bits + 1)
-        try:
-            return float(abs(Fraction(r) - t) / unit)
-        except OverflowError:
-            return math.inf
-    rounded = _infinity_beyond(_overflow(bits, smallest), t)
-    return 0.0 if r == rounded or (math.isnan(r) and math.isnan(rounded)) else math.inf
-
-
-def _overflow(bits: int, smallest: int) -> Fraction:
-    """Return the smallest number that a format rounds to infinity, half a unit above its largest."""
-    return Fraction(2) ** (2 - smallest) * (1 - Fraction(2) ** -(bits + 1))
-
-
-def _infinity_beyond(limit: Fraction, t: Fraction | float) -> Fraction | float:
-    return t if isinstance(t, float) or abs(t) < limit else math.inf if t > 0 else -math.inf
-
-
-def _exact(truth: Any) -> Fraction | float:
-    """Return a truth as a rational, or as a float if that is NaN or infinite; the rational has few digits."""
-    if isinstance(truth, str | Decimal):
-        return _of_decimal(str(truth))
-    if isinstance(truth, np.generic):
-        truth = float(truth) if truth.dtype.name in _FORMATS else truth.item()  # a longdouble's item is itself
-    if isinstance(truth, bool) or not isinstance(truth, int | Fraction | float | np.longdouble):
-        raise TypeError(f"truth must hold real numbers, or decimals as strings; got {shown(truth)}")
-    if isinstance(truth, int | Fraction):
-        return _within_reach(Fraction(truth))
-    return _within_reach(Fraction(*truth.as_integer_ratio())) if np.isfinite(truth) else float(truth)
-
-
-def _of_decimal(text: str) -> Fraction | float:
-    """As `_exact`, without the power of ten of an exponent that is far away."""
-    digits, e, exponent = text.strip().lower().partition("e")
-    try:
-        number, power = Decimal(digits), int(exponent) if e else 0
-    except (ArithmeticError, ValueError):
-        expected = "truth must hold decimals where it holds strings, such as '1.5E-400'"
-        raise ValueError(f"{expected}; got {shown(text)}") from None
-    if not number.is_finite():
-        return math.nan if number.is_nan() else float(number)
-    far = 2000  # 10^far is infinite, 10^-far below _TINY
-    power = max(min(power, far - number.adjusted()), -far - number.adjusted())
-    return _within_reach(Fraction(number) * Fraction(10) ** power)
-
-
-def _within_reach(exact: Fraction) -> Fraction | float:
-    """Return infinity for what float64 rounds to that, and `_TINY` for what is smaller."""
-    if 0 < abs(exact) < _TINY:
-        return _TINY if exact > 0 else -_TINY
-    return _infinity_beyond(_overflow(*_FORMATS["float64"]), exact)
-
-
-# ------------------------------------------------------------------------------------------- arguments, however odd
-
-LONGEST = 200
-"""Characters of an argument that a message shows."""
-DEEPEST = 64
-"""Most axes of a NumPy array, hence most levels of lists."""
-
-
-def shown(value: Any) -> str:
-    """Return the repr of a value, shortened, or its type where it has no repr.
-
-    An integer of more than 4300 digits has none, nor has what is nested too deeply or raises when it is asked.
-    """
-    try:
-        text = repr(value)
-    except Exception:
-        return f"an object of type {type(value).__name__}"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def leaves(value: Any, within: tuple[int, ...] = ()) -> Iterator[Any]:
-    """Yield what lists and tuples hold that is neither, at any level; of another value, that value.
-
-    Raises
-    ------
-    ValueError
-        For a list that contains itself, which NumPy would follow for ever, and for more levels than an array has axes.
-    """
-    if not isinstance(value, list | tuple):
-        yield value
-        return
-    if id(value) in within:
-        raise ValueError("it contains itself")
-    if len(within) == DEEPEST:
-        raise ValueError(f"its lists are nested more than {DEEPEST} levels deep")
-    for entry in value:
-        if isinstance(entry, list | tuple):
-            yield from leaves(entry, (*within, id(value)))
-        else:
-            yield entry

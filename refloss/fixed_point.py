@@ -148,11 +148,14 @@ class Between(NamedTuple):
 ExactAngle: TypeAlias = Radians | Between
 
 
-class Turned:
-    """An angle θ and φ = m1 θ + m2, in units of 2^-bits."""
+class Turned(NamedTuple):
+    """An angle θ and φ = m1 θ + m2, in units of 2^-bits, with the margins of its sample."""
 
-    def __init__(self, angle: ExactAngle, m1: float, m2: float, bits: int) -> None:
-        self.angle, self.m1, self.m2, self.bits = angle, m1, m2, bits
+    angle: ExactAngle
+    m1: float
+    m2: float
+    m3: float
+    bits: int
 
     @property
     def cos(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.error_free import shown
+from refloss.messages import shown
 
 
 class Format(NamedTuple):
@@ -16,28 +16,44 @@ class Format(NamedTuple):
 
     bits: int
     """Bits of a significand, the hidden one included."""
-    smallest: float
-    """Smallest normal number."""
-    spacing: float
-    """Smallest number above 0: the distance of all numbers below the smallest normal one."""
-    largest: float
-    """Largest finite number."""
+    min_exponent: int
+    """Exponent of the smallest normal number."""
 
     @property
     def u(self) -> float:
         """Unit roundoff: the largest relative error of rounding to nearest."""
         return 2.0**-self.bits
 
+    @property
+    def smallest(self) -> float:
+        """Smallest normal number."""
+        return 2.0**self.min_exponent
+
+    @property
+    def spacing(self) -> float:
+        """Smallest number above 0: the distance of all numbers below the smallest normal one."""
+        return 2.0 ** (self.min_exponent - self.bits + 1)
+
+    @property
+    def largest(self) -> float:
+        """Largest finite number."""
+        return (2.0 - 2.0 * self.u) * 2.0 ** (1 - self.min_exponent)
+
 
 FORMATS = {
-    "float16": Format(11, 2.0**-14, 2.0**-24, 65504.0),
-    "bfloat16": Format(8, 2.0**-126, 2.0**-133, (2.0 - 2.0**-7) * 2.0**127),
-    "float32": Format(24, 2.0**-126, 2.0**-149, (2.0 - 2.0**-23) * 2.0**127),
-    "float64": Format(53, 2.0**-1022, 2.0**-1074, (2.0 - 2.0**-52) * 2.0**1023),
+    "float16": Format(11, -14),
+    "bfloat16": Format(8, -126),
+    "float32": Format(24, -126),
+    "float64": Format(53, -1022),
 }
 """The formats in which results are stored."""
-PRECISION_BITS = {"tf32": 11} | {name: found.bits for name, found in FORMATS.items()}
+PRECISION_BITS = {"tf32": 11} | {name: stored.bits for name, stored in FORMATS.items()}
 """Bits of a significand, also of what a matrix product rounds its factors to."""
+
+
+def format_of(dtype: Any) -> Format:
+    """Return the facts of a dtype."""
+    return FORMATS[dtype_name(dtype)]
 
 
 def dtype_name(dtype: Any, argument: str = "dtype", names: Sequence[str] = tuple(FORMATS)) -> str:
@@ -54,14 +70,14 @@ def _name_of(dtype: Any) -> str:
         return text.removeprefix("torch.")
     try:
         return "None" if dtype is None else np.dtype(dtype).name
-    except Exception:  # whatever NumPy makes of it
+    except Exception:  # NumPy raises errors of many types
         return text
 
 
 def dtype_of(name: str) -> Any:
     """Return the NumPy dtype of a name; bfloat16 is that of ml_dtypes."""
-    known = dtype_name(name)
-    return import_module("ml_dtypes").bfloat16 if known == "bfloat16" else getattr(np, known)
+    name = dtype_name(name)
+    return import_module("ml_dtypes").bfloat16 if name == "bfloat16" else getattr(np, name)
 
 
 def rounded(numbers: Any, name: str) -> Any:

@@ -34,7 +34,7 @@ def softmax(z: Any, axis: int = -1) -> Array:
     ValueError, TypeError
         For input that holds no real numbers or has no such axis.
     """
-    rows, restore = inputs.along("z", z, axis)
+    rows, restore = inputs.rows_along("z", z, axis)
     p: Array = restore(softmax_stage.forward(Pair.of(rows))[0])
     return p
 
@@ -61,7 +61,7 @@ def log_softmax(z: Any, axis: int = -1) -> Array:
     ValueError, TypeError
         For input that holds no real numbers or has no such axis.
     """
-    rows, restore = inputs.along("z", z, axis)
+    rows, restore = inputs.rows_along("z", z, axis)
     log_p: Array = restore(plain(log_softmax_stage.forward(Pair.of(rows))[0]))
     return log_p
 
@@ -91,6 +91,6 @@ def logsumexp(z: Any, axis: int = -1) -> np.float64 | Array:
     ValueError, TypeError
         For input that holds no real numbers or has no such axis.
     """
-    rows, restore = inputs.along("z", z, axis)
+    rows, restore = inputs.rows_along("z", z, axis)
     log_sum: np.float64 | Array = restore(log_softmax_stage.log_sum_exp(Pair.of(rows)))
     return log_sum

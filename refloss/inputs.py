@@ -1,7 +1,9 @@
-"""The one place that refuses input.
+"""The one place that refuses input: settings of a loss, arrays of a call, options of a call.
 
-Every message names the argument, what was expected and what came. Nothing here writes to what it is given: arrays come
-back as float64 in C order, the same object where it already was one.
+Every message names the argument, what was expected and what came. A function returns its argument checked, as the type
+that its name says; `check_...` only refuses. Nothing here writes to an argument: arrays come back as float64 in C
+order, the same object where it already was one. Which margins a boundary rule refuses stands in the rule's own row, in
+`refloss.stages.margin`.
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, Integers, leaves, shown
+from refloss.error_free import Array, Integers
+from refloss.messages import leaves, shown
 
 REDUCTIONS = ("mean", "sum", "none")
 GRADIENTS = ("exact", "detached")
 
 
-def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
+# --------------------------------------------------------------------------------------------------- settings of a loss
+
+
+def choice(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a word that is not in the list."""
     words = tuple(allowed)
     if not isinstance(value, str) or value not in words:
@@ -29,21 +35,21 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
-    """Return value as a float; refuse what is no finite number from low to high (above low, if asked)."""
+    """Return value as a float; refuse what is no finite number from low to high, low itself excluded by `above`."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number; got {shown(value)}")
     try:
-        out = float(value)
+        converted = float(value)
     except OverflowError:  # an integer above 1e308
-        out = math.inf
-    if not math.isfinite(out) or out < low or out > high or (above and out == low):
+        converted = math.inf
+    if not math.isfinite(converted) or converted < low or converted > high or (above and converted == low):
         bounds = f"{'>' if above else '>='} {low:g}" + (f" and <= {high:.16g}" if high < math.inf else "")
-        raise ValueError(f"{name} must be a finite number {bounds}; got {out!r}")
-    return out
+        raise ValueError(f"{name} must be a finite number {bounds}; got {converted!r}")
+    return converted
 
 
-def angle_margin(name: str, value: Any) -> float:
-    """Return a margin that is added to an angle: radians in [0, pi]."""
+def angle(name: str, value: Any) -> float:
+    """Return a margin that is added to an angle, in radians from 0 to π."""
     try:
         return number(name, value, 0.0, math.pi)
     except ValueError as error:
@@ -51,26 +57,26 @@ def angle_margin(name: str, value: Any) -> float:
         raise ValueError(f"{error}{hint}") from None
 
 
-def class_weight(value: Any) -> tuple[float, ...] | None:
+def class_weights(value: Any) -> tuple[float, ...] | None:
     """Return class weights as a tuple of finite floats, of either sign."""
     if value is None:
         return None
-    weights = real("class_weight", value)
+    weights = float64_array("class_weight", value)
     if weights.ndim != 1 or not weights.size:
         raise ValueError(f"class_weight must be one number a class, shape (C,); got shape {weights.shape}")
-    _finite("class_weight", weights)
+    _check_finite("class_weight", weights)
     return tuple(weights.tolist())
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return True or False, as such."""
+    """Return a bool; refuse numbers that could stand for one."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {shown(value)}")
     return bool(value)
 
 
-def label(name: str, value: Any) -> int:
-    """Return a label, which is an integer that int64 holds."""
+def integer(name: str, value: Any) -> int:
+    """Return an integer that int64 holds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer; got {shown(value)}")
     if not -(2**63) <= value < 2**63:
@@ -78,67 +84,113 @@ def label(name: str, value: Any) -> int:
     return int(value)
 
 
-def boundary(rule: str, m1: float, m2: float, m3: float) -> None:
-    """Refuse a rule that no angle in [0, pi] can reach."""
-    margins = f"m1={m1:g}, m2={m2:g}, m3={m3:g}"
-    if rule in ("hard", "keep", "continuous", "monotone", "clamp") and m2 <= (1.0 - m1) * math.pi:
-        raise ValueError(f"boundary={rule!r} acts past m1 theta + m2 = pi, which {margins} never reach")
-    if rule == "easy" and m1 == 1.0 and m2 == 0.0:
-        raise ValueError(f"boundary='easy' switches off a margin on the angle, and {margins} have none")
-    if rule == "min" and m1 == 1.0 and m3 >= 2.0 * math.sin(m2 / 2.0) ** 2:  # the most they differ by, at theta = pi
-        raise ValueError(f"boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which {margins} never reach")
-    if rule == "conditional" and m3 == 0.0:
-        raise ValueError(f"boundary='conditional' switches off the margin m3 on the cosine, and {margins} have none")
+# ----------------------------------------------------------------------------------------------------- arrays of a call
 
 
-def real(name: str, value: Any) -> Array:
-    """Return numbers as float64, converted exactly."""
-    array = _as_array(name, value)
-    if array.dtype.kind == "b" or not np.can_cast(array.dtype, np.float64):
-        came = f"{type(value).__name__} of dtype {array.dtype}"
-        raise TypeError(f"{name} must hold real numbers that float64 can hold; got {came}")
-    if array.dtype.kind in "iu":
-        large = (array > 2**53) | (array < -(2**53))
-        if large.any():
-            raise ValueError(
-                f"{name} must hold integers up to 2^53, exact in float64; got {_first(large, array, name)}"
-            )
-    with np.errstate(invalid="ignore"):  # a signaling NaN is a NaN: whether one may be here is asked elsewhere
-        return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
+def logits_and_targets(
+    z: Any, y: Any, weights: tuple[float, ...] | None, ignored: int | None
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return logits z (N, C) with labels (N,) or probabilities (N, C) y, and the shape of their samples before.
+
+    Probabilities may be any finite numbers. A logit of -inf masks a class; NaN and +inf pass through.
+    """
+    z = float_array("z", z)
+    if z.ndim == 0 or z.shape[-1] == 0:
+        raise ValueError(f"z must have shape (..., C) with at least one class; got shape {z.shape}")
+    if z.size == 0:
+        raise ValueError(f"z holds no sample: an empty batch has no loss; got shape {z.shape}")
+    classes = z.shape[-1]
+    _check_length(weights, classes)
+    rows = z.shape[:-1]
+    y = _as_array("y", y)
+    if y.dtype.kind not in "iu" and y.shape == z.shape:
+        y = float64_array("y", y)
+        _check_finite("y", y)
+        return {"z": z.reshape(-1, classes), "y": y.reshape(-1, classes)}, rows
+    y = labels(y, rows, classes, ignored, otherwise=f", or float probabilities of shape {z.shape}")
+    return {"z": z.reshape(-1, classes), "y": y.reshape(-1)}, rows
 
 
-def floats(name: str, value: Any) -> NDArray[Any]:
-    """Return what may be large as it comes, if that is in float16, float32 or float64; otherwise as `real` does."""
-    array = _as_array(name, value)
-    if array.dtype in (np.float16, np.float32, np.float64) and array.dtype.isnative:
-        return array
-    return real(name, value)
+def embeddings_and_classes(
+    x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int | None, *, directions: bool
+) -> dict[str, Any]:
+    """Return embeddings x (N, D), class weights w (C, D), labels y (N,) and bias b (C,) by name.
+
+    Ignored rows of x may be anything. Of w only the shape is checked: it may be larger than memory, and stays as it is
+    until `as_float64` converts and checks it, or an engine does so block by block.
+    """
+    x, w = _matrix("x", x, "(N, D)"), float_array("w", w)
+    if w.ndim != 2:
+        raise ValueError(f"w must have shape (C, D); got shape {w.shape}")
+    if len(x) == 0:
+        raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
+    if x.shape[1] == 0 or len(w) == 0:
+        raise ValueError(f"x and w need at least one dimension and one class; got shapes {x.shape} and {w.shape}")
+    if x.shape[1] != w.shape[1]:
+        hint = "; did you mean w.T?" if w.shape[0] == x.shape[1] else ""
+        raise ValueError(
+            f"w must have shape (C, {x.shape[1]}), a class a row, to go with x of shape {x.shape}; "
+            f"got shape {w.shape}{hint}"
+        )
+    _check_length(weights, len(w))
+    y = labels(y, (len(x),), len(w), ignored)
+    kept = y != ignored
+    _check_rows("x", x, kept, directions)
+    if b is None:
+        return {"x": x, "w": w, "y": y}
+    b = float64_array("b", b)
+    if b.shape != (len(w),):
+        raise ValueError(f"b must have shape ({len(w)},), one bias a class; got shape {b.shape}")
+    _check_finite("b", b)
+    return {"x": x, "w": w, "y": y, "b": b}
 
 
-def in_float64(arrays: dict[str, Any], *, directions: bool) -> dict[str, Any]:
-    """Return numbers as float64, converted exactly, and look over class weights, which `head` leaves as they came."""
-    if "w" in arrays:
-        classes(arrays["w"], directions=directions)
-    return {name: array if name == "y" and array.ndim == 1 else real(name, array) for name, array in arrays.items()}
+def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
+    """Return anchors, positives and negatives, all (N, D), by name."""
+    points = {
+        name: _matrix(name, value, "(N, D)")
+        for name, value in (("anchor", anchor), ("positive", positive), ("negative", negative))
+    }
+    shape = points["anchor"].shape
+    if shape[0] == 0:
+        raise ValueError(f"anchor holds no sample: an empty batch has no loss; got shape {shape}")
+    if shape[1] == 0:
+        raise ValueError(f"anchor needs at least one dimension; got shape {shape}")
+    for name, rows in points.items():
+        if rows.shape != shape:
+            raise ValueError(f"{name} must have the shape of anchor, {shape}; got shape {rows.shape}")
+        _check_finite(name, rows)
+    return points
 
 
-def classes(w: NDArray[Any], *, directions: bool) -> None:
-    """Refuse class weights that are not finite or, where they are directions, zero."""
-    _vectors("w", w, np.ones(len(w), np.bool_), directions)
+def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int | None, *, otherwise: str = "") -> Integers:
+    """Return integer labels from 0 to classes - 1, or the ignored label."""
+    array = _as_array("y", y)
+    integers = array.dtype.kind in "iu"
+    if not integers or array.shape != shape:
+        message = (
+            f"y must be integer labels of shape {shape}{otherwise}; got dtype {array.dtype} and shape {array.shape}"
+        )
+        raise ValueError(message) if integers else TypeError(message)
+    outside = (array != ignored) & ((array < 0) | (array >= classes))
+    if outside.any():
+        other = "" if ignored is None else f", or ignore_index={ignored}"
+        raise ValueError(f"y must be labels from 0 to {classes - 1}{other}; got {_first_bad(outside, array, 'y')}")
+    return array.astype(np.int64)
 
 
-def _vectors(name: str, rows: NDArray[Any], counted: NDArray[np.bool_], directions: bool) -> None:
-    _finite(name, rows, counted)
-    if directions:
-        zero = counted & ~rows.any(axis=1)
-        if zero.any():
-            where = f"{name}[{zero.argmax()}]"
-            raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in {where}")
+def angles(value: Any) -> Array:
+    """Return angles in radians, from 0 to π."""
+    theta = float64_array("theta", value)
+    outside = ~((theta >= 0.0) & (theta <= math.pi))
+    if outside.any():
+        raise ValueError(f"theta must be in radians, from 0 to pi; got {_first_bad(outside, theta, 'theta')}")
+    return theta
 
 
-def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Any]]:
-    """Return value as rows along an axis, and what puts results by row, or one a row, back into place."""
-    array = real(name, value)
+def rows_along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Any]]:
+    """Return value as rows along an axis, and the function that puts results, rows or one number per row, back."""
+    array = float64_array(name, value)
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
         raise TypeError(f"axis must be an integer; got {shown(axis)}")
     if not -array.ndim <= axis < array.ndim:
@@ -155,74 +207,21 @@ def along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], An
     return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1])), restore
 
 
-def theta(value: Any) -> Array:
-    """Return angles in [0, pi]."""
-    out = real("theta", value)
-    outside = ~((out >= 0.0) & (out <= math.pi))
-    if outside.any():
-        raise ValueError(f"theta must be in radians, from 0 to pi; got {_first(outside, out, 'theta')}")
-    return out
+def as_float64(arrays: dict[str, Any], *, directions: bool) -> dict[str, Any]:
+    """Return the arrays of a call as float64, converted exactly, and check w, which `embeddings_and_classes` left."""
+    if "w" in arrays:
+        check_classes(arrays["w"], directions=directions)
+    return {
+        name: array if name == "y" and array.ndim == 1 else float64_array(name, array) for name, array in arrays.items()
+    }
 
 
-def given_logits(
-    z: Any, y: Any, weights: tuple[float, ...] | None, ignored: int | None
-) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Look over logits (..., C) with labels (...) or probabilities (..., C), which may be any finite numbers.
-
-    -inf masks a class; NaN and +inf pass through. Return both with their rows flattened, and the shape of the rows.
-    """
-    z = floats("z", z)
-    if z.ndim == 0 or z.shape[-1] == 0:
-        raise ValueError(f"z must have shape (..., C) with at least one class; got shape {z.shape}")
-    if z.size == 0:
-        raise ValueError(f"z holds no sample: an empty batch has no loss; got shape {z.shape}")
-    classes = z.shape[-1]
-    _weights_fit(weights, classes)
-    rows = z.shape[:-1]
-    y = _as_array("y", y)
-    if y.dtype.kind not in "iu" and y.shape == z.shape:
-        y = real("y", y)
-        _finite("y", y)
-        return {"z": z.reshape(-1, classes), "y": y.reshape(-1, classes)}, rows
-    y = labels(y, rows, classes, ignored, otherwise=f", or float probabilities of shape {z.shape}")
-    return {"z": z.reshape(-1, classes), "y": y.reshape(-1)}, rows
+def check_classes(w: NDArray[Any], *, directions: bool) -> None:
+    """Refuse class weights that are not finite or, where they are directions, zero."""
+    _check_rows("w", w, np.ones(len(w), np.bool_), directions)
 
 
-def head(
-    x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int | None, *, directions: bool
-) -> dict[str, Any]:
-    """Look over embeddings (N, D), class weights (C, D), labels (N,) and bias (C,); ignored rows may be anything.
-
-    Of class weights only the shape: they may be larger than memory, and stay as they came. `in_float64` does the rest,
-    or the engine does it as it goes.
-    """
-    x, w = _matrix("x", x, "(N, D)"), floats("w", w)
-    if w.ndim != 2:
-        raise ValueError(f"w must have shape (C, D); got shape {w.shape}")
-    if len(x) == 0:
-        raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
-    if x.shape[1] == 0 or len(w) == 0:
-        raise ValueError(f"x and w need at least one dimension and one class; got shapes {x.shape} and {w.shape}")
-    if x.shape[1] != w.shape[1]:
-        hint = "; did you mean w.T?" if w.shape[0] == x.shape[1] else ""
-        raise ValueError(
-            f"w must have shape (C, {x.shape[1]}), a class a row, to go with x of shape {x.shape}; "
-            f"got shape {w.shape}{hint}"
-        )
-    _weights_fit(weights, len(w))
-    y = labels(y, (len(x),), len(w), ignored)
-    kept = y != ignored
-    _vectors("x", x, kept, directions)
-    if b is None:
-        return {"x": x, "w": w, "y": y}
-    b = real("b", b)
-    if b.shape != (len(w),):
-        raise ValueError(f"b must have shape ({len(w)},), one bias a class; got shape {b.shape}")
-    _finite("b", b)
-    return {"x": x, "w": w, "y": y, "b": b}
-
-
-def logits_fit(z: Array) -> None:
+def check_logits_fit(z: Array) -> None:
     """Refuse embeddings and weights whose logits float64 cannot hold."""
     if not np.isfinite(z).all():
         sample, k = np.argwhere(~np.isfinite(z))[0]
@@ -232,147 +231,66 @@ def logits_fit(z: Array) -> None:
         )
 
 
-def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
-    """Look over anchors, positives and negatives, all (N, D)."""
-    out = {
-        name: _matrix(name, value, "(N, D)")
-        for name, value in (("anchor", anchor), ("positive", positive), ("negative", negative))
-    }
-    shape = out["anchor"].shape
-    if shape[0] == 0:
-        raise ValueError(f"anchor holds no sample: an empty batch has no loss; got shape {shape}")
-    if shape[1] == 0:
-        raise ValueError(f"anchor needs at least one dimension; got shape {shape}")
-    for name, rows in out.items():
-        if rows.shape != shape:
-            raise ValueError(f"{name} must have the shape of anchor, {shape}; got shape {rows.shape}")
-        _finite(name, rows)
-    return out
+def float64_array(name: str, value: Any) -> Array:
+    """Return numbers as float64, converted exactly."""
+    array = _as_array(name, value)
+    if array.dtype.kind == "b" or not np.can_cast(array.dtype, np.float64):
+        kind = f"{type(value).__name__} of dtype {array.dtype}"
+        raise TypeError(f"{name} must hold real numbers that float64 can hold; got {kind}")
+    if array.dtype.kind in "iu":
+        large = (array > 2**53) | (array < -(2**53))
+        if large.any():
+            raise ValueError(
+                f"{name} must hold integers up to 2^53, exact in float64; got {_first_bad(large, array, name)}"
+            )
+    with np.errstate(invalid="ignore"):  # a signaling NaN becomes a NaN, which the caller may refuse
+        return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int | None, *, otherwise: str = "") -> Integers:
-    """Return integer labels in [0, classes), or the ignored one, if there is such."""
-    array = _as_array("y", y)
-    integers = array.dtype.kind in "iu"
-    if not integers or array.shape != shape:
-        message = (
-            f"y must be integer labels of shape {shape}{otherwise}; got dtype {array.dtype} and shape {array.shape}"
-        )
-        raise ValueError(message) if integers else TypeError(message)
-    outside = (array != ignored) & ((array < 0) | (array >= classes))
-    if outside.any():
-        other = "" if ignored is None else f", or ignore_index={ignored}"
-        raise ValueError(f"y must be labels from 0 to {classes - 1}{other}; got {_first(outside, array, 'y')}")
-    return array.astype(np.int64)
+def float_array(name: str, value: Any) -> NDArray[Any]:
+    """Return a float16, float32 or float64 array as it is, for it may be large; anything else as float64."""
+    array = _as_array(name, value)
+    if array.dtype in (np.float16, np.float32, np.float64) and array.dtype.isnative:
+        return array
+    return float64_array(name, value)
 
 
-def upstream(value: Any, reduction: str, shape: tuple[int, ...]) -> Array:
-    """Return the upstream gradient: a number, or one a sample, flattened, for reduction="none"; ones if left out."""
-    shape = shape if reduction == "none" else ()
-    out = np.ones(shape) if value is None else real("upstream", value).copy()  # a trace gives it back
-    if out.shape != shape:
-        raise ValueError(f"upstream must have shape {shape} for reduction={reduction!r}; got shape {out.shape}")
-    _finite("upstream", out)
-    return out.reshape(-1) if reduction == "none" else out
+def _matrix(name: str, value: Any, shape: str) -> Array:
+    array = float64_array(name, value)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape {shape}; got shape {array.shape}")
+    return array
 
 
-def dtype_of(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:
-    """Return the dtype to compute in; refuse one that the engine does not know."""
-    try:
-        asked: np.dtype[Any] = np.dtype(dtype)  # None is float64
-    except Exception as error:  # whatever NumPy makes of it
-        raise TypeError(f"dtype must be one of NumPy's; got {shown(dtype)}") from error
-    names = [np.dtype(it).name for it in known]
-    if asked.name not in names or not asked.isnative:
-        only = f"{names[0]}, the only one" if len(names) == 1 else f"{' or '.join(names)}, those"
-        raise ValueError(f"dtype must be {only} engine={engine!r} computes in; got {asked}")
-    return asked
+def _check_rows(name: str, rows: NDArray[Any], counted: NDArray[np.bool_], directions: bool) -> None:
+    _check_finite(name, rows, counted)
+    if directions:
+        zero = counted & ~rows.any(axis=1)
+        if zero.any():
+            where = f"{name}[{zero.argmax()}]"
+            raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in {where}")
 
 
-def wrt(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the names of the inputs whose gradients are wanted, None for all."""
-    if value is None:
-        return None
-    asked = (value,) if isinstance(value, str) else value
-    if not isinstance(asked, tuple | list):
-        raise TypeError(f"wrt must be a name of an input, or a tuple of names; got {shown(value)}")
-    for name in asked:
-        if not isinstance(name, str) or name not in names:
-            raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {shown(name)}")
-    return tuple(asked)
+def _check_finite(name: str, array: Array, counted: NDArray[np.bool_] | None = None) -> None:
+    """Refuse entries that are not finite; they are looked for only if the largest is not."""
+    rows = array if counted is None or counted.all() else array[counted]
+    if np.isfinite(np.abs(rows).max(initial=0.0)):
+        return
+    bad = ~np.isfinite(array)
+    if counted is not None:
+        bad[~counted] = False
+    raise ValueError(f"{name} must be finite; got {_first_bad(bad, array, name)}")
 
 
-def out(
-    value: Any,
-    shapes: dict[str, tuple[int, ...]],
-    dtype: np.dtype[Any],
-    wanted: tuple[str, ...],
-    given: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the arrays that are to take gradients, by the name of the input; given is what the caller gave, by name.
-
-    Inputs stay as they are and gradients do not overwrite one another, so none of these arrays may share memory with an
-    argument as it was given, before any conversion, with another of them, or within itself.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise TypeError(f"out must map names of inputs to arrays; got {type(value).__name__}")
-    for name, array in value.items():
-        if name not in shapes:
-            raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {shown(name)}")
-        if name not in wanted:
-            raise ValueError(f"out must name inputs that wrt names; got {name!r}")
-        _room(name, array, shapes[name], dtype)
-    into = dict(value)
-    for argument, it in given.items():
-        for name, array in into.items():
-            if any(_share_memory(array, memory) for memory in _memory(it)):
-                raise ValueError(f"out[{name!r}] must not share memory with {argument}, which stays as it is")
-    for (name, array), (other, another) in combinations(into.items(), 2):
-        if _share_memory(array, another):
-            raise ValueError(f"out[{name!r}] must not share memory with out[{other!r}]")
-    return into
+def _first_bad(bad: NDArray[np.bool_], array: NDArray[Any], name: str) -> str:
+    """Describe the first bad entry: its value and its index."""
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"{array[index]} at {name}[{', '.join(map(str, index))}]" if index else f"{array[()]}"
 
 
-def _room(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse what a gradient cannot be written into."""
-    asked = f"out[{name!r}] must be a writable {dtype} array of shape {shape}"
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{asked}; got {type(array).__name__}")
-    if array.shape != shape or array.dtype != dtype or not array.flags.writeable:
-        kind = "" if array.flags.writeable else "read-only "
-        raise ValueError(f"{asked}; got a {kind}{array.dtype} array of shape {array.shape}")
-    if _overlaps_itself(array):
-        raise ValueError(f"{asked}; got one with entries that share memory")
-
-
-def _share_memory(array: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Whether two arrays have a byte in common; where that takes long to find out, whether their bounds overlap."""
-    return np.may_share_memory(array, other, max_work=10_000)  # type: ignore[arg-type]  # its stub knows no limit
-
-
-def _overlaps_itself(array: NDArray[Any]) -> bool:
-    """Whether entries of an array may share memory: an axis steps over less than the axes of smaller steps span."""
-    span = array.itemsize
-    steps = zip(map(abs, array.strides), array.shape, strict=True)
-    for step, length in sorted(it for it in steps if it[1] > 1):
-        if step < span:
-            return True
-        span += step * (length - 1)
-    return False
-
-
-def _memory(value: Any) -> Iterator[NDArray[Any]]:
-    """Yield views of the memory that an argument holds its numbers in, without conversion.
-
-    The argument was looked over already. What is a number, or has to be copied to be seen, shares nothing.
-    """
-    for each in leaves(value):
-        if hasattr(each, "detach") and "bfloat16" in str(each.dtype):  # which NumPy cannot hold
-            yield each.detach().cpu().view(import_module("torch").int16).numpy()
-        elif each is not None and not isinstance(each, float | int):
-            yield _as_array("", each)
+def _check_length(weights: tuple[float, ...] | None, classes: int) -> None:
+    if weights is not None and len(weights) != classes:
+        raise ValueError(f"class_weight must have one number for each of {classes} classes; got {len(weights)}")
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:
@@ -383,8 +301,8 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
             # Before 2.2 NumPy may crash where integers in the other byte order meet an integer that they cannot hold.
             return array.astype(array.dtype.newbyteorder("="), copy=False) if array.dtype.kind in "iu" else array
     except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a sparse tensor, a tracer, ...
-        came = f"{type(value).__name__}: {error}"
-        message = f"{name} must be an array, or something that NumPy can make one of; got {came}"
+        reason = f"{type(value).__name__}: {error}"
+        message = f"{name} must be an array, or something that NumPy can make one of; got {reason}"
         raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from error
     raise ValueError(f"{name} must have no masked entries; say what they are with .filled(...), or leave them out")
 
@@ -397,30 +315,113 @@ def _on_cpu(value: Any) -> Any:
     return value.float() if "bfloat16" in str(value.dtype) else value  # exact; NumPy has no bfloat16 of its own
 
 
-def _matrix(name: str, value: Any, shape: str) -> Array:
-    out = real(name, value)
-    if out.ndim != 2:
-        raise ValueError(f"{name} must have shape {shape}; got shape {out.shape}")
-    return out
+# ---------------------------------------------------------------------------------------------------- options of a call
 
 
-def _finite(name: str, array: Array, counted: NDArray[np.bool_] | None = None) -> None:
-    """Look at the largest entry first, and for the culprit only when there is one."""
-    seen = array if counted is None or counted.all() else array[counted]
-    if np.isfinite(np.abs(seen).max(initial=0.0)):
-        return
-    bad = ~np.isfinite(array)
-    if counted is not None:
-        bad[~counted] = False
-    raise ValueError(f"{name} must be finite; got {_first(bad, array, name)}")
+def upstream_gradient(value: Any, reduction: str, shape: tuple[int, ...]) -> Array:
+    """Return the upstream gradient, ones for None: a number, or for reduction="none" one per sample, flattened."""
+    shape = shape if reduction == "none" else ()
+    gradient = np.ones(shape) if value is None else float64_array("upstream", value).copy()  # a trace returns it
+    if gradient.shape != shape:
+        raise ValueError(f"upstream must have shape {shape} for reduction={reduction!r}; got shape {gradient.shape}")
+    _check_finite("upstream", gradient)
+    return gradient.reshape(-1) if reduction == "none" else gradient
 
 
-def _first(bad: NDArray[np.bool_], array: NDArray[Any], name: str) -> str:
-    """Describe the first bad entry: its value and where it stands."""
-    index = tuple(int(i) for i in np.argwhere(bad)[0])
-    return f"{array[index]} at {name}[{', '.join(map(str, index))}]" if index else f"{array[()]}"
+def compute_dtype(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:
+    """Return the dtype to compute in; refuse one that the engine does not know."""
+    try:
+        requested: np.dtype[Any] = np.dtype(dtype)  # None is float64
+    except Exception as error:  # NumPy raises errors of many types
+        raise TypeError(f"dtype must be one of NumPy's; got {shown(dtype)}") from error
+    names = [np.dtype(each).name for each in known]
+    if requested.name not in names or not requested.isnative:
+        only = f"{names[0]}, the only one" if len(names) == 1 else f"{' or '.join(names)}, those"
+        raise ValueError(f"dtype must be {only} engine={engine!r} computes in; got {requested}")
+    return requested
 
 
-def _weights_fit(weights: tuple[float, ...] | None, classes: int) -> None:
-    if weights is not None and len(weights) != classes:
-        raise ValueError(f"class_weight must have one number for each of {classes} classes; got {len(weights)}")
+def wanted_inputs(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the names of the inputs whose gradients are wanted, None for all."""
+    if value is None:
+        return None
+    wanted = (value,) if isinstance(value, str) else value
+    if not isinstance(wanted, tuple | list):
+        raise TypeError(f"wrt must be a name of an input, or a tuple of names; got {shown(value)}")
+    for name in wanted:
+        if not isinstance(name, str) or name not in names:
+            raise ValueError(f"wrt must name inputs among {', '.join(map(repr, names))}; got {shown(name)}")
+    return tuple(wanted)
+
+
+def output_arrays(
+    value: Any,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+    wanted: tuple[str, ...],
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the arrays that take gradients, by the name of the input.
+
+    Inputs stay as they are and gradients do not overwrite one another: none of these arrays may share memory with one
+    of the caller's arguments (as they were before any conversion), with another of these arrays, or within itself.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"out must map names of inputs to arrays; got {type(value).__name__}")
+    for name, array in value.items():
+        if name not in shapes:
+            raise ValueError(f"out must name inputs among {', '.join(map(repr, shapes))}; got {shown(name)}")
+        if name not in wanted:
+            raise ValueError(f"out must name inputs that wrt names; got {name!r}")
+        _check_output(name, array, shapes[name], dtype)
+    arrays = dict(value)
+    for argument, passed in arguments.items():
+        for name, array in arrays.items():
+            if any(_share_memory(array, memory) for memory in _views_of(passed)):
+                raise ValueError(f"out[{name!r}] must not share memory with {argument}, which stays as it is")
+    for (name, array), (other, another) in combinations(arrays.items(), 2):
+        if _share_memory(array, another):
+            raise ValueError(f"out[{name!r}] must not share memory with out[{other!r}]")
+    return arrays
+
+
+def _check_output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse an array that a gradient cannot be written into."""
+    expected = f"out[{name!r}] must be a writable {dtype} array of shape {shape}"
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{expected}; got {type(array).__name__}")
+    if array.shape != shape or array.dtype != dtype or not array.flags.writeable:
+        kind = "" if array.flags.writeable else "read-only "
+        raise ValueError(f"{expected}; got a {kind}{array.dtype} array of shape {array.shape}")
+    if _overlaps_itself(array):
+        raise ValueError(f"{expected}; got one with entries that share memory")
+
+
+def _share_memory(array: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays have a byte in common; where that takes long to find out, whether their bounds overlap."""
+    return np.may_share_memory(array, other, max_work=10_000)  # type: ignore[arg-type]  # its stub knows no limit
+
+
+def _overlaps_itself(array: NDArray[Any]) -> bool:
+    """Whether entries of an array may share memory: an axis steps over less than the axes of smaller steps span."""
+    span = array.itemsize
+    steps = zip(map(abs, array.strides), array.shape, strict=True)
+    for step, length in sorted(step for step in steps if step[1] > 1):
+        if step < span:
+            return True
+        span += step * (length - 1)
+    return False
+
+
+def _views_of(value: Any) -> Iterator[NDArray[Any]]:
+    """Yield views of the memory that an argument holds its numbers in, without conversion.
+
+    The argument is one that was checked. A number shares no memory, nor does an argument that has to be copied.
+    """
+    for each in leaves(value):
+        if hasattr(each, "detach") and "bfloat16" in str(each.dtype):  # which NumPy cannot hold
+            yield each.detach().cpu().view(import_module("torch").int16).numpy()
+        elif each is not None and not isinstance(each, float | int):
+            yield _as_array("", each)

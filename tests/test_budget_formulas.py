@@ -222,28 +222,28 @@ def _(rng):
 
 BY_ANGLE, ON_COSINE, POLYNOMIAL = range(3)
 SMOOTH = [
-    (BY_ANGLE, margin.Margin(1.35, 0.45, 0.2)),
-    (BY_ANGLE, margin.Margin(0.8, 0.5, 0.1, annealing=0.7)),
-    (ON_COSINE, margin.Margin(m3=0.35)),
-    (ON_COSINE, margin.Margin(m3=0.2, annealing=1.5)),
-    (POLYNOMIAL, margin.Margin(3.0, 0.0, 0.1, annealing=0.7)),
-    (POLYNOMIAL, margin.Margin(4.0)),
+    (BY_ANGLE, margin.Settings(1.35, 0.45, 0.2)),
+    (BY_ANGLE, margin.Settings(0.8, 0.5, 0.1, annealing=0.7)),
+    (ON_COSINE, margin.Settings(m3=0.35)),
+    (ON_COSINE, margin.Settings(m3=0.2, annealing=1.5)),
+    (POLYNOMIAL, margin.Settings(3.0, 0.0, 0.1, annealing=0.7)),
+    (POLYNOMIAL, margin.Settings(4.0)),
 ]
 KINKS = (4.5, 5.5, 7.0, 11.0, 15.0)  # annealing, down to where no kink is left to see
 EDGES = [  # with the angle of the boundary
-    (BY_ANGLE, margin.Margin(1.0, 0.5, 0.1, "keep"), np.pi - 0.5),
-    (BY_ANGLE, margin.Margin(1.3, 0.5, 0.0, "hard"), (np.pi - 0.5) / 1.3),
-    (BY_ANGLE, margin.Margin(1.0, 0.5, 0.0, "easy"), np.pi / 2.0),
-    (BY_ANGLE, margin.Margin(1.0, 0.5, 0.0, "continuous"), np.pi - 0.5),
-    *[(BY_ANGLE, margin.Margin(1.0, 0.5, 0.0, "continuous", annealing=weight), np.pi - 0.5) for weight in KINKS],
-    (ON_COSINE, margin.Margin(m3=float(np.cos(3.13)), boundary="conditional"), 3.13),  # within reach of π, or of 0
-    (BY_ANGLE, margin.Margin(1.0, np.pi - 0.01, 0.0, "keep"), 0.01),
-    (ON_COSINE, margin.Margin(m3=0.35, boundary="conditional"), np.arccos(0.35)),
-    (POLYNOMIAL, margin.Margin(3.0, 0.0, 0.0, "keep", annealing=0.7), np.pi / 3.0),
+    (BY_ANGLE, margin.Settings(1.0, 0.5, 0.1, "keep"), np.pi - 0.5),
+    (BY_ANGLE, margin.Settings(1.3, 0.5, 0.0, "hard"), (np.pi - 0.5) / 1.3),
+    (BY_ANGLE, margin.Settings(1.0, 0.5, 0.0, "easy"), np.pi / 2.0),
+    (BY_ANGLE, margin.Settings(1.0, 0.5, 0.0, "continuous"), np.pi - 0.5),
+    *[(BY_ANGLE, margin.Settings(1.0, 0.5, 0.0, "continuous", annealing=weight), np.pi - 0.5) for weight in KINKS],
+    (ON_COSINE, margin.Settings(m3=float(np.cos(3.13)), boundary="conditional"), 3.13),  # within reach of π, or of 0
+    (BY_ANGLE, margin.Settings(1.0, np.pi - 0.01, 0.0, "keep"), 0.01),
+    (ON_COSINE, margin.Settings(m3=0.35, boundary="conditional"), np.arccos(0.35)),
+    (POLYNOMIAL, margin.Settings(3.0, 0.0, 0.0, "keep", annealing=0.7), np.pi / 3.0),
 ]
 
 
-def _curve(settings: margin.Margin, what: str, here: float) -> Callable[[Any], mpf]:
+def _curve(settings: margin.Settings, what: str, here: float) -> Callable[[Any], mpf]:
     """ψ or ψ', of the angle in a bracket, or of the sample's where no bracket follows."""
     curve = getattr(margin.curve_of(settings._replace(gradient="exact")), what)
 
@@ -255,7 +255,9 @@ def _curve(settings: margin.Margin, what: str, here: float) -> Callable[[Any], m
     return at
 
 
-def _at(settings: margin.Margin, theta: float, off: float, a: Arithmetic) -> tuple[dict[str, Any], errors.TargetError]:
+def _at(
+    settings: margin.Settings, theta: float, off: float, a: Arithmetic
+) -> tuple[dict[str, Any], errors.TargetError]:
     """What is known of a target, and the errors of its curve."""
     found = errors.margin_error(_head(x=np.ones((1, D)), theta=np.array([theta])), settings, np.array([off]), a)
     values = {
@@ -312,7 +314,7 @@ def _(rng):
 
 @_formulas("steepness")
 def _(rng):
-    for settings in (margin.Margin(1.3, 0.45, 0.2), margin.Margin(3.0)):
+    for settings in (margin.Settings(1.3, 0.45, 0.2), margin.Settings(3.0)):
         for theta in (1e-4, *rng.uniform(0.0, np.pi, size=4)):
             values, found = _at(settings, theta, 0.01, FINE)
             yield _scope(FINE, {**values, "q": found.steepness[0]})
@@ -344,14 +346,14 @@ def test_horner_rounds_the_terms_of_a_polynomial_less_than_is_granted(m):
 
 
 def test_the_slope_of_a_margin_on_the_cosine_has_four_units():
-    for settings in (margin.Margin(m3=0.3), margin.Margin(1.0, 0.5, gradient="detached")):
+    for settings in (margin.Settings(m3=0.3), margin.Settings(1.0, 0.5, gradient="detached")):
         _, found = _at(settings, 1.0, 0.01, FINE)
         assert (found.steepness, found.of_steepness) == (1.0, 4.0 * FINE.u)
 
 
 @pytest.mark.parametrize("theta", [0.0, 1e-3, np.pi - 1e-3])
 def test_a_target_whose_sine_is_within_twice_its_error_has_no_direction(theta):
-    values, found = _at(margin.Margin(1.0, 0.5), theta, 0.01, FINE)
+    values, found = _at(margin.Settings(1.0, 0.5), theta, 0.01, FINE)
     assert np.sin(theta) <= 2.0 * values[r"\Delta \theta"]
     assert found.of_steepness[0] == errors.UNKNOWN
 
@@ -568,7 +570,7 @@ def _(rng):
     theta, most, unknown = np.array([0.4, 0.002, 2.0]), rng.uniform(0.5, 2.0, size=N), np.array([False, True, True])
     for m1 in (0.7, 1.6):
         head = _head(x=x, w=w, theta=theta, y=y)
-        found = errors.chord_error(head, margin.Margin(m1, 0.3), most, unknown, COARSE)
+        found = errors.chord_error(head, margin.Settings(m1, 0.3), most, unknown, COARSE)
         for n in range(N):
             values = {"m_1": m1, "x": x[n], "w": w[y[n]], r"\theta": theta[n], "e": most[n]}
             yield _scope(COARSE, {**values, "o": float(unknown[n]), r"\Delta t": found[n]})

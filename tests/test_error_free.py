@@ -1,11 +1,5 @@
-import hashlib
 import itertools
 import math
-import os
-import re
-import subprocess
-import sys
-from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -14,14 +8,10 @@ from mpmath import mp, mpf
 
 from refloss import error_free
 from refloss.error_free import (
-    ACCURACY,
-    DEEPEST,
-    LONGEST,
     PI,
     ZERO,
     Pair,
     Scaled,
-    cuts,
     digits,
     direction,
     dot,
@@ -31,14 +21,10 @@ from refloss.error_free import (
     in_range,
     integers,
     ldexp,
-    leaves,
-    matmul,
     plain,
     rounded_total,
-    row_dot,
     scale_rows,
     shift,
-    shown,
     sin_cos,
     spread,
     sqrt,
@@ -46,13 +32,10 @@ from refloss.error_free import (
     total_by_label,
     two_product,
     two_sum,
-    ulp_error,
     where,
 )
-from support.odd_values import Unprintable, contains_itself, nested
-
-U = Fraction(1, 2**53)
-HIGHER = 1 + Fraction(1, 2**40)  # bounds are quoted to leading order in u; what is left out is 100u of them at most
+from refloss.sliced_product import matmul
+from support.pairs import HIGHER, SUM_BOUND, U, exactly, normalised
 
 # Where arithmetic goes wrong first: zeros, subnormals, powers of two and their neighbours, full mantissas, the largest.
 EXTREMES = [0.0, -0.0, 5e-324, -1.5e-323, 2.0**-1022, 1.0, -1.0, 1.0 + 2.0**-52, 1.0 - 2.0**-53, -(2.0**53 - 1.0), 0.1]
@@ -78,13 +61,6 @@ def pairs(rng, count, low=-2, high=2):
     return Pair(*two_sum(hi, share * np.spacing(np.abs(hi))))
 
 
-def exactly(value):
-    """The numbers of a pair or an array, as a flat list of rationals."""
-    if isinstance(value, Pair):
-        return [Fraction(hi) + Fraction(lo) for hi, lo in zip(value.hi.ravel(), value.lo.ravel(), strict=True)]
-    return [Fraction(number) for number in np.asarray(value).ravel()]
-
-
 def worst(found, true, sizes):
     """The largest |found - true| / size in units of u²; where the size is 0 the error has to be."""
     errors = [0.0]
@@ -92,10 +68,6 @@ def worst(found, true, sizes):
         assert size or result == truth
         errors.append(float(abs(result - truth) / size / U**2) if size else 0.0)
     return max(errors)
-
-
-def normalised(pair):
-    return bool((np.abs(pair.lo) <= float(U) * np.abs(pair.hi)).all())
 
 
 # ------------------------------------------------------------------------------------------------ sums and products
@@ -135,7 +107,7 @@ def cancelling(rng, a):
     return Pair(*two_sum(hi, -a.lo * rng.choice([1.0, -1.0, 0.5, 1.0 + 2.0**-50], count)))
 
 
-SUM_BOUND, PRODUCT_BOUND, QUOTIENT_BOUND, ROOT_BOUND = 3, 5, 20, 4  # times u²: the docstring of Pair
+PRODUCT_BOUND, QUOTIENT_BOUND, ROOT_BOUND = 5, 20, 4  # times u²: the docstring of Pair
 OPERATIONS = {
     "+": (lambda a, b: a + b, SUM_BOUND),
     "-": (lambda a, b: a - b, SUM_BOUND),
@@ -257,190 +229,7 @@ def test_dot_keeps_its_bound(size):
         assert worst(dot(left, right), [sum(row) for row in terms], sizes) <= (5 + 3 * levels(size)) * HIGHER
 
 
-# ------------------------------------------------------------------------------------------------- matrix products
-
-
-def cut(row):
-    """Head and tail of a row of entries up to 1, as `matmul` describes them, in rationals."""
-    bits = (53 - math.ceil(math.log2(max(len(row), 2)))) // 2
-    heads = [Fraction(round(Fraction(v) * 2**bits), 2**bits) for v in row.tolist()]
-    return heads, [Fraction(v) - head for v, head in zip(row.tolist(), heads, strict=True)]
-
-
-def block_bound(a, b):
-    """What the product of two rows of entries up to 1 may be wrong by.
-
-    Each of the two products with a tail rounds a product and K - 1 sums on the way of every term, and their sum is
-    rounded once more: at most K + 1 times u. The rest is exact. (What is of second order is in HIGHER.)
-    """
-    (a_head, a_tail), (_, b_tail) = cut(a), cut(b)
-    entries = zip(a_head, a_tail, b.tolist(), b_tail, strict=True)
-    return (
-        (len(a) + 1) * U * sum(abs(head * rest) + abs(tail * Fraction(v)) for head, tail, v, rest in entries) * HIGHER
-    )
-
-
-def product_bound(a, b, scaled):
-    """Blocks of 1024 columns one by one, each scaled first if asked; then 3u² for adding each to those before."""
-    bound, blocks = Fraction(0), range(0, len(a), 1024)
-    for start in blocks:
-        left, right = a[None, start : start + 1024], b[None, start : start + 1024]
-        size = Fraction(1)
-        if scaled:
-            (left, e), (right, f) = scale_rows(left), scale_rows(right)
-            size = Fraction(2) ** int(e[0] + f[0])
-        bound += block_bound(left[0], right[0]) * size
-    terms = sum(abs(p * q) for p, q in zip(exactly(a), exactly(b), strict=True))
-    return bound + (len(blocks) - 1) * SUM_BOUND * U**2 * terms * HIGHER
-
-
-def graded(rng, rows, columns, kind):
-    values = rng.standard_normal((rows, columns))
-    if kind == "graded":
-        values = np.ldexp(values, rng.integers(-60, 3, values.shape))
-    if kind == "cancelling":
-        values[:, columns // 2 :] = -values[:, : columns - columns // 2]
-    if kind == "positive":
-        values = np.abs(values)
-    return values
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 16, 512, 1024, 1025, 4096])
-@pytest.mark.parametrize("kind", ["plain", "graded", "cancelling", "positive"])
-def test_matmul_and_row_dot_keep_their_bound(size, kind):
-    rng = np.random.default_rng(size)
-    count = 12 if size <= 3 else 2 if size <= 512 else 1
-    a, b = graded(rng, count, size, kind), graded(rng, count, size, "plain" if kind == "cancelling" else kind)
-    if kind == "cancelling":
-        b[:, size // 2 :] = b[:, : size - size // 2] * (1.0 + 2.0**-40)
-    power = [2.0 ** np.ceil(np.log2(np.abs(v).max())) for v in (a, b)]
-    small_a, small_b = a / power[0], b / power[1]  # entries up to 1
-    found, by_row = matmul(a, b), row_dot(small_a, small_b)
-    for n, k in np.ndindex(found.shape):
-        true = sum(p * q for p, q in zip(exactly(a[n]), exactly(b[k]), strict=True))
-        assert abs(exactly(found[n, k])[0] - true) <= product_bound(a[n], b[k], scaled=True)
-        if n == k:
-            true /= Fraction(power[0]) * Fraction(power[1])
-            assert abs(exactly(by_row[n])[0] - true) <= product_bound(small_a[n], small_b[n], scaled=False)
-    assert normalised(found)
-    assert normalised(by_row)
-
-
-@pytest.mark.parametrize("size", [1, 512, 1024])
-def test_matmul_of_short_numbers_is_exact_whatever_cancels(size):
-    """Heads alone: integers of beta bits, whose sums of products fit 53 bits in any order."""
-    rng = np.random.default_rng(size)
-    bits = (53 - math.ceil(math.log2(max(size, 2)))) // 2
-    a, b = rng.integers(-(2**bits), 2**bits, (2, 3, size)).astype(float)
-    a[:, -1] = 2.0**bits  # so that scaling does not move the cut: the largest entry becomes 1/2, with a bit to spare
-    b[:, -1] = -(2.0**bits)
-    found = matmul(a, b)
-    true = [sum(int(p) * int(q) for p, q in zip(a[n], b[k], strict=True)) for n, k in np.ndindex(3, 3)]
-    assert exactly(found) == true
-
-
-def test_matmul_is_far_below_roundoff_of_the_lengths_at_512():
-    """The docstring's 2^-63 of |a| |b|, and so, short of cancellation, the correctly rounded product."""
-    rng = np.random.default_rng(6)
-    a, b = rng.standard_normal((2, 6, 512))
-    found = matmul(a, b)
-    for n, k in np.ndindex(found.shape):
-        true = sum(p * q for p, q in zip(exactly(a[n]), exactly(b[k]), strict=True))
-        lengths = Fraction(float(np.linalg.norm(a[n]) * np.linalg.norm(b[k])))
-        assert abs(exactly(found[n, k])[0] - true) <= lengths / 2**63
-        assert found.hi[n, k] == float(true)
-
-
-def test_matmul_has_the_same_high_part_however_the_work_is_cut():
-    rng = np.random.default_rng(7)
-    a, b = rng.standard_normal((40, 512)), rng.standard_normal((70, 512))
-    whole, order = matmul(a, b).hi, rng.permutation(512)
-    assert np.array_equal(matmul(a[:, order], b[:, order]).hi, whole)
-    assert np.array_equal(np.concatenate([matmul(a[n : n + 1], b).hi for n in range(40)]), whole)
-    assert np.array_equal(np.concatenate([matmul(a, b[k : k + 7]).hi for k in range(0, 70, 7)], axis=1), whole)
-    assert np.array_equal(matmul(b, a).hi.T, whole)
-    assert np.array_equal(matmul(np.asfortranarray(a), b[::-1]).hi[:, ::-1], whole)
-
-
-def test_as_many_slices_as_the_accuracy_takes():
-    """The bound 2 n K (K + 1) 2^-(n - 1) beta u of the docstring, n = cuts + 1, worked out in rationals."""
-    for terms in (1, 2, 3, 16, 17, 128, 512):
-        beta = (53 - math.ceil(math.log2(max(terms, 2)))) // 2
-
-        def bound(count, beta=beta, terms=terms):
-            return 2 * (count + 1) * terms * (terms + 1) * U * Fraction(1, 2 ** (count * beta))
-
-        for accuracy in (60, 96, 120):
-            count = cuts(terms, accuracy)
-            assert bound(count) <= Fraction(1, 2**accuracy)
-            assert count == 1 or bound(count - 1) > Fraction(1, 2**accuracy)
-    assert [cuts(terms, ACCURACY) + 1 for terms in (4, 5, 512)] == [3, 4, 4]
-
-
-def wide_pairs(rng, rows, columns, kind):
-    hi = graded(rng, rows, columns, kind)
-    return Pair(*two_sum(hi, rng.uniform(-0.5, 0.5, hi.shape) * np.spacing(np.abs(hi))))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 128, 512, 513, 1500])
-@pytest.mark.parametrize("kind", ["plain", "graded", "cancelling", "positive"])
-def test_matmul_of_pairs_keeps_its_bound(size, kind):
-    """2^-96 of both rows' largest entries a block; in u² what is lost of low parts, and sums of pairs."""
-    rng = np.random.default_rng(size)
-    a, b = wide_pairs(rng, 2, size, kind), wide_pairs(rng, 2, size, "plain" if kind == "cancelling" else kind)
-    if kind == "cancelling":
-        half = size // 2
-        b.hi[:, half:], b.lo[:, half:] = b.hi[:, : size - half], b.lo[:, : size - half]
-    found = matmul(a, b)
-    for n, k in np.ndindex(found.shape):
-        left, right = exactly(a[n]), exactly(b[k])
-        true = sum(p * q for p, q in zip(left, right, strict=True))
-        terms = sum(abs(p * q) for p, q in zip(left, right, strict=True))
-        blocks = math.ceil(size / 512)
-        largest = max(abs(p) for p in left) * max(abs(q) for q in right)
-        bound = blocks * largest * Fraction(1, 2**ACCURACY) + 16 * (blocks + 1) * U**2 * terms
-        assert abs(exactly(found[n, k])[0] - true) <= bound
-    assert normalised(found)
-
-
-def test_matmul_of_pairs_has_forty_bits_more_than_that_of_float64():
-    rng = np.random.default_rng(9)
-    a, b = rng.standard_normal((2, 4, 512))
-    wide, narrow = matmul(Pair.of(a), Pair.of(b)), matmul(a, b)
-    for n, k in np.ndindex(wide.shape):
-        true = sum(p * q for p, q in zip(exactly(a[n]), exactly(b[k]), strict=True))
-        lengths = Fraction(float(np.linalg.norm(a[n]) * np.linalg.norm(b[k])))
-        assert abs(exactly(wide[n, k])[0] - true) <= lengths / 2**104
-        assert exactly(wide[n, k])[0] != exactly(narrow[n, k])[0]
-
-
-SCRIPT = """
-import hashlib, numpy
-from refloss.error_free import matmul
-a, b = numpy.random.default_rng(8).standard_normal((2, 300, 512))
-print(hashlib.sha256(matmul(a, b).hi.tobytes()).hexdigest())
-"""
-
-
-def test_matmul_has_the_same_high_part_for_every_number_of_blas_threads():
-    a, b = np.random.default_rng(8).standard_normal((2, 300, 512))
-    here = hashlib.sha256(matmul(a, b).hi.tobytes()).hexdigest()
-    for threads in ("1", "2"):
-        names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-        environment = os.environ | dict.fromkeys(names, threads)
-        ran = subprocess.run(
-            [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
-        )
-        assert ran.stdout.strip() == here
-
-
-@pytest.mark.parametrize(("left", "right"), [(1e-200, 1e200), (1e-200, 1e-100), (1e200, 1e100), (5e-324, 1.0)])
-def test_matmul_at_the_ends_of_the_range(left, right):
-    """Rows are scaled first, so only the result itself could leave the range; products of heads stay exact."""
-    a, b = left * np.array([[3.0, -1.0, 2.0], [0.0, 0.0, 0.0]]), right * np.array([[1.0, 4.0, 7.0]])
-    found = matmul(a, b)
-    true = sum(p * q for p, q in zip(exactly(a[0]), exactly(b[0]), strict=True))
-    assert found.hi.tolist() == [[float(true)], [0.0]]
+# ------------------------------------------------------------------------------------------------ powers of two
 
 
 def test_frexp_scales_every_entry():
@@ -569,190 +358,6 @@ def test_pi_is_held_as_a_pair():
         assert abs(mpf(float(PI.hi)) + mpf(float(PI.lo)) - mp.pi) <= mp.pi * mpf(2) ** -107
     assert float(PI.hi) == math.pi
     assert error_free.u == float(U)
-
-
-# ------------------------------------------------------------------------------------------- units in the last place
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_ulp_error_counts_representable_numbers(dtype):
-    one = dtype(1.0)
-    up, down = np.nextafter(one, dtype(2.0)), np.nextafter(one, dtype(0.0))
-    assert ulp_error(up, 1.0) == 1.0
-    assert ulp_error(down, 1.0) == 0.5  # the unit at 1 is that of the numbers above it
-    assert ulp_error(one, down.astype(np.float64)) == 1.0
-    assert ulp_error(-one, [1.0, -1.0]).tolist() == [2.0 / np.finfo(dtype).eps, 0.0]
-    tiny = np.finfo(dtype).smallest_subnormal
-    assert ulp_error(3 * tiny, 0.0) == 3.0
-    assert ulp_error(dtype(0.0), float(tiny) / 2.0 if dtype is not np.float64 else Fraction(float(tiny)) / 2) == 0.5
-
-
-def test_ulp_error_of_bfloat16():
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    assert ulp_error(np.array([1.0078125, 1.0], ml_dtypes.bfloat16), [1.0, 1.001953125]).tolist() == [1.0, 0.25]
-
-
-def test_ulp_error_takes_truths_that_float64_cannot_hold():
-    third = float(Fraction(1, 3))
-    assert ulp_error(third, Fraction(1, 3)) == pytest.approx(1.0 / 3.0, rel=1e-12)
-    exact = [abs(Fraction(v) - Fraction(s)) * 2**e for v, s, e in ((0.1, "0.1", 56), (0.2, "0.2", 55))]
-    assert ulp_error([0.1, 0.2], ["0.1", "0.2"]).tolist() == [float(v) for v in exact]
-    assert ulp_error(np.float64(2.0), "1." + "9" * 40) == pytest.approx(1e-40 * 2.0**52)  # the unit below 2
-    assert ulp_error(0.0, "1e-400") == pytest.approx(float(Fraction(1, 10**400) * 2**1074))
-
-
-def test_ulp_error_of_what_is_not_finite():
-    found = ulp_error([np.nan, np.nan, 1.0, np.inf, np.inf, -np.inf], [np.nan, 1.0, np.nan, np.inf, 1e300, np.inf])
-    assert found.tolist() == [0.0, np.inf, np.inf, 0.0, np.inf, np.inf]
-    assert ulp_error(1e300, 0.0) == np.inf
-    assert ulp_error(np.float64(np.inf), "inf") == 0.0
-
-
-FAR = "434294481903251836286911761062"  # log10 of e to the power of 1e30
-BEYOND = ["1e3000000", f"1E+{FAR}", Decimal("1E+3000000"), Fraction(10) ** 400, 10**400, 2**1024 - 2**970]
-BELOW = ["1e-3000000", f"1E-{FAR}", Decimal("1E-3000000"), Fraction(1, 10**400000)]
-
-
-def negated(truth):
-    return f"-{truth}" if isinstance(truth, str) else truth.copy_negate() if isinstance(truth, Decimal) else -truth
-
-
-@pytest.mark.parametrize("truth", BEYOND, ids=lambda truth: f"{type(truth).__name__}")
-def test_ulp_error_of_truths_beyond_float64(truth):
-    negative = negated(truth)
-    assert ulp_error([np.inf, -np.inf, 1.0, np.nan], truth).tolist() == [0.0, np.inf, np.inf, np.inf]
-    assert ulp_error([np.inf, -np.inf, 1.0], negative).tolist() == [np.inf, 0.0, np.inf]
-    assert isinstance(error_free._exact(truth), float)  # and no integer of three million digits
-
-
-@pytest.mark.parametrize("truth", BELOW, ids=lambda truth: f"{type(truth).__name__}")
-def test_ulp_error_of_truths_below_float64(truth):
-    negative = negated(truth)
-    for each in (truth, negative):
-        assert ulp_error([0.0, 5e-324, 1e-308, np.inf], each).tolist() == [0.0, 1.0, 1e-308 / 5e-324, np.inf]
-        assert error_free._exact(each).denominator.bit_length() < 6000
-    assert error_free._exact(negative) < 0 < error_free._exact(truth)
-
-
-def test_ulp_error_of_zeros():
-    for zero in ("0", "-0.0", "0e9999999999999999999", Decimal("0E-3000000"), Fraction(0), 0):
-        assert ulp_error([0.0, -0.0, -1e-323], [zero] * 3).tolist() == [0.0, 0.0, 2.0]
-
-
-@pytest.mark.parametrize(("dtype", "largest"), [(np.float16, 65504), (np.float32, 2**128 - 2**104)])
-def test_an_infinity_is_right_where_the_dtype_rounds_to_it(dtype, largest):
-    limit = float(Fraction(largest) + (largest - int(np.nextafter(dtype(largest), dtype(0.0)))) / 2)
-    below = np.nextafter(limit, 0.0)
-    with np.errstate(over="ignore"):
-        assert np.array([below, limit]).astype(dtype).tolist() == [largest, np.inf]
-    assert ulp_error(np.array([np.inf, -np.inf, largest], dtype), limit).tolist() == [0.0, np.inf, 0.5]
-    assert ulp_error(np.array([np.inf, -np.inf], dtype), [below, -below]).tolist() == [np.inf, np.inf]
-    assert ulp_error(np.inf, [2**1024 - 2**970, 2**1024 - 2**970 - 1]).tolist() == [0.0, np.inf]
-    assert ulp_error(sys.float_info.max, 2**1024 - 2**970 - 1) == pytest.approx(0.5)
-
-
-def test_ulp_error_takes_every_truth_as_exact():
-    assert ulp_error([0.1, 0.1, 0.1], ["0.1", 0.1, Fraction(1, 10)]).tolist() == [0.4, 0.0, 0.4]
-    assert ulp_error([2.0**53, 0.5], [2**53 + 1, 0.5]).tolist() == [0.5, 0.0]  # NumPy would round the integer
-    assert ulp_error(2.0**64, np.array(2**64 - 1, np.uint64)) == 2.0**-11
-    assert ulp_error([1.0, 1.0], [np.int8(1), np.float32(1.5)]).tolist() == [0.0, 2.0**51]
-    assert ulp_error(1.0, "1." + "0" * 5000 + "1") == 0.0
-    assert ulp_error(np.nan, Decimal("sNaN")) == ulp_error(-np.inf, Decimal("-Infinity")) == 0.0
-    third = np.longdouble(1.0) / 3
-    exact = Fraction(*third.as_integer_ratio())
-    assert (
-        ulp_error(1.0 / 3.0, [third, np.array([third])[0]]).tolist()
-        == [float(abs(Fraction(1 / 3) - exact) * 2**54)] * 2
-    )
-    special = np.array(["nan", "inf", "-inf", "1"], np.longdouble)
-    assert ulp_error([np.nan, np.inf, np.inf, 1.0], special).tolist() == [0.0, 0.0, np.inf, 0.0]
-
-
-def test_ulp_error_takes_truths_of_bfloat16():
-    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    assert ulp_error(bfloat16(1.0), [bfloat16(1.0), bfloat16(1.5)]).tolist() == [0.0, 64.0]
-    assert ulp_error(1.0, np.array([1.0, np.nan], bfloat16)).tolist() == [0.0, np.inf]
-
-
-class Nothing:
-    """Always shown the same, since workers of a test run compare the names of tests."""
-
-    def __repr__(self):
-        return "nothing"
-
-
-NOTHING = Nothing()
-
-
-@pytest.mark.parametrize(
-    ("result", "truth", "kind", "message"),
-    [
-        (3, 3.0, TypeError, "result must hold numbers of float16, bfloat16, float32, float64; got int64"),
-        (np.longdouble(3), 3.0, TypeError, "result must hold numbers of .*; got "),
-        ([1.0, [2.0]], 3.0, TypeError, "result must be a number, or an array or a list of numbers; got "),
-        (contains_itself(), 3.0, TypeError, "result must be a number, .*; got list: it contains itself"),
-        ([1.0, 2.0], [1.0, 2.0, 3.0], ValueError, r"truth must have a shape that fits result's \(2,\); got \(3,\)"),
-        (1.0, np.zeros((1,) * 40), ValueError, r"truth must have a shape that fits result's \(\); got \(1, 1"),
-        (1.0, contains_itself(), TypeError, "truth must be a number, .*; got list: it contains itself"),
-        (1.0, [1.0, [2.0]], TypeError, r"truth must hold real numbers, or decimals as strings; got \[2.0\]"),
-        *[
-            (1.0, odd, TypeError, f"truth must hold real numbers, or decimals as strings; got {re.escape(repr(odd))}")
-            for odd in (None, True, 1j, b"1", NOTHING, float, {})
-        ],
-        (1.0, np.True_, TypeError, "truth must hold real numbers, or decimals as strings; got True"),
-        *[
-            (1.0, odd, ValueError, f"truth must hold decimals where it holds strings, .*; got '{odd[:50]}")
-            for odd in ("abc", "", "1e", "e5", "1/3", "1e5e6", "0x10", "1e" + "9" * 5000)
-        ],
-    ],
-)
-def test_ulp_error_refuses_what_it_cannot_measure(result, truth, kind, message):
-    with pytest.raises(kind, match=message):
-        ulp_error(result, truth)
-
-
-def test_ulp_error_broadcasts():
-    assert ulp_error(np.ones((2, 1)), np.array([1.0, 2.0, 0.5])).shape == (2, 3)
-
-
-# -------------------------------------------------------------------------------------------------- odd arguments
-
-
-def test_values_are_shown_by_their_repr():
-    assert shown("odd") == "'odd'"
-    assert shown(contains_itself()) == "[[...]]"
-    assert shown("a" * (LONGEST - 2)) == f"'{'a' * (LONGEST - 2)}'"
-    assert shown("a" * LONGEST) == f"'{'a' * (LONGEST - 1)}..."
-
-
-@pytest.mark.parametrize("value", [Unprintable(), 10**5000, nested()], ids=["raises", "too long", "too deep"])
-def test_values_without_a_repr_are_shown_by_their_type(value: object):
-    assert shown(value) == f"an object of type {type(value).__name__}"
-
-
-def test_leaves_are_what_lists_and_tuples_hold():
-    array = np.zeros(2)
-    assert list(leaves([1, (2, [3.0, array]), [], "45", {6: 7}])) == [1, 2, 3.0, array, "45", {6: 7}]
-    assert list(leaves(array)) == [array]
-    shared = [1, 2]
-    assert list(leaves([shared, shared])) == [1, 2, 1, 2]  # in it twice, but not in itself
-    assert list(leaves([[[]] * 3] * 2)) == []
-
-
-def test_lists_that_no_array_holds_are_refused():
-    twice = contains_itself()
-    twice.append(twice)
-    within = [[1], [twice]]
-    for endless in (contains_itself(), twice, within, ([1, contains_itself()],)):
-        with pytest.raises(ValueError, match=r"^it contains itself$"):
-            list(leaves(endless))
-    deep: list[object] = [1]
-    for _ in range(DEEPEST - 1):
-        deep = [deep]
-    assert list(leaves(deep)) == [1]
-    for deeper in ([deep], nested()):
-        with pytest.raises(ValueError, match=f"^its lists are nested more than {DEEPEST} levels deep$"):
-            list(leaves(deeper))
 
 
 # ------------------------------------------------------------------------------- numbers beyond the range of float64

@@ -104,7 +104,7 @@ def test_angles_that_are_rational_multiples_of_pi(x, w, half_turns):
 @pytest.mark.parametrize(("m1", "m2"), [(1.0, 0.5), (1.35, 0.3), (29.7, 0.1), (4.0, 0.0), (0.1, 3.0)])
 @pytest.mark.parametrize(("x", "w"), VECTORS)
 def test_angles_with_a_margin(bits, x, w, m1, m2):
-    at = Turned(Between.of(np.array(x), np.array(w)), m1, m2, bits)
+    at = Turned(Between.of(np.array(x), np.array(w)), m1, m2, 0.0, bits)
     theta = exact.angle([x], [w], digits=1400)[0]
     phi = mpf(m1) * theta + mpf(m2)
     assert _close(at.sin_phi, mp.sin(phi), bits, 32 * UNITS)
@@ -116,13 +116,13 @@ def test_angles_with_a_margin(bits, x, w, m1, m2):
 
 def test_what_is_0_is_0_exactly():
     degrees_120 = Between.of(np.array([1.0, 1.0, 0.0]), np.array([0.0, -3.0, 3.0]))
-    assert Turned(degrees_120, 1.5, 0.0, 256).sin_phi == 0  # 180
-    assert Turned(degrees_120, 2.0, 0.0, 256).over_cos == 0  # the cosine of 240
-    assert Turned(degrees_120, 4.0, 0.0, 256).over_cos == 0  # of 480
-    assert Turned(degrees_120, 3.0, 0.0, 256).over_cos != 0
-    assert Turned(degrees_120, 2.0, 0.0, 256).sin_phi != 0
+    assert Turned(degrees_120, 1.5, 0.0, 0.0, 256).sin_phi == 0  # 180
+    assert Turned(degrees_120, 2.0, 0.0, 0.0, 256).over_cos == 0  # the cosine of 240
+    assert Turned(degrees_120, 4.0, 0.0, 0.0, 256).over_cos == 0  # of 480
+    assert Turned(degrees_120, 3.0, 0.0, 0.0, 256).over_cos != 0
+    assert Turned(degrees_120, 2.0, 0.0, 0.0, 256).sin_phi != 0
     for m1, m2 in ((1.5, 1e-60), (2.0, 1e-60)):
-        at = Turned(degrees_120, m1, m2, 256)
+        at = Turned(degrees_120, m1, m2, 0.0, 256)
         assert at.sin_phi != 0
         assert at.over_cos != 0
 

@@ -239,7 +239,7 @@ def _(rng):
 def _margins(rng):
     """Margins of no symmetry, and angles."""
     for m1, m2, m3 in ((1.35, 0.45, 0.2), (3.2, 0.7, 0.4)):
-        yield margin.Margin(m1, m2, m3), rng.uniform(0.0, np.pi, size=6)
+        yield margin.Settings(m1, m2, m3), rng.uniform(0.0, np.pi, size=6)
 
 
 @_formula("refloss.stages.margin:forward")

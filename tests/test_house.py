@@ -17,7 +17,7 @@ FLOORS = (
     ("losses", "functions", "refloss"),
     ("engines",),
     ("stages",),
-    ("error_free", "fixed_point", "inputs", "formats"),
+    ("error_free", "fixed_point", "sliced_product", "inputs", "formats", "ulp", "messages"),
 )
 
 

@@ -464,7 +464,7 @@ def test_culprits_are_looked_for_only_when_there_is_one(monkeypatch: pytest.Monk
     def search(*_: Any) -> str:
         pytest.fail("searched valid input")
 
-    monkeypatch.setattr(inputs, "_first", search)
+    monkeypatch.setattr(inputs, "_first_bad", search)
     for loss in LOSSES:
         answers(loss(), of(loss))
 
@@ -648,7 +648,7 @@ def test_floats_are_converted_exactly(dtype: Any) -> None:
     size = 8 * np.dtype(dtype).itemsize
     patterns = np.arange(0, 2**size, max(1, 2 ** (size - 16) - 1), dtype=f"u{size // 8}")  # all of them, up to 16 bits
     given = patterns.view(dtype)
-    np.testing.assert_array_equal(inputs.real("x", given), [float(value) for value in given])
+    np.testing.assert_array_equal(inputs.float64_array("x", given), [float(value) for value in given])
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -966,30 +966,30 @@ def test_class_weights_stay_as_they_came_where_an_engine_reads_them_so(dtype: st
     given = np.ones((2, 3), dtype)
     if dtype == "?":
         with pytest.raises(TypeError, match=r"^w must hold real numbers .* dtype bool"):
-            inputs.floats("w", given)
+            inputs.float_array("w", given)
     elif dtype in ("f2", "f4", "f8"):
-        assert inputs.floats("w", given) is given
+        assert inputs.float_array("w", given) is given
     else:
-        assert inputs.floats("w", given).dtype == np.float64
+        assert inputs.float_array("w", given).dtype == np.float64
 
 
 def test_results_along_an_axis_are_contiguous() -> None:
     z = np.arange(24.0).reshape(2, 3, 4)
     for axis in range(3):
         assert refloss.softmax(z, axis=axis).flags.c_contiguous
-        assert inputs.along("z", z, axis)[0].flags.c_contiguous
+        assert inputs.rows_along("z", z, axis)[0].flags.c_contiguous
 
 
 def test_angles_that_are_no_numbers_are_refused_by_name() -> None:
     with pytest.raises(TypeError, match=r"^theta must hold real"):
-        inputs.theta("right")
+        inputs.angles("right")
 
 
 def test_names_of_gradients_become_a_tuple() -> None:
     names = ("x", "w", "y")
-    assert inputs.wrt(["w", "x"], names) == ("w", "x")
-    assert inputs.wrt("w", names) == ("w",)
-    assert inputs.wrt(None, names) is None
+    assert inputs.wanted_inputs(["w", "x"], names) == ("w", "x")
+    assert inputs.wanted_inputs("w", names) == ("w",)
+    assert inputs.wanted_inputs(None, names) is None
 
 
 @pytest.mark.parametrize("engine", ["chain", "fused"])

@@ -82,7 +82,9 @@ def test_gradient_of_the_scale_is_right_where_its_terms_cancel():
 
 
 @pytest.mark.parametrize("scale", [None, 64.0])
-@pytest.mark.parametrize("settings", [margin.Margin(), margin.Margin(m2=0.5), margin.Margin(4.0, boundary="monotone")])
+@pytest.mark.parametrize(
+    "settings", [margin.Settings(), margin.Settings(m2=0.5), margin.Settings(4.0, boundary="monotone")]
+)
 def test_both_branches_meet_in_the_logits_of_the_papers(settings, scale):
     """Every cosine within 2u, see `cosine`; psi and the scale are pairs. So a logit is within 2u of s."""
     rng = np.random.default_rng(6)

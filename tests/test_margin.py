@@ -5,9 +5,9 @@ import pytest
 from mpmath import mp, mpf
 
 import refloss
-from refloss.error_free import PI, Pair, u
+from refloss.error_free import PI, Pair, u, where
 from refloss.stages import angle, margin
-from refloss.stages.margin import RULES, Margin
+from refloss.stages.margin import RULES, Settings
 from support import checks, exact
 
 # m1, m2, m3 of ArcFace, SphereFace, CosFace, the combined margins of papers and issues, and m that is no integer.
@@ -54,7 +54,7 @@ def test_every_rule_against_its_formula_and_the_derivative_of_that(rule, margins
 
     So next to a zero of the slope it is right relative to itself: noise is 1e-29 or less.
     """
-    settings = Margin(*margins, boundary=rule, annealing=annealing)
+    settings = Settings(*margins, boundary=rule, annealing=annealing)
     theta = thetas(settings)
     psi, saved = margin.forward(angle.of(theta), settings)
     options = dict(zip(("m1", "m2", "m3"), margins, strict=True)) | {"boundary": rule, "annealing": annealing}
@@ -71,7 +71,7 @@ def test_every_rule_against_its_formula_and_the_derivative_of_that(rule, margins
 )
 def test_slopes_next_to_their_zeros_are_right_relative_to_themselves(margins, side):
     """1u, with 2^-10 u for noise: beside 1e-12, 1e-29 is that little."""
-    settings = Margin(*margins, boundary="monotone")
+    settings = Settings(*margins, boundary="monotone")
     m1, m2, _ = margins
     theta = np.array([(k * math.pi - m2) / m1 + side for k in range(int(m1) + 1)])
     theta = theta[(theta > 0.0) & (theta < math.pi)]
@@ -89,7 +89,7 @@ PAST_PI = ["hard", "keep", "continuous", "monotone", "clamp"]
 def test_the_side_of_the_boundary_is_that_of_the_exact_angle(rule, margins):
     """The pair nearest to the boundary is 1e-33 or so away from it, and lies on one side."""
     m1, m2, m3 = margins
-    settings = Margin(*margins, boundary=rule)
+    settings = Settings(*margins, boundary=rule)
     theta = (PI - m2) / m1
     for pair in (theta - 2.0**-90, theta, theta + 2.0**-90):
         one = Pair(pair.hi[None], pair.lo[None])
@@ -116,15 +116,24 @@ def test_the_side_of_the_boundary_is_that_of_the_exact_angle(rule, margins):
 def test_the_boundary_itself_belongs_to_the_margin(rule, m1, x, w):
     """Angles of 90, 60, 120 and 45 degrees, at which m1 θ is π exactly."""
     found, _ = angle.forward(np.array([x]), np.array([w]))
-    psi, saved = margin.forward(found, Margin(m1, m3=0.25, boundary=rule))
+    psi, saved = margin.forward(found, Settings(m1, m3=0.25, boundary=rule))
     assert psi.hi.tolist() == [-1.25]
     assert saved.slope.tolist() == [0.0]
+
+
+def test_rules_that_can_act_are_not_refused():
+    for rule in RULES:
+        margin.check_rule(rule, 1.5, 0.5, 0.25)
+    with pytest.raises(
+        ValueError, match=r"^boundary='hard' acts past m1 theta [+] m2 = pi, which m1=1, m2=0, m3=0.25 never"
+    ):
+        margin.check_rule("hard", 1.0, 0.0, 0.25)
 
 
 @pytest.mark.parametrize("rule", ["easy", "conditional"])
 def test_where_the_cosine_is_at_its_bound_the_margin_is_off(rule):
     """cos theta > 0, cos theta > m3: as the code it comes from has it. Vectors at a right angle are there exactly."""
-    settings = Margin(m2=0.5, m3=0.0, boundary=rule)
+    settings = Settings(m2=0.5, m3=0.0, boundary=rule)
     right, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]]))
     psi, saved = margin.forward(right, settings)
     assert psi.hi.tolist() == [0.0]
@@ -137,9 +146,9 @@ def test_where_the_cosine_is_at_its_bound_the_margin_is_off(rule):
 def test_where_min_finds_both_alike_the_margin_holds():
     """cos 2 theta = cos theta at theta = 2 pi / 3, up to noise, and the values agree; without a margin everywhere."""
     tie = PI * 2.0 / 3.0
-    psi, _ = margin.forward(angle.of(Pair(tie.hi[None], tie.lo[None])), Margin(m1=2.0, boundary="min"))
+    psi, _ = margin.forward(angle.of(Pair(tie.hi[None], tie.lo[None])), Settings(m1=2.0, boundary="min"))
     assert math.isclose(psi.hi[0], -0.5, rel_tol=1e-15)
-    same, saved = margin.forward(angle.of(np.array([1.0])), Margin(boundary="min"))
+    same, saved = margin.forward(angle.of(np.array([1.0])), Settings(boundary="min"))
     assert same.hi.tolist() == [math.cos(1.0)]
     assert math.isclose(saved.slope[0], -math.sin(1.0), rel_tol=1e-15)
 
@@ -147,13 +156,94 @@ def test_where_min_finds_both_alike_the_margin_holds():
 @pytest.mark.parametrize("m", [1.0, 2.0, 3.0, 4.0, 5.0, 10.0])
 def test_sphereface_at_pi(m):
     """psi = 1 - 2m, and the slope of k = m - 1: 0, as every slope at pi, and in cos theta m² just before it."""
-    settings = Margin(m1=m, boundary="monotone")
+    settings = Settings(m1=m, boundary="monotone")
     opposite, _ = angle.forward(np.array([[1.0, 2.0]]), np.array([[-1.0, -2.0]]))
     psi, saved = margin.forward(opposite, settings)
     assert psi.hi.tolist() == [1.0 - 2.0 * m]
     assert saved.slope.tolist() == [0.0]
     _, beside = margin.forward(angle.of(np.array([math.pi - 1e-9])), settings)
     assert math.isclose(-beside.slope[0] / math.sin(1e-9), m * m, rel_tol=1e-6)  # sin(pi - 1e-9) is 1e-9 to 1e-7 of it
+
+
+# ---------------------------------------------------------------------------------------------- one margin per sample
+
+
+def samples(every):
+    """Angles of every row of MARGINS, every so many of `thetas`, and the margins of each angle (N,)."""
+    groups = [(thetas(Settings(*margins))[::every], margins) for margins in MARGINS]
+    theta = np.concatenate([group for group, _ in groups])
+    return theta, np.concatenate([np.tile(margins, (len(group), 1)) for group, margins in groups]).T
+
+
+def one_by_one(target, margins, options):
+    """Psi and slope of every sample, from a call of its own with numbers for margins."""
+    psi, slope = [], []
+    for n in range(len(target.theta.hi)):
+        row = angle.Angle(*(part[n : n + 1] for part in target[:3]), lambda _, n=n: target.exactly(n))
+        one, saved = margin.forward(row, Settings(*(float(m[n]) for m in margins), **options))
+        psi.append(one)
+        slope.append(saved.slope)
+    return [np.concatenate(part) for part in ([one.hi for one in psi], [one.lo for one in psi], slope)]
+
+
+def same_bits(target, margins, options):
+    psi, saved = margin.forward(target, Settings(*margins, **options))
+    for ours, alone in zip((psi.hi, psi.lo, saved.slope), one_by_one(target, margins, options), strict=True):
+        assert ours.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+@pytest.mark.parametrize("annealing", [0.0, 5.0, 1e-3])
+@pytest.mark.parametrize("rule", RULES)
+def test_margins_per_sample_against_the_formula_of_each(rule, annealing, gradient):
+    """As for one margin."""
+    theta, margins = samples(11)
+    settings = Settings(*margins, boundary=rule, annealing=annealing, gradient=gradient)
+    psi, saved = margin.forward(angle.of(theta), settings)
+    for n, (one, m) in enumerate(zip(theta, margins.T, strict=True)):
+        m1, m2, m3 = m.tolist()
+        options = {"m1": m1, "m2": m2, "m3": m3, "boundary": rule, "annealing": annealing}
+        with mp.workdps(60):
+            (true,), (slope,) = exact.psi([one], **options), exact.psi_slope([one], **options)
+            slope = -mp.sin(mpf(one)) if gradient == "detached" else slope
+            off = noise(Settings(m1, m2, m3))
+            assert abs(whole(psi)[n] - true) <= off
+            assert abs(mpf(saved.slope[n]) - slope) <= checks.U * abs(slope) + max(1.0, m1) * off
+
+
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+@pytest.mark.parametrize("annealing", [0.0, 5.0])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("which", ["all", "whole m1", "no m2"])
+def test_margins_per_sample_are_bit_by_bit_those_of_each_sample(rule, annealing, gradient, which):
+    theta, (m1, m2, m3) = samples(5)
+    chosen = {"all": m1 > 0.0, "whole m1": m1 == np.rint(m1), "no m2": m2 == 0.0}[which]
+    margins = (m1[chosen], m2[chosen], m3[chosen])
+    same_bits(angle.of(theta[chosen]), margins, {"boundary": rule, "annealing": annealing, "gradient": gradient})
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_margins_per_sample_of_vectors_that_are_at_a_boundary(rule):
+    """cos θ = 1/2, θ = 60° and a right angle, exactly: decided in integers, with each sample's own margins."""
+    x = np.array([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]] * 2)
+    w = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1e-40, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]] * 2)
+    margins = np.array(
+        [[3.0, 1.0, 2.0, 2.0, 1.5, 2.0, 4.0, 1.0], [0.0] * 8, [0.5, 0.25, 0.5, 0.0, 0.5, 0.0, 0.25, 0.5]]
+    )
+    target, _ = angle.forward(x, w)
+    same_bits(target, margins, {"boundary": rule})
+    margins[1] = [0.0, 0.5, 0.0, 0.25, 0.5, 0.0, 3.0, 0.125]
+    same_bits(target, margins, {"boundary": rule})
+
+
+def test_some_margins_per_sample_and_others_not():
+    theta, (_, m2, _) = samples(5)
+    options = {"boundary": "monotone", "annealing": 1.0}
+    psi, saved = margin.forward(angle.of(theta), Settings(2.0, m2, 0.25, **options))
+    spread = (np.full(len(theta), 2.0), m2, np.full(len(theta), 0.25))
+    expected, same = margin.forward(angle.of(theta), Settings(*spread, **options))
+    for ours, theirs in ((psi.hi, expected.hi), (psi.lo, expected.lo), (saved.slope, same.slope)):
+        assert ours.tobytes() == theirs.tobytes()
 
 
 # --------------------------------------------------------------------------------- where what is left is almost nothing
@@ -259,7 +349,7 @@ def test_an_annealed_slope_that_cancels(m, weight, beside):
         theta = Pair(*(np.array([part]) for part in (float(root), float(root - mpf(float(root))))))
         true = -(m * mp.sin(m * whole(theta)[0]) + weight * mp.sin(whole(theta)[0])) / (1 + mpf(weight))
         assert abs(true) < 1e-8
-    _, saved = margin.forward(angle.of(theta), Margin(m, annealing=weight))
+    _, saved = margin.forward(angle.of(theta), Settings(m, annealing=weight))
     assert exact.value_error(saved.slope, [true]) <= 1.0 + 2.0**-10
 
 
@@ -276,19 +366,19 @@ def test_curves_of_angles_in_any_shape(shape):
 def test_what_cancels_exactly_is_0():
     """3 sin 270° + 3 sin 90°."""
     right, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[0.0, 3.0]]))
-    _, saved = margin.forward(right, Margin(3.0, annealing=3.0))
+    _, saved = margin.forward(right, Settings(3.0, annealing=3.0))
     assert saved.slope.tolist() == [0.0]
 
 
 def test_what_is_resolved_is_a_copy():
     found, _ = angle.forward(np.array([[1.0, 0.0]] * 2), np.array([[1e-20, 3.0], [1.0, 1.0]]))
-    settings = Margin(2.0)
+    settings = Settings(2.0)
     at = margin.turned(found, settings)
     rough = Pair(np.array([1e-20, 0.5]), np.zeros(2))
-    exactly = margin.resolved(rough, 1.0, at.turned, lambda of: of.cos)
+    exactly = margin.resolved(rough, 1.0, at.exactly, lambda of: of.cos)
     assert rough.hi.tolist() == [1e-20, 0.5]
     assert exactly.hi.tolist() == [1e-20 / 3.0, 0.5]
-    assert margin.resolved(rough, 1.0, at.turned, lambda of: of.cos, 2.0**-80) is rough
+    assert margin.resolved(rough, 1.0, at.exactly, lambda of: of.cos, 2.0**-80) is rough
 
 
 # ------------------------------------------------------------------------------------------- facts about the curves
@@ -296,7 +386,7 @@ def test_what_is_resolved_is_a_copy():
 
 @pytest.mark.parametrize("m", [0.1, 0.5, 1.0, 2.0])
 def test_hard_falls_at_its_boundary_by_half_m_squared_or_so(m):
-    settings = Margin(m2=m, boundary="hard")
+    settings = Settings(m2=m, boundary="hard")
     curve = margin.curve_of(settings)
     (before, after), _ = values(curve, np.array([math.pi - m - 1e-9, math.pi - m + 1e-9]), settings)
     drop = math.cos(m) + m * math.sin(m) - 1.0
@@ -310,7 +400,7 @@ def test_hard_falls_at_its_boundary_by_half_m_squared_or_so(m):
 
 def test_hard_rises_at_its_boundary_from_m_of_2_33_on():
     for m, falls in ((2.33, True), (2.34, False)):
-        settings = Margin(m2=m, boundary="hard")
+        settings = Settings(m2=m, boundary="hard")
         psi, _ = values(margin.curve_of(settings), np.array([math.pi - m - 1e-9, math.pi - m + 1e-9]), settings)
         assert (psi[0] > psi[1]) == falls
 
@@ -319,7 +409,7 @@ def test_hard_rises_at_its_boundary_from_m_of_2_33_on():
 @pytest.mark.parametrize(("rule", "slope_beyond"), [("continuous", 1.0), ("monotone", 0.0)])
 def test_continuous_and_monotone_join_at_the_boundary_and_at_pi(m, rule, slope_beyond):
     """Both are continuous; the slope in cos theta jumps from 0 to 1 in the one and not in the other."""
-    settings = Margin(m2=m, boundary=rule)
+    settings = Settings(m2=m, boundary=rule)
     curve = margin.curve_of(settings)
     theta = np.array([math.pi - m - 1e-9, math.pi - m + 1e-9, math.pi])
     psi, slope = values(curve, theta, settings)
@@ -332,7 +422,7 @@ def test_continuous_and_monotone_join_at_the_boundary_and_at_pi(m, rule, slope_b
 
 @pytest.mark.parametrize("m", [2.0, 3.0, 4.0, 1.5])
 def test_monotone_has_no_jump_and_no_edge(m):
-    settings = Margin(m1=m, boundary="monotone")
+    settings = Settings(m1=m, boundary="monotone")
     curve = margin.curve_of(settings)
     for k in range(1, math.ceil(m)):
         theta = k * math.pi / m
@@ -348,10 +438,10 @@ def test_slopes_in_cos_theta_at_the_start():
     """At theta -> 0: m² for cos(m theta), folded or not; 1 for CosFace; sin(theta + m) / sin theta without bound."""
     theta = np.array([1e-6])
     for settings, expected in (
-        (Margin(m1=4.0, boundary="monotone"), 16.0),
-        (Margin(m1=1.35), 1.35**2),
-        (Margin(m3=0.35), 1.0),
-        (Margin(m2=0.5), math.sin(0.5 + 1e-6) / 1e-6),
+        (Settings(m1=4.0, boundary="monotone"), 16.0),
+        (Settings(m1=1.35), 1.35**2),
+        (Settings(m3=0.35), 1.0),
+        (Settings(m2=0.5), math.sin(0.5 + 1e-6) / 1e-6),
     ):
         _, slope = values(margin.curve_of(settings), theta, settings)
         assert math.isclose(-slope[0] / math.sin(1e-6), expected, rel_tol=1e-10)  # terms of second order: 1e-12 m^4
@@ -364,7 +454,7 @@ THETA = np.array([1e-8, 0.3, 1.2, 2.0, 2.9, math.pi - 1e-6])
 
 
 def test_annealing_is_the_weighted_mean_with_the_cosine():
-    settings = Margin(m1=4.0, boundary="monotone")
+    settings = Settings(m1=4.0, boundary="monotone")
     plain = margin.ruled(settings, margin.marginal(settings))
     psi, slope = values(plain, THETA, settings)
     for weight in (0.0, 0.1, 5.0, 1000.0):
@@ -376,7 +466,7 @@ def test_annealing_is_the_weighted_mean_with_the_cosine():
 def test_a_detached_curve_has_the_slope_of_the_cosine_and_its_own_value():
     for rule in RULES:
         for annealing in (0.0, 5.0):
-            settings = Margin(1.35, 0.3, 0.2, rule, annealing)
+            settings = Settings(1.35, 0.3, 0.2, rule, annealing)
             psi, _ = values(margin.curve_of(settings), THETA, settings)
             for curve in (
                 margin.detached(margin.curve_of(settings)),
@@ -387,29 +477,41 @@ def test_a_detached_curve_has_the_slope_of_the_cosine_and_its_own_value():
                 assert np.allclose(slope, -np.sin(THETA), rtol=1e-15, atol=0.0)
 
 
+def bounded(curve, low=0.0, high=2.0):
+    """Keep dψ/dcos θ = -ψ'/sin θ between two numbers, and ψ as it is: happynear's Caffe layer, with 0 and 2."""
+
+    def slope(t):
+        steepest, gentlest = t.theta.sin * -high, t.theta.sin * -low
+        inner = curve.slope(t)
+        inner = where((inner - steepest).hi < 0.0, steepest, inner)
+        return where((inner - gentlest).hi > 0.0, gentlest, inner)
+
+    return margin.Curve(curve.psi, slope)
+
+
 def test_a_bounded_curve_has_a_slope_in_cos_theta_between_0_and_2():
-    settings = Margin(m2=0.5)
+    settings = Settings(m2=0.5)
     curve = margin.curve_of(settings)
     theta = np.array([0.0, 1e-3, 0.4, 0.7, 1.5, 2.6, 2.7, 3.1, math.pi - 1e-9])
     psi, slope = values(curve, theta, settings)
-    same, held = values(margin.bounded(curve), theta, settings)
+    same, held = values(bounded(curve), theta, settings)
     assert np.array_equal(same, psi)
     expected = np.clip(slope, -2.0 * np.sin(theta), 0.0)
     assert np.allclose(held, expected, rtol=1e-15, atol=0.0)
     assert (expected != slope).sum() == 6  # beyond 2 before 0.43 and below 0 past pi - m, so that both bounds act
     assert held[0] == 0.0
-    _, between = values(margin.bounded(curve, 0.5, 1.0), theta, settings)
+    _, between = values(bounded(curve, 0.5, 1.0), theta, settings)
     assert np.allclose(between, np.clip(slope, -np.sin(theta), -0.5 * np.sin(theta)), rtol=1e-15, atol=0.0)
 
 
 def test_functions_on_curves_compose():
     """Annealing inside a detached margin changes no slope; inside a bounded one it does."""
-    settings = Margin(m2=0.5)
+    settings = Settings(m2=0.5)
     eased = margin.annealed(3.0, margin.marginal(settings))
     at = margin.turned(angle.of(THETA), settings)
     assert np.allclose(margin.detached(eased).slope(at).hi, -np.sin(THETA), rtol=1e-15, atol=0.0)
-    assert np.array_equal(margin.bounded(eased).psi(at).hi, eased.psi(at).hi)
-    share = -margin.bounded(eased).slope(at).hi / np.sin(THETA)
+    assert np.array_equal(bounded(eased).psi(at).hi, eased.psi(at).hi)
+    share = -bounded(eased).slope(at).hi / np.sin(THETA)
     assert ((share >= 0.0) & (share <= 2.0 + 1e-15)).all()
 
 
@@ -419,7 +521,7 @@ def test_functions_on_curves_compose():
 def test_an_angle_that_is_a_multiple_of_pi_up_to_its_own_error_is_there_exactly():
     orthogonal, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]))
     for m1 in (2.0, 4.0, 6.0):
-        at = margin.turned(orthogonal, Margin(m1=m1))
+        at = margin.turned(orthogonal, Settings(m1=m1))
         assert at.sin.hi.tolist() == [0.0]
         assert at.cos.hi.tolist() == [(-1.0) ** (m1 / 2.0)]
         assert at.theta is orthogonal
@@ -433,11 +535,11 @@ def test_next_to_a_right_angle_the_slope_keeps_its_accuracy(m1, missing):
     1u for rounding the slope, 1u for -m1 times the sine; rotations at 8u² cost nothing. The fold is that on d's side.
     """
     beside, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[missing, 1.0]]))
-    _, saved = margin.forward(beside, Margin(m1=m1, boundary="monotone"))
+    _, saved = margin.forward(beside, Settings(m1=m1, boundary="monotone"))
     with mp.workdps(60):
         d = mp.atan(mpf(missing))
         assert exact.value_error(saved.slope, [-m1 * mp.sin(m1 * abs(d))]) <= 2.0 + 2.0**-10
-    folds = margin.turned(beside, Margin(m1=m1)).folds
+    folds = margin.turned(beside, Settings(m1=m1)).folds
     assert folds.tolist() == [m1 / 2.0 - (missing > 0.0)]
 
 
@@ -445,7 +547,7 @@ def test_next_to_a_right_angle_the_slope_keeps_its_accuracy(m1, missing):
 @pytest.mark.parametrize("m2", [0.0, 0.5, 3.0])
 def test_folds_count_the_multiples_of_pi_below(m1, m2):
     theta = np.linspace(0.0, 3.14, 500)
-    found = margin.turned(angle.of(theta), Margin(m1, m2)).folds
+    found = margin.turned(angle.of(theta), Settings(m1, m2)).folds
     assert np.array_equal(found, np.floor((m1 * theta + m2) / math.pi))
 
 
@@ -453,7 +555,7 @@ def test_angles_keep_their_sine_up_to_0():
     """phi = m1 theta for tiny angles: a slope of 1e-300 is right relative to itself, 1u and 2^-10 u for the product."""
     theta = np.array([1e-300, 1e-200, 1e-100, 1e-17])
     for m1 in (1.0, 4.0, 1.35):
-        _, saved = margin.forward(angle.of(theta), Margin(m1=m1, boundary="monotone"))
+        _, saved = margin.forward(angle.of(theta), Settings(m1=m1, boundary="monotone"))
         assert (
             exact.value_error(saved.slope, exact.psi_slope(theta, m1, boundary="monotone", digits=700))
             <= 1.0 + 2.0**-10
@@ -466,13 +568,13 @@ def test_angles_keep_their_sine_up_to_pi(m1, missing):
     """The same from the other end, as the stage before has it: sin(m theta) = ±sin(m (pi - theta))."""
     opposite, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[-1.0, missing]]))
     assert math.isclose(opposite.sin.hi[0], missing, rel_tol=1e-15)
-    _, saved = margin.forward(opposite, Margin(m1=m1, boundary="monotone" if m1 > 1.0 else "none"))
+    _, saved = margin.forward(opposite, Settings(m1=m1, boundary="monotone" if m1 > 1.0 else "none"))
     with mp.workdps(60):
         assert exact.value_error(saved.slope, [-m1 * mp.sin(m1 * mpf(missing))]) <= 2.0 + 2.0**-10
 
 
 def test_backward_multiplies_by_the_slope():
-    settings = Margin(m2=0.5, boundary="hard")
+    settings = Settings(m2=0.5, boundary="hard")
     theta = np.array([0.3, 1.0, 2.0, 2.6, 2.7, 3.0])
     _, saved = margin.forward(angle.of(theta), settings)
     assert saved._fields == ("slope",)

@@ -19,6 +19,7 @@ from refloss.engines.contract import Promise, log2_lengths
 from refloss.engines.counting import counted
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
+from refloss.formats import format_of
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
 Bounds: TypeAlias = tuple[Array, Arrays]
@@ -55,7 +56,7 @@ class _Call(NamedTuple, Generic[S]):
     engine: str
     dtype: np.dtype[Any]
 
-    def wide(self, numbers: Array) -> Numbers:
+    def wide(self, numbers: Array) -> Array | Pair:
         """Return numbers as the engine computes with them."""
         return dd.DoubleDouble.of(numbers) if self.engine == "dd" else numbers
 
@@ -69,11 +70,11 @@ class _Call(NamedTuple, Generic[S]):
     @property
     def least(self) -> float:
         """Logarithm of the smallest normal number: what is below may be lost."""
-        return float(np.log2(np.finfo(self.dtype).smallest_normal))
+        return float(np.log2(format_of(self.dtype).smallest))
 
     def absolute(self, logs: Array) -> Array:
         """Return bounds from their logarithms; at least a few of the smallest numbers there are."""
-        least = 32.0 * float(np.finfo(self.dtype).smallest_subnormal)
+        least = 32.0 * format_of(self.dtype).spacing
         bounds = np.exp2(logs) * (1.0 + 2.0**-30) + least  # the rounding error of logarithms of a few thousand
         return np.asarray(np.where(np.isnan(bounds), np.inf, bounds))
 
@@ -125,7 +126,7 @@ def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
 
     relative = promised.value
     known = relative < 0.5
-    rounding = np.log2(16.0 * float(np.finfo(call.dtype).eps))
+    rounding = np.log2(32.0 * format_of(call.dtype).u)
     loss = _sum(_times(log_t, _log(log_p)), 1)
     loss_error = np.where(
         known,
@@ -209,7 +210,7 @@ def _triplet(call: _Call[Triplet]) -> Bounds:
     anchor, *others = (call.arrays[name] for name in ("anchor", "positive", "negative"))
     losses, saved = triplet.forward(anchor, others[0], others[1], settings.m, settings.squared)
     share = -np.log2(float(len(anchor))) if settings.reduction == "mean" else 0.0
-    loss = np.log2(promised.value) + np.log2(high(losses.mantissa)) + losses.exponent
+    loss: Array = np.log2(promised.value) + np.log2(high(losses.mantissa)) + losses.exponent
     # twice the distances, of halves which cannot overflow; of the plain distance the lengths of two directions
     near, far = (
         2.0 + log2_lengths(anchor / 2.0 - other / 2.0) if settings.squared else np.zeros(len(anchor))

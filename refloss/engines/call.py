@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from refloss import inputs
 from refloss.engines.spec import Arrays, Spec
-from refloss.error_free import shown
+from refloss.messages import shown
 
 
 class Call(NamedTuple):
@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
     def in_float64(self) -> Arrays:
         """Return the inputs in float64, w looked over."""
-        return inputs.in_float64(self.arrays, directions=self.spec.directions)
+        return inputs.as_float64(self.arrays, directions=self.spec.directions)
 
 
 def call_of(loss: Any, arguments: tuple[Any, ...]) -> Call:

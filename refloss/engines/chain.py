@@ -19,7 +19,19 @@ from refloss import inputs
 from refloss.engines.counting import counted
 from refloss.engines.protocol import IN_FLOAT64, Request
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
-from refloss.error_free import Array, Integers, Numbers, Pair, Scaled, frexp, ldexp, plain, total_by_label
+from refloss.error_free import (
+    Array,
+    Integers,
+    Numbers,
+    Pair,
+    Scaled,
+    StageResult,
+    frexp,
+    ldexp,
+    plain,
+    put,
+    total_by_label,
+)
 from refloss.stages import (
     angle,
     cosine,
@@ -155,7 +167,7 @@ def _logits(spec: WithLabels, z: Pair, y: Array | Integers) -> tuple[Stages, Bac
 
 def _linear(spec: Linear, arrays: Arrays) -> tuple[Stages, Backward]:
     z, saved_linear = linear.forward(arrays["x"], arrays["w"], arrays.get("b"))
-    inputs.logits_fit(z.hi)
+    inputs.check_logits_fit(z.hi)
     outputs, logits_backward = _logits(spec, z, arrays["y"])
 
     def backward(upstream: Array) -> tuple[Stages, Stages]:
@@ -182,7 +194,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
         mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
         scale = Pair.of(mantissa)
     z, saved_logits = logits.forward(c, psi, y, scale, exponent)
-    inputs.logits_fit(z.hi)
+    inputs.check_logits_fit(z.hi)
     outputs, logits_backward = _logits(spec, z, y)
 
     def backward(upstream: Array) -> tuple[Stages, Stages]:
@@ -216,12 +228,12 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     } | outputs, backward
 
 
-def _by_class(rows: Numbers, y: Integers, classes: int) -> Numbers:
+def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:
     """Add up the rows of every class: backward of taking w[y]."""
     present, sums = total_by_label(rows, y)
     dense = np.zeros((classes, rows.shape[1]))
     by_class = Scaled.of(dense) if isinstance(sums, Scaled) else dense
-    by_class[present] = sums
+    put(by_class, present, sums)
     return by_class
 
 

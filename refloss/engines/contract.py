@@ -18,6 +18,7 @@ import numpy as np
 
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
 from refloss.error_free import Array, high, scale_rows
+from refloss.formats import format_of
 from refloss.stages import cross_entropy
 
 SUMMED = 512
@@ -68,7 +69,7 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
     squares are the BLAS's, whose error is K_D u. What is beside S are the roundings of cross entropy: exp (1u), its
     correction, the sum, a division (1u each), log1p (1u), coefficient and reduction (1u each).
     """
-    unit = float(np.finfo(dtype).eps) / 2.0
+    unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)
     with np.errstate(over="ignore"):
         if engine == "dd":

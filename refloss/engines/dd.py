@@ -2,7 +2,7 @@
 
 `DoubleDouble` is a pair that keeps all of its bits wherever a stage asks for what is `rounded`; its arithmetic is in
 `refloss.engines.kernels.pairs`. Matrix products are exact products of slices at the speed of a BLAS, see
-`refloss.error_free.matmul`. Two things differ from the engine `chain`:
+`refloss.sliced_product.matmul`. Two things differ from the engine `chain`:
 
 - The work is cut into blocks: of classes, where rows of weights are normalized and multiplied, and of samples, where
   rows of logits become a loss and its gradient. Of arrays N x C there is one pair, the cosines, which their gradients
@@ -31,13 +31,14 @@ from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, 
 from refloss.error_free import (
     Array,
     Integers,
-    Numbers,
     Pair,
     Scaled,
+    StageResult,
     expansion,
     frexp,
     ldexp,
     plain,
+    put,
     total_by_label,
 )
 from refloss.fixed_point import UNIT, Between, inner, settled, units
@@ -157,14 +158,14 @@ def _zeros(*shape: int) -> DoubleDouble:
     return DoubleDouble(np.zeros(shape), np.zeros(shape))
 
 
-def _put(into: Numbers, index: Any, part: Numbers) -> Numbers:
+def _put(into: StageResult, index: Any, part: StageResult) -> StageResult:
     """Write entries into an array, which becomes `Scaled` where they are."""
     into = Scaled.of(into) if isinstance(part, Scaled) else into
     into[index] = part
     return into
 
 
-_Backward: TypeAlias = Callable[[Numbers], None]
+_Backward: TypeAlias = Callable[[StageResult], None]
 
 
 def _loss(
@@ -180,7 +181,7 @@ def _loss(
     """
     settings = spec.cross_entropy
     weights = cross_entropy.weights(y, classes, settings, DoubleDouble)
-    losses: Numbers = _zeros(len(y))
+    losses: StageResult = _zeros(len(y))
     for rows in _blocks(len(y), classes, 2**16):
         z, backward = forward(rows)
         log_p, saved_log_softmax = log_softmax.forward(z)
@@ -198,7 +199,7 @@ def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
     gradient = np.zeros_like(z)
 
     def forward(rows: slice) -> tuple[Pair, _Backward]:
-        def backward(dz: Numbers) -> None:
+        def backward(dz: StageResult) -> None:
             gradient[rows] = dz.hi
 
         return DoubleDouble.of(z[rows]), backward
@@ -208,10 +209,10 @@ def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
 
 def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, b = DoubleDouble.of(arrays["x"]), arrays["w"], arrays.get("b")
-    z: Numbers = _zeros(len(x), len(w))  # and then their gradient
+    z: StageResult = _zeros(len(x), len(w))  # and then their gradient
     for block in _classes(x.hi, w):
         z[:, block], _ = linear.forward(x, DoubleDouble.of(w[block]), None if b is None else b[block])
-    inputs.logits_fit(z.hi)
+    inputs.check_logits_fit(z.hi)
     with np.errstate(over="ignore"):
         size = np.abs(x.hi).max(axis=1) * np.abs(w).max() + (0.0 if b is None else np.abs(b).max())
     huge = np.flatnonzero((size > 2.0**HUGE) & (np.abs(z.hi).max(axis=1) < 2.0**LARGEST))
@@ -222,7 +223,7 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
         z[huge] = _less_largest(z[huge], close, rows_x, rows_w, _exact_products)
 
     def forward(rows: slice) -> tuple[Pair, _Backward]:
-        def backward(dz: Numbers) -> None:
+        def backward(dz: StageResult) -> None:
             nonlocal z
             z = _put(z, rows, dz)
 
@@ -231,7 +232,7 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
     loss = _loss(spec, arrays["y"], len(w), upstream, forward)
     if upstream is None:
         return loss, {}
-    dx: Numbers = _zeros(*x.shape)
+    dx: StageResult = _zeros(*x.shape)
     dw, db = np.zeros_like(w), np.zeros(len(w))
     for block in _classes(x.hi, w):
         dx_block, dw_block, db_block = linear.backward(z[:, block], linear.Saved(x, DoubleDouble.of(w[block])))
@@ -243,7 +244,7 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
 def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     unit_x = normalize.forward(DoubleDouble.of(x))
-    c: Numbers = _zeros(len(x), len(w))  # the cosines, and then their gradient
+    c: StageResult = _zeros(len(x), len(w))  # the cosines, and then their gradient
     for block in _classes(x, w):
         c[:, block], _ = cosine.forward(unit_x, normalize.forward(DoubleDouble.of(w[block])))
     theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
@@ -255,12 +256,12 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
         scale = DoubleDouble.of(mantissa)
     is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
     near = _nearly_parallel(c, y)
-    dpsi: Numbers = _zeros(len(y))
-    dscale: Numbers = _zeros(len(y))
+    dpsi: StageResult = _zeros(len(y))
+    dscale: StageResult = _zeros(len(y))
 
     def forward(rows: slice) -> tuple[Pair, _Backward]:
         z, saved_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
-        inputs.logits_fit(z.hi)
+        inputs.check_logits_fit(z.hi)
         huge = np.flatnonzero((exponent[rows] > HUGE) & (exponent[rows] < LARGEST))
         if len(huge):
             f, n = saved_logits.f[huge], rows.start + huge
@@ -268,7 +269,7 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
             close[np.arange(len(n)), y[n]] &= is_cosine[n]
             z[huge] = ldexp(_less_largest(f, close, x[n], w, _exact_cosines) * scale[n][:, None], exponent[n][:, None])
 
-        def backward(dz: Numbers) -> None:
+        def backward(dz: StageResult) -> None:
             nonlocal c, dpsi, dscale
             dc_rows, dpsi_rows, dscale_rows = logits.backward(dz, saved_logits)
             c, dpsi, dscale = _put(c, rows, dc_rows), _put(dpsi, rows, dpsi_rows), _put(dscale, rows, dscale_rows)
@@ -344,30 +345,30 @@ def _nearly_parallel(c: DoubleDouble, y: Integers) -> _Places:
     return _Places(*(np.concatenate(axis) for axis in zip(*places, strict=True)))
 
 
-def _by_angle(x: Array, w: Array, dc: Numbers) -> tuple[Numbers, Numbers]:
+def _by_angle(x: Array, w: Array, dc: StageResult) -> tuple[StageResult, StageResult]:
     """Carry the gradients of cosines of pairs of rows back as if they were targets, without a margin."""
     theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
-    _, saved_margin = margin.forward(theta, margin.Margin())
+    _, saved_margin = margin.forward(theta, margin.Settings())
     return angle.backward(margin.backward(dc, saved_margin), saved_angle)
 
 
 class _Narrow:
     """Gradients of those pairs of a sample and a class that go through their angle, added up."""
 
-    def __init__(self, x: Numbers, classes: Integers, width: int) -> None:
+    def __init__(self, x: StageResult, classes: Integers, width: int) -> None:
         self.x, self.classes = x, classes
-        self.w: Numbers = _zeros(len(classes), width)
+        self.w: StageResult = _zeros(len(classes), width)
 
-    def add(self, n: Integers, k: Integers, dx: Numbers, dw: Numbers) -> None:
+    def add(self, n: Integers, k: Integers, dx: StageResult, dw: StageResult) -> None:
         """Add gradients of rows n of x and k of w."""
         (n, dx), (k, dw) = total_by_label(dx, n), total_by_label(dw, k)
         at = np.searchsorted(self.classes, k)
         self.x, self.w = _put(self.x, n, self.x[n] + dx), _put(self.w, at, self.w[at] + dw)
 
 
-def _wide_back(dc: Numbers, unit_x: normalize.Directions, w: Array, narrow: _Narrow, dscale: Numbers) -> Arrays:
+def _wide_back(dc: StageResult, unit_x: normalize.Directions, w: Array, narrow: _Narrow, dscale: StageResult) -> Arrays:
     """Carry the gradient of the cosines back to embeddings and classes, and add that of the narrow branch."""
-    dunit_x: Numbers = _zeros(*narrow.x.shape)
+    dunit_x: StageResult = _zeros(*narrow.x.shape)
     dw = np.zeros_like(w)
     for block in _classes(narrow.x.hi, w):
         unit_w = normalize.forward(DoubleDouble.of(w[block]))
@@ -392,7 +393,9 @@ def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> _R
         exponents = np.broadcast_to(exponent, (count,))
     for rows in _blocks(count, width, 2**16):
         anchor, positive, negative = (DoubleDouble.of(arrays[name][rows]) for name in names)
-        (losses.mantissa[rows], losses.exponent[rows]), saved = triplet.forward(anchor, positive, negative, m, squared)
+        row_losses, saved = triplet.forward(anchor, positive, negative, m, squared)
+        put(losses.mantissa, rows, row_losses.mantissa)
+        losses.exponent[rows] = row_losses.exponent
         if upstream is not None:
             parts = triplet.backward(dlosses[rows], saved, exponents[rows])
             for name, part in zip(names, parts, strict=True):

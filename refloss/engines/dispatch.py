@@ -25,6 +25,7 @@ from refloss.engines.locks import Lock
 from refloss.engines.protocol import IN_FLOAT64, Engine, Request
 from refloss.engines.spec import Arrays, Spec, Triplet
 from refloss.error_free import Array, digits
+from refloss.formats import FORMATS
 from refloss.stages import cross_entropy
 
 Value: TypeAlias = np.float64 | Array
@@ -53,12 +54,12 @@ def value(call: Call, engine: str, dtype: Any) -> Value:
 def value_and_grad(call: Call, upstream: Any, wrt: Any, out: Any, engine: str, dtype: Any) -> tuple[Value, Gradients]:
     """Return the loss and a gradient for each input that has one; None where it is not wanted, or was not given."""
     computed_in = compute_dtype(engine, dtype)
-    checked_upstream = inputs.upstream(upstream, call.spec.reduction, call.samples)
+    checked_upstream = inputs.upstream_gradient(upstream, call.spec.reduction, call.samples)
     shapes = call.shapes
-    wanted = inputs.wrt(wrt, tuple(shapes))
+    wanted = inputs.wanted_inputs(wrt, tuple(shapes))
     names = tuple(shapes) if wanted is None else wanted
     arguments = {**call.arguments, "upstream": upstream}
-    given_out = inputs.out(out, shapes, computed_in, names, arguments)
+    given_out = inputs.output_arrays(out, shapes, computed_in, names, arguments)
     room = {name: array.reshape(call.arrays[name].shape) for name, array in given_out.items() if array.flags.carray}
     run = _Run.of(call, engine, Request(computed_in, wanted, room))
     loss, by_name = run.value_and_grad(checked_upstream)
@@ -77,7 +78,7 @@ def trace(call: Call, upstream: Any) -> dict[str, Step]:
     """Return every stage's output and the gradient with respect to it, by stage name."""
     exact = call.in_float64()
     contract.look("chain", call.spec, exact)
-    steps = chain.trace(call.spec, exact, inputs.upstream(upstream, call.spec.reduction, call.samples))
+    steps = chain.trace(call.spec, exact, inputs.upstream_gradient(upstream, call.spec.reduction, call.samples))
     last = next(reversed(steps))
     loss = _Run(chain, call.spec, exact, IN_FLOAT64).corrected(cast(Array, steps[last].output))
     return steps | {last: steps[last]._replace(output=loss)}
@@ -86,7 +87,7 @@ def trace(call: Call, upstream: Any) -> dict[str, Step]:
 def error_bound(call: Call, engine: str, dtype: Any, upstream: Any) -> tuple[Value, Gradients]:
     """Return the absolute error that an engine may have on the value and on each entry of the gradients."""
     computed_in = compute_dtype(engine, dtype)
-    checked_upstream = inputs.upstream(upstream, call.spec.reduction, call.samples)
+    checked_upstream = inputs.upstream_gradient(upstream, call.spec.reduction, call.samples)
     name = resolved(engine, call, computed_in)
     exact = call.in_float64()
     if name == "certified":
@@ -152,7 +153,7 @@ def _shaped(loss: Array, call: Call, dtype: np.dtype[Any]) -> Value:
 def _half_an_ulp(rounded: NDArray[Any]) -> Array:
     """Return half the distance to the next number, or the smallest number there is."""
     apart = np.spacing(np.abs(np.where(np.isfinite(rounded), rounded, 0.0)))
-    return np.maximum(apart / 2.0, np.finfo(np.float64).smallest_subnormal)
+    return np.maximum(apart / 2.0, FORMATS["float64"].spacing)
 
 
 # ------------------------------------------------------------------------------------------------------- which engine
@@ -160,8 +161,8 @@ def _half_an_ulp(rounded: NDArray[Any]) -> Array:
 
 def compute_dtype(engine: object, dtype: Any) -> np.dtype[Any]:
     """Return the dtype to compute in; refuse an engine that is none, and a dtype that it does not know."""
-    inputs.one_of("engine", engine, ENGINES)
-    return inputs.dtype_of(str(engine), dtype, ENGINES[str(engine)])
+    inputs.choice("engine", engine, ENGINES)
+    return inputs.compute_dtype(str(engine), dtype, ENGINES[str(engine)])
 
 
 def resolved(engine: str, call: Call, dtype: np.dtype[Any]) -> str:

@@ -78,7 +78,7 @@ class Linear(_Labelled):
 class Margin(_Labelled):
     """Cross entropy on scaled cosines, the target's replaced by a curve of its angle."""
 
-    margin: margin.Margin
+    margin: margin.Settings
     """m1, m2, m3, rule, annealing and gradient convention."""
     scale: float | None
     """The scale; None for the length of the embedding."""

@@ -33,7 +33,7 @@ class Loss(ABC):
     """Settings that many losses have; printed where they are not the default."""
 
     def __post_init__(self) -> None:
-        inputs.one_of("reduction", self.reduction, inputs.REDUCTIONS)
+        inputs.choice("reduction", self.reduction, inputs.REDUCTIONS)
 
     def __repr__(self) -> str:
         """Show the settings of this loss, and of those that many losses have only what is not the default."""
@@ -76,9 +76,9 @@ class LabelledLoss(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("label_smoothing", inputs.number("label_smoothing", self.label_smoothing, 0.0, 1.0))
-        self._keep("class_weight", inputs.class_weight(self.class_weight))
+        self._keep("class_weight", inputs.class_weights(self.class_weight))
         if self.ignore_index is not None:
-            self._keep("ignore_index", inputs.label("ignore_index", self.ignore_index))
+            self._keep("ignore_index", inputs.integer("ignore_index", self.ignore_index))
 
     @property
     def _cross_entropy(self) -> cross_entropy.Settings:

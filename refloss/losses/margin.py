@@ -41,12 +41,12 @@ class MarginLoss(LabelledLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inputs.one_of("gradient", self.gradient, inputs.GRADIENTS)
+        inputs.choice("gradient", self.gradient, inputs.GRADIENTS)
 
     @property
-    def _margin(self) -> margin.Margin:
+    def _margin(self) -> margin.Settings:
         """The settings of the curve; losses with a margin say which."""
-        return margin.Margin(gradient=self.gradient)
+        return margin.Settings(gradient=self.gradient)
 
     @cached_property
     def spec(self) -> Margin:
@@ -62,7 +62,7 @@ class MarginLoss(LabelledLoss):
         return self._of_angle("slope", theta)
 
     def _of_angle(self, quantity: Literal["psi", "slope"], theta: Any) -> Value:
-        radians = inputs.theta(theta)
+        radians = inputs.angles(theta)
         target = margin.turned(angle.of(radians), self._margin)
         values: Array = getattr(margin.curve_of(self._margin), quantity)(target).hi
         return values if radians.ndim else np.float64(values)
@@ -94,7 +94,7 @@ class MarginLoss(LabelledLoss):
         return dispatch.trace(self._call(x, w, y), upstream)
 
     def _call(self, x: Any, w: Any, y: Any) -> Call:
-        arrays = inputs.head(x, w, y, None, self.class_weight, self.ignore_index, directions=True)
+        arrays = inputs.embeddings_and_classes(x, w, y, None, self.class_weight, self.ignore_index, directions=True)
         return Call(self.spec, arrays, arrays["y"].shape, {"x": x, "w": w, "y": y})
 
 
@@ -193,11 +193,11 @@ class ASoftmax(ScaledLoss):
         super().__post_init__()
         self._keep("m", inputs.number("m", self.m, 1.0, 30.0))
         self._keep("annealing", inputs.number("annealing", self.annealing, 0.0, 1e100))
-        inputs.one_of("boundary", self.boundary, ("monotone", "none"))
+        inputs.choice("boundary", self.boundary, ("monotone", "none"))
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(self.m, boundary=self.boundary, annealing=self.annealing, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(self.m, boundary=self.boundary, annealing=self.annealing, gradient=self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -234,12 +234,12 @@ class CosFace(ScaledLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("m", inputs.number("m", self.m, 0.0, 2.0))
-        inputs.one_of("boundary", self.boundary, ("none", "conditional"))
-        inputs.boundary(self.boundary, 1.0, 0.0, self.m)
+        inputs.choice("boundary", self.boundary, ("none", "conditional"))
+        margin.check_rule(self.boundary, 1.0, 0.0, self.m)
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(m3=self.m, boundary=self.boundary, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(m3=self.m, boundary=self.boundary, gradient=self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -277,13 +277,13 @@ class ArcFace(ScaledLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep("m", inputs.angle_margin("m", self.m))
-        inputs.one_of("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
-        inputs.boundary(self.boundary, 1.0, self.m, 0.0)
+        self._keep("m", inputs.angle("m", self.m))
+        inputs.choice("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
+        margin.check_rule(self.boundary, 1.0, self.m, 0.0)
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(m2=self.m, boundary=self.boundary, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(m2=self.m, boundary=self.boundary, gradient=self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -327,14 +327,14 @@ class CombinedMargin(ScaledLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("m1", inputs.number("m1", self.m1, 0.0, 30.0, above=True))
-        self._keep("m2", inputs.angle_margin("m2", self.m2))
+        self._keep("m2", inputs.angle("m2", self.m2))
         self._keep("m3", inputs.number("m3", self.m3, 0.0, 2.0))
-        inputs.one_of("boundary", self.boundary, margin.RULES)
-        inputs.boundary(self.boundary, self.m1, self.m2, self.m3)
+        inputs.choice("boundary", self.boundary, margin.RULES)
+        margin.check_rule(self.boundary, self.m1, self.m2, self.m3)
 
     @property
-    def _margin(self) -> margin.Margin:
-        return margin.Margin(self.m1, self.m2, self.m3, self.boundary, gradient=self.gradient)
+    def _margin(self) -> margin.Settings:
+        return margin.Settings(self.m1, self.m2, self.m3, self.boundary, gradient=self.gradient)
 
 
 SphereFace = ASoftmax

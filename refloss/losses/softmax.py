@@ -128,7 +128,7 @@ class CrossEntropy(LabelledLoss):
         return dispatch.trace(self._call(z, y), upstream)
 
     def _call(self, z: Any, y: Any) -> Call:
-        arrays, samples = inputs.given_logits(z, y, self.class_weight, self.ignore_index)
+        arrays, samples = inputs.logits_and_targets(z, y, self.class_weight, self.ignore_index)
         return Call(self.spec, arrays, samples, {"z": z, "y": y})
 
 
@@ -184,5 +184,5 @@ class SoftmaxLoss(LabelledLoss):
         return dispatch.trace(self._call(x, w, y, b), upstream)
 
     def _call(self, x: Any, w: Any, y: Any, b: Any = None) -> Call:
-        arrays = inputs.head(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
+        arrays = inputs.embeddings_and_classes(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
         return Call(self.spec, arrays, arrays["y"].shape, {"x": x, "w": w, "y": y, "b": b})

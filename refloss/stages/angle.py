@@ -14,14 +14,15 @@ from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refloss.error_free import (
     PI,
     Array,
     Exponents,
+    Mask,
     Numbers,
     Pair,
+    StageResult,
     direction,
     dot,
     expansion,
@@ -54,9 +55,9 @@ class Angle(NamedTuple):
 class Saved(NamedTuple):
     """What backward needs."""
 
-    tangent_x: Numbers
+    tangent_x: StageResult
     """t_x, or 0 where x and w are parallel (N, D)."""
-    tangent_w: Numbers
+    tangent_w: StageResult
     """t_w, or 0 where x and w are parallel (N, D)."""
     length_x: Numbers
     """‖x‖ / 2^e (N,)."""
@@ -68,7 +69,7 @@ class Saved(NamedTuple):
     """f (N,)."""
 
 
-def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
+def forward(x: Array | Pair, w: Array | Pair) -> tuple[Angle, Saved]:
     r"""Find the angle from the part of w that is orthogonal to x.
 
     $$\theta = \operatorname{atan2}\left(\frac{\lVert r\rVert}{\lVert w\rVert},\; \hat x\cdot\hat w\right), \qquad
@@ -92,23 +93,23 @@ def forward(x: Numbers, w: Numbers) -> tuple[Angle, Saved]:
     Saved
         What `backward` needs.
     """
-    given_x, given_w = high(x), high(w)
+    exact_x, exact_w = high(x), high(w)
     (x, exponent_x), (w, exponent_w) = scale_rows(x), scale_rows(w)
     length_x, length_w = sqrt(dot(x, x)), sqrt(dot(w, w))
     parallel = _parallel(x, w)
     tangent_x, sine = _orthogonal(w, x, parallel)
     tangent_w, _ = _orthogonal(x, w, parallel)
     cos = dot(x, w) / (length_x * length_w)
-    sin, exactly = sine / length_w, between(given_x, given_w)
-    for n in _at_the_end(sin, given_x, given_w):
-        tangent_x[n], tangent_w[n] = _exact_tangents(given_x[n], given_w[n], type(sine))
+    sin, exactly = sine / length_w, between(exact_x, exact_w)
+    for n in _at_the_end(sin, exact_x, exact_w):
+        tangent_x[n], tangent_w[n] = _exact_tangents(exact_x[n], exact_w[n], type(sine))
         sin.hi[n], sin.lo[n] = expansion(settled(exactly(n).sin), 2)
     cos = where(parallel, np.sign(cos.hi), cos)
     saved = Saved(tangent_x, tangent_w, length_x.rounded(), length_w.rounded(), exponent_x, exponent_w)
     return Angle(atan2(sin, cos), cos, sin, exactly), saved
 
 
-def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult]:
     r"""Turn the gradient of the angle into gradients of both vectors: no division by sin θ anywhere.
 
     $$\frac{\partial L}{\partial x} = -\frac{\partial L}{\partial\theta}\,\frac{t_x}{\lVert x\rVert}, \qquad
@@ -145,7 +146,7 @@ def between(x: Array, w: Array) -> Exactly:
     return cache(lambda n: Between.of(x[n], w[n]))
 
 
-def _orthogonal(v: Numbers, base: Numbers, parallel: NDArray[np.bool_]) -> tuple[Numbers, Pair]:
+def _orthogonal(v: Array | Pair, base: Array | Pair, parallel: Mask) -> tuple[StageResult, Pair]:
     """Return the direction and the length of the part of v orthogonal to base; 0 and 0 where they are parallel."""
     rest = where(parallel[:, None], 0.0, Pair.of(v))
     square, entries = dot(base, base), high(base)
@@ -158,7 +159,7 @@ def _orthogonal(v: Numbers, base: Numbers, parallel: NDArray[np.bool_]) -> tuple
     return direction(rest)
 
 
-def _parallel(x: Numbers, w: Numbers) -> NDArray[np.bool_]:
+def _parallel(x: Array | Pair, w: Array | Pair) -> Mask:
     """Decide, short of underflow, whether every minor x_p w_i - w_p x_i is 0; p is where x is largest."""
     x, w = high(x), high(w)
     pivot = np.abs(x).argmax(axis=1)[:, None]
@@ -172,26 +173,25 @@ def _at_the_end(sin: Pair, x: Array, w: Array) -> list[int]:
     """Return which rows have tiny entries and no other angle than such entries make."""
     tiny = np.flatnonzero(sin.hi < _TINY)
 
-    def uneven(rows: Array) -> NDArray[np.bool_]:
+    def uneven(rows: Array) -> Mask:
         sizes = np.abs(rows[tiny])
         least: Array = np.where(sizes > 0.0, sizes, np.inf).min(axis=1) / sizes.max(axis=1)
         return least < _TINY
 
-    found: list[int] = tiny[uneven(x) | uneven(w)].tolist()
-    return found
+    return [int(n) for n in tiny[uneven(x) | uneven(w)]]
 
 
-def _exact_tangents(x: Array, w: Array, kind: type[Pair]) -> tuple[Numbers, Numbers]:
+def _exact_tangents(x: Array, w: Array, kind: type[Pair]) -> tuple[Array | Pair, Array | Pair]:
     """Return t_x and t_w of two rows: the directions of (x·x) w - (x·w) x and of (w·w) x - (x·w) w."""
     a, b = units(x), units(w)
-    dot, found = inner(a, b), []
+    dot, tangents = inner(a, b), []
     for base, other in ((a, b), (b, a)):
         square = inner(base, base)
         rest = [square * v - dot * along for v, along in zip(other, base, strict=True)]
         size = max(map(abs, rest)) or 1
         hi, lo = np.array([expansion(Fraction(entry, size), 2) for entry in rest]).T
-        found.append(direction(kind(hi[None], lo[None]))[0][0])
-    return found[0], found[1]
+        tangents.append(direction(kind(hi[None], lo[None]))[0][0])
+    return tangents[0], tangents[1]
 
 
 def atan2(sin: Pair, cos: Pair) -> Pair:
@@ -204,5 +204,4 @@ def atan2(sin: Pair, cos: Pair) -> Pair:
     theta = np.arctan2(sin.hi, cos.hi)
     rounded_sin, rounded_cos = sin_cos(Pair.of(theta))
     missing = (sin * rounded_cos - cos * rounded_sin).hi
-    found: Pair = where(sin.hi == 0.0, where(cos.hi > 0.0, 0.0, PI), type(sin)(*fast_two_sum(theta, missing)))
-    return found
+    return where(sin.hi == 0.0, where(cos.hi > 0.0, 0.0, PI), type(sin)(*fast_two_sum(theta, missing)))

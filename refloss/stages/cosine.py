@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Numbers, Pair, matmul
+from refloss.error_free import Numbers, Pair, StageResult
+from refloss.sliced_product import matmul
 from refloss.stages.normalize import Directions
 
 
@@ -45,7 +46,7 @@ def forward(x: Directions, w: Directions) -> tuple[Pair, Saved]:
     return c - c.rounded() * (x.excess[:, None] + w.excess), Saved(x.unit, w.unit)
 
 
-def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult]:
     r"""Carry the gradient of the cosines back to both sets of unit vectors.
 
     $$\frac{\partial L}{\partial\hat x_n} = \sum_k \frac{\partial L}{\partial c_{nk}}\,\hat w_k, \qquad

@@ -24,6 +24,8 @@ from refloss.error_free import (
     Numbers,
     Pair,
     Scaled,
+    StageResult,
+    Wide,
     digits,
     in_range,
     plain,
@@ -50,9 +52,9 @@ class Settings(NamedTuple):
 class Targets(NamedTuple):
     """What the settings make of the labels."""
 
-    t: Numbers
+    t: StageResult
     """t: what multiplies -log p (N, C)."""
-    divisor: Numbers
+    divisor: StageResult
     """n̄: what "mean" divides by."""
 
 
@@ -68,9 +70,9 @@ class Saved(NamedTuple):
 class Weights(NamedTuple):
     """Class weights."""
 
-    v: Numbers
+    v: StageResult
     """v, or 1 for every class (C,)."""
-    divisor: Numbers
+    divisor: StageResult
     """n̄: what "mean" divides by."""
 
 
@@ -109,9 +111,9 @@ def _ordinary(y: Array | Integers) -> bool:
 class Shares(NamedTuple):
     """Targets of labels, without writing out a row a sample."""
 
-    own: Numbers
+    own: StageResult
     """t of the label (N,)."""
-    shared: Numbers
+    shared: StageResult
     """t of every other class (C,): 0 without smoothing."""
 
 
@@ -126,13 +128,13 @@ def shares(y: Array | Integers, weights: Weights, label_smoothing: float, kind: 
     return Shares((v[y] * (keep + share)).rounded(), (v * share).rounded())
 
 
-def _smoothing(v: Numbers, label_smoothing: float, kind: type[Pair]) -> tuple[Numbers, Numbers]:
+def _smoothing(v: Numbers, label_smoothing: float, kind: type[Pair]) -> tuple[Wide, Wide]:
     """Return 1 - ε and ε / C."""
     smoothing = _like(v, kind.of(label_smoothing))
     return 1.0 - smoothing, smoothing / float(len(v))
 
 
-def _like(v: Numbers, a: Numbers) -> Numbers:
+def _like(v: Numbers, a: Pair) -> Wide:
     """Return numbers as `Scaled` where the weights are."""
     return Scaled.of(a) if isinstance(v, Scaled) else a
 
@@ -146,7 +148,8 @@ def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind:
     v, divisor = weights
     if y.ndim == 2:
         keep, share = _smoothing(v, label_smoothing, kind)
-        return Targets((v * (keep * _like(v, y) + share)).rounded(), divisor)
+        probabilities = Scaled.of(y) if isinstance(v, Scaled) else y
+        return Targets((v * (keep * probabilities + share)).rounded(), divisor)
     own, shared = shares(y, weights, label_smoothing, kind)
     t = shared[None][np.zeros(len(y), np.int64)]  # a row a sample, to be written to
     t[np.arange(len(y)), y] = own
@@ -158,7 +161,7 @@ def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
     return np.ones(len(y), np.bool_) if y.ndim == 2 else np.asarray(y != settings.ignore_index)
 
 
-def reduce(losses: Numbers, reduction: str, divisor: Numbers) -> Numbers:
+def reduce(losses: Numbers, reduction: str, divisor: Numbers) -> StageResult:
     """Add up row losses, rounding once at the end; "mean" divides. What comes out is no longer `Scaled`."""
     if reduction == "none":
         return plain(losses)
@@ -166,7 +169,7 @@ def reduce(losses: Numbers, reduction: str, divisor: Numbers) -> Numbers:
     return plain(added / divisor if reduction == "mean" else added)
 
 
-def coefficient(upstream: Numbers, reduction: str, divisor: Numbers, rows: int) -> Numbers:
+def coefficient(upstream: Numbers | float, reduction: str, divisor: Numbers | float, rows: int) -> StageResult:
     """dL/dL_n of every row (N,)."""
     upstream = upstream if in_range(upstream, ROOM) else Scaled.of(upstream)
     if reduction == "mean":
@@ -175,7 +178,7 @@ def coefficient(upstream: Numbers, reduction: str, divisor: Numbers, rows: int) 
     return spread(upstream, (rows,))
 
 
-def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[Numbers, Saved]:
+def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[StageResult, Saved]:
     r"""Weigh -log p with the targets and reduce.
 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad
@@ -203,14 +206,14 @@ def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[Numbers, 
     return reduce(row_losses(log_p, targets.t), reduction, targets.divisor), Saved(targets, reduction)
 
 
-def row_losses(log_p: Numbers, t: Numbers) -> Numbers:
+def row_losses(log_p: Numbers, t: Numbers) -> StageResult:
     """Weigh -log p with the targets: L_n (N,)."""
     with np.errstate(invalid="ignore"):
         terms = where((digits(t) == 0.0) & np.isinf(digits(log_p)), 0.0, t * -log_p)
     return rounded_total(terms)
 
 
-def backward(upstream: Numbers, saved: Saved) -> Numbers:
+def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Return minus the targets, each row with its coefficient.
 
     $$\frac{\partial L}{\partial\log p_{nk}} = -g_n\,t_{nk}, \qquad

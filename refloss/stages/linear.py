@@ -9,7 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import ZERO, Exponents, Numbers, Pair, digits, matmul, rounded_total, scale_rows, shift
+from refloss.error_free import (
+    ZERO,
+    Array,
+    Exponents,
+    Numbers,
+    Pair,
+    StageResult,
+    digits,
+    rounded_total,
+    scale_rows,
+    shift,
+)
+from refloss.sliced_product import matmul
 
 
 class Saved(NamedTuple):
@@ -21,7 +33,7 @@ class Saved(NamedTuple):
     """W (C, D)."""
 
 
-def forward(x: Numbers, w: Numbers, b: Numbers = None) -> tuple[Pair, Saved]:
+def forward(x: Array | Pair, w: Array | Pair, b: Array | Pair | None = None) -> tuple[Pair, Saved]:
     r"""Inner product of every embedding with every class, plus the bias.
 
     $$z_{nk} = \sum_i x_{ni}\,W_{ki} + b_k$$
@@ -42,7 +54,7 @@ def forward(x: Numbers, w: Numbers, b: Numbers = None) -> tuple[Pair, Saved]:
     return (z if b is None else z + b), Saved(x, w)
 
 
-def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult, StageResult]:
     r"""Carry the gradient of the logits back to the embeddings, the classes and the bias.
 
     $$\frac{\partial L}{\partial x_{ni}} = \sum_k \frac{\partial L}{\partial z_{nk}}\,W_{ki}, \qquad

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from refloss.error_free import Array, Numbers, Pair, digits, high, order, plain, total, where
+from refloss.error_free import Array, Numbers, Pair, StageResult, digits, high, order, plain, total, where
 from refloss.stages.softmax import Saved, exponentials, probabilities
 
 
-def forward(z: Pair) -> tuple[Numbers, Saved]:
+def forward(z: Pair) -> tuple[StageResult, Saved]:
     r"""Take the log of softmax without taking a log near 1.
 
     $$\log p_k = (z_k - M) - \operatorname{log1p}\Bigl(\sum_{j\ne a} e^{z_j - M}\Bigr)$$
@@ -44,7 +44,7 @@ def log_sum_exp(z: Pair) -> Array:
         return np.asarray(np.where(np.isinf(largest), largest, largest + plain(exponentials(z).others.log1p())))
 
 
-def backward(upstream: Numbers, saved: Saved) -> Numbers:
+def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Carry the gradient of log p back to the logits.
 
     $$\frac{\partial L}{\partial z_k} = g_k\,q_k - p_k\,(T - g_k), \qquad g = \frac{\partial L}{\partial\log p},

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Exponents, Integers, Numbers, Pair, dot, ldexp, scale_rows, shift
+from refloss.error_free import Exponents, Integers, Numbers, Pair, StageResult, dot, ldexp, scale_rows, shift
 
 
 class Saved(NamedTuple):
@@ -50,7 +50,7 @@ def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Exponents) -
     return z, Saved(shift(scale.rounded(), exponent), f, y)
 
 
-def backward(upstream: Numbers, saved: Saved) -> tuple[Numbers, Numbers, Numbers]:
+def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult, StageResult]:
     r"""Part the gradient of the logits into the two branches and the scale.
 
     $$\frac{\partial L}{\partial c_{nk}} = [k \ne y_n]\,s_n\frac{\partial L}{\partial z_{nk}}, \qquad

@@ -1,12 +1,14 @@
 r"""Margin: what makes one loss of the family different from another. A curve ψ of the target's angle.
 
-Symbols: θ the target's angle; margins m1 (multiplies), m2 (adds to the angle), m3 (lowers the cosine); φ = m1 θ + m2;
-ψ the value that replaces cos θ of the target; s the scale, applied later. One function covers the family; what public
-code does past φ = π, annealing and gradient conventions are functions from one curve to another, so they compose.
+Symbols: θ the target's angle; margins m1 (multiplies), m2 (adds to the angle), m3 (lowers the cosine), each one number
+or one number per sample; φ = m1 θ + m2; ψ the value that replaces cos θ of the target; s the scale, applied later. One
+function covers the family; what public code does beyond φ = π, annealing and gradient conventions are functions from
+one curve to another, so they compose.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -15,26 +17,28 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import PI, Array, Numbers, Pair, expansion, sin_cos, where
+from refloss.error_free import PI, Array, Numbers, Pair, StageResult, expansion, sin_cos, where
 from refloss.fixed_point import Turned, settled
 from refloss.stages.angle import Angle
 
 Mask: TypeAlias = NDArray[np.bool_]
+CosSin: TypeAlias = tuple[Pair, Pair]
+PerSample: TypeAlias = float | Array  # one number, or one number per sample (N,)
 
 
-class Margin(NamedTuple):
+class Settings(NamedTuple):
     """The settings of a curve."""
 
-    m1: float = 1.0
-    m2: float = 0.0
-    m3: float = 0.0
+    m1: PerSample = 1.0
+    m2: PerSample = 0.0
+    m3: PerSample = 0.0
     boundary: str = "none"
     annealing: float = 0.0
     gradient: str = "exact"
 
 
 class Target(NamedTuple):
-    """The target's angle, and the same angle with its margin on (N,)."""
+    """The target's angle θ, and φ, the angle with its margin added (N,)."""
 
     theta: Angle
     """θ, cos θ, sin θ."""
@@ -44,8 +48,8 @@ class Target(NamedTuple):
     """sin φ, exactly 0 where φ is a multiple of π, and right relative to itself next to one."""
     folds: Array
     """How many multiples of π lie below φ."""
-    turned: Callable[[int, int], Turned]
-    """θ and φ of a row, to a number of bits."""
+    exactly: Callable[[int, int], Turned]
+    """θ, φ and the margins of a row, to a number of bits."""
 
 
 class Curve(NamedTuple):
@@ -58,12 +62,16 @@ class Curve(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A row of the table of boundary rules: a condition, and what holds beyond it."""
+    """A row of the table of boundary rules: a condition, what holds beyond it, and when it can act at all."""
 
-    beyond: Callable[[Target, Margin], Mask]
+    beyond: Callable[[Target, Settings], Mask]
     """Where the margin itself no longer holds."""
-    curve: Callable[[Margin], Curve]
+    curve: Callable[[Settings], Curve]
     """The curve that holds there instead."""
+    can_act: Callable[[float, float, float], bool]
+    """Whether an angle in [0, π] is beyond the boundary of these margins m1, m2, m3."""
+    refusal: str
+    """What is said of other margins."""
 
 
 class Saved(NamedTuple):
@@ -73,33 +81,47 @@ class Saved(NamedTuple):
     """ψ'(θ) (N,)."""
 
 
-def turned(theta: Angle, margin: Margin) -> Target:
+def turned(theta: Angle, margin: Settings) -> Target:
     """Add the angle φ = m1 θ + m2.
 
     A whole m1 multiplies cos θ + i sin θ with itself: a sine near θ = 0 and θ = π then keeps the relative accuracy that
-    sin θ has. Next to other multiples of π a sine is what two numbers leave that almost cancel: see `resolved`. The
-    side of a multiple on which φ lies is the sign of its sine.
+    sin θ has. Next to other multiples of π a sine is the small difference of two numbers: see `resolved`. The side of a
+    multiple on which φ lies is the sign of its sine.
     """
-    phi = theta.theta * margin.m1 + margin.m2
-    if margin.m1 == int(margin.m1):
-        cos, sin = theta.cos, theta.sin
-        for _ in range(int(margin.m1) - 1):
-            cos, sin = _rotated(cos, sin, theta.cos, theta.sin)
-        size = theta.sin.hi * margin.m1 + margin.m2
-    else:
-        sin, cos = sin_cos(theta.theta * margin.m1)
-        size = phi.hi
-    if margin.m2:
-        sin_m2, cos_m2 = _sin_cos_of(margin.m2)
-        cos, sin = _rotated(cos, sin, cos_m2, sin_m2)
+    m1, m2 = np.asarray(margin.m1), np.asarray(margin.m2)
+    phi, is_whole = theta.theta * m1 + m2, m1 == np.floor(m1)
+    cos_sin = _chosen(is_whole, lambda: _power(theta, m1), lambda: _cos_sin(theta.theta * m1))
+    cos, sin = _chosen(m2 == 0.0, lambda: cos_sin, lambda: _rotated(*cos_sin, *_cos_sin_of(margin.m2)))
+    size = np.where(is_whole, theta.sin.hi * m1 + m2, phi.hi)
 
     def exactly(n: int, bits: int) -> Turned:
-        return Turned(theta.exactly(n), margin.m1, margin.m2, bits)
+        m1, m2, m3 = (float(np.broadcast_to(m, phi.shape).flat[n]) for m in margin[:3])
+        return Turned(theta.exactly(n), m1, m2, m3, bits)
 
     sin = resolved(sin, size, exactly, lambda at: at.sin_phi)
     nearest = np.rint(phi.hi / PI.hi)
     beyond = sin.hi * (1.0 - 2.0 * (nearest % 2.0)) > 0.0
     return Target(theta, cos, sin, np.maximum(np.where(beyond, nearest, nearest - 1.0), 0.0), exactly)
+
+
+def _chosen(condition: Mask, yes: Callable[[], CosSin], no: Callable[[], CosSin]) -> CosSin:
+    """Choose between two results entry by entry; one that no entry needs is not computed."""
+    if condition.all():
+        return yes()
+    return _where(condition, yes(), no()) if condition.any() else no()
+
+
+def _where(condition: Mask, a: CosSin, b: CosSin) -> CosSin:
+    return where(condition, a[0], b[0]), where(condition, a[1], b[1])
+
+
+def _power(theta: Angle, m1: Array) -> CosSin:
+    """Return the parts of (cos θ + i sin θ)^m1, cosine and sine of m1 θ, for whole m1."""
+    first = power = theta.cos, theta.sin
+    for n in range(1, int(m1.max(initial=1.0))):
+        further, more = _rotated(*power, *first), n < m1
+        power = further if more.all() else _where(more, further, power)
+    return power
 
 
 def resolved(
@@ -109,9 +131,9 @@ def resolved(
     quantity: Callable[[Turned], int],
     share: float = 2.0**-20,
 ) -> Pair:
-    """Compute again, in fixed point, what is below a share of the size of the numbers that it is a difference of.
+    """Compute a difference again, in fixed point, where it is below a share of the size of its two numbers.
 
-    A pair has lost 20 bits there and is good for another 80. Such rows are rare: one of a million random ones.
+    A pair has lost 20 bits there and has another 80. Such rows are rare: one in a million random ones.
     """
     lost = np.flatnonzero(np.abs(difference.hi) < share * size)
     if not len(lost):
@@ -123,38 +145,47 @@ def resolved(
     return type(difference)(hi, lo)
 
 
-def _sign(difference: Pair, size: float, t: Target, quantity: Callable[[Turned], int]) -> Array:
+def _sign(difference: Pair, size: Array | float, t: Target, quantity: Callable[[Turned], int]) -> Array:
     """Return the sign of a difference, of which a pair knows all but 2^-80 of the size."""
-    return np.sign(resolved(difference, size, t.turned, quantity, 2.0**-80).hi)
+    return np.sign(resolved(difference, size, t.exactly, quantity, 2.0**-80).hi)
+
+
+def _cos_sin(angle: Pair) -> CosSin:
+    sin, cos = sin_cos(angle)
+    return cos, sin
 
 
 @lru_cache
-def _sin_cos_of(m2: float) -> tuple[Pair, Pair]:
-    """Sine and cosine of a margin: a batch is called with the same one again and again."""
-    return sin_cos(Pair.of(m2))
+def _cos_sin_of_number(m2: float) -> CosSin:
+    return _cos_sin(Pair.of(m2))
 
 
-def _rotated(cos: Pair, sin: Pair, by_cos: Pair, by_sin: Pair) -> tuple[Pair, Pair]:
+def _cos_sin_of(m2: PerSample) -> CosSin:
+    """Return cosine and sine of a margin; those of one number are kept, for each batch has the same one."""
+    return _cos_sin(Pair.of(m2)) if isinstance(m2, np.ndarray) else _cos_sin_of_number(m2)
+
+
+def _rotated(cos: Pair, sin: Pair, by_cos: Pair, by_sin: Pair) -> CosSin:
     return cos * by_cos - sin * by_sin, sin * by_cos + cos * by_sin
 
 
-def marginal(margin: Margin) -> Curve:
+def marginal(margin: Settings) -> Curve:
     """The margin itself: cos φ - m3."""
     return Curve(lambda t: t.cos - margin.m3, lambda t: t.sin * -margin.m1)
 
 
-def lowered(by: Pair | float) -> Curve:
-    """A curve lower than cos θ by a constant."""
+def lowered(by: Pair | PerSample) -> Curve:
+    """A curve lower than cos θ by a constant per sample."""
     return Curve(lambda t: t.theta.cos - by, lambda t: -t.theta.sin)
 
 
 def flat(at: Pair) -> Curve:
-    """A constant."""
+    """A constant per sample."""
     return Curve(lambda t: at + np.zeros(t.cos.shape), lambda t: Pair.of(np.zeros(t.cos.shape)))
 
 
-def folded(margin: Margin) -> Curve:
-    """(-1)^k cos φ - 2k - m3 with k = floor(φ / π): cos φ made to fall for ever (SphereFace, eq. 7)."""
+def folded(margin: Settings) -> Curve:
+    """(-1)^k cos φ - 2k - m3 with k = floor(φ / π): cos φ continued so that it never rises (SphereFace, eq. 7)."""
 
     def sign(t: Target) -> Array:
         return 1.0 - 2.0 * (t.folds % 2.0)
@@ -162,44 +193,85 @@ def folded(margin: Margin) -> Curve:
     return Curve(lambda t: t.cos * sign(t) - 2.0 * t.folds - margin.m3, lambda t: t.sin * (-margin.m1 * sign(t)))
 
 
-def past_pi(t: Target, margin: Margin) -> Mask:
+def past_pi(t: Target, margin: Settings) -> Mask:
     """φ > π; at φ = π itself the margin still holds."""
     return t.folds > 0.0
 
 
-def _fallen(margin: Margin) -> Curve:
-    return lowered(_sin_cos_of(margin.m2)[0] * margin.m2 + margin.m3)
+def _cos_below_0(t: Target, margin: Settings) -> Mask:
+    """cos θ <= 0."""
+    return _sign(t.theta.cos, 1.0, t, lambda at: at.cos) <= 0.0
 
 
-def _joined(margin: Margin) -> Curve:
-    return lowered(sin_cos((PI - margin.m2) / margin.m1)[1] + 1.0 + margin.m3)
+def _cos_below_m3(t: Target, margin: Settings) -> Mask:
+    """cos θ <= m3."""
+    return _sign(t.theta.cos - margin.m3, 1.0 + margin.m3, t, lambda at: at.cos - at.of(at.m3)) <= 0.0
 
 
-def _cos_over(m3: float, t: Target) -> Array:
-    """Return the sign of cos θ - m3."""
-    return _sign(t.theta.cos - m3, 1.0 + m3, t, lambda at: at.cos - at.of(m3))
-
-
-def _psi_over_cos(t: Target, margin: Margin) -> Array:
-    """Return the sign of cos φ - m3 - cos θ."""
+def _psi_above_cos(t: Target, margin: Settings) -> Mask:
+    """cos φ - m3 > cos θ."""
     difference = t.cos - margin.m3 - t.theta.cos
-    return _sign(difference, 2.0 + margin.m3, t, lambda at: at.over_cos - at.of(margin.m3))
+    return _sign(difference, 2.0 + margin.m3, t, lambda at: at.over_cos - at.of(at.m3)) > 0.0
 
 
+def _lowered_at_pi(margin: Settings) -> Curve:
+    return lowered(_cos_sin_of(margin.m2)[1] * margin.m2 + margin.m3)
+
+
+def _joined_at_pi(margin: Settings) -> Curve:
+    return lowered(_cos_sin((PI - margin.m2) / margin.m1)[0] + 1.0 + margin.m3)
+
+
+def _lowered_by_m3(margin: Settings) -> Curve:
+    return lowered(margin.m3)
+
+
+def _phi_reaches_pi(m1: float, m2: float, m3: float) -> bool:
+    return m2 > (1.0 - m1) * math.pi
+
+
+def _psi_can_exceed_cos(m1: float, m2: float, m3: float) -> bool:
+    return m1 != 1.0 or m3 < 2.0 * math.sin(m2 / 2.0) ** 2  # the most they differ by, at θ = π
+
+
+_NEVER_PAST_PI = "acts past m1 theta + m2 = pi, which {margins} never reach"
 RULES: dict[str, Rule] = {
-    "none": Rule(lambda t, margin: np.zeros(t.theta.cos.shape, np.bool_), marginal),
-    "hard": Rule(past_pi, _fallen),
-    "easy": Rule(lambda t, margin: _cos_over(0.0, t) <= 0.0, lambda margin: lowered(margin.m3)),
-    "keep": Rule(past_pi, lambda margin: lowered(margin.m3)),
-    "continuous": Rule(past_pi, _joined),
-    "monotone": Rule(past_pi, folded),
-    "clamp": Rule(past_pi, lambda margin: flat(Pair.of(-1.0) - margin.m3)),
-    "min": Rule(lambda t, margin: _psi_over_cos(t, margin) > 0.0, lambda margin: lowered(0.0)),
-    "conditional": Rule(lambda t, margin: _cos_over(margin.m3, t) <= 0.0, lambda margin: lowered(0.0)),
+    "none": Rule(lambda t, margin: np.zeros(t.theta.cos.shape, np.bool_), marginal, lambda m1, m2, m3: True, ""),
+    "hard": Rule(past_pi, _lowered_at_pi, _phi_reaches_pi, _NEVER_PAST_PI),
+    "easy": Rule(
+        _cos_below_0,
+        _lowered_by_m3,
+        lambda m1, m2, m3: m1 != 1.0 or m2 != 0.0,
+        "switches off a margin on the angle, and {margins} have none",
+    ),
+    "keep": Rule(past_pi, _lowered_by_m3, _phi_reaches_pi, _NEVER_PAST_PI),
+    "continuous": Rule(past_pi, _joined_at_pi, _phi_reaches_pi, _NEVER_PAST_PI),
+    "monotone": Rule(past_pi, folded, _phi_reaches_pi, _NEVER_PAST_PI),
+    "clamp": Rule(past_pi, lambda margin: flat(Pair.of(-1.0) - margin.m3), _phi_reaches_pi, _NEVER_PAST_PI),
+    "min": Rule(
+        _psi_above_cos,
+        lambda margin: lowered(0.0),
+        _psi_can_exceed_cos,
+        "acts where cos(theta + m2) - m3 > cos(theta), which {margins} never reach",
+    ),
+    "conditional": Rule(
+        _cos_below_m3,
+        lambda margin: lowered(0.0),
+        lambda m1, m2, m3: m3 != 0.0,
+        "switches off the margin m3 on the cosine, and {margins} have none",
+    ),
 }
 
 
-def ruled(margin: Margin, curve: Curve) -> Curve:
+def check_rule(boundary: str, m1: float, m2: float, m3: float) -> None:
+    """Refuse a rule whose boundary no angle in [0, π] is beyond."""
+    rule = RULES[boundary]
+    if not rule.can_act(m1, m2, m3):
+        refusal = rule.refusal.format(margins=f"m1={m1:g}, m2={m2:g}, m3={m3:g}")
+        raise ValueError(f"boundary={boundary!r} {refusal}")
+
+
+def ruled(margin: Settings, curve: Curve) -> Curve:
     """Follow curve up to the boundary of the margin's rule, and the rule's own curve beyond it."""
     rule = RULES[margin.boundary]
     other = rule.curve(margin)
@@ -216,7 +288,7 @@ def annealed(weight: float, curve: Curve) -> Curve:
     def slope(t: Target) -> Pair:
         hard, easy = curve.slope(t), t.theta.sin * weight
         size = (np.abs(hard.hi) + easy.hi) / share.hi
-        return resolved((hard - easy) / share, size, t.turned, rising)
+        return resolved((hard - easy) / share, size, t.exactly, rising)
 
     def rising(at: Turned) -> int:
         """-(m1 sin φ + λ sin θ) / (1 + λ): a slope above 0, and no other cancels, is that of the margin itself."""
@@ -230,26 +302,13 @@ def detached(curve: Curve) -> Curve:
     return Curve(curve.psi, lambda t: -t.theta.sin)
 
 
-def bounded(curve: Curve, low: float = 0.0, high: float = 2.0) -> Curve:
-    """Hold dψ/dcos θ = -ψ'/sin θ between two numbers: ψ as it is (happynear's Caffe layer: 0 and 2)."""
-
-    def slope(t: Target) -> Pair:
-        steepest, gentlest = t.theta.sin * -high, t.theta.sin * -low
-        inner = curve.slope(t)
-        inner = where((inner - steepest).hi < 0.0, steepest, inner)
-        bound: Pair = where((inner - gentlest).hi > 0.0, gentlest, inner)
-        return bound
-
-    return Curve(curve.psi, slope)
-
-
-def curve_of(margin: Margin) -> Curve:
+def curve_of(margin: Settings) -> Curve:
     """Compose the curve that the settings ask for: the margin, its rule, annealing, the gradient convention."""
     curve = annealed(margin.annealing, ruled(margin, marginal(margin)))
     return detached(curve) if margin.gradient == "detached" else curve
 
 
-def forward(angle: Angle, margin: Margin) -> tuple[Pair, Saved]:
+def forward(angle: Angle, margin: Settings) -> tuple[Pair, Saved]:
     r"""Put the margin on the target's angle.
 
     $$\psi(\theta) = \cos\varphi - m_3, \qquad \varphi = m_1\theta + m_2$$
@@ -290,7 +349,7 @@ def forward(angle: Angle, margin: Margin) -> tuple[Pair, Saved]:
     return curve.psi(target), Saved(curve.slope(target).rounded())
 
 
-def backward(upstream: Numbers, saved: Saved) -> Numbers:
+def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Multiply by the slope of the curve.
 
     $$\frac{\partial L}{\partial\theta} = \frac{\partial L}{\partial\psi}\,\psi'(\theta), \qquad

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Exponents, Numbers, Pair, ldexp, row_dot, scale_rows, shift, sqrt
+from refloss.error_free import Exponents, Numbers, Pair, StageResult, ldexp, scale_rows, shift, sqrt
+from refloss.sliced_product import row_dot
 
 
 class Directions(NamedTuple):
     """Unit rows and their lengths, and what backward needs of them."""
 
-    unit: Numbers
+    unit: StageResult
     """v̂ = v / ‖v‖, every entry rounded (R, D)."""
-    excess: Numbers
+    excess: StageResult
     """What dividing by the rounded length did to every entry of a row: v̂ stands here times (1 + excess) (R,)."""
     length: Pair
     """‖v‖ / 2^e, in [1/2, √D) (R,)."""
@@ -26,8 +27,7 @@ class Directions(NamedTuple):
     @property
     def norm(self) -> Pair:
         """‖v‖ itself, which may overflow where the length and the exponent cannot (R,)."""
-        norm: Pair = ldexp(self.length, self.exponent)
-        return norm
+        return ldexp(self.length, self.exponent)
 
 
 def forward(v: Numbers) -> Directions:
@@ -51,7 +51,7 @@ def forward(v: Numbers) -> Directions:
     return Directions(scaled / divisor[:, None], ((length - divisor) / divisor).rounded(), length, exponent)
 
 
-def backward(upstream: Numbers, saved: Directions, upstream_norm: Numbers = None) -> Numbers:
+def backward(upstream: Numbers, saved: Directions, upstream_norm: Numbers | None = None) -> StageResult:
     r"""Project the gradient of v̂ onto the plane orthogonal to v̂; add what the length itself carries.
 
     $$\frac{\partial L}{\partial v} = \frac{1}{\lVert v\rVert}

@@ -10,7 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import LOG_2, Array, Integers, Numbers, Pair, Scaled, ldexp, plain, total, two_sum, where
+from refloss.error_free import (
+    LOG_2,
+    Array,
+    Integers,
+    Numbers,
+    Pair,
+    Scaled,
+    StageResult,
+    Wide,
+    ldexp,
+    plain,
+    put,
+    total,
+    two_sum,
+    where,
+)
 
 ROOM = 2.0**900
 """Logits up to it are float64 numbers; larger ones, whose gaps or losses may overflow, are scaled."""
@@ -30,11 +45,11 @@ class Saved(NamedTuple):
 class Exponentials(NamedTuple):
     """The parts of a softmax before anything is divided."""
 
-    gap: Numbers
+    gap: Wide
     """z_k - M (N, C), pairs."""
     e: Numbers
     """exp(z_k - M), 1 at a (N, C)."""
-    others: Numbers
+    others: Wide
     """S, the sum of e over k != a (N,), pairs."""
     top: Integers
     """a, where the largest logit is (N,)."""
@@ -57,7 +72,7 @@ def exponentials(z: Pair) -> Exponentials:
         g, h = two_sum(z.hi, -largest.hi)
         g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
         gap = Scaled.of(type(z)(g, _finite(h)), 2) if huge else type(z)(g, _finite(h))
-        e = _exp(plain(gap))
+        e = _exp(Pair.of(plain(gap)))
         apart = e.copy()
         apart[rows, top] = 0.0
         others = total(apart)
@@ -93,11 +108,11 @@ def probabilities(parts: Exponentials) -> Saved:
     whole = (1.0 + parts.others).rounded()
     p = parts.e / whole[:, None]
     q = 1.0 - p
-    q[rows, parts.top] = parts.others.rounded() / whole
+    put(q, (rows, parts.top), parts.others.rounded() / whole)
     return Saved(p, q)
 
 
-def forward(z: Pair) -> tuple[Numbers, Saved]:
+def forward(z: Pair) -> tuple[StageResult, Saved]:
     r"""Turn logits into probabilities.
 
     $$p_k = \frac{e^{z_k - M}}{\sum_j e^{z_j - M}}, \qquad M = \max_j z_j$$
@@ -120,7 +135,7 @@ def forward(z: Pair) -> tuple[Numbers, Saved]:
     return plain(saved.p), saved
 
 
-def backward(upstream: Numbers, saved: Saved) -> Numbers:
+def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Multiply by the Jacobian of softmax, diag(p) - p pᵀ.
 
     $$\frac{\partial L}{\partial z_k} = p_k\Bigl(g_k\,q_k - \sum_{j\ne k} g_j\,p_j\Bigr), \qquad

@@ -15,14 +15,16 @@ import numpy as np
 from refloss.error_free import (
     Array,
     Exponents,
-    Numbers,
     Pair,
+    StageResult,
     dot,
     expansion,
     frexp,
     high,
     integers,
     ldexp,
+    put,
+    rounded,
     scale_rows,
     sqrt,
     total,
@@ -45,7 +47,7 @@ class Settings(NamedTuple):
 class WithExponent(NamedTuple):
     """Numbers or rows, mantissa times 2^exponent, which may lie outside the range of float64."""
 
-    mantissa: Numbers
+    mantissa: Array | Pair
     """(N,) or (N, D)."""
     exponent: Exponents
     """(N,), for all of a row; (N, D) where it says so."""
@@ -67,7 +69,7 @@ class Saved(NamedTuple):
 
 
 def forward(
-    anchor: Numbers, positive: Numbers, negative: Numbers, m: float, squared: bool
+    anchor: Array | Pair, positive: Array | Pair, negative: Array | Pair, m: float, squared: bool
 ) -> tuple[WithExponent, Saved]:
     r"""Compare the distance to the positive with the distance to the negative.
 
@@ -116,15 +118,16 @@ def forward(
         known &= difference is None or difference.exponent == 0
     for row in np.flatnonzero(~known):
         points = np.stack([high(v)[row] for v in (anchor, positive, negative)])
-        violation.mantissa[row], violation.exponent[row] = _pair(_violation(points, Fraction(m), squared))
+        mantissa, violation.exponent[row] = _pair(_violation(points, Fraction(m), squared))
+        put(violation.mantissa, row, mantissa)
     active = high(violation.mantissa) > 0.0
-    losses = WithExponent(
-        where(active, violation.mantissa, 0.0).rounded(), np.where(active, violation.exponent, _LEAST)
-    )
+    losses = WithExponent(rounded(where(active, violation.mantissa, 0.0)), np.where(active, violation.exponent, _LEAST))
     return losses, Saved(active.astype(np.float64), to_positive, to_negative, apart, lengths)
 
 
-def backward(upstream: Numbers, saved: Saved, exponent: Exponents | int = 0) -> tuple[Numbers, Numbers, Numbers]:
+def backward(
+    upstream: Array | Pair, saved: Saved, exponent: Exponents | int = 0
+) -> tuple[StageResult, StageResult, StageResult]:
     r"""Pull the anchor to the positive and push it from the negative where the loss is above 0.
 
     $$\frac{\partial L}{\partial a} = [L > 0]\Bigl(\frac{\partial d(a,p)}{\partial a}
@@ -157,23 +160,24 @@ def backward(upstream: Numbers, saved: Saved, exponent: Exponents | int = 0) -> 
         of_anchor, near, far = (_product(g, rows, exponent + 1 + power) for rows, power in differences)
     else:
         near, far = (
-            _product(g / where(high(length) > 0.0, length, 1.0).rounded(), rows.mantissa, exponent - power)
+            _product(g / rounded(where(high(length) > 0.0, length, 1.0)), rows.mantissa, exponent - power)
             for rows, (length, power) in zip((saved.to_positive, saved.to_negative), saved.lengths, strict=True)
         )
         of_anchor = _sum(near, _minus(far))
-    return ldexp(*of_anchor), -ldexp(*near), ldexp(*far)
+    da, dp, dn = (ldexp(part.mantissa, part.exponent) for part in (of_anchor, near, far))
+    return da, -dp, dn
 
 
-def reduce(losses: WithExponent, reduction: str) -> Numbers:
+def reduce(losses: WithExponent, reduction: str) -> StageResult:
     """Add up row losses, rounding once at the end; "mean" divides by their number."""
     if reduction == "none":
-        return ldexp(*losses)
+        return ldexp(losses.mantissa, losses.exponent)
     largest = losses.exponent.max()
     added = total(ldexp(losses.mantissa, losses.exponent - largest)).rounded()
     return ldexp(added / float(len(losses.exponent)) if reduction == "mean" else added, largest)
 
 
-def _difference(a: Numbers, b: Numbers) -> WithExponent:
+def _difference(a: Array | Pair, b: Array | Pair) -> WithExponent:
     """a - b, exactly; short of subnormal entries in rows that reach the end of the range, which are quartered."""
     exponent = np.where(np.abs(high(a) - high(b)).max(axis=1) < 2.0**1022, np.int32(0), np.int32(2))
     if exponent.any():
@@ -181,16 +185,16 @@ def _difference(a: Numbers, b: Numbers) -> WithExponent:
     return WithExponent(Pair.of(a) - b, exponent)
 
 
-def _gap_of_squares(added: Pair, apart: Pair) -> tuple[WithExponent, Array]:
+def _gap_of_squares(added: Array | Pair, apart: Array | Pair) -> tuple[WithExponent, Array]:
     """The inner products of rows, and the sums of their terms' sizes, of the same exponent.
 
     The error is 3u² of these for what was added, (5 + 3 ceil(log2 D)) u² for `dot`, and 2^-1000 for underflow.
     """
     (added, power), (apart, other) = scale_rows(added), scale_rows(apart)
-    return WithExponent(dot(added, apart), power + other), np.abs(added.hi * apart.hi).sum(axis=1)
+    return WithExponent(dot(added, apart), power + other), np.abs(high(added) * high(apart)).sum(axis=1)
 
 
-def _length(rows: Pair) -> WithExponent:
+def _length(rows: Array | Pair) -> WithExponent:
     """Of rows, to (7 + 3/2 ceil(log2 D)) u² of itself."""
     scaled, exponent = scale_rows(rows)
     return _normal(WithExponent(sqrt(dot(scaled, scaled)), exponent))
@@ -213,9 +217,9 @@ def _minus(a: WithExponent) -> WithExponent:
     return WithExponent(-a.mantissa, a.exponent)
 
 
-def _product(a: Numbers, rows: Pair, exponent: Exponents | int) -> WithExponent:
+def _product(a: Array | Pair, rows: Array | Pair, exponent: Exponents | int) -> WithExponent:
     """The product of numbers (N,), rows (N, D) and 2^exponent, each entry with an exponent of its own."""
-    mantissa, power = frexp(rows.rounded())
+    mantissa, power = frexp(rounded(rows))
     return WithExponent(a[:, None] * mantissa, power + np.asarray(exponent)[..., None])
 
 

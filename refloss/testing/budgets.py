@@ -19,8 +19,9 @@ import numpy as np
 
 from refloss.engines import contract
 from refloss.engines.spec import Spec
-from refloss.error_free import Array, Pair, shown
+from refloss.error_free import Array, Pair
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
+from refloss.messages import shown
 from refloss.stages import cross_entropy, log_softmax, softmax
 from refloss.testing.errors import (
     UNKNOWN,

@@ -18,9 +18,10 @@ from unittest import SkipTest
 import numpy as np
 
 from refloss.engines.call import call_of
-from refloss.error_free import Array, shown
+from refloss.error_free import Array
 from refloss.formats import FORMATS, dtype_name, rounded
-from refloss.inputs import upstream as upstream_of
+from refloss.inputs import upstream_gradient
+from refloss.messages import shown
 from refloss.testing.adapters import Found, call, read, ready
 from refloss.testing.adapters.results import as_array
 from refloss.testing.budgets import arithmetic, as_loss, bounds, ladder, truth
@@ -268,7 +269,7 @@ def assert_close(
     theirs = {name: as_numbers(name, entry, read) for name, entry in named.items()}
     given = tuple(theirs.get(f"grad_{name}") for name in fields)
     shape = call_of(loss, arrays).samples
-    upstream_of(upstream, loss.reduction, shape)  # looked over
+    upstream_gradient(upstream, loss.reduction, shape)  # looked over
     incoming = None if upstream is None else read(upstream)
     found = Found(np.zeros(()) if value is None else as_numbers("value", value, read), given, incoming)
     compared = judge.compared(case, found, judge.arithmetic)

@@ -175,7 +175,7 @@ def polynomial_error(m: float, cos: Array) -> tuple[Array, Array]:
     return (m + 2.0) * np.abs(up + down) / 2.0, (m + 2.0) * m * np.abs(up - down) / (2.0 * root)
 
 
-def margin_error(head: Head, settings: margin.Margin, cosine: Array, a: Arithmetic) -> TargetError:
+def margin_error(head: Head, settings: margin.Settings, cosine: Array, a: Arithmetic) -> TargetError:
     """Error of ψ and of dψ/dcos θ, by way of the angle or of the cosine, whichever loses more; jumps within reach."""
     theta, sine = head.theta, np.sin(head.theta)
     by_cosine = arccos_error(theta, cosine)
@@ -199,7 +199,7 @@ def margin_error(head: Head, settings: margin.Margin, cosine: Array, a: Arithmet
     polynomial = settings.m2 == 0.0 and settings.m1 == int(settings.m1) and settings.m1 <= POLYNOMIALS
     evaluated = 4.0 + 2.0 * np.abs(psi) + 2.0 * np.abs(slope) * (theta + settings.m2) + settings.m3 + settings.m2
     of_psi = np.abs(slope) * of_theta + bend * of_theta**2 / 2.0 + a.u * (evaluated + 3.0 * eased)
-    terms, of_terms = polynomial_error(settings.m1, np.cos(theta)) if polynomial else (theta, theta)
+    terms, of_terms = polynomial_error(float(settings.m1), np.cos(theta)) if polynomial else (theta, theta)
     if on_cosine:
         of_psi = cosine + a.u * (3.0 + 2.0 * np.abs(psi) + settings.m3)
     elif polynomial:
@@ -226,7 +226,7 @@ def margin_error(head: Head, settings: margin.Margin, cosine: Array, a: Arithmet
     return TargetError(of_psi + jump, steepness, np.where(sine > 2.0 * of_theta, of_steepness + kink / safe, UNKNOWN))
 
 
-def chord_error(head: Head, settings: margin.Margin, upstream: Array, unknown: Any, a: Arithmetic) -> Array:
+def chord_error(head: Head, settings: margin.Settings, upstream: Array, unknown: Any, a: Arithmetic) -> Array:
     """Error of the target's own terms (N, D), for rows of unit length, from s |g_y| (N,).
 
     An angle by its chords, 2 atan2(|x - w|, |x + w|), has the gradient [cot(θ/2) (x - w) - tan(θ/2) (x + w)] / 2. Its

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, shown
+from refloss.error_free import Array
 from refloss.formats import dtype_name, dtype_of, rounded
+from refloss.messages import shown
 from refloss.testing.budgets import as_loss
 from refloss.testing.options import as_flag, as_seed, is_shape
 

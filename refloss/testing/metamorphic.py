@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from refloss.error_free import Array, shown
+from refloss.error_free import Array
 from refloss.formats import FORMATS, dtype_name, rounded
+from refloss.messages import shown
 from refloss.testing.adapters import Found, call, ready
 from refloss.testing.budgets import arithmetic, as_loss, bounds
 from refloss.testing.conformance import takes_bias, wanted_gradients, writable_inputs

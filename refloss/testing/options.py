@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refloss.error_free import shown
+from refloss.messages import shown
 
 
 def one_name(option: str, value: Any, names: Iterable[str]) -> str:

@@ -96,12 +96,12 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     >>> refloss.enclose(refloss.CrossEntropy(), [[0.0, -40.0]], [0], digits=20).value.decimal
     array('4.2483542552915889863E-18', dtype=object)
     """
-    digits = inputs.label("digits", digits)
+    digits = inputs.integer("digits", digits)
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
     gradients = inputs.flag("gradients", gradients)
     call = call_of(loss, inputs_)
-    upstream = inputs.upstream(upstream, call.spec.reduction, call.samples)
+    upstream = inputs.upstream_gradient(upstream, call.spec.reduction, call.samples)
     problem = Problem(call.spec, call.in_float64(), upstream if gradients else None)
     accuracy = int(digits * 3.33) + 4  # bits
 

@@ -18,7 +18,7 @@ from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import Arrays
-from refloss.stages.margin import Margin
+from refloss.stages.margin import Settings as MarginSettings
 
 Leaves: TypeAlias = dict[str, Variable]
 Parallel: TypeAlias = Callable[[int, int], int]
@@ -39,7 +39,7 @@ def linear(tape: Tape, arrays: Arrays) -> tuple[Leaves, Variable]:
 
 
 def margin(
-    tape: Tape, arrays: Arrays, settings: Margin, scale: float | None, psi: Sequence[Psi], parallel: Parallel
+    tape: Tape, arrays: Arrays, settings: MarginSettings, scale: float | None, psi: Sequence[Psi], parallel: Parallel
 ) -> tuple[Leaves, Variable]:
     """z_nk = s cos θ_nk, and s ψ(θ) for the label; s is the length of x where scale is None.
 
@@ -56,7 +56,8 @@ def margin(
     turned = np.array([n for n, each in enumerate(psi) if each.cos_phi], np.intp)
     if len(turned):
         theta = _angle(dot[turned, y[turned]], square_x[turned] * square_w[y[turned]])
-        phi = theta * arb(settings.m1) + arb(settings.m2)
+        m1, m2 = (exact_balls(np.broadcast_to(m, len(y))[turned]) for m in (settings.m1, settings.m2))
+        phi = theta * m1 + m2
         curve = curve.set_at(turned, curve[turned] + phi.cos() * np.array([psi[n].cos_phi for n in turned], object))
     if settings.annealing:
         curve = (target * arb(settings.annealing) + curve) / (arb(settings.annealing) + 1)

@@ -22,7 +22,7 @@ from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginPr
 from refloss.engines.counting import mean_over_zero
 from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array
-from refloss.stages.margin import Margin as MarginSettings
+from refloss.stages.margin import Settings as MarginSettings
 
 
 class Problem:

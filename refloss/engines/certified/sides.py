@@ -15,7 +15,7 @@ from typing import NamedTuple
 from refloss.engines.certified.balls import MAX_BITS, START_BITS, Arb, arb, atan2, pi, precision
 from refloss.engines.certified.exact import half_turns, integers, sign
 from refloss.error_free import Array
-from refloss.stages.margin import Margin
+from refloss.stages.margin import Settings as MarginSettings
 
 
 class Psi(NamedTuple):
@@ -32,10 +32,10 @@ class Psi(NamedTuple):
 class TargetAngle:
     """A sample and the weights of its class, as integers, and what is decided about their angle."""
 
-    def __init__(self, x: Array, w: Array, margin: Margin):
+    def __init__(self, x: Array, w: Array, margin: MarginSettings):
         (x_int, _), (w_int, _) = integers(x), integers(w)
         self.margin, self.notes = margin, list[str]()
-        self.m1, self.m2, self.m3 = margin.m1, margin.m2, margin.m3
+        self.m1, self.m2, self.m3 = float(margin.m1), float(margin.m2), float(margin.m3)
         self.dot, self.squares = int(x_int @ w_int), int(x_int @ x_int) * int(w_int @ w_int)
         self.half_turns = half_turns(self.dot, self.squares)
         folds = None if self.m2 or self.half_turns is None else Fraction(self.m1) * self.half_turns

@@ -24,7 +24,7 @@ from refloss.engines.certified.known import Mask
 from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import PER_CLASS, Arrays
-from refloss.stages.margin import Margin
+from refloss.stages.margin import Settings as MarginSettings
 
 
 class Proofs(ABC):
@@ -192,7 +192,7 @@ class MarginProofs(CrossEntropyProofs):
     def __init__(
         self,
         arrays: Arrays,
-        margin: Margin,
+        margin: MarginSettings,
         scale: float | None,
         psi: Sequence[Psi],
         targets: Targets,

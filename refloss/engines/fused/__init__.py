@@ -45,7 +45,7 @@ def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Reque
         with np.errstate(all="ignore"):
             loss, gradients = _fused(spec, arrays, upstream, request)
     except TooLargeError:
-        exact = inputs.in_float64(arrays, directions=spec.directions)
+        exact = inputs.as_float64(arrays, directions=spec.directions)
         contract.look("chain", spec, exact)
         with np.errstate(over="ignore"):
             loss, gradients = _by_chain(spec, exact, upstream, request)
@@ -61,7 +61,7 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
         case Triplet():
-            return _by_chain(spec, inputs.in_float64(arrays, directions=False), upstream, request)
+            return _by_chain(spec, inputs.as_float64(arrays, directions=False), upstream, request)
 
 
 def _by_chain(spec: Spec, exact: Arrays, upstream: Array | None, request: Request) -> Result:

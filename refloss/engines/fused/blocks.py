@@ -174,7 +174,7 @@ class Classes:
     def _check_norm(self, at: slice, norm: Array) -> None:
         """Refuse rows whose lengths (B,) are not finite, or 0 where they are directions, or leave products no room."""
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
-            inputs.classes(self.w, directions=self.directions)
+            inputs.check_classes(self.w, directions=self.directions)
             raise TooLargeError
         room = 2.0 ** (60 if is_single(self.dtype) else 500)
         if not self.directions and not 1.0 / room < norm.max() < room and self.w[at].any():

@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from refloss.error_free import Numbers, Scaled
+from refloss.error_free import Numbers, Scaled, high
+from refloss.formats import format_of
 
 DType: TypeAlias = np.dtype[np.float64]
 """The dtype of a sweep: float64 or float32, as `Array` stands for arrays of either."""
@@ -23,7 +24,7 @@ def is_single(dtype: DType) -> bool:
 
 def max_logit(dtype: DType) -> float:
     """Return the largest logit at which nothing overflows."""
-    return float(np.finfo(dtype).max) / 2.0**16
+    return format_of(dtype).largest / 2.0**16
 
 
 def check_targets(dtype: DType, *targets: Numbers) -> None:
@@ -32,6 +33,7 @@ def check_targets(dtype: DType, *targets: Numbers) -> None:
     for t in targets:
         if isinstance(t, Scaled):
             raise TooLargeError
-        sizes = np.abs(t[t != 0.0])
+        sizes = np.abs(high(t))
+        sizes = sizes[sizes != 0.0]
         if not ((sizes >= 1.0 / room) & (sizes <= room)).all():
             raise TooLargeError

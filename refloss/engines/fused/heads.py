@@ -77,7 +77,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     if n:
         contract.look("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
-        inputs.classes(classes.w, directions=classes.directions)
+        inputs.check_classes(classes.w, directions=classes.directions)
     finished = {} if gradients is None else gradients.finish()  # pass 4
     return reduced(losses, reduction, targets.divisor), {name: finished[name] for name in wanted}
 

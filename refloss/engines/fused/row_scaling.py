@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from refloss.engines.fused.headroom import DType, TooLargeError, is_single
 from refloss.engines.fused.products import squared_norms
 from refloss.error_free import Array, Exponents, ldexp, scale_rows
+from refloss.formats import format_of
 
 # ------------------------------------------------------------------------------------------ exponents, None for all 0
 
@@ -94,7 +95,7 @@ def scaled(vectors: NDArray[np.floating], dtype: DType) -> ScaledRows:
         raise TooLargeError
     rows[far] = mantissas
     rounded = rows[far]
-    if ((rounded != mantissas) & (np.abs(mantissas) < np.finfo(dtype).smallest_normal)).any():  # the target needs them
+    if ((rounded != mantissas) & (np.abs(mantissas) < format_of(dtype).smallest)).any():  # the target needs them
         raise TooLargeError
     squares[far] = squared_norms(rounded)
     return ScaledRows(rows, exponent, _norm(squares))

@@ -33,7 +33,7 @@ class Target(NamedTuple):
     """From s dL/dz_y (N,) to the gradients of x and of w, both as they were scaled (N, D)."""
 
 
-def margin_target(settings: margin.Margin, scale: float | None, x: ScaledRows, w: ScaledRows) -> Target:
+def margin_target(settings: margin.Settings, scale: float | None, x: ScaledRows, w: ScaledRows) -> Target:
     """Return the target of a margin head, s times psi(theta); without a scale, s is the length of x."""
     theta, saved_angle = _angle(x, w)
     psi, saved_margin = margin.forward(theta, settings)

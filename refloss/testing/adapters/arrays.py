@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refloss.error_free import shown
+from refloss.messages import shown
 from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refloss.error_free import shown
+from refloss.messages import shown
 from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients, upstream_for
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, leaves
+from refloss.error_free import Array
 from refloss.formats import rounded
+from refloss.messages import leaves
 
 VALUES = ("loss", "value")
 GRADIENTS = ("gradients", "gradient", "grads", "grad")
