@@ -715,7 +715,7 @@ def _kept(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) 
     (n, d), c, y, settings = arrays["x"].shape, len(arrays["w"]), arrays["y"], spec.cross_entropy
     weights = cross_entropy.weights(y, c, settings)
     divisor = plain(weights.divisor)
-    own, shared = cross_entropy.shares(y, weights, settings.label_smoothing)
+    own, shared = cross_entropy.smoothed_targets(y, weights, settings.label_smoothing)
     _fit(request.dtype, own, shared if settings.label_smoothing else shared[:1])  # one number, if they are all 0
     above = Weight(np.zeros(n), None)
     wanted: tuple[str, ...] = ()
@@ -816,7 +816,7 @@ def _logits(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request
         label, own, t = np.full(n, -1), np.zeros(n), cross_entropy.targets(y, weights, settings.label_smoothing).t
     else:
         label = np.where(counts, y, 0)
-        own, shared = cross_entropy.shares(label, weights, settings.label_smoothing)
+        own, shared = cross_entropy.smoothed_targets(label, weights, settings.label_smoothing)
         t = shared[None] if settings.label_smoothing else np.empty((0, c))
     given, keep = Weight(np.zeros(n), None), upstream is not None and bool(request.wanted(("z",)))
     if upstream is not None:
