@@ -129,6 +129,6 @@ def test_the_parts_are_what_they_say():
         others = e.sum(axis=1) - 1
     assert exact.row_error(e, sizes, sizes) <= 2.0
     assert (np.asarray(parts.e)[np.arange(3), parts.top] == 1.0).all()
-    assert exact.value_error(whole(plain(parts.others)), others) <= 1e-9
+    assert exact.value_error(whole(plain(parts.sum_exp_minus_one)), others) <= 1e-9
     saved = softmax.probabilities(parts)
     assert saved._fields == ("p", "q")

@@ -413,15 +413,15 @@ def test_many_rows_are_as_each_alone(squared):
 def test_saved_is_what_it_says(squared):
     a, p, n = points(np.random.default_rng(4), 3, "plain")
     _, saved = forward(a, p, n, 0.2, squared)
-    assert saved._fields == ("active", "to_positive", "to_negative", "apart", "lengths")
-    for found, other in ((saved.to_positive, p), (saved.to_negative, n)):
+    assert saved._fields == ("active", "a_minus_p", "a_minus_n", "n_minus_p", "lengths")
+    for found, other in ((saved.a_minus_p, p), (saved.a_minus_n, n)):
         assert np.array_equal(found.mantissa.hi, a - other)
         assert not found.exponent.any()
     if squared:
-        assert np.array_equal(saved.apart.mantissa.hi, n - p)
+        assert np.array_equal(saved.n_minus_p.mantissa.hi, n - p)
         assert not saved.lengths
     else:
-        assert saved.apart is None
+        assert saved.n_minus_p is None
         for found, other in zip(saved.lengths, (p, n), strict=True):
             assert np.allclose(
                 np.ldexp(found.mantissa.hi, found.exponent), np.linalg.norm(a - other, axis=1), rtol=1e-15

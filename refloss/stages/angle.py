@@ -1,4 +1,4 @@
-r"""Angle: the narrow branch of the picture, one number a sample: the angle between an embedding and its own class.
+r"""Angle: the narrow branch of the picture, one number per sample: the angle between an embedding and its own class.
 
 Symbols: embeddings x (N, D); the target rows w = W[y] (N, D); θ in radians in [0, π]; t_x the unit tangent at x̂ towards
 ŵ, t_w the one at ŵ towards x̂. The angle is never taken from its cosine: near 0 and π a cosine rounded to 53 bits knows
@@ -127,10 +127,10 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult]
     tuple of Numbers
         dL/dx and dL/dw for the target rows, both (N, D).
     """
-    along_x, along_w = upstream / saved.length_x, upstream / saved.length_w
+    dx_size, dw_size = upstream / saved.length_x, upstream / saved.length_w
     return (
-        shift(-along_x[:, None] * saved.tangent_x, -saved.exponent_x[:, None]),
-        shift(-along_w[:, None] * saved.tangent_w, -saved.exponent_w[:, None]),
+        shift(-dx_size[:, None] * saved.tangent_x, -saved.exponent_x[:, None]),
+        shift(-dw_size[:, None] * saved.tangent_w, -saved.exponent_w[:, None]),
     )
 
 
@@ -151,10 +151,10 @@ def _orthogonal(v: Array | Pair, base: Array | Pair, parallel: Mask) -> tuple[St
     rest = where(parallel[:, None], 0.0, Pair.of(v))
     square, entries = dot(base, base), high(base)
     length, underflow = np.abs(entries).max(axis=1), v.shape[1] * 2.0**-1070
-    share, enough = Pair.of(np.ones(len(v))), 2.0**-90  # below that the last bits of pairs are noise
-    while (np.abs(share.hi) * length > np.maximum(enough * np.abs(rest.hi).max(axis=1), underflow)).any():
-        share = dot(rest, base) / square  # a pass gains 106 bits
-        for part in (share.hi, share.lo):
+    projection, enough = Pair.of(np.ones(len(v))), 2.0**-90  # below that the last bits of pairs are noise
+    while (np.abs(projection.hi) * length > np.maximum(enough * np.abs(rest.hi).max(axis=1), underflow)).any():
+        projection = dot(rest, base) / square  # a pass gains 106 bits
+        for part in (projection.hi, projection.lo):
             rest = rest - Pair(*two_product(part[:, None], entries))
     return direction(rest)
 

@@ -50,7 +50,7 @@ class Settings(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What the settings make of the labels."""
+    """Target weights of all classes, and what "mean" divides by."""
 
     t: StageResult
     """t: what multiplies -log p (N, C)."""
@@ -64,7 +64,7 @@ class Saved(NamedTuple):
     targets: Targets
     """t (N, C) and n̄."""
     reduction: str
-    """Which of the three."""
+    """Reduction: mean, sum or none."""
 
 
 class Weights(NamedTuple):
@@ -108,24 +108,26 @@ def _ordinary(y: Array | Integers) -> bool:
     return y.ndim == 1 or (in_range(np.abs(y).max(axis=1, initial=0.0), ROOM) and in_range(y, 900))
 
 
-class Shares(NamedTuple):
-    """Targets of labels, without writing out a row a sample."""
+class SmoothedTargets(NamedTuple):
+    """Targets of labels, without one row (C,) per sample."""
 
     own: StageResult
     """t of the label (N,)."""
-    shared: StageResult
+    uniform: StageResult
     """t of every other class (C,): 0 without smoothing."""
 
 
-def shares(y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair) -> Shares:
-    """Part the targets of labels into what the label gets and what every other class gets; see `targets`."""
+def smoothed_targets(
+    y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair
+) -> SmoothedTargets:
+    """Return the target of each label, and of every other class; see `targets`."""
     v, _ = weights
     if not label_smoothing:
         nothing = np.broadcast_to(0.0, len(v))
         own = v[y] if isinstance(v, Scaled) else kind.of(v[y])
-        return Shares(own.rounded(), _like(v, kind(nothing, nothing)).rounded())
-    keep, share = _smoothing(v, label_smoothing, kind)
-    return Shares((v[y] * (keep + share)).rounded(), (v * share).rounded())
+        return SmoothedTargets(own.rounded(), _like(v, kind(nothing, nothing)).rounded())
+    keep, uniform_share = _smoothing(v, label_smoothing, kind)
+    return SmoothedTargets((v[y] * (keep + uniform_share)).rounded(), (v * uniform_share).rounded())
 
 
 def _smoothing(v: Numbers, label_smoothing: float, kind: type[Pair]) -> tuple[Wide, Wide]:
@@ -135,7 +137,7 @@ def _smoothing(v: Numbers, label_smoothing: float, kind: type[Pair]) -> tuple[Wi
 
 
 def _like(v: Numbers, a: Pair) -> Wide:
-    """Return numbers as `Scaled` where the weights are."""
+    """Return a pair, `Scaled` where the weights are."""
     return Scaled.of(a) if isinstance(v, Scaled) else a
 
 
@@ -147,17 +149,17 @@ def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind:
     """
     v, divisor = weights
     if y.ndim == 2:
-        keep, share = _smoothing(v, label_smoothing, kind)
+        keep, uniform_share = _smoothing(v, label_smoothing, kind)
         probabilities = Scaled.of(y) if isinstance(v, Scaled) else y
-        return Targets((v * (keep * probabilities + share)).rounded(), divisor)
-    own, shared = shares(y, weights, label_smoothing, kind)
-    t = shared[None][np.zeros(len(y), np.int64)]  # a row a sample, to be written to
+        return Targets((v * (keep * probabilities + uniform_share)).rounded(), divisor)
+    own, uniform = smoothed_targets(y, weights, label_smoothing, kind)
+    t = uniform[None][np.zeros(len(y), np.int64)]  # one row per sample, to be written to
     t[np.arange(len(y)), y] = own
     return Targets(t, divisor)
 
 
 def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
-    """Which rows count: those whose label is not ignore_index."""
+    """Return which rows count: those whose label is not ignore_index."""
     return np.ones(len(y), np.bool_) if y.ndim == 2 else np.asarray(y != settings.ignore_index)
 
 

@@ -1,6 +1,6 @@
 r"""Linear: the plain head, z = x Wᵀ + b. Stands in place of both branches for the softmax loss.
 
-Symbols: embeddings x (N, D); class weights w (C, D), a class a row; bias b (C,); logits z (N, C).
+Symbols: embeddings x (N, D); class weights w (C, D), one row per class; bias b (C,); logits z (N, C).
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult,
         dL/dx (N, D), dL/dW (C, D), dL/db (C,).
     """
     (x, x_exponent), (w, w_exponent) = _scaled(saved.x), _scaled(saved.w)
-    to_x = matmul(shift(upstream, w_exponent), w.T)  # a long class of no weight must not hide a short one
-    to_w = matmul(shift(upstream, x_exponent[:, None]).T, x.T)
-    return to_x.rounded(), to_w.rounded(), rounded_total(upstream, axis=0)
+    dx = matmul(shift(upstream, w_exponent), w.T)  # a long class of weight 0 must not hide a short one
+    dw = matmul(shift(upstream, x_exponent[:, None]).T, x.T)
+    return dx.rounded(), dw.rounded(), rounded_total(upstream, axis=0)
 
 
 def _scaled(rows: Numbers) -> tuple[Numbers, Exponents]:

@@ -31,7 +31,7 @@ def forward(z: Pair) -> tuple[StageResult, Saved]:
         What `backward` needs: p and 1 - p.
     """
     parts = exponentials(z)
-    log_sum = parts.others.log1p()[:, None]
+    log_sum = parts.sum_exp_minus_one.log1p()[:, None]
     with np.errstate(invalid="ignore"):  # a logit of -inf stays what it is: it has no rounding error to carry
         exact, rounded = parts.gap - log_sum, high(parts.gap) - high(log_sum)
     return where(np.isfinite(digits(rounded)), exact, rounded).rounded(), probabilities(parts)
@@ -41,7 +41,9 @@ def log_sum_exp(z: Pair) -> Array:
     """Return M plus the log of the sum of exp(z - M) for each row (N,); infinite where M is."""
     largest = z.hi.max(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(np.isinf(largest), largest, largest + plain(exponentials(z).others.log1p())))
+        return np.asarray(
+            np.where(np.isinf(largest), largest, largest + plain(exponentials(z).sum_exp_minus_one.log1p()))
+        )
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
@@ -67,9 +69,9 @@ def backward(upstream: Numbers, saved: Saved) -> StageResult:
         dL/dz (N, C).
     """
     rows, largest = np.arange(len(upstream)), order(upstream).argmax(axis=1)
-    apart = upstream.copy()
-    apart[rows, largest] = 0.0
-    others = total(apart)
+    without_largest = upstream.copy()
+    without_largest[rows, largest] = 0.0
+    others = total(without_largest)
     rest = (others + upstream[rows, largest])[:, None] - upstream
     rest[rows, largest] = others
     return upstream * saved.q - saved.p * rest.rounded()

@@ -1,6 +1,6 @@
 r"""Logits: where the branches meet. The scale on every cosine, ψ in the target's place.
 
-Symbols: cosines c (N, C); ψ (N,); labels y (N,); scale s, one number, or one a row where it is the length of the
+Symbols: cosines c (N, C); ψ (N,); labels y (N,); scale s, one number, or one per row where it is the length of the
 embedding; logits z (N, C).
 """
 
@@ -51,7 +51,7 @@ def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Exponents) -
 
 
 def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult, StageResult]:
-    r"""Part the gradient of the logits into the two branches and the scale.
+    r"""Split the gradient of the logits between the two branches and the scale.
 
     $$\frac{\partial L}{\partial c_{nk}} = [k \ne y_n]\,s_n\frac{\partial L}{\partial z_{nk}}, \qquad
     \frac{\partial L}{\partial\psi_n} = s_n\frac{\partial L}{\partial z_{ny_n}}, \qquad

@@ -129,17 +129,17 @@ def resolved(
     size: Array | float,
     exactly: Callable[[int, int], Turned],
     quantity: Callable[[Turned], int],
-    share: float = 2.0**-20,
+    relative: float = 2.0**-20,
 ) -> Pair:
     """Compute a difference again, in fixed point, where it is below a share of the size of its two numbers.
 
     A pair has lost 20 bits there and has another 80. Such rows are rare: one in a million random ones.
     """
-    lost = np.flatnonzero(np.abs(difference.hi) < share * size)
-    if not len(lost):
+    cancelled = np.flatnonzero(np.abs(difference.hi) < relative * size)
+    if not len(cancelled):
         return difference
     hi, lo = np.array(difference.hi), np.array(difference.lo)
-    for n in lost.tolist():
+    for n in cancelled.tolist():
         exact = settled(lambda bits, n=n: quantity(exactly(n, bits)))  # type: ignore[misc]
         hi.flat[n], lo.flat[n] = expansion(exact, 2)
     return type(difference)(hi, lo)

@@ -18,7 +18,7 @@ class Directions(NamedTuple):
     unit: StageResult
     """v̂ = v / ‖v‖, every entry rounded (R, D)."""
     excess: StageResult
-    """What dividing by the rounded length did to every entry of a row: v̂ stands here times (1 + excess) (R,)."""
+    """Relative error of a row's entries from dividing by the rounded length: v̂ (1 + excess) is stored (R,)."""
     length: Pair
     """‖v‖ / 2^e, in [1/2, √D) (R,)."""
     exponent: Exponents
@@ -74,7 +74,7 @@ def backward(upstream: Numbers, saved: Directions, upstream_norm: Numbers | None
         dL/dv (R, D).
     """
     scaled, exponent = scale_rows(upstream)
-    along = row_dot(scaled, saved.unit)
-    tangent = (scaled - along.rounded()[:, None] * saved.unit) / saved.length.rounded()[:, None]
+    radial = row_dot(scaled, saved.unit)
+    tangent = (scaled - radial.rounded()[:, None] * saved.unit) / saved.length.rounded()[:, None]
     gradient = shift(tangent, (exponent - saved.exponent)[:, None])
     return gradient if upstream_norm is None else gradient + upstream_norm[:, None] * saved.unit

@@ -30,7 +30,7 @@ from refloss.error_free import (
 ROOM = 2.0**900
 """Logits up to it are float64 numbers; larger ones, whose gaps or losses may overflow, are scaled."""
 FAR = -400.0
-"""Gaps from it on have exponentials in float64; those of others, which may underflow, are `Scaled`."""
+"""Gaps from it on have exponentials in float64; those of smaller gaps, which may underflow, are `Scaled`."""
 
 
 class Saved(NamedTuple):
@@ -49,14 +49,14 @@ class Exponentials(NamedTuple):
     """z_k - M (N, C), pairs."""
     e: Numbers
     """exp(z_k - M), 1 at a (N, C)."""
-    others: Wide
+    sum_exp_minus_one: Wide
     """S, the sum of e over k != a (N,), pairs."""
     top: Integers
     """a, where the largest logit is (N,)."""
 
 
 def exponentials(z: Pair) -> Exponentials:
-    """Take exp of every logit's distance from the largest, with the rounding of that distance made good.
+    """Take exp of every logit's distance from the largest, with the rounding error of that distance corrected.
 
     A distance of 700 rounded to 53 bits would cost its exponential 350u. A logit of -inf is a masked class of
     probability 0. Rows with NaN or +inf, and rows of nothing but -inf, have no probabilities: NaN.
@@ -65,19 +65,19 @@ def exponentials(z: Pair) -> Exponentials:
     """
     rows, huge = np.arange(len(z.hi)), _huge(z.hi)
     z = ldexp(z, -2) if huge else z
-    peak = z.hi.max(axis=1)
-    top = np.where(z.hi == peak[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
+    highest = z.hi.max(axis=1)
+    top = np.where(z.hi == highest[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
     largest = z[rows, top][:, None]
     with np.errstate(invalid="ignore", over="ignore"):
         g, h = two_sum(z.hi, -largest.hi)
         g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
         gap = Scaled.of(type(z)(g, _finite(h)), 2) if huge else type(z)(g, _finite(h))
         e = _exp(Pair.of(plain(gap)))
-        apart = e.copy()
-        apart[rows, top] = 0.0
-        others = total(apart)
-    known = np.isfinite(peak)
-    return Exponentials(gap, e, where(known, others, np.nan), top)
+        without_top = e.copy()
+        without_top[rows, top] = 0.0
+        sum_exp_minus_one = total(without_top)
+    known = np.isfinite(highest)
+    return Exponentials(gap, e, where(known, sum_exp_minus_one, np.nan), top)
 
 
 def _huge(z: Array) -> bool:
@@ -105,10 +105,10 @@ def _finite(error: Array) -> Array:
 def probabilities(parts: Exponentials) -> Saved:
     """Divide by the sum; the complement of the largest comes from the sum of the others."""
     rows = np.arange(len(parts.e))
-    whole = (1.0 + parts.others).rounded()
-    p = parts.e / whole[:, None]
+    sum_exp = (1.0 + parts.sum_exp_minus_one).rounded()
+    p = parts.e / sum_exp[:, None]
     q = 1.0 - p
-    put(q, (rows, parts.top), parts.others.rounded() / whole)
+    put(q, (rows, parts.top), parts.sum_exp_minus_one.rounded() / sum_exp)
     return Saved(p, q)
 
 

@@ -37,7 +37,7 @@ _LEAST = np.int32(-(2**14))
 
 
 class Settings(NamedTuple):
-    """What the loss can be asked for."""
+    """The settings of the loss."""
 
     m: float = 0.2
     squared: bool = True
@@ -50,7 +50,7 @@ class WithExponent(NamedTuple):
     mantissa: Array | Pair
     """(N,) or (N, D)."""
     exponent: Exponents
-    """(N,), for all of a row; (N, D) where it says so."""
+    """(N,), one per row; (N, D), one per entry, in products."""
 
 
 class Saved(NamedTuple):
@@ -58,11 +58,11 @@ class Saved(NamedTuple):
 
     active: Array
     """1 where the loss of the row is above 0, else 0 (N,)."""
-    to_positive: WithExponent
+    a_minus_p: WithExponent
     """a - p (N, D)."""
-    to_negative: WithExponent
+    a_minus_n: WithExponent
     """a - n (N, D)."""
-    apart: WithExponent | None
+    n_minus_p: WithExponent | None
     """n - p (N, D), for squared distances."""
     lengths: tuple[WithExponent, ...]
     """Lengths of the mantissas of a - p and a - n (N,), for plain ones."""
@@ -99,13 +99,13 @@ def forward(
         What `backward` needs.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # rows at the end of the range are left to the integers
-        to_positive, to_negative = _difference(anchor, positive), _difference(anchor, negative)
-        apart, lengths = None, tuple[WithExponent, ...]()
+        a_minus_p, a_minus_n = _difference(anchor, positive), _difference(anchor, negative)
+        n_minus_p, lengths = None, tuple[WithExponent, ...]()
         if squared:
-            apart = _difference(negative, positive)
-            gap, size = _gap_of_squares(to_positive.mantissa + to_negative.mantissa, apart.mantissa)
+            n_minus_p = _difference(negative, positive)
+            gap, size = _gap_of_squares(a_minus_p.mantissa + a_minus_n.mantissa, n_minus_p.mantissa)
         else:
-            lengths = _length(to_positive.mantissa), _length(to_negative.mantissa)
+            lengths = _length(a_minus_p.mantissa), _length(a_minus_n.mantissa)
             gap, size = _sum(lengths[0], _minus(lengths[1])), high(_sum(*lengths).mantissa)
         same = (high(positive) == high(negative)).all(axis=1)
         width = anchor.shape[1]
@@ -114,7 +114,7 @@ def forward(
             _normal(gap), _normal(WithExponent(Pair.of(np.full(len(same), m)), np.zeros(len(same), np.int32)))
         )
         known = np.ldexp(error, gap.exponent - violation.exponent) <= 2.0**-60 * np.abs(high(violation.mantissa))
-    for difference in (to_positive, to_negative, apart):
+    for difference in (a_minus_p, a_minus_n, n_minus_p):
         known &= difference is None or difference.exponent == 0
     for row in np.flatnonzero(~known):
         points = np.stack([high(v)[row] for v in (anchor, positive, negative)])
@@ -122,7 +122,7 @@ def forward(
         put(violation.mantissa, row, mantissa)
     active = high(violation.mantissa) > 0.0
     losses = WithExponent(rounded(where(active, violation.mantissa, 0.0)), np.where(active, violation.exponent, _LEAST))
-    return losses, Saved(active.astype(np.float64), to_positive, to_negative, apart, lengths)
+    return losses, Saved(active.astype(np.float64), a_minus_p, a_minus_n, n_minus_p, lengths)
 
 
 def backward(
@@ -155,16 +155,16 @@ def backward(
         Gradients of anchor, positive and negative, all (N, D).
     """
     g = upstream * saved.active
-    if saved.apart is not None:
-        differences = (saved.apart, saved.to_positive, saved.to_negative)
-        of_anchor, near, far = (_product(g, rows, exponent + 1 + power) for rows, power in differences)
+    if saved.n_minus_p is not None:
+        differences = (saved.n_minus_p, saved.a_minus_p, saved.a_minus_n)
+        from_both, near, far = (_product(g, rows, exponent + 1 + power) for rows, power in differences)
     else:
         near, far = (
             _product(g / rounded(where(high(length) > 0.0, length, 1.0)), rows.mantissa, exponent - power)
-            for rows, (length, power) in zip((saved.to_positive, saved.to_negative), saved.lengths, strict=True)
+            for rows, (length, power) in zip((saved.a_minus_p, saved.a_minus_n), saved.lengths, strict=True)
         )
-        of_anchor = _sum(near, _minus(far))
-    da, dp, dn = (ldexp(part.mantissa, part.exponent) for part in (of_anchor, near, far))
+        from_both = _sum(near, _minus(far))
+    da, dp, dn = (ldexp(part.mantissa, part.exponent) for part in (from_both, near, far))
     return da, -dp, dn
 
 
@@ -185,29 +185,29 @@ def _difference(a: Array | Pair, b: Array | Pair) -> WithExponent:
     return WithExponent(Pair.of(a) - b, exponent)
 
 
-def _gap_of_squares(added: Array | Pair, apart: Array | Pair) -> tuple[WithExponent, Array]:
+def _gap_of_squares(added: Array | Pair, n_minus_p: Array | Pair) -> tuple[WithExponent, Array]:
     """The inner products of rows, and the sums of their terms' sizes, of the same exponent.
 
     The error is 3u² of these for what was added, (5 + 3 ceil(log2 D)) u² for `dot`, and 2^-1000 for underflow.
     """
-    (added, power), (apart, other) = scale_rows(added), scale_rows(apart)
-    return WithExponent(dot(added, apart), power + other), np.abs(high(added) * high(apart)).sum(axis=1)
+    (added, power), (n_minus_p, other) = scale_rows(added), scale_rows(n_minus_p)
+    return WithExponent(dot(added, n_minus_p), power + other), np.abs(high(added) * high(n_minus_p)).sum(axis=1)
 
 
 def _length(rows: Array | Pair) -> WithExponent:
-    """Of rows, to (7 + 3/2 ceil(log2 D)) u² of itself."""
+    """Return the lengths of rows, with an error of (7 + 3/2 ceil(log2 D)) u² of themselves."""
     scaled, exponent = scale_rows(rows)
     return _normal(WithExponent(sqrt(dot(scaled, scaled)), exponent))
 
 
 def _normal(a: WithExponent) -> WithExponent:
-    """The same numbers with mantissas of size about 1, or 0."""
+    """Return the same numbers with mantissas from 1/2 to 1, or 0."""
     mantissa, exponent = frexp(a.mantissa)
     return WithExponent(mantissa, a.exponent + exponent)
 
 
 def _sum(a: WithExponent, b: WithExponent) -> WithExponent:
-    """The sum of normal numbers."""
+    """Add normal numbers."""
     exponent = np.maximum(*(np.where(high(mantissa) == 0.0, _LEAST, power) for mantissa, power in (a, b)))
     parts = [ldexp(mantissa, power - exponent) for mantissa, power in (a, b)]
     return WithExponent(parts[0] + parts[1], exponent)
@@ -218,12 +218,12 @@ def _minus(a: WithExponent) -> WithExponent:
 
 
 def _product(a: Array | Pair, rows: Array | Pair, exponent: Exponents | int) -> WithExponent:
-    """The product of numbers (N,), rows (N, D) and 2^exponent, each entry with an exponent of its own."""
+    """Multiply numbers (N,), rows (N, D) and 2^exponent; each entry has an exponent of its own."""
     mantissa, power = frexp(rounded(rows))
     return WithExponent(a[:, None] * mantissa, power + np.asarray(exponent)[..., None])
 
 
-# ------------------------------------------------------------------------------------------------------ by integers
+# ------------------------------------------------------------------------------------------------------ in integers
 
 
 def _violation(points: Array, m: Fraction, squared: bool) -> Fraction:
@@ -239,8 +239,8 @@ def _violation(points: Array, m: Fraction, squared: bool) -> Fraction:
         return Fraction(near - far) * unit**2 + m
     m /= unit
     rest, cross = near + m * m - far, 4 * m * m * near
-    above = rest + _root(cross) if rest >= 0 else (cross - rest * rest) / (_root(cross) - rest)
-    return above / (_root(Fraction(near)) + m + _root(Fraction(far))) * unit
+    numerator = rest + _root(cross) if rest >= 0 else (cross - rest * rest) / (_root(cross) - rest)
+    return numerator / (_root(Fraction(near)) + m + _root(Fraction(far))) * unit
 
 
 def _root(a: Fraction) -> Fraction:

@@ -114,7 +114,7 @@ class _Targets(NamedTuple):
 
 def _targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _Targets:
     weights = cross_entropy.weights(y, classes, settings)
-    label, uniform = cross_entropy.shares(y, weights, settings.label_smoothing)
+    label, uniform = cross_entropy.smoothed_targets(y, weights, settings.label_smoothing)
     if not settings.label_smoothing:
         uniform = uniform[:0]
     check_targets(dtype, label, uniform)

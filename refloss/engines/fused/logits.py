@@ -82,7 +82,7 @@ def _targets(y: Array | Integers, classes: int, settings: cross_entropy.Settings
         t = cross_entropy.targets(y, weights, settings.label_smoothing).t
     else:
         label = np.where(counts, y, 0)
-        label_target, uniform = cross_entropy.shares(label, weights, settings.label_smoothing)
+        label_target, uniform = cross_entropy.smoothed_targets(label, weights, settings.label_smoothing)
         t = uniform[None] if settings.label_smoothing else np.empty((0, classes))
     check_targets(dtype, label_target, t)
     return _Targets(label, label_target.astype(dtype), t.astype(dtype), counts, plain(weights.divisor))
