@@ -38,14 +38,14 @@ def search(code: Code, relation: Property, inputs: SearchStrategy[Inputs], examp
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
-    failures: list[str] = []
+    shown: list[str] = []
     reasons: list[UntriedError | None] = []
     outcomes: dict[Any, str] = {}
     """Outcome of each input at its first try: code that fails only at times would confuse hypothesis."""
     interrupts: list[InterruptError] = []
 
     def outcome(example: Inputs, seed: int) -> str:
-        if len(failures) > SIMPLER:
+        if len(shown) > SIMPLER:
             raise SimpleError
         try:
             relation(code, example, np.random.default_rng(seed))
@@ -60,6 +60,7 @@ def search(code: Code, relation: Property, inputs: SearchStrategy[Inputs], examp
             reasons.append(None)
         return ""
 
+    # Hypothesis derives its random numbers from the source of this function: another word in it draws other inputs.
     @settings(
         max_examples=examples,
         derandomize=True,
@@ -70,25 +71,25 @@ def search(code: Code, relation: Property, inputs: SearchStrategy[Inputs], examp
         report_multiple_bugs=False,
     )
     @given(inputs, st.integers(0, 255))
-    def attempt(example: Inputs, seed: int) -> None:
-        key = (*(entry.tobytes() for entry in example.values()), seed)
+    def tried(some: Inputs, seed: int) -> None:
+        key = (*(entry.tobytes() for entry in some.values()), seed)
         if key not in outcomes:
-            outcomes[key] = outcome(example, seed)
+            outcomes[key] = outcome(some, seed)
         if outcomes[key]:
-            failures.append(outcomes[key])
+            shown.append(outcomes[key])
             raise BrokenError(outcomes[key])
 
     trouble = ""
     try:
-        attempt()
+        tried()
     except (BrokenError, SimpleError):
         pass
     except Exception as error:  # of hypothesis, or of a module that it inspects
         trouble = f"could not be tried: {raised(error)}"
     if interrupts:
         return Outcome(str(interrupts[0]), interrupted=True)
-    if failures:
-        return Outcome(failures[-1])
+    if shown:
+        return Outcome(shown[-1])
     if trouble or not reasons:
         return Outcome(untried=trouble or "no input was tried")
     untried = [error for error in reasons if error]
