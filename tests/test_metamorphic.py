@@ -15,7 +15,7 @@ import mutants
 import refloss
 from refloss.testing import metamorphic, properties
 from refloss.testing.hard_cases import Shape
-from refloss.testing.metamorphic import changes, excluded, within_result
+from refloss.testing.metamorphic import changes, excluded, search, within_result
 from refloss.testing.metamorphic.code import BrokenError, Code
 from refloss.testing.metamorphic.comparisons import within
 from refloss.testing.metamorphic.labels import kinds_of_classes, of_one_sign, with_a_mean
@@ -42,13 +42,13 @@ REPEATABLE = "The same inputs give the same results"
 @pytest.fixture
 def any_input(monkeypatch):
     """The first input that breaks a property will do, however long."""
-    monkeypatch.setattr(sys.modules["refloss.testing.metamorphic.search"], "SIMPLER", 0)
+    monkeypatch.setattr(search, "SIMPLER", 0)
 
 
 @pytest.fixture
 def first_break(any_input, monkeypatch):
     """Nothing more is tried once a property is broken."""
-    tried, broken = metamorphic.search, []
+    tried, broken = metamorphic.try_property, []
 
     def until(*settings):
         if broken:
@@ -57,20 +57,20 @@ def first_break(any_input, monkeypatch):
         broken.extend([outcome] if outcome.broken else [])
         return outcome
 
-    monkeypatch.setattr(metamorphic, "search", until)
+    monkeypatch.setattr(metamorphic, "try_property", until)
 
 
 @pytest.fixture
 def only(any_input, monkeypatch):
     """Only properties whose titles hold a text are tried; or the first, if none does."""
-    every = metamorphic.applicable
+    every = metamorphic.properties_of
 
     def restrict(text):
         def some(*settings):
             each = list(every(*settings))
             return [entry for entry in each if text in entry.__doc__] or each[:1]
 
-        monkeypatch.setattr(metamorphic, "applicable", some)
+        monkeypatch.setattr(metamorphic, "properties_of", some)
 
     return restrict
 
@@ -406,7 +406,7 @@ def all_properties():
     found = set()
     for loss in (LOGITS, WEIGHTED, LINEAR, LOSS, TRIPLET):
         settings = (lambda: 0, loss, "torch", "float64", None, "working", ("x", "y", "z"), {}, set(), set(), {})
-        found |= set(metamorphic.applicable(Code(*settings), Shape(3, 5, 7), True))
+        found |= set(metamorphic.properties_of(Code(*settings), Shape(3, 5, 7), True))
     return found
 
 
@@ -801,7 +801,7 @@ def test_an_arccos_holds_on_ordinary_inputs_only(torch, monkeypatch):  # noqa: F
     report = properties(arcface, LOSS, "torch", dtype=torch.float32, hard=False, examples=4)
     assert report.passed, str(report)
     assert {shown.partition(":")[0] for shown in report.untried.values()} == {"refused"}
-    monkeypatch.setattr(sys.modules["refloss.testing.metamorphic.search"], "SIMPLER", 3)
+    monkeypatch.setattr(search, "SIMPLER", 3)
     report = properties(arcface, LOSS, "torch", examples=6)
     assert not report.passed
     assert FINITE in report.broken

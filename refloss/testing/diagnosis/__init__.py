@@ -18,7 +18,7 @@ from refloss.testing.diagnosis.other_losses import fitted, relabelled, relatives
 from refloss.testing.diagnosis.precision import by_arccos, clamped, short_numbers
 from refloss.testing.diagnosis.references import Outcomes, References, all_agree
 from refloss.testing.diagnosis.special import by_flags, is_finite, not_finite, without_special
-from refloss.testing.diagnosis.wrong_steps import wrong_steps
+from refloss.testing.diagnosis.wrong_steps import steps_that_explain
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case
 from refloss.testing.signatures import Loss, head_of
@@ -109,4 +109,4 @@ def _certain_causes(loss: Loss, failing: Outcomes, right: Outcomes, references: 
         for sentence, shifted in relabelled(loss)
         if all(all_agree(loss, shifted(part), references) for part in tried)
     ]
-    return shifts or list(wrong_steps(loss, failing, right, references))[:1]
+    return shifts or list(steps_that_explain(loss, failing, right, references))[:1]

@@ -37,7 +37,7 @@ ADDED_TO_LENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 ADDED_TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
 
 
-def wrong_steps(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> Iterator[str]:
+def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> Iterator[str]:
     """Yield steps that account for the errors of the values."""
     values = []
     for inputs, output in (*failing, *right):

@@ -16,11 +16,11 @@ from refloss.formats import dtype_name
 from refloss.testing.adapters import ready
 from refloss.testing.budgets import arithmetic
 from refloss.testing.hard_cases import Shape
-from refloss.testing.metamorphic.applicable import applicable
+from refloss.testing.metamorphic.applicable import properties_of
 from refloss.testing.metamorphic.code import Code, named
 from refloss.testing.metamorphic.labels import labels_that_count
 from refloss.testing.metamorphic.result import Properties
-from refloss.testing.metamorphic.search import Outcome, modules_with_file, search
+from refloss.testing.metamorphic.search import Outcome, modules_with_file, try_property
 from refloss.testing.metamorphic.strategies import strategy
 from refloss.testing.options import (
     as_flag,
@@ -122,9 +122,9 @@ def properties(
     held, broken, untried, undecided = [], {}, {}, []
     interrupted = False
     with modules_with_file():
-        for relation in applicable(code, size, ignored and ignore_index_of(loss) is not None):
+        for relation in properties_of(code, size, ignored and ignore_index_of(loss) is not None):
             title = (relation.__doc__ or "").splitlines()[0].rstrip(".")
-            outcome = Outcome(untried="interrupted") if interrupted else search(code, relation, inputs, examples)
+            outcome = Outcome(untried="interrupted") if interrupted else try_property(code, relation, inputs, examples)
             if outcome.broken:
                 broken[title] = outcome.broken
                 interrupted = outcome.interrupted

@@ -49,7 +49,7 @@ from refloss.testing.signatures import cross_entropy_of, head_of, margin_of, sca
 Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
 
 
-def applicable(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
+def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
     """Yield the properties of a loss that apply to this shape."""
     head = head_of(code.loss)
     yield from (repeatable, finite, samples_twice)

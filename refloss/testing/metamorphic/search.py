@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
     interrupted: bool = False
 
 
-def search(code: Code, relation: Property, inputs: SearchStrategy[Inputs], examples: int) -> Outcome:
+def try_property(code: Code, relation: Property, inputs: SearchStrategy[Inputs], examples: int) -> Outcome:
     """Search for the simplest input that breaks a property."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
