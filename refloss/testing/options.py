@@ -26,8 +26,8 @@ def some_names(
 ) -> tuple[str, ...]:
     """Return several of the names, or one alone; at least ``least`` of them."""
     known = tuple(names)
-    some = (value,) if isinstance(value, str) else value
-    several = tuple(some) if isinstance(some, list | tuple | set | frozenset) else (None,)
+    entries = (value,) if isinstance(value, str) else value
+    several = tuple(entries) if isinstance(entries, list | tuple | set | frozenset) else (None,)
     if len(several) < least or not all(isinstance(name, str) and name in known for name in several):
         raise ValueError(f"{option}: expected {otherwise}some of {_listed(known)}; got {shown(value)}")
     return several

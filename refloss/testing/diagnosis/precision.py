@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from refloss.error_free import Array
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_of
+from refloss.testing.adapters import Found
 from refloss.testing.budgets import arithmetic
 from refloss.testing.diagnosis.references import Outcomes, References, agrees
 from refloss.testing.diagnosis.wrong_steps import value_of_cosines
@@ -124,17 +124,18 @@ def _short_results(loss: Loss, failing: Outcomes, right: Outcomes, references: R
     return []
 
 
-def _value_alone(output: Any) -> Any:
+def _value_alone(output: Found) -> Found:
+    """Return the output without its gradients."""
     return output._replace(gradients=None)
 
 
-def _looks_like(loss: Loss, value: Callable[[Inputs], Any], outcomes: Outcomes, references: References) -> bool:
+def _looks_like(loss: Loss, value: Callable[[Inputs], ArrayLike], outcomes: Outcomes, references: References) -> bool:
     """Whether errors of values correlate with those of another way to compute them, and are about as large."""
     errors, expected, scales = [], [], []
     for inputs, output in outcomes:
         true = references.value(loss, inputs)
         errors.append(np.ravel(output.value - true))
-        expected.append(np.ravel(value(inputs) - true))
+        expected.append(np.ravel(np.asarray(value(inputs)) - true))
         scales.append(np.ravel(references.bounds(loss, inputs, output.upstream)[0] + 0.0 * output.value))
     scale = np.concatenate(scales)
     theirs, ours = np.concatenate(errors) / scale, np.concatenate(expected) / scale
@@ -150,11 +151,11 @@ def _to_bits(array: Array, bits: int, *, down: bool = False) -> Array:
     return np.asarray(np.ldexp(np.trunc(scaled) if down else np.rint(scaled), exponent - bits))
 
 
-def _with_rounded_inputs(loss: Loss, bits: int, inputs: Inputs) -> Any:
+def _with_rounded_inputs(loss: Loss, bits: int, inputs: Inputs) -> ArrayLike:
     return loss(*(_to_bits(entry, bits) if entry.dtype.kind == "f" else entry for entry in inputs))
 
 
-def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, down: bool) -> Any:
+def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, down: bool) -> ArrayLike:
     """Return the value if matrix products round their factors: unit rows of a margin loss, or rows as they are."""
     x, w, *rest = inputs
     length = np.linalg.norm(x, axis=1, keepdims=True)

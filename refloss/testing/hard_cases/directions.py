@@ -56,8 +56,8 @@ def direction_cases(setting: Setting) -> Iterator[Draft]:
     if n > 1:
         yield Draft("boundary", "ignored", ("ignored",), ignored_reason(loss), (x, w, every_second_ignored(loss, y)))
     if can_ignore(loss):
-        nobody = np.full(n, ignore_index_of(loss))
-        yield Draft("boundary", "all-ignored", ("ignored",), NOTHING, (x, w, nobody))
+        all_ignored = np.full(n, ignore_index_of(loss))
+        yield Draft("boundary", "all-ignored", ("ignored",), NOTHING, (x, w, all_ignored))
     if (weightless := weightless_labels(loss, n)) is not None:
         yield Draft("boundary", "weight-0", ("weightless",), WEIGHTLESS, (*random(weightless), weightless))
     x, w = random(y := labels())

@@ -42,8 +42,8 @@ def logit_cases(setting: Setting) -> Iterator[Draft]:
             (normal(n, c), every_second_ignored(loss, labels())),
         )
     if can_ignore(loss):
-        nobody = np.full(n, ignore_index_of(loss))
-        yield Draft("boundary", "all-ignored", ("ignored",), NOTHING, (normal(n, c), nobody))
+        all_ignored = np.full(n, ignore_index_of(loss))
+        yield Draft("boundary", "all-ignored", ("ignored",), NOTHING, (normal(n, c), all_ignored))
     if (weightless := weightless_labels(loss, n)) is not None:
         yield Draft("boundary", "weight-0", ("weightless",), WEIGHTLESS, (normal(n, c), weightless))
     shares = np.array([setting.rng.multinomial(64, row) for row in setting.rng.dirichlet(np.ones(c), n)]) / 64.0
