@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from refloss.error_free import Array
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_of
@@ -129,13 +129,13 @@ def _value_alone(output: Found) -> Found:
     return output._replace(gradients=None)
 
 
-def _looks_like(loss: Loss, value: Callable[[Inputs], ArrayLike], outcomes: Outcomes, references: References) -> bool:
+def _looks_like(loss: Loss, value: Callable[[Inputs], Array], outcomes: Outcomes, references: References) -> bool:
     """Whether errors of values correlate with those of another way to compute them, and are about as large."""
     errors, expected, scales = [], [], []
     for inputs, output in outcomes:
         true = references.value(loss, inputs)
         errors.append(np.ravel(output.value - true))
-        expected.append(np.ravel(np.asarray(value(inputs)) - true))
+        expected.append(np.ravel(value(inputs) - true))
         scales.append(np.ravel(references.bounds(loss, inputs, output.upstream)[0] + 0.0 * output.value))
     scale = np.concatenate(scales)
     theirs, ours = np.concatenate(errors) / scale, np.concatenate(expected) / scale
@@ -151,11 +151,12 @@ def _to_bits(array: Array, bits: int, *, down: bool = False) -> Array:
     return np.asarray(np.ldexp(np.trunc(scaled) if down else np.rint(scaled), exponent - bits))
 
 
-def _with_rounded_inputs(loss: Loss, bits: int, inputs: Inputs) -> ArrayLike:
-    return loss(*(_to_bits(entry, bits) if entry.dtype.kind == "f" else entry for entry in inputs))
+def _with_rounded_inputs(loss: Loss, bits: int, inputs: Inputs) -> Array:
+    rounded = (_to_bits(entry, bits) if entry.dtype.kind == "f" else entry for entry in inputs)
+    return np.asarray(loss(*rounded))
 
 
-def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, down: bool) -> ArrayLike:
+def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, down: bool) -> Array:
     """Return the value if matrix products round their factors: unit rows of a margin loss, or rows as they are."""
     x, w, *rest = inputs
     length = np.linalg.norm(x, axis=1, keepdims=True)
@@ -163,8 +164,8 @@ def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, 
         x, w = x / length, w / np.linalg.norm(w, axis=1, keepdims=True)
     x, w = (_to_bits(rows, bits, down=down) for rows in (x, w))
     if head_of(loss) == "linear":
-        return loss(x, w, *rest)
+        return np.asarray(loss(x, w, *rest))
     c = x @ w.T
     if not unit:
         c = c / length / np.linalg.norm(inputs[1], axis=1)
-    return value_of_cosines(loss, length, rest[0], c)
+    return np.asarray(value_of_cosines(loss, length, rest[0], c))
