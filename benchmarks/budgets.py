@@ -23,10 +23,11 @@ import facts
 import numpy as np
 
 import refloss
-from refloss.formats import FORMATS
-from refloss.testing import Case, budgets, cases, check, conformance
+from refloss.formats import FORMATS, dtype_of
+from refloss.testing import Case, budgets, cases, check, comparison, judge
 from refloss.testing.adapters import call
-from refloss.testing.hard_cases import VERDICT, counts_nothing, dtype_of
+from refloss.testing.hard_cases import VERDICT, counts_nothing
+from refloss.testing.signatures import FIELDS, LABELS
 from support.right_codes import (
     WEIGHTS,
     blocked,
@@ -269,11 +270,11 @@ def share(loss: Any, dtype: str, case: Case, code: Code, truth: Remembered, boun
     largest budget over the largest error.
     """
     head = loss.spec.head
-    fields = conformance.FIELDS[head][: len(case.inputs) - 1] if head == "linear" else conformance.FIELDS[head]
+    fields = FIELDS[head][: len(case.inputs) - 1] if head == "linear" else FIELDS[head]
     upstream = np.ones(4096)
     if loss.reduction == "none":
         upstream = np.random.default_rng(zlib.crc32(case.id.encode())).normal(size=4096)
-    found = call(code.fn, code.framework, dtype, None, case.inputs, upstream, fields, conformance.LABELS.get(head))
+    found = call(code.fn, code.framework, dtype, None, case.inputs, upstream, fields, LABELS.get(head))
     value, gradient = truth(loss, case.inputs, found.upstream)
     arithmetic = budgets.arithmetic(dtype, code.accumulate, standard="stable")
     allowed, errors = bounds(loss, case.inputs, arithmetic, found.upstream)
@@ -284,7 +285,7 @@ def share(loss: Any, dtype: str, case: Case, code: Code, truth: Remembered, boun
     floor = 16.0 * FORMATS[dtype].smallest if head == "triplet" else np.inf  # as `check` has it
     row: dict[str, Any] = {"entries": 0, "decided": 0, "over": 0, "worst": 0.0, "ratios": {}}
     for name, got, ours, bound in parts:
-        quantity = conformance.compare(name, got, ours, bound, nothing=nothing, floor=floor)
+        quantity = comparison.compare(name, got, ours, bound, nothing=nothing, floor=floor)
         row["entries"] += np.size(ours)
         row["decided"] += quantity.decided
         row["over"] += max(quantity.over, int(not quantity.passed))
@@ -331,7 +332,7 @@ def remembering() -> ExitStack:
     """Let checks of one loss share its truths and budgets, which take most of their time."""
     stack = ExitStack()
     for name in ("truth", "bounds"):
-        stack.enter_context(patch.object(conformance, name, Remembered(getattr(budgets, name))))
+        stack.enter_context(patch.object(judge, name, Remembered(getattr(budgets, name))))
     return stack
 
 

@@ -94,7 +94,7 @@ def _scope(a: Arithmetic, values: Mapping[str, Any], choice: int = 0) -> tex.Sco
     def lost(n: Any, terms: Any, whole: Any) -> Any:
         if isinstance(terms, list):
             return [lost(n, *entry) for entry in zip(terms, whole, strict=True)]
-        return mpf(float(a.lost(float(n), np.float64(terms), np.float64(whole))))
+        return mpf(float(a.sum_error(float(n), np.float64(terms), np.float64(whole))))
 
     common = {
         "u": a.u,
@@ -362,7 +362,7 @@ def test_a_target_whose_sine_is_within_twice_its_error_has_no_direction(theta):
 
 
 class Spied(NamedTuple):
-    """Calls of the functions of errors.py in the course of a budget: arguments and results, by name."""
+    """Calls of the functions of errors in the course of a budget: arguments and results, by name."""
 
     calls: dict[str, list[tuple[tuple[Any, ...], Any]]]
     value: Any

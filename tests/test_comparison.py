@@ -9,10 +9,22 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss.testing import Case, assert_close, assert_conforms, budgets, check, conformance, conforms
+from refloss.testing import (
+    Case,
+    assert_close,
+    assert_conforms,
+    budgets,
+    check,
+    comparison,
+    conformance,
+    conforms,
+    options,
+)
 from refloss.testing.adapters import Found
-from refloss.testing.conformance import compare
+from refloss.testing.comparison import compare
+from refloss.testing.expected import ExpectedFailures
 from refloss.testing.hard_cases import GROUPS
+from refloss.testing.judge import Judge
 from refloss.testing.options import some_names
 from refloss.testing.report import ENDS, Quantity, Result, refused
 
@@ -127,12 +139,12 @@ def test_all_zero_is_said_of_gradients_with_an_entry_over_its_budget():
 
 def test_shares_of_budgets():
     off, limit = np.array([0.0, 1.0, NAN, INF, 3.0, 0.0]), np.array([0.0, 0.0, 1.0, INF, 2.0, NAN])
-    assert conformance._shares(off, limit).tolist() == [0.0, INF, INF, INF, 1.5, 0.0]
+    assert comparison.shares_of(off, limit).tolist() == [0.0, INF, INF, INF, 1.5, 0.0]
 
 
 def test_numbers_are_all_that_is_asked_where_there_is_no_truth():
-    assert same(conformance._finite("dx", np.array([1.0, 2.0])), ("dx", 0.0, (), NAN, NAN, NAN, 2, 0, "", 0))
-    wrong = conformance._finite("dx", np.array([1.0, NAN, -INF]))
+    assert same(comparison.finite("dx", np.array([1.0, 2.0])), ("dx", 0.0, (), NAN, NAN, NAN, 2, 0, "", 0))
+    wrong = comparison.finite("dx", np.array([1.0, NAN, -INF]))
     assert same(wrong, ("dx", INF, (), NAN, NAN, NAN, 0, 0, "2 of 3 are NaN or infinite", 0))
 
 
@@ -210,7 +222,7 @@ def test_whatever_code_raises_is_its_result():
 
 
 def judge_of(loss=CE, dtype="float32", wanted=("z",), writable=(), standard="working"):
-    return conformance._Judge(loss, dtype, standard, None, None, wanted, writable)
+    return Judge(loss, dtype, standard, None, None, wanted, writable)
 
 
 def found_of(value=1.0, grad=None, **more):
@@ -330,7 +342,7 @@ def test_results_are_compared_with_the_truth_of_their_case_and_upstream_gradient
         told = judge.compared(case, found, judge.arithmetic)
         assert [(quantity.name, quantity.passed) for quantity in told] == [("value", True), ("dz", True)]
         assert told[1].share == pytest.approx(0.9, rel=1e-2)
-    wide = conformance._Judge(CE, "float32", "stable", "float64", "tf32", ("z",), ())
+    wide = Judge(CE, "float32", "stable", "float64", "tf32", ("z",), ())
     assert wide.arithmetic == budgets.arithmetic("float32", "float64", "tf32", "stable")
     assert wide.standards == {
         name: budgets.arithmetic("float32", "float64", "tf32", name) for name in ("working", "stable", "relative")
@@ -436,7 +448,7 @@ def test_expected_failures_are_matched_by_id_and_by_name_without_shape():
     one, two = CASE, CASE._replace(id="ordinary-own-4x3x1")
     bad = [Result(case, (), None, "ValueError: no", "") for case in (one, two)]
     good = [Result(case, (), None, "", "") for case in (one, two)]
-    expected = conformance._Expected(
+    expected = ExpectedFailures(
         {"ordinary-own": "", one.id: "first", "gone": "x", "away": "x"}, [one, two], CE, partial=False
     )
     assert expected.reasons == {"ordinary-own": "expected", one.id: "first", "gone": "x", "away": "x"}
@@ -447,24 +459,24 @@ def test_expected_failures_are_matched_by_id_and_by_name_without_shape():
     assert [result.xfail for result in expected.marked([other])] == [""]
     assert expected.stale(expected.marked(bad)) == ()
     assert expected.stale([]) == ()
-    named = conformance._Expected({"ordinary-own": "", one.id: "first"}, [one, two], CE, partial=False)
+    named = ExpectedFailures({"ordinary-own": "", one.id: "first"}, [one, two], CE, partial=False)
     assert named.stale(named.marked([good[1]])) == ("ordinary-own",)
     assert named.stale(named.marked([bad[1]])) == ()
     assert named.stale(named.marked([bad[0]])) == ()
-    alone = conformance._Expected({"b": "", "ordinary-own": "", "a": ""}, [one, two], CE, partial=False)
+    alone = ExpectedFailures({"b": "", "ordinary-own": "", "a": ""}, [one, two], CE, partial=False)
     assert alone.stale(alone.marked(good)) == ("ordinary-own",)
     assert alone.stale(alone.marked([good[0], bad[1]])) == ()
-    none = conformance._Expected(None, [one], CE, partial=True)
+    none = ExpectedFailures(None, [one], CE, partial=True)
     assert (none.reasons, none.dead) == ({}, ())
-    part = conformance._Expected(
+    part = ExpectedFailures(
         {"boundary-soft": "a", "boundary-soft-9x7x13": "b", "range-soft": "c", "no": "d"}, [one], CE, partial=True
     )
     assert part.dead == ("no",)
-    own = conformance._Expected({one.id: "a", "ordinary-own": "b", "ordinary-random": "c"}, [one], CE, partial=True)
+    own = ExpectedFailures({one.id: "a", "ordinary-own": "b", "ordinary-random": "c"}, [one], CE, partial=True)
     assert own.dead == ()
-    whole = conformance._Expected({"boundary-soft": "a"}, [one], CE, partial=False)
+    whole = ExpectedFailures({"boundary-soft": "a"}, [one], CE, partial=False)
     assert whole.dead == ("boundary-soft",)
-    biased = conformance._Expected({"hard-bias-offset": "a"}, [one], refloss.SoftmaxLoss(), partial=True)
+    biased = ExpectedFailures({"hard-bias-offset": "a"}, [one], refloss.SoftmaxLoss(), partial=True)
     assert biased.dead == ()
 
 
@@ -475,25 +487,25 @@ def test_arguments_of_a_check_are_names_or_several_names():
         with pytest.raises(ValueError, match=r"^groups: expected some of 'ordinary', 'boundary', 'hard', 'range'; got"):
             some_names("groups", wrong, GROUPS, least=1)
     linear = refloss.SoftmaxLoss()
-    assert conformance.wanted_gradients(linear, True) == ("x", "w", "b")
-    assert conformance.wanted_gradients(linear, False) == ()
-    assert conformance.wanted_gradients(linear, "w") == ("w",)
-    assert conformance.wanted_gradients(linear, ["b", "x"]) == ("b", "x")
-    assert conformance.wanted_gradients(refloss.Triplet(), "anchor") == ("anchor",)
+    assert options.wanted_gradients(linear, True) == ("x", "w", "b")
+    assert options.wanted_gradients(linear, False) == ()
+    assert options.wanted_gradients(linear, "w") == ("w",)
+    assert options.wanted_gradients(linear, ["b", "x"]) == ("b", "x")
+    assert options.wanted_gradients(refloss.Triplet(), "anchor") == ("anchor",)
     with pytest.raises(ValueError, match=r"^gradients: expected True, False or some of 'x', 'w', 'b'; got 'y'$"):
-        conformance.wanted_gradients(linear, "y")
-    assert conformance.writable_inputs(linear, ("x", "b", "y")) == ("x", "b", "y")
-    assert conformance.writable_inputs(CE, "y") == ("y",)
-    assert conformance.writable_inputs(refloss.Triplet(), ("negative",)) == ("negative",)
-    assert conformance.writable_inputs(refloss.Triplet(), "positive") == ("positive",)
+        options.wanted_gradients(linear, "y")
+    assert options.writable_inputs(linear, ("x", "b", "y")) == ("x", "b", "y")
+    assert options.writable_inputs(CE, "y") == ("y",)
+    assert options.writable_inputs(refloss.Triplet(), ("negative",)) == ("negative",)
+    assert options.writable_inputs(refloss.Triplet(), "positive") == ("positive",)
     with pytest.raises(ValueError, match=r"^overwrites: expected some of 'x', 'w', 'y', 'b'; got"):
-        conformance.writable_inputs(linear, ("z", "x"))
-    assert conformance.takes_bias(lambda a, b, c, d: 0, linear, None)
-    assert conformance.takes_bias(lambda a, b, c, d=0: 0, linear, None)
-    assert not conformance.takes_bias(lambda a, b, c: 0, linear, None)
-    assert not conformance.takes_bias(lambda *a: 0, linear, None)
-    assert not conformance.takes_bias(lambda a, *b: 0, linear, None)
-    assert not conformance.takes_bias(3, linear, None)
+        options.writable_inputs(linear, ("z", "x"))
+    assert options.takes_bias(lambda a, b, c, d: 0, linear, None)
+    assert options.takes_bias(lambda a, b, c, d=0: 0, linear, None)
+    assert not options.takes_bias(lambda a, b, c: 0, linear, None)
+    assert not options.takes_bias(lambda *a: 0, linear, None)
+    assert not options.takes_bias(lambda a, *b: 0, linear, None)
+    assert not options.takes_bias(3, linear, None)
 
 
 def test_own_cases_are_rounded_and_have_to_be_inputs_of_the_loss():

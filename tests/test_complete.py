@@ -20,10 +20,10 @@ import pytest
 
 import refloss
 from refloss.formats import FORMATS, dtype_of
-from refloss.testing import Case, assert_close, assert_conforms, budget, cases, check, conformance, conforms
+from refloss.testing import Case, assert_close, assert_conforms, budget, cases, check, conformance, conforms, judge
 from refloss.testing.budgets import STANDARDS, arithmetic, ladder
-from refloss.testing.conformance import FIELDS, LABELS
 from refloss.testing.hard_cases import SHAPES, VERDICT
+from refloss.testing.signatures import FIELDS, LABELS
 from support.sampled import chosen
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -70,7 +70,7 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
-TRUTH, BOUNDS = remembered(conformance.truth), remembered(conformance.bounds)
+TRUTH, BOUNDS = remembered(judge.truth), remembered(judge.bounds)
 
 
 def right(loss: Any, inputs: tuple[Any, ...], upstream: Any = None) -> dict[str, Any]:
@@ -105,8 +105,8 @@ def planted(loss: Any, case: Case, change: Callable[[dict[str, Any]], dict[str, 
 @pytest.fixture(autouse=True)
 def truth_and_budgets_are_found_once(monkeypatch):
     """Thousands of checks of the same cases: what depends on inputs alone is computed once for each."""
-    monkeypatch.setattr(conformance, "truth", TRUTH)
-    monkeypatch.setattr(conformance, "bounds", BOUNDS)
+    monkeypatch.setattr(judge, "truth", TRUTH)
+    monkeypatch.setattr(judge, "bounds", BOUNDS)
 
 
 @pytest.fixture

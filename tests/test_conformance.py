@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import refloss
+from refloss.formats import dtype_of
 from refloss.testing import (
     Case,
     Report,
@@ -22,9 +23,10 @@ from refloss.testing import (
     conformance,
     conforms,
 )
-from refloss.testing import diagnosis as explain
 from refloss.testing.budgets import arithmetic
-from refloss.testing.hard_cases import GROUPS, dtype_of
+from refloss.testing.comparison import compare
+from refloss.testing.diagnosis.references import References, agrees
+from refloss.testing.hard_cases import GROUPS
 from refloss.testing.report import Result
 from support.foreign import LOSSES, ours
 
@@ -403,7 +405,7 @@ def test_expected_failures_have_to_be_right():
 
 def test_what_cannot_be_decided_is_not_passed():
     case = cases(LOSS, shapes=SMALL)[0]
-    quantity = conformance.compare("value", np.float64(1.0) * np.ones(()), 1.0, np.float64(2.0))
+    quantity = compare("value", np.float64(1.0) * np.ones(()), 1.0, np.float64(2.0))
     assert (quantity.decided, quantity.undecided) == (0, 1)
     result = Result(case, (quantity,), None, "", "")
     assert result.status == "undecided"
@@ -647,9 +649,9 @@ def test_a_triplet_that_nothing_explains_stays_unexplained():
 
 def test_a_loss_that_refuses_the_inputs_explains_nothing():
     x, w = np.eye(2), np.eye(2)
-    found = adapters.Found(np.zeros(()), None, np.ones(()))
-    known = explain._Known("float32", arithmetic("float32"))
-    assert not explain._agrees(refloss.CosFace(), (x, w, np.array([0, 2])), found, known)
+    output = adapters.Found(np.zeros(()), None, np.ones(()))
+    references = References("float32", arithmetic("float32"))
+    assert not agrees(refloss.CosFace(), (x, w, np.array([0, 2])), output, references)
 
 
 # ------------------------------------------------------------------------------------------------ arguments and options

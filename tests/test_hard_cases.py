@@ -10,6 +10,8 @@ import pytest
 import refloss
 from refloss.formats import FORMATS, dtype_of
 from refloss.testing import Shape, cases, hard_cases
+from refloss.testing.hard_cases.angles import boundaries
+from refloss.testing.hard_cases.labels import label_source
 
 CE = refloss.CrossEntropy()
 
@@ -233,23 +235,23 @@ def test_shapes_of_cases():
 
 
 def test_labels_repeat():
-    following = hard_cases._labels(7, 7)
+    following = label_source(7, 7)
     batches = [following() for _ in range(3)]
     assert all(sorted(y) == list(range(7)) for y in batches)
     assert len({tuple(y) for y in batches}) == 3
-    few = hard_cases._labels(19, 3)()
+    few = label_source(19, 3)()
     assert np.bincount(few).tolist() == [7, 6, 6]
-    many = hard_cases._labels(5, 35)
+    many = label_source(5, 35)
     batches = [many() for _ in range(35)]
     assert all(np.count_nonzero(y == 34) >= 2 for y in batches)
     assert batches[0].tolist() == [1, 34, 34, 22, 29]
-    pairs = hard_cases._labels(2, 5)
+    pairs = label_source(2, 5)
     assert [pairs().tolist() for _ in range(4)] == [[4, 4], [2, 4], [4, 4], [4, 1]]
 
 
 def test_labels_reach_every_class_where_there_are_more_classes_than_samples():
     for n, c in ((5, 35), (3, 8), (2, 5)):
-        following = hard_cases._labels(n, c)
+        following = label_source(n, c)
         assert set(np.concatenate([following() for _ in range(n * c)])) == set(range(c))
 
 
@@ -327,14 +329,14 @@ def test_boundaries_next_to_0_or_pi_are_kept_away_from_them():
 
 def test_boundaries_are_those_inside():
     def folds(loss):
-        return [name for name, *_ in hard_cases._boundaries(loss)]
+        return [name for name, *_ in boundaries(loss)]
 
     assert folds(refloss.ASoftmax()) == ["fold1", "fold2", "fold3"]
     assert folds(refloss.ASoftmax(m=1.01)) == []
     assert folds(refloss.NormFace()) == folds(refloss.CosFace()) == []
     assert folds(refloss.ArcFace(m=0.05)) == []
     assert folds(refloss.CombinedMargin(m1=2.0, m2=0.5)) == ["fold1"] or folds(refloss.CombinedMargin(m1=2.0, m2=0.5))
-    reasons = [reason for *_, reason in hard_cases._boundaries(refloss.ASoftmax())]
+    reasons = [reason for *_, reason in boundaries(refloss.ASoftmax())]
     assert reasons == [f"m1 theta + m2 = {fold} pi" for fold in (1, 2, 3)]
 
 

@@ -13,7 +13,12 @@ import pytest
 
 import refloss
 from refloss.testing import metamorphic, properties
-from refloss.testing.hard_cases import INPUTS
+from refloss.testing.hard_cases import Shape
+from refloss.testing.metamorphic import changes, excluded, search, within_result
+from refloss.testing.metamorphic.code import BrokenError, Code
+from refloss.testing.metamorphic.comparisons import within
+from refloss.testing.metamorphic.labels import kinds_of_classes, of_one_sign, with_a_mean
+from refloss.testing.signatures import INPUTS
 from support import mutants
 from support.foreign import LOSSES, ours
 
@@ -36,13 +41,13 @@ REPEATABLE = "The same inputs give the same results"
 @pytest.fixture
 def any_input(monkeypatch):
     """The first input that breaks a property will do, however long."""
-    monkeypatch.setattr(metamorphic, "SIMPLER", 0)
+    monkeypatch.setattr(search, "SIMPLER", 0)
 
 
 @pytest.fixture
 def first_break(any_input, monkeypatch):
     """Nothing more is tried once a property is broken."""
-    tried, broken = metamorphic._tried, []
+    tried, broken = metamorphic.try_property, []
 
     def until(*settings):
         if broken:
@@ -51,20 +56,20 @@ def first_break(any_input, monkeypatch):
         broken.extend([outcome] if outcome.broken else [])
         return outcome
 
-    monkeypatch.setattr(metamorphic, "_tried", until)
+    monkeypatch.setattr(metamorphic, "try_property", until)
 
 
 @pytest.fixture
 def only(any_input, monkeypatch):
     """Only properties whose titles hold a text are tried; or the first, if none does."""
-    every = metamorphic._those_of
+    every = metamorphic.properties_of
 
     def restrict(text):
         def some(*settings):
             each = list(every(*settings))
             return [entry for entry in each if text in entry.__doc__] or each[:1]
 
-        monkeypatch.setattr(metamorphic, "_those_of", some)
+        monkeypatch.setattr(metamorphic, "properties_of", some)
 
     return restrict
 
@@ -143,17 +148,17 @@ def test_labels_whose_weights_cancel_are_replaced():
     """By the largest weight that counts, so that a mean of any of them divides by no 0."""
     loss = refloss.CrossEntropy(class_weight=(1.0, -1.0, 3.0, 0.0, -2.0), ignore_index=2)
     y = np.array([0, 1, 3, 4])
-    assert metamorphic._of_one_sign(loss, y).tolist() == [4, 1, 3, 4]
-    assert metamorphic._with_a_mean(loss, y).tolist() == y.tolist()
-    assert metamorphic._with_a_mean(loss, y[:2]).tolist() == [4, 1]
+    assert of_one_sign(loss, y).tolist() == [4, 1, 3, 4]
+    assert with_a_mean(loss, y).tolist() == y.tolist()
+    assert with_a_mean(loss, y[:2]).tolist() == [4, 1]
     for other in (replace(loss, reduction="sum"), replace(loss, class_weight=None)):
-        assert metamorphic._of_one_sign(other, y).tolist() == y.tolist()
+        assert of_one_sign(other, y).tolist() == y.tolist()
 
 
 def test_a_class_of_weight_minus_1_is_not_the_one_that_is_ignored():
     loss = refloss.CrossEntropy(class_weight=(-1.0, 1.0, -1.0), ignore_index=2)
     code = SimpleNamespace(loss=loss, weights=np.array(loss.class_weight))
-    assert metamorphic._kinds(code, 3).tolist() == [-1.0, 1.0, np.inf]
+    assert kinds_of_classes(code, 3).tolist() == [-1.0, 1.0, np.inf]
 
 
 # ----------------------------------------------------------------------------------------------------- what breaks them
@@ -389,10 +394,10 @@ def test_each_is_broken_by_something(only, defect):
 
 
 def test_every_property_is_broken_by_something_above():
-    each = [name for name, entry in vars(metamorphic).items() if callable(entry) and entry in all_properties()]
-    titles = [getattr(metamorphic, name).__doc__ for name in each] + [metamorphic.WRITES]
+    each = [entry for module in (changes, excluded, within_result) for entry in vars(module).values()]
+    titles = [entry.__doc__ for entry in each if callable(entry) and entry in all_properties()] + [metamorphic.WRITES]
     unbroken = [title for title in titles if not any(name in title for _, _, name in BREAKS.values())]
-    assert unbroken == [metamorphic.upstream.__doc__]  # only frameworks have one: see below
+    assert unbroken == [changes.upstream.__doc__]  # only frameworks have one: see below
 
 
 def all_properties():
@@ -400,7 +405,7 @@ def all_properties():
     found = set()
     for loss in (LOGITS, WEIGHTED, LINEAR, LOSS, TRIPLET):
         settings = (lambda: 0, loss, "torch", "float64", None, "working", ("x", "y", "z"), {}, set(), set(), {})
-        found |= set(metamorphic._those_of(metamorphic.Code(*settings), metamorphic.Shape(3, 5, 7), True))
+        found |= set(metamorphic.properties_of(Code(*settings), Shape(3, 5, 7), True))
     return found
 
 
@@ -440,13 +445,13 @@ def test_nan_is_never_right(only, loss):
     ("off", "allowed"), [(np.nan, 1.0), (np.nan, 0.0), (1e-300, 0.0), (np.inf, 1.0), (1.0, np.nan)]
 )
 def test_differences_beyond_a_budget_are_broken_whatever_they_are(off, allowed):
-    with pytest.raises(metamorphic.BrokenError, match="times what rounding explains, for\n    z = "):
-        metamorphic._within("it differs", np.array([0.0, off]), np.array([0.0, allowed]), {"z": np.zeros(2)})
+    with pytest.raises(BrokenError, match="times what rounding explains, for\n    z = "):
+        within("it differs", np.array([0.0, off]), np.array([0.0, allowed]), {"z": np.zeros(2)})
 
 
 def test_a_budget_of_0_is_kept_by_what_is_the_same():
-    metamorphic._within("it differs", np.zeros(2), np.zeros(2), {})
-    metamorphic._within("it differs", np.array([1.0]), np.array([1.0]), {})
+    within("it differs", np.zeros(2), np.zeros(2), {})
+    within("it differs", np.array([1.0]), np.array([1.0]), {})
 
 
 # ---------------------------------------------------------------------------------------------------- what is not tried
@@ -700,8 +705,8 @@ def test_trouble_of_hypothesis_is_not_that_of_the_code(monkeypatch, only):
     def no_module(*settings):
         raise ImportError("no such package")
 
-    inputs = metamorphic._inputs
-    monkeypatch.setattr(metamorphic, "_inputs", lambda *settings: inputs(*settings).map(no_module))
+    inputs = metamorphic.strategy
+    monkeypatch.setattr(metamorphic, "strategy", lambda *settings: inputs(*settings).map(no_module))
     report = properties(ours(LOGITS), LOGITS, dtype="float64", examples=3)
     assert report.state == "undecided"
     assert report.broken == {}
@@ -795,7 +800,7 @@ def test_an_arccos_holds_on_ordinary_inputs_only(torch, monkeypatch):
     report = properties(arcface, LOSS, "torch", dtype=torch.float32, hard=False, examples=4)
     assert report.passed, str(report)
     assert {shown.partition(":")[0] for shown in report.untried.values()} == {"refused"}
-    monkeypatch.setattr(metamorphic, "SIMPLER", 3)
+    monkeypatch.setattr(search, "SIMPLER", 3)
     report = properties(arcface, LOSS, "torch", examples=6)
     assert not report.passed
     assert FINITE in report.broken

@@ -123,7 +123,7 @@ def of_testing() -> Iterator[tuple[str, Option]]:
         "budget": [
             *given(lambda **options: testing.budget(LOGITS, Z, Y, **options), arithmetic, dtype="float32"),
             *given(lambda loss=LOGITS, z=Z, y=Y: testing.budget(loss, z, y, dtype="float32"), ("loss", "z", "y")),
-            Option(lambda value: testing.budget(LOGITS, Z, Y, value), "dtype"),
+            Option(lambda value: testing.budget(LOGITS, Z, Y, dtype=value), "dtype"),
         ],
         "cases": given(testing.cases, ("loss", "dtype", "shapes", "seed", "bias", "soft", "ignored"), loss=LOGITS),
         "assert_close": [

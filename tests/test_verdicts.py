@@ -12,6 +12,7 @@ import pytest
 
 from refloss.testing import check, conformance
 from refloss.testing.hard_cases import SHAPES
+from refloss.testing.judge import Judge
 
 pytest.importorskip("torch")
 pytest.importorskip("optax")
@@ -34,7 +35,7 @@ UNREAD = {
 def without_diagnosis(monkeypatch):
     """Leave out causes and other standards: verdicts do not depend on them, and they take most of the time."""
     monkeypatch.setattr(conformance, "diagnose", lambda *arguments: [])
-    monkeypatch.setattr(conformance._Judge, "meets", lambda *arguments: "")
+    monkeypatch.setattr(Judge, "meets", lambda *arguments: "")
 
 
 def every(codes):

@@ -57,9 +57,9 @@ class Normalized(NamedTuple):
 class Step(NamedTuple):
     """One stage of a trace."""
 
-    output: Array | Normalized
-    """The output of the stage."""
-    gradient: Array | Normalized
+    output: Any
+    """The output of the stage: an array, or `Normalized`."""
+    gradient: Any
     """The gradient of the loss with respect to that, of the same form."""
 
 

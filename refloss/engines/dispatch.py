@@ -80,7 +80,7 @@ def trace(call: Call, upstream: Any) -> dict[str, Step]:
     contract.look("chain", call.spec, exact)
     steps = chain.trace(call.spec, exact, inputs.upstream_gradient(upstream, call.spec.reduction, call.samples))
     last = next(reversed(steps))
-    loss = _Run(chain, call.spec, exact, IN_FLOAT64).corrected(cast(Array, steps[last].output))
+    loss = _Run(chain, call.spec, exact, IN_FLOAT64).corrected(steps[last].output)
     return steps | {last: steps[last]._replace(output=loss)}
 
 

@@ -106,6 +106,6 @@ WithLabels: TypeAlias = Logits | Linear | Margin
 """Losses that end in cross entropy."""
 Spec: TypeAlias = Logits | Linear | Margin | Triplet
 
-_INPUTS = {each for kind in (Logits, Linear, Margin, Triplet) for each in kind.inputs}
-PER_CLASS = frozenset(each.name for each in _INPUTS if each.per == "class")
+KINDS = (Logits, Linear, Margin, Triplet)
+PER_CLASS = frozenset(each.name for kind in KINDS for each in kind.inputs if each.per == "class")
 """Names of the inputs that have one row per class; the others have one per sample."""

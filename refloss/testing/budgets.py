@@ -1,27 +1,28 @@
-"""Budgets: how far a correct implementation in a given dtype may be from the truth on these inputs, entry by entry.
+"""Budgets: how far a correct implementation in a dtype may be from the truth on these inputs, entry by entry.
 
-`refloss.testing.errors` has the error of each stage; here they are put together for each head, and a standard says what
-is asked beyond them:
+`refloss.testing.errors` has the error of each stage. They are combined here for each head, and a standard says how
+accurate an implementation has to be:
 
 - "working": log p as logsumexp(z) - z_y, two rounded numbers, as most fused kernels have it;
-- "stable": the largest logit taken away first;
-- "mixed": what is loaded and stored is of the dtype, and everything between is computed in a wider one;
+- "stable": the largest logit subtracted first;
+- "mixed": inputs and results are of the dtype, and everything between is computed in a wider one;
 - "fused": "mixed", and the logits of a linear layer are never stored;
-- "relative": losses and gradients of confident targets right relative to themselves, however small.
+- "relative": losses and gradients of confident targets accurate relative to themselves, however small.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from refloss.engines import contract
-from refloss.engines.spec import Spec
+from refloss.engines.chain import Step
 from refloss.error_free import Array, Pair
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
-from refloss.messages import shown
 from refloss.stages import cross_entropy, log_softmax, softmax
 from refloss.testing.errors import (
     UNKNOWN,
@@ -39,26 +40,41 @@ from refloss.testing.errors import (
     triplet_error,
 )
 from refloss.testing.options import one_name
+from refloss.testing.signatures import (
+    Loss,
+    MarginLoss,
+    adds_to_cosine,
+    as_loss,
+    cross_entropy_of,
+    head_of,
+    margin_of,
+    scale_of,
+    triplet_of,
+)
 
+Bounds: TypeAlias = tuple[Array, dict[str, Array]]
+"""Budgets of the value, and of the gradients by name."""
+Arrays: TypeAlias = list[NDArray[Any]]
+Upstream: TypeAlias = ArrayLike | None
 STANDARDS = ("working", "stable", "mixed", "fused", "relative")
 HALVES = ("float16", "bfloat16")
 TRUTH = float(contract.promise("dd", "margin", np.ones(1)).gradient[0])
-"""What the truth, by engine "dd", may itself be off by, relative to a value and to the terms of a gradient's row.
+"""Error of the truth, computed by the engine "dd", relative to a value and to the terms of a gradient's row.
 
-Scales at which it is more, from 2^41 on, have budgets that are larger still: a logit in float64 is wrong by u S.
+Scales from 2^41 on have larger errors, and budgets that are larger still: a logit in float64 is wrong by u S.
 """
 
 
 def arithmetic(dtype: Any, accumulate: Any = None, matmul: Any = None, standard: str = "working") -> Arithmetic:
-    """Describe an arithmetic: what is stored, what sums and products are computed in, and a standard.
+    """Return an arithmetic: the dtypes that are stored, and in which sums and products are computed, and a standard.
 
     Parameters
     ----------
     dtype
         "float16", "bfloat16", "float32" or "float64", or such a dtype of a framework.
     accumulate
-        Dtype of sums; by the standards "mixed" and "fused" of everything between load and store. Left out: float32 for
-        the half precisions; the dtype itself for the others, or float64 by "mixed" and "fused".
+        Dtype of sums; by the standards "mixed" and "fused" of everything between load and store. If left out: float32
+        for the half precisions; the dtype itself for the others, or float64 by "mixed" and "fused".
     matmul
         "tf32", "bfloat16" or "float16", where matrix products round their factors to that.
     standard
@@ -72,35 +88,35 @@ def arithmetic(dtype: Any, accumulate: Any = None, matmul: Any = None, standard:
     factor = 0.0 if matmul is None else 2.0 ** -PRECISION_BITS[dtype_name(matmul, "matmul", tuple(PRECISION_BITS))]
     stored, wide = FORMATS[name], FORMATS[sums]
     if mixed:
-        # Nobody flushes what float16 holds below its smallest normal number.
+        # No implementation flushes the subnormal numbers of float16.
         least = stored.spacing if name == "float16" else stored.smallest
         between = 0.0 if standard == "fused" else stored.u
         return Arithmetic(wide.u, wide.u, factor, wide.smallest, "stable", stored.u, least, between)
     return Arithmetic(stored.u, min(stored.u, wide.u), factor, stored.smallest, standard)
 
 
-def ladder(dtype: str, loss: Any) -> tuple[str, ...]:
+def ladder(dtype: str, loss: Loss) -> tuple[str, ...]:
     """Return the standards that apply to a dtype and a loss, the loosest first."""
-    if loss.spec.head == "triplet":
+    if head_of(loss) == "triplet":
         return ("working", "mixed") if dtype in HALVES else ("working",)
     if dtype not in HALVES:
         return ("working", "stable", "relative")
-    return ("working", "stable", "mixed", "fused") if loss.spec.head == "linear" else ("working", "stable", "mixed")
+    return ("working", "stable", "mixed", "fused") if head_of(loss) == "linear" else ("working", "stable", "mixed")
 
 
 class Budget(NamedTuple):
-    """What a correct implementation may be off by, absolutely."""
+    """The allowed absolute errors of a correct implementation."""
 
     value: Array
-    """Of the value: 0-d, or (N,) for reduction="none"."""
+    """Error of the value: 0-d, or (N,) for reduction="none"."""
     gradient: Any
-    """Of every entry of the gradients, in the loss's own named tuple."""
+    """Error of every entry of the gradients, in the named tuple of the loss."""
 
 
 def budget(
     loss: Any,
     *inputs: Any,
-    dtype: Any = None,
+    dtype: Any,
     accumulate: Any = None,
     matmul: Any = None,
     upstream: Any = None,
@@ -113,69 +129,56 @@ def budget(
     loss
         Any loss of refloss.
     inputs
-        What the loss is called with, as numbers of the dtype; they count as exact.
+        Inputs of the loss, as numbers of the dtype; they count as exact.
     dtype
-        "float16", "bfloat16", "float32" or "float64", or such a dtype of NumPy or a framework: what is stored. It may
-        also stand last among the inputs.
+        "float16", "bfloat16", "float32" or "float64", or such a dtype of NumPy or a framework: the dtype of inputs and
+        results.
     accumulate
-        A wider dtype of sums. Left out: float32 for the half precisions, the dtype itself for the others. By "mixed"
+        A wider dtype of sums. If left out: float32 for the half precisions, the dtype itself for the others. By "mixed"
         and "fused" the dtype of everything between load and store: float32 for the half precisions, else float64.
     matmul
         "tf32", "bfloat16" or "float16", where matrix products round their factors to that.
     upstream
-        Gradient of what comes after, as in ``value_and_grad``.
+        Upstream gradient, as in ``value_and_grad``.
     standard
-        "working", "stable", "mixed", "fused" or "relative": see the module's docstring.
+        "working", "stable", "mixed", "fused" or "relative": how accurate the implementation has to be.
 
     Returns
     -------
     Budget
-        In the shapes of value and gradients.
+        Allowed errors, in the shapes of value and gradients.
 
     Raises
     ------
     ValueError
         For an unknown dtype or standard, naming the argument.
     """
-    if dtype is None:
-        if not inputs:
-            raise ValueError("dtype: expected the name of a dtype; got none")
-        *inputs, dtype = inputs  # type: ignore[assignment]
-    found = arithmetic(dtype_name(dtype), accumulate, matmul, standard)
+    a = arithmetic(dtype_name(dtype), accumulate, matmul, standard)
     loss = as_loss(loss)
     _, gradient = loss.value_and_grad(*inputs, upstream=upstream)
-    value, allowed = bounds(loss, inputs, found, upstream)
+    value, allowed = bounds(loss, inputs, a, upstream)
     return Budget(value, gradient._replace(**allowed))
 
 
-def as_loss(loss: Any) -> Any:
-    """Return a loss; of its class, the loss with the default settings."""
-    made = loss() if isinstance(loss, type) and hasattr(loss, "spec") else loss
-    if not isinstance(getattr(made, "spec", None), Spec):
-        raise TypeError(f"loss: expected a loss of refloss such as refloss.ArcFace(m=0.5); got {shown(loss)}")
-    return made
+def truth(loss: Loss, inputs: Sequence[ArrayLike], upstream: Upstream = None) -> tuple[Any, Any]:
+    """Return the value and the gradients that budgets are about, with an error of `TRUTH` at most."""
+    return loss.value_and_grad(*inputs, upstream=upstream, engine="dd")
 
 
-def truth(loss: Any, inputs: Any, upstream: Any = None) -> tuple[Any, Any]:
-    """Return the value and the gradients that budgets are about, which are off by `TRUTH` at most."""
-    value, gradient = loss.value_and_grad(*inputs, upstream=upstream, engine="dd")
-    return value, gradient
-
-
-def bounds(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> tuple[Array, dict[str, Array]]:
-    """As `budget`, the gradients by name."""
+def bounds(loss: Loss, inputs: Sequence[ArrayLike], a: Arithmetic, upstream: Upstream = None) -> Bounds:
+    """As `budget`, with the gradients by name."""
     arrays = [np.asarray(entry) for entry in inputs]
-    with np.errstate(all="ignore"):  # where there is no truth there is no budget: infinite logits, the mean of nothing
-        value, allowed = _HEADS[loss.spec.head](loss, arrays, a, upstream)
+    with np.errstate(all="ignore"):  # no truth, no budget: infinite logits, the mean of nothing
+        value, allowed = _HEADS[head_of(loss)](loss, arrays, a, upstream)
         if a.stored:
             value, allowed = _stored(loss, arrays, a, upstream, value, allowed)
     return np.asarray(value), allowed
 
 
 def _stored(
-    loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any, value: Array, allowed: dict[str, Array]
-) -> tuple[Array, dict[str, Array]]:
-    """Add what is lost in storage: the value is rounded once, a gradient twice, alone and times upstream."""
+    loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream, value: Array, allowed: dict[str, Array]
+) -> Bounds:
+    """Add the rounding errors of storage: the value is rounded once, a gradient twice, alone and times upstream."""
     true, gradient = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
     most = a.stored_smallest * max(1.0, float(np.max(np.abs(1.0 if upstream is None else upstream), initial=0.0)))
     value = value + a.stored * (np.abs(true) + value) + a.stored_smallest
@@ -189,64 +192,69 @@ def _stored(
 
 
 class _Counting(NamedTuple):
-    """Rows that count, their targets, and what each of them weighs in the value."""
+    """The rows that count, their targets, and their weights in the value."""
 
-    kept: Any
-    y: Any
+    kept: NDArray[np.bool_]
+    """Which rows count (N,)."""
+    y: NDArray[Any]
+    """Their labels or probabilities."""
     t: Array
+    """Their targets."""
     coefficient: Array
+    """Upstream gradient of each row, with the weight of the reduction."""
     weight: Array
+    """Weight of each row in the value."""
     divisor: float
-    """What the sum of weights of both signs, by which "mean" divides, may be off by, relative to itself."""
+    """Relative error of the sum of weights of both signs by which "mean" divides."""
 
-    def divided(self, error: Array, size: Any) -> Array:
-        """Error of what is divided by that sum, of that error and magnitude before."""
+    def divided(self, error: Array, size: Array) -> Array:
+        """Return the error of a quotient by that sum, from the error and the magnitude of the dividend."""
         return error if self.divisor == 0.0 else error + self.divisor * (size + error)
 
 
 def divisor_error(own: Array, a: Arithmetic) -> float:
-    """Error of the sum of the labels' weights (N,), each rounded, relative to it; without both signs it is not counted.
+    """Return the relative error of the sum of the labels' weights (N,), each rounded; 0 for weights of one sign.
 
-    A sum that may be 0 is `UNKNOWN`.
+    The error of a sum that may be 0 is `UNKNOWN`.
     """
     if not (own < 0.0).any() or not (own > 0.0).any():
         return 0.0
-    terms, whole = np.abs(own).sum(), np.abs(math.fsum(own))
-    off = float(a.lost(len(own), terms, whole) + a.u * terms)
-    return off / (whole - off) if off < whole else UNKNOWN
+    terms, total = np.abs(own).sum(), np.abs(math.fsum(own))
+    off = float(a.sum_error(len(own), terms, total) + a.u * terms)
+    return off / (total - off) if off < total else UNKNOWN
 
 
-def _counting(loss: Any, y: Any, classes: int, upstream: Any, a: Arithmetic) -> _Counting:
-    settings = loss.spec.cross_entropy
+def _counting(loss: Loss, y: NDArray[Any], classes: int, upstream: Upstream, a: Arithmetic) -> _Counting:
+    settings = cross_entropy_of(loss)
     kept = cross_entropy.kept(y, settings)
-    some = y[kept]
-    weights = cross_entropy.weights(some, classes, settings)
-    t, divisor = cross_entropy.targets(some, weights, settings.label_smoothing)
+    counted = y[kept]
+    weights = cross_entropy.weights(counted, classes, settings)
+    t, divisor = cross_entropy.targets(counted, weights, settings.label_smoothing)
     incoming = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
     incoming = incoming[kept] if incoming.ndim else incoming
-    weight = cross_entropy.coefficient(np.float64(1.0), settings.reduction, divisor, len(some))
-    coefficient = cross_entropy.coefficient(incoming, settings.reduction, divisor, len(some))
-    own = np.asarray(weights.v)[some] if some.ndim == 1 and settings.reduction == "mean" else np.ones(1)
+    weight = cross_entropy.coefficient(np.float64(1.0), settings.reduction, divisor, len(counted))
+    coefficient = cross_entropy.coefficient(incoming, settings.reduction, divisor, len(counted))
+    own = np.asarray(weights.v)[counted] if counted.ndim == 1 and settings.reduction == "mean" else np.ones(1)
     t, coefficient, weight = (np.asarray(part) for part in (t, coefficient, weight))
-    return _Counting(kept, some, t, coefficient, weight, divisor_error(own, a))
+    return _Counting(kept, counted, t, coefficient, weight, divisor_error(own, a))
 
 
-def _reduced(loss: Any, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
-    """Error of the value, from those of the rows."""
+def _reduced(loss: Loss, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
+    """Return the error of the value from those of the rows."""
     if loss.reduction == "none":
-        whole = np.full(len(counting.kept), a.smallest)
-        whole[counting.kept] = of_loss + TRUTH * rows.terms
-        return whole
+        errors = np.full(len(counting.kept), a.smallest)
+        errors[counting.kept] = of_loss + TRUTH * rows.terms
+        return errors
     n = a.sum_of(len(of_loss)) + 2.0
     error = ((of_loss + (n * a.u + TRUTH) * rows.terms) * np.abs(counting.weight)).sum()
     return np.asarray(counting.divided(error, np.abs((rows.loss * counting.weight).sum())) + a.smallest)
 
 
-def _put_back(part: Array, kept: Any, a: Arithmetic) -> Array:
-    """Put rows back; an ignored row has gradient 0, and may not exceed the smallest number."""
-    whole = np.full((len(kept), *part.shape[1:]), a.smallest)
-    whole[kept] = part + a.smallest
-    return whole
+def _put_back(errors: Array, kept: NDArray[np.bool_], a: Arithmetic) -> Array:
+    """Return the errors of all rows; an ignored row has gradient 0, and may not exceed the smallest number."""
+    every = np.full((len(kept), *errors.shape[1:]), a.smallest)
+    every[kept] = errors + a.smallest
+    return every
 
 
 def _rows(z: Array, t: Array) -> Rows:
@@ -255,7 +263,7 @@ def _rows(z: Array, t: Array) -> Rows:
     return Rows(z, p, np.asarray(saved.q), t, -np.asarray(log_p))
 
 
-def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+def _logits(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
     z, y = inputs
     shape, classes = z.shape, z.shape[-1]
     labels = y.reshape(-1, classes) if y.ndim == z.ndim else y.reshape(-1)
@@ -270,7 +278,7 @@ def _on_logits(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tu
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
 
 
-def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+def _linear(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
     x, w, y, *bias = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     x, w = x.astype(np.float64)[counting.kept], w.astype(np.float64)
@@ -278,25 +286,25 @@ def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     z = x @ w.T + b
 
     def summed(left: Array, right: Array) -> tuple[Array, Array]:
-        """Terms of a product, and how many of them are not 0: adding a 0 loses nothing."""
+        """Return the terms of a product and the number of those that are not 0: adding a 0 is exact."""
         return np.abs(left) @ np.abs(right), np.maximum((left != 0.0) * 1.0 @ (right != 0.0), 1.0)
 
     terms, count = summed(x, w.T)
-    of_z = a.lost(count, terms, np.abs(z - b)) + 2.0 * a.factor * terms + a.u * (np.abs(b) + np.abs(z))
+    of_z = a.sum_error(count, terms, np.abs(z - b)) + 2.0 * a.factor * terms + a.u * (np.abs(b) + np.abs(z))
     of_z += a.between * (np.abs(b) + np.abs(z))
     rows = _rows(z, counting.t)
     of_loss, of_g = cross_entropy_error(rows, of_z, a)
     scale = np.abs(counting.coefficient)[:, None]
     g = scale * rows.g
     error = counting.divided(scale * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
-    if a.between:  # the gradient of the logits lies between two kernels too, before and after its product with upstream
+    if a.between:  # the gradient of the logits is stored too, before and after its product with upstream
         error += (2.0 + a.between) * a.between * (np.abs(g) + error)
         error += a.stored_smallest * (1.0 + np.abs(counting.coefficient).max(initial=0.0))
 
     def product(upstream: Array, of_upstream: Array, other: Array) -> Array:
         terms, count = summed(upstream, other)
         own = np.abs(upstream) @ np.linalg.norm(other, axis=1, keepdims=True)
-        rounded = a.lost(count, terms, np.abs(upstream @ other)) + (a.u + 2.0 * a.factor) * terms
+        rounded = a.sum_error(count, terms, np.abs(upstream @ other)) + (a.u + 2.0 * a.factor) * terms
         return np.asarray(of_upstream @ np.abs(other) + rounded + TRUTH * own + count * a.smallest)
 
     allowed = {
@@ -308,7 +316,7 @@ def _linear(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     return _reduced(loss, rows, of_loss, counting, a), allowed
 
 
-def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+def _margin(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
     x, w, y = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     if not counting.kept.any():
@@ -316,12 +324,13 @@ def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
         return value, {"x": np.full(x.shape, a.smallest), "w": np.full(w.shape, a.smallest)}
     steps = loss.trace(x[counting.kept], w, counting.y)
     z = steps["logits"].output
-    head = _head(steps, counting.y, loss.spec.scale)
+    s = scale_of(loss)
+    head = _head(steps, counting.y, s)
     of_f = cosine_error(head, a)
     each = np.arange(len(z))
-    target = margin_error(head, loss.spec.margin, of_f[each, counting.y], a)
+    target = margin_error(head, margin_of(loss), of_f[each, counting.y], a)
     of_f[each, counting.y] = target.psi
-    length = (a.sum_of(x.shape[1]) / 2.0 + 1.0) * a.u if loss.spec.scale is None else 0.0
+    length = (a.sum_of(x.shape[1]) / 2.0 + 1.0) * a.u if s is None else 0.0
     scale = head.scale[:, None]
     rows = _rows(z, counting.t)
     of_z = scale * (of_f + (a.u + length) * np.abs(head.f))
@@ -332,30 +341,30 @@ def _margin(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple
     steepness, of_steepness = np.ones_like(g), np.zeros_like(g)
     steepness[each, counting.y], of_steepness[each, counting.y] = target.steepness, target.of_steepness
     sign = np.ones_like(g)
-    sign[each, counting.y] = np.where(loss.target_slope(head.theta) > 0.0, -1.0, 1.0)
+    sign[each, counting.y] = np.where(cast(MarginLoss, loss).target_slope(head.theta) > 0.0, -1.0, 1.0)
     upward = scale * g * steepness * sign
     # On a boundary neither error is small, and their product counts.
     of_upward = scale * (steepness * error + (np.abs(g) + error) * of_steepness)
     of_upward += (2.0 * a.u + length) * np.abs(upward)
     unknown = of_steepness >= UNKNOWN
-    of_upward[unknown] = 0.0  # what the gradient of such a target may be is in of_target
-    settings, tangent = loss.spec.margin, np.zeros_like(upward)
-    if settings.m1 != 1.0 or settings.m2 != 0.0:
+    of_upward[unknown] = 0.0  # the error of the gradient of such a target is in of_target
+    tangent = np.zeros_like(upward)
+    if not adds_to_cosine(loss):
         tangent[each, counting.y] = (upward * head.c)[each, counting.y]
     of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
     dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
     dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
     most = scale[:, 0] * (np.abs(g) + error)[each, counting.y]
-    of_target = chord_error(head, loss.spec.margin, most, unknown[each, counting.y], a)
+    of_target = chord_error(head, margin_of(loss), most, unknown[each, counting.y], a)
     dx += of_target / head.length_x[:, None]
     np.add.at(dw, counting.y, of_target / head.length_w[counting.y][:, None])
-    if loss.spec.scale is None:
+    if s is None:
         dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)
     return value, {"x": _put_back(dx, counting.kept, a), "w": dw + a.smallest}
 
 
-def _head(steps: Any, y: Any, s: float | None) -> Head:
+def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     (x, length_x), (w, length_w) = steps["normalize_x"].output, steps["normalize_w"].output
     f = steps["cosine"].output.copy()
     f[np.arange(len(y)), y] = steps["margin"].output
@@ -363,9 +372,10 @@ def _head(steps: Any, y: Any, s: float | None) -> Head:
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)
 
 
-def _triplet(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tuple[Array, dict[str, Array]]:
+def _triplet(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
     anchor, positive, negative = (entry.astype(np.float64) for entry in inputs)
-    triplets = Triplets(anchor - positive, anchor - negative, loss.m, loss.squared)
+    settings = triplet_of(loss)
+    triplets = Triplets(anchor - positive, anchor - negative, settings.m, settings.squared)
     rows, slopes = triplet_error(triplets, TRUTH, a)
     n = len(anchor)
     incoming = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
@@ -375,9 +385,14 @@ def _triplet(loss: Any, inputs: list[Any], a: Arithmetic, upstream: Any) -> tupl
     if loss.reduction == "none":
         return rows, allowed
     near, far = triplets.distances
-    summed = (a.sum_of(n) + 2.0) * a.u * np.maximum(near - far + loss.m, 0.0)
-    whole = (rows + summed).sum()
-    return np.asarray(whole / n if loss.reduction == "mean" else whole), allowed
+    summed = (a.sum_of(n) + 2.0) * a.u * np.maximum(near - far + settings.m, 0.0)
+    total = (rows + summed).sum()
+    return np.asarray(total / n if loss.reduction == "mean" else total), allowed
 
 
-_HEADS = {"logits": _on_logits, "linear": _linear, "margin": _margin, "triplet": _triplet}
+_HEADS: dict[str, Callable[[Loss, Arrays, Arithmetic, Upstream], Bounds]] = {
+    "logits": _logits,
+    "linear": _linear,
+    "margin": _margin,
+    "triplet": _triplet,
+}

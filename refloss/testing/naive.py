@@ -1,19 +1,19 @@
-r"""ArcFace as many repositories write it: not a model to follow, but the patient `refloss demo` examines.
+r"""ArcFace as many repositories write it: no model to follow, but the code that `refloss demo` examines.
 
 The pattern stands in much public code (ElasticFace and pytorch-metric-learning among it): divide by the norm,
 matrix product, clip, arccos, add the margin, cos, one-hot select. The lines are our own. On ordinary inputs they are
-right. What is wrong with them, u being the roundoff of float64:
+right. These are their defects, where u is the roundoff of float64:
 
-- From its cosine an angle θ is known only to u/θ, and d arccos multiplies that by 1/sin θ once more: the error of the
-  loss grows as u/θ, that of the gradient as u/θ². At 1e-8 no digit is left. Near π it is the same with π - θ.
-- Where a cosine rounds to exactly 1, d arccos is infinite. Taking the part along x̂ out of an infinite gradient is
-  inf - inf, so the whole row is NaN. It need not even be the target's cosine: 0 · inf is NaN too.
+- The cosine determines an angle θ only to u/θ, and the slope of arccos multiplies that by 1/sin θ: the error of the
+  loss grows as u/θ, that of the gradient as u/θ². At 1e-8 no digit is right. Near π it is the same with π - θ.
+- Where a cosine rounds to exactly 1, the slope of arccos is infinite. Subtracting the part along x̂ from an infinite
+  gradient is inf - inf, so the row is NaN. It need not even be the target's cosine: 0 · inf is NaN too.
 - Where a cosine rounds to more than 1, the clip silently stops the target's gradient.
 - A confident loss is log(1 + less than u), which is 0 and not 1e-35. With p_y rounded to 1 the target's gradient is 0
   too, while the other classes keep theirs.
 - ‖v‖² overflows for lengths from 1e154 on and underflows below 1e-154.
 
-Past θ + m = π there is no rule, as in the paper's formula; that is a convention, not an error.
+Beyond θ + m = π there is no rule, as in the paper's formula; that is a convention, not an error.
 
 Symbols: embeddings x (N, D); class weights w (C, D); labels y (N,); cosines c (N, C); scale s; margin m in radians.
 """
@@ -60,7 +60,7 @@ def arcface_value_and_grad(x: Any, w: Any, y: Any, s: float = 64.0, m: float = 0
         The mean loss, dL/dx (N, D) and dL/dw (C, D); NaN and inf as they come.
     """
     x, w, y = np.asarray(x, np.float64), np.asarray(w, np.float64), np.asarray(y)
-    with np.errstate(all="ignore"):  # what comes of dividing by 0 is to be seen in the results
+    with np.errstate(all="ignore"):  # a division by 0 shows in the results
         length_x, length_w = np.linalg.norm(x, axis=1, keepdims=True), np.linalg.norm(w, axis=1, keepdims=True)
         unit_x, unit_w = x / length_x, w / length_w
         cosine = unit_x @ unit_w.T

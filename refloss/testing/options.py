@@ -1,13 +1,16 @@
-"""Options of checks, read: each as what it has to be, or refused by its name, whatever came."""
+"""Options of checks: each is returned in the type that it has to have, or refused by its name."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refloss.messages import shown
+from refloss.testing.signatures import FIELDS, INPUTS, Loss, head_of
 
 
 def one_name(option: str, value: Any, names: Iterable[str]) -> str:
@@ -21,10 +24,10 @@ def one_name(option: str, value: Any, names: Iterable[str]) -> str:
 def some_names(
     option: str, value: Any, names: Iterable[str], otherwise: str = "", *, least: int = 0
 ) -> tuple[str, ...]:
-    """Return several of the names, or one that stands for itself; at least so many."""
+    """Return several of the names, or one alone; at least ``least`` of them."""
     known = tuple(names)
-    some = (value,) if isinstance(value, str) else value
-    several = tuple(some) if isinstance(some, list | tuple | set | frozenset) else (None,)
+    entries = (value,) if isinstance(value, str) else value
+    several = tuple(entries) if isinstance(entries, list | tuple | set | frozenset) else (None,)
     if len(several) < least or not all(isinstance(name, str) and name in known for name in several):
         raise ValueError(f"{option}: expected {otherwise}some of {_listed(known)}; got {shown(value)}")
     return several
@@ -38,29 +41,29 @@ def as_flag(option: str, value: Any) -> bool:
 
 
 def as_function(option: str, value: Any) -> Callable[..., Any]:
-    """Return what can be called."""
+    """Return a function."""
     if not callable(value):
         raise TypeError(f"{option}: expected a function; got {type(value).__name__}")
-    called: Callable[..., Any] = value
-    return called
+    function: Callable[..., Any] = value
+    return function
 
 
 def as_seed(option: str, value: Any) -> int:
-    """Return an integer that random numbers can begin with."""
+    """Return a seed of random numbers."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         raise ValueError(f"{option}: expected an integer from 0 on; got {shown(value)}")
     return int(value)
 
 
 def as_list(option: str, value: Any) -> list[Any]:
-    """Return the entries of a list or tuple that has some."""
+    """Return the entries of a list or tuple that is not empty."""
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"{option}: expected at least one, in a tuple or list; got {shown(value)}")
     return list(value)
 
 
 def as_reasons(option: str, value: Any) -> dict[str, str]:
-    """Return names with the reason why each is there, "expected" where none is given; no names for None."""
+    """Return names with their reasons, "expected" where a reason is missing; no names for None."""
     known = {} if value is None else value
     texts = [*known.keys(), *(why for why in known.values() if why is not None)] if isinstance(known, Mapping) else [0]
     if not all(isinstance(text, str) for text in texts):
@@ -69,22 +72,48 @@ def as_reasons(option: str, value: Any) -> dict[str, str]:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a positive integer that an axis may be long."""
+    """Whether a value is a positive integer that may be the length of an axis."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(0 < value < 2**31)
 
 
 def is_shape(value: Any) -> bool:
-    """Whether it is (N, C, D), three positive integers."""
+    """Whether a value is (N, C, D), three positive integers."""
     entries = value.tolist() if isinstance(value, np.ndarray) else value
     return isinstance(entries, Sequence) and len(entries) == 3 and all(map(is_whole, entries))
 
 
-def as_numbers(option: str, value: Any, read: Callable[[Any], Any]) -> Any:
-    """Return what `read` makes of an array, a tensor, or lists of real numbers."""
+def as_numbers(option: str, value: Any, read: Callable[[Any], NDArray[Any]]) -> NDArray[Any]:
+    """Return an array, a tensor, or lists of real numbers as `read` converts them."""
     try:
         return read(value)
-    except Exception as error:  # whatever a framework raises
+    except Exception as error:  # a framework may raise anything
         raise TypeError(f"{option}: expected real numbers, in an array or a tensor; got {shown(value)}") from error
+
+
+def wanted_gradients(loss: Loss, gradients: bool | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the gradients that have to be returned."""
+    fields = FIELDS[head_of(loss)]
+    if isinstance(gradients, bool):
+        return fields if gradients else ()
+    return some_names("gradients", gradients, fields, "True, False or ")
+
+
+def writable_inputs(loss: Loss, overwrites: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the inputs that the code may write into."""
+    return some_names("overwrites", overwrites, INPUTS[head_of(loss)])
+
+
+def takes_bias(fn: Callable[..., Any], loss: Loss, bias: bool | None) -> bool:
+    """Whether code takes a bias: as the option says, or if it is None, whether its signature takes four arguments."""
+    bias = None if bias is None else as_flag("bias", bias)
+    if head_of(loss) != "linear" or bias is not None:
+        return head_of(loss) == "linear" and bool(bias)
+    try:
+        signature = inspect.signature(fn)
+        signature.bind(*INPUTS["linear"])
+    except (TypeError, ValueError):
+        return False
+    return not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,13 +1,14 @@
-"""What a check found: quantities of cases, cases of a report, reports of a table, and how each of them reads."""
+"""The results of a check, and how they are printed: quantities of a case, cases of a report, reports of a table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from refloss.testing.adapters import Found
 from refloss.testing.hard_cases import GROUPS, VERDICT, Case
+from refloss.testing.signatures import Loss
 
 SHOWN = 6  # failing cases that a report describes; it names the others
 
@@ -23,21 +24,21 @@ class Quantity(NamedTuple):
     share: float
     """The largest error over its budget; infinite for NaN, infinities, zeros and wrong shapes."""
     where: tuple[int, ...]
-    """Where that is."""
+    """Index of that entry."""
     got: float
-    """What was found there."""
+    """Its value in the code's result."""
     expected: float
-    """What is true there."""
+    """Its true value."""
     allowed: float
-    """The budget there."""
+    """Its budget."""
     decided: int
-    """How many entries could be decided."""
+    """Number of entries that could be decided."""
     undecided: int
-    """How many could not: their budget is as large as their row."""
+    """Number of entries that could not: their budget is as large as their row."""
     complaint: str
-    """What is wrong beside numbers: "3 NaN", "all zero", a shape; empty if nothing is."""
+    """What is wrong other than finite numbers over their budgets: "3 NaN", "all zero", a shape; empty if nothing is."""
     over: int = 0
-    """How many entries are over their budget, decided or not."""
+    """Number of entries over their budget, decided or not."""
 
     @property
     def passed(self) -> bool:
@@ -45,7 +46,7 @@ class Quantity(NamedTuple):
         return not self.complaint and self.over == 0
 
     def __str__(self) -> str:
-        """Say where the worst entry is, what was found there and what was expected."""
+        """Return the index of the worst entry, its value, the expected value and the budget."""
         if self.complaint:
             return f"{self.name}: {self.complaint}"
         at = list(self.where) if self.where else ""
@@ -56,7 +57,7 @@ class Quantity(NamedTuple):
 
 
 def refused(name: str, complaint: str) -> Quantity:
-    """Return a quantity that fails for what is wrong beside numbers."""
+    """Return a quantity that fails with a complaint."""
     return Quantity(name, math.inf, (), math.nan, math.nan, math.nan, 0, 0, complaint)
 
 
@@ -69,7 +70,7 @@ class Result(NamedTuple):
     error: str
     """The exception, if one was raised."""
     xfail: str
-    """Why it was expected to fail, if it was."""
+    """Why the case is expected to fail; empty if it is not."""
 
     @property
     def conforms(self) -> bool:
@@ -78,7 +79,7 @@ class Result(NamedTuple):
 
     @property
     def refused(self) -> bool:
-        """Whether the code raised, which is right where there is more than one convention."""
+        """Whether the code raised where it may."""
         return bool(self.error) and "refusal" in self.case.accepts and not self.error.startswith(ENDS)
 
     @property
@@ -98,40 +99,40 @@ class Result(NamedTuple):
 
 
 ENDS = "what ends a program:"
-"""How the error of an exception begins that is no Exception: no way of refusing an input."""
+"""Beginning of the error of a BaseException that is no Exception: it does not count as a refusal of the input."""
 
 
 class Report(NamedTuple):
-    """What a check found."""
+    """The results of a check."""
 
-    loss: Any
+    loss: Loss
     dtype: str
     framework: str
     results: tuple[Result, ...]
     dead: tuple[str, ...] = ()
-    """Names that were expected to fail and are no cases."""
+    """Names that are expected to fail and are no cases."""
     diagnoses: tuple[str, ...] = ()
     """What would explain the failures."""
     notes: tuple[str, ...] = ()
-    """What was not looked at, and what is odd."""
+    """Remarks on what was not compared and on unexpected forms of the results."""
     names: tuple[str, ...] = ("value",)
-    """Quantities that have to be looked at."""
+    """Quantities that have to be compared."""
     standard: str = "working"
-    """What was asked."""
+    """The standard of the check."""
     meets: str = ""
-    """The strictest standard that the cases of the verdict keep to; empty if there is none."""
+    """The strictest standard that the cases of the verdict meet; empty if there is none."""
     device: str = ""
-    """Where it ran, if that was said."""
+    """The device, if one was named."""
     stale: tuple[str, ...] = ()
-    """Names without a shape that were expected to fail, and no case of them did."""
+    """Names without a shape that are expected to fail, none of whose cases did."""
 
     def __bool__(self) -> bool:
-        """Whether it passed."""
+        """Whether the code conforms."""
         return self.passed
 
     @property
     def passed(self) -> bool:
-        """Whether the code conforms: nothing failed, everything was looked at, and no expected failure was wrong."""
+        """Whether the code conforms: nothing failed, everything was compared, and every expected failure occurred."""
         return self.state == CONFORMS
 
     @property
@@ -146,27 +147,27 @@ class Report(NamedTuple):
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """Of each group: "passed", "failed" or "undecided"; groups without cases are left out."""
-        found = {}
+        """The verdict of each group: "passed", "failed" or "undecided"; groups without cases are left out."""
+        verdicts = {}
         for group in GROUPS:
-            of_group = {result.status for result in self.results if result.case.group == group}
-            if of_group:
-                right = of_group & {"passed", "xfailed"}
-                found[group] = "failed" if of_group & {"failed", "xpassed"} else "passed" if right else "undecided"
-        return found
+            statuses = {result.status for result in self.results if result.case.group == group}
+            if statuses:
+                right = statuses & {"passed", "xfailed"}
+                verdicts[group] = "failed" if statuses & {"failed", "xpassed"} else "passed" if right else "undecided"
+        return verdicts
 
     @property
     def counted(self) -> tuple[Result, ...]:
         """Results that the verdict rests on: those of `range` only where there are no others."""
-        some = tuple(result for result in self.results if result.case.group in VERDICT)
-        return some or self.results
+        counted = tuple(result for result in self.results if result.case.group in VERDICT)
+        return counted or self.results
 
     @property
     def undecided(self) -> tuple[str, ...]:
         """Quantities of which no entry was decided in any case that counts."""
-        told = [result for result in self.counted if result.status != "xfailed"]
-        decided = {entry.name for result in told for entry in result.quantities if entry.decided}
-        return tuple(name for name in self.names if name not in decided) if told else ()
+        compared = [result for result in self.counted if result.status != "xfailed"]
+        decided = {entry.name for result in compared for entry in result.quantities if entry.decided}
+        return tuple(name for name in self.names if name not in decided) if compared else ()
 
     @property
     def looked_at(self) -> bool:
@@ -186,11 +187,11 @@ class Report(NamedTuple):
         entries = [quantity for result in self.results for quantity in result.quantities]
         undecided = sum(quantity.undecided for quantity in entries)
         if undecided:
-            whole = undecided + sum(quantity.decided for quantity in entries)
-            lines.append(f"  undecided: {undecided} of {whole} numbers, whose budgets are as large as their rows")
-        for status, said in (("refused", "refused, as it may be"), ("xfailed", "failed, as expected")):
-            some = [result.case.id for result in self.results if result.status == status]
-            lines += [f"  {said}: {', '.join(some)}"] if some else []
+            total = undecided + sum(quantity.decided for quantity in entries)
+            lines.append(f"  undecided: {undecided} of {total} numbers, whose budgets are as large as their rows")
+        for status, label in (("refused", "refused, as it may be"), ("xfailed", "failed, as expected")):
+            ids = [result.case.id for result in self.results if result.status == status]
+            lines += [f"  {label}: {', '.join(ids)}"] if ids else []
         failed = [result for result in self.results if result.status in ("failed", "xpassed")]
         for result in failed[:SHOWN]:
             lines.append(f"{result.status}: {result.case.id} ({result.case.reason})")
@@ -203,18 +204,18 @@ class Report(NamedTuple):
 
 
 class Conformance(NamedTuple):
-    """What checks of one function found, over dtypes and devices."""
+    """The reports of one function, over dtypes and devices."""
 
     reports: dict[tuple[str, str], Report]
     """By dtype and device; the device is empty where none was named."""
 
     def __bool__(self) -> bool:
-        """Whether all of them passed."""
+        """Whether the code conforms in every dtype and on every device."""
         return self.passed
 
     @property
     def passed(self) -> bool:
-        """Whether all of them passed."""
+        """Whether the code conforms in every dtype and on every device."""
         return all(report.passed for report in self.reports.values())
 
     def __str__(self) -> str:

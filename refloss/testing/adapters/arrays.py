@@ -1,4 +1,4 @@
-"""NumPy, and everything that takes arrays: bindings, programs called through files."""
+"""NumPy, and everything else that takes its arrays: bindings, programs called through files."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def ready(dtype: str, device: Any) -> None:
 def run(call: Call) -> Found:
     """Call fn with arrays; what it returns beside the value is its gradients."""
     before = [entry.copy() for entry in call.arrays]
-    found = separate_gradients(parts(call.fn(*call.arrays), call.fields), call.shapes, differentiable=False)
-    return finish(found, None, call.fields)._replace(changed=changed(before, call.arrays))
+    returned = separate_gradients(parts(call.fn(*call.arrays), call.fields), call.shapes, differentiable=False)
+    return finish(returned, None, call.fields)._replace(changed=changed(before, call.arrays))

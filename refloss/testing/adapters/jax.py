@@ -1,4 +1,4 @@
-"""JAX: arrays on any device, gradients by vjp. Labels are NumPy's, so that they may be looked at while tracing."""
+"""JAX: arrays on any device, gradients by vjp. Labels are NumPy arrays, so that code may read them while tracing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refloss.testing.adapters.results import Call, Found, changed, finish, parts
 
 
 def ready(dtype: str, device: Any) -> None:
-    """Refuse a device that is not here, and float64 where JAX would silently make float32 of it."""
+    """Refuse a device that is not here, and float64 where JAX would silently compute in float32."""
     jax = import_module("jax")
     if dtype == "float64" and not jax.config.jax_enable_x64:
         raise ValueError(
@@ -21,7 +21,7 @@ def ready(dtype: str, device: Any) -> None:
         )
     try:
         jax.device_put(np.zeros(1, np.float32), _device(jax, device))
-    except Exception as error:  # whatever jax and its backends raise
+    except Exception as error:  # jax and its backends raise many kinds
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"device: expected one that jax has here; got {shown(device)} ({said})") from None
 
@@ -43,23 +43,23 @@ def run(call: Call) -> Found:
         jax.device_put(entry, where) if place in call.places and entry.dtype.kind not in "iu" else entry
         for place, entry in enumerate(call.arrays)
     ]
-    found = separate_gradients(parts(call.fn(*inputs), call.fields), call.shapes, differentiable=True)
-    incoming = None
+    returned = separate_gradients(parts(call.fn(*inputs), call.fields), call.shapes, differentiable=True)
+    upstream = None
     named = dict(zip(call.places, call.fields, strict=False))
-    moving = {place: name for place, name in named.items() if name in call.wanted}
-    if found.gradients is None and moving and hasattr(found.value, "dtype"):
+    differentiated = {place: name for place, name in named.items() if name in call.wanted}
+    if returned.gradients is None and differentiated and hasattr(returned.value, "dtype"):
 
-        def value_of(*given: Any) -> Any:
-            every = dict(enumerate(inputs)) | dict(zip(moving, given, strict=True))
+        def value_of(*variables: Any) -> Any:
+            every = dict(enumerate(inputs)) | dict(zip(differentiated, variables, strict=True))
             return parts(call.fn(*every.values()), call.fields).value
 
-        value, back = jax.vjp(value_of, *(inputs[place] for place in moving))
-        incoming = upstream_for(call.upstream, np.shape(value), call.dtype)
-        gradients = back(jax.numpy.asarray(incoming, dtype=value.dtype))
-        by_name = dict(zip(moving.values(), gradients, strict=True))
-        found = found._replace(value=value, gradients=tuple(map(by_name.get, call.fields)))
+        value, vjp = jax.vjp(value_of, *(inputs[place] for place in differentiated))
+        upstream = upstream_for(call.upstream, np.shape(value), call.dtype)
+        gradients = vjp(jax.numpy.asarray(upstream, dtype=value.dtype))
+        by_name = dict(zip(differentiated.values(), gradients, strict=True))
+        returned = returned._replace(value=value, gradients=tuple(map(by_name.get, call.fields)))
     # JAX's own arrays cannot be written to.
     after = [
         call.arrays[place] if inputs[place] is call.arrays[place] else before[place] for place in range(len(before))
     ]
-    return finish(found, incoming, call.fields, doubtful=incoming is None)._replace(changed=changed(before, after))
+    return finish(returned, upstream, call.fields, doubtful=upstream is None)._replace(changed=changed(before, after))

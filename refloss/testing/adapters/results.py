@@ -1,11 +1,12 @@
-"""What foreign code returned: which part of it is the value, which are gradients, and what is neither."""
+"""Results of foreign code: which part of them is the value, which are gradients, and which are neither."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refloss.error_free import Array
 from refloss.formats import rounded
@@ -18,11 +19,11 @@ GRADIENTS = ("gradients", "gradient", "grads", "grad")
 class Call(NamedTuple):
     """A call of foreign code; see `refloss.testing.adapters.call`."""
 
-    fn: Any
+    fn: Callable[..., Any]
     dtype: str
     device: Any
-    arrays: list[Any]
-    """Inputs of its own, of the dtype."""
+    arrays: list[NDArray[Any]]
+    """Copies of the inputs, in the dtype."""
     upstream: Array
     fields: tuple[str, ...]
     labels: int | None
@@ -30,7 +31,7 @@ class Call(NamedTuple):
 
     @property
     def places(self) -> list[int]:
-        """Where the inputs are that have gradients."""
+        """Positions of the inputs that have gradients."""
         return [place for place in range(len(self.arrays)) if place != self.labels]
 
     @property
@@ -40,45 +41,44 @@ class Call(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What foreign code found."""
+    """Results of foreign code, read into float64."""
 
     value: Array
-    """Its value, in float64."""
     gradients: tuple[Array | None, ...] | None
-    """Its gradients, in the order of the inputs; None for one that was not returned, and if there are none at all."""
+    """Gradients in the order of the inputs; None for one that was not returned, and if there are none at all."""
     upstream: Any
-    """The gradient of what comes after that these belong to, exact in the dtype."""
+    """Upstream gradient that these gradients belong to, exact in the dtype; None for 1."""
     changed: tuple[int, ...] = ()
-    """Which inputs were not the same after the call."""
+    """Positions of the inputs that differ after the call."""
     kind: str = ""
-    """The dtype of the value as it came."""
+    """The dtype in which the value was returned."""
     others: str = ""
-    """What else came back and was not looked at."""
+    """Description of further results, which are not compared."""
     hint: str = ""
-    """How what came beside the value was read, where that may be wrong."""
+    """How the results beside the value were read, where that may be wrong."""
 
 
 class Parts(NamedTuple):
-    """What came back, as it came."""
+    """Results of foreign code, as they were returned."""
 
     value: Any
     gradients: tuple[Any, ...] | None
     others: tuple[Any, ...]
-    """What is neither."""
+    """Neither value nor gradients."""
 
 
 def read(value: Any) -> Array:
-    """Return any array or tensor as float64: detached, brought to the CPU, every number kept as it is."""
+    """Return any array or tensor in float64: detached, on the CPU, every number exact."""
     return np.array(as_array(value), dtype=np.float64)
 
 
-def as_array(value: Any) -> Any:
-    """Return any array or tensor as a NumPy array of real numbers, bfloat16 among them."""
+def as_array(value: Any) -> NDArray[Any]:
+    """Return any array or tensor as a NumPy array of real numbers, which may be bfloat16."""
     if hasattr(value, "detach"):
         value = value.detach()
         value = (value.to_dense() if value.is_sparse else value).cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
-    for _ in leaves(value):  # which refuses lists that NumPy would follow for ever
+    for _ in leaves(value):  # refuses lists that contain themselves, which NumPy would follow for ever
         pass
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
@@ -88,15 +88,15 @@ def as_array(value: Any) -> Any:
 
 
 def parts(returned: Any, fields: Sequence[str]) -> Parts:
-    """Tell the value from gradients: a value, (value, dx, dw), (value, (dx, dw)), (value, {"x": dx}), or a dict.
+    """Separate the value and the gradients: a value, (value, dx, dw), (value, (dx, dw)), (value, {"x": dx}), or a dict.
 
     Raises
     ------
     TypeError
-        For what holds no value, naming what came.
+        For results without a value, naming their type.
     """
     if isinstance(returned, Mapping):
-        return _of_mapping(returned, fields)
+        return _parts_of_mapping(returned, fields)
     if isinstance(returned, tuple) or (isinstance(returned, list) and not all(map(np.isscalar, returned))):
         if not len(returned):
             raise TypeError("expected a value, or a tuple of the value and its gradients; got nothing")
@@ -114,59 +114,59 @@ def parts(returned: Any, fields: Sequence[str]) -> Parts:
     return Parts(returned, None, ())
 
 
-def _of_mapping(returned: Mapping[str, Any], fields: Sequence[str]) -> Parts:
+def _parts_of_mapping(returned: Mapping[str, Any], fields: Sequence[str]) -> Parts:
     name = next((name for name in VALUES if returned.get(name) is not None), None)
     if name is None:
         raise TypeError(f"expected 'loss' or 'value' in what was returned; got a dict of {sorted(map(str, returned))}")
     others = {key: entry for key, entry in returned.items() if key != name}
     nested = next((others.pop(key) for key in GRADIENTS if key in others), None)
     if nested is not None:
-        found = parts((returned[name], nested), fields)
-        return found._replace(others=(*found.others, *others.values()))
+        separated = parts((returned[name], nested), fields)
+        return separated._replace(others=(*separated.others, *others.values()))
     return Parts(returned[name], *_by_name(others, fields))
 
 
 def _by_name(entries: Mapping[str, Any], fields: Sequence[str]) -> tuple[tuple[Any, ...] | None, tuple[Any, ...]]:
-    """Gradients under the name of their input, or that after "d" or "grad_"; and what has another name."""
+    """Return the gradients, named as their input, with or without "d" or "grad_", and the entries of other names."""
     keys = {key: field for field in fields for key in (f"grad_{field}", f"d{field}", field)}
     named = {keys[key]: entry for key, entry in entries.items() if key in keys}
     others = tuple(entry for key, entry in entries.items() if key not in keys)
     return (tuple(map(named.get, fields)) if named else None), others
 
 
-def separate_gradients(found: Parts, shapes: Sequence[tuple[int, ...]], differentiable: bool) -> Parts:
-    """Take for gradients what has the form of gradients, and for others what has not.
+def separate_gradients(returned: Parts, shapes: Sequence[tuple[int, ...]], differentiable: bool) -> Parts:
+    """Keep the gradients if they have the shapes of gradients; move them to the others if they have not.
 
-    Where the value can be differentiated only exact shapes will do, since another result may come beside it.
+    Where the value can be differentiated the shapes have to be exact, since code may return other results beside it.
     """
-    if found.gradients is None:
-        return found
-    given = [None if entry is None else np.shape(entry) for entry in found.gradients]
-    pairs = list(zip(given, shapes, strict=False))
+    if returned.gradients is None:
+        return returned
+    theirs = [None if entry is None else np.shape(entry) for entry in returned.gradients]
+    pairs = list(zip(theirs, shapes, strict=False))
     if differentiable:
-        alike = len(given) <= len(shapes) and all(came is None or came == shape for came, shape in pairs)
+        alike = len(theirs) <= len(shapes) and all(own is None or own == shape for own, shape in pairs)
     else:
-        alike = any(came is not None and len(came) == len(shape) for came, shape in pairs)
-    if alike and any(came is not None for came in given):
-        return found
-    return Parts(found.value, None, (*found.gradients, *found.others))
+        alike = any(own is not None and len(own) == len(shape) for own, shape in pairs)
+    if alike and any(own is not None for own in theirs):
+        return returned
+    return Parts(returned.value, None, (*returned.gradients, *returned.others))
 
 
-def finish(found: Parts, upstream: Any, fields: Sequence[str], *, doubtful: bool = False) -> Found:
-    """Read value and gradients into float64; say how what came beside the value was read where that is doubtful."""
-    gradients, others, hint = found.gradients, list(found.others), ""
+def finish(returned: Parts, upstream: Array | None, fields: Sequence[str], *, doubtful: bool = False) -> Found:
+    """Read value and gradients into float64; where it is doubtful, say how the results beside the value were read."""
+    gradients, others, hint = returned.gradients, list(returned.others), ""
     if gradients is not None:
         others += [entry for entry in gradients[len(fields) :] if entry is not None]
         gradients = tuple(None if entry is None else read(entry) for entry in gradients[: len(fields)])
     if gradients is not None and doubtful:
         names = ", ".join(f"d{name}" for name in fields[: len(gradients)])
         hint = f"what came beside the value was read as {names}; if it is something else, return the value alone"
-    value = read(found.value)
+    value = read(returned.value)
     return Found(
         value,
         gradients,
         np.ones(value.shape) if upstream is None else upstream,
-        kind=str(getattr(found.value, "dtype", "")).removeprefix("torch."),  # a number of Python's has none
+        kind=str(getattr(returned.value, "dtype", "")).removeprefix("torch."),  # a Python number has none
         others=", ".join(
             f"{type(entry).__name__} of shape {tuple(np.shape(entry))}" for entry in others if entry is not None
         ),
@@ -175,11 +175,11 @@ def finish(found: Parts, upstream: Any, fields: Sequence[str], *, doubtful: bool
 
 
 def upstream_for(upstream: Array, shape: tuple[int, ...], dtype: str) -> Array:
-    """As many of the given numbers as the value has, in its shape, as the dtype holds them."""
+    """Return the first of these numbers in the shape of the value, rounded to the dtype."""
     return np.asarray(rounded(np.resize(upstream, shape), dtype))
 
 
 def changed(before: Iterable[Any], after: Iterable[Any]) -> tuple[int, ...]:
-    """Which arrays are not the same, bit for bit."""
+    """Return the positions of arrays that differ in any bit."""
     pairs = enumerate(zip(before, after, strict=True))
     return tuple(place for place, (old, new) in pairs if as_array(old).tobytes() != as_array(new).tobytes())

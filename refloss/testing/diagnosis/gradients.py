@@ -1,0 +1,122 @@
+"""Explanations of a wrong gradient beside a right value: a factor, a missing projection, a single entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refloss.error_free import Array
+from refloss.testing.diagnosis.references import Outcomes, References, agrees, over_budget
+from refloss.testing.errors import Arithmetic
+from refloss.testing.signatures import Loss, head_of, labels_of
+
+
+class _Gradient(NamedTuple):
+    """One gradient in one case."""
+
+    theirs: Array
+    ours: Array
+    bound: Array
+    length: Array
+    """Lengths of the rows that it is the gradient of."""
+    unit: Array
+    """Those rows, divided by their lengths."""
+    upstream: float
+    samples: int
+
+    def near(self, theirs: Array, ours: Array) -> bool:
+        """Whether two gradients agree to a thousandth of the largest entry, plus ten times the budget."""
+        return bool((np.abs(theirs - ours) <= 1e-3 * np.abs(ours).max() + 10.0 * self.bound).all())
+
+
+def wrong_gradients(loss: Loss, failing: Outcomes, references: References) -> list[str]:
+    """Say what is wrong with each gradient."""
+    with np.errstate(all="ignore"):  # rows of zeros, and gradients that have nothing to do with each other
+        sentences = []
+        for name, gradients in _by_name(loss, failing, references).items():
+            first = next(_one_gradient(loss, gradients), None)
+            sentences += [] if first is None else [f"the gradient of {name} {first}"]
+        return sentences
+
+
+def _by_name(loss: Loss, failing: Outcomes, references: References) -> dict[str, list[_Gradient]]:
+    """Return the gradients of all cases by the name of their input; none if one of them has another shape."""
+    by_name: dict[str, list[_Gradient]] = {}
+    for inputs, output in failing:
+        gradient = references.gradient(loss, inputs, output.upstream)
+        errors = references.bounds(loss, inputs, output.upstream)[1]
+        differentiable = [entry for place, entry in enumerate(inputs) if place != labels_of(loss)]
+        for name, rows, theirs in zip(gradient._fields, differentiable, output.gradients or (), strict=False):
+            ours = getattr(gradient, name)
+            if theirs is None:
+                continue
+            if theirs.shape != ours.shape:
+                return {}
+            length = np.linalg.norm(rows, axis=-1, keepdims=True)
+            upstream = float(np.mean(output.upstream))
+            entry = _Gradient(theirs, ours, errors[name], length, rows / length, upstream, len(inputs[0]))
+            by_name.setdefault(name, []).append(entry)
+    return by_name
+
+
+def _one_gradient(loss: Loss, gradients: Sequence[_Gradient]) -> Iterator[str]:
+    gradients = [one for one in gradients if one.ours.any()]  # a gradient of zeros alone shows no factor
+    if not gradients or all(one.near(one.theirs, one.ours) for one in gradients):
+        return
+    if not any(one.theirs.any() for one in gradients):
+        yield "is all zero"
+        return
+    factors = np.array([(one.theirs * one.ours).sum() / (one.ours**2).sum() for one in gradients])
+    if all(one.near(one.theirs / factor, one.ours) for factor, one in zip(factors, gradients, strict=True)):
+        yield from _factors(loss, factors, gradients)
+    elif head_of(loss) == "margin" and gradients[0].theirs.ndim == 2:
+        if all(one.near(one.theirs / one.length, one.ours) for one in gradients):
+            yield "is not divided by the length of its row"
+        radial = [(one.theirs * one.unit).sum(axis=1, keepdims=True) * one.unit for one in gradients]
+        if all(one.near(one.theirs - part, one.ours) for part, one in zip(radial, gradients, strict=True)):
+            yield "has a part along its row: the projection of its normalisation is missing"
+
+
+def _factors(loss: Loss, factors: Array, gradients: Sequence[_Gradient]) -> Iterator[str]:
+    """Explain the factor of each case. One case, or one number of samples, shows no dependence on N."""
+    counts = np.array([one.samples for one in gradients], dtype=np.float64)
+    several = len(set(counts)) > 1 and loss.reduction == "mean"
+
+    def are(expected: ArrayLike) -> bool:
+        return bool(np.allclose(factors, expected, rtol=1e-2))
+
+    if are(-1.0):
+        yield "has the opposite sign"
+    elif several and are(counts):
+        yield "is N times as large: of the sum, not of the mean"
+    elif several and are(1.0 / counts):
+        yield "is divided by N twice"
+    elif are(factors[0]):
+        where = f"in each of {len(gradients)} failing cases" if len(gradients) > 1 else "in the one case that failed"
+        yield f"is {factors[0]:.6g} times what it should be, {where}"
+    elif are([1.0 / one.upstream for one in gradients]):
+        yield "does not depend on the upstream gradient, which has to be multiplied in"
+
+
+def single_entry(loss: Loss, failing: Outcomes, references: References) -> Iterator[str]:
+    """Explain failures by one wrong entry of one gradient in every case, which is far over budget in at least one."""
+    coarse = _ten_times(references.arithmetic)
+    if len(failing) < 2 or all(agrees(loss, inputs, output, references, coarse) for inputs, output in failing):
+        return
+    wrong: dict[str, int] = {}
+    for inputs, output in failing:
+        for name, over in over_budget(loss, inputs, output, references):
+            count = 2 if over is None else int(np.count_nonzero(over))
+            if count:
+                wrong[name] = max(count, wrong.get(name, 0))
+    for name, count in wrong.items():
+        if len(wrong) == 1 and name != "value" and count == 1:
+            yield f"a single entry of the gradient of {name} is wrong, all others are right"
+
+
+def _ten_times(a: Arithmetic) -> Arithmetic:
+    """Return an arithmetic whose roundings are ten times as large."""
+    return a._replace(u=10.0 * a.u, accumulated=10.0 * a.accumulated, stored=10.0 * a.stored)

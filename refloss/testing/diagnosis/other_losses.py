@@ -1,0 +1,144 @@
+"""Explanations by another loss of refloss: another setting, a fitted one, or the same loss of shifted labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from refloss.stages import margin
+from refloss.testing.diagnosis.references import Outcomes, References, SmoothedOthers, agrees, number_of_classes
+from refloss.testing.signatures import (
+    Inputs,
+    Loss,
+    class_weight_of,
+    cross_entropy_of,
+    has_labels,
+    head_of,
+    labels_of,
+    margin_of,
+    with_settings,
+)
+
+Explanation: TypeAlias = tuple[str, Loss | SmoothedOthers]
+"""A sentence, and the loss that it names."""
+OTHER = 1e-4
+"""Smallest relative difference at which a fitted setting counts as another one."""
+
+
+def relatives(loss: Loss) -> Iterator[Explanation]:
+    """Yield losses that code is often mistaken for."""
+    for reduction in ("mean", "sum"):
+        if reduction != loss.reduction:
+            yield from _with(loss, f"{reduction} instead of {loss.reduction}", reduction=reduction)
+    if head_of(loss) == "margin":
+        yield from _margins(loss)
+    if not has_labels(loss):
+        return
+    if cross_entropy_of(loss).label_smoothing:
+        yield from _with(loss, "no label smoothing", label_smoothing=0.0)
+        yield "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", SmoothedOthers(loss)
+    weights = class_weight_of(loss)
+    if weights:
+        yield from _with(loss, "class weights left out", class_weight=None)
+        if min(weights) < 0.0:
+            yield from _with(loss, "class weights without their sign", class_weight=tuple(map(abs, weights)))
+
+
+def _with(loss: Loss, sentence: str, **changes: object) -> Iterator[Explanation]:
+    """Yield the loss with other settings, unless it refuses them."""
+    try:
+        yield sentence, with_settings(loss, **changes)
+    except (ValueError, TypeError):
+        return
+
+
+def _margins(loss: Loss) -> Iterator[Explanation]:
+    """Yield the loss with another gradient, rule, margin, annealing or scale."""
+    settings = margin_of(loss)
+    convention = {"exact": "detached", "detached": "exact"}[settings.gradient]
+    yield from _with(loss, f"the gradient is that of the {convention} margin", gradient=convention)
+    for rule in margin.RULES:
+        if rule != settings.boundary and hasattr(loss, "boundary"):
+            yield from _with(loss, f"value and gradient agree with boundary={rule!r}", boundary=rule)
+    angle = {"ArcFace": "m", "CombinedMargin": "m2"}.get(type(loss).__name__)
+    if angle:
+        yield from _with(loss, "margin taken in degrees", **{angle: np.radians(getattr(loss, angle))})
+    if hasattr(loss, "m"):
+        none = 1.0 if type(loss).__name__ == "ASoftmax" else 0.0
+        yield from _with(loss, "no margin", m=none)
+        if settings.boundary != "none":
+            yield from _with(loss, "no margin", m=none, boundary="none")
+    if hasattr(loss, "annealing"):
+        yield from _with(loss, "no annealing", annealing=0.0)
+    if hasattr(loss, "s"):
+        yield from _with(loss, "no scale", s=1.0)
+        if loss.s is not None:
+            yield from _with(loss, "the length of the embedding as the scale", s=None)
+
+
+def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[Explanation]:
+    """Yield the loss with another margin, or another scale, that has this value.
+
+    Secants fit the setting in the case where it shows most; then the shortest decimal number that agrees is taken.
+    """
+    for name in ("m", "m2", "s"):
+        own = getattr(loss, name, None)
+        if not isinstance(own, float):
+            continue
+        with_setting = partial(_with_setting, loss, name)
+        try:
+            effects = [
+                abs(_mean(with_setting(1.001 * own)(*inputs)) - _mean(references.value(loss, inputs)))
+                / max(float(np.mean(references.bounds(loss, inputs, output.upstream)[0])), 1e-300)
+                for inputs, output in outcomes
+            ]
+            inputs, output = outcomes[int(np.argmax(effects))]
+            fit = _secant(lambda setting: _mean(with_setting(setting)(*inputs)), own, _mean(output.value))  # noqa: B023
+            for digits in range(1, 7):
+                short = float(f"{fit:.{digits}g}")
+                other = abs(short - own) > OTHER * abs(own)
+                if other and agrees(with_setting(short), inputs, output, references):
+                    yield f"value and gradient agree with {name}={short:g}", with_setting(short)
+                    break
+        except (ValueError, TypeError):
+            continue
+
+
+def _with_setting(loss: Loss, name: str, setting: float) -> Loss:
+    return with_settings(loss, **{name: setting})
+
+
+def _secant(value: Callable[[float], float], start: float, target: float) -> float:
+    """Solve value(setting) = target by at most six secants."""
+    low, high = start, 1.001 * start
+    first, second = value(low), value(high)
+    for _ in range(6):
+        if second == first:
+            break
+        low, high = high, high + (target - second) * (high - low) / (second - first)
+        first, second = second, value(high)
+    return high
+
+
+def _mean(value: Any) -> float:
+    return float(np.mean(value))
+
+
+def relabelled(loss: Loss) -> Iterator[tuple[str, Callable[[Outcomes], Outcomes]]]:
+    """Yield a sentence, and the same cases with the labels that it names."""
+    place = labels_of(loss)
+    if place is None:
+        return
+
+    def shifted(inputs: Inputs, by: int) -> Inputs:
+        labels = (inputs[place] + by) % number_of_classes(inputs, loss)
+        return (*inputs[:place], labels, *inputs[place + 1 :])
+
+    def shift(by: int) -> Callable[[Outcomes], Outcomes]:
+        return lambda outcomes: [(shifted(inputs, by), output) for inputs, output in outcomes]
+
+    for by in (1, -1):
+        yield f"every label is off by one: value and gradient agree with y {'+' if by > 0 else '-'} 1", shift(by)

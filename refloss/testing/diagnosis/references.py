@@ -1,0 +1,121 @@
+"""Reference results of losses on the inputs of cases, and whether foreign results agree with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refloss.engines.chain import Step
+from refloss.error_free import Array
+from refloss.testing.adapters import Found
+from refloss.testing.budgets import bounds
+from refloss.testing.errors import Arithmetic
+from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, head_of, with_settings
+
+Outcomes: TypeAlias = Sequence[tuple[Inputs, Found]]
+"""Inputs of cases, each with what the code returned for them."""
+T = TypeVar("T")
+
+
+class References:
+    """Values, gradients, stages and budgets of losses on the inputs of cases, each computed once."""
+
+    def __init__(self, dtype: str, a: Arithmetic) -> None:
+        self.dtype, self.arithmetic = dtype, a
+        # Budgets of shorter dtypes are at least 2^29 times those of float64: there an explanation needs no "dd".
+        self.engine = "dd" if dtype == "float64" else "chain"
+        self.cache: dict[tuple[Any, ...], Any] = {}
+
+    def _once(self, key: tuple[Any, ...], arrays: tuple[Any, ...], compute: Callable[[], T]) -> T:
+        key += tuple(map(id, arrays))
+        if key not in self.cache:
+            self.cache[key] = compute(), arrays  # the arrays are kept, so that no other object gets their id
+        result: T = self.cache[key][0]
+        return result
+
+    def value(self, loss: Loss, inputs: Inputs) -> Array:
+        """Return the value."""
+        return self._once(("value", loss), (inputs,), lambda: np.asarray(loss(*inputs, engine=self.engine)))
+
+    def trace(self, loss: Loss, inputs: Inputs) -> Mapping[str, Step]:
+        """Return every stage's output."""
+        return self._once(("trace", loss), (inputs,), lambda: loss.trace(*inputs))
+
+    def gradient(self, loss: Loss, inputs: Inputs, upstream: Array) -> Any:
+        """Return the named tuple of the gradients."""
+        return self._once(
+            ("gradient", loss),
+            (inputs, upstream),
+            lambda: loss.value_and_grad(*inputs, upstream=upstream, engine=self.engine)[1],
+        )
+
+    def bounds(
+        self, loss: Loss, inputs: Inputs, upstream: Array, a: Arithmetic | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the budgets of the value and of the gradients, in the arithmetic of the check or in another."""
+        return self._once(
+            ("bounds", loss, a),
+            (inputs, upstream),
+            lambda: bounds(loss, inputs, self.arithmetic if a is None else a, upstream),
+        )
+
+
+class SmoothedOthers(NamedTuple):
+    """A loss whose label smoothing goes to the other classes alone: in refloss, another smoothing for each C."""
+
+    loss: Loss
+
+    def of(self, inputs: Inputs) -> Loss:
+        """Return the loss for the number of classes of these inputs."""
+        classes, eps = number_of_classes(inputs, self.loss), cross_entropy_of(self.loss).label_smoothing
+        return with_settings(self.loss, label_smoothing=eps * classes / max(classes - 1, 1))
+
+    def __str__(self) -> str:
+        """Say which smoothing of refloss it is."""
+        return f"label_smoothing={cross_entropy_of(self.loss).label_smoothing:g} * C / (C - 1)"
+
+
+def number_of_classes(inputs: Inputs, loss: Loss) -> int:
+    """Return C."""
+    return int(inputs[0].shape[-1] if head_of(loss) == "logits" else len(inputs[1]))
+
+
+def over_budget(
+    loss: Loss, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
+    """Yield which entries of the value, then of each gradient, are over budget; None for an array of another shape."""
+
+    def over(theirs: Array, ours: Array, bound: Array) -> NDArray[np.bool_] | None:
+        if theirs.shape != np.shape(ours):
+            return None
+        same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
+        return np.asarray(~(same | (np.abs(theirs - ours) <= bound)))
+
+    value = references.value(loss, inputs)  # first, since it refuses inputs that the loss does not take
+    allowed, errors = references.bounds(loss, inputs, output.upstream, a)
+    yield "value", over(output.value, value, allowed)
+    if output.gradients:
+        gradient = references.gradient(loss, inputs, output.upstream)
+        for name, theirs in zip(gradient._fields, output.gradients, strict=False):
+            if theirs is not None:
+                yield name, over(theirs, getattr(gradient, name), errors[name])
+
+
+def agrees(
+    loss: Loss | SmoothedOthers, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+) -> bool:
+    """Whether value and gradients are those of this loss, within its budget."""
+    try:
+        fixed = loss.of(inputs) if isinstance(loss, SmoothedOthers) else loss
+        masks = (over for _, over in over_budget(fixed, inputs, output, references, a))
+        return all(over is not None and not over.any() for over in masks)
+    except (ValueError, TypeError):
+        return False
+
+
+def all_agree(loss: Loss | SmoothedOthers, outcomes: Outcomes, references: References) -> bool:
+    """Whether value and gradients are those of this loss in all of the cases."""
+    return all(agrees(loss, inputs, output, references) for inputs, output in outcomes)

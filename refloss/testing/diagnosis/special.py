@@ -1,0 +1,122 @@
+"""Explanations by kind of case: results that are not finite, and failures only where cases carry a certain flag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from refloss.formats import FORMATS
+from refloss.testing.adapters import Found
+from refloss.testing.diagnosis.references import Outcomes, References, agrees
+from refloss.testing.hard_cases import Case, counts_nothing
+from refloss.testing.signatures import LABELS, Inputs, Loss, has_labels, head_of, ignore_index_of, with_settings
+
+SPECIAL = {
+    "overflow",
+    "underflow",
+    "offset",
+    "ignored",
+    "weightless",
+    "masked",
+    "soft",
+    "gap",
+    "coinciding",
+}
+"""Flags of cases that fail for reasons of their own."""
+NOT_FINITE = (
+    ("masked", "where logits are -inf: masked classes have no part in any sum, and 0 * inf is NaN"),
+    ("coinciding", "where points coincide, as the root of a squared distance has no slope at 0"),
+    ("weightless", "where all weights are 0, as 0/0 is NaN"),
+    ("zero vector", "for vectors of zeros, which have no direction"),
+    (
+        "gap",
+        "where logits are far apart: an exponential overflows, or a probability vanishes before its logarithm",
+    ),
+    (
+        "offset",
+        "where all logits are large, and not taken away from the largest: exponentials overflow or vanish",
+    ),
+    ("overflow", "where the square of a length overflows: divide by the largest entry before squaring"),
+    ("underflow", "where the square of a length vanishes: divide by the largest entry before squaring"),
+    ("ignored", "where labels are to be ignored"),
+    ("soft", "where labels are probabilities"),
+)
+"""Why results may be NaN or infinite in cases with a flag; the first flag of a case that is listed counts."""
+
+
+def without_special(outcomes: Iterable[tuple[Case, Found]]) -> list[tuple[Case, Found]]:
+    """Return the cases that have a truth and no reason of their own to fail."""
+    return [(case, output) for case, output in outcomes if "truth" in case.accepts and not set(case.flags) & SPECIAL]
+
+
+def is_finite(loss: Loss, case: Case, output: Found, references: References) -> bool:
+    """Whether every number is finite that has to be."""
+    theirs = (output.value, *(output.gradients or ()))
+    if counts_nothing(loss, case.inputs) or all(part is None or np.isfinite(part).all() for part in theirs):
+        return True
+    if "truth" not in case.accepts:
+        return False
+    true = (references.value(loss, case.inputs), *references.gradient(loss, case.inputs, output.upstream))
+    pairs = [(part, ours) for part, ours in zip(theirs, true, strict=False) if part is not None and ours is not None]
+    return all(np.shape(part) != np.shape(ours) or np.isfinite(part[np.isfinite(ours)]).all() for part, ours in pairs)
+
+
+def not_finite(loss: Loss, cases: Sequence[Case], references: References) -> list[str]:
+    """Say in which kinds of cases results are NaN or infinite, if all of these cases are of such a kind."""
+    listed = {flag for flag, _ in NOT_FINITE}
+    kinds = [listed & {*case.flags, *_gap(loss, case, references)} for case in cases]
+    if not all(kinds):
+        plain = next(case for case, kind in zip(cases, kinds, strict=True) if not kind)
+        return [f"results are NaN or infinite, in {plain.id} for one ({plain.reason})"]
+    reasons = dict.fromkeys(next(reason for flag, reason in NOT_FINITE if flag in kind) for kind in kinds)
+    return ["NaN or infinite only " + "; and ".join(reasons)] if reasons else []
+
+
+def _gap(loss: Loss, case: Case, references: References) -> tuple[str, ...]:
+    """Return the flag "gap" if logits are so far apart that an exponential vanishes, whatever the case is for."""
+    if not has_labels(loss) or "truth" not in case.accepts:
+        return ()
+    stage = {"linear": "linear", "margin": "logits"}.get(head_of(loss))
+    z = case.inputs[0] if stage is None else references.trace(loss, case.inputs)[stage].output
+    apart = float((z.max(axis=1) - np.where(np.isfinite(z), z, np.inf).min(axis=1)).max())
+    return ("gap",) if apart > -np.log(FORMATS[references.dtype].smallest) else ()
+
+
+def by_flags(loss: Loss, failed: Sequence[tuple[Case, Found]], references: References) -> Iterator[str]:
+    """Explain why only cases with certain flags fail: labels first, since they count in the verdict."""
+    flags = {flag for case, _ in failed for flag in case.flags}
+    ignored = [(case.inputs, output) for case, output in failed if "ignored" in case.flags]
+    if ignored:
+        yield _ignored_labels(loss, ignored, references)
+    if "soft" in flags:
+        yield "only where labels are probabilities"
+    if "masked" in flags:
+        yield "only where logits are -inf: masked classes have no probability and no gradient"
+    if "coinciding" in flags:
+        yield "only where points coincide"
+    if "gap" in flags and "offset" not in flags:
+        yield "only where logits are far apart, and probabilities vanish: take log_softmax, not the log of a softmax"
+    if "offset" in flags and head_of(loss) == "triplet":
+        yield "only where points are far from the origin: take differences of points before anything else"
+    elif "offset" in flags:
+        yield "only where all logits are large: take the largest away from all of them before anything else"
+    if flags & {"overflow", "underflow"}:
+        which = " and ".join(f"{flag}s" for flag in ("overflow", "underflow") if flag in flags)
+        yield f"in the group range, the square of a length {which}: divide by the largest entry before squaring"
+
+
+def _ignored_labels(loss: Loss, failing: Outcomes, references: References) -> str:
+    """Say how ignored labels go wrong: counted in the mean, or otherwise."""
+    total = with_settings(loss, reduction="sum")
+
+    def counted(outcome: tuple[Inputs, Found]) -> bool:
+        inputs, output = outcome
+        n = np.size(inputs[LABELS[head_of(loss)]])
+        scaled = output._replace(upstream=output.upstream / n, value=output.value * n)
+        return agrees(total, inputs, scaled, references)
+
+    if loss.reduction == "mean" and all(map(counted, failing)):
+        return "ignored rows are counted in the mean: divide by the number of labels that count, not by N"
+    ignored = ignore_index_of(loss)
+    return f"only where labels are to be ignored (ignore_index={ignored}): leave those rows out, or refuse"

@@ -1,0 +1,141 @@
+"""Explanations by a step computed wrongly: what the value would be if that step alone were wrong.
+
+Only the value is known of a wrong step. The step explains the failures if it accounts for 99 % of every error of a
+value and changes no value that is right.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refloss.error_free import Array
+from refloss.losses import CrossEntropy
+from refloss.testing.diagnosis.references import Outcomes, References
+from refloss.testing.signatures import (
+    LABELS,
+    Inputs,
+    Loss,
+    MarginLoss,
+    adds_to_cosine,
+    cross_entropy_of,
+    head_of,
+    margin_of,
+    scale_of,
+)
+
+Step: TypeAlias = tuple[str, Callable[[Inputs], Any]]
+"""A sentence, and the value that the step would give."""
+Length: TypeAlias = Callable[[Array], Array]
+"""The divisor of rows, from their lengths."""
+ADDED_TO_LENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""Constants that code adds to a length, or to its square."""
+ADDED_TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
+
+
+def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> Iterator[str]:
+    """Yield steps that account for the errors of the values."""
+    values = []
+    for inputs, output in (*failing, *right):
+        allowed = references.bounds(loss, inputs, output.upstream)[0]
+        values.append((inputs, output.value, np.abs(output.value - references.value(loss, inputs)), allowed))
+    if not any((off > 3.0 * allowed).any() for _, _, off, allowed in values):
+        return
+
+    def accounts(value: Callable[[Inputs], Any]) -> bool:
+        try:
+            return all(
+                (np.abs(theirs - value(inputs)) <= 0.01 * off + allowed).all()
+                for inputs, theirs, off, allowed in values
+            )
+        except (ValueError, TypeError, IndexError):  # the step does not apply to such inputs
+            return False
+
+    with np.errstate(all="ignore"):
+        yield from (sentence for sentence, value in _steps(loss) if accounts(value))
+
+
+def _steps(loss: Loss) -> Iterator[Step]:
+    if head_of(loss) == "triplet":
+        return
+    yield from _softmax_steps(loss)
+    if head_of(loss) == "margin":
+        yield from _normalization_steps(loss)
+
+
+def _softmax_steps(loss: Loss) -> Iterator[Step]:
+    """Softmax twice, over the wrong axis, or with a constant added to its probabilities."""
+    head = head_of(loss)
+    stage = {"logits": "", "linear": "linear", "margin": "logits"}[head]
+
+    def logits(inputs: Inputs) -> Array:
+        z: Array = loss.trace(*inputs)[stage].output if stage else inputs[0]
+        return z
+
+    def twice(inputs: Inputs) -> Any:
+        e = np.exp(logits(inputs) - logits(inputs).max(axis=1, keepdims=True))
+        return CrossEntropy(**cross_entropy_of(loss)._asdict())(e / e.sum(axis=1, keepdims=True), inputs[LABELS[head]])
+
+    def over_samples(inputs: Inputs) -> Any:
+        z = logits(inputs)
+        largest = z.max(axis=0)
+        return reduced(np.log(np.exp(z - largest).sum(axis=0)) + largest - z, inputs)
+
+    def reduced(rows: Array, inputs: Inputs) -> Any:
+        """Reduce the entries of the labels."""
+        losses = np.take_along_axis(rows, inputs[LABELS[head]][:, None], axis=1)[:, 0]
+        return losses if loss.reduction == "none" else getattr(losses, loss.reduction)()
+
+    def with_constant(eps: float, inputs: Inputs) -> Any:
+        z = logits(inputs) - logits(inputs).max(axis=1, keepdims=True)
+        return reduced(-np.log(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) + eps), inputs)
+
+    yield "softmax taken twice: of the logits, and of the probabilities again", twice
+    yield "softmax over the samples, not over the classes", over_samples
+    for eps in ADDED_TO_PROBABILITIES:
+        sentence = f"{eps:g} added to probabilities before their logarithm: take log_softmax"
+        yield sentence, functools.partial(with_constant, eps)
+
+
+def _normalization_steps(loss: Loss) -> Iterator[Step]:
+    """Rows that are not divided by their lengths, a margin of the wrong sign, constants added to lengths."""
+
+    def with_lengths(of_x: Length, of_w: Length, sign: float = 1.0) -> Callable[[Inputs], Any]:
+        def value(inputs: Inputs) -> Any:
+            x, w, y = inputs
+            length = np.linalg.norm(x, axis=1, keepdims=True)
+            c = (x / of_x(length)) @ (w / of_w(np.linalg.norm(w, axis=1, keepdims=True))).T
+            return value_of_cosines(loss, length, y, c, sign)
+
+        return value
+
+    def own(length: Array) -> Array:
+        return length
+
+    yield "weights are not brought to unit length", with_lengths(own, np.ones_like)
+    yield "embeddings are not brought to unit length", with_lengths(np.ones_like, own)
+    yield "neither embeddings nor weights are brought to unit length", with_lengths(np.ones_like, np.ones_like)
+    yield "the margin has the wrong sign: it has to make the target's logit smaller", with_lengths(own, own, -1.0)
+    for eps in ADDED_TO_LENGTHS:
+        added, under_root = functools.partial(np.add, eps), functools.partial(np.hypot, np.sqrt(eps))
+        yield f"{eps:g} added to every length", with_lengths(added, added)
+        yield f"{eps:g} added under the root of every length", with_lengths(under_root, under_root)
+
+
+def value_of_cosines(loss: Loss, length: Array, y: NDArray[Any], c: Array, sign: float = 1.0) -> ArrayLike:
+    """Return the value of a margin loss from lengths of embeddings and cosines; margins of either sign."""
+    rows, settings = np.arange(len(y)), margin_of(loss)
+    target, c = c[rows, y], c.copy()
+    if adds_to_cosine(loss):
+        c[rows, y] = target - sign * settings.m3
+    elif sign > 0.0:
+        c[rows, y] = cast(MarginLoss, loss).target_logit(np.arccos(np.clip(target, -1.0, 1.0)))
+    else:
+        phi = settings.m1 * np.arccos(np.clip(target, -1.0, 1.0)) - settings.m2
+        c[rows, y] = np.cos(phi) + settings.m3
+    s = scale_of(loss)
+    return CrossEntropy(**cross_entropy_of(loss)._asdict())((length if s is None else s) * c, y)

@@ -1,0 +1,42 @@
+r"""How far each stage of a correct implementation may be from the truth, entry by entry.
+
+A first-order analysis of the forward error of every stage of the picture. All magnitudes are those of the true values,
+and every rounding is at its worst. Symbols are those of the stages. K_n is the error of a sum of n terms of one sign in
+units of u: n, or less where sums are accumulated in a wider dtype. Where signs differ, no partial sum is larger than
+the sum of the positive terms or that of the negative ones: see `Arithmetic.sum_error`. The page on budgets derives the
+formulas, and the suite evaluates those that it shows.
+
+These count as correct: any order of summation; cosines from rounded directions; an angle within a few u, as by atan2
+(arccos is as good for angles that are not small); cos mθ from the angle or as a polynomial in cos θ; cos(θ+m) from the
+angle or by the addition formula. An arccos near 0 or π does not, since it loses digits there that atan2 keeps. The
+standard says how accurate log p has to be: see `refloss.testing.budgets`.
+"""
+
+from refloss.testing.errors.angle import angle_error, arccos_error
+from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
+from refloss.testing.errors.cosine import Head, cosine_error
+from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error
+from refloss.testing.errors.margin import POLYNOMIALS, TargetError, chord_error, margin_error, polynomial_error
+from refloss.testing.errors.normalize import Side, normalize_error, scale_error
+from refloss.testing.errors.triplet import Triplets, triplet_error
+
+__all__ = [
+    "POLYNOMIALS",
+    "UNKNOWN",
+    "Arithmetic",
+    "Head",
+    "Rows",
+    "Side",
+    "TargetError",
+    "Triplets",
+    "angle_error",
+    "arccos_error",
+    "chord_error",
+    "cosine_error",
+    "cross_entropy_error",
+    "margin_error",
+    "normalize_error",
+    "polynomial_error",
+    "scale_error",
+    "triplet_error",
+]

@@ -1,0 +1,181 @@
+"""Cases of heads with embeddings and class weights: a linear layer, or a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+from refloss.error_free import Array
+from refloss.testing.hard_cases.angles import SURE, at_angles, boundaries, certain, cosines, orthogonal, with_rivals
+from refloss.testing.hard_cases.case import Draft, Labels, Setting
+from refloss.testing.hard_cases.labels import (
+    NOTHING,
+    WEIGHTLESS,
+    can_ignore,
+    every_second_ignored,
+    ignored_reason,
+    weightless_labels,
+)
+from refloss.testing.signatures import adds_to_cosine, head_of, ignore_index_of, scale_of
+
+RandomRows: TypeAlias = Callable[[Labels], tuple[Array, Array]]
+"""Random x and w for labels."""
+LONGEST = {"float16": 2, "bfloat16": 30, "float32": 30, "float64": 200}
+"""Powers of ten whose square overflows."""
+NO_DIRECTION = "has no direction, and its loss no value: to refuse it is right, and so is any finite answer"
+
+
+def direction_cases(setting: Setting) -> Iterator[Draft]:
+    """Yield the cases of a linear head or of a margin."""
+    n, c, d = setting.size
+    loss, labels, normal = setting.loss, setting.labels, setting.normal
+    on_margin = head_of(loss) == "margin"
+
+    def random(y: Labels) -> tuple[Array, Array]:
+        """Return rows of normal numbers, if possible no target within 0.3 rad of its class or of its opposite."""
+        for _ in range(100):
+            x, w = normal(n, d), normal(c, d)
+            if np.abs(cosines(x, w[y])).max() < 0.95:
+                break
+        return x, w
+
+    y = labels()
+    yield Draft("ordinary", "random", ("random",), "independent normal numbers, nothing special", (*random(y), y))
+    x, w = random(y := labels())
+    lengths = np.geomspace(0.125, 8.0, n)[:, None]
+    reason = "embeddings of lengths from 1/8 to 8 times another"
+    yield Draft("ordinary", "lengths", ("lengths",), reason, (x * lengths, w, y))
+    reason = "targets at 0.5 to 1.2 rad of their class"
+    yield Draft("ordinary", "trained", ("near",), reason, at_angles(setting, labels(), (0.5, 1.2)))
+    if on_margin:
+        yield from _boundary_cases(setting)
+        yield from _angle_cases(setting)
+    x, w = random(y := labels())
+    if n > 1:
+        yield Draft("boundary", "ignored", ("ignored",), ignored_reason(loss), (x, w, every_second_ignored(loss, y)))
+    if can_ignore(loss):
+        all_ignored = np.full(n, ignore_index_of(loss))
+        yield Draft("boundary", "all-ignored", ("ignored",), NOTHING, (x, w, all_ignored))
+    if (weightless := weightless_labels(loss, n)) is not None:
+        yield Draft("boundary", "weight-0", ("weightless",), WEIGHTLESS, (*random(weightless), weightless))
+    x, w = random(y := labels())
+    reason = "all other classes are one and the same"
+    yield Draft("hard", "same-classes", ("same classes",), reason, (x, _identical(w, y), y))
+    if (sure := certain(setting, labels())) is not None:
+        reason = f"targets of probability 1 - 2^-k, k from 1 to {SURE}"
+        yield Draft("hard", "certain", ("confident",), reason, sure)
+    if not on_margin or scale_of(loss) is None:
+        yield from _gap_cases(setting)
+    if not on_margin:
+        yield from _bias_cases(setting, random)
+    elif scale_of(loss) is not None:
+        yield from _length_cases(setting, random)
+
+
+def _boundary_cases(setting: Setting) -> Iterator[Draft]:
+    """Targets on each boundary of the rule of the margin and on both sides of it."""
+    for name, theta, reason in boundaries(setting.loss):
+        for side, off in (("before", -0.02), ("after", 0.02)):
+            angles = (max(theta + off, 0.05), min(theta + off, np.pi - 0.05))
+            inputs = at_angles(setting, setting.labels(), angles)
+            yield Draft("boundary", f"{name}-{side}", ("boundary",), f"0.02 rad {side} {reason}", inputs)
+        either = f"on {reason}, as near as the dtype can: what holds on either side is accepted"
+        inputs = at_angles(setting, setting.labels(), (theta, theta))
+        yield Draft("boundary", f"{name}-on", ("boundary",), either, inputs)
+
+
+def _angle_cases(setting: Setting) -> Iterator[Draft]:
+    """Targets near their class, near its opposite, and at right angles to it."""
+    labels, c = setting.labels, setting.size.c
+    # The nearest shows a cosine that is clamped at 1 - 1e-7.
+    nearer = (1e-5,) if adds_to_cosine(setting.loss) and setting.dtype == "float64" else ()
+    for theta in (1e-1, 1e-2, 1e-3, *nearer):
+        angles = f"{theta:.0e}"
+        reason = f"targets at {theta:g} rad of their class: a cosine does not know them well"
+        yield Draft("hard", f"theta-{angles}", ("small angle",), reason, at_angles(setting, labels(), (theta, theta)))
+        reason = f"targets at pi - {theta:g} rad, nearly opposite to their class"
+        inputs = at_angles(setting, labels(), (np.pi - theta, np.pi - theta))
+        yield Draft("hard", f"pi-minus-{angles}", ("angle near pi",), reason, inputs)
+    for theta in (1e-2, 1e-3, *nearer):
+        reason = f"targets at {theta:g} rad of their class, and other classes as near: the loss is not small"
+        inputs = with_rivals(setting, labels() % ((c + 1) // 2), theta)
+        yield Draft("hard", f"rivals-{theta:.0e}", ("small angle", "rivals"), reason, inputs)
+    if c > 1:
+        x, w, y = at_angles(setting, labels(), (np.pi - 0.1, np.pi - 0.1))
+        w[(y[0] + 1) % c] = -w[y[0]]
+        reason = "an embedding nearly opposite to its class, and another class next to it: a gap of twice the scale"
+        yield Draft("hard", "opposite", ("angle near pi", "gap"), reason, (x, w, y))
+    if setting.size.d > 1:
+        reason = "targets at right angles to their class, or 2^-16 from it: an angle from two lengths loses digits"
+        yield Draft("hard", "orthogonal", ("orthogonal",), reason, orthogonal(setting, labels()))
+
+
+def _gap_cases(setting: Setting) -> Iterator[Draft]:
+    """Logits so far apart that exponentials vanish."""
+    n, c, _ = setting.size
+    for gap in setting.gaps if c > 1 else ():
+        _, w, y = at_angles(setting, setting.labels(), (0.6, 1.2))
+        rival = w[(y + 1) % c]
+        reason = f"another class's logit is {gap:g}: its exponential overflows, or the label's vanishes"
+        yield Draft(
+            "hard", f"wrong-{gap:g}", ("wrong", "gap"), reason, (gap * rival + 0.25 * setting.normal(n, 1), w, y)
+        )
+
+
+def _bias_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
+    """Cases of a linear head alone: a bias, and logits that are all large."""
+    n, c, d = setting.size
+    labels, normal = setting.labels, setting.normal
+    y = labels()
+    yield Draft("ordinary", "bias", ("bias",), "a bias", (*random(y), y, normal(c)))
+    if n > 1:
+        y = labels()
+        yield Draft(
+            "boundary",
+            "ignored-bias",
+            ("ignored", "bias"),
+            ignored_reason(setting.loss),
+            (*random(y), every_second_ignored(setting.loss, y), normal(c)),
+        )
+    y = labels()
+    reason = "a bias of 1000 and more: exponentials of logits overflow"
+    yield Draft("hard", "bias-offset", ("bias", "offset"), reason, (*random(y), y, 1000.0 + normal(c)))
+    x, w = random(y := labels())
+    x[:, 0], w[:, 0] = 32.0, w[:, 0] + 32.0
+    reason = "all logits of 1000 and more: their exponentials overflow"
+    yield Draft("hard", "offset", ("offset",), reason, (x, w, y))
+    if c > 1:
+        # Integers in one dimension: their products are exact, and the budget of logits is as small as it can be.
+        x, w, up = np.zeros((n, d)), np.zeros((c, d)), np.arange(n) % 2 == 0
+        w[:, 0] = np.round(np.linspace(134.0, 250.0, c))
+        most, least = setting.rng.permutation(c)[:2]
+        w[[most, least], 0] = 255.0, 128.0
+        x[:, 0] = np.where(up, 8.0, -8.0)
+        reason = "all logits of 1000 and more, exact, and confident targets: logsumexp less a logit loses the loss"
+        yield Draft("hard", "offset-exact", ("offset", "confident"), reason, (x, w, np.where(up, most, least)))
+
+
+def _length_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
+    """Lengths whose squares overflow or vanish, and vectors without a direction."""
+    long = 10.0 ** LONGEST[setting.dtype]
+    x, w = random(y := setting.labels())
+    reason = f"embeddings of length {long:g}: their squares overflow"
+    yield Draft("range", "long-x", ("overflow",), reason, (x * long, w, y))
+    reason = f"weights of length {1 / long:g}: their squares vanish"
+    yield Draft("range", "short-w", ("underflow",), reason, (x, w / long, y))
+    for name, place, reason in (
+        ("x", 0, f"an embedding of zeros {NO_DIRECTION}"),
+        ("w", -1, f"a class of zeros {NO_DIRECTION}"),
+    ):
+        x, w = random(y := setting.labels())
+        (x if name == "x" else w)[place] = 0.0
+        yield Draft("range", f"zero-{name}", ("zero vector",), reason, (x, w, y))
+
+
+def _identical(w: Array, y: Labels) -> Array:
+    """Return class weights of which all but that of the first label are the same."""
+    other = w.copy()
+    other[np.setdiff1d(np.arange(len(w)), y[:1])] = w[(y[0] + 1) % len(w)]
+    return other

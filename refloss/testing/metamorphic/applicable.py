@@ -1,0 +1,99 @@
+"""Which properties a loss has: those that apply to its head, its settings and the shape of the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+from refloss.testing.hard_cases import Shape
+from refloss.testing.metamorphic.changes import (
+    axes,
+    far_above,
+    far_below,
+    lengths_of_w,
+    lengths_of_x,
+    masked,
+    order_of_classes,
+    order_of_samples,
+    samples_alone,
+    samples_twice,
+    shift,
+    translation,
+    upstream,
+    vector_for_all_classes,
+)
+from refloss.testing.metamorphic.code import Code, Inputs
+from refloss.testing.metamorphic.excluded import (
+    closed,
+    ignored_all,
+    ignored_batch,
+    ignored_rows,
+    weightless_batch,
+    weightless_rows,
+)
+from refloss.testing.metamorphic.labels import kinds_of_classes, weightless_classes
+from refloss.testing.metamorphic.within_result import (
+    coincident,
+    directions,
+    finite,
+    not_negative,
+    nothing_in_sum,
+    radial,
+    repeatable,
+    slope,
+)
+from refloss.testing.signatures import cross_entropy_of, head_of, margin_of, scale_of
+
+Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
+
+
+def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
+    """Yield the properties of a loss that apply to this shape."""
+    head = head_of(code.loss)
+    yield from (repeatable, finite, samples_twice)
+    if code.weights is None or (code.weights >= 0.0).all():
+        yield not_negative
+    if shape.n > 1:
+        yield from (order_of_samples, samples_alone)
+    if head == "triplet":
+        yield from (axes, translation, closed, coincident)
+    else:
+        yield from _labelled(code, shape, ignored)
+    if not code.gradients:
+        return
+    if code.framework != "numpy":
+        yield upstream
+    if head == "margin" and directions(code) & set(code.gradients):
+        yield radial
+    if head == "logits" or (head == "triplet" and len(code.gradients) == 3):
+        yield nothing_in_sum
+    if head != "margin" or margin_of(code.loss).gradient == "exact":
+        yield slope
+
+
+def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
+    """Yield the properties of a loss with labels that concern values too."""
+    head, loss = head_of(code.loss), code.loss
+    kinds = kinds_of_classes(code, shape.c)
+    if len(np.unique(kinds)) < len(kinds):
+        yield order_of_classes
+    if head == "logits":
+        yield shift
+        if shape.c > 1:
+            yield far_below
+            if not cross_entropy_of(loss).label_smoothing:
+                yield from (far_above, masked)
+    else:
+        yield axes
+    if head == "linear":
+        yield vector_for_all_classes
+    if head == "margin":
+        yield lengths_of_w
+        if scale_of(loss) is not None:
+            yield lengths_of_x
+    if ignored:
+        yield from (ignored_rows, ignored_batch, ignored_all)
+    if len(weightless_classes(code)):
+        yield from (weightless_rows, weightless_batch)

@@ -1,0 +1,89 @@
+"""Strategies of hypothesis for the inputs of properties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from refloss.error_free import Array
+from refloss.formats import FORMATS
+from refloss.testing.hard_cases import Shape
+from refloss.testing.hard_cases.case import Labels
+from refloss.testing.metamorphic.code import Code, Inputs
+from refloss.testing.metamorphic.labels import labels_that_count, with_a_mean
+from refloss.testing.signatures import head_of, ignore_index_of
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import DrawFn, SearchStrategy
+
+ORDINARY = 0.95
+"""Largest cosine of an ordinary sample and any class."""
+FAR_APART = 64.0
+"""Factor of logits of up to 16 at which exponentials of their differences vanish."""
+
+
+def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> SearchStrategy[Inputs]:
+    """Return a strategy of inputs: short numbers, which every dtype holds even after the changes of a property."""
+    from hypothesis import assume
+    from hypothesis import strategies as st
+    from hypothesis.extra import numpy as arrays
+
+    loss, (n, c, d) = code.loss, shape
+    head = head_of(loss)
+
+    def rows(count: int, width: int, largest: int = 16) -> SearchStrategy[Array]:
+        return arrays.arrays(np.int64, (count, width), elements=st.integers(-largest, largest)).map(lambda k: k / 4.0)
+
+    def sometimes(draw: DrawFn) -> bool:
+        return bool(hard and draw(st.booleans()))
+
+    @st.composite
+    def labels(draw: DrawFn) -> Labels:
+        counting = labels_that_count(loss, c)
+        every = [k for k in range(c) if k != ignore_index_of(loss)]
+        y = draw(arrays.arrays(np.int64, n, elements=st.sampled_from(every)))
+        if draw(st.booleans()):
+            y[-1] = y[0]  # else no class of many would occur twice
+        if not np.isin(y, counting).any():
+            y[0] = counting[0]
+        return with_a_mean(loss, y)
+
+    @st.composite
+    def logits(draw: DrawFn) -> Inputs:
+        z = draw(rows(n, c, 64))
+        return {"z": z * FAR_APART if sometimes(draw) else z, "y": draw(labels())}
+
+    @st.composite
+    def linear(draw: DrawFn) -> Inputs:
+        x = draw(rows(n, d))
+        if sometimes(draw):  # x·w is at most 16 d
+            x *= 2.0 ** np.floor(np.log2(max(1.0, min(FAR_APART, FORMATS[code.dtype].largest / (64.0 * d)))))
+        inputs = {"x": x, "w": draw(rows(c, d)), "y": draw(labels())}
+        return inputs | {"b": draw(rows(1, c))[0]} if "b" in names else inputs
+
+    @st.composite
+    def margin(draw: DrawFn) -> Inputs:
+        x, w, y = draw(rows(n, d)), draw(rows(c, d)), draw(labels())
+        if sometimes(draw):
+            first, turn = draw(st.integers(0, n - 1)), draw(st.integers(0, 2))
+            x[first:] = np.resize(np.roll((1.0, -1.0, 2.0), turn), (n, 1))[first:] * w[y[first:]]
+        if c > 1 and sometimes(draw):
+            w[(y[0] + 1) % c] = x[0]
+        lengths = [np.linalg.norm(entry, axis=1) for entry in (x, w)]
+        assume(min(entry.min() for entry in lengths) > 0.0)
+        if not hard:
+            assume(np.abs(x @ w.T / lengths[0][:, None] / lengths[1]).max() < ORDINARY)
+        return {"x": x, "w": w, "y": y}
+
+    @st.composite
+    def triplet(draw: DrawFn) -> Inputs:
+        points: Inputs = {}
+        for name in names:
+            points[name] = draw(rows(n, d))
+            if name != "anchor" and sometimes(draw):
+                points[name][0] = points["anchor"][0]
+        return points
+
+    return {"logits": logits, "linear": linear, "margin": margin, "triplet": triplet}[head]()
