@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import accuracy
+import accuracy_pages
 import budgets
 import engine_times
 import hostile
@@ -61,10 +62,10 @@ MUTANTS = Measurement("mutants", mutation.measured, range(len(mutation.ROUNDS)))
 PERFORMANCE = Measurement("performance", performance_parts.measured, performance_parts.SEEDS, alone=True)
 
 RECORDS = {
-    "chain": Record((ENGINES,), accuracy.write_chain),
-    "fused": Record((ENGINES,), accuracy.write_fused),
-    "dd": Record((ENGINES, ENGINE_TIMES), accuracy.write_dd),
-    "certified": Record((ENGINES, ENGINE_TIMES), accuracy.write_certified),
+    "chain": Record((ENGINES,), accuracy_pages.write_chain),
+    "fused": Record((ENGINES,), accuracy_pages.write_fused),
+    "dd": Record((ENGINES, ENGINE_TIMES), accuracy_pages.write_dd),
+    "certified": Record((ENGINES, ENGINE_TIMES), accuracy_pages.write_certified),
     "hostile": Record((HOSTILE,), hostile.write),
     "performance": Record((PERFORMANCE,), performance.write),
     "implementations": Record((LIBRARIES,), implementations.write),
