@@ -58,11 +58,12 @@ CLASSES = (1_000, 10_000, 100_000, 1_000_000, 5_000_000)
 FEW_N, FEW_D = 32, 16
 CHAIN_BUFFERS = 40  # of N x C, that the chain takes: it is left out where they are more than 2 GiB
 POWERS = range(10, 27, 2)
-CROSSINGS: dict[str, Callable[[int], tuple[int, int, int]]] = {  # how N, C and D grow with the power of two that is their product
+CROSSINGS: dict[str, Callable[[int], tuple[int, int, int]]] = {
     "N = C = D": lambda k: (2 ** (k // 3), 2 ** (k - 2 * (k // 3)), 2 ** (k // 3)),
     "N = 8, D = 64": lambda k: (8, 2 ** (k - 9), 64),
     "logits, N = 32": lambda k: (32, 2 ** (k - 5), 0),
 }
+"""How N, C and D grow with the power of two that is their product."""
 IMPORTS = 15
 COLD = 3
 
