@@ -1,12 +1,12 @@
-"""Inputs drawn to break a promise: what every engine makes of them, against `certified`."""
+"""The record hostile.md: every engine on inputs drawn to break its promise, against `certified`."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
-import facts
+import pages
+from pages import Measured, Row, Rows
 
 from support import hostile_cases
 
@@ -15,10 +15,10 @@ CASES = 800
 """In a round."""
 
 
-def measured(seed: int) -> list[dict[str, Any]]:
+def measured(seed: int) -> Rows:
     """One round: a row for each kind and engine, and one for each case that is over its bound."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    over = []
+    rows: dict[tuple[str, str], Row] = {}
+    over: Rows = []
     for number in range(CASES):
         case = hostile_cases.drawn(seed, number)
         truth = hostile_cases.truth_of(case)
@@ -27,71 +27,54 @@ def measured(seed: int) -> list[dict[str, Any]]:
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of scales at which nothing is promised
-                found = hostile_cases.outcome(case, engine, truth)
+                outcome = hostile_cases.outcome(case, engine, truth)
             empty = {"kind": case.kind, "engine": engine, "cases": 0, "refused": 0, "value": 0.0, "gradient": 0.0}
             row = rows.setdefault((case.kind, engine), empty | {"no truth": 0})
             row["cases"] += 1
-            row["refused"] += found.note.startswith("refused")
-            row["no truth"] += found.note.startswith("no truth")
-            if max(found.value, found.gradient) <= 1.0:
-                row["value"], row["gradient"] = max(row["value"], found.value), max(row["gradient"], found.gradient)
+            row["refused"] += outcome.note.startswith("refused")
+            row["no truth"] += outcome.note.startswith("no truth")
+            share = max(outcome.value, outcome.gradient)
+            if share <= 1.0:
+                row["value"] = max(row["value"], outcome.value)
+                row["gradient"] = max(row["gradient"], outcome.gradient)
             else:
                 over.append({"seed": seed, "number": number, "loss": repr(case.loss), "engine": engine}
-                            | {"kind": case.kind, "share": max(found.value, found.gradient)})  # fmt: skip
+                            | {"kind": case.kind, "share": share})  # fmt: skip
     return [*rows.values(), *over]
 
 
-def write(measured: Any, commit: str, out: Path) -> None:
-    """Write docs/records/hostile.md: cases by engine and kind, the largest shares, and each case over its bound."""
+def line(rows: Rows, over: Rows, **group: str) -> tuple[str, ...]:
+    """Counts and largest shares of an engine's cases, or of those of one kind."""
+    group_rows, group_over = pages.where(rows, **group), pages.where(over, **group)
+    counts = [str(sum(row[name] for row in group_rows)) for name in ("cases", "refused", "no truth")]
+    shares = [f"{max(row[name] for row in group_rows):.2f}" for name in ("value", "gradient")]
+    return (*group.values(), *counts, str(len(group_over)), *shares)
+
+
+def write(measured: Measured, commit: str, folder: Path) -> None:
+    """Write hostile.md: cases by engine and kind, the largest shares, and each case over its bound."""
     rows = [row for row in measured.rows if "cases" in row]
     over = [row for row in measured.rows if "cases" not in row]
-    whole = sum(row["cases"] for row in rows if row["engine"] == "chain")
-
-    def line(some: list[dict[str, Any]], wrong: list[dict[str, Any]], *titles: str) -> tuple[str, ...]:
-        counts = [str(sum(row[name] for row in some)) for name in ("cases", "refused", "no truth")]
-        shares = [f"{max(row[name] for row in some):.2f}" for name in ("value", "gradient")]
-        return (*titles, *counts, str(len(wrong)), *shares)
-
-    by_engine, by_kind = [], []
-    for engine in hostile_cases.ENGINES:
-        some, wrong = ([row for row in part if row["engine"] == engine] for part in (rows, over))
-        by_engine.append(line(some, wrong, engine))
-        for kind in hostile_cases.KINDS:
-            one, bad = ([row for row in part if row["kind"] == kind] for part in (some, wrong))
-            by_kind += [line(one, bad, kind, engine)] if one else []
-    counts = ("cases", "refused", "no truth", "over", "value", "gradients")
+    by_kind = [
+        line(rows, over, kind=kind, engine=engine)
+        for engine in hostile_cases.ENGINES for kind in hostile_cases.KINDS
+        if pages.where(rows, kind=kind, engine=engine)
+    ]  # fmt: skip
     worst = [
         (f"`{row['loss']}`", row["engine"], row["kind"], f"{row['seed']}, {row['number']}", f"{row['share']:.3g}")
         for row in over[:100]
     ]
-    found = facts.table(("loss", "engine", "kind", "case", "share"), worst, words=3) if worst else "None."
-    (out / "hostile.md").write_text(
-        f"""\
-# Inputs drawn to break a promise
-
-Written by `.ci/record`. Cases are drawn from the kinds of inputs on which a promise was broken once: scales from 1e-300
-to 1e300, mixed magnitudes in a row, subnormal numbers, equal and opposite vectors, hundreds of equal samples, classes
-or dimensions, triplets next to the hinge, targets next to a fold, masked, huge and confident logits, probabilities and
-weights of any sign, smoothing and upstream gradients at the ends of their ranges
-(`hostile_cases.drawn(round, number)` in tests/ gives each again). A share is an error as a part of what
-`refloss.error_bound` allows, the largest of values and of gradients below; the truth is `certified`, correctly rounded.
-Refused are inputs whose logits float64 cannot hold, or that are no input; without a truth are those that `certified`
-refuses or leaves undecided.
-
-- cases: {whole} in {measured.rounds} rounds
-- over the bound: {len(over)}
-{facts.lines(measured, commit, ("numpy", "numba", "python-flint"))}
-
-## By engine
-
-{facts.table(("engine", *counts), by_engine)}
-
-## By kind
-
-{facts.table(("kind", "engine", *counts), by_kind, words=2)}
-
-## Over the bound
-
-{found}
-"""
+    counts = ("cases", "refused", "no truth", "over", "value", "gradients")
+    pages.write(
+        folder,
+        "hostile.md",
+        cases=sum(row["cases"] for row in pages.where(rows, engine="chain")),
+        rounds=measured.rounds,
+        over=len(over),
+        facts=pages.facts(measured, commit, ("numpy", "numba", "python-flint")),
+        by_engine=pages.table(
+            ("engine", *counts), [line(rows, over, engine=engine) for engine in hostile_cases.ENGINES]
+        ),
+        by_kind=pages.table(("kind", "engine", *counts), by_kind, words=2),
+        worst=pages.table(("loss", "engine", "kind", "case", "share"), worst, words=3) if worst else "None.",
     )
