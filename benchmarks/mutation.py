@@ -73,7 +73,7 @@ report: refused Quantity Result Report Conformance
 signatures: as_loss
 budgets: bounds ladder arithmetic _reduced _put_back _stored
 hard_cases: cases sizes
-hard_cases.case: counts_nothing
+hard_cases.labels: counts_nothing
 adapters.results: separate_gradients parts changed upstream_for finish _of_mapping _by_name read as_array
 adapters: call _module ready
 """
