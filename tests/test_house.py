@@ -17,7 +17,10 @@ FLOORS = (
     ("losses", "functions", "refloss"),
     ("engines",),
     ("stages",),
-    ("error_free", "fixed_point", "sliced_product", "inputs", "formats", "ulp", "messages"),
+    ("inputs",),
+    ("fixed_point", "sliced_product", "ulp"),
+    ("error_free", "formats"),
+    ("messages",),
 )
 
 

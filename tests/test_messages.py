@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from odd_values import Unprintable, contains_itself, nested
 
 from refloss.messages import DEEPEST, LONGEST, leaves, shown
+from support.odd_values import Unprintable, contains_itself, nested
 
 
 def test_values_are_shown_by_their_repr():

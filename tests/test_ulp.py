@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from odd_values import contains_itself
 
 from refloss import ulp
 from refloss.ulp import ulp_error
+from support.odd_values import contains_itself
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
