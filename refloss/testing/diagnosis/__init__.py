@@ -85,8 +85,6 @@ def _named(loss: Loss, failing: Sequence[tuple[Case, Found]], right: Outcomes, r
 
 def _causes(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
     """Return causes that explain all of the failures, from the surest kind that has one."""
-    if not failing:
-        return []
     causes = _certain_causes(loss, failing, right, references, fit=True) or wrong_gradients(loss, failing, references)
     if head_of(loss) == "margin" and not causes:
         causes = clamped(loss, failing, references) or by_arccos(loss, failing, references)

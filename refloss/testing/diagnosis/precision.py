@@ -99,11 +99,13 @@ def _short_factors(loss: Loss, failing: Outcomes, right: Outcomes, references: R
         a = references.arithmetic._replace(factor=2.0 ** (1 - bits))
         if not all(agrees(loss, inputs, _value_alone(output), references, a) for inputs, output in failing):
             continue
-        for unit in (True, False):
-            for down in (False, True):
-                value = functools.partial(_with_rounded_factors, loss, bits, unit=unit, down=down)
-                if _looks_like(loss, value, (*failing, *right), references):
-                    return [f"as matrix products would give whose factors are rounded to {sentence}"]
+        roundings = [
+            functools.partial(_with_rounded_factors, loss, bits, unit=unit, down=down)
+            for unit in (True, False)
+            for down in (False, True)
+        ]
+        if any(_looks_like(loss, value, (*failing, *right), references) for value in roundings):
+            return [f"as matrix products would give whose factors are rounded to {sentence}"]
     return []
 
 
