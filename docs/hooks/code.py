@@ -2,7 +2,7 @@
 
     ::pair refloss.stages.margin            forward and backward side by side
     ::source refloss.stages.margin.folded   one function or class
-    ::formula refloss.losses.ArcFace        the displayed formulas of a docstring; a number after it picks one
+    ::formula refloss.losses.margin.ArcFace        the displayed formulas of a docstring; a number after it picks one
     ::about refloss.stages.margin           a module's docstring
 
 Each directive is a line of its own; fenced code is left alone. A docstring that is not there stops the build.
