@@ -1,6 +1,6 @@
 """Griffe extension: parameters that are described together keep the type and default each has of its own.
 
-"reduction, label_smoothing" in a docstring describes two fields; Griffe would give both what the first one has.
+"reduction, label_smoothing" in a docstring describes two fields; Griffe would give both the type of the first one.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ class Parameters(griffe.Extension):
     """Look every described parameter of a class up among its fields, inherited ones included."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Go through all classes once they are known."""
-        for module in (pkg, *pkg.modules.values()):
-            for found in module.classes.values():
-                if not found.is_alias and found.docstring:
-                    _own(found)
+        """Go through all classes of the package and of the packages in it."""
+        for each in pkg.classes.values():
+            if not each.is_alias and each.docstring:
+                _describe(each)
+        for module in pkg.modules.values():
+            self.on_package(pkg=module)
 
 
-def _own(found: Any) -> None:
+def _describe(class_: Any) -> None:
     # Here dataclasses have no signature yet, of which the parser would complain: what it misses is filled in below.
-    options = {**(found.docstring.parser_options or {}), "warnings": False}
-    sections = found.docstring.parse(**options)
+    options = {**(class_.docstring.parser_options or {}), "warnings": False}
+    sections = class_.docstring.parse(**options)
     for section in sections:
         for parameter in section.value if section.kind is griffe.DocstringSectionKind.parameters else ():
-            field = found.all_members[parameter.name]
+            field = class_.all_members[parameter.name]
             parameter.annotation, parameter.value = field.annotation, field.value
-    found.docstring.parsed = sections
+    class_.docstring.parsed = sections

@@ -29,7 +29,9 @@ class Loss(ABC):
     reduction: str = "mean"
     _gradient: ClassVar[Callable[..., Any]]
     """The named tuple of its gradients, one field for each input that has one."""
-    _common: ClassVar = frozenset({"reduction", "label_smoothing", "class_weight", "ignore_index", "gradient"})
+    _common: ClassVar[frozenset[str]] = frozenset(
+        {"reduction", "label_smoothing", "class_weight", "ignore_index", "gradient"}
+    )
     """Settings that many losses have; printed where they are not the default."""
 
     def __post_init__(self) -> None:
