@@ -132,8 +132,26 @@ def test_the_lowest_versions_allowed_are_those_that_are_tested():
 
 
 def test_classifiers_name_the_pythons_that_are_tested():
-    run = re.findall(r"\(sample (3\.\d+) ", (ROOT / ".ci/run").read_text())
+    run = re.findall(r"^ +sample (3\.\d+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     prefix = "Programming Language :: Python :: "
     named = [line.removeprefix(prefix) for line in PROJECT["project"]["classifiers"] if re.search(r"\d\.\d+$", line)]
     assert named == run
     assert PROJECT["project"]["requires-python"] == f">={run[0]}"
+
+
+def test_sessions_that_are_called_are_those_of_the_noxfile():
+    """.ci/run calls each but `docs`, which the workflow that publishes the site calls."""
+    sessions = re.findall(r"^def (\w+)\(session: ", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    run = re.findall(r'(?:\(|&& )session "?(\w+)', (ROOT / ".ci/run").read_text())
+    workflows = [path.read_text() for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
+    called = re.findall(r"\bnox -s (\w+)", "".join(workflows))
+    assert set(run) | {"docs"} == set(sessions)
+    assert set(called) <= set(sessions)
+    assert "docs" in called
+    assert any("run: .ci/run\n" in workflow for workflow in workflows)
+
+
+def test_samples_of_the_noxfile_are_those_that_run():
+    samples = re.search(r"^SAMPLES = \{(.*)\}$", (ROOT / "noxfile.py").read_text(), re.MULTILINE)[1]
+    run = re.findall(r"^ +sample (3\.\d+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert re.findall(r'"(3\.\d+)":', samples) == run

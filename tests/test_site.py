@@ -1,7 +1,7 @@
 """The built site: links, anchors, sizes, one order of stages; and, in a real browser, that every page can be read.
 
-Runs with REFLOSS_SITE=1 only, as .ci/run sets it: it needs node, the docs and dev extras, and a Chromium. Whoever asks
-for it and lacks one of them gets a failure, not a skip.
+Runs with REFLOSS_SITE=1 only, as `nox -s site` sets it: it needs node, the extra docs, the group site, and a Chromium.
+Whoever asks for it and lacks one of them gets a failure, not a skip.
 """
 
 from __future__ import annotations

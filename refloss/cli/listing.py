@@ -1,0 +1,91 @@
+"""``refloss losses``: every public loss with its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from typing import Any, TypedDict, get_args, get_type_hints
+
+from rich.table import Table
+
+import refloss
+from refloss.cli.loss_names import public_losses
+from refloss.cli.options import AsJson
+from refloss.cli.printing import make_console, make_table, show_json
+
+PSI = {
+    "ModifiedSoftmax": "cos(theta)",
+    "NormFace": "cos(theta)",
+    "ASoftmax": "(-1)^k*cos(m*theta) - 2*k",
+    "CosFace": "cos(theta) - m",
+    "ArcFace": "cos(theta + m)",
+    "CombinedMargin": "cos(m1*theta + m2) - m3",
+}
+"""ψ of the losses that have one, with their default settings; k = floor(m*theta/pi)."""
+
+
+class LossData(TypedDict):
+    """A loss as it is listed; None for what it does not have."""
+
+    name: str
+    aliases: list[str]
+    defaults: dict[str, object]
+    psi: str | None
+    scale: str | None
+    weights: str | None
+    gradients: list[str]
+
+
+def command(as_json: AsJson = False) -> None:
+    """List every loss with its defaults."""
+    show_json([loss_data(*entry) for entry in public_losses().items()]) if as_json else show_losses()
+
+
+def show_losses() -> None:
+    """Print a table with one row per loss, and below it the defaults that losses share."""
+    losses = public_losses()
+    common = fields(refloss.ModifiedSoftmax)  # the loss that has these and no other
+    table = make_table(padding=0)
+    for header in ("loss", "defaults", "psi(theta)", "scale", "weights", "gradients"):
+        # On 80 columns the names of the triplet's gradients fold first, then defaults and psi.
+        table.add_column(header, max_width=len(header) if header == "gradients" else None)
+    for loss, aliases in losses.items():
+        data = loss_data(loss, aliases)
+        table.add_row(
+            "\n".join([data["name"], *(f"= {alias}" for alias in aliases)]),
+            ", ".join(default(field) for field in fields(loss) if field.name not in names(common)) or "-",
+            *(cell or "-" for cell in (data["psi"], data["scale"], data["weights"])),
+            ", ".join(data["gradients"]),
+        )
+    settings = Table.grid(padding=(0, 2))
+    for field in common:
+        without = [loss.__name__ for loss in losses if field.name not in names(fields(loss))]
+        settings.add_row(f"  {default(field)}", f"not {', '.join(without)}" if without else "")
+    console = make_console()
+    console.print(table)
+    console.print("\nk = floor(m*theta/pi); ||x|| is the length of the embedding. Defaults that losses share:\n")
+    console.print(settings)
+
+
+def loss_data(loss: type[Any], aliases: Sequence[str]) -> LossData:
+    """Return what is listed of a loss."""
+    spec = loss().spec
+    return {
+        "name": loss.__name__,
+        "aliases": list(aliases),
+        "defaults": {field.name: field.default for field in fields(loss)},
+        "psi": PSI.get(loss.__name__),
+        "scale": None if spec.head != "margin" else "||x||" if spec.scale is None else "s",
+        "weights": {"margin": "unit", "linear": "given"}.get(spec.head),
+        "gradients": list(get_args(get_type_hints(loss.value_and_grad)["return"])[1]._fields),
+    }
+
+
+def names(settings: Sequence[Field[Any]]) -> set[str]:
+    """Return the names of settings."""
+    return {field.name for field in settings}
+
+
+def default(setting: Field[Any]) -> str:
+    """Write a setting with its default, as in a call."""
+    return f"{setting.name}={setting.default!r}"
