@@ -8,10 +8,11 @@ from typing import Any, TypedDict
 import numpy as np
 
 from refloss import testing
-from refloss.cli.options import Accumulate, AsJson, Dtype, Loss, Matmul, Seed, Shapes, Standard
+from refloss.cli.options import Accumulate, AsJson, Dtype, LossOption, Matmul, Seed, Shapes, Standard
 from refloss.cli.printing import json_number, make_console, make_table, show_json
 from refloss.cli.refusals import refusing
 from refloss.error_free import Array
+from refloss.losses import Loss
 from refloss.testing.budgets import truth
 from refloss.testing.hard_cases import Case
 
@@ -35,7 +36,7 @@ class CaseBudget(TypedDict):
 
 
 def command(
-    loss: Loss,
+    loss: LossOption,
     dtype: Dtype = "float32",
     shapes: Shapes = None,
     standard: Standard = "working",
@@ -54,7 +55,7 @@ def command(
         show_budgets(f"{loss} in {dtype}, standard {standard}", budgets)
 
 
-def budget_data(loss: Any, cases: Iterable[Case], settings: Mapping[str, Any]) -> list[CaseBudget]:
+def budget_data(loss: Loss, cases: Iterable[Case], settings: Mapping[str, Any]) -> list[CaseBudget]:
     """Return, for each case that has a truth, the largest entry of each quantity and the largest error allowed."""
     return [
         {
@@ -70,7 +71,7 @@ def budget_data(loss: Any, cases: Iterable[Case], settings: Mapping[str, Any]) -
     ]
 
 
-def quantities(loss: Any, inputs: Sequence[Any], settings: Mapping[str, Any]) -> Iterator[tuple[str, Array, Array]]:
+def quantities(loss: Loss, inputs: Sequence[Any], settings: Mapping[str, Any]) -> Iterator[tuple[str, Array, Array]]:
     """Yield the value and each gradient: name, truth and budget."""
     value, gradient = truth(loss, inputs)
     allowed = testing.budget(loss, *inputs, **settings)

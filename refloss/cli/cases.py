@@ -7,14 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 
 from refloss import testing
-from refloss.cli.options import AsJson, Dtype, Loss, Seed, Shapes
+from refloss.cli.options import AsJson, Dtype, LossOption, Seed, Shapes
 from refloss.cli.printing import make_console, show_json
 from refloss.cli.refusals import refusing
 from refloss.testing.hard_cases import Case
 
 
 def command(
-    loss: Loss, dtype: Dtype = "float32", shapes: Shapes = None, seed: Seed = 0, as_json: AsJson = False
+    loss: LossOption, dtype: Dtype = "float32", shapes: Shapes = None, seed: Seed = 0, as_json: AsJson = False
 ) -> None:
     """List the cases of a loss, each with the reason why it is there."""
     with refusing():

@@ -13,9 +13,10 @@ from typer import Argument, Option
 
 from refloss import testing
 from refloss.cli.loading import load_function
-from refloss.cli.options import Accumulate, AsJson, Dtype, Loss, Matmul, Seed, Shapes, Standard, choices
+from refloss.cli.options import Accumulate, AsJson, Dtype, LossOption, Matmul, Seed, Shapes, Standard, choices
 from refloss.cli.printing import json_number, make_console, make_table, progress, show_json
 from refloss.cli.refusals import refusing
+from refloss.losses import Loss
 from refloss.testing.adapters import FRAMEWORKS
 from refloss.testing.hard_cases import GROUPS
 from refloss.testing.report import Report, Result
@@ -25,7 +26,7 @@ def command(
     target: Annotated[
         Any, Argument(parser=refusing()(load_function), metavar="TARGET", help="module:function or path.py:function")
     ],
-    loss: Loss,
+    loss: LossOption,
     framework: Annotated[str, Option(metavar=choices(FRAMEWORKS), help="what it takes")] = "numpy",
     dtype: Dtype = "float32",
     shapes: Shapes = None,
@@ -79,7 +80,7 @@ def parse_xfail(text: str) -> tuple[str, str]:
     return case.strip(), reason.strip() or "known to fail"
 
 
-def run_check(target: Callable[..., Any], loss: Any, **settings: Any) -> Report:
+def run_check(target: Callable[..., Any], loss: Loss, **settings: Any) -> Report:
     """Call `refloss.testing.check`; what the code under check prints goes to standard error.
 
     A SystemExit, were one to come through, would end the process with a status of its own before there is a report.

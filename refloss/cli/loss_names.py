@@ -6,19 +6,19 @@ import ast
 from typing import Any
 
 import refloss
-from refloss import losses
+from refloss.losses import LOSSES, Loss
 from refloss.messages import shown
 
 
-def public_losses() -> dict[type[Any], list[str]]:
-    """Return every public loss, from the plain ones to those with margins, with its other names."""
+def public_losses() -> dict[type[Loss], list[str]]:
+    """Return every public loss with its other names."""
     return {
         loss: [name for name in refloss.__all__ if getattr(refloss, name) is loss and name != loss.__name__]
-        for loss in losses.LOSSES
+        for loss in LOSSES
     }
 
 
-def parse_loss(text: str) -> Any:
+def parse_loss(text: str) -> Loss:
     """Return the loss that a text names. The text is parsed, never run."""
     try:
         call = ast.parse(text, mode="eval").body

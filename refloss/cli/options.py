@@ -29,7 +29,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-Loss: TypeAlias = Annotated[
+LossOption: TypeAlias = Annotated[
     Any, Option(parser=refusing()(parse_loss), metavar="LOSS", help='as in Python: "ArcFace(s=64.0, m=0.5)"')
 ]
 Dtype: TypeAlias = Annotated[str, Option(metavar=choices(FORMATS), help="what it computes in")]
