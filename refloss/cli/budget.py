@@ -12,9 +12,9 @@ from refloss.cli.options import Accumulate, AsJson, Dtype, LossOption, Matmul, S
 from refloss.cli.printing import json_number, make_console, make_table, show_json
 from refloss.cli.refusals import refusing
 from refloss.error_free import Array
-from refloss.losses import Loss
 from refloss.testing.budgets import truth
 from refloss.testing.hard_cases import Case
+from refloss.testing.signatures import Loss
 
 
 class QuantityBudget(TypedDict):
