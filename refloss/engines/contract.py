@@ -112,17 +112,19 @@ def _of_bias(b: Array, products: Array) -> Array:
     return np.asarray(np.maximum(np.abs(lowest), np.abs(rising[-1])))
 
 
-def look(engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None) -> None:
+def warn_if_unreliable(
+    engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None
+) -> None:
     """Warn where samples that count have a scale at which nothing is promised."""
     if isinstance(spec, Logits | Triplet):
         return
     kept = cross_entropy.kept(arrays["y"], spec.cross_entropy)
     scale = np.zeros(len(kept))
     scale[kept] = scales(spec, arrays | {"x": arrays["x"][kept]}, longest)  # of others nothing is looked at
-    warn(engine, spec, scale, arrays["x"].shape[1], dtype)
+    warn_of_scales(engine, spec, scale, arrays["x"].shape[1], dtype)
 
 
-def warn(engine: str, spec: Spec, scale: Array, width: int, dtype: Any = np.float64) -> None:
+def warn_of_scales(engine: str, spec: Spec, scale: Array, width: int, dtype: Any = np.float64) -> None:
     """Warn, where the user's code calls, of scales (N,) at which nothing is promised."""
     lost = promise(engine, spec.head, scale, width=width, dtype=dtype).gradient
     if not (lost >= 1.0).any():

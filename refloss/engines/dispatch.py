@@ -77,7 +77,7 @@ def value_and_grad(call: Call, upstream: Any, wrt: Any, out: Any, engine: str, d
 def trace(call: Call, upstream: Any) -> dict[str, Step]:
     """Return every stage's output and the gradient with respect to it, by stage name."""
     exact = call.in_float64()
-    contract.look("chain", call.spec, exact)
+    contract.warn_if_unreliable("chain", call.spec, exact)
     steps = chain.trace(call.spec, exact, inputs.upstream_gradient(upstream, call.spec.reduction, call.samples))
     last = next(reversed(steps))
     loss = _Run(chain, call.spec, exact, IN_FLOAT64).corrected(steps[last].output)
@@ -119,7 +119,7 @@ class _Run(NamedTuple):
             return cls(module, call.spec, call.arrays, request)
         exact = call.in_float64()
         if name != "certified":
-            contract.look(name, call.spec, exact)
+            contract.warn_if_unreliable(name, call.spec, exact)
         return cls(module, call.spec, exact, request)
 
     def value(self) -> Array:

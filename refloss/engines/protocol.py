@@ -30,7 +30,7 @@ class Request(NamedTuple):
         """Return those of the names whose gradients are wanted."""
         return tuple(name for name in names if self.wrt is None or name in self.wrt)
 
-    def room(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    def output(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the array that takes a gradient: the given one, or a new one."""
         return self.out[name] if name in self.out else np.empty(shape, self.dtype)
 

@@ -4,8 +4,14 @@ r"""Fused: the chain's losses at real sizes: a few matrix products, and one swee
     for every sample             the state and the target ──► the loss, dL/dz of the target, dL/dx
     for every block of classes   dL/dW_k = eᵀ (f x) ──► projected
 
+Here e are exponentials relative to the maximum of their row, and f one factor per row that makes probabilities of them.
 Rows are multiplied as they come, and the factors that make them unit vectors are folded into the sweep. The target is
 left out of it: it goes through the chain's own stages, in float64, one number per sample.
+
+The way of an embedding x_n to dL/dx_n: `samples` scales it by a power of two if its length is extreme, and keeps ‖x_n‖ as
+a factor; `blocks` multiplies it with the classes of a block and adds up e_nk ŵ_k, which `online_softmax` merges over
+blocks; `target` takes it through its angle to its own class; `samples.dx` weights the sum, takes off its part along
+x_n, divides by ‖x_n‖, adds the target's part and scales back.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
 - `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
@@ -46,7 +52,7 @@ def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Reque
             loss, gradients = _fused(spec, arrays, upstream, request)
     except TooLargeError:
         exact = inputs.as_float64(arrays, directions=spec.directions)
-        contract.look("chain", spec, exact)
+        contract.warn_if_unreliable("chain", spec, exact)
         with np.errstate(over="ignore"):
             loss, gradients = _by_chain(spec, exact, upstream, request)
     with np.errstate(over="ignore"):

@@ -53,7 +53,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     """Return the same for samples that all count."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape
-    targets = _targets(arrays["y"], c, spec.cross_entropy, dtype)
+    targets = _soft_targets(arrays["y"], c, spec.cross_entropy, dtype)
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
     if upstream is not None:
@@ -64,7 +64,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     samples = _samples(spec, arrays, row_weight, dtype)
     classes = Classes(arrays["w"], arrays.get("b"), targets.uniform, samples.directions, dtype, read_again=keep)
     class_gradients = ClassGradients(
-        dw=request.room("w", (c, d)) if "w" in wanted else None,
+        dw=request.output("w", (c, d)) if "w" in wanted else None,
         db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
         samples=samples,
         row_weight=row_weight,
@@ -73,9 +73,9 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     )
     sweep = Sweep(classes, size, keep=keep)
     gradients = _Gradients(samples, class_gradients, sweep, smoothed=len(targets.uniform) > 0) if wanted else None
-    losses = _passes(samples, targets.label, sweep, partial(_target, spec, arrays), gradients)
+    losses = _passes(samples, targets.label, sweep, partial(_label_branch, spec, arrays), gradients)
     if n:
-        contract.look("fused", spec, arrays, dtype, max(classes.longest))
+        contract.warn_if_unreliable("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
         inputs.check_classes(classes.w, directions=classes.directions)
     finished = {} if gradients is None else gradients.finish()  # pass 4
@@ -101,7 +101,7 @@ def _passes(
     return losses
 
 
-class _Targets(NamedTuple):
+class _SoftTargets(NamedTuple):
     """The targets that cross entropy makes of labels."""
 
     label: Array
@@ -112,13 +112,13 @@ class _Targets(NamedTuple):
     """What "mean" divides by."""
 
 
-def _targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _Targets:
+def _soft_targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _SoftTargets:
     weights = cross_entropy.weights(y, classes, settings)
     label, uniform = cross_entropy.smoothed_targets(y, weights, settings.label_smoothing)
     if not settings.label_smoothing:
         uniform = uniform[:0]
     check_targets(dtype, label, uniform)
-    return _Targets(label, uniform, plain(weights.divisor))
+    return _SoftTargets(label, uniform, plain(weights.divisor))
 
 
 def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:
@@ -127,7 +127,7 @@ def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, d
     return Samples.of_linear(arrays["x"], arrays["y"], row_weight, dtype)
 
 
-def _target(spec: Linear | Margin, arrays: Arrays, samples: Samples) -> Target:
+def _label_branch(spec: Linear | Margin, arrays: Arrays, samples: Samples) -> Target:
     """Go down the narrow branch."""
     x, w = samples.x.in_float64(), scaled(arrays["w"][samples.y], samples.x.rows.dtype).in_float64()
     if isinstance(spec, Margin):

@@ -32,13 +32,13 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     z = aligned(arrays["z"], dtype)
     n, c = z.shape
-    targets = _targets(arrays["y"], c, spec.cross_entropy, dtype)
+    targets = _soft_targets(arrays["y"], c, spec.cross_entropy, dtype)
     keep, row_weight = False, ScaledNumbers(np.zeros(n), None)
     if upstream is not None:
         keep = bool(request.wanted(("z",)))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
     weight, losses = row_weight.mantissa.astype(dtype), np.empty(n)
-    dz = request.room("z", (n, c)) if keep else np.empty((0, c), dtype)
+    dz = request.output("z", (n, c)) if keep else np.empty((0, c), dtype)
 
     def sweep(rows: slice) -> None:
         row_dz = dz[rows] if keep else np.empty((1, c), dtype)  # or memory for one row of exponentials
@@ -54,7 +54,7 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
     return losses, {"z": dz} if keep else {}
 
 
-class _Targets(NamedTuple):
+class _SoftTargets(NamedTuple):
     """The targets of rows of logits."""
 
     label: Integers
@@ -74,7 +74,7 @@ class _Targets(NamedTuple):
         return self.label[rows], self.label_target[rows], t, self.counts[rows]
 
 
-def _targets(y: Array | Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _Targets:
+def _soft_targets(y: Array | Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _SoftTargets:
     counts = cross_entropy.kept(y, settings)
     weights = cross_entropy.weights(y[counts], classes, settings)
     if y.ndim == 2:
@@ -85,7 +85,7 @@ def _targets(y: Array | Integers, classes: int, settings: cross_entropy.Settings
         label_target, uniform = cross_entropy.smoothed_targets(label, weights, settings.label_smoothing)
         t = uniform[None] if settings.label_smoothing else np.empty((0, classes))
     check_targets(dtype, label_target, t)
-    return _Targets(label, label_target.astype(dtype), t.astype(dtype), counts, plain(weights.divisor))
+    return _SoftTargets(label, label_target.astype(dtype), t.astype(dtype), counts, plain(weights.divisor))
 
 
 def _check_overflow(z: NDArray[np.floating], dtype: DType) -> None:

@@ -39,7 +39,7 @@ def exponentials(
     alpha: FloatArray,
     beta: FloatArray,
     bias: FloatArray,
-    hidden: Integers,
+    label_columns: Integers,
     uniform_targets: FloatArray,
     keep: bool,
     row_max: Array,
@@ -52,14 +52,15 @@ def exponentials(
     $$z_{nk} = \alpha_n \beta_k\,g_{nk} + b_k, \qquad M_n = \max_k z_{nk}, \qquad
     g_{nk} \leftarrow \beta_k\,e^{z_{nk} - M_n}$$
 
-    over all k except for the hidden one of the row, which becomes 0. The state is M, its rounding error, the sum of
-    the exponentials without the largest, which is 1, and, where there are uniform targets t, the sum of
-    $t_k (M - z_k)$. Without keep the tile is left undefined. A row whose only class is hidden has the maximum -inf.
+    over all k except for the label of the row, in its column of the tile (-1 for none), which becomes 0. The state is M,
+    its rounding error, the sum of the exponentials without the largest, which is 1, and, where there are uniform
+    targets t, the sum of $t_k (M - z_k)$. Without keep the tile is left undefined. A row whose only class is its label
+    has the maximum -inf.
     The rounding error of adding a bias, which may be far larger than products, is compensated.
     """
     lanes, lanes_64, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     for i in range(len(tile)):
-        row, own = tile[i], hidden[i]
+        row, own = tile[i], label_columns[i]
         if own >= 0:
             row[own] = -np.inf
         largest = scale_and_max(row, alpha[i], beta, lanes)
