@@ -8,9 +8,9 @@ Here e are exponentials relative to the maximum of their row, and f one factor p
 Rows are multiplied as they come, and the factors that make them unit vectors are folded into the sweep. The target is
 left out of it: it goes through the chain's own stages, in float64, one number per sample.
 
-The way of an embedding x_n to dL/dx_n: `samples` scales it by a power of two if its length is extreme, and keeps ‖x_n‖ as
-a factor; `blocks` multiplies it with the classes of a block and adds up e_nk ŵ_k, which `online_softmax` merges over
-blocks; `target` takes it through its angle to its own class; `samples.dx` weights the sum, takes off its part along
+The way of an embedding x_n to dL/dx_n: `samples` scales it by a power of two if its length is extreme, and keeps ‖x_n‖
+as a factor; `blocks` multiplies it with the classes of a block and adds up e_nk ŵ_k, which `online_softmax` merges over
+blocks; `target` takes it through its angle to its own class; `Samples.dx` weights the sum, subtracts its part along
 x_n, divides by ‖x_n‖, adds the target's part and scales back.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.

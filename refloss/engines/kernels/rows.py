@@ -52,11 +52,10 @@ def exponentials(
     $$z_{nk} = \alpha_n \beta_k\,g_{nk} + b_k, \qquad M_n = \max_k z_{nk}, \qquad
     g_{nk} \leftarrow \beta_k\,e^{z_{nk} - M_n}$$
 
-    over all k except for the label of the row, in its column of the tile (-1 for none), which becomes 0. The state is M,
-    its rounding error, the sum of the exponentials without the largest, which is 1, and, where there are uniform
+    over all k except for the label of the row, in its column of the tile (-1 for none), which becomes 0. The state is
+    M, its rounding error, the sum of the exponentials without the largest, which is 1, and, where there are uniform
     targets t, the sum of $t_k (M - z_k)$. Without keep the tile is left undefined. A row whose only class is its label
-    has the maximum -inf.
-    The rounding error of adding a bias, which may be far larger than products, is compensated.
+    has the maximum -inf. The rounding error of adding a bias, which may be far larger than products, is compensated.
     """
     lanes, lanes_64, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     for i in range(len(tile)):
