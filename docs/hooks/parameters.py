@@ -19,7 +19,8 @@ class Parameters(griffe.Extension):
             if not each.is_alias and each.docstring:
                 _describe(each)
         for module in pkg.modules.values():
-            self.on_package(pkg=module)
+            if not module.is_alias:  # of a module imported there
+                self.on_package(pkg=module)
 
 
 def _describe(class_: Any) -> None:
