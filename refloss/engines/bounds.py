@@ -43,7 +43,7 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np
             return _linear(_Call(spec, arrays, upstream, engine, dtype))
         case Margin():
             return _margin(_Call(spec, arrays, upstream, engine, dtype))
-        case Triplet():
+        case _:  # Triplet
             return _triplet(_Call(spec, arrays, upstream, engine, dtype))
 
 

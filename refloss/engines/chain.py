@@ -140,7 +140,7 @@ def _forward(spec: Spec, arrays: Arrays) -> tuple[Stages, Backward]:
             return _linear(spec, arrays)
         case Margin():
             return _margin(spec, arrays)
-        case Triplet():
+        case _:  # Triplet
             return _triplet(spec, arrays)
 
 

@@ -140,7 +140,7 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resu
             return _linear(spec, arrays, upstream)
         case Margin():
             return _margin(spec, arrays, upstream)
-        case Triplet():
+        case _:  # Triplet
             return _triplet(spec, arrays, upstream)
 
 

@@ -20,7 +20,7 @@ from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import known_rows
 from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Proofs, TripletProofs
 from refloss.engines.counting import mean_over_zero
-from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
+from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Spec, Triplet, WithLabels
 from refloss.error_free import Array
 from refloss.stages.margin import Settings as MarginSettings
 
@@ -123,7 +123,7 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
         case Linear():
             head = partial(linear, arrays=computed)
             proofs = LinearProofs(computed, targets, upstream_is_zero)
-        case Margin():
+        case _:  # Margin
             psi, margin_notes = _psi(computed, spec.margin, np.flatnonzero(rows.computed).tolist())
             is_parallel = cache(lambda n, k: parallel(computed["x"][n], computed["w"][k]))
             head = partial(

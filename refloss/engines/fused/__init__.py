@@ -66,7 +66,7 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
             return logits.value_and_grad(spec, arrays, upstream, request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
-        case Triplet():
+        case _:  # Triplet
             return _by_chain(spec, inputs.as_float64(arrays, directions=False), upstream, request)
 
 

@@ -66,9 +66,14 @@ def _one_gradient(loss: Loss, gradients: Sequence[_Gradient]) -> Iterator[str]:
     gradients = [one for one in gradients if one.ours.any()]  # a gradient of zeros alone shows no factor
     if not gradients or all(one.near(one.theirs, one.ours) for one in gradients):
         return
-    if not any(one.theirs.any() for one in gradients):
+    if any(one.theirs.any() for one in gradients):
+        yield from _some_gradient(loss, gradients)
+    else:
         yield "is all zero"
-        return
+
+
+def _some_gradient(loss: Loss, gradients: Sequence[_Gradient]) -> Iterator[str]:
+    """Say what is wrong with a gradient that is not all zero."""
     factors = np.array([(one.theirs * one.ours).sum() / (one.ours**2).sum() for one in gradients])
     if all(one.near(one.theirs / factor, one.ours) for factor, one in zip(factors, gradients, strict=True)):
         yield from _factors(loss, factors, gradients)
