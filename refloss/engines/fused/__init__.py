@@ -31,7 +31,7 @@ from refloss.engines.fused import heads, logits
 from refloss.engines.fused.headroom import TooLargeError
 from refloss.engines.fused.reduction import Result
 from refloss.engines.protocol import IN_FLOAT64, Request
-from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
+from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec
 from refloss.error_free import Array
 
 
