@@ -39,6 +39,7 @@ def title(work: Row) -> str:
         return f"CrossEntropy, value and gradient, logits {work['n']} × {work['c']}"
     what = "value" if work["kind"] == "value" else "value and gradients"
     turns = "" if work.get("pauses", True) else ", in turn"
+    turns += "".join(f", {name}={value}" for name, value in work.get("variables", {}).items())
     return f"ArcFace, {what}, N={work['n']}, C={work['c']}, D={work['d']}{turns}"
 
 

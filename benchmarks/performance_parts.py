@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,12 +40,17 @@ class Work(NamedTuple):
     rounds: int
     pauses: bool = True
     """Whether each contender is measured alone, or called right after another one."""
+    variables: Mapping[str, str] = {}
+    """Environment variables of the process."""
 
 
 FIRST_ROW = Problem("gradients", 128, 20_000, 512)
+IDLE_BLAS_SLEEPS = {"OPENBLAS_THREAD_TIMEOUT": "4"}
+"""Idle threads of OpenBLAS spin for 2^4 cycles and not for 2^26, its default: about 30 ms of a core."""
 WORKS = (
     Work("first", FIRST_ROW, {"float32": "1.20", "float64": "1.15"}, 11),
-    Work("in turn", FIRST_ROW, {"float32": "1.20", "float64": "1.20"}, 24, pauses=False),
+    Work("in turn", FIRST_ROW, dict.fromkeys(DTYPES, "1.20"), 24, pauses=False),
+    Work("in turn", FIRST_ROW, dict.fromkeys(DTYPES, "1.20"), 24, pauses=False, variables=IDLE_BLAS_SLEEPS),
     Work("many classes", Problem("gradients", 128, 100_000, 512), {"float32": "1.15", "float64": "1.15"}, 5),
     Work("many samples", Problem("gradients", 1024, 20_000, 512), {"float32": "1.10", "float64": "1.10"}, 5),
     Work("value", Problem("value", 128, 100_000, 512), {"float32": "1.15", "float64": "1.15"}, 5),
@@ -100,7 +105,8 @@ def work_rows(place: int, dtype: str, *, quick: bool, rounds: int | None) -> Row
             raise ValueError(f"{name} computes {value} and not {values['fused']}")
     measure = timing.with_pauses if work.pauses else timing.without_pauses
     seconds = measure(calls, rounds or work.rounds)
-    described = {"title": work.title, "aim": work.aim, "pauses": work.pauses} | work.problem._asdict()
+    described = {"title": work.title, "aim": work.aim, "pauses": work.pauses, "variables": dict(work.variables)}
+    described |= work.problem._asdict()
     return [{"what": "work", "work": described, "dtype": dtype, "seconds": seconds, "skipped": skipped}]
 
 
@@ -270,8 +276,11 @@ def environment() -> dict[str, str]:
 def part(name: str, *, quick: bool = False, rounds: int | None = None) -> Rows:
     """Measure one part in a process of its own."""
     command = [sys.executable, __file__, name, "--rounds", str(rounds or 0), *["--quick"] * quick]
+    variables = WORKS[int(name.split()[1])].variables if name.startswith("work") else {}
     start = time.perf_counter()
-    output = subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(
+        command, env=environment() | variables, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     rows: Rows = json.loads(output.splitlines()[-1])
     return rows
