@@ -227,9 +227,9 @@ def test_exactly_parallel_vectors_have_exactly_0_or_pi_and_no_tangents(x, w, sig
     assert (found.sin.hi.tolist(), found.sin.lo.tolist()) == ([0.0], [0.0])
     assert not saved.tangent_x.any()
     assert not saved.tangent_w.any()
-    to_x, to_w = map(np.asarray, angle.backward(np.ones(1), saved))
-    assert not to_x.any()
-    assert not to_w.any()
+    dx, dw = map(np.asarray, angle.backward(np.ones(1), saved))
+    assert not dx.any()
+    assert not dw.any()
 
 
 @pytest.mark.parametrize("size", [2, 16, 512])
@@ -287,9 +287,9 @@ def test_backward_against_differences(theta, length):
 def test_backward_at_the_smallest_angle_is_the_tangent_over_the_length():
     x, w = on_axes(1e-300)
     _, saved = angle.forward(x, w)
-    to_x, to_w = angle.backward(np.array([1.0, 2.0, 4.0]), saved)
-    assert to_x.tolist() == [[0.0, -1.0], [0.0, 2.0 / 3.0], [-4.0 / 0.7, 0.0]]
-    assert np.allclose(to_w, [[0.0, 0.5], [0.0, -2.0], [4.0, 0.0]], rtol=1e-15, atol=1e-299)
+    dx, dw = angle.backward(np.array([1.0, 2.0, 4.0]), saved)
+    assert dx.tolist() == [[0.0, -1.0], [0.0, 2.0 / 3.0], [-4.0 / 0.7, 0.0]]
+    assert np.allclose(dw, [[0.0, 0.5], [0.0, -2.0], [4.0, 0.0]], rtol=1e-15, atol=1e-299)
 
 
 @pytest.mark.parametrize("theta", [0.0, 1e-300, 1e-8, 1.0, math.pi / 2, math.pi - 1e-8, math.pi])

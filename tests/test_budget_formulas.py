@@ -558,10 +558,10 @@ def _(rng):
 def _(rng):
     x, w = _units(rng, N), _units(rng, N)
     theta, saved = angle.forward(x, w)
-    to_x, _ = angle.backward(np.ones(N), saved)
+    dx, _ = angle.backward(np.ones(N), saved)
     for n in range(N):
         values = {r"\theta": theta.theta.hi[n], "x": x[n], "w": w[n]}
-        yield _scope(COARSE, {**values, r"\partial \theta/\partial x": to_x[n]})
+        yield _scope(COARSE, {**values, r"\partial \theta/\partial x": dx[n]})
 
 
 @_formulas("chord-terms", "chord")

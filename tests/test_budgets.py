@@ -56,11 +56,11 @@ def run(torch, loss, dtype, x, w, y, upstream):
     """Value and gradients of the textbook form in a dtype, the upstream gradient as that dtype has it."""
     kind = getattr(torch, dtype)
     x, w = (torch.tensor(entry).to(kind).requires_grad_() for entry in (x, w))
-    above = torch.tensor(upstream).to(kind)
+    upstream = torch.tensor(upstream).to(kind)
     value = textbook(torch, loss, x, w, torch.tensor(y))
-    value.backward(above)
-    found = value.detach().double().numpy(), x.grad.double().numpy(), w.grad.double().numpy()
-    return found, above.double().numpy()
+    value.backward(upstream)
+    results = value.detach().double().numpy(), x.grad.double().numpy(), w.grad.double().numpy()
+    return results, upstream.double().numpy()
 
 
 def shares(loss, dtype, inputs, found, upstream):

@@ -606,7 +606,7 @@ def test_what_a_backward_forgot_is_named(torch):
             return torch.nn.functional.cross_entropy(z, y)
 
         @staticmethod
-        def backward(ctx, above):
+        def backward(ctx, upstream):
             z, y = ctx.saved_tensors
             return (z.softmax(1) - torch.nn.functional.one_hot(y, z.shape[1])) / len(y), None
 

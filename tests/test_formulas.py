@@ -157,12 +157,12 @@ def _(rng):
 @_formula("refloss.stages.linear:backward")
 def _(rng):
     x, w, g = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=(N, C))
-    to_x, to_w, to_b = linear.backward(g, linear.forward(x, w, np.zeros(C))[1])
+    dx, dw, db = linear.backward(g, linear.forward(x, w, np.zeros(C))[1])
     yield tex.Scope(
         {
-            r"\partial L/\partial x": _exact(to_x),
-            r"\partial L/\partial W": _exact(to_w),
-            r"\partial L/\partial b": _exact(to_b),
+            r"\partial L/\partial x": _exact(dx),
+            r"\partial L/\partial W": _exact(dw),
+            r"\partial L/\partial b": _exact(db),
             r"\partial L/\partial z": _exact(g),
             "x": _exact(x),
             "W": _exact(w),
@@ -185,11 +185,11 @@ def _(rng):
 def _(rng):
     x, w, g = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=(N, C))
     _, saved = cosine.forward(normalize.forward(x), normalize.forward(w))
-    to_x, to_w = cosine.backward(g, saved)
+    dx, dw = cosine.backward(g, saved)
     yield tex.Scope(
         {
-            r"\partial L/\partial \hat x": _exact(to_x),
-            r"\partial L/\partial \hat w": _exact(to_w),
+            r"\partial L/\partial \hat x": _exact(dx),
+            r"\partial L/\partial \hat w": _exact(dw),
             r"\partial L/\partial c": _exact(g),
             r"\hat x": [_unit(v) for v in _exact(x)],
             r"\hat w": [_unit(v) for v in _exact(w)],
@@ -220,12 +220,12 @@ def _(rng):
 def _(rng):
     x, w, g = rng.normal(size=(N, D)), rng.normal(size=(N, D)) * 3.0, rng.normal(size=N)
     saved = angle.forward(x, w)[1]
-    to_x, to_w = angle.backward(g, saved)
+    dx, dw = angle.backward(g, saved)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial x": _exact(to_x[n]),
-                r"\partial L/\partial w": _exact(to_w[n]),
+                r"\partial L/\partial x": _exact(dx[n]),
+                r"\partial L/\partial w": _exact(dw[n]),
                 r"\partial L/\partial \theta": _exact(g[n]),
                 "t_x": _exact(saved.tangent_x)[n],
                 "t_w": _exact(saved.tangent_w)[n],
@@ -292,12 +292,12 @@ def _(rng):
     c, psi, y, s = _branches(rng)
     _, saved = logits.forward(Pair.of(c), Pair.of(psi), y, Pair.of(s), np.zeros(N, int))
     g = rng.normal(size=(N, C))
-    to_c, to_psi, to_s = logits.backward(g, saved)
+    dc, dpsi, ds = logits.backward(g, saved)
     yield tex.Scope(
         {
-            r"\partial L/\partial c": _exact(to_c),
-            r"\partial L/\partial \psi": _exact(to_psi),
-            r"\partial L/\partial s": _exact(to_s),
+            r"\partial L/\partial c": _exact(dc),
+            r"\partial L/\partial \psi": _exact(dpsi),
+            r"\partial L/\partial s": _exact(ds),
             r"\partial L/\partial z": _exact(g),
             "f": _exact(saved.f),
             "y": _exact(y),
@@ -318,8 +318,8 @@ def _rows(rng):
 def _(rng):
     z, largest = _rows(rng)
     p, _ = softmax.forward(Pair.of(z))
-    for n, (_, peak) in enumerate(largest):
-        yield tex.Scope({"p": _exact(p[n]), "z": _exact(z[n]), "M": peak}, RANGES)
+    for n, (_, row_max) in enumerate(largest):
+        yield tex.Scope({"p": _exact(p[n]), "z": _exact(z[n]), "M": row_max}, RANGES)
 
 
 @_formula("refloss.stages.softmax:backward")
@@ -342,8 +342,8 @@ def _(rng):
 def _(rng):
     z, largest = _rows(rng)
     log_p, _ = log_softmax.forward(Pair.of(z))
-    for n, (a, peak) in enumerate(largest):
-        yield tex.Scope({r"\log p": _exact(log_p[n]), "z": _exact(z[n]), "M": peak, "a": a}, RANGES)
+    for n, (a, row_max) in enumerate(largest):
+        yield tex.Scope({r"\log p": _exact(log_p[n]), "z": _exact(z[n]), "M": row_max, "a": a}, RANGES)
 
 
 @_formula("refloss.stages.log_softmax:backward")
@@ -473,7 +473,7 @@ def _(rng):
 def _(rng):
     for squared, a, p, n in _triplets(rng):
         losses, saved = triplet.forward(a, p, n, 0.4, squared)
-        to_a, to_p, to_n = triplet.backward(np.ones(1), saved)
+        da, dp, dn = triplet.backward(np.ones(1), saved)
         away = {"p": _plus(_exact(a[0]), _exact(-p[0])), "n": _plus(_exact(a[0]), _exact(-n[0]))}
         slopes = {
             rf"\partial d(a, {key})/\partial a": [entry * (2 if squared else 1 / _norm(v)) for entry in v]
@@ -481,9 +481,9 @@ def _(rng):
         }
         yield tex.Scope(
             {
-                r"\partial L/\partial a": _exact(to_a[0]),
-                r"\partial L/\partial p": _exact(to_p[0]),
-                r"\partial L/\partial n": _exact(to_n[0]),
+                r"\partial L/\partial a": _exact(da[0]),
+                r"\partial L/\partial p": _exact(dp[0]),
+                r"\partial L/\partial n": _exact(dn[0]),
                 "L": _exact(triplet.reduce(losses, "none")[0]),
                 **slopes,
             },
@@ -511,8 +511,8 @@ def _(rng):
 @_formula("refloss.functions:logsumexp")
 def _(rng):
     z, largest = _rows(rng)
-    for n, (a, peak) in enumerate(largest):
-        yield tex.Scope({"left": _exact(refloss.logsumexp(z)[n]), "z": _exact(z[n]), "a": a, "M": peak}, RANGES)
+    for n, (a, row_max) in enumerate(largest):
+        yield tex.Scope({"left": _exact(refloss.logsumexp(z)[n]), "z": _exact(z[n]), "a": a, "M": row_max}, RANGES)
 
 
 @_formula("refloss.losses.softmax:CrossEntropy")

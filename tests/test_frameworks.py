@@ -280,7 +280,7 @@ def test_torch_linear_and_cross_entropy(torch: ModuleType, bias: bool, reduction
     agree(value, {"target's term dropped": wrong}, **gradients)
 
 
-HEADS = [  # margins of PML's ArcFaceLoss are in degrees, and "hard" is its rule past theta + m = pi
+HEADS = [  # margins of PML's ArcFaceLoss are in degrees, and "hard" is its rule beyond theta + m = pi
     ("ArcFaceLoss", {"margin": 28.6, "scale": 64}, refloss.ArcFace(m=math.radians(28.6), boundary="hard"), 1.0),
     ("ArcFaceLoss", {"margin": 45.0, "scale": 10}, refloss.ArcFace(s=10, m=math.radians(45.0), boundary="hard"), 1.0),
     ("CosFaceLoss", {}, refloss.CosFace(), 1.0),

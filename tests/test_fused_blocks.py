@@ -137,14 +137,14 @@ def room(n, d, dtype=np.float64):
     """What is needed beside the logits that are kept.
 
     - Two blocks in work: rows of w, converted or scaled, and a product (B, D); logits and a mask (N, B); four vectors.
-    - Parts, five waiting and three merged: two pulls (N, D) and four vectors.
+    - Partial states, five waiting and three merged: two gradients of x (N, D) and four vectors.
     - Class weights, their shares, β, an exponent, what a bias takes: eight vectors of C.
     - The narrow branch, projections and dL/dx in float64: 24 (N, D), some of them one after the other.
     """
     size = np.dtype(dtype).itemsize
     blocks = 2 * size * (2 * BLOCK * (d + 4) + 2 * n * BLOCK)
-    parts = 8 * n * (2 * d * size + 4 * FLOAT)
-    return blocks + parts + 8 * FLOAT * C + 24 * FLOAT * n * d
+    states = 8 * n * (2 * d * size + 4 * FLOAT)
+    return blocks + states + 8 * FLOAT * C + 24 * FLOAT * n * d
 
 
 @pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)

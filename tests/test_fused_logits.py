@@ -79,8 +79,8 @@ def test_upstream_gradients_of_logits_near_the_ends_of_the_range(upstream, soft)
     z = np.array([[0.0, 1.0, -200.0], [3.0, -700.0, 2.0]])
     y = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]) if soft else [0, 2]
     for loss in (refloss.CrossEntropy(), refloss.CrossEntropy(reduction="none", label_smoothing=0.1)):
-        above = upstream if loss.reduction == "mean" else [upstream, 1.0]
-        check_against_certified(loss, z, y, upstream=above)
+        of_loss = upstream if loss.reduction == "mean" else [upstream, 1.0]
+        check_against_certified(loss, z, y, upstream=of_loss)
 
 
 @pytest.mark.parametrize(

@@ -133,11 +133,11 @@ def test_sums_over_thousands_of_dimensions(dtype):
         true = mp.fsum(loss_of) / 3
         of_value, of_gradient = promised(3, 2, d, 16.0)
         assert abs(mpf(float(value)) - true) <= of_value * unit(dtype) * true
-        pull = 16 * (2 * (1 - p) - p) / 3 / length
+        dcos = 16 * (2 * (1 - p) - p) / 3
         terms = 16 * (2 * (1 - p) + p) / 3 / length
         for i, entry in ((0, a), (d - 1, b)):
             tangent = 1 / mp.sqrt(d) - cos * entry / length
-            assert abs(mpf(float(grad.w[1, i])) - pull * tangent) <= of_gradient * unit(dtype) * terms
+            assert abs(mpf(float(grad.w[1, i])) - dcos / length * tangent) <= of_gradient * unit(dtype) * terms
 
 
 BLAS_THREADS = """

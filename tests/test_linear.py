@@ -68,9 +68,9 @@ def test_backward_against_differences(kind, with_bias):
     upstream[:, 2] = 0.0
     found = linear.backward(upstream, saved)
     size = exact.exact(np.abs(upstream))
-    to_x = [mp.fsum(size[n, k] * abs(w[k]).max() for k in range(4)) for n in range(3)]
-    to_w = [mp.fsum(size[n, k] * abs(x[n]).max() for n in range(3)) for k in range(4)]
-    terms = [np.array(to_x), np.array(to_w), size.sum(axis=0)]
+    terms_x = [mp.fsum(size[n, k] * abs(w[k]).max() for k in range(4)) for n in range(3)]
+    terms_w = [mp.fsum(size[n, k] * abs(x[n]).max() for n in range(3)) for k in range(4)]
+    terms = [np.array(terms_x), np.array(terms_w), size.sum(axis=0)]
 
     def function(x, w, b):
         return exact.linear(x, w, b if with_bias else None, digits=mp.dps)

@@ -89,10 +89,10 @@ def test_both_branches_meet_in_the_logits_of_the_papers(settings, scale):
     """Every cosine within 2u, see `cosine`; psi and the scale are pairs. So a logit is within 2u of s."""
     rng = np.random.default_rng(6)
     x, w = rng.standard_normal((3, 8)) * [[1.0], [1e-3], [20.0]], rng.standard_normal((4, 8))
-    to_x = normalize.forward(x)
-    c, _ = cosine.forward(to_x, normalize.forward(w))
+    unit_x = normalize.forward(x)
+    c, _ = cosine.forward(unit_x, normalize.forward(w))
     psi, _ = margin.forward(angle.forward(x, w[Y])[0], settings)
-    s, exponent = (to_x.length, to_x.exponent) if scale is None else (Pair.of(np.full(3, scale)), np.zeros(3, int))
+    s, exponent = (unit_x.length, unit_x.exponent) if scale is None else (Pair.of(np.full(3, scale)), np.zeros(3, int))
     z, _ = logits.forward(c, psi, Y, s, exponent)
     true = exact.logits(
         x, w, Y, m1=settings.m1, m2=settings.m2, m3=settings.m3, boundary=settings.boundary, scale=scale

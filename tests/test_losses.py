@@ -491,7 +491,7 @@ def test_the_sum_is_that_of_the_rows(case):
 @settings(max_examples=40)
 @given(heads | on_logits(ignored=False) | triplets)
 def test_the_mean_is_the_sum_over_n(case):
-    """And what comes down from above as 1/N of every row."""
+    """And the upstream gradient of a mean, 1/N of every row."""
     loss, inputs = case
     if hasattr(loss, "class_weight"):
         loss = replace(loss, class_weight=None)

@@ -95,9 +95,9 @@ def test_the_side_of_the_boundary_is_that_of_the_exact_angle(rule, margins):
         one = Pair(pair.hi[None], pair.lo[None])
         psi, saved = margin.forward(angle.of(one), settings)
         with mp.workdps(60):
-            past = m1 * whole(one)[0] + m2 - mp.pi
-            slope = -m1 * mp.sin(past + mp.pi)
-        if past <= 0:
+            beyond_pi = m1 * whole(one)[0] + m2 - mp.pi
+            slope = -m1 * mp.sin(beyond_pi + mp.pi)
+        if beyond_pi <= 0:
             assert psi.hi[0] == -1.0 - m3
             assert exact.value_error(saved.slope, [slope]) <= 1.0 + 2.0**-10
         else:
@@ -246,7 +246,7 @@ def test_some_margins_per_sample_and_others_not():
         assert ours.tobytes() == theirs.tobytes()
 
 
-# --------------------------------------------------------------------------------- where what is left is almost nothing
+# --------------------------------------------------------------------------------- where almost nothing is left
 
 
 def against_certified(loss, x, w):
@@ -498,7 +498,7 @@ def test_a_bounded_curve_has_a_slope_in_cos_theta_between_0_and_2():
     assert np.array_equal(same, psi)
     expected = np.clip(slope, -2.0 * np.sin(theta), 0.0)
     assert np.allclose(held, expected, rtol=1e-15, atol=0.0)
-    assert (expected != slope).sum() == 6  # beyond 2 before 0.43 and below 0 past pi - m, so that both bounds act
+    assert (expected != slope).sum() == 6  # beyond 2 before 0.43 and below 0 beyond pi - m, so that both bounds act
     assert held[0] == 0.0
     _, between = values(bounded(curve, 0.5, 1.0), theta, settings)
     assert np.allclose(between, np.clip(slope, -np.sin(theta), -0.5 * np.sin(theta)), rtol=1e-15, atol=0.0)

@@ -832,13 +832,13 @@ def test_upstream_gradients_count(torch):
             return value.detach()
 
         @staticmethod
-        def backward(ctx, above):
+        def backward(ctx, upstream):
             (gradient,) = ctx.saved_tensors
-            return gradient * ctx.use(above), None, None, None
+            return gradient * ctx.use(upstream), None, None, None
 
     uses = {
-        "mean": (lambda above: above, lambda above: 1.0),
-        "none": (lambda above: above[:, None], lambda above: above[0]),
+        "mean": (lambda upstream: upstream, lambda upstream: 1.0),
+        "none": (lambda upstream: upstream[:, None], lambda upstream: upstream[0]),
     }
     for reduction, (right, wrong) in uses.items():
         loss = refloss.CrossEntropy(reduction=reduction)

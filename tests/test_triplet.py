@@ -286,8 +286,8 @@ def test_upstream_at_the_ends_of_the_range(squared, upstream, length):
     n[:3] = 0.5 * (a + p)[:3]  # an open hinge
     for reduction in ("mean", "none"):
         loss = refloss.Triplet(m=0.0, squared=squared, reduction=reduction)
-        above = np.full(4, upstream) if reduction == "none" else upstream
-        every_engine(loss, a, p, n, upstream=above, digits=400)
+        of_loss = np.full(4, upstream) if reduction == "none" else upstream
+        every_engine(loss, a, p, n, upstream=of_loss, digits=400)
 
 
 def test_entries_of_a_row_far_apart_in_size_keep_their_digits():
@@ -327,12 +327,12 @@ def test_coincident_points_have_no_distance_and_no_direction(squared):
     n[1:] = a[1:]
     loss, saved = forward(a, p, n, 1.0, squared)
     check(a, p, n, 1.0, squared)
-    to_a, to_p, to_n = triplet.backward(np.ones(3), saved)
-    assert not to_p[0].any()
-    assert not to_n[1].any()
-    assert not np.concatenate([to_a[2], to_p[2], to_n[2]]).any()
+    da, dp, dn = triplet.backward(np.ones(3), saved)
+    assert not dp[0].any()
+    assert not dn[1].any()
+    assert not np.concatenate([da[2], dp[2], dn[2]]).any()
     assert loss[2] == 1.0
-    for alone, gradient, row, other in ((to_a, to_n, 0, n), (to_a, to_p, 1, p)):
+    for alone, gradient, row, other in ((da, dn, 0, n), (da, dp, 1, p)):
         assert np.array_equal(alone[row], -gradient[row])
         length = 2.0 if squared else 1.0 / 0.5
         expected = (a - other)[row] * length * (-1.0 if row == 0 else 1.0)
@@ -368,9 +368,9 @@ def test_backward_against_differences(size, kind, squared, length):
     terms = None
     if not squared:
         with mp.workdps(60):
-            to_p, to_n = (abs(exact.normalize(exact.exact(a) - exact.exact(other))) for other in (p, n))
+            terms_p, terms_n = (abs(exact.normalize(exact.exact(a) - exact.exact(other))) for other in (p, n))
         g = np.abs(upstream * active)[:, None]
-        terms = [g * (to_p + to_n), g * to_p, g * to_n]
+        terms = [g * (terms_p + terms_n), g * terms_p, g * terms_n]
     checks.against_exact_vjp(
         lambda a, p, n: active * (distance(a - p) - distance(a - n)),
         [a, p, n],

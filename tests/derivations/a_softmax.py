@@ -294,7 +294,7 @@ def _(draw: Draw) -> tuple:
     for _ in range(TRIES):
         j, theta = draw.whole(1, 9), draw.number(0, mp.pi)
         most = abs(mp.sin(j * theta)) * abs(mp.cos(theta)) + abs(mp.cos(j * theta)) * mp.sin(theta)
-        sides.append(Below(abs(mp.sin((j + 1) * theta)), most + mpf(10) ** -50))  # often equal but for rounding
+        sides.append(Below(abs(mp.sin((j + 1) * theta)), most + mpf(10) ** -50))  # often equal except for rounding
     return tuple(sides)
 
 
@@ -468,7 +468,7 @@ def _near(draw: Draw) -> tuple[mpf, mpf]:
 
 
 def _far(draw: Draw) -> tuple[mpf, mpf]:
-    """m and θ12 with the border past the point opposite to centre 2."""
+    """m and θ12 with the border beyond the point opposite to centre 2."""
     m = draw.number(1.2, 6)
     least = (m - 1) / m * mp.pi
     return m, least + draw.number(0.01, 1) * (mp.pi - least)

@@ -132,7 +132,7 @@ def against_exact_vjp(
     over all outputs of |upstream * d output / d entry|.
     """
     with mp.workdps(digits):
-        points, above = [exact.exact(array) for array in arrays], exact.exact(upstream)
+        points, upstream = [exact.exact(array) for array in arrays], exact.exact(upstream)
         for place, (point, gradient) in enumerate(zip(points, found, strict=True)):
             true, size = np.full(point.shape, mp.zero), np.full(point.shape, mp.zero)
             for index in np.ndindex(point.shape):
@@ -143,7 +143,7 @@ def against_exact_vjp(
                     point[index] = here + sign * step
                     ends.append(function(*points))
                 point[index] = here
-                parts = np.ravel(above * (ends[1] - ends[0]) / (2 * step))
+                parts = np.ravel(upstream * (ends[1] - ends[0]) / (2 * step))
                 true[index], size[index] = mp.fsum(parts), mp.fsum(abs(part) for part in parts)
             error = exact.row_error(gradient, true, size if terms is None else terms[place])
             assert error <= allowed, f"gradient {place} is {error:.3g}u off, allowed {allowed:.3g}u"

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from support.checks import U
 from support.mutants import GROSS, Gradients
-
-U = 2.0**-53
 
 MORE_MUTANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # beside mutants.GROSS
     "factor 1 + 1e-9": lambda g: g * (1.0 + 1e-9),

@@ -100,11 +100,11 @@ class Batch(NamedTuple):
         return total / self.divisor if self.divisor else NAN
 
     def coefficients(self, upstream: Any) -> Reals:
-        """What a row's own gradient is multiplied by: the reduction and the gradient from above."""
-        above = mpf(1) if upstream is None else exact(upstream)
+        """What a row's own gradient is multiplied by: the reduction and the upstream gradient."""
+        upstream = mpf(1) if upstream is None else exact(upstream)
         if self.reduction == "none":
-            return list(np.broadcast_to(above, self.shape).reshape(-1))
-        number = above if isinstance(above, mpf) else above.item()
+            return list(np.broadcast_to(upstream, self.shape).reshape(-1))
+        number = upstream if isinstance(upstream, mpf) else upstream.item()
         if self.reduction == "mean":
             number = number / self.divisor if self.divisor else NAN
         return [mpf(0) if targets is None else number for targets in self.targets]

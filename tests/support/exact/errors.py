@@ -91,19 +91,19 @@ def head_terms(head: Head, upstream: Any, digits: int, projected: bool) -> dict[
             g = [abs(coefficients[n]) * row.terms(k, head.batch.one_label) for k in range(classes)]
             if head.margin is None:
                 terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.classes, strict=True))
-                to_w = [number * x.norm() for number in g]
+                terms_w = [number * x.norm() for number in g]
             else:
                 sample = head.sample(n)
                 slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
                 slopes[sample.label] = abs(head.pairs[n].slope(digits))
-                pull = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
-                terms["x"][n] = mp.fsum(pull) / x.norm()
+                slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
+                terms["x"][n] = mp.fsum(slope_terms) / x.norm()
                 if head.margin.scale is None:
                     f = list(sample.cosines)
                     f[sample.label] = sample.psi
                     terms["x"][n] += mp.fsum(abs(number * factor) for number, factor in zip(g, f, strict=True))
-                to_w = [number / w.norm() for number, w in zip(pull, head.classes, strict=True)]
-            terms["w"] += np.array(to_w, dtype=object)
+                terms_w = [number / w.norm() for number, w in zip(slope_terms, head.classes, strict=True)]
+            terms["w"] += np.array(terms_w, dtype=object)
             if head.bias is not None:
                 terms["b"] += np.array(g, dtype=object)
     return terms

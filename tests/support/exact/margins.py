@@ -54,7 +54,7 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None) -> Branch:
             result = quantity()
         return int(mp.sign(result)) if abs(result) > mpf(10) ** -digits else 0
 
-    def past(k: int) -> bool:
+    def exceeds(k: int) -> bool:
         """Whether phi > k pi."""
         return sign(lambda: m1 * theta() + m2 - k * mp.pi) > 0
 
@@ -75,7 +75,7 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None) -> Branch:
             return margin
         case "monotone":
             nearest = int(mp.nint((m1 * theta() + m2) / mp.pi))
-            return partial(monotone, k=nearest if past(nearest) else nearest - 1)
+            return partial(monotone, k=nearest if exceeds(nearest) else nearest - 1)
         case "easy":
             return margin if sign(lambda: mp.cos(theta())) > 0 else beyond["keep"]
         case "conditional":
@@ -83,7 +83,7 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None) -> Branch:
         case "min":
             return margin if sign(lambda: margin(theta()) - mp.cos(theta())) <= 0 else mp.cos
         case _:
-            return beyond[c.boundary] if past(1) else margin
+            return beyond[c.boundary] if exceeds(1) else margin
 
 
 def at_each(angles: Any, function: Callable[[mpf], mpf]) -> Array:
