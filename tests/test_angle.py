@@ -1,3 +1,5 @@
+"""Stage angle: angle, cosine, sine and tangents against mpmath at every angle; backward against differences."""
+
 import math
 import subprocess
 import sys
@@ -36,7 +38,7 @@ def on_axes(theta):
 
 
 def graded(rng, size, span, count=40):
-    """Rows of entries from 1 down to 10^-span, w a multiple of x but for a few of its last bits here and there."""
+    """Rows of entries from 1 down to 10^-span, w a multiple of x except for a few of its last bits here and there."""
     x = rng.standard_normal((count, size)) * 10.0 ** rng.uniform(-span, 0.0, (count, size))
     w = x * rng.choice([1.0 / 3.0, 3.0, -0.5, 7.0], (count, 1))
     for _ in range(2):

@@ -1,7 +1,7 @@
 """Budgets: never exceeded by correct implementations in the dtype, exceeded by wrong ones, and not far too wide.
 
-The correct ones are torch in its own precision, textbook form, on ordinary inputs; what they are held to is refloss. An
-entry of a budget that is as large as the row it belongs to decides nothing, and is left out of both questions.
+The correct ones are torch in its own precision, textbook form, on ordinary inputs; refloss is the reference for
+them. An entry of a budget that is as large as the row it belongs to decides nothing: it is left out of both tests.
 """
 
 from __future__ import annotations

@@ -646,7 +646,7 @@ def test_where_there_is_no_truth_any_numbers_will_do_but_no_others(loss):
                 assert f"  {name}: 1 of {odd[place].size} are NaN or infinite" in str(report)
 
 
-# ------------------------------------------------------------------------------------------ what else a code may do
+# ------------------------------------------------------------------------------------------ other ways a code may fail
 
 
 HEADS = [

@@ -1,4 +1,7 @@
-"""The contract: what it promises, on which numbers, and when it warns."""
+"""The contract: what it promises, on which numbers, and when it warns; the bounds that follow, against mpmath.
+
+The module `refloss.engines.bounds` is tested here, through `refloss.error_bound`.
+"""
 
 import warnings
 import zlib
@@ -139,7 +142,7 @@ def test_where_logits_know_nothing_the_bound_is_as_large_as_a_gap_may_be(engine)
 
 
 def test_smoothing_that_a_sum_cannot_hold_keeps_its_terms():
-    """A target of 1 beside ones of 1e-17: what is left of their sum without it is 0 in float64."""
+    """A target of 1 beside ones of 1e-17: their sum less the largest is 0 in float64."""
     z = np.array([[0.0, 1.0, 2.0]])
     _, gradients = refloss.error_bound(refloss.CrossEntropy(label_smoothing=3e-17), z, [0])
     terms = exact.absolute_terms(refloss.CrossEntropy(label_smoothing=3e-17), z, [0])["z"]

@@ -1,3 +1,5 @@
+"""Stage cosine: all products of unit vectors against mpmath; backward against differences."""
+
 import numpy as np
 import pytest
 from mpmath import mp
@@ -33,7 +35,7 @@ def test_cosines_keep_the_bound_of_the_docstring(kind, size):
     terms = abs(exact.normalize(x)) @ abs(exact.normalize(w)).T
     with mp.workdps(60):
         found = exact.exact(c.hi) + exact.exact(c.lo)
-    # The product's error is held against the lengths of the rows, 1, which for graded rows is more than their terms.
+    # The product's error is relative to the lengths of the rows, 1, which for graded rows is more than their terms.
     assert exact.row_error(found, true, 2 * terms + 2.0**-10) <= 1.0
     assert (np.abs(c.lo) <= checks.U * np.abs(c.hi)).all()
 

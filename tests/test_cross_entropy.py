@@ -1,3 +1,5 @@
+"""Stage cross entropy: losses, targets and reductions against mpmath and rational numbers."""
+
 import math
 from fractions import Fraction
 
@@ -238,7 +240,7 @@ def test_targets_are_right_relative_to_themselves(smoothing, weights):
 @pytest.mark.parametrize("kind", [Pair, DoubleDouble])
 @pytest.mark.parametrize("size", [1.0, 2.0**900, 2.0**-900])
 def test_weights_of_both_signs_add_up_exactly(kind, size):
-    """What is left of weights that cancel is rounded once; DoubleDouble keeps what is rounded off it."""
+    """A sum of weights that cancel is rounded once; DoubleDouble keeps the rounding error."""
     v = size * np.array([1e16, 3.0, -1e16, 1e-20])
     found = cross_entropy.weights(np.array([0, 1, 2, 3]), 4, Settings(class_weight=tuple(v)), kind)
     true = sum(map(Fraction, v), Fraction(0))

@@ -60,7 +60,7 @@ STEEP = (
 @pytest.mark.parametrize("loss", STEEP, ids=repr)
 @pytest.mark.parametrize("apart", [1e-3, 1e-8, 1e-9, 3e-10, 1e-12, 1e-16])
 def test_other_classes_next_to_x_and_opposite_to_it(loss, apart):
-    """At 1e-9 the work passes from the wide branch to the narrow one; both must be right relative to what is left.
+    """At 1e-9 the work passes from the wide branch to the narrow one; both must be right relative to the residual.
 
     mpmath, whose differences are good to 10^-digits of the terms before projection, needs more digits here.
     """

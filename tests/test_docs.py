@@ -72,9 +72,9 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_examples_of_the_site_print_what_is_printed(block, capsys):
-    """The site runs them too while it is built; here they are held to it where no site is built.
+    """The site runs them too while it is built; here they are tested without building it.
 
-    All but those of a framework, whose output does not directly follow them.
+    All except those of a framework, whose output does not directly follow them.
     """
     for framework in ("torch", "jax", "hypothesis"):
         if f"import {framework}" in block.source or (framework == "hypothesis" and "properties" in block.source):

@@ -1,3 +1,5 @@
+"""Error-free transformations, pairs and scaled numbers against rational numbers and mpmath, in u and u²."""
+
 import itertools
 import math
 from fractions import Fraction

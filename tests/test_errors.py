@@ -737,7 +737,7 @@ def test_a_row_of_cross_entropy_is_off_by_what_it_is_alone(standard):
 
 @pytest.mark.parametrize("standard", ["working", "stable", "relative"])
 def test_targets_of_both_signs_count_with_their_magnitudes(standard):
-    """But for the rounding of g itself and for what comes in, which go with the gradient, and that may cancel."""
+    """Except for the rounding of g itself and the error of the upstream gradient: relative to g, which may cancel."""
     t, a = np.array([[0.5, -0.25, 0.0, 1.0]]), UNITS._replace(log_p=standard)
     signed, plain = (budgets._rows(Z_ROW[None], some) for some in (t, np.abs(t)))
     assert signed.terms == plain.loss == plain.terms

@@ -181,7 +181,7 @@ def test_the_value_alone_and_the_gradient_of_x_alone_take_no_more_than_blocks(pe
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_value_takes_no_more_for_more_classes(peak, set_threads, monkeypatch, dtype):
-    """Half a number a class at most: what a block means to four samples, and where it is."""
+    """Half a number per class at most: what a block means to four samples, and where it is."""
     in_blocks(monkeypatch, 1000)
     set_threads(1)  # of several the most is taken when their largest moments meet
     x, w, y = (a.astype(dtype) if a.dtype.kind == "f" else a for a in ordinary(4, 4 * C, D))

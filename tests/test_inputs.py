@@ -878,7 +878,7 @@ def test_ignored_rows_are_not_looked_at(loss: type, reduction: str, settings: di
         for row, value in ((0, NAN), (2, 0.0), (3, INF)):
             given[name] = at(given[name], row, value)
     for whole, part in zip(answers(made, given), answers(made, some), strict=True):
-        if whole.shape != part.shape:  # a row a sample
+        if whole.shape != part.shape:  # one row per sample
             assert not whole[[0, 2, 3]].any()
         np.testing.assert_array_equal(whole if whole.shape == part.shape else whole[kept], part)
 

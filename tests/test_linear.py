@@ -1,3 +1,5 @@
+"""Stage linear: logits of a linear layer against mpmath; backward against differences."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Stage log-softmax: logarithms of probabilities, their complements and backward against mpmath."""
+
 import math
 
 import numpy as np

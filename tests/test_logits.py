@@ -1,3 +1,5 @@
+"""Stage logits: the scaled cosines and the target's psi against mpmath; backward against differences."""
+
 import numpy as np
 import pytest
 from mpmath import mp
@@ -10,7 +12,7 @@ Y = np.array([2, 0, 3])
 
 
 def inputs(rng, size=4):
-    """Cosines and psi as pairs of full width, and a scale a row as length and exponent."""
+    """Cosines and psi as pairs of full width, and one scale per row as length and exponent."""
     c = Pair(*two_sum(rng.uniform(-1.0, 1.0, (3, size)), rng.uniform(-1.0, 1.0, (3, size)) * 2.0**-55))
     psi = Pair(*two_sum(rng.uniform(-7.0, 1.0, 3), rng.uniform(-1.0, 1.0, 3) * 2.0**-55))
     scale = Pair(*two_sum(np.array([0.5, 0.75, 1.7]), rng.uniform(-1.0, 1.0, 3) * 2.0**-55))

@@ -41,7 +41,7 @@ upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, m
 
 
 def same(first, second):
-    """The same bits, but for the sign of zero."""
+    """The same bits, except for the sign of zero."""
     assert np.array_equal(first, second, equal_nan=True), (first, second)
 
 

@@ -1,3 +1,5 @@
+"""Stage margin: psi and its slope under every boundary rule against mpmath and certified results."""
+
 import math
 
 import numpy as np
@@ -246,7 +248,7 @@ def test_some_margins_per_sample_and_others_not():
         assert ours.tobytes() == theirs.tobytes()
 
 
-# --------------------------------------------------------------------------------- where almost nothing is left
+# --------------------------------------------------------------------------------- where the residual is almost 0
 
 
 def against_certified(loss, x, w):

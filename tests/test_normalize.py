@@ -1,3 +1,5 @@
+"""Stage normalize: unit vectors and lengths against mpmath at every length; backward against differences."""
+
 import numpy as np
 import pytest
 from mpmath import mp
@@ -86,7 +88,7 @@ def test_backward_against_differences(size, length, with_norm):
 
 
 def test_backward_of_what_points_along_the_row_is_what_rounding_leaves():
-    """A gradient along v is projected away: what is left is rounding alone, 6u of it."""
+    """A gradient along v is projected away: the residual is rounding alone, 6u of it."""
     v = rows(np.random.default_rng(1), 5)
     saved = normalize.forward(v)
     found = normalize.backward(saved.unit * 3.0, saved)

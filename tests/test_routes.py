@@ -4,7 +4,7 @@
 2. Certified: the definition on balls, differentiated by a tape; its balls are far below all other bounds.
 3. Autograd: torch differentiates the textbook form below, through acos, on inputs where float64 is good enough for it.
 
-Routes 1 and 3 are each held to route 2; `agree` shows for every comparison that no wrong gradient would pass it.
+Routes 1 and 3 are each tested against route 2; `agree` shows for every comparison that no wrong gradient would pass it.
 """
 
 from __future__ import annotations

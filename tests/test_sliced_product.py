@@ -140,7 +140,7 @@ def wide_pairs(rng, rows, columns, kind):
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 128, 512, 513, 1500])
 @pytest.mark.parametrize("kind", ["plain", "graded", "cancelling", "positive"])
 def test_matmul_of_pairs_keeps_its_bound(size, kind):
-    """2^-96 of both rows' largest entries a block; in u² what is lost of low parts, and sums of pairs."""
+    """2^-96 of both rows' largest entries per block; in u² the rounding errors of low parts, and of sums of pairs."""
     rng = np.random.default_rng(size)
     a, b = wide_pairs(rng, 2, size, kind), wide_pairs(rng, 2, size, "plain" if kind == "cancelling" else kind)
     if kind == "cancelling":

@@ -1,3 +1,5 @@
+"""Stage softmax: probabilities and their sums against mpmath; backward against differences."""
+
 import numpy as np
 import pytest
 from mpmath import mp

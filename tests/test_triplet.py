@@ -1,3 +1,5 @@
+"""Stage triplet: losses against mpmath and rational numbers, hinges included; backward against differences."""
+
 import itertools
 import math
 from fractions import Fraction

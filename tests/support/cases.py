@@ -229,7 +229,7 @@ def triplets(random: Random) -> Iterator[tuple[str, Inputs]]:
     yield "close together", (a, a + 1e-9 * p, a + 1e-9 * n)
     for size in (1e-200, 1e-30, 1e30, 1e100):
         yield f"of size {size:g}", (size * a, size * p, size * n)
-    leg = np.sqrt(0.45)  # 0.25 - 0.45 + 0.2 is 0 but for roundings
+    leg = np.sqrt(0.45)  # 0.25 - 0.45 + 0.2 is 0 except for roundings
     near = np.array([[0.0, leg], [np.nextafter(leg, 0.0), 0.0]])
     yield "next to the hinge", (np.zeros((2, 2)), np.array([[0.5, 0.0], [0.5, 0.0]]), near)
 

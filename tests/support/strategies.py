@@ -76,7 +76,7 @@ def logits(draw: Draw, short: bool = False, masked: bool = True, classes: int | 
 
 @st.composite
 def labels(draw: Draw, z: Array, ignored: bool = False) -> Array:
-    """A label a row, whose logit is finite, or IGNORED."""
+    """One label per row, whose logit is finite, or IGNORED."""
     return np.array([
         draw(st.sampled_from(np.flatnonzero(np.isfinite(row)).tolist() + [IGNORED] * ignored)) for row in z
     ])  # fmt: skip

@@ -19,7 +19,7 @@ from support.untraced import untraced
 def absolute_terms(
     loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60, projected: bool = False
 ) -> dict[str, Array]:
-    """The size of what a gradient row is made of before anything cancels: a float64 a row; for z and b, an entry.
+    """The size of what a gradient row is made of before anything cancels: one float64 per row; per entry for z and b.
 
     With G_nk = dL/dz_nk by differences, or in its place c_n (p_k sum of |t_j| + |t_k|) for smoothed targets and
     probabilities:

@@ -183,7 +183,7 @@ def arithmetic() -> Iterator[tuple[Any, ...]]:
 
 
 def linear_in_float32(store: Callable[..., Array], add: Any) -> Callable[..., Any]:
-    """Softmax loss in float32 but for dz, or for dw, to which one row after the other is added."""
+    """Softmax loss in float32 except for dz, or for dw, to which one row after the other is added."""
 
     def fn(x: Array, w: Array, y: Array) -> Any:
         wide_x, wide_w = x.astype(np.float32), w.astype(np.float32)
