@@ -54,8 +54,8 @@ def test_a_drawing_is_well_formed_and_takes_size_and_colour_from_the_page(drawn,
 
 
 def test_identifiers_are_unique_over_all_drawings_and_each_refers_to_its_own(drawn):
-    seen = [name for svg in drawn.values() for name in re.findall(r'\bid="([^"]*)"', svg)]
-    assert len(seen) == len(set(seen))
+    ids = [name for svg in drawn.values() for name in re.findall(r'\bid="([^"]*)"', svg)]
+    assert len(ids) == len(set(ids))
     for name, svg in drawn.items():
         own = set(re.findall(r'\bid="([^"]*)"', svg))
         assert all(identifier.startswith(f"{name}-") for identifier in own)

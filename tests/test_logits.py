@@ -62,11 +62,11 @@ def test_backward_against_differences(exponent, size):
     _, saved = logits.forward(c, psi, Y, scale, np.array(exponent))
     upstream = rng.standard_normal((3, 4)) * size
     upstream[:, 1] *= 1e-9
-    found = logits.backward(upstream, saved)
+    gradients = logits.backward(upstream, saved)
     with mp.workdps(80):
         s = whole(scale) * np.array([mp.mpf(2) ** e for e in exponent])
-    checks.against_exact_vjp(truth, [whole(c), whole(psi), s], upstream, found, 2.0 + 1e-9)
-    assert not np.asarray(found[0])[np.arange(3), Y].any()
+    checks.against_exact_vjp(truth, [whole(c), whole(psi), s], upstream, gradients, 2.0 + 1e-9)
+    assert not np.asarray(gradients[0])[np.arange(3), Y].any()
 
 
 def test_gradient_of_the_scale_is_right_where_its_terms_cancel():
@@ -75,12 +75,12 @@ def test_gradient_of_the_scale_is_right_where_its_terms_cancel():
     _, saved = logits.forward(c, psi, Y, scale, np.zeros(3, int))
     upstream = np.random.default_rng(5).standard_normal((3, 4))
     upstream[:, -1] = -(upstream * saved.f.hi)[:, :-1].sum(axis=1) / saved.f.hi[:, -1]
-    _, _, found = logits.backward(upstream, saved)
+    _, _, ds = logits.backward(upstream, saved)
     with mp.workdps(80):
         parts = exact.exact(upstream) * whole(saved.f)
         true, size = parts.sum(axis=1), abs(parts).sum(axis=1)
         assert (abs(true) < 1e-14 * size).all()
-        assert (abs(exact.exact(found) - true) <= checks.U * abs(true) + 11.001 * checks.U**2 * size).all()
+        assert (abs(exact.exact(ds) - true) <= checks.U * abs(true) + 11.001 * checks.U**2 * size).all()
 
 
 @pytest.mark.parametrize("scale", [None, 64.0])

@@ -38,11 +38,11 @@ UPSTREAM = -1.7
 
 def certified(loss: Any, *inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Midpoints, after making sure that nothing is undecided and no radius counts."""
-    found = refloss.enclose(loss, *inputs, digits=20, upstream=UPSTREAM)
-    assert not found.notes
-    for ball in (found.value, *found.grad.values()):
+    enclosure = refloss.enclose(loss, *inputs, digits=20, upstream=UPSTREAM)
+    assert not enclosure.notes
+    for ball in (enclosure.value, *enclosure.grad.values()):
         assert (ball.radius <= checks.U * np.abs(ball.midpoint)).all()
-    return found.value.midpoint, {name: ball.midpoint for name, ball in found.grad.items()}
+    return enclosure.value.midpoint, {name: ball.midpoint for name, ball in enclosure.grad.items()}
 
 
 def hold(theirs: Any, ours: Any, bounds: dict[str, Any]) -> None:

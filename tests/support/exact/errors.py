@@ -117,12 +117,12 @@ def row_error(result: Any, truth: Any, terms: Any) -> float:
     terms below the normal range count as the smallest normal number. Where the truth is NaN or inf, so must be the
     result. Whatever is not as it must be is an error of inf.
     """
-    found, true, sizes = exact(result), exact(truth), exact(terms)
-    if found.shape != true.shape or sizes.shape not in (true.shape, true.shape[:-1]):
-        message = f"shapes of result {found.shape}, truth {true.shape} and terms {sizes.shape} do not fit"
+    result, true, sizes = exact(result), exact(truth), exact(terms)
+    if result.shape != true.shape or sizes.shape not in (true.shape, true.shape[:-1]):
+        message = f"shapes of result {result.shape}, truth {true.shape} and terms {sizes.shape} do not fit"
         raise ValueError(message)
     by_row = sizes.shape != true.shape
-    return max((error(found[i], true[i], sizes[i[:-1] if by_row else i]) for i in np.ndindex(true.shape)), default=0.0)
+    return max((error(result[i], true[i], sizes[i[:-1] if by_row else i]) for i in np.ndindex(true.shape)), default=0.0)
 
 
 @untraced
@@ -132,22 +132,22 @@ def value_error(result: Any, truth: Any, terms: Any = None) -> float:
     A truth of 0 (and terms of 0) demands exactly 0, one below the normal range counts as the smallest normal number,
     NaN demands NaN and inf the same inf. Whatever is not as it must be is an error of inf.
     """
-    found, true = exact(result), exact(truth)
-    if found.shape != true.shape:
-        message = f"shapes of result {found.shape} and truth {true.shape} differ"
+    result, true = exact(result), exact(truth)
+    if result.shape != true.shape:
+        message = f"shapes of result {result.shape} and truth {true.shape} differ"
         raise ValueError(message)
     sizes = exact(np.zeros(true.shape) if terms is None else terms)
-    return max((error(found[i], true[i], max(abs(true[i]), sizes[i])) for i in np.ndindex(true.shape)), default=0.0)
+    return max((error(result[i], true[i], max(abs(true[i]), sizes[i])) for i in np.ndindex(true.shape)), default=0.0)
 
 
-def error(found: mpf, true: mpf, size: mpf) -> float:
+def error(result: mpf, true: mpf, size: mpf) -> float:
     if mp.isnan(true):
-        return 0.0 if mp.isnan(found) else float("inf")
+        return 0.0 if mp.isnan(result) else float("inf")
     if mp.isinf(true):
-        return 0.0 if found == true else float("inf")
-    if not mp.isfinite(found):
+        return 0.0 if result == true else float("inf")
+    if not mp.isfinite(result):
         return float("inf")
     if size == 0:
-        return 0.0 if found == 0 else float("inf")
+        return 0.0 if result == 0 else float("inf")
     with mp.workdps(60):
-        return float(abs(found - true) / max(size, SMALLEST_NORMAL) / UNIT)
+        return float(abs(result - true) / max(size, SMALLEST_NORMAL) / UNIT)

@@ -137,10 +137,10 @@ def psi_slope(
 
 def curve(loss: Any) -> dict[str, Any]:
     """The margin of a loss object: m1, m2, m3, boundary, annealing and scale (None: the feature norm)."""
-    found = {"m1": 1.0, "m2": 0.0, "m3": 0.0, "boundary": "none", "annealing": 0.0, "scale": None}
+    no_margin = {"m1": 1.0, "m2": 0.0, "m3": 0.0, "boundary": "none", "annealing": 0.0, "scale": None}
     match type(loss).__name__:
         case "ModifiedSoftmax":
-            return found
+            return no_margin
         case "NormFace":
             margin = {}
         case "ASoftmax" | "SphereFace":
@@ -154,7 +154,7 @@ def curve(loss: Any) -> dict[str, Any]:
         case name:
             message = f"{name} has no margin"
             raise TypeError(message)
-    return found | margin | {"scale": loss.s}
+    return no_margin | margin | {"scale": loss.s}
 
 
 class TargetPair:
