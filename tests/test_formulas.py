@@ -75,10 +75,10 @@ def _formula(name: str, which: int = 0) -> Callable[[Scopes], Scopes]:
 
 def _docstring(name: str) -> str:
     module, _, rest = name.partition(":")
-    found: Any = importlib.import_module(module)
+    documented: Any = importlib.import_module(module)
     for part in rest.split("."):
-        found = getattr(found, part)
-    return inspect.getdoc(found) or ""
+        documented = getattr(documented, part)
+    return inspect.getdoc(documented) or ""
 
 
 def _exact(value: Any) -> Any:
@@ -116,12 +116,12 @@ RANGES = {"n": N, "k": C, "j": C, "i": D}
 @_formula("refloss.stages.normalize:forward")
 def _(rng):
     v = rng.normal(size=(N, D)) * 3.0
-    found = normalize.forward(v)
+    normalized = normalize.forward(v)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\hat v": _exact(found.unit[n]),
-                r"\lVert v\rVert": _exact(found.norm[n]),
+                r"\hat v": _exact(normalized.unit[n]),
+                r"\lVert v\rVert": _exact(normalized.norm[n]),
                 "v": _exact(v[n]),
             },
             RANGES,
@@ -131,11 +131,11 @@ def _(rng):
 @_formula("refloss.stages.normalize:backward")
 def _(rng):
     v, g, h = rng.normal(size=(N, D)) * 3.0, rng.normal(size=(N, D)), rng.normal(size=N)
-    found = normalize.backward(g, normalize.forward(v), h)
+    gradient = normalize.backward(g, normalize.forward(v), h)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial v": _exact(found[n]),
+                r"\partial L/\partial v": _exact(gradient[n]),
                 r"\partial L/\partial \hat v": _exact(g[n]),
                 r"\partial L/\partial \lVert v\rVert": _exact(h[n]),
                 r"\hat v": _unit(_exact(v[n])),
@@ -201,11 +201,11 @@ def _(rng):
 @_formula("refloss.stages.angle:forward")
 def _(rng):
     x, w = rng.normal(size=(N, D)), rng.normal(size=(N, D)) * 3.0
-    found, saved = angle.forward(x, w)
+    angles, saved = angle.forward(x, w)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\theta": _exact(found.theta)[n],
+                r"\theta": _exact(angles.theta)[n],
                 "t_x": _exact(saved.tangent_x)[n],
                 "x": _exact(x[n]),
                 "w": _exact(w[n]),
@@ -260,11 +260,11 @@ def _(rng):
 def _(rng):
     for settings, theta in _margins(rng):
         g = rng.normal(size=len(theta))
-        found = margin.backward(g, margin.forward(angle.of(theta), settings)[1])
+        gradient = margin.backward(g, margin.forward(angle.of(theta), settings)[1])
         for n, at in enumerate(_exact(theta)):
             yield tex.Scope(
                 {
-                    r"\partial L/\partial \theta": _exact(found)[n],
+                    r"\partial L/\partial \theta": _exact(gradient)[n],
                     r"\partial L/\partial \psi": _exact(g)[n],
                     r"\theta": at,
                     r"\varphi": settings.m1 * at + mpf(settings.m2),
@@ -326,11 +326,11 @@ def _(rng):
 def _(rng):
     z, _ = _rows(rng)
     g = rng.normal(size=(N, C))
-    found = softmax.backward(g, softmax.forward(Pair.of(z))[1])
+    gradient = softmax.backward(g, softmax.forward(Pair.of(z))[1])
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial z": _exact(found[n]),
+                r"\partial L/\partial z": _exact(gradient[n]),
                 r"\partial L/\partial p": _exact(g[n]),
                 "p": _softmax(_exact(z[n])),
             },
@@ -350,11 +350,11 @@ def _(rng):
 def _(rng):
     z, _ = _rows(rng)
     g = rng.normal(size=(N, C))
-    found = log_softmax.backward(g, log_softmax.forward(Pair.of(z))[1])
+    gradient = log_softmax.backward(g, log_softmax.forward(Pair.of(z))[1])
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial z": _exact(found[n]),
+                r"\partial L/\partial z": _exact(gradient[n]),
                 r"\partial L/\partial \log p": _exact(g[n]),
                 "p": _softmax(_exact(z[n])),
             },
@@ -374,8 +374,8 @@ def _labels(rng):
 @_formula("refloss.stages.cross_entropy:weights")
 def _(rng):
     for choice, y in _labels(rng):
-        found = cross_entropy.weights(y, C, SETTINGS)
-        values = {r"\bar n": _exact(found.divisor), "v": _exact(SETTINGS.class_weight), "N": mpf(N)}
+        targets = cross_entropy.weights(y, C, SETTINGS)
+        values = {r"\bar n": _exact(targets.divisor), "v": _exact(SETTINGS.class_weight), "N": mpf(N)}
         yield tex.Scope(values | ({"y": _exact(y)} if choice == 0 else {}), RANGES, choice)
 
 
@@ -431,10 +431,10 @@ def _(rng):
     for choice, reduction in enumerate(("mean", "sum", "none")):
         g = rng.normal(size=N)
         upstream = g if reduction == "none" else g[0]
-        found = cross_entropy.backward(upstream, cross_entropy.forward(log_p, targets, reduction)[1])
+        gradient = cross_entropy.backward(upstream, cross_entropy.forward(log_p, targets, reduction)[1])
         yield tex.Scope(
             {
-                r"\partial L/\partial \log p": _exact(found),
+                r"\partial L/\partial \log p": _exact(gradient),
                 r"\partial \mathcal L/\partial L:0": _exact(g[0]),
                 r"\partial \mathcal L/\partial L:1": _exact(g),
                 "t": _exact(targets.t),
@@ -625,15 +625,15 @@ def _(rng):
 
 def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
-    found = []
+    formulas = []
     modules = [angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, softmax, triplet]
     losses = ("refloss.functions", "refloss.losses.softmax", "refloss.losses.margin", "refloss.losses.pairwise")
     for module in (*modules, *map(importlib.import_module, losses)):
         for name, item in vars(module).items():
             if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
                 count = len(DISPLAY.findall(inspect.getdoc(item) or ""))
-                found += [(f"{module.__name__}:{name}", which) for which in range(count)]
-    return found
+                formulas += [(f"{module.__name__}:{name}", which) for which in range(count)]
+    return formulas
 
 
 def test_every_displayed_formula_of_stages_and_losses_is_evaluated():

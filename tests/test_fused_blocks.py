@@ -151,8 +151,8 @@ def room(n, d, dtype=np.float64):
 def test_value_and_gradients_take_one_buffer_of_all_logits(loss, peak):
     x, w, y = ordinary(N, C, D)
     for dtype in (np.float64, np.float32):
-        given, out = (x.astype(dtype), w.astype(dtype), y), {"w": np.empty_like(w, dtype)}
-        taken, _ = peak(lambda g=given, o=out: loss.value_and_grad(*g, engine="fused", out=o, dtype=o["w"].dtype))
+        inputs, out = (x.astype(dtype), w.astype(dtype), y), {"w": np.empty_like(w, dtype)}
+        taken, _ = peak(lambda g=inputs, o=out: loss.value_and_grad(*g, engine="fused", out=o, dtype=o["w"].dtype))
         one = np.dtype(dtype).itemsize * N * C
         assert taken <= one + room(N, D, dtype) < 2 * one
 
@@ -173,10 +173,10 @@ def test_the_value_alone_and_the_gradient_of_x_alone_take_no_more_than_blocks(pe
     assert room(N, D, dtype) < np.dtype(dtype).itemsize * N * C
     value, alone = peak(lambda: refloss.ArcFace()(x, w, y, engine="fused", dtype=dtype))
     assert value <= room(N, D, dtype)
-    taken, found = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", wrt="x", dtype=dtype))
+    taken, result = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", wrt="x", dtype=dtype))
     assert taken <= room(N, D, dtype)
-    assert found[1].w is None
-    assert found[0] == alone
+    assert result[1].w is None
+    assert result[0] == alone
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -197,10 +197,10 @@ def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(pe
     loss = refloss.ArcFace(s=16.0)
     for kind in (np.float64, np.float32, np.float16):
         w.astype(kind).tofile(tmp_path / "w")
-        given = np.memmap(tmp_path / "w", kind, "r", shape=(C, D))
-        in_memory = np.array(given)
+        file_w = np.memmap(tmp_path / "w", kind, "r", shape=(C, D))
+        in_memory = np.array(file_w)
         into = np.memmap(tmp_path / "dw", np.float64, "w+", shape=(C, D))
-        taken, (value, grad) = peak(lambda g=given, i=into: loss.value_and_grad(x, g, y, engine="fused", out={"w": i}))
+        taken, (value, grad) = peak(lambda g=file_w, i=into: loss.value_and_grad(x, g, y, engine="fused", out={"w": i}))
         assert taken <= FLOAT * N * C + room(N, D)
         assert grad.w is into
         into.flush()
@@ -208,5 +208,5 @@ def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(pe
         assert bits((value, grad)) == bits(expected)
         written = np.fromfile(tmp_path / "dw").reshape(C, D)
         assert np.array_equal(written, expected[1].w)
-        alone, _ = peak(lambda g=given: loss(x, g, y, engine="fused"))
+        alone, _ = peak(lambda g=file_w: loss(x, g, y, engine="fused"))
         assert alone <= room(N, D)

@@ -152,5 +152,5 @@ def test_triplet_by_all_routes(torch, squared):
         near, far = ((anchor - other).square().sum(dim=1) for other in (positive, negative))
         return torch.relu((near - far if squared else near.sqrt() - far.sqrt()) + 0.3).mean()
 
-    found = torch_gradients(torch, theirs, UPSTREAM, anchor=anchor, positive=positive, negative=negative)
-    hold(found, certified(loss, *inputs), triplet_bound(*inputs, 0.3, squared, "mean", UPSTREAM))
+    result = torch_gradients(torch, theirs, UPSTREAM, anchor=anchor, positive=positive, negative=negative)
+    hold(result, certified(loss, *inputs), triplet_bound(*inputs, 0.3, squared, "mean", UPSTREAM))

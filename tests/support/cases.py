@@ -50,17 +50,17 @@ def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
 
 def angles(loss: Any) -> dict[str, float]:
     """Target angles by name: towards 0, towards pi, and around every multiple of pi of the margin's own angle."""
-    angles = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
-    angles |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
+    thetas = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
+    thetas |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
     m1 = getattr(loss, "m1", loss.m if isinstance(loss, refloss.ASoftmax) else 1.0)
     m2 = getattr(loss, "m2", loss.m if isinstance(loss, refloss.ArcFace) else 0.0)
     for k in range(1, int((m1 * math.pi + m2) / math.pi) + 1):
         for side in (-1e-3, -1e-8, 0.0, 1e-8, 1e-3):
             if 0.0 < (theta := (k * math.pi - m2) / m1 + side) < math.pi:
-                angles[f"phi = {k} pi {side:+g}"] = theta
+                thetas[f"phi = {k} pi {side:+g}"] = theta
     if "easy" in repr(loss):
-        angles |= {f"theta = pi/2 {side:+g}": math.pi / 2 + side for side in (-1e-8, 1e-8)}
-    return angles
+        thetas |= {f"theta = pi/2 {side:+g}": math.pi / 2 + side for side in (-1e-8, 1e-8)}
+    return thetas
 
 
 def ordinary(random: Random, n: int = 2, c: int = 5, d: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
