@@ -36,8 +36,8 @@ def _axes(name):
 
 
 def _line(axes, label):
-    (found,) = [line for line in axes.lines if line.get_label() == label]
-    return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)
+    (line,) = [line for line in axes.lines if line.get_label() == label]
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
@@ -108,8 +108,8 @@ def test_boundaries_are_where_the_derivation_has_them():
             continue
         x, y = (np.asarray(entry, float) for entry in (axes.lines[1].get_xdata(), axes.lines[1].get_ydata()))
         turned = np.arctan2(y, x) - np.pi / 6.0
-        found = np.nanmax(turned[(turned > 0) & (turned < between)])
-        assert abs(found - ends[axes.get_title()]) < 2.0 * np.pi / 720.0, axes.get_title()
+        turn = np.nanmax(turned[(turned > 0) & (turned < between)])
+        assert abs(turn - ends[axes.get_title()]) < 2.0 * np.pi / 720.0, axes.get_title()
 
 
 def test_errors_drawn_grow_for_the_naive_way_and_stay_at_roundoff_for_ours():

@@ -775,8 +775,8 @@ def test_a_formula_without_anything_to_compare_is_refused():
 
 def test_alterations_of_every_kind_are_made():
     source = r"L = -2\cos(m)\sum_{k\ne a} x_k^2 [k = 1] + \frac{u\cdot v}{\lVert v\rVert}"
-    made = {what.partition(": ")[2] for what, _ in tex.alterations(tex.read(source))}
-    assert made >= {
+    kinds = {what.partition(": ")[2] for what, _ in tex.alterations(tex.read(source))}
+    assert kinds >= {
         "sign of all",
         "twice all",
         "sign of term 0",

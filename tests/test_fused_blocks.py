@@ -70,9 +70,9 @@ def test_class_weights_are_refused_as_by_the_chain(change, block, dtype, monkeyp
     change(w)
     for loss in (refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()):
         if isinstance(loss, refloss.SoftmaxLoss) and np.isfinite(w).all():  # to which zeros are a class like any other
-            found, expected = (loss.value_and_grad(x, w, y, engine=engine) for engine in ("fused", "chain"))
-            np.testing.assert_allclose(found[0], expected[0], rtol=64 * U, atol=0.0)
-            np.testing.assert_allclose(found[1].w, expected[1].w, rtol=0.0, atol=64 * U)
+            result, expected = (loss.value_and_grad(x, w, y, engine=engine) for engine in ("fused", "chain"))
+            np.testing.assert_allclose(result[0], expected[0], rtol=64 * U, atol=0.0)
+            np.testing.assert_allclose(result[1].w, expected[1].w, rtol=0.0, atol=64 * U)
             continue
         with pytest.raises(ValueError, match=r"^w must ") as expected:
             loss(x, w, y, engine="chain")
@@ -85,7 +85,7 @@ def test_class_weights_are_refused_as_by_the_chain(change, block, dtype, monkeyp
 def test_classes_of_linear_heads_beyond_the_room_of_products_are_left_to_the_chain(monkeypatch):
     chain = []
     real = fused._by_chain
-    monkeypatch.setattr(fused, "_by_chain", lambda *given: (chain.append(1), real(*given))[1])
+    monkeypatch.setattr(fused, "_by_chain", lambda *arguments: (chain.append(1), real(*arguments))[1])
     x, w, y = ordinary(3, 5, 2)
     for size, taken in ((1e-140, 0), (1e140, 0), (1e-170, 1), (1e170, 1), (1e-200, 1)):
         chain.clear()

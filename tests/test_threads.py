@@ -386,11 +386,11 @@ while True:
         install(None)
     assert blas() == before and not threads._one_thread.calls, at
     assert work() == expected, at
-    found = []
-    other = threading.Thread(target=lambda: found.append(work()))
+    results = []
+    other = threading.Thread(target=lambda: results.append(work()))
     other.start()
     other.join(60)
-    assert found == [expected], at
+    assert results == [expected], at
     at += step
 assert blas() == before
 print(at // step)

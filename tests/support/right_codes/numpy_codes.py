@@ -227,9 +227,9 @@ def numpy_linear(
         if b is not None:
             z = (widened(z) + widened(b)).astype(z.dtype) if upcast else z + b
         value, g = numpy_logits(loss, kernel, add, upcast=bool(upcast))(z, y)
-        found = [product(g, w.T, add), product(g.T, x.T, add)]
-        found += [] if b is None else [accumulated(add)(g.T)]
-        return value.astype(kind), *(part.astype(kind) for part in found)
+        gradients = [product(g, w.T, add), product(g.T, x.T, add)]
+        gradients += [] if b is None else [accumulated(add)(g.T)]
+        return value.astype(kind), *(part.astype(kind) for part in gradients)
 
     return fn
 
@@ -398,7 +398,7 @@ def numpy_triplet(loss: Any, add: Add = pairwise, upcast: bool = False) -> Calla
         rows, active = np.maximum(violation, one(0.0)), (violation > 0)[:, None]
         scale = one(1.0 / len(a)) if loss.reduction == "mean" else one(1.0)
         value = reduced(rows, Targets(rows, rows, len(a) if loss.reduction == "mean" else 1.0), loss, add)
-        found = (slope_p - slope_n, -slope_p, slope_n)
-        return value.astype(kind), *((np.where(active, part, one(0.0)) * scale).astype(kind) for part in found)
+        gradients = (slope_p - slope_n, -slope_p, slope_n)
+        return value.astype(kind), *((np.where(active, part, one(0.0)) * scale).astype(kind) for part in gradients)
 
     return fn

@@ -55,8 +55,8 @@ def torch_logits(rows: Callable[..., Any], loss: Any, upcast: bool = False) -> C
     """A loss of logits from its rows."""
 
     def fn(z: Any, y: Any) -> Any:
-        found = torch_reduced(rows(z.float() if upcast else z, y), y, loss)
-        return found.to(z.dtype) if upcast else found
+        reduced = torch_reduced(rows(z.float() if upcast else z, y), y, loss)
+        return reduced.to(z.dtype) if upcast else reduced
 
     return fn
 

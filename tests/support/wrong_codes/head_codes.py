@@ -183,10 +183,10 @@ def every_row(x: Array, w: Array, y: Array, b: Array) -> Array:
 
 def bias_off_the_target(x: Array, w: Array, y: Array, b: Array) -> Any:
     """A value whose z_y has no bias."""
-    value, *found = numpy_linear(LINEAR)(x, w, y, b)
+    value, *gradients = numpy_linear(LINEAR)(x, w, y, b)
     kept = y >= 0
     lost = b[y[kept]].astype(np.float64).sum() / max(int(kept.sum()), 1)
-    return (value + value.dtype.type(lost)).astype(value.dtype), *found
+    return (value + value.dtype.type(lost)).astype(value.dtype), *gradients
 
 
 def radial(inputs: Any, g: Array, place: int) -> Array:
