@@ -119,18 +119,18 @@ def test_changes_are_seen_bit_by_bit():
 
 
 def test_code_gets_copies_in_the_dtype():
-    seen = []
+    arguments = []
 
     def fn(x, w, y):
-        seen.extend((x, w, y))
+        arguments.extend((x, w, y))
         x[:] = 7.0
         return 1.0, x, w
 
     x, w, y = np.eye(2), np.eye(2) / 3.0, np.array([0, 1])
     found = adapters.call(fn, "numpy", "float16", None, (x, w, y), np.ones(1), ("x", "w"), 2)
-    assert [entry.dtype for entry in seen] == [np.float16, np.float16, y.dtype]
+    assert [entry.dtype for entry in arguments] == [np.float16, np.float16, y.dtype]
     assert (x == np.eye(2)).all()
-    assert seen[2] is not y
+    assert arguments[2] is not y
     assert found.changed == (0,)
     dict_of = adapters.call(lambda x: {"loss": 1.5, "grad_x": x}, "numpy", "float32", None, (x,), np.ones(1), ("x",))
     assert (dict_of.value, dict_of.gradients[0].tolist(), dict_of.hint) == (1.5, x.tolist(), "")
@@ -143,9 +143,9 @@ def test_code_gets_copies_in_the_dtype():
         ("float32", np.float32),
         ("float64", np.float64),
     ):
-        seen.clear()
-        adapters.call(lambda z, t: seen.append(t) or 1.0, "numpy", dtype, None, (x, soft), np.ones(1), ("z",), 1)
-        assert seen[0].dtype == kind
+        arguments.clear()
+        adapters.call(lambda z, t: arguments.append(t) or 1.0, "numpy", dtype, None, (x, soft), np.ones(1), ("z",), 1)
+        assert arguments[0].dtype == kind
     with pytest.raises(ValueError, match=r"^framework: expected one of 'numpy', 'torch', 'jax'; got 'mxnet'$"):
         adapters.ready("mxnet", "float32", None)
     with pytest.raises(ValueError, match=r"^device: NumPy has none but 'cpu'; got 'cuda'$"):
@@ -158,29 +158,29 @@ def test_code_gets_copies_in_the_dtype():
 def test_tensors_are_differentiated_with_the_upstream_gradient_that_is_given():
     torch = pytest.importorskip("torch")
     x, y, upstream = np.array([[1.0, 2.0]]), np.array([[0.25, 0.75]]), np.array([3.0, 5.0])
-    seen = []
+    arguments = []
 
     def fn(x, w, t):
-        seen.extend((x, w, t))
+        arguments.extend((x, w, t))
         return (x**2).sum(1)
 
     found = adapters.call(fn, "torch", "float64", None, (x, x, y), upstream, ("x", "w"), 2)
     assert [grad.tolist() for grad in found.gradients] == [[[6.0, 12.0]], [[0.0, 0.0]]]
     assert (found.value.tolist(), found.upstream.tolist(), found.kind) == ([5.0], [3.0], "float64")
-    assert [entry.requires_grad for entry in seen] == [True, True, False]
-    assert [entry.dtype for entry in seen] == [torch.float64] * 3
-    seen.clear()
+    assert [entry.requires_grad for entry in arguments] == [True, True, False]
+    assert [entry.dtype for entry in arguments] == [torch.float64] * 3
+    arguments.clear()
     one = adapters.call(fn, "torch", "float64", None, (x, x, y), upstream, ("x", "w"), 2, ("x",))
-    assert [entry.requires_grad for entry in seen] == [True, False, False]
+    assert [entry.requires_grad for entry in arguments] == [True, False, False]
     assert (one.gradients[0].tolist(), one.gradients[1]) == ([[6.0, 12.0]], None)
-    seen.clear()
+    arguments.clear()
     adapters.call(fn, "torch", "bfloat16", "cpu", (x, x, y), upstream, ("x", "w"), 2)
-    assert [entry.dtype for entry in seen] == [torch.bfloat16, torch.bfloat16, torch.float32]
-    given = adapters.call(
+    assert [entry.dtype for entry in arguments] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    own = adapters.call(
         lambda x: (x.detach().sum(), 2.0 * x.detach()), "torch", "float32", None, (x,), upstream, ("x",)
     )
-    assert given.gradients[0].tolist() == [[2.0, 4.0]]
-    assert (given.upstream, given.hint) == (1.0, "")
+    assert own.gradients[0].tolist() == [[2.0, 4.0]]
+    assert (own.upstream, own.hint) == (1.0, "")
     doubtful = adapters.call(lambda x: (x.sum(), x), "torch", "float32", None, (x,), upstream, ("x",))
     assert doubtful.hint.startswith("what came beside the value was read as dx;")
     logits = adapters.call(lambda x: (x.sum(), x[:, :1]), "torch", "float32", None, (x,), upstream, ("x",))
@@ -207,28 +207,28 @@ def test_tensors_are_differentiated_with_the_upstream_gradient_that_is_given():
 def test_jax_arrays_are_differentiated_with_the_upstream_gradient_that_is_given():
     jax = pytest.importorskip("jax")
     x, y, upstream = np.array([[1.0, 2.0]]), np.array([1]), np.array([3.0, 5.0])
-    seen = []
+    arguments = []
 
     def fn(x, w, y):
-        seen.append((x, w, y))
+        arguments.append((x, w, y))
         return (x**2).sum(1)
 
     found = adapters.call(fn, "jax", "float32", None, (x, 3.0 * x, y), upstream, ("x", "w"), 2)
     assert [grad.tolist() for grad in found.gradients] == [[[6.0, 12.0]], [[0.0, 0.0]]]
     assert (found.value.tolist(), found.upstream.tolist(), found.kind) == ([5.0], [3.0], "float32")
     assert (found.hint, found.changed) == ("", ())
-    assert all(isinstance(each[2], np.ndarray) for each in seen)
-    assert seen[0][1].tolist() == [[3.0, 6.0]]
+    assert all(isinstance(each[2], np.ndarray) for each in arguments)
+    assert arguments[0][1].tolist() == [[3.0, 6.0]]
     one = adapters.call(fn, "jax", "float32", None, (x, x, y), upstream, ("x", "w"), 2, ("w",))
     assert (one.gradients[0], one.gradients[1].tolist()) == (None, [[0.0, 0.0]])
     soft = adapters.call(lambda z, t: (z * t).sum(), "jax", "bfloat16", "cpu:0", (x, x / 3.0), upstream, ("z",), 1)
     assert soft.value.dtype == np.float64
-    given = adapters.call(
+    own = adapters.call(
         lambda x, w, y: (x.sum(), (2.0 * x, w)), "jax", "float32", "cpu", (x, x, y), upstream, ("x", "w"), 2
     )
-    assert [grad.tolist() for grad in given.gradients] == [[[2.0, 4.0]], [[1.0, 2.0]]]
-    assert given.upstream == 1.0
-    assert given.hint.startswith("what came beside the value was read as dx, dw;")
+    assert [grad.tolist() for grad in own.gradients] == [[[2.0, 4.0]], [[1.0, 2.0]]]
+    assert own.upstream == 1.0
+    assert own.hint.startswith("what came beside the value was read as dx, dw;")
     number = adapters.call(lambda x: 1.5, "jax", "float32", jax.devices("cpu")[0], (x,), upstream, ("x",))
     assert (number.value, number.gradients) == (1.5, None)
     logits = adapters.call(lambda x: (x.sum(), x[:, :1]), "jax", "float32", None, (x,), upstream, ("x",))

@@ -1,3 +1,5 @@
+"""Stage angle: angle, cosine, sine and tangents against mpmath at every angle; backward against differences."""
+
 import math
 import subprocess
 import sys
@@ -36,7 +38,7 @@ def on_axes(theta):
 
 
 def graded(rng, size, span, count=40):
-    """Rows of entries from 1 down to 10^-span, w a multiple of x but for a few of its last bits here and there."""
+    """Rows of entries from 1 down to 10^-span, w a multiple of x except for a few of its last bits here and there."""
     x = rng.standard_normal((count, size)) * 10.0 ** rng.uniform(-span, 0.0, (count, size))
     w = x * rng.choice([1.0 / 3.0, 3.0, -0.5, 7.0], (count, 1))
     for _ in range(2):
@@ -73,7 +75,7 @@ def check(x, w, digits=120):
     A tangent: of every entry the low part left out, the length rounded, the division, 1u each, hence so for the row,
     and what it has along the base is no more than that.
     """
-    found, saved = angle.forward(x, w)
+    angles, saved = angle.forward(x, w)
     true = exact.angle(x, w, digits=digits)
     pair = (5 + 3 * math.ceil(math.log2(x.shape[1]))) * 2 + 30
     with mp.workdps(digits + 20):
@@ -81,10 +83,10 @@ def check(x, w, digits=120):
         rounded, lost = u * (1 + mpf(2) ** -40), u**2 * mpf(2) ** -960
         for n in range(len(x)):
             theta = true[n]
-            assert abs(mpf(float(found.theta.hi[n])) - theta) <= rounded * theta
-            assert abs(whole(found.theta, n) - theta) <= (pair + 20) * u**2 * min(1, theta) + lost
-            assert abs(whole(found.sin, n) - mp.sin(theta)) <= pair * u**2 * mp.sin(theta) + lost
-            assert abs(whole(found.cos, n) - mp.cos(theta)) <= pair * u**2
+            assert abs(mpf(float(angles.theta.hi[n])) - theta) <= rounded * theta
+            assert abs(whole(angles.theta, n) - theta) <= (pair + 20) * u**2 * min(1, theta) + lost
+            assert abs(whole(angles.sin, n) - mp.sin(theta)) <= pair * u**2 * mp.sin(theta) + lost
+            assert abs(whole(angles.cos, n) - mp.cos(theta)) <= pair * u**2
             for unit, v, base in ((saved.tangent_x, w, x), (saved.tangent_w, x, w)):
                 t, b = exact.exact(unit[n]), exact.exact(base[n])
                 assert norm(t - tangent(v[n], base[n])) <= 3 * rounded
@@ -102,9 +104,9 @@ def test_angles_between_vectors_anywhere(theta, size):
 def test_angles_are_right_to_the_width_of_a_pair(theta, size):
     """256u² of the angle, as `_theta` says."""
     x, w = at(np.random.default_rng(size), theta, size, 2)
-    found, true = angle.forward(x, w)[0].theta, exact.angle(x, w, digits=100)
+    angles, true = angle.forward(x, w)[0].theta, exact.angle(x, w, digits=100)
     with mp.workdps(100):
-        for hi, lo, t in zip(found.hi, found.lo, true, strict=True):
+        for hi, lo, t in zip(angles.hi, angles.lo, true, strict=True):
             assert abs(mpf(float(hi)) + mpf(float(lo)) - t) <= 256 * mpf(2) ** -106 * t
 
 
@@ -153,9 +155,9 @@ x = numpy.array([[-1e-320, 5.0, 0.0], [8.0, -5e-320, 1e-307], [2e-307, -6e-307, 
 w = numpy.array([[-3.335e-321, 2.083333333333333, 0.0], [0.8, -5e-321, 1e-308], [2e-308, -6e-308, -0.3]])
 w[1, 2] *= 1.0 + 2.0**-51
 with numpy.errstate(all="ignore"):
-    found, saved = angle.forward(x, w)
-assert (found.theta.hi <= 1e-307).all()
-assert all(numpy.isfinite(part).all() for part in (*found.theta.hi, *saved.tangent_x, *saved.tangent_w))
+    angles, saved = angle.forward(x, w)
+assert (angles.theta.hi <= 1e-307).all()
+assert all(numpy.isfinite(part).all() for part in (*angles.theta.hi, *saved.tangent_x, *saved.tangent_w))
 """
 
 
@@ -180,11 +182,11 @@ AT_THE_END = [
 def test_tangents_where_the_end_of_the_range_makes_the_angle(x, w):
     """Scaling by 2^-1 would already lose 5e-324. θ is rounded, to 0 if that is nearest; the tangents exist."""
     x, w = np.array([x]), np.array([w])
-    found, saved = angle.forward(x, w)
+    angles, saved = angle.forward(x, w)
     true = exact.angle(x, w, digits=1400)[0]
     with mp.workdps(1400):
-        assert abs(mpf(float(found.sin.hi[0])) - mp.sin(true)) <= exact.UNIT * mp.sin(true) + mpf(2) ** -1075
-        assert math.isclose(found.theta.hi[0], float(true), rel_tol=1e-15, abs_tol=5e-324)
+        assert abs(mpf(float(angles.sin.hi[0])) - mp.sin(true)) <= exact.UNIT * mp.sin(true) + mpf(2) ** -1075
+        assert math.isclose(angles.theta.hi[0], float(true), rel_tol=1e-15, abs_tol=5e-324)
         for unit, v, base in ((saved.tangent_x, w, x), (saved.tangent_w, x, w)):
             assert norm(exact.exact(unit[0]) - tangent(v[0], base[0])) <= 3 * exact.UNIT * (1 + mpf(2) ** -40)
     wide = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))[1]
@@ -196,10 +198,10 @@ def test_tangents_where_the_end_of_the_range_makes_the_angle(x, w):
 
 def test_hard_rows_do_not_hide_ordinary_ones():
     x, w = np.array([[1.0, 0.0], [1.0, 2.0], [1.0, 0.0]]), np.array([[1.0, 5e-324], [3.0, -1.0], [2.0, 0.0]])
-    found, saved = angle.forward(x, w)
-    assert found.theta.hi.tolist() == [5e-324, found.theta.hi[1], 0.0]
+    angles, saved = angle.forward(x, w)
+    assert angles.theta.hi.tolist() == [5e-324, angles.theta.hi[1], 0.0]
     assert saved.tangent_x.any(axis=1).tolist() == [True, True, False]
-    assert math.isclose(found.theta.hi[1], math.acos(1.0 / math.sqrt(50.0)), rel_tol=1e-15)
+    assert math.isclose(angles.theta.hi[1], math.acos(1.0 / math.sqrt(50.0)), rel_tol=1e-15)
 
 
 PARALLEL = [
@@ -219,17 +221,17 @@ PARALLEL = [
 @pytest.mark.parametrize(("x", "w", "sign"), PARALLEL)
 def test_exactly_parallel_vectors_have_exactly_0_or_pi_and_no_tangents(x, w, sign):
     x, w = np.array([x]), np.array([w])
-    found, saved = angle.forward(x, w)
+    angles, saved = angle.forward(x, w)
     expected = 0.0 if sign > 0 else math.pi
-    assert found.theta.hi.tolist() == [expected]
-    assert found.theta.lo.tolist() == [0.0 if sign > 0 else float(PI.lo)]
-    assert (found.cos.hi.tolist(), found.cos.lo.tolist()) == ([sign], [0.0])
-    assert (found.sin.hi.tolist(), found.sin.lo.tolist()) == ([0.0], [0.0])
+    assert angles.theta.hi.tolist() == [expected]
+    assert angles.theta.lo.tolist() == [0.0 if sign > 0 else float(PI.lo)]
+    assert (angles.cos.hi.tolist(), angles.cos.lo.tolist()) == ([sign], [0.0])
+    assert (angles.sin.hi.tolist(), angles.sin.lo.tolist()) == ([0.0], [0.0])
     assert not saved.tangent_x.any()
     assert not saved.tangent_w.any()
-    to_x, to_w = map(np.asarray, angle.backward(np.ones(1), saved))
-    assert not to_x.any()
-    assert not to_w.any()
+    dx, dw = map(np.asarray, angle.backward(np.ones(1), saved))
+    assert not dx.any()
+    assert not dw.any()
 
 
 @pytest.mark.parametrize("size", [2, 16, 512])
@@ -240,16 +242,16 @@ def test_one_unit_in_the_last_place_is_not_parallel(size, factor):
     x[:, 0] = 1.0
     w = x * factor
     w[:, -1] = np.nextafter(w[:, -1], 9.0)
-    found, saved = angle.forward(x, w)
-    assert (found.sin.hi > 0.0).all()
+    angles, saved = angle.forward(x, w)
+    assert (angles.sin.hi > 0.0).all()
     assert np.allclose(np.linalg.norm(saved.tangent_x, axis=1), 1.0, rtol=1e-15, atol=0.0)
     check(x, w, digits=200)
 
 
 def test_in_one_dimension_there_is_0_and_pi():
     x, w = np.array([[2.0], [-3.0], [1e-300]]), np.array([[0.1], [7.0], [-1e300]])
-    found, _ = angle.forward(x, w)
-    assert found.theta.hi.tolist() == [0.0, math.pi, math.pi]
+    angles, _ = angle.forward(x, w)
+    assert angles.theta.hi.tolist() == [0.0, math.pi, math.pi]
 
 
 def test_hard_rows_among_ordinary_ones_change_no_bit_of_them():
@@ -273,7 +275,7 @@ def test_backward_against_differences(theta, length):
     x *= length
     _, saved = angle.forward(x, w)
     upstream = rng.standard_normal(3)
-    found = angle.backward(upstream, saved)
+    gradients = angle.backward(upstream, saved)
     with mp.workdps(60):
         lengths = [np.array([norm(row) for row in exact.exact(v)]) for v in (x, w)]
         terms = [abs(exact.exact(upstream)) / each for each in lengths]
@@ -281,25 +283,25 @@ def test_backward_against_differences(theta, length):
     def function(x, w):
         return exact.angle(x, w, digits=mp.dps)
 
-    checks.against_exact_vjp(function, [x, w], upstream, found, 7.0 + 1e-9, terms=terms)
+    checks.against_exact_vjp(function, [x, w], upstream, gradients, 7.0 + 1e-9, terms=terms)
 
 
 def test_backward_at_the_smallest_angle_is_the_tangent_over_the_length():
     x, w = on_axes(1e-300)
     _, saved = angle.forward(x, w)
-    to_x, to_w = angle.backward(np.array([1.0, 2.0, 4.0]), saved)
-    assert to_x.tolist() == [[0.0, -1.0], [0.0, 2.0 / 3.0], [-4.0 / 0.7, 0.0]]
-    assert np.allclose(to_w, [[0.0, 0.5], [0.0, -2.0], [4.0, 0.0]], rtol=1e-15, atol=1e-299)
+    dx, dw = angle.backward(np.array([1.0, 2.0, 4.0]), saved)
+    assert dx.tolist() == [[0.0, -1.0], [0.0, 2.0 / 3.0], [-4.0 / 0.7, 0.0]]
+    assert np.allclose(dw, [[0.0, 0.5], [0.0, -2.0], [4.0, 0.0]], rtol=1e-15, atol=1e-299)
 
 
 @pytest.mark.parametrize("theta", [0.0, 1e-300, 1e-8, 1.0, math.pi / 2, math.pi - 1e-8, math.pi])
 def test_an_angle_in_radians_has_its_sine_and_cosine(theta):
     """`of` takes a float64 number as it is: 16u², see `sin_cos`."""
-    found = angle.of(np.array([theta]))
-    assert (found.theta.hi.tolist(), found.theta.lo.tolist()) == ([theta], [0.0])
+    angles = angle.of(np.array([theta]))
+    assert (angles.theta.hi.tolist(), angles.theta.lo.tolist()) == ([theta], [0.0])
     with mp.workdps(60):
-        assert abs(whole(found.cos, 0) - mp.cos(mpf(theta))) <= 16 * exact.UNIT**2
-        assert abs(whole(found.sin, 0) - mp.sin(mpf(theta))) <= 16 * exact.UNIT**2
+        assert abs(whole(angles.cos, 0) - mp.cos(mpf(theta))) <= 16 * exact.UNIT**2
+        assert abs(whole(angles.sin, 0) - mp.sin(mpf(theta))) <= 16 * exact.UNIT**2
 
 
 def test_saved_is_what_it_says():

@@ -111,8 +111,8 @@ def _scope(a: Arithmetic, values: Mapping[str, Any], choice: int = 0) -> tex.Sco
         "D": float(D),
         "R": lost,
     }
-    found = {name: value if callable(value) else _exact(value) for name, value in (common | dict(values)).items()}
-    return tex.Scope(found, RANGES, choice)
+    values = {name: value if callable(value) else _exact(value) for name, value in (common | dict(values)).items()}
+    return tex.Scope(values, RANGES, choice)
 
 
 # ---------------------------------------------------------------------------------------------------------------- sums
@@ -184,10 +184,10 @@ def _head(**fields: Any) -> Head:
 def _(rng):
     x, w = _units(rng, N), _units(rng, C)
     c = x @ w.T
-    found = errors.cosine_error(_head(x=x, w=w, c=c), COARSE)
+    bound = errors.cosine_error(_head(x=x, w=w, c=c), COARSE)
     for n in range(N):
         for k in range(C):
-            yield _scope(COARSE, {r"\Delta c": found[n, k], r"\hat x": x[n], r"\hat w": w[k], "c": c[n, k]})
+            yield _scope(COARSE, {r"\Delta c": bound[n, k], r"\hat x": x[n], r"\hat w": w[k], "c": c[n, k]})
 
 
 def _exact_unit(v: Any) -> list[mpf]:
@@ -197,25 +197,25 @@ def _exact_unit(v: Any) -> list[mpf]:
 @_formulas("angle-atan2")
 def _(rng):
     x, w = rng.normal(size=(N, D)), rng.normal(size=(N, D))
-    found = angle.forward(x, w)[0].theta
+    theta = angle.forward(x, w)[0].theta
     for n in range(N):
-        values = {r"\theta": mpf(found.hi[n]) + mpf(found.lo[n])}
+        values = {r"\theta": mpf(theta.hi[n]) + mpf(theta.lo[n])}
         yield tex.Scope(values | {r"\hat x": _exact_unit(x[n]), r"\hat w": _exact_unit(w[n])}, RANGES)
 
 
 @_formulas("angle")
 def _(rng):
     for theta in (0.0, 0.01, 0.4, *rng.uniform(0.5, 2.5, size=3), 3.0, 3.14):
-        found = errors.angle_error(np.float64(theta), COARSE.sum_of(D), COARSE)
-        yield _scope(COARSE, {r"\Delta \theta": found, r"\theta": theta})
+        bound = errors.angle_error(np.float64(theta), COARSE.sum_of(D), COARSE)
+        yield _scope(COARSE, {r"\Delta \theta": bound, r"\theta": theta})
 
 
 @_formulas("arccos")
 def _(rng):
     for theta in (0.01, *rng.uniform(0.5, 2.5, size=3), 3.13):
         off = rng.uniform(0.01, 0.02)
-        found = errors.arccos_error(np.float64(theta), np.float64(off))
-        yield _scope(COARSE, {r"\Delta \theta_c": found, r"\Delta c": off, r"\theta": theta})
+        bound = errors.arccos_error(np.float64(theta), np.float64(off))
+        yield _scope(COARSE, {r"\Delta \theta_c": bound, r"\Delta c": off, r"\theta": theta})
 
 
 # -------------------------------------------------------------------------------------------------------------- margin
@@ -259,7 +259,7 @@ def _at(
     settings: margin.Settings, theta: float, off: float, a: Arithmetic
 ) -> tuple[dict[str, Any], errors.TargetError]:
     """What is known of a target, and the errors of its curve."""
-    found = errors.margin_error(_head(x=np.ones((1, D)), theta=np.array([theta])), settings, np.array([off]), a)
+    bound = errors.margin_error(_head(x=np.ones((1, D)), theta=np.array([theta])), settings, np.array([off]), a)
     values = {
         r"\psi": _curve(settings, "psi", theta),
         r"\psi'": _curve(settings, "slope", theta),
@@ -274,7 +274,7 @@ def _at(
         "m_3": settings.m3,
         r"\lambda": settings.annealing,
     }
-    return values, found
+    return values, bound
 
 
 CURVE = ("bend", "polynomial", "psi-angle", "psi-cosine", "psi-polynomial", "psi")
@@ -301,38 +301,38 @@ def _edges() -> Iterator[tuple[int, dict[str, Any], errors.TargetError]]:
 
 @_formulas(*CURVE)
 def _(rng):
-    for kind, values, found in _smooth(rng):
-        yield _scope(FINE, {**values, "J": 0.0, r"\Delta \psi": found.psi[0]}, kind)
+    for kind, values, bound in _smooth(rng):
+        yield _scope(FINE, {**values, "J": 0.0, r"\Delta \psi": bound.psi[0]}, kind)
 
 
 @_formulas("reach", "leap", "jump", "psi", needed=CURVE[:-1])
 def _(rng):
     del rng
-    for kind, values, found in _edges():
-        yield _scope(FINE, {**values, r"\Delta \psi": found.psi[0]}, kind)
+    for kind, values, bound in _edges():
+        yield _scope(FINE, {**values, r"\Delta \psi": bound.psi[0]}, kind)
 
 
 @_formulas("steepness")
 def _(rng):
     for settings in (margin.Settings(1.3, 0.45, 0.2), margin.Settings(3.0)):
         for theta in (1e-4, *rng.uniform(0.0, np.pi, size=4)):
-            values, found = _at(settings, theta, 0.01, FINE)
-            yield _scope(FINE, {**values, "q": found.steepness[0]})
+            values, bound = _at(settings, theta, 0.01, FINE)
+            yield _scope(FINE, {**values, "q": bound.steepness[0]})
 
 
 @_formulas(*SLOPE)
 def _(rng):
-    for kind, values, found in _smooth(rng):
+    for kind, values, bound in _smooth(rng):
         if kind != ON_COSINE:
-            yield _scope(FINE, {**values, "K": 0.0, r"\Delta q": found.of_steepness[0]}, kind // POLYNOMIAL)
+            yield _scope(FINE, {**values, "K": 0.0, r"\Delta q": bound.of_steepness[0]}, kind // POLYNOMIAL)
 
 
 @_formulas("kink", "of-steepness", needed=(*SLOPE[:-1], "reach", "leap"))
 def _(rng):
     del rng
-    for kind, values, found in _edges():
-        if kind != ON_COSINE and found.of_steepness[0] < errors.UNKNOWN:
-            yield _scope(FINE, {**values, r"\Delta q": found.of_steepness[0]}, kind // POLYNOMIAL)
+    for kind, values, bound in _edges():
+        if kind != ON_COSINE and bound.of_steepness[0] < errors.UNKNOWN:
+            yield _scope(FINE, {**values, r"\Delta q": bound.of_steepness[0]}, kind // POLYNOMIAL)
 
 
 @pytest.mark.parametrize("m", range(2, errors.POLYNOMIALS + 1))
@@ -347,15 +347,15 @@ def test_horner_rounds_the_terms_of_a_polynomial_less_than_is_granted(m):
 
 def test_the_slope_of_a_margin_on_the_cosine_has_four_units():
     for settings in (margin.Settings(m3=0.3), margin.Settings(1.0, 0.5, gradient="detached")):
-        _, found = _at(settings, 1.0, 0.01, FINE)
-        assert (found.steepness, found.of_steepness) == (1.0, 4.0 * FINE.u)
+        _, bound = _at(settings, 1.0, 0.01, FINE)
+        assert (bound.steepness, bound.of_steepness) == (1.0, 4.0 * FINE.u)
 
 
 @pytest.mark.parametrize("theta", [0.0, 1e-3, np.pi - 1e-3])
 def test_a_target_whose_sine_is_within_twice_its_error_has_no_direction(theta):
-    values, found = _at(margin.Settings(1.0, 0.5), theta, 0.01, FINE)
+    values, bound = _at(margin.Settings(1.0, 0.5), theta, 0.01, FINE)
     assert np.sin(theta) <= 2.0 * values[r"\Delta \theta"]
-    assert found.of_steepness[0] == errors.UNKNOWN
+    assert bound.of_steepness[0] == errors.UNKNOWN
 
 
 # ------------------------------------------------------------------------------------------- logits, what is multiplied
@@ -514,10 +514,10 @@ def _(rng):
 def test_of_one_finite_logit_only_the_smallest_number_is_left(standard):
     z, t = np.array([[-np.inf, 3.0, -np.inf]]), np.array([[0.0, 1.0, 0.0]])
     p, saved = softmax.forward(Pair.of(z))
-    found = errors.cross_entropy_error(
+    bound = errors.cross_entropy_error(
         Rows(z, p, saved.q, t, np.where(p > 0.0, 0.0, np.inf)), 0.1 * np.isfinite(z), COARSE._replace(log_p=standard)
     )
-    assert all((entry == COARSE.smallest).all() for entry in found)
+    assert all((entry == COARSE.smallest).all() for entry in bound)
 
 
 @_formulas("reduction")
@@ -548,9 +548,9 @@ def _(rng):
     own, other, lengths = _units(rng, 3 * N), _units(rng, C), rng.uniform(0.5, 2.0, size=3 * N)
     upstream, of_upstream = rng.normal(size=(3 * N, C)), rng.uniform(0.01, 0.2, size=(3 * N, C))
     cosines = own @ other.T
-    found = errors.normalize_error(Side(own, other, cosines, lengths), upstream, of_upstream, OWN, COARSE)
+    bound = errors.normalize_error(Side(own, other, cosines, lengths), upstream, of_upstream, OWN, COARSE)
     for n in range(len(own)):
-        values = {"a": upstream[n], r"\Delta a": of_upstream[n], "c": cosines[n], r"\Delta x": found[n]}
+        values = {"a": upstream[n], r"\Delta a": of_upstream[n], "c": cosines[n], r"\Delta x": bound[n]}
         yield _scope(COARSE, {**values, "x": own[n], r"\ell": lengths[n], "w": other})
 
 
@@ -558,10 +558,10 @@ def _(rng):
 def _(rng):
     x, w = _units(rng, N), _units(rng, N)
     theta, saved = angle.forward(x, w)
-    to_x, _ = angle.backward(np.ones(N), saved)
+    dx, _ = angle.backward(np.ones(N), saved)
     for n in range(N):
         values = {r"\theta": theta.theta.hi[n], "x": x[n], "w": w[n]}
-        yield _scope(COARSE, {**values, r"\partial \theta/\partial x": to_x[n]})
+        yield _scope(COARSE, {**values, r"\partial \theta/\partial x": dx[n]})
 
 
 @_formulas("chord-terms", "chord")
@@ -570,20 +570,20 @@ def _(rng):
     theta, most, unknown = np.array([0.4, 0.002, 2.0]), rng.uniform(0.5, 2.0, size=N), np.array([False, True, True])
     for m1 in (0.7, 1.6):
         head = _head(x=x, w=w, theta=theta, y=y)
-        found = errors.chord_error(head, margin.Settings(m1, 0.3), most, unknown, COARSE)
+        bound = errors.chord_error(head, margin.Settings(m1, 0.3), most, unknown, COARSE)
         for n in range(N):
             values = {"m_1": m1, "x": x[n], "w": w[y[n]], r"\theta": theta[n], "e": most[n]}
-            yield _scope(COARSE, {**values, "o": float(unknown[n]), r"\Delta t": found[n]})
+            yield _scope(COARSE, {**values, "o": float(unknown[n]), r"\Delta t": bound[n]})
 
 
 @_formulas("scale")
 def _(rng):
     g, f = rng.normal(size=(2, N, C))
     of_g, of_f = rng.uniform(0.01, 0.2, size=(2, N, C))
-    found = errors.scale_error(g, of_g, _head(x=_units(rng, N), f=f), of_f, OWN, COARSE)
+    bound = errors.scale_error(g, of_g, _head(x=_units(rng, N), f=f), of_f, OWN, COARSE)
     for n in range(N):
         values = {"G": g[n], r"\Delta G": of_g[n], "f": f[n], r"\Delta f": of_f[n]}
-        yield _scope(COARSE, {**values, r"\Delta s": found[n, 0]})
+        yield _scope(COARSE, {**values, r"\Delta s": bound[n, 0]})
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet

@@ -1,7 +1,7 @@
 """Budgets: never exceeded by correct implementations in the dtype, exceeded by wrong ones, and not far too wide.
 
-The correct ones are torch in its own precision, textbook form, on ordinary inputs; what they are held to is refloss. An
-entry of a budget that is as large as the row it belongs to decides nothing, and is left out of both questions.
+The correct ones are torch in its own precision, textbook form, on ordinary inputs; refloss is the reference for
+them. An entry of a budget that is as large as the row it belongs to decides nothing: it is left out of both tests.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def run(torch, loss, dtype, x, w, y, upstream):
     """Value and gradients of the textbook form in a dtype, the upstream gradient as that dtype has it."""
     kind = getattr(torch, dtype)
     x, w = (torch.tensor(entry).to(kind).requires_grad_() for entry in (x, w))
-    above = torch.tensor(upstream).to(kind)
+    upstream = torch.tensor(upstream).to(kind)
     value = textbook(torch, loss, x, w, torch.tensor(y))
-    value.backward(above)
-    found = value.detach().double().numpy(), x.grad.double().numpy(), w.grad.double().numpy()
-    return found, above.double().numpy()
+    value.backward(upstream)
+    results = value.detach().double().numpy(), x.grad.double().numpy(), w.grad.double().numpy()
+    return results, upstream.double().numpy()
 
 
-def shares(loss, dtype, inputs, found, upstream):
+def shares(loss, dtype, inputs, results, upstream):
     """Error over budget, and budget over error, of value, x and w; only what the budget decides."""
     value, grad = loss.value_and_grad(*inputs, upstream=upstream)
     allowed = budget(loss, *inputs, dtype=dtype, upstream=upstream)
-    pairs = zip(found, (value, *grad[:2]), (allowed.value, *allowed.gradient[:2]), strict=True)
+    pairs = zip(results, (value, *grad[:2]), (allowed.value, *allowed.gradient[:2]), strict=True)
     exceeded, slack = [], []
     for theirs, ours, bound in pairs:
         size = np.abs(ours).max()
@@ -84,18 +84,18 @@ def test_a_correct_implementation_is_never_over_budget(torch, loss, dtype):
     for seed in range(3):
         for d in (4, 64):
             *inputs, upstream = ordinary(seed, dtype, d=d)
-            found, upstream = run(torch, loss, dtype, *inputs, upstream)
-            assert max(shares(loss, dtype, inputs, found, upstream)[0]) <= 1.0
+            results, upstream = run(torch, loss, dtype, *inputs, upstream)
+            assert max(shares(loss, dtype, inputs, results, upstream)[0]) <= 1.0
 
 
 @pytest.mark.parametrize("loss", [refloss.CosFace(), refloss.ArcFace(), refloss.ASoftmax(s=64.0)], ids=repr)
 def test_a_budget_is_not_far_above_real_errors(torch, loss):
-    found = []
+    slacks = []
     for seed in range(20):
         *inputs, upstream = ordinary(seed, "float32", n=8, c=20, d=64)
         theirs, upstream = run(torch, loss, "float32", *inputs, upstream)
-        found.append(shares(loss, "float32", inputs, theirs, upstream)[1])
-    value, *gradients = np.nanmedian(found, axis=0)
+        slacks.append(shares(loss, "float32", inputs, theirs, upstream)[1])
+    value, *gradients = np.nanmedian(slacks, axis=0)
     assert value < 1000.0  # a mean is often near the truth by chance
     assert max(gradients) < 250.0
 
@@ -125,11 +125,11 @@ def _wrong(loss, inputs, upstream):
 def test_a_wrong_implementation_is_over_budget(loss):
     for seed in range(3):
         *inputs, upstream = ordinary(seed, "float32", n=8, c=20, d=64)
-        for name, found in _wrong(loss, inputs, upstream):
-            assert max(shares(loss, "float32", inputs, found, upstream)[0]) > 1.0, name
+        for name, results in _wrong(loss, inputs, upstream):
+            assert max(shares(loss, "float32", inputs, results, upstream)[0]) > 1.0, name
     detached, gradient = replace(refloss.ArcFace(), gradient="detached").value_and_grad(*inputs, upstream=upstream)
-    found = (detached, gradient.x, gradient.w)
-    assert max(shares(refloss.ArcFace(), "float32", inputs, found, upstream)[0]) > 1.0
+    results = (detached, gradient.x, gradient.w)
+    assert max(shares(refloss.ArcFace(), "float32", inputs, results, upstream)[0]) > 1.0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -142,11 +142,11 @@ def test_cross_entropy_on_logits(torch, dtype, reduction):
     upstream = torch.tensor(upstream).to(kind).double().numpy()
     loss = refloss.CrossEntropy(reduction=reduction, label_smoothing=0.1)
     theirs = torch.tensor(z).to(kind).requires_grad_()
-    found = torch.nn.functional.cross_entropy(theirs, torch.tensor(y), reduction=reduction, label_smoothing=0.1)
-    found.backward(torch.tensor(upstream).to(kind))
+    their_loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(y), reduction=reduction, label_smoothing=0.1)
+    their_loss.backward(torch.tensor(upstream).to(kind))
     value, grad = loss.value_and_grad(z, y, upstream=upstream)
     allowed = budget(loss, z, y, dtype=dtype, upstream=upstream)
-    assert (np.abs(found.detach().double().numpy() - value) <= allowed.value).all()
+    assert (np.abs(their_loss.detach().double().numpy() - value) <= allowed.value).all()
     assert (np.abs(theirs.grad.double().numpy() - grad.z) <= allowed.gradient.z).all()
     assert allowed.gradient.z.shape == z.shape
     assert np.shape(allowed.value) == np.shape(value)
@@ -254,11 +254,11 @@ def test_a_sum_of_either_sign_loses_no_more_than_its_larger_half(add):
     rng, u = np.random.default_rng(0), 2.0**-24
     terms = rng.normal(size=(200, 64)).astype(np.float32)
     terms = np.sort(terms, axis=1) if add == "sort" else terms  # all negative terms first: the largest partial sums
-    found = np.add.accumulate(terms, axis=1)[:, -1].astype(np.float64)
+    sums = np.add.accumulate(terms, axis=1)[:, -1].astype(np.float64)
     exact = terms.astype(np.float64)
     size, whole = np.abs(exact).sum(axis=1), np.abs(exact.sum(axis=1))
     lost = budgets.arithmetic("float32").sum_error(64, size, whole)
-    assert (np.abs(found - exact.sum(axis=1)) <= lost - u * size).all()  # no products here, so none are rounded
+    assert (np.abs(sums - exact.sum(axis=1)) <= lost - u * size).all()  # no products here, so none are rounded
     assert (lost < 64 * u * size).all()
 
 

@@ -95,7 +95,7 @@ def test_what_is_smooth_is_not_noted(loss: Any, inputs: Any) -> None:
 
 def test_sides_are_decided_however_near() -> None:
     x, w, y = at([-1.0, 5e-324, 0.0])
-    loss = refloss.CombinedMargin(m1=1.0, m2=1e-300, boundary="clamp")  # θ = π - 5e-324, θ + m2 past π
+    loss = refloss.CombinedMargin(m1=1.0, m2=1e-300, boundary="clamp")  # θ = π - 5e-324, θ + m2 beyond π
     enclosure = enclose(loss, x, w, y)
     assert not enclosure.notes
     encloses(loss, x, w, y, enclosure=enclosure)

@@ -184,7 +184,7 @@ def test_what_differs_from_call_to_call_is_noted_and_fails_beyond_its_budget(off
 
 def test_what_a_second_call_writes_into_is_said_once():
     judge = Pair(0.0, 0.0)
-    judge.difference = lambda *given: (0.0, 0.0)
+    judge.difference = lambda *results: (0.0, 0.0)
     first = Result(CASE, (quantity(),), "first", "", "")
     result, _ = conformance._twice(lambda case: "writing", first, judge)
     assert result.quantities == (quantity(), *judge.overwritten(CASE, "writing"))
@@ -215,8 +215,8 @@ def test_whatever_code_raises_is_its_result():
     assert conformance._tried(lambda case: ("found", case), CASE) == (("found", CASE), "")
     assert raising(ValueError("no")) == (None, "ValueError: no")
     for error in (SystemExit(0), KeyboardInterrupt(), GeneratorExit(), SkipTest("later")):
-        found, said = raising(error)
-        assert found is None
+        result, said = raising(error)
+        assert result is None
         assert said.endswith(f"{type(error).__name__}: {error}")
         assert said.startswith(ENDS) != isinstance(error, Exception)
 
@@ -300,15 +300,15 @@ def test_gradients_that_are_missing_are_refused_by_name():
     inputs = (np.eye(3), np.eye(3), np.arange(3))
     case = Case("a-3x3x3", "ordinary", (), "", inputs)
     value, grad = refloss.SoftmaxLoss().value_and_grad(*inputs)
-    told = judge.compared(case, found_of(value, [grad.x, None]), judge.arithmetic)
-    assert [(quantity.name, quantity.complaint) for quantity in told] == [
+    quantities = judge.compared(case, found_of(value, [grad.x, None]), judge.arithmetic)
+    assert [(quantity.name, quantity.complaint) for quantity in quantities] == [
         ("value", ""), ("dx", ""), ("dw", "was not returned")
     ]  # fmt: skip
-    told = judge.compared(case, found_of(value), judge.arithmetic)
-    assert [quantity.name for quantity in told] == ["value"]
-    (told,) = judge.compared(case, found_of([value] * 3), judge.arithmetic)
-    assert told.name == "value"
-    assert told.complaint == "shape (3,), expected (): is reduction='none' on one side only?"
+    quantities = judge.compared(case, found_of(value), judge.arithmetic)
+    assert [quantity.name for quantity in quantities] == ["value"]
+    (quantities,) = judge.compared(case, found_of([value] * 3), judge.arithmetic)
+    assert quantities.name == "value"
+    assert quantities.complaint == "shape (3,), expected (): is reduction='none' on one side only?"
     with_none = Result(case, (), found_of(value), "", "")
     with_both = Result(case, (), found_of(value, [grad.x, grad.w]), "", "")
     raised = Result(case, (), None, "ValueError: no", "")
@@ -322,8 +322,8 @@ def test_gradients_that_are_missing_are_refused_by_name():
 
 def test_a_value_of_another_shape_of_the_same_rank_gets_no_hint():
     judge = judge_of(refloss.CrossEntropy(reduction="none"))
-    (told,) = judge.compared(CASE, found_of(np.ones(3)), judge.arithmetic)
-    assert told.complaint == "shape (3,), expected (2,)"
+    (quantities,) = judge.compared(CASE, found_of(np.ones(3)), judge.arithmetic)
+    assert quantities.complaint == "shape (3,), expected (2,)"
     assert judge._shape(CASE) == (2,)
     assert judge._shape(CASE._replace(inputs=(np.zeros((2, 4, 3)), np.zeros((2, 4), int)))) == (2, 4)
     value = refloss.CrossEntropy(reduction="none")(Z, Y)
@@ -339,9 +339,9 @@ def test_results_are_compared_with_the_truth_of_their_case_and_upstream_gradient
         value, (dz,) = _true(case)
         _, bound = budgets.bounds(CE, case.inputs, judge.arithmetic, 4.0)
         found = found_of(value, [4.0 * dz + 0.9 * bound["z"]])._replace(upstream=np.asarray(4.0))
-        told = judge.compared(case, found, judge.arithmetic)
-        assert [(quantity.name, quantity.passed) for quantity in told] == [("value", True), ("dz", True)]
-        assert told[1].share == pytest.approx(0.9, rel=1e-2)
+        quantities = judge.compared(case, found, judge.arithmetic)
+        assert [(quantity.name, quantity.passed) for quantity in quantities] == [("value", True), ("dz", True)]
+        assert quantities[1].share == pytest.approx(0.9, rel=1e-2)
     wide = Judge(CE, "float32", "stable", "float64", "tf32", ("z",), ())
     assert wide.arithmetic == budgets.arithmetic("float32", "float64", "tf32", "stable")
     assert wide.standards == {
@@ -354,17 +354,17 @@ def test_of_the_mean_of_nothing_gradients_may_be_nan_too():
     none = CASE._replace(inputs=(Z, np.full(2, -100)))
     for value, grad in ((0.0, NAN), (NAN, 0.0), (NAN, NAN), (0.0, 0.0)):
         assert all(quantity.passed for quantity in judge.compared(none, found_of(value, [grad * Z]), judge.arithmetic))
-    told = judge.compared(none, found_of(1.0, [1e-3 * Z]), judge.arithmetic)
-    assert not any(quantity.passed for quantity in told)
+    quantities = judge.compared(none, found_of(1.0, [1e-3 * Z]), judge.arithmetic)
+    assert not any(quantity.passed for quantity in quantities)
     assert not judge.compared(CASE, found_of(NAN, [NAN * Z]), judge.arithmetic)[1].passed
 
 
 def test_zeros_of_labelled_losses_are_known_whatever_their_budget():
     judge = judge_of()
     one = CASE._replace(inputs=(np.array([[5.0]]), np.array([0])))
-    told = judge.compared(one, found_of(0.0, [np.zeros((1, 1))]), judge.arithmetic)
-    assert [quantity.decided for quantity in told] == [1, 1]
-    assert told[1].allowed > 1e-8
+    quantities = judge.compared(one, found_of(0.0, [np.zeros((1, 1))]), judge.arithmetic)
+    assert [quantity.decided for quantity in quantities] == [1, 1]
+    assert quantities[1].allowed > 1e-8
 
 
 def test_zeros_of_triplets_count_as_known_only_where_the_budget_is_tiny():
@@ -376,8 +376,8 @@ def test_zeros_of_triplets_count_as_known_only_where_the_budget_is_tiny():
         loss = refloss.Triplet(m=1.0)
         judge = judge_of(loss, wanted=("anchor", "positive", "negative"))
         value, grad = loss.value_and_grad(*case.inputs)
-        told = judge.compared(case, found_of(value, grad), judge.arithmetic)
-        assert sum(quantity.undecided for quantity in told) == (0 if undecided == 0 else 5), told
+        quantities = judge.compared(case, found_of(value, grad), judge.arithmetic)
+        assert sum(quantity.undecided for quantity in quantities) == (0 if undecided == 0 else 5), quantities
 
 
 def test_the_strictest_standard_that_all_results_meet():
@@ -540,20 +540,20 @@ def test_whole_numbers_are_labels_only_where_labels_are():
 
 
 def test_diagnoses_are_looked_for_among_results_that_came(monkeypatch):
-    seen = []
-    monkeypatch.setattr(conformance, "diagnose", lambda *given: seen.append(given) or ["because"])
+    calls = []
+    monkeypatch.setattr(conformance, "diagnose", lambda *arguments: calls.append(arguments) or ["because"])
     judge, found = judge_of(), found_of(1.0)
     good = Result(CASE, (quantity(),), found, "", "")
     bad = good._replace(quantities=BAD)
     raised = Result(CASE, (), None, "ValueError: no", "")
     assert conformance._diagnoses(judge, [good, bad, raised], changing=False) == ("because",)
-    assert seen == [(CE, [(CASE, found)], [(CASE, found)], judge.arithmetic, "float32")]
+    assert calls == [(CE, [(CASE, found)], [(CASE, found)], judge.arithmetic, "float32")]
     assert conformance._diagnoses(judge, [good, raised], changing=True) == ("because",)
-    assert seen[1][1:3] == ([], [(CASE, found)])
+    assert calls[1][1:3] == ([], [(CASE, found)])
     said = "results change from call to call: no other cause was looked for"
     assert conformance._diagnoses(judge, [good, bad], changing=True) == (said,)
-    assert len(seen) == 2
-    monkeypatch.setattr(conformance, "diagnose", lambda *given: 1 / 0)
+    assert len(calls) == 2
+    monkeypatch.setattr(conformance, "diagnose", lambda *arguments: 1 / 0)
     said = "none: looking for one raised ZeroDivisionError: division by zero"
     assert conformance._diagnoses(judge, [bad], changing=False) == (said,)
 

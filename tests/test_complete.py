@@ -112,7 +112,7 @@ def truth_and_budgets_are_found_once(monkeypatch):
 @pytest.fixture
 def no_diagnosis(monkeypatch):
     """Causes are no part of a verdict, and take longer than it."""
-    monkeypatch.setattr(conformance, "diagnose", lambda *given: [])
+    monkeypatch.setattr(conformance, "diagnose", lambda *arguments: [])
 
 
 # ------------------------------------------------------------------------------------------------- losses and entries
@@ -387,15 +387,15 @@ def refused(where: Where, at: tuple[int, ...], wrong: float) -> None:
 
     report = check(planted(subject.loss, case, change), subject.loss, cases=[case], **subject.settings)
     (result,) = report.results
-    told = {quantity.name: quantity for quantity in result.quantities}
+    quantities = {quantity.name: quantity for quantity in result.quantities}
     said = f"{subject}, {case.id}, {name}{list(at)} = {wrong}: {report}"
-    assert tuple(told) == quantities_of(subject.loss, case.inputs), said
+    assert tuple(quantities) == quantities_of(subject.loss, case.inputs), said
     assert report.state == "does not conform", said
     assert not report, said
     assert result.status == "failed", said
-    assert [each for each in told if not told[each].passed] == [name], said
-    assert told[name].over == 1, said
-    assert told[name].where == at, said
+    assert [each for each in quantities if not quantities[each].passed] == [name], said
+    assert quantities[name].over == 1, said
+    assert quantities[name].where == at, said
     assert f"\n  {name}" in str(report), said
 
 
@@ -523,8 +523,8 @@ def test_gradients_of_tensors_count_with_the_upstream_gradient_that_came(torch, 
             for share in (0.0, 12.0):
                 fn = of_tensors(torch, loss, case, name, dtype, share)
                 report = check(fn, loss, framework="torch", dtype=dtype, cases=[case])
-                told = [quantity.name for quantity in report.results[0].quantities if not quantity.passed]
-                assert told == ([name] if share else []), str(report)
+                failed = [quantity.name for quantity in report.results[0].quantities if not quantity.passed]
+                assert failed == ([name] if share else []), str(report)
 
 
 # -------------------------------------------------------------------------------------------- what is no finite number
@@ -646,7 +646,7 @@ def test_where_there_is_no_truth_any_numbers_will_do_but_no_others(loss):
                 assert f"  {name}: 1 of {odd[place].size} are NaN or infinite" in str(report)
 
 
-# ------------------------------------------------------------------------------------------ what else a code may do
+# ------------------------------------------------------------------------------------------ other ways a code may fail
 
 
 HEADS = [
@@ -1034,9 +1034,9 @@ def test_assert_close_knows_the_mean_of_nothing():
 
 def test_assert_close_with_nothing_to_compare_is_refused():
     case = of_case(CE)
-    for given in ({}, {"value": None}, {"grad_z": None}):
+    for results in ({}, {"value": None}, {"grad_z": None}):
         with pytest.raises(ValueError, match=r"^value: "):
-            assert_close(CE, *case.inputs, dtype="float32", **given)
+            assert_close(CE, *case.inputs, dtype="float32", **results)
     with pytest.raises(TypeError, match=r"^grad_w: "):
         assert_close(CE, *case.inputs, dtype="float32", value=0.0, grad_w=case.inputs[0])
     for settings, argument in (

@@ -48,9 +48,9 @@ def test_refloss_itself_conforms(loss, dtype):
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cases_are_exact_in_their_dtype_and_have_names_of_their_own(loss, dtype):
-    found = cases(loss, dtype, [(4, 5, 16), (2, 3, 8)])
-    assert len({case.id for case in found}) == len(found)
-    for case in found:
+    drawn = cases(loss, dtype, [(4, 5, 16), (2, 3, 8)])
+    assert len({case.id for case in drawn}) == len(drawn)
+    for case in drawn:
         assert case.group in GROUPS
         assert case.reason
         assert case.flags
@@ -58,15 +58,15 @@ def test_cases_are_exact_in_their_dtype_and_have_names_of_their_own(loss, dtype)
             if entry.dtype.kind != "i":
                 assert (entry.astype(dtype_of(dtype)).astype(np.float64) == entry).all(), case.id
                 assert np.isfinite(entry).all() or "masked" in case.flags
-    sizes = {case.inputs[0].shape for case in found}
+    sizes = {case.inputs[0].shape for case in drawn}
     assert sizes == ({(4, 5), (2, 3)} if loss.spec.head == "logits" else {(4, 16), (2, 8)})
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (2, 3, 1), (1, 1, 8)])
 @pytest.mark.parametrize("loss", [refloss.CosFace(), refloss.CrossEntropy()], ids=repr)
 def test_small_shapes_have_cases_too(loss, shape):
-    found = cases(loss, shapes=[shape])
-    assert {case.group for case in found} >= {"ordinary", "hard", "range"}
+    drawn = cases(loss, shapes=[shape])
+    assert {case.group for case in drawn} >= {"ordinary", "hard", "range"}
     assert check(ours(loss), loss, shapes=[shape]).passed
 
 
@@ -344,15 +344,15 @@ def test_one_case_at_a_time(case):
 
 
 def test_cases_can_be_followed():
-    seen = []
+    ids = []
 
     def track(every):
         for case in every:
-            seen.append(case.id)
+            ids.append(case.id)
             yield case
 
     check(ours(LOSS), LOSS, shapes=SMALL, track=track)
-    assert seen == [case.id for case in cases(LOSS, shapes=SMALL)]
+    assert ids == [case.id for case in cases(LOSS, shapes=SMALL)]
 
 
 @pytest.mark.parametrize("loss", [refloss.CosFace(), refloss.ArcFace(), refloss.NormFace(s=None)], ids=repr)
@@ -448,8 +448,8 @@ def test_torch_is_differentiated(torch):
         lambda x, w, y: good((x @ x.T)[:, :5], y % 5).mean(), refloss.SoftmaxLoss(), framework="torch", shapes=SMALL
     )
     assert not unused.passed
-    given = check(lambda z, y: (good(z, y), z), loss, framework="torch", groups=("ordinary",))
-    assert not given.passed
+    report_of_gradient = check(lambda z, y: (good(z, y), z), loss, framework="torch", groups=("ordinary",))
+    assert not report_of_gradient.passed
 
 
 def test_a_matrix_product_in_half_precision_is_named(torch):
@@ -606,7 +606,7 @@ def test_what_a_backward_forgot_is_named(torch):
             return torch.nn.functional.cross_entropy(z, y)
 
         @staticmethod
-        def backward(ctx, above):
+        def backward(ctx, upstream):
             z, y = ctx.saved_tensors
             return (z.softmax(1) - torch.nn.functional.one_hot(y, z.shape[1])) / len(y), None
 
@@ -841,8 +841,8 @@ def test_a_bias_is_asked_for_where_the_signature_has_one():
         assert "db" not in check(fn, loss, shapes=SMALL).names
 
     def wrong(x, w, y, b=None):
-        found = with_bias(x, w, y, b)
-        return found if b is None else (*found[:3], 2.0 * found[3])
+        results = with_bias(x, w, y, b)
+        return results if b is None else (*results[:3], 2.0 * results[3])
 
     assert "db" in str(check(wrong, loss))
     assert check(wrong, loss, bias=False)
@@ -861,9 +861,9 @@ def test_inputs_are_not_to_be_written_to():
     assert check(overwriting, refloss.CrossEntropy(), overwrites="z")
 
     def labels(z, y):
-        found = ours(refloss.CrossEntropy())(z, y)
+        result = ours(refloss.CrossEntropy())(z, y)
         y[:] = 0
-        return found
+        return result
 
     report = check(labels, refloss.CrossEntropy())
     assert "y: is not what it was before the call" in str(report)
@@ -982,7 +982,7 @@ def test_logits_of_any_layout_work_to_the_end_of_the_report(z, y, reduction):
 
 
 def test_a_diagnosis_that_fails_costs_a_line(monkeypatch):
-    def broken(*given):
+    def broken(*arguments):
         raise RuntimeError("lost")
 
     monkeypatch.setattr(conformance, "diagnose", broken)
@@ -1146,10 +1146,10 @@ def test_a_second_call_may_not_write_into_its_inputs_either():
 
     def fn(z, y):
         calls.append(1)
-        found = ours(refloss.CrossEntropy())(z, y)
+        result = ours(refloss.CrossEntropy())(z, y)
         if len(calls) > 1:
             z[...] = 0.0
-        return found
+        return result
 
     report = check(fn, refloss.CrossEntropy(), cases=cases(refloss.CrossEntropy())[:1])
     assert "z: is not what it was before the call" in str(report)

@@ -1,4 +1,7 @@
-"""The contract: what it promises, on which numbers, and when it warns."""
+"""The contract: what it promises, on which numbers, and when it warns; the bounds that follow, against mpmath.
+
+The module `refloss.engines.bounds` is tested here, through `refloss.error_bound`.
+"""
 
 import warnings
 import zlib
@@ -76,14 +79,14 @@ def test_a_bound_is_the_promise_times_the_absolute_terms(loss, engine):
 def test_what_is_promised():
     scale = np.array([1.0, 64.0])
     for engine, value, gradient in (("chain", [16, 256], [32, 512]), ("dd", [4, 4], [8, 8])):
-        found = contract.promise(engine, "margin", scale)
-        assert (found.value / U).tolist() == value
-        assert (found.gradient / U).tolist() == gradient
-        assert found.sums == 0.0
-    found = contract.promise("fused", "linear", scale, 20000, 2048)
-    assert (found.value / U).tolist() == [6 + 516, (6 + 516) * 64]
-    assert (found.gradient / U).tolist() == [2 * 522, 2 * 522 * 64]
-    assert found.sums / U == 16 + 2 + 512 + 2 * 6
+        promise = contract.promise(engine, "margin", scale)
+        assert (promise.value / U).tolist() == value
+        assert (promise.gradient / U).tolist() == gradient
+        assert promise.sums == 0.0
+    promise = contract.promise("fused", "linear", scale, 20000, 2048)
+    assert (promise.value / U).tolist() == [6 + 516, (6 + 516) * 64]
+    assert (promise.gradient / U).tolist() == [2 * 522, 2 * 522 * 64]
+    assert promise.sums / U == 16 + 2 + 512 + 2 * 6
     assert (contract.promise("dd", "linear", np.array([2.0**60])).value == 2.0**-32).all()
     for head in ("logits", "triplet"):
         assert contract.promise("chain", head, scale).value / U == pytest.approx(8.0)
@@ -98,9 +101,9 @@ def test_what_a_sum_may_lose(terms, lost):
 def test_certified_is_within_half_an_ulp():
     pytest.importorskip("flint")
     value, gradients = refloss.error_bound(refloss.ArcFace(), X, W, Y, engine="certified")
-    rounded, found = refloss.ArcFace().value_and_grad(X, W, Y, engine="certified")
+    rounded, rounded_gradients = refloss.ArcFace().value_and_grad(X, W, Y, engine="certified")
     assert value == np.spacing(rounded) / 2.0
-    assert (gradients.x == np.spacing(np.abs(found.x)) / 2.0).all()
+    assert (gradients.x == np.spacing(np.abs(rounded_gradients.x)) / 2.0).all()
 
 
 def test_rows_that_are_ignored_are_exact():
@@ -131,15 +134,15 @@ def test_where_logits_know_nothing_the_bound_is_as_large_as_a_gap_may_be(engine)
     promise = contract.promise(engine, "margin", np.array([5e100]), 3, 2)
     assert value >= promise.value[0]
     assert np.isfinite(value)
-    found = refloss.ModifiedSoftmax().value_and_grad(x, W, [0], engine=engine)
+    result = refloss.ModifiedSoftmax().value_and_grad(x, W, [0], engine=engine)
     truth = refloss.ModifiedSoftmax().value_and_grad(x, W, [0], engine="certified")
-    assert abs(found[0] - truth[0]) <= value
-    for ours, true, bound in zip(found[1], truth[1], gradients, strict=True):
+    assert abs(result[0] - truth[0]) <= value
+    for ours, true, bound in zip(result[1], truth[1], gradients, strict=True):
         assert (np.abs(ours - true) <= bound).all()
 
 
 def test_smoothing_that_a_sum_cannot_hold_keeps_its_terms():
-    """A target of 1 beside ones of 1e-17: what is left of their sum without it is 0 in float64."""
+    """A target of 1 beside ones of 1e-17: their sum less the largest is 0 in float64."""
     z = np.array([[0.0, 1.0, 2.0]])
     _, gradients = refloss.error_bound(refloss.CrossEntropy(label_smoothing=3e-17), z, [0])
     terms = exact.absolute_terms(refloss.CrossEntropy(label_smoothing=3e-17), z, [0])["z"]
@@ -202,20 +205,20 @@ def test_a_loss_is_asked_for():
 def test_nobody_gets_a_number_that_is_silently_worth_nothing(loss, inputs, engine, words):
     with pytest.warns(refloss.AccuracyWarning, match=words):
         loss(*inputs, engine=engine)
-    with pytest.warns(refloss.AccuracyWarning, match=words) as found:
+    with pytest.warns(refloss.AccuracyWarning, match=words) as warned:
         loss.value_and_grad(*inputs, engine=engine)
-    assert len(found) == 1
+    assert len(warned) == 1
     assert issubclass(refloss.AccuracyWarning, RuntimeWarning)
 
 
 @pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
 def test_a_warning_names_the_line_of_the_caller(engine):
     loss = refloss.NormFace(s=1e30)
-    with pytest.warns(refloss.AccuracyWarning) as found:
+    with pytest.warns(refloss.AccuracyWarning) as of_value:
         loss(X, W, Y, engine=engine)
     with pytest.warns(refloss.AccuracyWarning) as of_gradients:
         loss.value_and_grad(X, W, Y, engine=engine)
-    assert [each.filename for each in (*found, *of_gradients)] == [__file__, __file__]
+    assert [each.filename for each in (*of_value, *of_gradients)] == [__file__, __file__]
 
 
 def test_a_trace_warns_too():
@@ -295,5 +298,5 @@ def test_bounds_of_an_open_triplet_are_8u_of_the_gradients_of_its_distances(squa
     a, p, n = np.random.default_rng(1).standard_normal((3, 4, 5))
     _, bound = refloss.error_bound(refloss.Triplet(m=99.0, squared=squared, reduction="sum"), a, p, n)
     near, far = (2.0 * np.linalg.norm(a - it, axis=1) if squared else np.ones(4) for it in (p, n))
-    for found, length in zip(bound, (near + far, near, far), strict=True):
-        np.testing.assert_allclose(found, np.broadcast_to(8.0 * 2.0**-53 * length[:, None], (4, 5)), rtol=1e-6)
+    for bounds, length in zip(bound, (near + far, near, far), strict=True):
+        np.testing.assert_allclose(bounds, np.broadcast_to(8.0 * 2.0**-53 * length[:, None], (4, 5)), rtol=1e-6)

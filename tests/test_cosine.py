@@ -1,3 +1,5 @@
+"""Stage cosine: all products of unit vectors against mpmath; backward against differences."""
+
 import numpy as np
 import pytest
 from mpmath import mp
@@ -7,16 +9,16 @@ from support import checks, exact
 
 
 def vectors(rng, count, size, kind):
-    found = rng.standard_normal((count, size))
+    v = rng.standard_normal((count, size))
     if kind == "graded":
-        found = np.ldexp(found, rng.integers(-50, 2, found.shape))
+        v = np.ldexp(v, rng.integers(-50, 2, v.shape))
     if kind == "constant":
-        found = np.ones_like(found) * rng.choice([1.0, 3.0, 1e-200, 1e200], (count, 1))
+        v = np.ones_like(v) * rng.choice([1.0, 3.0, 1e-200, 1e200], (count, 1))
     if kind == "lengths":
-        found *= 10.0 ** rng.uniform(-200.0, 200.0, (count, 1))
+        v *= 10.0 ** rng.uniform(-200.0, 200.0, (count, 1))
     if kind == "nearly alike":
-        found = found[:1] * (1.0 + 1e-9 * found)
-    return found
+        v = v[:1] * (1.0 + 1e-9 * v)
+    return v
 
 
 KINDS = ["plain", "graded", "constant", "lengths", "nearly alike"]
@@ -32,9 +34,9 @@ def test_cosines_keep_the_bound_of_the_docstring(kind, size):
     true = exact.cosine(x, w)
     terms = abs(exact.normalize(x)) @ abs(exact.normalize(w)).T
     with mp.workdps(60):
-        found = exact.exact(c.hi) + exact.exact(c.lo)
-    # The product's error is held against the lengths of the rows, 1, which for graded rows is more than their terms.
-    assert exact.row_error(found, true, 2 * terms + 2.0**-10) <= 1.0
+        cosines = exact.exact(c.hi) + exact.exact(c.lo)
+    # The product's error is relative to the lengths of the rows, 1, which for graded rows is more than their terms.
+    assert exact.row_error(cosines, true, 2 * terms + 2.0**-10) <= 1.0
     assert (np.abs(c.lo) <= checks.U * np.abs(c.hi)).all()
 
 
@@ -55,12 +57,12 @@ def test_backward_against_differences(kind):
     x, w = normalize.forward(vectors(rng, 3, 6, kind)), normalize.forward(vectors(rng, 4, 6, kind))
     _, saved = cosine.forward(x, w)
     upstream = rng.standard_normal((3, 4)) * 10.0 ** rng.uniform(-3.0, 3.0, (3, 1))
-    found = cosine.backward(upstream, saved)
+    gradients = cosine.backward(upstream, saved)
 
     def function(x, w):
         return x @ w.T
 
-    checks.against_exact_vjp(function, [x.unit, w.unit], upstream, found, 1.0 + 2.0**-10, terms=by_row(upstream))
+    checks.against_exact_vjp(function, [x.unit, w.unit], upstream, gradients, 1.0 + 2.0**-10, terms=by_row(upstream))
 
 
 def by_row(upstream):

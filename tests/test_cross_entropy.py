@@ -1,3 +1,5 @@
+"""Stage cross entropy: losses, targets and reductions against mpmath and rational numbers."""
+
 import math
 from fractions import Fraction
 
@@ -32,7 +34,7 @@ def both_stages(loss, z, y, upstream=1.0):
 
 def check(loss, z, y, upstream=1.0):
     """8u: the contract, see checks.allowed. Of labels relative to each entry, else to p_k Σ|t_j| + |t_k|."""
-    checks.against_exact(loss, z, y, found=both_stages(loss, z, y, upstream), upstream=upstream)
+    checks.against_exact(loss, z, y, result=both_stages(loss, z, y, upstream), upstream=upstream)
 
 
 def rows(rng, classes, gap, count=3):
@@ -123,8 +125,8 @@ SPECIAL = [  # logits, label, what torch gives: value and gradient
 def test_special_rows(z, y, value, gradient):
     """8u, as ever, where the truth is finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        found, gradients = both_stages(refloss.CrossEntropy(reduction="sum"), np.array([z]), [y])
-    assert np.allclose(found, value, rtol=8.0 * checks.U, atol=0.0, equal_nan=True)
+        computed, gradients = both_stages(refloss.CrossEntropy(reduction="sum"), np.array([z]), [y])
+    assert np.allclose(computed, value, rtol=8.0 * checks.U, atol=0.0, equal_nan=True)
     assert np.allclose(gradients["z"], [gradient], rtol=8.0 * checks.U, atol=0.0, equal_nan=True)
 
 
@@ -229,8 +231,8 @@ def test_targets_are_right_relative_to_themselves(smoothing, weights):
     for y in (labels, rng.dirichlet(np.ones(5), 6)):
         t, divisor = targets_of(y, 5, settings)
         for row, true in zip(t.tolist(), rational_targets(y, 5, settings), strict=True):
-            for found, share in zip(row, true, strict=True):
-                assert abs(Fraction(found) - share) <= 4 * Fraction(1, 2**53) * abs(share)
+            for target, share in zip(row, true, strict=True):
+                assert abs(Fraction(target) - share) <= 4 * Fraction(1, 2**53) * abs(share)
         added = math.fsum((weights or [1.0] * 5)[k] for k in labels)
         assert divisor == (6.0 if y.ndim == 2 else added)
 
@@ -238,11 +240,11 @@ def test_targets_are_right_relative_to_themselves(smoothing, weights):
 @pytest.mark.parametrize("kind", [Pair, DoubleDouble])
 @pytest.mark.parametrize("size", [1.0, 2.0**900, 2.0**-900])
 def test_weights_of_both_signs_add_up_exactly(kind, size):
-    """What is left of weights that cancel is rounded once; DoubleDouble keeps what is rounded off it."""
+    """A sum of weights that cancel is rounded once; DoubleDouble keeps the rounding error."""
     v = size * np.array([1e16, 3.0, -1e16, 1e-20])
-    found = cross_entropy.weights(np.array([0, 1, 2, 3]), 4, Settings(class_weight=tuple(v)), kind)
+    targets = cross_entropy.weights(np.array([0, 1, 2, 3]), 4, Settings(class_weight=tuple(v)), kind)
     true = sum(map(Fraction, v), Fraction(0))
-    divisor = plain(found.divisor)
+    divisor = plain(targets.divisor)
     assert high(divisor) == float(true)
     if kind is DoubleDouble:
         assert divisor.lo == float(true - Fraction(float(divisor.hi)))
@@ -250,8 +252,8 @@ def test_weights_of_both_signs_add_up_exactly(kind, size):
     assert np.isnan(high(plain(nothing.divisor)))
     parts = size * 2.0 ** -np.array([0.0, 55.0, 110.0, 165.0])  # more than a pair holds
     several = (*parts, *-parts[:3])
-    found = cross_entropy.weights(np.arange(7), 7, Settings(class_weight=several), kind)
-    assert high(plain(found.divisor)) == parts[3]
+    targets = cross_entropy.weights(np.arange(7), 7, Settings(class_weight=several), kind)
+    assert high(plain(targets.divisor)) == parts[3]
 
 
 @pytest.mark.parametrize(
@@ -364,12 +366,12 @@ def test_backward_against_differences(reduction):
 def test_both_stages_against_differences(gap):
     """The same as `check`, from differences of another kind: every logit moves, and the whole loss is taken again."""
     z, y = rows(np.random.default_rng(10), 4, gap), np.array([0, 1, 2])
-    _, found = both_stages(refloss.CrossEntropy(), z, y, 1.5)
+    _, gradients = both_stages(refloss.CrossEntropy(), z, y, 1.5)
 
     def function(z):
         return np.array(exact.cross_entropy(z, y, digits=mp.dps))
 
-    checks.against_exact_vjp(function, [z], np.asarray(1.5), [found["z"]], 8.0, digits=1200)
+    checks.against_exact_vjp(function, [z], np.asarray(1.5), [gradients["z"]], 8.0, digits=1200)
 
 
 def test_saved_is_what_it_says():

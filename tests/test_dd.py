@@ -60,7 +60,7 @@ STEEP = (
 @pytest.mark.parametrize("loss", STEEP, ids=repr)
 @pytest.mark.parametrize("apart", [1e-3, 1e-8, 1e-9, 3e-10, 1e-12, 1e-16])
 def test_other_classes_next_to_x_and_opposite_to_it(loss, apart):
-    """At 1e-9 the work passes from the wide branch to the narrow one; both must be right relative to what is left.
+    """At 1e-9 the work passes from the wide branch to the narrow one; both must be right relative to the residual.
 
     mpmath, whose differences are good to 10^-digits of the terms before projection, needs more digits here.
     """
@@ -109,7 +109,7 @@ def test_blocks_change_nothing_that_is_promised(loss, monkeypatch):
     monkeypatch.setattr(dd, "_blocks", lambda count, width, entries: blocks(count, width, 2 * width))
     cut = loss.value_and_grad(x, w, y, engine="dd")
     assert abs(cut[0] - whole[0]) <= 2.0 * checks.U * whole[0]
-    checks.against_exact(loss, x, w, y, engine="dd", found=cut, digits=100)
+    checks.against_exact(loss, x, w, y, engine="dd", result=cut, digits=100)
 
 
 REDUCED = [
@@ -132,11 +132,11 @@ def test_every_setting(loss):
     x, w, y = cases.ordinary(random, 4, 5, 3)
     y[1] = 2
     upstream = random.standard_normal(4 if loss.reduction == "none" else ())
-    found = loss.value_and_grad(x, w, y, upstream=upstream, engine="dd")
-    checks.against_exact(loss, x, w, y, upstream=upstream, found=found, engine="dd")
-    assert np.array_equal(loss(x, w, y, engine="dd"), found[0])
+    result = loss.value_and_grad(x, w, y, upstream=upstream, engine="dd")
+    checks.against_exact(loss, x, w, y, upstream=upstream, result=result, engine="dd")
+    assert np.array_equal(loss(x, w, y, engine="dd"), result[0])
     if loss.ignore_index == 2:
-        assert not found[1].x[1].any()
+        assert not result[1].x[1].any()
     if isinstance(loss, refloss.SoftmaxLoss):
         b = random.standard_normal(5)
         checks.against_exact(loss, x, w, y, b, upstream=upstream, engine="dd")
@@ -216,12 +216,12 @@ def test_huge_scales_cost_nothing(loss, size):
         for classes in (w, alike, beside, np.where(np.abs(beside) < 1.0, 1e-30, beside)):
             for bias in ((), (np.round(random.standard_normal(5)),))[: 1 + isinstance(loss, refloss.SoftmaxLoss)]:
                 inputs = (x, classes, [0, 3], *bias)
-                found = loss.value_and_grad(*inputs, engine="dd")
+                result = loss.value_and_grad(*inputs, engine="dd")
                 true = refloss.enclose(loss, *inputs, digits=20)
-                assert abs(found[0] - true.value.midpoint) <= 4.0 * checks.U * true.value.midpoint
+                assert abs(result[0] - true.value.midpoint) <= 4.0 * checks.U * true.value.midpoint
                 terms = exact.absolute_terms(loss, *inputs, projected=True, digits=400)
                 for name, ball in true.grad.items():
-                    error = exact.row_error(getattr(found[1], name), exact.exact(ball.midpoint), terms[name])
+                    error = exact.row_error(getattr(result[1], name), exact.exact(ball.midpoint), terms[name])
                     assert error <= 8.0, (name, error)
 
 
@@ -254,9 +254,9 @@ def pairs(*values):
 
 def test_log1p_keeps_its_bound():
     a = pairs(*10.0 ** np.random.default_rng(8).uniform(-280.0, 12.0, 300))
-    found = a.log1p()
+    logarithms = a.log1p()
     with mp.workdps(330):
-        for hi, lo, a_hi, a_lo in zip(found.hi, found.lo, a.hi, a.lo, strict=True):
+        for hi, lo, a_hi, a_lo in zip(logarithms.hi, logarithms.lo, a.hi, a.lo, strict=True):
             true = mp.log1p(mpf(a_hi) + mpf(a_lo))
             assert abs(mpf(hi) + mpf(lo) - true) <= 64 * mpf(2) ** -106 * true
     ends = DoubleDouble.of(np.array([0.0, np.inf, np.nan])).log1p()
@@ -266,7 +266,7 @@ def test_log1p_keeps_its_bound():
 def test_a_double_double_keeps_all_its_bits_and_its_kind():
     a, b = pairs(1.0, 2.0, 3.0), Pair.of(np.array([4.0, 5.0, 6.0]))
     assert a.rounded() is a
-    for found in (
+    for result in (
         a + b,
         b + a,
         a - b,
@@ -282,7 +282,7 @@ def test_a_double_double_keeps_all_its_bits_and_its_kind():
         -a,
         a[1:],
     ):
-        assert isinstance(found, DoubleDouble)
+        assert isinstance(result, DoubleDouble)
     assert isinstance(DoubleDouble.of(b), DoubleDouble)
     assert np.array_equal((b - a).hi, -(a - b).hi)
     assert np.array_equal((1.0 / a * a).hi, np.ones(3))
@@ -305,8 +305,8 @@ def test_operands_of_different_shapes_and_of_none():
 def test_classes_next_to_x_are_found_on_both_sides():
     c = DoubleDouble.of(np.array([[1.0, 1.0 - 2.0**-53, -1.0, 0.5], [1.0, -1.0, 1.0 - 2.0**-60, 0.0]]))
     c.lo[0, 1], c.lo[1, 0] = 2.0**-54, -(2.0**-60)
-    found = _nearly_parallel(c, np.array([2, 1]))
-    assert list(zip(*(part.tolist() for part in found), strict=True)) == [(0, 0), (1, 2)]
+    indices = _nearly_parallel(c, np.array([2, 1]))
+    assert list(zip(*(part.tolist() for part in indices), strict=True)) == [(0, 0), (1, 2)]
 
 
 def test_projected_terms_are_what_is_left_of_the_terms():
@@ -354,8 +354,8 @@ def test_gaps_beyond_float64_of_logits_within_it():
     """A gap of 2 s = 2e308 is a loss of 1e308 in the mean of two rows."""
     x, w = [[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]
     assert refloss.NormFace(s=1e308)(x, w, [0, 1], engine="dd") == 1e308
-    found = refloss.SoftmaxLoss()([[1e154, 0.0]] * 2, [[1e154, 0.0], [-1e154, 0.0]], [0, 1], engine="dd")
-    assert abs(found / 1e308 - 1.0) <= 4.0 * 2.0**-53
+    value = refloss.SoftmaxLoss()([[1e154, 0.0]] * 2, [[1e154, 0.0], [-1e154, 0.0]], [0, 1], engine="dd")
+    assert abs(value / 1e308 - 1.0) <= 4.0 * 2.0**-53
 
 
 def test_rows_in_blocks_are_as_each_alone():

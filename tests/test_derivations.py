@@ -39,14 +39,14 @@ class Equation(NamedTuple):
 
 
 def _equations() -> list[Equation]:
-    found = []
+    equations = []
     for page in sorted((ROOT / "docs").rglob("*.md")):
         if "node_modules" in page.parts:
             continue
         for tex in DISPLAY.findall(CODE.sub("", page.read_text())):
             label = LABEL.search(tex)
-            found.append(Equation(page.relative_to(ROOT).as_posix(), label[1] if label else "", tex))
-    return found
+            equations.append(Equation(page.relative_to(ROOT).as_posix(), label[1] if label else "", tex))
+    return equations
 
 
 EQUATIONS = _equations()

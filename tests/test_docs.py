@@ -26,11 +26,11 @@ class Block(NamedTuple):
 
 
 def _blocks(page: Path = ROOT / "README.md") -> list[Block]:
-    found = FENCE.findall(page.read_text())
-    following = [*found[1:], ("", "")][: len(found)]
+    matches = FENCE.findall(page.read_text())
+    following = [*matches[1:], ("", "")][: len(matches)]
     return [
         Block(language, source, after if kind == "text" else "")
-        for (language, source), (kind, after) in zip(found, following, strict=True)
+        for (language, source), (kind, after) in zip(matches, following, strict=True)
         if language != "text"
     ]
 
@@ -72,9 +72,9 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_examples_of_the_site_print_what_is_printed(block, capsys):
-    """The site runs them too while it is built; here they are held to it where no site is built.
+    """The site runs them too while it is built; here they are tested without building it.
 
-    All but those of a framework, whose output does not directly follow them.
+    All except those of a framework, whose output does not directly follow them.
     """
     for framework in ("torch", "jax", "hypothesis"):
         if f"import {framework}" in block.source or (framework == "hypothesis" and "properties" in block.source):
@@ -92,15 +92,15 @@ def test_the_first_two_shell_lines_are_the_two_commands():
 
 def test_the_demo_prints_what_is_printed():
     pytest.importorskip("typer", reason="the command line is an extra")
-    found = _run(
+    output = _run(
         [sys.executable, "-c", "import sys; sys.argv = ['refloss', 'demo']; from refloss.cli import main; main()"]
     )
-    assert _without_numbers(found) == _without_numbers(SHELL[0].output)
+    assert _without_numbers(output) == _without_numbers(SHELL[0].output)
 
 
 def test_the_property_checks_run_as_printed():
     arguments = SHELL[2].source.split()[1:]
-    found = _run(
+    output = _run(
         [
             sys.executable,
             "-m",
@@ -108,7 +108,7 @@ def test_the_property_checks_run_as_printed():
             *(argument.strip('"') for argument in re.findall(r'"[^"]*"|\S+', " ".join(arguments))),
         ]
     )
-    assert _without_numbers(found.splitlines()[-1]) == _without_numbers(SHELL[2].output.splitlines()[-1])
+    assert _without_numbers(output.splitlines()[-1]) == _without_numbers(SHELL[2].output.splitlines()[-1])
 
 
 def test_the_table_of_losses_is_whole():

@@ -1,3 +1,5 @@
+"""Error-free transformations, pairs and scaled numbers against rational numbers and mpmath, in u and u²."""
+
 import itertools
 import math
 from fractions import Fraction
@@ -61,10 +63,10 @@ def pairs(rng, count, low=-2, high=2):
     return Pair(*two_sum(hi, share * np.spacing(np.abs(hi))))
 
 
-def worst(found, true, sizes):
-    """The largest |found - true| / size in units of u²; where the size is 0 the error has to be."""
+def worst(computed, true, sizes):
+    """The largest |computed - true| / size in units of u²; where the size is 0 the error has to be."""
     errors = [0.0]
-    for result, truth, size in zip(exactly(found), true, sizes, strict=True):
+    for result, truth, size in zip(exactly(computed), true, sizes, strict=True):
         assert size or result == truth
         errors.append(float(abs(result - truth) / size / U**2) if size else 0.0)
     return max(errors)
@@ -123,10 +125,10 @@ def test_pair_operations_keep_their_bounds(name):
     a, b = pairs(rng, 1500), pairs(rng, 1500)
     near = cancelling(rng, a)
     for other in (b, near, -near, b.hi, near.hi, -near.hi):
-        found = operation(a, other)
+        result = operation(a, other)
         true = [operation(p, q) for p, q in zip(exactly(a), exactly(other), strict=True)]
-        assert normalised(found)
-        assert worst(found, true, [abs(t) for t in true]) <= bound * HIGHER
+        assert normalised(result)
+        assert worst(result, true, [abs(t) for t in true]) <= bound * HIGHER
 
 
 def test_the_sum_of_pairs_at_the_worst_example_known():
@@ -141,12 +143,12 @@ def test_square_root_keeps_its_bound_and_zero_stays_zero():
     rng = np.random.default_rng(4)
     a = pairs(rng, 2000, -300, 300)
     a = where(a.hi > 0.0, a, -a)
-    found = sqrt(a)
+    roots = sqrt(a)
     with mp.workdps(80):
         true = [mp.sqrt(mpf(v.numerator) / v.denominator) for v in exactly(a)]
-        errors = [abs(mpf(v.numerator) / v.denominator - t) / t for v, t in zip(exactly(found), true, strict=True)]
+        errors = [abs(mpf(v.numerator) / v.denominator - t) / t for v, t in zip(exactly(roots), true, strict=True)]
         assert max(errors) * 2**106 <= ROOT_BOUND * (1 + mpf(2) ** -40)
-    assert normalised(found)
+    assert normalised(roots)
     zero = sqrt(Pair.of([0.0, 4.0]))
     assert zero.hi.tolist() == [0.0, 2.0]
     assert zero.lo.tolist() == [0.0, 0.0]
@@ -164,11 +166,11 @@ def test_operators_take_numbers_and_arrays_on_either_side():
     }
     for value in (array, 3.0, 3, np.float64(0.1), np.full(6, 2)):
         for name, (operation, same, bound) in reflected.items():
-            found = operation(value)
-            assert isinstance(found, Pair), name
-            assert found.shape == (6,)
+            result = operation(value)
+            assert isinstance(result, Pair), name
+            assert result.shape == (6,)
             sizes = [abs(v) for v in exactly(same(value))]
-            assert worst(found, exactly(same(value)), sizes) <= 2 * bound * HIGHER  # each is within the bound
+            assert worst(result, exactly(same(value)), sizes) <= 2 * bound * HIGHER  # each is within the bound
 
 
 def test_pair_negates_indexes_and_knows_its_shape():
@@ -208,11 +210,11 @@ def test_total_keeps_its_bound(count, as_pairs):
         hi[:, -1] = -hi[:, :-1].sum(axis=1)
         lo[:, -1] = 0.0
     rows = Pair(hi, lo) if as_pairs else hi
-    for found in (total(rows), total(Pair(hi.T, lo.T) if as_pairs else hi.T, axis=0)):
-        assert found.shape == (4,)
+    for sums in (total(rows), total(Pair(hi.T, lo.T) if as_pairs else hi.T, axis=0)):
+        assert sums.shape == (4,)
         entries = [exactly(rows[n]) for n in range(4)]
         sizes = [sum(map(abs, row), Fraction(0)) for row in entries]
-        assert worst(found, [sum(row, Fraction(0)) for row in entries], sizes) <= 3 * levels(count) * HIGHER
+        assert worst(sums, [sum(row, Fraction(0)) for row in entries], sizes) <= 3 * levels(count) * HIGHER
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 513])
@@ -234,16 +236,16 @@ def test_dot_keeps_its_bound(size):
 
 def test_frexp_scales_every_entry():
     a = np.array([[3.0, -5e-324], [0.0, 1e308]])
-    for found, exponent in (frexp(a), frexp(Pair.of(a))):
-        hi = found.hi if isinstance(found, Pair) else found
+    for mantissa, exponent in (frexp(a), frexp(Pair.of(a))):
+        hi = mantissa.hi if isinstance(mantissa, Pair) else mantissa
         assert np.array_equal(np.ldexp(hi, exponent), a)
         assert ((np.abs(hi) >= 0.5) & (np.abs(hi) < 1.0) | (a == 0.0)).all()
 
 
 def test_integers_are_the_numbers():
     for a in (np.array([0.1, -3.0, 0.0, 5e-324, 1.7e308]), np.array([[1.0, 1e-300]]), np.zeros(2)):
-        found, exponent = integers(a)
-        assert [Fraction(n) * Fraction(2) ** exponent for n in found.ravel()] == [
+        numerators, exponent = integers(a)
+        assert [Fraction(n) * Fraction(2) ** exponent for n in numerators.ravel()] == [
             Fraction(v) for v in a.ravel().tolist()
         ]
 
@@ -288,9 +290,9 @@ def test_direction_is_a_unit_row_and_a_length(size):
             entries = [mpf(v.numerator) / v.denominator for v in exactly(rows[n])]
             true = mp.sqrt(mp.fsum(v * v for v in entries))
             assert abs(mpf(float(length.hi[n])) + mpf(float(length.lo[n])) - true) <= allowed * mpf(2) ** -106 * true
-            for found, entry in zip(unit[n], entries, strict=True):
+            for component, entry in zip(unit[n], entries, strict=True):
                 share = entry / true if true else mpf(0)
-                assert abs(mpf(float(found)) - share) <= 3 * mpf(2) ** -53 * abs(share) * (1 + mpf(2) ** -40)
+                assert abs(mpf(float(component)) - share) <= 3 * mpf(2) ** -53 * abs(share) * (1 + mpf(2) ** -40)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 1000])
@@ -305,12 +307,12 @@ def test_total_by_label_rounds_the_sum_of_each_label_once(count):
     rows[:, 2] = np.where(rng.integers(0, 2, count), rows[:, 2], -rows[0, 2])
     present, summed = total_by_label(rows, labels)
     assert present.tolist() == sorted(set(labels.tolist()))
-    for label, found in zip(present, summed, strict=True):
+    for label, sums in zip(present, summed, strict=True):
         mine = rows[labels == label]
         for column in range(3):
             terms = exactly(mine[:, column])
             allowed = U * abs(sum(terms)) + 3 * levels(len(terms)) * U**2 * sum(map(abs, terms))
-            assert abs(Fraction(found[column]) - sum(terms)) <= allowed * HIGHER
+            assert abs(Fraction(sums[column]) - sum(terms)) <= allowed * HIGHER
 
 
 # ---------------------------------------------------------------------------------------------------- sine and cosine
@@ -387,8 +389,8 @@ def test_scaled_numbers_compute_as_their_mantissas_do(pairs_of):
     b = where(np.arange(40) % 2 == 0, b, ldexp(b, a.exponent - b.exponent))  # and some that can be added to a
     roundoff = 20 * U**2 if pairs_of else 2 * U
     exact_a, exact_b = true(a), true(b)
-    for found, operation in ((a * b, "*"), (a / b, "/"), (a + b, "+"), (a - b, "-"), (-a, "n"), (a.rounded(), "r")):
-        for f, x, y in zip(true(found), exact_a, exact_b, strict=True):
+    for result, operation in ((a * b, "*"), (a / b, "/"), (a + b, "+"), (a - b, "-"), (-a, "n"), (a.rounded(), "r")):
+        for f, x, y in zip(true(result), exact_a, exact_b, strict=True):
             truth = {"*": x * y, "/": x / y, "+": x + y, "-": x - y, "n": -x, "r": x}[operation]
             size = abs(x) + abs(y) if operation in "+-" else abs(truth)
             limit = U if operation == "r" else roundoff
@@ -400,15 +402,15 @@ def test_scaled_numbers_compute_as_their_mantissas_do(pairs_of):
 def test_scaled_numbers_beside_others(kind):
     a, (other, numbers_) = ldexp(Scaled.of(np.array([0.5, 4.0])), 3000), (kind([2.0, 8.0]), [Fraction(2), Fraction(8)])
     x = true(a)
-    for found, truth in (
+    for result, truth in (
         (other * a, [p * q for p, q in zip(x, numbers_, strict=True)]),
         (other / a, [q / p for p, q in zip(x, numbers_, strict=True)]),
         (ldexp(a, -3000) + other, [Fraction(5, 2), Fraction(12)]),
         (other + ldexp(a, -3000), [Fraction(5, 2), Fraction(12)]),
         (other - ldexp(a, -3000), [Fraction(3, 2), Fraction(4)]),
     ):
-        assert isinstance(found, Scaled)
-        assert true(found) == truth
+        assert isinstance(result, Scaled)
+        assert true(result) == truth
 
 
 def test_scaled_numbers_that_are_0_or_not_finite():
@@ -447,23 +449,23 @@ def test_sums_and_products_of_scaled_numbers(pairs_of):
     a = Scaled.of(value, a.exponent[:, :1])
     b = np.random.default_rng(5).uniform(-1.0, 1.0, (3, 6))
     power = np.ravel(np.broadcast_to(a.exponent.max(axis=1), 5))
-    for found, plainly in (
+    for result, plainly in (
         (total(a), total(value)),
         (rounded_total(a), rounded_total(value)),
         (matmul(a, b), matmul(value, b)),
         (matmul(b, a).T, matmul(b, value).T),
     ):
-        shifts = (a.exponent[:, 0] - Scaled.of(value).exponent[:, 0]).reshape(-1, *[1] * (len(found.shape) - 1))
-        assert true(found) == true(Scaled.of(plainly, shifts))
+        shifts = (a.exponent[:, 0] - Scaled.of(value).exponent[:, 0]).reshape(-1, *[1] * (len(result.shape) - 1))
+        assert true(result) == true(Scaled.of(plainly, shifts))
     assert power.shape == (5,)
     labels = np.array([2, 0, 2, 0, 7])
     present, summed = total_by_label(a, labels)
     assert present.tolist() == [0, 2, 7]
     for label, row in zip(present, summed, strict=True):
         rows = [true(a[n]) for n in np.flatnonzero(labels == label)]
-        size = max(abs(entry) for row_ in rows for entry in row_)
-        for found, terms in zip(true(row), zip(*rows, strict=True), strict=True):
-            assert abs(found - sum(terms)) <= 2 * U * size
+        size = max(abs(number) for row_ in rows for number in row_)
+        for entry, terms in zip(true(row), zip(*rows, strict=True), strict=True):
+            assert abs(entry - sum(terms)) <= 2 * U * size
     scaled, exponent = scale_rows(a)
     assert true(Scaled.of(scaled, exponent[:, None])) == true(a)
     assert scale_rows(Scaled.of(np.zeros((1, 2))))[1].tolist() == [0]
@@ -471,9 +473,9 @@ def test_sums_and_products_of_scaled_numbers(pairs_of):
 
 def test_log1p_of_scaled_numbers():
     a = Scaled.of(Pair.of(np.array([0.75, 0.75, 0.75, 0.0])), np.array([0, -190, -3000, 0]))
-    found = a.log1p()
-    assert true(found)[1:] == [Fraction(3, 4) / 2**190, Fraction(3, 4) / 2**3000, 0]
-    assert np.asarray(found)[0] == np.log1p(0.75)
+    logarithms = a.log1p()
+    assert true(logarithms)[1:] == [Fraction(3, 4) / 2**190, Fraction(3, 4) / 2**3000, 0]
+    assert np.asarray(logarithms)[0] == np.log1p(0.75)
 
 
 def test_where_float64_is_enough():
@@ -483,6 +485,6 @@ def test_where_float64_is_enough():
     assert not in_range(np.array([0.2]), 2)
     assert not in_range(Scaled.of(a), 2)
     for exponent, type_ in ((200, np.ndarray), (-200, np.ndarray), (ZERO, np.ndarray), (201, Scaled), (-201, Scaled)):
-        found = shift(np.array([1.0]), np.array([exponent]))
-        assert isinstance(found, type_)
-        assert np.asarray(found) == (0.0 if exponent == ZERO else 2.0**exponent)
+        shifted = shift(np.array([1.0]), np.array([exponent]))
+        assert isinstance(shifted, type_)
+        assert np.asarray(shifted) == (0.0 if exponent == ZERO else 2.0**exponent)

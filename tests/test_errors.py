@@ -88,15 +88,15 @@ def test_errors_of_rows_are_reduced_as_rows_are(reduction):
     assert counting.kept.tolist() == [True, False, True, True]
     rows = budgets._rows(z[counting.kept], counting.t)
     of_loss = np.array([1e-3, 2e-3, 4e-3])
-    found = budgets._reduced(loss, rows, of_loss, counting, a)
+    reduced = budgets._reduced(loss, rows, of_loss, counting, a)
     losses, truth = refloss.CrossEntropy(reduction="none")(z, y)[counting.kept], 8.0 * 2.0**-53
     if reduction == "none":
-        assert found[1] == 2.0**-14
-        assert np.allclose(found[counting.kept], of_loss + truth * losses, rtol=1e-14)
+        assert reduced[1] == 2.0**-14
+        assert np.allclose(reduced[counting.kept], of_loss + truth * losses, rtol=1e-14)
         return
     n = 3.0 * 2.0**-20 / 2.0**-11 + 2.0
     total = (of_loss + (n * 2.0**-11 + truth) * losses).sum() / (3.0 if reduction == "mean" else 1.0)
-    assert found == pytest.approx(total + 2.0**-14, rel=1e-13)
+    assert reduced == pytest.approx(total + 2.0**-14, rel=1e-13)
 
 
 def test_rows_are_put_back_where_they_were():
@@ -159,13 +159,13 @@ def test_rows_of_cross_entropy_hold_loss_and_gradient():
 
 def test_the_error_of_a_cosine():
     head = some_head(refloss.ArcFace())
-    found = errors.cosine_error(head, UNITS)
+    bound = errors.cosine_error(head, UNITS)
     for i in range(4):
         for k in range(3):
             terms = sum(abs(head.x[i, j] * head.w[k, j]) for j in range(5))
             c = abs(head.c[i, k])
             own = lost(5, terms, c) + 2.0 * (U + FACTOR) * terms + U * (5 * ACC / U + 3.0) * c
-            assert found[i, k] == pytest.approx(own, rel=1e-12, abs=0.0)
+            assert bound[i, k] == pytest.approx(own, rel=1e-12, abs=0.0)
 
 
 def test_the_error_of_an_angle():
@@ -196,9 +196,9 @@ def target_error(loss, theta, cosine=1e-5, units=UNITS, d=5):
 
 
 def test_the_error_of_a_target_on_the_cosine():
-    found = target_error(refloss.CosFace(m=0.35), 1.0)
-    assert found.psi[0] == pytest.approx(1e-5 + U * (3.0 + 2.0 * abs(np.cos(1.0) - 0.35) + 0.35), rel=1e-12, abs=0.0)
-    assert (found.steepness[0], found.of_steepness[0]) == (1.0, 4.0 * U)
+    bound = target_error(refloss.CosFace(m=0.35), 1.0)
+    assert bound.psi[0] == pytest.approx(1e-5 + U * (3.0 + 2.0 * abs(np.cos(1.0) - 0.35) + 0.35), rel=1e-12, abs=0.0)
+    assert (bound.steepness[0], bound.of_steepness[0]) == (1.0, 4.0 * U)
     detached = target_error(refloss.ArcFace(gradient="detached"), 1.0)
     assert (detached.steepness[0], detached.of_steepness[0]) == (1.0, 4.0 * U)
     assert detached.psi[0] == pytest.approx(target_error(refloss.ArcFace(), 1.0).psi[0], rel=1e-14, abs=0.0)
@@ -208,16 +208,16 @@ def test_the_error_of_a_target_on_the_cosine():
 def test_the_error_of_a_target_on_the_angle(theta):
     m1, m2, m3 = 1.25, 0.3, 0.2
     loss = refloss.CombinedMargin(m1=m1, m2=m2, m3=m3)
-    found = target_error(loss, theta)
+    bound = target_error(loss, theta)
     off = float(errors.angle_error(np.array([theta]), 5 * ACC / U, UNITS)[0])
     angle = m1 * theta + m2
     psi, slope, bend, sine = abs(np.cos(angle) - m3), m1 * np.sin(angle), m1**2, np.sin(theta)
     evaluated = U * (4.0 + 2.0 * psi + 2.0 * slope * (theta + m2) + m2 + m3)
-    assert found.psi[0] == pytest.approx(slope * off + bend * off**2 / 2.0 + evaluated, rel=1e-9, abs=0.0)
-    assert found.steepness[0] == pytest.approx(slope / sine, rel=1e-9, abs=0.0)
+    assert bound.psi[0] == pytest.approx(slope * off + bend * off**2 / 2.0 + evaluated, rel=1e-9, abs=0.0)
+    assert bound.steepness[0] == pytest.approx(slope / sine, rel=1e-9, abs=0.0)
     moved = (bend + slope / (sine - off)) * off / sine
     rounded = U * (8.0 * slope / sine + bend * (theta + m2) / sine)
-    assert found.of_steepness[0] == pytest.approx(moved + rounded, rel=1e-9, abs=0.0)
+    assert bound.of_steepness[0] == pytest.approx(moved + rounded, rel=1e-9, abs=0.0)
     diagnosed = target_error(loss, theta, cosine=1e-3, units=UNITS._replace(angle="arccos"))
     wider = off + 1e-3 / sine
     assert diagnosed.psi[0] == pytest.approx(slope * wider + bend * wider**2 / 2.0 + evaluated, rel=1e-9, abs=0.0)
@@ -225,7 +225,7 @@ def test_the_error_of_a_target_on_the_angle(theta):
 
 def test_the_error_of_a_target_that_a_polynomial_may_give():
     theta, annealing, cosine, m = 0.5, 4.0, 2e-2, 2.0
-    found = target_error(refloss.ASoftmax(m=m, annealing=annealing), theta, cosine)
+    bound = target_error(refloss.ASoftmax(m=m, annealing=annealing), theta, cosine)
     part = 1.0 / (1.0 + annealing)
     eased = 1.0 - part
     c, sine = np.cos(theta), np.sin(theta)
@@ -235,8 +235,8 @@ def test_the_error_of_a_target_that_a_polynomial_may_give():
     by_cosine = cosine / sine
     terms, of_terms = (m + 2.0) * (2.0 * c**2 + 1.0), (m + 2.0) * 4.0 * c
     rounded = U * (part * terms + 3.0 * eased + 2.0 * psi)
-    assert found.psi[0] == pytest.approx(slope * by_cosine + bend * by_cosine**2 / 2.0 + rounded, rel=1e-9, abs=0.0)
-    assert found.steepness[0] == pytest.approx(slope / sine, rel=1e-9, abs=0.0)
+    assert bound.psi[0] == pytest.approx(slope * by_cosine + bend * by_cosine**2 / 2.0 + rounded, rel=1e-9, abs=0.0)
+    assert bound.steepness[0] == pytest.approx(slope / sine, rel=1e-9, abs=0.0)
     off = float(errors.angle_error(np.array([theta]), 5 * ACC / U, UNITS)[0])
 
     def moved(by):
@@ -245,7 +245,7 @@ def test_the_error_of_a_target_that_a_polynomial_may_give():
     steepest = part * m**2 * (m**2 - 1.0) / 3.0
     through = min(moved(by_cosine), steepest * cosine) + U * (part * of_terms + 4.0 * eased)
     direct = moved(off) + U * (8.0 * slope / sine + bend * theta / sine)
-    assert found.of_steepness[0] == pytest.approx(max(through, direct), rel=1e-9, abs=0.0)
+    assert bound.of_steepness[0] == pytest.approx(max(through, direct), rel=1e-9, abs=0.0)
     blunt = target_error(refloss.ASoftmax(m=m, annealing=annealing), theta, 1e-9)
     evaluated = U * (4.0 + 2.0 * psi + 2.0 * slope * theta + 3.0 * eased)
     assert blunt.psi[0] == pytest.approx(slope * off + bend * off**2 / 2.0 + evaluated, rel=1e-9, abs=0.0)
@@ -280,7 +280,7 @@ def test_a_jump_within_reach_counts_on_either_side():
 def test_the_slope_of_a_polynomial_is_as_far_off_as_a_cosine_moves_it(m, theta, by_angle):
     fine = errors.Arithmetic(2.0**-20, 2.0**-22, 0.0, 2.0**-126)
     annealing, cosine = 1.5, 1e-3
-    found = target_error(refloss.ASoftmax(m=m, annealing=annealing), theta, cosine, fine)
+    bound = target_error(refloss.ASoftmax(m=m, annealing=annealing), theta, cosine, fine)
     part = 1.0 / (1.0 + annealing)
     eased, c, sine = 1.0 - part, np.cos(theta), np.sin(theta)
     fold = np.floor(m * theta / np.pi)
@@ -292,7 +292,7 @@ def test_the_slope_of_a_polynomial_is_as_far_off_as_a_cosine_moves_it(m, theta, 
     assert (moved < steepest) == by_angle
     coefficients = {2.0: 4.0 * c, 4.0: 32.0 * c**3 + 16.0 * c}  # of the derivative of the polynomial, in magnitude
     own = min(moved, steepest) + fine.u * (part * (m + 2.0) * coefficients[m] + 4.0 * eased)
-    assert found.of_steepness[0] == pytest.approx(own, rel=1e-9, abs=0.0)
+    assert bound.of_steepness[0] == pytest.approx(own, rel=1e-9, abs=0.0)
 
 
 @pytest.mark.parametrize("gradient", ["exact", "detached"])
@@ -311,14 +311,14 @@ def test_a_kink_at_the_end_of_reach_counts_too():
     off = float(errors.angle_error(np.array([fold]), 5 * ACC / U, UNITS)[0])
     reach = 4.0 * off
     theta = fold - 0.98 * reach
-    found = target_error(loss, theta)
+    bound = target_error(loss, theta)
     ends = theta + reach * np.array([1.0 - 1e-6, 1.0 + 1e-6])
     beyond = np.diff(loss.target_logit(ends))[0] / np.diff(ends)[0]
     turn, sine = abs(beyond + np.sin(theta + 0.5)), np.sin(theta)
     plain = target_error(loss, theta - 2.0 * reach).of_steepness[0]
     assert turn > 4.0 * reach
-    assert found.psi[0] < 0.1
-    assert found.of_steepness[0] - plain == pytest.approx((turn + reach) / sine, rel=0.1, abs=0.0)
+    assert bound.psi[0] < 0.1
+    assert bound.of_steepness[0] - plain == pytest.approx((turn + reach) / sine, rel=0.1, abs=0.0)
 
 
 def test_polynomials_count_up_to_degree_8():
@@ -330,19 +330,19 @@ def test_the_error_of_an_angle_by_chords():
     loss = refloss.CombinedMargin(m1=2.0, m2=0.25, m3=0.0)
     head = some_head(loss)
     upstream, unknown = np.array([1.0, 2.0, 0.5, 3.0]), np.array([False, False, True, False])
-    found = errors.chord_error(head, loss.spec.margin, upstream, unknown, UNITS)
+    bound = errors.chord_error(head, loss.spec.margin, upstream, unknown, UNITS)
     for i in range(4):
         x, w = np.abs(head.x[i]), np.abs(head.w[head.y[i]])
         inner = sum(x * (x + w))
         steep = 2.0 / np.sin(head.theta[i])
         own = 8.0 * U * upstream[i] * steep * (x + w + x * inner) + (4.0 * 4.0 * upstream[i] if unknown[i] else 0.0)
-        assert np.allclose(found[i], own, rtol=1e-12, atol=0.0)
+        assert np.allclose(bound[i], own, rtol=1e-12, atol=0.0)
     for plain in (refloss.CosFace(), refloss.ArcFace(gradient="detached")):
         assert not errors.chord_error(head, plain.spec.margin, upstream, unknown, UNITS).any()
     narrow = errors.chord_error(head, refloss.ArcFace(m=0.5).spec.margin, upstream, unknown, UNITS)
-    assert np.allclose(narrow[0], found[0] / 2.0, rtol=1e-12, atol=0.0)
+    assert np.allclose(narrow[0], bound[0] / 2.0, rtol=1e-12, atol=0.0)
     level = errors.chord_error(head._replace(theta=np.zeros(4)), loss.spec.margin, upstream, ~unknown, UNITS)
-    assert np.allclose(level[2], found[2] * 0.0 + 8.0 * U * 0.5 * 2.0 / U * _projected(head, 2), rtol=1e-12, atol=0.0)
+    assert np.allclose(level[2], bound[2] * 0.0 + 8.0 * U * 0.5 * 2.0 / U * _projected(head, 2), rtol=1e-12, atol=0.0)
 
 
 def _projected(head, i):
@@ -440,8 +440,8 @@ def test_one_class_alone_is_known_exactly_unless_logsumexp_is_rounded():
 
 def test_huge_errors_of_logits_stay_finite():
     rows = budgets._rows(np.array([[5.0, 1e6]]), np.array([[1.0, 0.0]]))
-    found = errors.cross_entropy_error(rows, np.full((1, 2), 1e3), UNITS._replace(log_p="working"))
-    assert all(np.isfinite(entry).all() for entry in found)
+    bounds = errors.cross_entropy_error(rows, np.full((1, 2), 1e3), UNITS._replace(log_p="working"))
+    assert all(np.isfinite(entry).all() for entry in bounds)
 
 
 def test_the_error_of_a_gradient_through_directions():
@@ -451,7 +451,7 @@ def test_the_error_of_a_gradient_through_directions():
         for rows in (rng.normal(size=(2, 3)), rng.normal(size=(4, 3)))
     )
     lengths, a, da = np.array([0.5, 2.0]), rng.normal(size=(2, 4)), np.abs(rng.normal(size=(2, 4))) / 64.0
-    found = errors.normalize_error(errors.Side(own, other, own @ other.T, lengths), a, da, OWN, UNITS)
+    bound = errors.normalize_error(errors.Side(own, other, own @ other.T, lengths), a, da, OWN, UNITS)
     d = 3 * ACC / U
     for i in range(2):
         x, most = own[i], np.abs(a[i]) + da[i]
@@ -467,20 +467,20 @@ def test_the_error_of_a_gradient_through_directions():
         error = error + ax * (lost(3, size, along) + U * (2.0 * size + (d + 6.0) * along))
         error = error + U * (whole + ax * along) + (d / 2.0 + 2.0) * U * (np.abs(h - radial * x) + more) + 6.0 * LEAST
         truth = sum(abs(a[i, k]) * np.linalg.norm(tangents[k]) for k in range(4))
-        assert np.allclose(found[i], (error + OWN * truth) / lengths[i], rtol=1e-10, atol=0.0)
+        assert np.allclose(bound[i], (error + OWN * truth) / lengths[i], rtol=1e-10, atol=0.0)
 
 
 def test_the_error_of_a_gradient_through_the_scale():
     head = some_head(refloss.NormFace(s=None))
     rng = np.random.default_rng(2)
     g, dg, df = rng.normal(size=(4, 3)), np.abs(rng.normal(size=(4, 3))) / 64.0, np.abs(rng.normal(size=(4, 3))) / 32.0
-    found = errors.scale_error(g, dg, head, df, OWN, UNITS)
+    bound = errors.scale_error(g, dg, head, df, OWN, UNITS)
     for i in range(4):
         f = head.f[i]
         terms, along = sum(np.abs(g[i] * f)), abs(sum(g[i] * f))
         passed = sum(dg[i] * np.abs(f) + np.abs(g[i]) * df[i])
         own = passed + lost(3, terms, along) + (U + OWN) * terms + (5 * ACC / U / 2.0 + 5.0) * U * along
-        assert found[i, 0] == pytest.approx(own, rel=1e-12, abs=0.0)
+        assert bound[i, 0] == pytest.approx(own, rel=1e-12, abs=0.0)
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -488,7 +488,7 @@ def test_the_error_of_a_triplet(squared):
     p = np.array([[1.0, 2.0], [0.5, 0.25], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     n = np.array([[1.0, 1.0], [3.0, 4.0], [0.5, 0.0], [0.0, 1.25], [0.125, 0.0]])
     m = 0.25 if not squared else 0.5625  # the last one is on the border
-    found, slopes = errors.triplet_error(errors.Triplets(p, n, m, squared), OWN, UNITS)
+    bound, slopes = errors.triplet_error(errors.Triplets(p, n, m, squared), OWN, UNITS)
     d, power = 2 * ACC / U, 1.0 if squared else 0.5
     for i in range(5):
         near, far = sum(p[i] ** 2) ** power, sum(n[i] ** 2) ** power
@@ -496,7 +496,7 @@ def test_the_error_of_a_triplet(squared):
         off = U * ((d * power + 4.0) * (near + far) + abs(near - far) + m + abs(violation))
         reached, border = violation > -off, abs(violation) <= off
         assert (reached, border) == [(True, False), (False, False), (squared, False), (True, True), (True, False)][i]
-        assert found[i] == pytest.approx((off + OWN * abs(violation) if reached else 0.0) + LEAST, rel=1e-12, abs=0.0)
+        assert bound[i] == pytest.approx((off + OWN * abs(violation) if reached else 0.0) + LEAST, rel=1e-12, abs=0.0)
         for name, v in (("positive", p[i]), ("negative", n[i])):
             length = np.sqrt(sum(v**2))
             slope = 2.0 * np.abs(v) if squared else np.abs(v) / (length or 1.0)
@@ -569,15 +569,15 @@ def test_a_budget_of_a_linear_head_is_put_together_from_products(between):
         error = error + a.stored_smallest * 1.25
 
     def product(up, of_up, other):
-        found = np.zeros((len(up), other.shape[1]))
+        bounds = np.zeros((len(up), other.shape[1]))
         for i in range(len(up)):
             own = sum(abs(up[i, k]) * np.linalg.norm(other[k]) for k in range(len(other)))
             for j in range(other.shape[1]):
                 products = [up[i, k] * other[k, j] for k in range(len(other))]
                 count, terms = max(sum(p != 0.0 for p in products), 1), sum(map(abs, products))
                 rounded = lost(count, terms, sum(products)) + (U + 2.0 * FACTOR) * terms
-                found[i, j] = of_up[i] @ np.abs(other[:, j]) + rounded + TRUTH * own + count * LEAST
-        return found
+                bounds[i, j] = of_up[i] @ np.abs(other[:, j]) + rounded + TRUTH * own + count * LEAST
+        return bounds
 
     assert np.allclose(allowed["x"][kept], product(g, error, w) + LEAST, rtol=1e-10, atol=0.0)
     assert (allowed["x"][1] == LEAST).all()
@@ -694,11 +694,11 @@ def test_a_dtype_may_be_numpy_s():
 
 
 def test_a_budget_has_the_form_of_value_and_gradients():
-    found = budgets.budget(CE, Z, Y, dtype="float32", upstream=3.0)
+    budget = budgets.budget(CE, Z, Y, dtype="float32", upstream=3.0)
     value, allowed = budgets.bounds(CE, (Z, Y), budgets.arithmetic("float32"), 3.0)
-    assert found.value == value
-    assert (found.gradient.z == allowed["z"]).all()
-    assert type(found.gradient) is type(CE.value_and_grad(Z, Y)[1])
+    assert budget.value == value
+    assert (budget.gradient.z == allowed["z"]).all()
+    assert type(budget.gradient) is type(CE.value_and_grad(Z, Y)[1])
     assert (budgets.budget(CE, Z, Y, dtype="float32", upstream=3.0).gradient.z == allowed["z"]).all()
     assert budgets.budget(refloss.CrossEntropy, Z, Y, dtype=np.float32, upstream=3.0).value == value
     assert budgets.budget(CE, Z, Y, dtype=np.dtype("float32"), upstream=3.0).value == value
@@ -737,7 +737,7 @@ def test_a_row_of_cross_entropy_is_off_by_what_it_is_alone(standard):
 
 @pytest.mark.parametrize("standard", ["working", "stable", "relative"])
 def test_targets_of_both_signs_count_with_their_magnitudes(standard):
-    """But for the rounding of g itself and for what comes in, which go with the gradient, and that may cancel."""
+    """Except for the rounding of g itself and the error of the upstream gradient: relative to g, which may cancel."""
     t, a = np.array([[0.5, -0.25, 0.0, 1.0]]), UNITS._replace(log_p=standard)
     signed, plain = (budgets._rows(Z_ROW[None], some) for some in (t, np.abs(t)))
     assert signed.terms == plain.loss == plain.terms
@@ -789,11 +789,11 @@ def test_what_the_truth_is_off_by_shows_in_float64(reduction):
     loss, a = refloss.CrossEntropy(reduction=reduction), budgets.arithmetic("float64")
     counting = budgets._counting(loss, Y, 3, None, a)
     rows = budgets._rows(Z, counting.t)
-    found = budgets._reduced(loss, rows, np.zeros(2), counting, a)
+    reduced = budgets._reduced(loss, rows, np.zeros(2), counting, a)
     if reduction == "none":
-        assert np.allclose(found, TRUTH * rows.loss, rtol=1e-12, atol=0.0)
+        assert np.allclose(reduced, TRUTH * rows.loss, rtol=1e-12, atol=0.0)
     else:
-        assert found == pytest.approx((4.0 * 2.0**-53 + TRUTH) * rows.loss.mean(), rel=1e-12, abs=0.0)
+        assert reduced == pytest.approx((4.0 * 2.0**-53 + TRUTH) * rows.loss.mean(), rel=1e-12, abs=0.0)
 
 
 def test_bounds_of_masked_classes_warn_of_nothing_and_storage_knows_the_upstream_gradient():

@@ -36,8 +36,8 @@ def _axes(name):
 
 
 def _line(axes, label):
-    (found,) = [line for line in axes.lines if line.get_label() == label]
-    return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)
+    (line,) = [line for line in axes.lines if line.get_label() == label]
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
@@ -54,8 +54,8 @@ def test_a_drawing_is_well_formed_and_takes_size_and_colour_from_the_page(drawn,
 
 
 def test_identifiers_are_unique_over_all_drawings_and_each_refers_to_its_own(drawn):
-    seen = [name for svg in drawn.values() for name in re.findall(r'\bid="([^"]*)"', svg)]
-    assert len(seen) == len(set(seen))
+    ids = [name for svg in drawn.values() for name in re.findall(r'\bid="([^"]*)"', svg)]
+    assert len(ids) == len(set(ids))
     for name, svg in drawn.items():
         own = set(re.findall(r'\bid="([^"]*)"', svg))
         assert all(identifier.startswith(f"{name}-") for identifier in own)
@@ -108,8 +108,8 @@ def test_boundaries_are_where_the_derivation_has_them():
             continue
         x, y = (np.asarray(entry, float) for entry in (axes.lines[1].get_xdata(), axes.lines[1].get_ydata()))
         turned = np.arctan2(y, x) - np.pi / 6.0
-        found = np.nanmax(turned[(turned > 0) & (turned < between)])
-        assert abs(found - ends[axes.get_title()]) < 2.0 * np.pi / 720.0, axes.get_title()
+        turn = np.nanmax(turned[(turned > 0) & (turned < between)])
+        assert abs(turn - ends[axes.get_title()]) < 2.0 * np.pi / 720.0, axes.get_title()
 
 
 def test_errors_drawn_grow_for_the_naive_way_and_stay_at_roundoff_for_ours():

@@ -59,9 +59,9 @@ def test_fixed_rounds_down():
 def test_units_are_the_numbers():
     row = np.array([1.0, -5e-324, 0.1, 1.7e308])
     assert fixed_point.units(np.array([0.75, -3.0])) == [3, -12]
-    found = fixed_point.units(row, fixed_point.UNIT)
-    assert [Fraction(k, fixed_point.UNIT) for k in found] == [Fraction(v) for v in row.tolist()]
-    assert fixed_point.inner(found, found[::-1]) == 2 * (found[0] * found[3] + found[1] * found[2])
+    units = fixed_point.units(row, fixed_point.UNIT)
+    assert [Fraction(k, fixed_point.UNIT) for k in units] == [Fraction(v) for v in row.tolist()]
+    assert fixed_point.inner(units, units[::-1]) == 2 * (units[0] * units[3] + units[1] * units[2])
 
 
 @pytest.mark.parametrize(("x", "w"), VECTORS)

@@ -75,10 +75,10 @@ def _formula(name: str, which: int = 0) -> Callable[[Scopes], Scopes]:
 
 def _docstring(name: str) -> str:
     module, _, rest = name.partition(":")
-    found: Any = importlib.import_module(module)
+    documented: Any = importlib.import_module(module)
     for part in rest.split("."):
-        found = getattr(found, part)
-    return inspect.getdoc(found) or ""
+        documented = getattr(documented, part)
+    return inspect.getdoc(documented) or ""
 
 
 def _exact(value: Any) -> Any:
@@ -116,12 +116,12 @@ RANGES = {"n": N, "k": C, "j": C, "i": D}
 @_formula("refloss.stages.normalize:forward")
 def _(rng):
     v = rng.normal(size=(N, D)) * 3.0
-    found = normalize.forward(v)
+    normalized = normalize.forward(v)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\hat v": _exact(found.unit[n]),
-                r"\lVert v\rVert": _exact(found.norm[n]),
+                r"\hat v": _exact(normalized.unit[n]),
+                r"\lVert v\rVert": _exact(normalized.norm[n]),
                 "v": _exact(v[n]),
             },
             RANGES,
@@ -131,11 +131,11 @@ def _(rng):
 @_formula("refloss.stages.normalize:backward")
 def _(rng):
     v, g, h = rng.normal(size=(N, D)) * 3.0, rng.normal(size=(N, D)), rng.normal(size=N)
-    found = normalize.backward(g, normalize.forward(v), h)
+    gradient = normalize.backward(g, normalize.forward(v), h)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial v": _exact(found[n]),
+                r"\partial L/\partial v": _exact(gradient[n]),
                 r"\partial L/\partial \hat v": _exact(g[n]),
                 r"\partial L/\partial \lVert v\rVert": _exact(h[n]),
                 r"\hat v": _unit(_exact(v[n])),
@@ -157,12 +157,12 @@ def _(rng):
 @_formula("refloss.stages.linear:backward")
 def _(rng):
     x, w, g = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=(N, C))
-    to_x, to_w, to_b = linear.backward(g, linear.forward(x, w, np.zeros(C))[1])
+    dx, dw, db = linear.backward(g, linear.forward(x, w, np.zeros(C))[1])
     yield tex.Scope(
         {
-            r"\partial L/\partial x": _exact(to_x),
-            r"\partial L/\partial W": _exact(to_w),
-            r"\partial L/\partial b": _exact(to_b),
+            r"\partial L/\partial x": _exact(dx),
+            r"\partial L/\partial W": _exact(dw),
+            r"\partial L/\partial b": _exact(db),
             r"\partial L/\partial z": _exact(g),
             "x": _exact(x),
             "W": _exact(w),
@@ -185,11 +185,11 @@ def _(rng):
 def _(rng):
     x, w, g = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.normal(size=(N, C))
     _, saved = cosine.forward(normalize.forward(x), normalize.forward(w))
-    to_x, to_w = cosine.backward(g, saved)
+    dx, dw = cosine.backward(g, saved)
     yield tex.Scope(
         {
-            r"\partial L/\partial \hat x": _exact(to_x),
-            r"\partial L/\partial \hat w": _exact(to_w),
+            r"\partial L/\partial \hat x": _exact(dx),
+            r"\partial L/\partial \hat w": _exact(dw),
             r"\partial L/\partial c": _exact(g),
             r"\hat x": [_unit(v) for v in _exact(x)],
             r"\hat w": [_unit(v) for v in _exact(w)],
@@ -201,11 +201,11 @@ def _(rng):
 @_formula("refloss.stages.angle:forward")
 def _(rng):
     x, w = rng.normal(size=(N, D)), rng.normal(size=(N, D)) * 3.0
-    found, saved = angle.forward(x, w)
+    angles, saved = angle.forward(x, w)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\theta": _exact(found.theta)[n],
+                r"\theta": _exact(angles.theta)[n],
                 "t_x": _exact(saved.tangent_x)[n],
                 "x": _exact(x[n]),
                 "w": _exact(w[n]),
@@ -220,12 +220,12 @@ def _(rng):
 def _(rng):
     x, w, g = rng.normal(size=(N, D)), rng.normal(size=(N, D)) * 3.0, rng.normal(size=N)
     saved = angle.forward(x, w)[1]
-    to_x, to_w = angle.backward(g, saved)
+    dx, dw = angle.backward(g, saved)
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial x": _exact(to_x[n]),
-                r"\partial L/\partial w": _exact(to_w[n]),
+                r"\partial L/\partial x": _exact(dx[n]),
+                r"\partial L/\partial w": _exact(dw[n]),
                 r"\partial L/\partial \theta": _exact(g[n]),
                 "t_x": _exact(saved.tangent_x)[n],
                 "t_w": _exact(saved.tangent_w)[n],
@@ -260,11 +260,11 @@ def _(rng):
 def _(rng):
     for settings, theta in _margins(rng):
         g = rng.normal(size=len(theta))
-        found = margin.backward(g, margin.forward(angle.of(theta), settings)[1])
+        gradient = margin.backward(g, margin.forward(angle.of(theta), settings)[1])
         for n, at in enumerate(_exact(theta)):
             yield tex.Scope(
                 {
-                    r"\partial L/\partial \theta": _exact(found)[n],
+                    r"\partial L/\partial \theta": _exact(gradient)[n],
                     r"\partial L/\partial \psi": _exact(g)[n],
                     r"\theta": at,
                     r"\varphi": settings.m1 * at + mpf(settings.m2),
@@ -292,12 +292,12 @@ def _(rng):
     c, psi, y, s = _branches(rng)
     _, saved = logits.forward(Pair.of(c), Pair.of(psi), y, Pair.of(s), np.zeros(N, int))
     g = rng.normal(size=(N, C))
-    to_c, to_psi, to_s = logits.backward(g, saved)
+    dc, dpsi, ds = logits.backward(g, saved)
     yield tex.Scope(
         {
-            r"\partial L/\partial c": _exact(to_c),
-            r"\partial L/\partial \psi": _exact(to_psi),
-            r"\partial L/\partial s": _exact(to_s),
+            r"\partial L/\partial c": _exact(dc),
+            r"\partial L/\partial \psi": _exact(dpsi),
+            r"\partial L/\partial s": _exact(ds),
             r"\partial L/\partial z": _exact(g),
             "f": _exact(saved.f),
             "y": _exact(y),
@@ -318,19 +318,19 @@ def _rows(rng):
 def _(rng):
     z, largest = _rows(rng)
     p, _ = softmax.forward(Pair.of(z))
-    for n, (_, peak) in enumerate(largest):
-        yield tex.Scope({"p": _exact(p[n]), "z": _exact(z[n]), "M": peak}, RANGES)
+    for n, (_, row_max) in enumerate(largest):
+        yield tex.Scope({"p": _exact(p[n]), "z": _exact(z[n]), "M": row_max}, RANGES)
 
 
 @_formula("refloss.stages.softmax:backward")
 def _(rng):
     z, _ = _rows(rng)
     g = rng.normal(size=(N, C))
-    found = softmax.backward(g, softmax.forward(Pair.of(z))[1])
+    gradient = softmax.backward(g, softmax.forward(Pair.of(z))[1])
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial z": _exact(found[n]),
+                r"\partial L/\partial z": _exact(gradient[n]),
                 r"\partial L/\partial p": _exact(g[n]),
                 "p": _softmax(_exact(z[n])),
             },
@@ -342,19 +342,19 @@ def _(rng):
 def _(rng):
     z, largest = _rows(rng)
     log_p, _ = log_softmax.forward(Pair.of(z))
-    for n, (a, peak) in enumerate(largest):
-        yield tex.Scope({r"\log p": _exact(log_p[n]), "z": _exact(z[n]), "M": peak, "a": a}, RANGES)
+    for n, (a, row_max) in enumerate(largest):
+        yield tex.Scope({r"\log p": _exact(log_p[n]), "z": _exact(z[n]), "M": row_max, "a": a}, RANGES)
 
 
 @_formula("refloss.stages.log_softmax:backward")
 def _(rng):
     z, _ = _rows(rng)
     g = rng.normal(size=(N, C))
-    found = log_softmax.backward(g, log_softmax.forward(Pair.of(z))[1])
+    gradient = log_softmax.backward(g, log_softmax.forward(Pair.of(z))[1])
     for n in range(N):
         yield tex.Scope(
             {
-                r"\partial L/\partial z": _exact(found[n]),
+                r"\partial L/\partial z": _exact(gradient[n]),
                 r"\partial L/\partial \log p": _exact(g[n]),
                 "p": _softmax(_exact(z[n])),
             },
@@ -374,8 +374,8 @@ def _labels(rng):
 @_formula("refloss.stages.cross_entropy:weights")
 def _(rng):
     for choice, y in _labels(rng):
-        found = cross_entropy.weights(y, C, SETTINGS)
-        values = {r"\bar n": _exact(found.divisor), "v": _exact(SETTINGS.class_weight), "N": mpf(N)}
+        targets = cross_entropy.weights(y, C, SETTINGS)
+        values = {r"\bar n": _exact(targets.divisor), "v": _exact(SETTINGS.class_weight), "N": mpf(N)}
         yield tex.Scope(values | ({"y": _exact(y)} if choice == 0 else {}), RANGES, choice)
 
 
@@ -431,10 +431,10 @@ def _(rng):
     for choice, reduction in enumerate(("mean", "sum", "none")):
         g = rng.normal(size=N)
         upstream = g if reduction == "none" else g[0]
-        found = cross_entropy.backward(upstream, cross_entropy.forward(log_p, targets, reduction)[1])
+        gradient = cross_entropy.backward(upstream, cross_entropy.forward(log_p, targets, reduction)[1])
         yield tex.Scope(
             {
-                r"\partial L/\partial \log p": _exact(found),
+                r"\partial L/\partial \log p": _exact(gradient),
                 r"\partial \mathcal L/\partial L:0": _exact(g[0]),
                 r"\partial \mathcal L/\partial L:1": _exact(g),
                 "t": _exact(targets.t),
@@ -473,7 +473,7 @@ def _(rng):
 def _(rng):
     for squared, a, p, n in _triplets(rng):
         losses, saved = triplet.forward(a, p, n, 0.4, squared)
-        to_a, to_p, to_n = triplet.backward(np.ones(1), saved)
+        da, dp, dn = triplet.backward(np.ones(1), saved)
         away = {"p": _plus(_exact(a[0]), _exact(-p[0])), "n": _plus(_exact(a[0]), _exact(-n[0]))}
         slopes = {
             rf"\partial d(a, {key})/\partial a": [entry * (2 if squared else 1 / _norm(v)) for entry in v]
@@ -481,9 +481,9 @@ def _(rng):
         }
         yield tex.Scope(
             {
-                r"\partial L/\partial a": _exact(to_a[0]),
-                r"\partial L/\partial p": _exact(to_p[0]),
-                r"\partial L/\partial n": _exact(to_n[0]),
+                r"\partial L/\partial a": _exact(da[0]),
+                r"\partial L/\partial p": _exact(dp[0]),
+                r"\partial L/\partial n": _exact(dn[0]),
                 "L": _exact(triplet.reduce(losses, "none")[0]),
                 **slopes,
             },
@@ -511,8 +511,8 @@ def _(rng):
 @_formula("refloss.functions:logsumexp")
 def _(rng):
     z, largest = _rows(rng)
-    for n, (a, peak) in enumerate(largest):
-        yield tex.Scope({"left": _exact(refloss.logsumexp(z)[n]), "z": _exact(z[n]), "a": a, "M": peak}, RANGES)
+    for n, (a, row_max) in enumerate(largest):
+        yield tex.Scope({"left": _exact(refloss.logsumexp(z)[n]), "z": _exact(z[n]), "a": a, "M": row_max}, RANGES)
 
 
 @_formula("refloss.losses.softmax:CrossEntropy")
@@ -625,15 +625,15 @@ def _(rng):
 
 def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
-    found = []
+    formulas = []
     modules = [angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, softmax, triplet]
     losses = ("refloss.functions", "refloss.losses.softmax", "refloss.losses.margin", "refloss.losses.pairwise")
     for module in (*modules, *map(importlib.import_module, losses)):
         for name, item in vars(module).items():
             if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
                 count = len(DISPLAY.findall(inspect.getdoc(item) or ""))
-                found += [(f"{module.__name__}:{name}", which) for which in range(count)]
-    return found
+                formulas += [(f"{module.__name__}:{name}", which) for which in range(count)]
+    return formulas
 
 
 def test_every_displayed_formula_of_stages_and_losses_is_evaluated():
@@ -775,8 +775,8 @@ def test_a_formula_without_anything_to_compare_is_refused():
 
 def test_alterations_of_every_kind_are_made():
     source = r"L = -2\cos(m)\sum_{k\ne a} x_k^2 [k = 1] + \frac{u\cdot v}{\lVert v\rVert}"
-    made = {what.partition(": ")[2] for what, _ in tex.alterations(tex.read(source))}
-    assert made >= {
+    kinds = {what.partition(": ")[2] for what, _ in tex.alterations(tex.read(source))}
+    assert kinds >= {
         "sign of all",
         "twice all",
         "sign of term 0",

@@ -226,7 +226,7 @@ def test_optax_cross_entropies(jax: ModuleType, optax: ModuleType, shape: tuple[
         value, back = jax.vjp(lambda z: f(z, jax.numpy.asarray(y)), z)
         return value, back(upstream)[0]
 
-    theirs = tuple(np.asarray(found) for found in jax.jit(both)(z, upstream))
+    theirs = tuple(np.asarray(output) for output in jax.jit(both)(z, upstream))
     settings = {"reduction": "none", "label_smoothing": 0.0, "class_weight": None, "ignore_index": -100}
     hold_cross_entropy(theirs, z, y, upstream, settings)
 
@@ -269,10 +269,10 @@ def test_torch_linear_and_cross_entropy(torch: ModuleType, bias: bool, reduction
         z = torch.nn.functional.linear(x, w, b)
         return torch.nn.functional.cross_entropy(z, torch.from_numpy(y), reduction=reduction)
 
-    ours, given = refloss.SoftmaxLoss(reduction=reduction), (x, w, y, b if bias else None)
-    value, gradient = ours.value_and_grad(*given, upstream=upstream)
+    ours, inputs = refloss.SoftmaxLoss(reduction=reduction), (x, w, y, b if bias else None)
+    value, gradient = ours.value_and_grad(*inputs, upstream=upstream)
     bounds = linear_bound(x, w, y, b, reduction, upstream)
-    of_target = np.eye(len(w))[y] * ours.trace(*given, upstream=upstream)["linear"].gradient
+    of_target = np.eye(len(w))[y] * ours.trace(*inputs, upstream=upstream)["linear"].gradient
     wrong = {"x": gradient.x - of_target @ w, "w": gradient.w - of_target.T @ x}
     if bias:
         wrong["b"] = gradient.b - of_target.sum(axis=0)
@@ -280,7 +280,7 @@ def test_torch_linear_and_cross_entropy(torch: ModuleType, bias: bool, reduction
     agree(value, {"target's term dropped": wrong}, **gradients)
 
 
-HEADS = [  # margins of PML's ArcFaceLoss are in degrees, and "hard" is its rule past theta + m = pi
+HEADS = [  # margins of PML's ArcFaceLoss are in degrees, and "hard" is its rule beyond theta + m = pi
     ("ArcFaceLoss", {"margin": 28.6, "scale": 64}, refloss.ArcFace(m=math.radians(28.6), boundary="hard"), 1.0),
     ("ArcFaceLoss", {"margin": 45.0, "scale": 10}, refloss.ArcFace(s=10, m=math.radians(45.0), boundary="hard"), 1.0),
     ("CosFaceLoss", {}, refloss.CosFace(), 1.0),
@@ -336,8 +336,8 @@ def test_torch_triplets(torch: ModuleType, theirs: str, reduction: str) -> None:
     ours = refloss.Triplet(m=m, squared=theirs == "squared", reduction=reduction)
     assert 0 < np.count_nonzero(replace(ours, reduction="none")(a, p, n)) < 12, "rows on both sides of the hinge"
     bounds = triplet_bound(a, p, n, m, theirs == "squared", reduction, upstream)
-    found = ours.value_and_grad(a, p, n, upstream=upstream)
-    value, gradients = beside(torch_gradients(torch, other, upstream, **inputs), found, bounds)
+    result = ours.value_and_grad(a, p, n, upstream=upstream)
+    value, gradients = beside(torch_gradients(torch, other, upstream, **inputs), result, bounds)
     agree(value, **gradients)
 
 
@@ -387,9 +387,9 @@ FOLD = math.exp(-7.0 - 1e-8)  # of m = 4: psi = 1 - 2m = -7 there, to 1e-15, and
 OPPOSITE_W = np.array([0.0, -4.0 * math.sin(4e-8) / (1.0 + FOLD)])  # dL/dw of the first class: (p - 1) psi' dtheta/dw
 
 
-def near(found: Any, truth: Any, relative: float) -> bool:
+def near(result: Any, truth: Any, relative: float) -> bool:
     """Close relative to the largest entry of the truth."""
-    return bool((np.abs(np.asarray(found) - truth) <= relative * np.abs(truth).max()).all())
+    return bool((np.abs(np.asarray(result) - truth) <= relative * np.abs(truth).max()).all())
 
 
 @defect(reason="torch 2.13.0: the loss is 0: e^-50 is lost beside 1, as at any gap from 36.7 on")

@@ -120,10 +120,10 @@ def test_any_shape_and_setting_is_that_of_the_chain(case):
     loss, inputs, upstream, block = case
     with pytest.MonkeyPatch.context() as patch:
         in_blocks(patch, block)
-        found = agree(loss, *inputs, upstream=upstream)
+        result = agree(loss, *inputs, upstream=upstream)
         alone = loss(*inputs, engine="fused")
     allowed = checks.allowed(loss, *inputs)[0]
-    assert exact.value_error(alone, exact.exact(found[0])) <= TWICE * allowed
+    assert exact.value_error(alone, exact.exact(result[0])) <= TWICE * allowed
 
 
 @settings(max_examples=80)
@@ -188,13 +188,13 @@ LOSSES = (
 def in_float32(loss):
     """What another project would hand to refloss.testing."""
 
-    def found(*inputs):
+    def implementation(*inputs):
         value, grad = loss.value_and_grad(*inputs, engine="fused", dtype=np.float32)
         parts = (value, *(part for part in grad if part is not None))
         assert all(part.dtype == np.float32 for part in parts)
         return parts
 
-    return found
+    return implementation
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
@@ -212,15 +212,15 @@ def test_float32_is_within_its_budget(loss):
             continue
         with pytest.MonkeyPatch.context() as patch:
             in_blocks(patch, 16)
-            given = [part.astype(np.float32) if part.dtype.kind == "f" else part for part in case.inputs]
-            value, *gradients = in_float32(loss)(*given)
+            inputs = [part.astype(np.float32) if part.dtype.kind == "f" else part for part in case.inputs]
+            value, *gradients = in_float32(loss)(*inputs)
         truth, grad = loss.value_and_grad(*case.inputs, engine="chain")
         allowed = testing.budget(loss, *case.inputs, dtype="float32")
         same = np.isnan(value) & np.isnan(truth)  # the mean of nothing
         assert (same | (np.abs(value - truth) <= allowed.value + SINGLE * np.abs(truth))).all(), case
         ours = [(t, a) for t, a in zip(grad, allowed.gradient, strict=True) if t is not None]
-        for found, (true, bound) in zip(gradients, ours, strict=True):
-            assert (np.abs(found - true) <= bound + SINGLE * np.abs(true)).all(), case
+        for gradient, (true, bound) in zip(gradients, ours, strict=True):
+            assert (np.abs(gradient - true) <= bound + SINGLE * np.abs(true)).all(), case
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -299,15 +299,15 @@ def test_float32_hands_logits_that_it_cannot_hold_to_the_chain():
 @pytest.fixture
 def loaded(monkeypatch):
     """Names of the engines that are loaded."""
-    found = []
+    names = []
 
     def spy(name):
         if name != "refloss.engines.kernels.jit":
-            found.append(name.rpartition(".")[2])
+            names.append(name.rpartition(".")[2])
         return sys.modules.get(name) or __import__(name, fromlist=["_"])
 
     monkeypatch.setattr(dispatch, "import_module", spy)
-    return found
+    return names
 
 
 def test_small_work_never_waits_for_a_compiler(loaded, monkeypatch):
@@ -354,16 +354,16 @@ def no_numba(monkeypatch):
 def test_where_numba_fails_the_chain_takes_over_and_says_so_once(no_numba):
     x, w, y = ordinary(8, 20, 16)
     with pytest.warns(RuntimeWarning, match=r"numba.*OSError: no compiler here.*chain"):
-        found = refloss.ArcFace().value_and_grad(x, w, y, engine="fused")
+        result = refloss.ArcFace().value_and_grad(x, w, y, engine="fused")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert bits(found) == bits(refloss.ArcFace().value_and_grad(x, w, y, engine="chain"))
+        assert bits(result) == bits(refloss.ArcFace().value_and_grad(x, w, y, engine="chain"))
         value, grad = refloss.ArcFace().value_and_grad(x, w, y, engine="auto", dtype=np.float32)
         room = np.empty_like(w, np.float32)
         again = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32, wrt="w", out={"w": room})
-    assert value == np.float32(found[0])
+    assert value == np.float32(result[0])
     assert value.dtype == grad.w.dtype == np.float32
-    assert np.array_equal(grad.w, found[1].w.astype(np.float32))
+    assert np.array_equal(grad.w, result[1].w.astype(np.float32))
     assert again[1].w is room
     assert again[1].x is None
     assert np.array_equal(room, grad.w)

@@ -70,9 +70,9 @@ def test_class_weights_are_refused_as_by_the_chain(change, block, dtype, monkeyp
     change(w)
     for loss in (refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()):
         if isinstance(loss, refloss.SoftmaxLoss) and np.isfinite(w).all():  # to which zeros are a class like any other
-            found, expected = (loss.value_and_grad(x, w, y, engine=engine) for engine in ("fused", "chain"))
-            np.testing.assert_allclose(found[0], expected[0], rtol=64 * U, atol=0.0)
-            np.testing.assert_allclose(found[1].w, expected[1].w, rtol=0.0, atol=64 * U)
+            result, expected = (loss.value_and_grad(x, w, y, engine=engine) for engine in ("fused", "chain"))
+            np.testing.assert_allclose(result[0], expected[0], rtol=64 * U, atol=0.0)
+            np.testing.assert_allclose(result[1].w, expected[1].w, rtol=0.0, atol=64 * U)
             continue
         with pytest.raises(ValueError, match=r"^w must ") as expected:
             loss(x, w, y, engine="chain")
@@ -85,7 +85,7 @@ def test_class_weights_are_refused_as_by_the_chain(change, block, dtype, monkeyp
 def test_classes_of_linear_heads_beyond_the_room_of_products_are_left_to_the_chain(monkeypatch):
     chain = []
     real = fused._by_chain
-    monkeypatch.setattr(fused, "_by_chain", lambda *given: (chain.append(1), real(*given))[1])
+    monkeypatch.setattr(fused, "_by_chain", lambda *arguments: (chain.append(1), real(*arguments))[1])
     x, w, y = ordinary(3, 5, 2)
     for size, taken in ((1e-140, 0), (1e140, 0), (1e-170, 1), (1e170, 1), (1e-200, 1)):
         chain.clear()
@@ -137,22 +137,22 @@ def room(n, d, dtype=np.float64):
     """What is needed beside the logits that are kept.
 
     - Two blocks in work: rows of w, converted or scaled, and a product (B, D); logits and a mask (N, B); four vectors.
-    - Parts, five waiting and three merged: two pulls (N, D) and four vectors.
+    - Partial states, five waiting and three merged: two gradients of x (N, D) and four vectors.
     - Class weights, their shares, β, an exponent, what a bias takes: eight vectors of C.
     - The narrow branch, projections and dL/dx in float64: 24 (N, D), some of them one after the other.
     """
     size = np.dtype(dtype).itemsize
     blocks = 2 * size * (2 * BLOCK * (d + 4) + 2 * n * BLOCK)
-    parts = 8 * n * (2 * d * size + 4 * FLOAT)
-    return blocks + parts + 8 * FLOAT * C + 24 * FLOAT * n * d
+    states = 8 * n * (2 * d * size + 4 * FLOAT)
+    return blocks + states + 8 * FLOAT * C + 24 * FLOAT * n * d
 
 
 @pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)
 def test_value_and_gradients_take_one_buffer_of_all_logits(loss, peak):
     x, w, y = ordinary(N, C, D)
     for dtype in (np.float64, np.float32):
-        given, out = (x.astype(dtype), w.astype(dtype), y), {"w": np.empty_like(w, dtype)}
-        taken, _ = peak(lambda g=given, o=out: loss.value_and_grad(*g, engine="fused", out=o, dtype=o["w"].dtype))
+        inputs, out = (x.astype(dtype), w.astype(dtype), y), {"w": np.empty_like(w, dtype)}
+        taken, _ = peak(lambda g=inputs, o=out: loss.value_and_grad(*g, engine="fused", out=o, dtype=o["w"].dtype))
         one = np.dtype(dtype).itemsize * N * C
         assert taken <= one + room(N, D, dtype) < 2 * one
 
@@ -173,15 +173,15 @@ def test_the_value_alone_and_the_gradient_of_x_alone_take_no_more_than_blocks(pe
     assert room(N, D, dtype) < np.dtype(dtype).itemsize * N * C
     value, alone = peak(lambda: refloss.ArcFace()(x, w, y, engine="fused", dtype=dtype))
     assert value <= room(N, D, dtype)
-    taken, found = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", wrt="x", dtype=dtype))
+    taken, result = peak(lambda: refloss.ArcFace().value_and_grad(x, w, y, engine="fused", wrt="x", dtype=dtype))
     assert taken <= room(N, D, dtype)
-    assert found[1].w is None
-    assert found[0] == alone
+    assert result[1].w is None
+    assert result[0] == alone
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_value_takes_no_more_for_more_classes(peak, set_threads, monkeypatch, dtype):
-    """Half a number a class at most: what a block means to four samples, and where it is."""
+    """Half a number per class at most: what a block means to four samples, and where it is."""
     in_blocks(monkeypatch, 1000)
     set_threads(1)  # of several the most is taken when their largest moments meet
     x, w, y = (a.astype(dtype) if a.dtype.kind == "f" else a for a in ordinary(4, 4 * C, D))
@@ -197,10 +197,10 @@ def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(pe
     loss = refloss.ArcFace(s=16.0)
     for kind in (np.float64, np.float32, np.float16):
         w.astype(kind).tofile(tmp_path / "w")
-        given = np.memmap(tmp_path / "w", kind, "r", shape=(C, D))
-        in_memory = np.array(given)
+        file_w = np.memmap(tmp_path / "w", kind, "r", shape=(C, D))
+        in_memory = np.array(file_w)
         into = np.memmap(tmp_path / "dw", np.float64, "w+", shape=(C, D))
-        taken, (value, grad) = peak(lambda g=given, i=into: loss.value_and_grad(x, g, y, engine="fused", out={"w": i}))
+        taken, (value, grad) = peak(lambda g=file_w, i=into: loss.value_and_grad(x, g, y, engine="fused", out={"w": i}))
         assert taken <= FLOAT * N * C + room(N, D)
         assert grad.w is into
         into.flush()
@@ -208,5 +208,5 @@ def test_a_file_of_class_weights_is_read_and_their_gradient_written_in_blocks(pe
         assert bits((value, grad)) == bits(expected)
         written = np.fromfile(tmp_path / "dw").reshape(C, D)
         assert np.array_equal(written, expected[1].w)
-        alone, _ = peak(lambda g=given: loss(x, g, y, engine="fused"))
+        alone, _ = peak(lambda g=file_w: loss(x, g, y, engine="fused"))
         assert alone <= room(N, D)

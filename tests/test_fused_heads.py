@@ -46,11 +46,11 @@ def test_only_what_is_wanted_comes_back_and_has_the_same_bits(engine, dtype):
         value, whole = loss.value_and_grad(*inputs, engine=engine, dtype=dtype)
         names = [name for name, part in whole._asdict().items() if part is not None]
         for wrt in (*names, names, names[:2], ("w",), names[1:], ()):
-            found, grad = loss.value_and_grad(*inputs, engine=engine, wrt=wrt, dtype=dtype)
+            loss_value, grad = loss.value_and_grad(*inputs, engine=engine, wrt=wrt, dtype=dtype)
             chosen = {wrt} if isinstance(wrt, str) else set(wrt)
             assert {name for name, part in grad._asdict().items() if part is not None} == chosen
             assert all(np.array_equal(getattr(grad, name), getattr(whole, name)) for name in chosen)
-            assert found == value
+            assert loss_value == value
     for wrt in ("z", (), None):
         grad = refloss.CrossEntropy().value_and_grad(x, [0, 1, 2, 3, 0, 1], engine=engine, wrt=wrt, dtype=dtype)[1]
         assert (grad.z is None) == (wrt == ())
@@ -85,8 +85,8 @@ def test_gradients_are_written_where_they_are_wanted(engine, room):
     ):
         value, expected = loss.value_and_grad(**inputs, engine=engine)
         out = {name: room(array) for name, array in inputs.items() if name != "y"}
-        found, grad = loss.value_and_grad(**inputs, engine=engine, out=out)
-        assert found == value
+        loss_value, grad = loss.value_and_grad(**inputs, engine=engine, out=out)
+        assert loss_value == value
         for name, array in out.items():
             assert getattr(grad, name) is array
             assert np.array_equal(array, getattr(expected, name))

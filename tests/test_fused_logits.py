@@ -44,12 +44,12 @@ def test_logits_that_are_not_finite_come_out_as_of_the_chain(settings, reduction
         z = np.array([row], dtype)
         for y in (*([label] for label in range(3)), *([soft] for soft in SOFT)):
             expected = loss.value_and_grad(z, y, engine="chain")
-            found = loss.value_and_grad(z, y, engine="fused", dtype=dtype)
+            result = loss.value_and_grad(z, y, engine="fused", dtype=dtype)
             said = f"{row} {y}"
-            np.testing.assert_allclose(found[0], expected[0], rtol=rtol, atol=0.0, err_msg=said)
-            np.testing.assert_allclose(found[1].z, expected[1].z, rtol=0.0, atol=4.0 * rtol, err_msg=said)
-            assert not found[1].z[expected[1].z == 0.0].any(), said
-            np.testing.assert_array_equal(loss(z, y, engine="fused", dtype=dtype), found[0])
+            np.testing.assert_allclose(result[0], expected[0], rtol=rtol, atol=0.0, err_msg=said)
+            np.testing.assert_allclose(result[1].z, expected[1].z, rtol=0.0, atol=4.0 * rtol, err_msg=said)
+            assert not result[1].z[expected[1].z == 0.0].any(), said
+            np.testing.assert_array_equal(loss(z, y, engine="fused", dtype=dtype), result[0])
 
 
 @pytest.mark.parametrize(("dtype", "u"), [(np.float64, U), (np.float32, SINGLE)])
@@ -59,8 +59,8 @@ def test_targets_that_are_far_apart_hide_none(dtype, u):
     for y in ([1.0, 1e-10, -3e-10], [-1.0, 1e-10, 3e-10]):
         y = np.array([y], dtype)  # noqa: PLW2901
         rest = float(y[0, 1]) + float(y[0, 2])
-        found = loss.value_and_grad(z, y.astype(np.float64), engine="fused", dtype=dtype)[1].z[0, 0]
-        assert abs(float(found) - rest) <= 8.0 * u * 4e-10
+        result = loss.value_and_grad(z, y.astype(np.float64), engine="fused", dtype=dtype)[1].z[0, 0]
+        assert abs(float(result) - rest) <= 8.0 * u * 4e-10
 
 
 def test_nan_at_a_class_that_weighs_nothing_is_nan():
@@ -79,8 +79,8 @@ def test_upstream_gradients_of_logits_near_the_ends_of_the_range(upstream, soft)
     z = np.array([[0.0, 1.0, -200.0], [3.0, -700.0, 2.0]])
     y = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]) if soft else [0, 2]
     for loss in (refloss.CrossEntropy(), refloss.CrossEntropy(reduction="none", label_smoothing=0.1)):
-        above = upstream if loss.reduction == "mean" else [upstream, 1.0]
-        check_against_certified(loss, z, y, upstream=above)
+        of_loss = upstream if loss.reduction == "mean" else [upstream, 1.0]
+        check_against_certified(loss, z, y, upstream=of_loss)
 
 
 @pytest.mark.parametrize(

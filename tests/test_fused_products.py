@@ -18,20 +18,22 @@ from support.fused_cases import BLOCKED, U, few_kept, in_blocks, ordinary, path_
 
 def test_products_are_cut_into_halves_of_whole_pieces(monkeypatch):
     """Of integers, whose sums are exact; and no piece is longer than it may be."""
-    seen = []
+    terms = []
     real = np.matmul
-    monkeypatch.setattr(products.np, "matmul", lambda a, b, out=None: (seen.append(a.shape[1]), real(a, b, out=out))[1])
+    monkeypatch.setattr(
+        products.np, "matmul", lambda a, b, out=None: (terms.append(a.shape[1]), real(a, b, out=out))[1]
+    )
     monkeypatch.setattr(products, "MAX_TERMS", 4)
     random = np.random.default_rng(0)
     for k in (1, 4, 5, 8, 9, 23):
         a, b = random.integers(-9, 9, (3, k)).astype(float), random.integers(-9, 9, (k, 2)).astype(float)
-        seen.clear()
+        terms.clear()
         out = np.empty((3, 2))
         assert products.product(a, b, out) is out
         assert np.array_equal(out, a @ b)
-        assert sum(seen) == k
-        assert max(seen) <= 4
-        assert len(seen) == -(-k // 4)
+        assert sum(terms) == k
+        assert max(terms) <= 4
+        assert len(terms) == -(-k // 4)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
@@ -58,8 +60,8 @@ def test_a_bias_of_many_equal_samples(groups, monkeypatch):
     _, grad = refloss.SoftmaxLoss().value_and_grad(x, w, np.zeros(n, int), np.zeros(8), engine="fused")
     assert abs(grad.b[0] - -0.9070955448157113) <= promised(n, 8, 8)[1] * U * 2.0 * 0.907
     truth = refloss.SoftmaxLoss().value_and_grad(x[:1], w, [0], np.zeros(8), engine="certified")[1]
-    for found, true in ((grad.b, truth.b), (grad.w, truth.w)):  # one sample: what is added up is the truth itself
-        assert (np.abs(found - true) <= promised(n, 8, 8)[1] * U * np.abs(true)).all()
+    for gradient, true in ((grad.b, truth.b), (grad.w, truth.w)):  # one sample: what is added up is the truth itself
+        assert (np.abs(gradient - true) <= promised(n, 8, 8)[1] * U * np.abs(true)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -133,11 +135,11 @@ def test_sums_over_thousands_of_dimensions(dtype):
         true = mp.fsum(loss_of) / 3
         of_value, of_gradient = promised(3, 2, d, 16.0)
         assert abs(mpf(float(value)) - true) <= of_value * unit(dtype) * true
-        pull = 16 * (2 * (1 - p) - p) / 3 / length
+        dcos = 16 * (2 * (1 - p) - p) / 3
         terms = 16 * (2 * (1 - p) + p) / 3 / length
         for i, entry in ((0, a), (d - 1, b)):
             tangent = 1 / mp.sqrt(d) - cos * entry / length
-            assert abs(mpf(float(grad.w[1, i])) - pull * tangent) <= of_gradient * unit(dtype) * terms
+            assert abs(mpf(float(grad.w[1, i])) - dcos / length * tangent) <= of_gradient * unit(dtype) * terms
 
 
 BLAS_THREADS = """
@@ -147,18 +149,18 @@ import refloss
 
 random = np.random.default_rng(0)
 x, w = random.standard_normal((3, 20001)), random.standard_normal((5, 20001))
-found = hashlib.sha256()
+digest = hashlib.sha256()
 for loss in (refloss.ArcFace(), refloss.SoftmaxLoss(), refloss.ModifiedSoftmax()):
     for dtype in (np.float64, np.float32):
         value, grad = loss.value_and_grad(x / 100.0, w / 100.0, [0, 1, 4], engine="fused", dtype=dtype)
         for part in (value, grad.x, grad.w):
-            found.update(part.tobytes())
-print(found.hexdigest())
+            digest.update(part.tobytes())
+print(digest.hexdigest())
 """
 
 
 def test_bits_do_not_depend_on_the_threads_of_the_blas():
-    found = {
+    digests = {
         subprocess.run(
             [sys.executable, "-c", BLAS_THREADS],
             env=path_to_refloss(OPENBLAS_NUM_THREADS=threads, OMP_NUM_THREADS=threads),
@@ -168,4 +170,4 @@ def test_bits_do_not_depend_on_the_threads_of_the_blas():
         ).stdout
         for threads in ("1", "2", "3")
     }
-    assert len(found) == 1
+    assert len(digests) == 1

@@ -28,9 +28,9 @@ def test_an_entry_that_scaling_loses_is_left_to_the_chain():
     """The target is opposite to x except for 2e-354 of its length, which makes the tangent: dL/dx is across x."""
     x, w = np.array([[-0.5, -0.0]]), np.array([[1.35e187, 2.7e-167], [1.0, 0.0]])
     loss = refloss.ArcFace(m=3.0, boundary="monotone")
-    found, expected = (loss.value_and_grad(x, w, [0], engine=engine) for engine in ("fused", "chain"))
-    assert bits(found) == bits(expected)
-    assert abs(found[1].x[0, 1]) > 1.0
+    result, expected = (loss.value_and_grad(x, w, [0], engine=engine) for engine in ("fused", "chain"))
+    assert bits(result) == bits(expected)
+    assert abs(result[1].x[0, 1]) > 1.0
 
 
 def test_extreme_lengths_are_no_matter(monkeypatch):
@@ -142,14 +142,14 @@ def test_gradients_beyond_the_range_have_their_sign():
             refloss.NormFace(s=16.0, label_smoothing=0.1),
         ):
             for inputs in ((x * tiny, w, [0, 1]), (x, w * tiny, [0, 1]), (x * tiny, w * tiny, [2, 2])):
-                given = [np.asarray(part, dtype) for part in inputs[:2]]
-                grad = loss.value_and_grad(*given, inputs[2], engine="fused", dtype=dtype)[1]
-                true = loss.value_and_grad(*given, inputs[2], engine="certified")[1]
-                for found, exactly in zip(grad, true, strict=True):
+                rounded = [np.asarray(part, dtype) for part in inputs[:2]]
+                grad = loss.value_and_grad(*rounded, inputs[2], engine="fused", dtype=dtype)[1]
+                true = loss.value_and_grad(*rounded, inputs[2], engine="certified")[1]
+                for gradient, exactly in zip(grad, true, strict=True):
                     with np.errstate(over="ignore"):
                         beyond = np.isinf(exactly.astype(dtype))
-                    assert np.array_equal(found[beyond], np.copysign(dtype(np.inf), exactly[beyond])), (loss, found)
-                    assert np.isfinite(found[~beyond]).all()
+                    assert np.array_equal(gradient[beyond], np.copysign(dtype(np.inf), exactly[beyond])), loss
+                    assert np.isfinite(gradient[~beyond]).all()
 
 
 @pytest.mark.parametrize("power", [-660, -200, -120, -60, 60, 120, 200, 660])
@@ -157,20 +157,20 @@ def test_gradients_beyond_the_range_have_their_sign():
 def test_float32_takes_directions_of_any_length(longer, power):
     """What float32 cannot hold, float64 may have given; gradients come out where float32 holds them."""
     x, w, y = (a.astype(np.float32) if a.dtype.kind == "f" else a for a in ordinary(4, 9, 5))
-    given = {"x": x.astype(np.float64), "w": w.astype(np.float64)}
-    given[longer][1:3] *= 2.0**power
+    arrays = {"x": x.astype(np.float64), "w": w.astype(np.float64)}
+    arrays[longer][1:3] *= 2.0**power
     if abs(power) <= 120:
-        given = {name: array.astype(np.float32) for name, array in given.items()}
+        arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
     for loss in (refloss.ArcFace(s=8.0), refloss.CosFace(s=8.0, label_smoothing=0.1), refloss.ASoftmax(s=8.0)):
-        value, grad = loss.value_and_grad(**given, y=y, engine="fused", dtype=np.float32)
-        true, exactly = loss.value_and_grad(**given, y=y, engine="chain")
-        allowed = testing.budget(loss, given["x"], given["w"], y, dtype="float32")
+        value, grad = loss.value_and_grad(**arrays, y=y, engine="fused", dtype=np.float32)
+        true, exactly = loss.value_and_grad(**arrays, y=y, engine="chain")
+        allowed = testing.budget(loss, arrays["x"], arrays["w"], y, dtype="float32")
         assert abs(value - true) <= allowed.value
-        assert loss(**given, y=y, engine="fused", dtype=np.float32) == value
-        for found, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
+        assert loss(**arrays, y=y, engine="fused", dtype=np.float32) == value
+        for gradient, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
             held = np.abs(expected) < 2.0**127
             allowance = bound + SINGLE * np.abs(expected) + 2.0**-149
-            assert (np.abs(found - expected) <= allowance)[held].all(), loss
+            assert (np.abs(gradient - expected) <= allowance)[held].all(), loss
 
 
 @pytest.mark.parametrize("size", [1e-44, 1e-41, 1e-60, 1e60])
@@ -183,9 +183,9 @@ def test_float32_scales_rows_before_it_rounds_them(size):
             true, exactly = loss.value_and_grad(*inputs, engine="chain")
             allowed = testing.budget(loss, *inputs, dtype="float32")
             assert abs(value - true) <= allowed.value
-            for found, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
+            for gradient, expected, bound in zip(grad, exactly, allowed.gradient, strict=True):
                 held = np.abs(expected) < 2.0**127
-                assert (np.abs(found - expected) <= bound + SINGLE * np.abs(expected) + 2.0**-149)[held].all()
+                assert (np.abs(gradient - expected) <= bound + SINGLE * np.abs(expected) + 2.0**-149)[held].all()
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_float32_scales_rows_before_it_rounds_them(size):
     ids=["bias", "length", "angle", "tangent"],
 )
 def test_float32_hands_numbers_that_it_cannot_scale_to_the_chain(loss, inputs):
-    given = [np.asarray(it, np.float32 if np.asarray(it).dtype.kind == "f" else np.int64) for it in inputs]
-    float32_keeps_its_bound(loss, *given)
+    arrays = [np.asarray(it, np.float32 if np.asarray(it).dtype.kind == "f" else np.int64) for it in inputs]
+    float32_keeps_its_bound(loss, *arrays)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_bits_do_not_depend_on_where_arrays_lie(dtype):
             expected = bits(loss.value_and_grad(x, classes, y, engine="fused", dtype=dtype))
             out = {"w": unaligned(np.zeros(w.shape, dtype))}
             for room in (None, out):
-                found = loss.value_and_grad(unaligned(x), unaligned(classes), y, engine="fused", dtype=dtype, out=room)
-                assert bits(found) == expected
+                result = loss.value_and_grad(unaligned(x), unaligned(classes), y, engine="fused", dtype=dtype, out=room)
+                assert bits(result) == expected
     expected = bits(refloss.CrossEntropy().value_and_grad(x, y % 33, engine="fused", dtype=dtype))
     assert bits(refloss.CrossEntropy().value_and_grad(unaligned(x), y % 33, engine="fused", dtype=dtype)) == expected

@@ -1,4 +1,4 @@
-"""Smoothed targets: sums over classes and samples, against the targets written out, a row per sample."""
+"""Smoothed targets: sums over classes and samples, against the targets written out, one row per sample."""
 
 from __future__ import annotations
 

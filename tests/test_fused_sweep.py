@@ -30,19 +30,19 @@ def some_work(dtype=np.float64):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_same_bits_on_every_run_and_for_every_number_of_threads(dtype, set_threads, monkeypatch):
     in_blocks(monkeypatch, 64)
-    found = []
+    runs = []
     for count in (1, 1, 2, 3):
         set_threads(count)
-        found.append(list(some_work(dtype)))
-    assert all(a == b for a, b in pairwise(found))
+        runs.append(list(some_work(dtype)))
+    assert all(a == b for a, b in pairwise(runs))
 
 
 def test_eight_threads_at_once_give_the_bits_of_one(monkeypatch):
     in_blocks(monkeypatch, 64)
     expected = list(some_work())
     with ThreadPoolExecutor(8) as pool:
-        for found in [task.result() for task in [pool.submit(lambda: list(some_work())) for _ in range(8)]]:
-            assert found == expected
+        for result in [task.result() for task in [pool.submit(lambda: list(some_work())) for _ in range(8)]]:
+            assert result == expected
 
 
 def test_without_threadpoolctl_blocks_go_one_after_the_other(monkeypatch):
@@ -98,10 +98,10 @@ if __name__ == "__main__":
 def test_forked_and_spawned_processes_give_the_same_bits(tmp_path):
     script = tmp_path / "processes.py"
     script.write_text(PROCESSES)
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, script], env=path_to_refloss(), capture_output=True, text=True, check=False, timeout=300
     )
-    assert found.stdout == "the same bits\n", found.stderr
+    assert process.stdout == "the same bits\n", process.stderr
 
 
 def test_the_number_of_threads_and_no_cache_may_be_asked_for(tmp_path):
@@ -110,10 +110,10 @@ def test_the_number_of_threads_and_no_cache_may_be_asked_for(tmp_path):
         "print(refloss.SoftmaxLoss()([[1.0, 2.0]], [[1.0, 0.5], [0.25, 1.0]], [1], engine='fused'))"
     )
     place = {"REFLOSS_THREADS": "3", "REFLOSS_JIT_CACHE": "0", "NUMBA_CACHE_DIR": str(tmp_path)}
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], env=path_to_refloss(**place), capture_output=True, text=True, check=True
     )
-    threads, value = found.stdout.split()
+    threads, value = process.stdout.split()
     assert threads == "3"
     expected = refloss.SoftmaxLoss()([[1.0, 2.0]], [[1.0, 0.5], [0.25, 1.0]], [1], engine="fused")
     assert float(value) == expected

@@ -91,11 +91,11 @@ def test_float64_has_targets_nearer_to_their_classes():
 
 @pytest.mark.parametrize("loss", LISTS, ids=repr)
 def test_these_are_the_cases_of_a_loss(loss):
-    found = named(loss)
-    assert {name: (" ".join(case.flags), case.accepts) for name, case in found.items()} == {
+    by_name = named(loss)
+    assert {name: (" ".join(case.flags), case.accepts) for name, case in by_name.items()} == {
         name: (flags, *(rest or [("truth",)])) for name, flags, *rest in LISTS[loss]
     }
-    for name, case in found.items():
+    for name, case in by_name.items():
         assert case.id == f"{name}-9x7x13"
         assert case.group == name.partition("-")[0]
         assert not case.reason[:1].isupper()
@@ -256,17 +256,17 @@ def test_labels_reach_every_class_where_there_are_more_classes_than_samples():
 
 
 def test_targets_are_at_the_angle_that_a_case_names():
-    found = named(refloss.NormFace(), "float64")
+    by_name = named(refloss.NormFace(), "float64")
 
     def angles(name):
-        return angles_of(*found[name].inputs)
+        return angles_of(*by_name[name].inputs)
 
     assert np.allclose(angles("ordinary-trained"), np.linspace(0.5, 1.2, 9), rtol=1e-12)
     for theta, text in ((0.1, "1e-01"), (0.01, "1e-02"), (0.001, "1e-03"), (1e-5, "1e-05")):
         assert np.allclose(angles(f"hard-theta-{text}"), theta, rtol=1e-9)
         assert np.allclose(np.pi - angles(f"hard-pi-minus-{text}"), theta, rtol=1e-9)
     for theta, text in ((0.01, "1e-02"), (0.001, "1e-03"), (1e-5, "1e-05")):
-        x, w, y = found[f"hard-rivals-{text}"].inputs
+        x, w, y = by_name[f"hard-rivals-{text}"].inputs
         assert np.allclose(angles_of(x, w, y), theta, rtol=1e-9)
         assert y.max() < 4
         rivals = np.setdiff1d(np.arange(7), y)
@@ -274,13 +274,13 @@ def test_targets_are_at_the_angle_that_a_case_names():
         assert np.allclose(nearest, np.arctan(theta), rtol=1e-6)
         apart = np.linalg.norm(w[rivals] - w[y[: len(rivals)]], axis=1)
         assert (apart > 0.1 * theta).all()
-    x, w, y = found["hard-opposite"].inputs
+    x, w, y = by_name["hard-opposite"].inputs
     own = y != (y[0] + 1) % 7
     assert np.allclose(np.pi - angles("hard-opposite")[own], 0.1, rtol=1e-9)
     assert (w[(y[0] + 1) % 7] == -w[y[0]]).all()
     assert angles("ordinary-random").min() > np.arccos(0.95)
     assert np.abs(np.cos(angles("ordinary-random"))).max() < 0.95
-    lengths = np.linalg.norm(found["ordinary-lengths"].inputs[0], axis=1)
+    lengths = np.linalg.norm(by_name["ordinary-lengths"].inputs[0], axis=1)
     plain = lengths / np.geomspace(0.125, 8.0, 9)
     assert plain.min() > 1.5
     assert plain.max() < 6.5
@@ -314,9 +314,9 @@ def test_orthogonal_targets_have_an_entry_of_0_or_a_tiny_one():
     ids=str,
 )
 def test_boundaries_have_targets_on_them_and_on_both_sides(loss, name, theta):
-    found = named(loss, "float64")
+    by_name = named(loss, "float64")
     for side, off in (("before", -0.02), ("on", 0.0), ("after", 0.02)):
-        assert np.allclose(angles_of(*found[f"boundary-{name}-{side}"].inputs), theta + off, rtol=0.0, atol=1e-9)
+        assert np.allclose(angles_of(*by_name[f"boundary-{name}-{side}"].inputs), theta + off, rtol=0.0, atol=1e-9)
 
 
 def test_boundaries_next_to_0_or_pi_are_kept_away_from_them():
@@ -385,11 +385,11 @@ def test_one_sample_is_certain_to_ten_bits():
 
 
 def test_logits_are_what_their_reason_says():
-    found = {name: case.inputs for name, case in named(CE).items()}
+    by_name = {name: case.inputs for name, case in named(CE).items()}
     each = np.arange(9)
-    z, _ = found["ordinary-random"]
+    z, _ = by_name["ordinary-random"]
     assert 0.7 < z.std() < 1.3
-    z, _ = found["ordinary-wide"]
+    z, _ = by_name["ordinary-wide"]
     assert 3.5 < z.std() < 6.5
 
     def lead(z, at):
@@ -398,62 +398,62 @@ def test_logits_are_what_their_reason_says():
         return z[each, at] - others.max(axis=1)
 
     for gap in (5, 10, 30):
-        z, y = found[f"hard-confident-{gap}"]
+        z, y = by_name[f"hard-confident-{gap}"]
         assert (lead(z, y) >= gap - 1e-5).all()
         assert (lead(z, y) < gap + 3.0).all()
         assert np.isclose(lead(z, y).min(), gap, rtol=1e-5)
     for gap in (5, 10, 30, 120, 800):
-        z, y = found[f"hard-wrong-{gap}"]
+        z, y = by_name[f"hard-wrong-{gap}"]
         assert (lead(z, (y + 1) % 7) >= gap - 1e-3).all()
         assert np.isclose(lead(z, (y + 1) % 7).min(), gap, rtol=1e-4)
     reasons = {gap: named(CE)[f"hard-wrong-{gap}"].reason for gap in (5, 120, 800)}
     assert reasons[120] == "another class's logit leads by 120: exp(-gap) is 0 in float32"
     assert reasons[800] == "another class's logit leads by 800: exp(-gap) is 0"
     assert reasons[5] == "another class's logit leads by 5"
-    z, y = found["boundary-tied"]
+    z, y = by_name["boundary-tied"]
     assert (z[each, y] == z.max(axis=1)).all()
     assert (z[each, (y + 1) % 7] == z.max(axis=1)).all()
-    z, y = found["boundary-masked"]
+    z, y = by_name["boundary-masked"]
     assert np.isfinite(z[each, y]).all()
     assert np.isneginf(z[each, (y + 1) % 7]).all()
     assert np.isneginf(z).sum(axis=1).tolist() == [6] + [1] * 8
-    y = found["boundary-ignored"][1]
+    y = by_name["boundary-ignored"][1]
     assert (y == CE.ignore_index).tolist() == [True, False] * 4 + [True]
-    assert (found["boundary-all-ignored"][1] == CE.ignore_index).all()
-    assert len(found["boundary-all-ignored"][1]) == 9
-    shares = found["boundary-soft"][1]
+    assert (by_name["boundary-all-ignored"][1] == CE.ignore_index).all()
+    assert len(by_name["boundary-all-ignored"][1]) == 9
+    shares = by_name["boundary-soft"][1]
     assert (shares.sum(axis=1) == 1.0).all()
     assert (shares * 64.0 == np.round(shares * 64.0)).all()
     assert (shares == 0.0).any()
-    assert np.ptp(found["hard-equal"][0]) == 0.0
+    assert np.ptp(by_name["hard-equal"][0]) == 0.0
     for name, around in (("hard-offset", 1000.0), ("hard-offset-below", -1000.0)):
-        z = found[name][0] - around
+        z = by_name[name][0] - around
         assert (4.0 * z == np.round(4.0 * z)).all()
         assert 0.5 < z.std() < 1.5
         assert abs(z.mean()) < 0.5
-    assert (found["range-offset-huge"][0] == 1e8).all()
+    assert (by_name["range-offset-huge"][0] == 1e8).all()
     assert (named(CE, "float16")["range-offset-huge"].inputs[0] == 30000.0).all()
 
 
 def test_linear_heads_have_gaps_biases_and_offsets():
-    found = {name: case.inputs for name, case in named(refloss.SoftmaxLoss()).items()}
+    by_name = {name: case.inputs for name, case in named(refloss.SoftmaxLoss()).items()}
     each = np.arange(9)
     for gap in (120.0, 800.0):
-        x, w, y = found[f"hard-wrong-{gap:g}"]
+        x, w, y = by_name[f"hard-wrong-{gap:g}"]
         rival = (x @ w.T)[each, (y + 1) % 7]
         assert np.allclose(np.linalg.norm(w, axis=1), 1.0, rtol=1e-6)
         assert (np.abs(rival - gap) < 3.0).all()
         assert np.ptp(x - gap * w[(y + 1) % 7], axis=1).max() < 1e-3  # the same number is added to all entries of a row
         assert np.ptp(x - gap * w[(y + 1) % 7], axis=0).max() > 0.1
-    assert abs(found["ordinary-bias"][3]).max() < 4.0
-    assert np.ptp(found["ordinary-bias"][3]) > 0.5
-    assert (np.abs(found["hard-bias-offset"][3] - 1000.0) < 4.0).all()
-    assert np.ptp(found["hard-bias-offset"][3]) > 0.5
-    x, w, y = found["hard-offset"]
+    assert abs(by_name["ordinary-bias"][3]).max() < 4.0
+    assert np.ptp(by_name["ordinary-bias"][3]) > 0.5
+    assert (np.abs(by_name["hard-bias-offset"][3] - 1000.0) < 4.0).all()
+    assert np.ptp(by_name["hard-bias-offset"][3]) > 0.5
+    x, w, y = by_name["hard-offset"]
     assert (x[:, 0] == 32.0).all()
     assert (np.abs(w[:, 0] - 32.0) < 4.0).all()
     assert (np.abs(x @ w.T - 1024.0) < 150.0).all()
-    x, w, y = found["hard-offset-exact"]
+    x, w, y = by_name["hard-offset-exact"]
     assert not x[:, 1:].any()
     assert not w[:, 1:].any()
     assert x[:, 0].tolist() == [8.0, -8.0] * 4 + [8.0]
@@ -470,22 +470,22 @@ def test_linear_heads_have_gaps_biases_and_offsets():
 
 def test_lengths_overflow_and_vanish_and_rows_are_zero():
     for dtype in ("float16", "float32", "float64"):
-        found = {name: case.inputs for name, case in named(refloss.NormFace(), dtype).items()}
+        by_name = {name: case.inputs for name, case in named(refloss.NormFace(), dtype).items()}
         largest, smallest = FORMATS[dtype].largest, FORMATS[dtype].spacing
-        x, w, _ = found["range-long-x"]
+        x, w, _ = by_name["range-long-x"]
         size = np.linalg.norm(x / 1e100, axis=1) * 1e100
         assert (size > np.sqrt(largest)).all()
         assert np.isfinite(x).all()
         assert np.abs(w).max() < 10.0
-        x, w, _ = found["range-short-w"]
+        x, w, _ = by_name["range-short-w"]
         size = np.abs(w).max(axis=1)
         assert (size > 0.0).all()
         assert (size < (0.1 if dtype == "float16" else np.sqrt(smallest))).all()
         assert np.abs(x).max() > 1.0
-    x, w, _ = found["range-zero-x"]
+    x, w, _ = by_name["range-zero-x"]
     assert (x.any(axis=1) == [False] + [True] * 8).all()
     assert w.any(axis=1).all()
-    x, w, _ = found["range-zero-w"]
+    x, w, _ = by_name["range-zero-w"]
     assert (w.any(axis=1) == [True] * 6 + [False]).all()
     assert x.any(axis=1).all()
 
@@ -499,10 +499,10 @@ def test_all_other_classes_are_one():
 
 def test_triplets_are_where_their_reason_says():
     for loss in (refloss.Triplet(), refloss.Triplet(m=0.5, squared=False)):
-        found = {name: case.inputs for name, case in named(loss, "float64").items()}
+        by_name = {name: case.inputs for name, case in named(loss, "float64").items()}
 
-        def distances(name, found=found):
-            a, p, n = found[name]
+        def distances(name, by_name=by_name):
+            a, p, n = by_name[name]
             return np.linalg.norm(a - p, axis=1), np.linalg.norm(a - n, axis=1)
 
         near, far = distances("ordinary-random")
@@ -528,7 +528,7 @@ def test_triplets_are_where_their_reason_says():
         assert not far.any()
         assert near.min() > 1.0
         assert not any(part.any() for part in distances("hard-all-one"))
-        a, p, n = found["hard-far"]
+        a, p, n = by_name["hard-far"]
         assert all((64.0 * part == np.round(64.0 * part)).all() for part in (a, p, n))
         assert abs(a.mean() - 100.0) < 1.0
         near, far = distances("hard-far")

@@ -18,9 +18,9 @@ def test_no_engine_is_over_its_bound(part):
         for engine in hostile_cases.ENGINES:
             if "float32" in engine and not case.single:
                 continue
-            found = hostile_cases.outcome(case, engine, truth)
-            if not max(found.value, found.gradient) <= 1.0:
-                over.append(f"hostile_cases.drawn({SEED}, {number}), {engine}: {case.loss} {found}")
+            outcome = hostile_cases.outcome(case, engine, truth)
+            if not max(outcome.value, outcome.gradient) <= 1.0:
+                over.append(f"hostile_cases.drawn({SEED}, {number}), {engine}: {case.loss} {outcome}")
     assert not over, "\n".join(over)
 
 

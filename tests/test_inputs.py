@@ -413,10 +413,10 @@ def test_what_cannot_be_is_refused_by_name(call: str, answer: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_way_to_call_a_loss_looks_at_its_inputs(loss: type) -> None:
     name = next(iter(FLOATS[loss]))
-    given = of(loss, **{name: None})
+    arguments = of(loss, **{name: None})
     for call in (loss(), loss().value_and_grad, loss().trace):
         with pytest.raises(TypeError, match=f"^{name} must hold real numbers"):
-            call(**given)
+            call(**arguments)
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).bits == 64, reason="long double is float64 on this machine")
@@ -451,13 +451,13 @@ def test_a_ragged_list_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["x", "w", "y", "b"])
 def test_masked_entries_are_not_unmasked(name: str) -> None:
-    given = of(SoftmaxLoss)
-    masked = np.ma.masked_array(given[name], mask=np.zeros(given[name].shape, np.bool_))
-    assert bits(answers(SoftmaxLoss(), given | {name: masked})) == bits(answers(SoftmaxLoss(), given))
+    arguments = of(SoftmaxLoss)
+    masked = np.ma.masked_array(arguments[name], mask=np.zeros(arguments[name].shape, np.bool_))
+    assert bits(answers(SoftmaxLoss(), arguments | {name: masked})) == bits(answers(SoftmaxLoss(), arguments))
     masked[0] = np.ma.masked
     message = f"{name} must have no masked entries; say what they are with .filled(...), or leave them out"
     for value in (masked, list(masked), tuple(masked)):
-        refused(lambda value=value: SoftmaxLoss()(**given | {name: value}), ValueError, message)
+        refused(lambda value=value: SoftmaxLoss()(**arguments | {name: value}), ValueError, message)
 
 
 def test_culprits_are_looked_for_only_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,26 +504,26 @@ def test_the_ends_of_every_range_are_taken() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_is_a_value(loss: type) -> None:
-    made = loss(reduction="sum")
-    assert made == loss(reduction="sum")
-    assert made != loss()
-    assert hash(made) == hash(loss(reduction="sum"))
-    assert made == eval(repr(made), vars(refloss).copy())
-    assert made == pickle.loads(pickle.dumps(made)) == dataclasses.replace(loss(), reduction="sum")
+    summed = loss(reduction="sum")
+    assert summed == loss(reduction="sum")
+    assert summed != loss()
+    assert hash(summed) == hash(loss(reduction="sum"))
+    assert summed == eval(repr(summed), vars(refloss).copy())
+    assert summed == pickle.loads(pickle.dumps(summed)) == dataclasses.replace(loss(), reduction="sum")
     assert "reduction" not in repr(loss())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made.reduction = "mean"
+        summed.reduction = "mean"
     with pytest.raises(TypeError, match="positional"):
         loss("sum")
 
 
 def test_settings_are_kept_in_one_form() -> None:
-    given = ArcFace(s=np.float32(30), m=np.float16(0.5), class_weight=np.array([1, 2]), ignore_index=np.int8(-1))
+    loss = ArcFace(s=np.float32(30), m=np.float16(0.5), class_weight=np.array([1, 2]), ignore_index=np.int8(-1))
     same = ArcFace(s=30, m=0.5, class_weight=[1.0, 2.0], ignore_index=-1)
-    assert given == same
-    assert hash(given) == hash(same)
-    assert repr(given) == "ArcFace(class_weight=(1.0, 2.0), ignore_index=-1, s=30.0, m=0.5, boundary='none')"
-    assert eval(repr(given), vars(refloss).copy()) == given
+    assert loss == same
+    assert hash(loss) == hash(same)
+    assert repr(loss) == "ArcFace(class_weight=(1.0, 2.0), ignore_index=-1, s=30.0, m=0.5, boundary='none')"
+    assert eval(repr(loss), vars(refloss).copy()) == loss
     assert ArcFace() != CosFace()
     assert refloss.SphereFace is ASoftmax
     assert Triplet(squared=np.False_) == Triplet(squared=False)
@@ -602,21 +602,21 @@ INTEGERS: dict[str, Form] = {
 }
 
 
-def found(loss: Any, given: dict[str, Any]) -> list[tuple[tuple[int, ...], str, bytes]]:
-    return bits(list(leaves(loss.value_and_grad(**given))))
+def bits_of(loss: Any, arguments: dict[str, Any]) -> list[tuple[tuple[int, ...], str, bytes]]:
+    return bits(list(leaves(loss.value_and_grad(**arguments))))
 
 
 @pytest.mark.parametrize("form", (every := LAYOUTS | FLOATING | INTEGERS).values(), ids=every)
 @pytest.mark.parametrize("loss", [CrossEntropy, SoftmaxLoss, ASoftmax, ArcFace, Triplet])
 def test_the_same_numbers_give_the_same_bits(loss: type, form: Form) -> None:
-    given = {name: form(array) for name, array in FLOATS[loss].items()}
-    assert found(loss(reduction="none"), of(loss, **given)) == found(loss(reduction="none"), of(loss))
+    arguments = {name: form(array) for name, array in FLOATS[loss].items()}
+    assert bits_of(loss(reduction="none"), of(loss, **arguments)) == bits_of(loss(reduction="none"), of(loss))
 
 
 @pytest.mark.parametrize("form", (every := LAYOUTS | INTEGERS).values(), ids=every)
 @pytest.mark.parametrize("loss", [CrossEntropy, ArcFace])
 def test_the_same_labels_give_the_same_bits(loss: type, form: Form) -> None:
-    assert found(loss(), of(loss, y=form(Y))) == found(loss(), of(loss))
+    assert bits_of(loss(), of(loss, y=form(Y))) == bits_of(loss(), of(loss))
 
 
 @pytest.mark.parametrize("kind", ["i2", "i4", "i8", "u2", "u4", "u8"])
@@ -625,21 +625,21 @@ def test_integers_of_the_other_byte_order_meet_bounds_they_cannot_hold(kind: str
     labels, z = np.arange(1000) % 7, np.arange(7000).reshape(1000, 7) % 11
     swapped = np.dtype(kind).newbyteorder("S")
     loss = CrossEntropy(ignore_index=-3)
-    assert found(loss, {"z": z.astype(swapped), "y": labels.astype(swapped)}) == found(loss, {"z": z, "y": labels})
+    assert bits_of(loss, {"z": z.astype(swapped), "y": labels.astype(swapped)}) == bits_of(loss, {"z": z, "y": labels})
     wide = np.zeros((50, 40000))
-    assert found(loss, {"z": wide, "y": labels[:50].astype(swapped)}) == found(loss, {"z": wide, "y": labels[:50]})
+    assert bits_of(loss, {"z": wide, "y": labels[:50].astype(swapped)}) == bits_of(loss, {"z": wide, "y": labels[:50]})
 
 
 @pytest.mark.parametrize("form", (every := LAYOUTS | FLOATING).values(), ids=every)
 def test_the_same_probabilities_give_the_same_bits(form: Form) -> None:
-    assert found(CrossEntropy(), {"z": Z, "y": form(P)}) == found(CrossEntropy(), {"z": Z, "y": P})
+    assert bits_of(CrossEntropy(), {"z": Z, "y": form(P)}) == bits_of(CrossEntropy(), {"z": Z, "y": P})
 
 
 def test_memory_maps_give_the_same_bits(tmp_path: Path) -> None:
     for name, array in of(SoftmaxLoss).items():
         np.save(tmp_path / name, array)
-    given = {name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in of(SoftmaxLoss)}
-    assert found(SoftmaxLoss(), given) == found(SoftmaxLoss(), of(SoftmaxLoss))
+    arguments = {name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in of(SoftmaxLoss)}
+    assert bits_of(SoftmaxLoss(), arguments) == bits_of(SoftmaxLoss(), of(SoftmaxLoss))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.float32])
@@ -647,21 +647,21 @@ def test_floats_are_converted_exactly(dtype: Any) -> None:
     """Subnormal, infinite and NaN ones too; the signaling NaNs among them raise no warning."""
     size = 8 * np.dtype(dtype).itemsize
     patterns = np.arange(0, 2**size, max(1, 2 ** (size - 16) - 1), dtype=f"u{size // 8}")  # all of them, up to 16 bits
-    given = patterns.view(dtype)
-    np.testing.assert_array_equal(inputs.float64_array("x", given), [float(value) for value in given])
+    floats = patterns.view(dtype)
+    np.testing.assert_array_equal(inputs.float64_array("x", floats), [float(value) for value in floats])
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_inputs_are_never_written_to(loss: type, reduction: str) -> None:
-    made, given = loss(reduction=reduction), {name: array.copy() for name, array in of(loss).items()}
+    instance, arguments = loss(reduction=reduction), {name: array.copy() for name, array in of(loss).items()}
     upstream = np.full(5, 2.0) if reduction == "none" else np.array(2.0)
-    before = bits([*given.values(), upstream])
-    results = answers(made, given, upstream=upstream)
-    assert bits([*given.values(), upstream]) == before
-    assert not any(np.shares_memory(result, array) for result in results for array in [*given.values(), upstream])
-    locked = {name: read_only(array) for name, array in given.items()}
-    assert bits(answers(made, locked, upstream=read_only(upstream))) == bits(results)
+    before = bits([*arguments.values(), upstream])
+    results = answers(instance, arguments, upstream=upstream)
+    assert bits([*arguments.values(), upstream]) == before
+    assert not any(np.shares_memory(result, array) for result in results for array in [*arguments.values(), upstream])
+    locked = {name: read_only(array) for name, array in arguments.items()}
+    assert bits(answers(instance, locked, upstream=read_only(upstream))) == bits(results)
 
 
 # --------------------------------------------------------------------------------------------- out= shares no memory
@@ -692,15 +692,15 @@ def tensor(array: np.ndarray) -> Any:
 def half_tensor(array: np.ndarray) -> Any:
     """A tensor of bfloat16 of the same shape in the memory of an array of float64."""
     torch = pytest.importorskip("torch")
-    found = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).reshape(-1)[: array.size].reshape(array.shape)
-    return found.copy_(torch.arange(1.0, array.size + 1.0).reshape(found.shape))
+    tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).reshape(-1)[: array.size].reshape(array.shape)
+    return tensor.copy_(torch.arange(1.0, array.size + 1.0).reshape(tensor.shape))
 
 
 def single(array: np.ndarray) -> np.ndarray:
     """An array of float32 of the same shape in the memory of an array of float64."""
-    found = array.view(np.float32).reshape(-1)[: array.size].reshape(array.shape)
-    found[...] = np.arange(1.0, array.size + 1.0).reshape(array.shape)
-    return found
+    floats = array.view(np.float32).reshape(-1)[: array.size].reshape(array.shape)
+    floats[...] = np.arange(1.0, array.size + 1.0).reshape(array.shape)
+    return floats
 
 
 SHARED: dict[str, Callable[[np.ndarray], Any]] = {
@@ -870,15 +870,15 @@ IGNORING = [{}, {"label_smoothing": 0.25, "class_weight": (1.0, 0.5, 2.0, 3.0)},
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
 def test_ignored_rows_are_not_looked_at(loss: type, reduction: str, settings: dict[str, Any]) -> None:
-    made = loss(reduction=reduction, **settings)
+    instance = loss(reduction=reduction, **settings)
     kept, rows = [1, 4], FLOATS[loss].keys() & {"x", "z"}
-    given = of(loss, y=at(Y, [0, 2, 3], made.ignore_index))
-    some = {name: array[kept] if name in rows | {"y"} else array for name, array in given.items()}
+    arguments = of(loss, y=at(Y, [0, 2, 3], instance.ignore_index))
+    rest = {name: array[kept] if name in rows | {"y"} else array for name, array in arguments.items()}
     for name in rows:
         for row, value in ((0, NAN), (2, 0.0), (3, INF)):
-            given[name] = at(given[name], row, value)
-    for whole, part in zip(answers(made, given), answers(made, some), strict=True):
-        if whole.shape != part.shape:  # a row a sample
+            arguments[name] = at(arguments[name], row, value)
+    for whole, part in zip(answers(instance, arguments), answers(instance, rest), strict=True):
+        if whole.shape != part.shape:  # one row per sample
             assert not whole[[0, 2, 3]].any()
         np.testing.assert_array_equal(whole if whole.shape == part.shape else whole[kept], part)
 
@@ -886,14 +886,14 @@ def test_ignored_rows_are_not_looked_at(loss: type, reduction: str, settings: di
 @pytest.mark.parametrize(("reduction", "expected"), [("mean", NAN), ("sum", 0.0), ("none", np.zeros(5))])
 @pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
 def test_all_rows_may_be_ignored(loss: type, reduction: str, expected: Any) -> None:
-    made, nothing = loss(reduction=reduction), {name: np.full((5, n), NAN) for name, n in (("x", 3), ("z", 4))}
-    given = of(loss, y=np.full(5, -100)) | {name: nothing[name] for name in FLOATS[loss].keys() & nothing.keys()}
-    value, gradient = made.value_and_grad(**given)
+    instance, nothing = loss(reduction=reduction), {name: np.full((5, n), NAN) for name, n in (("x", 3), ("z", 4))}
+    arguments = of(loss, y=np.full(5, -100)) | {name: nothing[name] for name in FLOATS[loss].keys() & nothing.keys()}
+    value, gradient = instance.value_and_grad(**arguments)
     np.testing.assert_array_equal(value, expected)
     assert not any(array.any() for array in leaves(gradient))
     for name, array in FLOATS[loss].items():
         assert getattr(gradient, name).shape == array.shape
-    trace = made.trace(**given)
+    trace = instance.trace(**arguments)
     assert not any(a.any() for name, step in trace.items() for a in leaves(step) if name != "normalize_w" and a.ndim)
     np.testing.assert_array_equal(trace["cross_entropy"].output, expected)
     assert trace["log_softmax"].output.shape == (5, 4)
@@ -901,10 +901,10 @@ def test_all_rows_may_be_ignored(loss: type, reduction: str, expected: Any) -> N
 
 @pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
 def test_one_class_costs_nothing(loss: type) -> None:
-    given = {"x": X, "w": W[:1], "b": B[:1], "z": Z[:, :1]}
-    given = {name: given[name] for name in FLOATS[loss]} | {"y": [0] * 5}
+    arguments = {"x": X, "w": W[:1], "b": B[:1], "z": Z[:, :1]}
+    arguments = {name: arguments[name] for name in FLOATS[loss]} | {"y": [0] * 5}
     for settings in ({}, {"label_smoothing": 0.5, "class_weight": [2.0]}):
-        value, gradient = loss(**settings).value_and_grad(**given)
+        value, gradient = loss(**settings).value_and_grad(**arguments)
         assert value == 0.0
         assert not any(array.any() for array in leaves(gradient))
 
@@ -963,14 +963,14 @@ def test_a_target_of_0_at_a_masked_class_contributes_0() -> None:
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "?", ">f4"])
 def test_class_weights_stay_as_they_came_where_an_engine_reads_them_so(dtype: str) -> None:
-    given = np.ones((2, 3), dtype)
+    w = np.ones((2, 3), dtype)
     if dtype == "?":
         with pytest.raises(TypeError, match=r"^w must hold real numbers .* dtype bool"):
-            inputs.float_array("w", given)
+            inputs.float_array("w", w)
     elif dtype in ("f2", "f4", "f8"):
-        assert inputs.float_array("w", given) is given
+        assert inputs.float_array("w", w) is w
     else:
-        assert inputs.float_array("w", given).dtype == np.float64
+        assert inputs.float_array("w", w).dtype == np.float64
 
 
 def test_results_along_an_axis_are_contiguous() -> None:
@@ -994,10 +994,10 @@ def test_names_of_gradients_become_a_tuple() -> None:
 
 @pytest.mark.parametrize("engine", ["chain", "fused"])
 def test_gradients_are_written_into_the_arrays_given_for_them(engine: str) -> None:
-    given = of(SoftmaxLoss)
-    _, expected = SoftmaxLoss().value_and_grad(**given, engine=engine)
-    into = {name: np.full(given[name].shape, np.nan) for name in ("x", "b")}
-    _, gradient = SoftmaxLoss().value_and_grad(**given, engine=engine, out=into)
+    arguments = of(SoftmaxLoss)
+    _, expected = SoftmaxLoss().value_and_grad(**arguments, engine=engine)
+    into = {name: np.full(arguments[name].shape, np.nan) for name in ("x", "b")}
+    _, gradient = SoftmaxLoss().value_and_grad(**arguments, engine=engine, out=into)
     assert gradient.x is into["x"]
     assert gradient.b is into["b"]
     assert bits(leaves(gradient)) == bits(leaves(expected))

@@ -50,8 +50,8 @@ def everything():
                 for keep in (True, False):
                     for uniform in (np.zeros(0, dtype), random.uniform(0.0, 1.0, n).astype(dtype)):
                         for biased in (True, False):
-                            tile, alpha, beta, bias, hidden = tile_of(random, 4, dtype, n)
-                            head, state = (alpha, beta, bias if biased else bias[:0], hidden), np.empty((4, 4))
+                            tile, alpha, beta, bias, label_columns = tile_of(random, 4, dtype, n)
+                            head, state = (alpha, beta, bias if biased else bias[:0], label_columns), np.empty((4, 4))
                             rows.exponentials(tile, *head, uniform, keep, *state)
                             note(f"exponentials, {kind}", state, *([tile] if keep else []))
                 matrix, w = random.standard_normal((2, 3, n)).astype(dtype)

@@ -32,17 +32,17 @@ def applied(kernel, *operands):
     return Pair(hi[0], lo[0])
 
 
-def exactly(pair):
+def as_mpf(pair):
     return [mpf(float(h)) + mpf(float(low)) for h, low in zip(pair.hi, pair.lo, strict=True)]
 
 
 def worst(computed, true):
     """The largest relative error, in u²."""
     with mp.workdps(60):
-        return max(abs(f - t) / abs(t) / U2 for f, t in zip(exactly(computed), true, strict=True) if t)
+        return max(abs(f - t) / abs(t) / U2 for f, t in zip(as_mpf(computed), true, strict=True) if t)
 
 
-def normalised(pair):
+def has_rounded_high_part(pair):
     return (pair.hi + pair.lo == pair.hi).all()
 
 
@@ -54,9 +54,9 @@ def test_arithmetic_keeps_the_bounds_of_pairs(name, bound):
         computed = applied(getattr(pairs, name), a, c)
         with mp.workdps(60):
             operation = {"add": lambda p, q: p + q, "multiply": lambda p, q: p * q, "divide": lambda p, q: p / q}[name]
-            true = [operation(p, q) for p, q in zip(exactly(a), exactly(c), strict=True)]
+            true = [operation(p, q) for p, q in zip(as_mpf(a), as_mpf(c), strict=True)]
         assert worst(computed, true) <= bound
-        assert normalised(computed)
+        assert has_rounded_high_part(computed)
 
 
 def test_arithmetic_is_that_of_pairs_in_numpy():
@@ -74,8 +74,8 @@ def test_exp_keeps_its_bound():
     a = pairs_of(random, np.concatenate([-random.uniform(0.0, 650.0, 300), wide(random, 100) * 1e-58, [0.0, 700.0]]))
     computed = applied(pairs.exp, a)
     with mp.workdps(60):
-        assert worst(computed, [mp.exp(number) for number in exactly(a)]) <= 64
-    assert normalised(computed)
+        assert worst(computed, [mp.exp(number) for number in as_mpf(a)]) <= 64
+    assert has_rounded_high_part(computed)
     assert computed.hi[-2] == 1.0
     assert computed.lo[-2] == 0.0
 
@@ -84,7 +84,7 @@ def test_exp_of_what_is_nearly_nothing_is_right_to_float64_and_below_that_0():
     a = Pair.of(np.array([-700.0, -708.0, -720.0, -740.0, -745.1, -745.2, -746.0, -1e5, -np.inf]))
     computed = applied(pairs.exp, a)
     with mp.workdps(60):
-        for hi, number in zip(computed.hi, exactly(a)[:-1], strict=False):
+        for hi, number in zip(computed.hi, as_mpf(a)[:-1], strict=False):
             assert abs(mpf(float(hi)) - mp.exp(number)) <= max(mp.exp(number) * mpf(2) ** -53, mpf(2) ** -1074)
     assert (computed.hi[-4:] == 0.0).all()
 
@@ -95,9 +95,9 @@ def test_expm1_keeps_its_bound():
     a = pairs_of(random, np.concatenate([10.0 ** random.uniform(-300.0, 2.8, 400), special]))
     computed = applied(pairs.expm1, a)
     with mp.workdps(400):
-        true = [mp.expm1(number) for number in exactly(a)]
+        true = [mp.expm1(number) for number in as_mpf(a)]
     assert worst(Pair(computed.hi[a.hi > 1e-280], computed.lo[a.hi > 1e-280]), np.array(true)[a.hi > 1e-280]) <= 64
-    assert normalised(computed)
+    assert has_rounded_high_part(computed)
 
 
 @pytest.mark.filterwarnings("ignore:(invalid|divide by zero|overflow) .*:RuntimeWarning")

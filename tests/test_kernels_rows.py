@@ -25,7 +25,7 @@ def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
     The rounding error of adding the bias is compensated: two roundings more.
     """
     random = np.random.default_rng(n)
-    tile, alpha, beta, bias, hidden = tile_of(random, 4, dtype, n)
+    tile, alpha, beta, bias, label_columns = tile_of(random, 4, dtype, n)
     bias = dtype(1000.0) + bias if biased else bias[:0]
     z = tile * alpha[:, None] * beta
     lows = np.zeros(z.shape)
@@ -36,9 +36,9 @@ def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
     uniform_targets = random.uniform(0.0, 1.0, n).astype(dtype) if smoothed else np.zeros(0, dtype)
     row_max, max_low, sum_exp_minus_one, target_gap = state = np.empty((4, 4))
     with quiet():
-        rows.exponentials(tile, alpha, beta, bias, hidden, uniform_targets, keep, *state)
+        rows.exponentials(tile, alpha, beta, bias, label_columns, uniform_targets, keep, *state)
     for i, row in enumerate(z):
-        visible = [k for k in range(n) if k != hidden[i]]
+        visible = [k for k in range(n) if k != label_columns[i]]
         if not visible:
             assert tuple(state[:, i]) == (-np.inf, 0.0, 0.0, 0.0)
             assert not tile[i].any()

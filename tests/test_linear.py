@@ -1,3 +1,5 @@
+"""Stage linear: logits of a linear layer against mpmath; backward against differences."""
+
 import math
 
 import numpy as np
@@ -48,9 +50,9 @@ def test_logits_are_pairs_as_good_as_the_product(kind, with_bias, size):
     z, _ = linear.forward(x, w, b if with_bias else None)
     true = exact.linear(x, w, b if with_bias else None)
     with mp.workdps(60):
-        found = exact.exact(z.hi) + exact.exact(z.lo)
+        computed = exact.exact(z.hi) + exact.exact(z.lo)
         bound = exact.exact(product_bound(x, w)) + 3 * checks.U * abs(true)
-        errors = abs(found - true) / exact.UNIT
+        errors = abs(computed - true) / exact.UNIT
     assert (errors <= bound).all()
 
 
@@ -66,20 +68,20 @@ def test_backward_against_differences(kind, with_bias):
     _, saved = linear.forward(x, w, b if with_bias else None)
     upstream = rng.standard_normal((3, 4)) * 10.0 ** rng.uniform(-3.0, 0.0, (3, 4))
     upstream[:, 2] = 0.0
-    found = linear.backward(upstream, saved)
+    gradients = linear.backward(upstream, saved)
     size = exact.exact(np.abs(upstream))
-    to_x = [mp.fsum(size[n, k] * abs(w[k]).max() for k in range(4)) for n in range(3)]
-    to_w = [mp.fsum(size[n, k] * abs(x[n]).max() for n in range(3)) for k in range(4)]
-    terms = [np.array(to_x), np.array(to_w), size.sum(axis=0)]
+    terms_x = [mp.fsum(size[n, k] * abs(w[k]).max() for k in range(4)) for n in range(3)]
+    terms_w = [mp.fsum(size[n, k] * abs(x[n]).max() for n in range(3)) for k in range(4)]
+    terms = [np.array(terms_x), np.array(terms_w), size.sum(axis=0)]
 
     def function(x, w, b):
         return exact.linear(x, w, b if with_bias else None, digits=mp.dps)
 
     if not with_bias:  # without a bias to move, the third gradient is what it would have been
-        found, terms = found[:2], terms[:2]
-        checks.against_exact_vjp(lambda x, w: function(x, w, None), [x, w], upstream, found, 1.001, terms=terms)
+        gradients, terms = gradients[:2], terms[:2]
+        checks.against_exact_vjp(lambda x, w: function(x, w, None), [x, w], upstream, gradients, 1.001, terms=terms)
     else:
-        checks.against_exact_vjp(function, [x, w, b], upstream, found, 1.001, terms=terms)
+        checks.against_exact_vjp(function, [x, w, b], upstream, gradients, 1.001, terms=terms)
 
 
 def test_gradient_of_the_bias_is_the_sum_rounded_once():

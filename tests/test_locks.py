@@ -82,9 +82,9 @@ def is_free(owner):
 @pytest.fixture
 def forks():
     """What runs before and after a fork, with two locks."""
-    made = locks._Forks()
-    made.owners += [SimpleNamespace(_lock=threading.RLock()) for _ in range(2)]
-    return made
+    forks = locks._Forks()
+    forks.owners += [SimpleNamespace(_lock=threading.RLock()) for _ in range(2)]
+    return forks
 
 
 def test_a_process_that_forks_waits_for_locks(forks):

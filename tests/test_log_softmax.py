@@ -1,3 +1,5 @@
+"""Stage log-softmax: logarithms of probabilities, their complements and backward against mpmath."""
+
 import math
 
 import numpy as np
@@ -112,16 +114,16 @@ def test_logsumexp_facts():
     """From max to max + log C, which identical logits reach; it moves with the logits; it cancels at -log C."""
     rng = np.random.default_rng(2)
     z = rng.standard_normal((50, 7)) * 10.0 ** rng.uniform(-3.0, 3.0, (50, 1))
-    found = log_softmax.log_sum_exp(Pair.of(z))
+    log_sums = log_softmax.log_sum_exp(Pair.of(z))
     largest = z.max(axis=1)
     error = 6.0 * checks.U * (np.abs(largest) + math.log(7.0))
-    assert (found >= largest).all()
-    assert (found - largest <= math.log(7.0) + error).all()
+    assert (log_sums >= largest).all()
+    assert (log_sums - largest <= math.log(7.0) + error).all()
     alike = log_softmax.log_sum_exp(Pair.of(np.full((1, 8), 5.0)))
     assert math.isclose(alike[0], 5.0 + math.log(8.0), rel_tol=1e-15)
     moved = log_softmax.log_sum_exp(Pair.of(z + 1024.0))
     # Both have their error, and moving rounds the logits, 1u of them.
-    assert (np.abs(moved - (found + 1024.0)) <= 2.0 * error + 8.0 * checks.U * (1024.0 + np.abs(z).max())).all()
+    assert (np.abs(moved - (log_sums + 1024.0)) <= 2.0 * error + 8.0 * checks.U * (1024.0 + np.abs(z).max())).all()
     at_zero = log_softmax.log_sum_exp(Pair.of(np.full((1, 4), -math.log(4.0))))
     assert abs(at_zero[0]) <= (6.0 + 6.0 + 1.0) * checks.U * math.log(4.0)
 
@@ -140,15 +142,15 @@ def test_backward_against_differences(classes, gap):
     z = rows(rng, classes, gap)
     _, saved = log_softmax.forward(Pair.of(z))
     upstream = rng.standard_normal(z.shape) * 10.0 ** rng.uniform(-2.0, 2.0, z.shape)
-    found = log_softmax.backward(upstream, saved)
+    gradient = log_softmax.backward(upstream, saved)
 
     def function(z):
         return exact.log_softmax(z, digits=mp.dps)
 
     if classes == 1:
-        assert not found.any()
+        assert not gradient.any()
     else:
-        checks.against_exact_vjp(function, [z], upstream, [found], 9.0, digits=1200)
+        checks.against_exact_vjp(function, [z], upstream, [gradient], 9.0, digits=1200)
 
 
 @pytest.mark.parametrize("gap", GAPS)
@@ -158,15 +160,15 @@ def test_of_a_single_class_the_gradient_is_minus_the_sum_of_the_others(gap):
     _, saved = log_softmax.forward(Pair.of(z))
     upstream, target = np.zeros_like(z), (np.arange(3), z.argmax(axis=1))
     upstream[target] = 1.0
-    found = np.array(log_softmax.backward(upstream, saved))
+    gradient = np.array(log_softmax.backward(upstream, saved))
     true = exact.softmax(z, digits=400)
     true[target] = 0
     with mp.workdps(60):
         others = np.array([mp.fsum(row) for row in true])
-    assert exact.value_error(found[target], others) <= 7.0
-    assert (found[target] > 0.0).all()
-    found[target] = 0.0
-    assert exact.value_error(found, -true) <= 7.0
+    assert exact.value_error(gradient[target], others) <= 7.0
+    assert (gradient[target] > 0.0).all()
+    gradient[target] = 0.0
+    assert exact.value_error(gradient, -true) <= 7.0
 
 
 @pytest.mark.parametrize("kind", [Pair, DoubleDouble])
@@ -179,8 +181,8 @@ def test_a_target_far_above_the_others_hides_none_of_them(kind, most):
     z = np.array([[300.0, 0.0, 0.0]])
     g = kind.of(np.array([[most, 1e-9, -2e-9]])) * (1.0 / kind.of(3.0))
     _, saved = log_softmax.forward(kind.of(z))
-    found = high(log_softmax.backward(g.rounded(), saved))[0, 0]
-    assert abs(found - 1e-9 / 3.0) <= 3.0 * checks.U * 1e-9
+    gradient = high(log_softmax.backward(g.rounded(), saved))[0, 0]
+    assert abs(gradient - 1e-9 / 3.0) <= 3.0 * checks.U * 1e-9
 
 
 def test_rows_add_up_to_nothing_but_rounding():
@@ -188,8 +190,8 @@ def test_rows_add_up_to_nothing_but_rounding():
     rng = np.random.default_rng(4)
     z, upstream = rows(rng, 20, 1.0, count=10), rng.standard_normal((10, 20))
     _, saved = log_softmax.forward(Pair.of(z))
-    found = np.asarray(log_softmax.backward(upstream, saved))
-    for row, g in zip(found, upstream, strict=True):
+    gradient = np.asarray(log_softmax.backward(upstream, saved))
+    for row, g in zip(gradient, upstream, strict=True):
         assert abs(math.fsum(row)) <= 18.0 * checks.U * math.fsum(np.abs(g))
 
 

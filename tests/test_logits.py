@@ -1,3 +1,5 @@
+"""Stage logits: the scaled cosines and the target's psi against mpmath; backward against differences."""
+
 import numpy as np
 import pytest
 from mpmath import mp
@@ -10,7 +12,7 @@ Y = np.array([2, 0, 3])
 
 
 def inputs(rng, size=4):
-    """Cosines and psi as pairs of full width, and a scale a row as length and exponent."""
+    """Cosines and psi as pairs of full width, and one scale per row as length and exponent."""
     c = Pair(*two_sum(rng.uniform(-1.0, 1.0, (3, size)), rng.uniform(-1.0, 1.0, (3, size)) * 2.0**-55))
     psi = Pair(*two_sum(rng.uniform(-7.0, 1.0, 3), rng.uniform(-1.0, 1.0, 3) * 2.0**-55))
     scale = Pair(*two_sum(np.array([0.5, 0.75, 1.7]), rng.uniform(-1.0, 1.0, 3) * 2.0**-55))
@@ -60,11 +62,11 @@ def test_backward_against_differences(exponent, size):
     _, saved = logits.forward(c, psi, Y, scale, np.array(exponent))
     upstream = rng.standard_normal((3, 4)) * size
     upstream[:, 1] *= 1e-9
-    found = logits.backward(upstream, saved)
+    gradients = logits.backward(upstream, saved)
     with mp.workdps(80):
         s = whole(scale) * np.array([mp.mpf(2) ** e for e in exponent])
-    checks.against_exact_vjp(truth, [whole(c), whole(psi), s], upstream, found, 2.0 + 1e-9)
-    assert not np.asarray(found[0])[np.arange(3), Y].any()
+    checks.against_exact_vjp(truth, [whole(c), whole(psi), s], upstream, gradients, 2.0 + 1e-9)
+    assert not np.asarray(gradients[0])[np.arange(3), Y].any()
 
 
 def test_gradient_of_the_scale_is_right_where_its_terms_cancel():
@@ -73,12 +75,12 @@ def test_gradient_of_the_scale_is_right_where_its_terms_cancel():
     _, saved = logits.forward(c, psi, Y, scale, np.zeros(3, int))
     upstream = np.random.default_rng(5).standard_normal((3, 4))
     upstream[:, -1] = -(upstream * saved.f.hi)[:, :-1].sum(axis=1) / saved.f.hi[:, -1]
-    _, _, found = logits.backward(upstream, saved)
+    _, _, ds = logits.backward(upstream, saved)
     with mp.workdps(80):
         parts = exact.exact(upstream) * whole(saved.f)
         true, size = parts.sum(axis=1), abs(parts).sum(axis=1)
         assert (abs(true) < 1e-14 * size).all()
-        assert (abs(exact.exact(found) - true) <= checks.U * abs(true) + 11.001 * checks.U**2 * size).all()
+        assert (abs(exact.exact(ds) - true) <= checks.U * abs(true) + 11.001 * checks.U**2 * size).all()
 
 
 @pytest.mark.parametrize("scale", [None, 64.0])
@@ -89,10 +91,10 @@ def test_both_branches_meet_in_the_logits_of_the_papers(settings, scale):
     """Every cosine within 2u, see `cosine`; psi and the scale are pairs. So a logit is within 2u of s."""
     rng = np.random.default_rng(6)
     x, w = rng.standard_normal((3, 8)) * [[1.0], [1e-3], [20.0]], rng.standard_normal((4, 8))
-    to_x = normalize.forward(x)
-    c, _ = cosine.forward(to_x, normalize.forward(w))
+    unit_x = normalize.forward(x)
+    c, _ = cosine.forward(unit_x, normalize.forward(w))
     psi, _ = margin.forward(angle.forward(x, w[Y])[0], settings)
-    s, exponent = (to_x.length, to_x.exponent) if scale is None else (Pair.of(np.full(3, scale)), np.zeros(3, int))
+    s, exponent = (unit_x.length, unit_x.exponent) if scale is None else (Pair.of(np.full(3, scale)), np.zeros(3, int))
     z, _ = logits.forward(c, psi, Y, s, exponent)
     true = exact.logits(
         x, w, Y, m1=settings.m1, m2=settings.m2, m3=settings.m3, boundary=settings.boundary, scale=scale

@@ -41,7 +41,7 @@ upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, m
 
 
 def same(first, second):
-    """The same bits, but for the sign of zero."""
+    """The same bits, except for the sign of zero."""
     assert np.array_equal(first, second, equal_nan=True), (first, second)
 
 
@@ -328,11 +328,11 @@ def test_gradients_of_a_bias_add_up_to_nothing(case):
 @given(strategies.logits())
 def test_logsumexp_lies_between_the_largest_logit_and_that_plus_log_c(z):
     """log1p and the sum in it err by at most 3u log C, adding M by u of the result: 4u max(|M|, log C) in all."""
-    largest, found = z.max(axis=1), refloss.logsumexp(z)
-    assert (found >= largest).all()
+    largest, log_sums = z.max(axis=1), refloss.logsumexp(z)
+    assert (log_sums >= largest).all()
     if z.shape[1] == 1:
-        same(found, largest)
-    for m, number in zip(largest, found, strict=True):
+        same(log_sums, largest)
+    for m, number in zip(largest, log_sums, strict=True):
         with mp.workdps(40):
             log_c = mp.log(z.shape[1])
             assert exact.exact(number) <= exact.exact(m) + log_c + 4 * exact.UNIT * max(abs(m), log_c)
@@ -443,14 +443,14 @@ def test_the_softmax_loss_is_cross_entropy_on_linear_logits(case, data):
     b = np.array(data.draw(st.lists(strategies.QUARTERS, min_size=len(w), max_size=len(w))))
     x = np.round(x * 1024) / 1024  # the products shall be exact too
     z = x @ w.T + b
-    value, found = of(refloss.SoftmaxLoss(**targets_of(loss)), x, w, y, b)
+    value, gradients = of(refloss.SoftmaxLoss(**targets_of(loss)), x, w, y, b)
     expected, on_z = of(refloss.CrossEntropy(**targets_of(loss)), z, y)
     same(value, expected)
     for name, left, right in (("x", on_z["z"], w.T), ("w", on_z["z"].T, x.T), ("b", on_z["z"].T, np.ones((1, len(x))))):
         for n, i in np.ndindex(len(left), len(right)):
             products = [Fraction(p) * Fraction(q) for p, q in zip(left[n].tolist(), right[i].tolist(), strict=True)]
             size = sum(map(abs, products))
-            number = float(found[name][n] if name == "b" else found[name][n, i])
+            number = float(gradients[name][n] if name == "b" else gradients[name][n, i])
             assert abs(Fraction(number) - sum(products)) <= (1 + 1e-9) * U * size + 2.0**-1074
 
 
@@ -491,7 +491,7 @@ def test_the_sum_is_that_of_the_rows(case):
 @settings(max_examples=40)
 @given(heads | on_logits(ignored=False) | triplets)
 def test_the_mean_is_the_sum_over_n(case):
-    """And what comes down from above as 1/N of every row."""
+    """And the upstream gradient of a mean, 1/N of every row."""
     loss, inputs = case
     if hasattr(loss, "class_weight"):
         loss = replace(loss, class_weight=None)
@@ -677,10 +677,10 @@ def test_gradients_on_logits_and_of_triplets_are_differences_of_values():
 
 def curve_angles(loss):
     """Ordinary angles, the ends, and every kink with its neighbours."""
-    found = [0.0, 1e-300, 1e-17, 1e-8, 1e-4, math.pi - 1e-4, math.pi - 1e-8, math.pi, *np.linspace(0.1, 3.1, 8)]
+    angles = [0.0, 1e-300, 1e-17, 1e-8, 1e-4, math.pi - 1e-4, math.pi - 1e-8, math.pi, *np.linspace(0.1, 3.1, 8)]
     for kink in strategies.kinks(loss):
-        found += [kink - 1e-8, np.nextafter(kink, 0), kink, np.nextafter(kink, 4), kink + 1e-8]
-    return np.array([theta for theta in found if 0.0 <= theta <= math.pi])
+        angles += [kink - 1e-8, np.nextafter(kink, 0), kink, np.nextafter(kink, 4), kink + 1e-8]
+    return np.array([theta for theta in angles if 0.0 <= theta <= math.pi])
 
 
 @pytest.mark.parametrize("loss", strategies.MARGINS, ids=repr)
@@ -696,12 +696,12 @@ def test_the_curve_and_its_slope_are_those_of_the_definition(loss):
     phi = m1 * theta + m2
     psi, slope = exact.psi(theta, **settings_of), exact.psi_slope(theta, **settings_of)
     slack = 64.0 * U**2 * (1.0 + phi)
-    found = loss.target_logit(theta)
-    off = np.abs(exact.exact(found) - psi).astype(float)
-    assert (off <= U * np.abs(found) + slack * (1.0 + m3 + np.abs(found))).all(), theta[np.argmax(off)]
-    found = loss.target_slope(theta)
-    off = np.abs(exact.exact(found) - slope).astype(float)
-    assert (off <= U * np.abs(found) + slack * m1).all(), theta[np.argmax(off)]
+    computed = loss.target_logit(theta)
+    off = np.abs(exact.exact(computed) - psi).astype(float)
+    assert (off <= U * np.abs(computed) + slack * (1.0 + m3 + np.abs(computed))).all(), theta[np.argmax(off)]
+    computed = loss.target_slope(theta)
+    off = np.abs(exact.exact(computed) - slope).astype(float)
+    assert (off <= U * np.abs(computed) + slack * m1).all(), theta[np.argmax(off)]
     detached = replace(loss, gradient="detached")
     same(detached.target_logit(theta), loss.target_logit(theta))
     with mp.workdps(40):
@@ -902,9 +902,9 @@ def test_rows_that_are_ignored_keep_their_upstream_to_themselves(engine, ignored
         assert (values[kept] == expected).all()
         assert (values[~kept] == 0.0).all()
         for name in arrays:
-            found, of_some = getattr(gradient, name), getattr(expected_gradient, name)
+            of_all, of_some = getattr(gradient, name), getattr(expected_gradient, name)
             if name == "w":  # added up in other groups; no term is above 8 s / ‖w‖
-                assert np.abs(found - of_some).max() <= 2.0 * 64.0 * U * 8.0 * 4.0 / np.linalg.norm(w, axis=1).min()
+                assert np.abs(of_all - of_some).max() <= 2.0 * 64.0 * U * 8.0 * 4.0 / np.linalg.norm(w, axis=1).min()
             else:
-                assert (found[kept] == of_some).all()
-                assert (found[~kept] == 0.0).all()
+                assert (of_all[kept] == of_some).all()
+                assert (of_all[~kept] == 0.0).all()

@@ -1,3 +1,5 @@
+"""Stage margin: psi and its slope under every boundary rule against mpmath and certified results."""
+
 import math
 
 import numpy as np
@@ -17,11 +19,11 @@ MARGINS += [(1.35, 0.3, 0.2), (1.5, 0.0, 0.0), (2.7, 1.0, 0.1), (1.0, 3.0, 0.0),
 
 def thetas(settings):
     """Angles from 0 to pi, and around every multiple of pi of the margin's own angle and around the boundaries."""
-    found = [0.0, 1e-300, 1e-16, 1e-8, 1e-4, 0.5, 1.0, math.pi / 2, 2.0, 3.0, math.pi - 1e-4, math.pi - 1e-8, math.pi]
+    angles = [0.0, 1e-300, 1e-16, 1e-8, 1e-4, 0.5, 1.0, math.pi / 2, 2.0, 3.0, math.pi - 1e-4, math.pi - 1e-8, math.pi]
     edges = [(k * math.pi - settings.m2) / settings.m1 for k in range(1, 6)] + [math.acos(settings.m3), math.pi / 2]
     for edge in edges:
-        found += [edge + side for side in (-1e-4, -1e-8, -1e-12, 0.0, 1e-12, 1e-8, 1e-4)]
-    return np.array([theta for theta in found if 0.0 <= theta <= math.pi])
+        angles += [edge + side for side in (-1e-4, -1e-8, -1e-12, 0.0, 1e-12, 1e-8, 1e-4)]
+    return np.array([theta for theta in angles if 0.0 <= theta <= math.pi])
 
 
 def noise(settings):
@@ -95,9 +97,9 @@ def test_the_side_of_the_boundary_is_that_of_the_exact_angle(rule, margins):
         one = Pair(pair.hi[None], pair.lo[None])
         psi, saved = margin.forward(angle.of(one), settings)
         with mp.workdps(60):
-            past = m1 * whole(one)[0] + m2 - mp.pi
-            slope = -m1 * mp.sin(past + mp.pi)
-        if past <= 0:
+            beyond_pi = m1 * whole(one)[0] + m2 - mp.pi
+            slope = -m1 * mp.sin(beyond_pi + mp.pi)
+        if beyond_pi <= 0:
             assert psi.hi[0] == -1.0 - m3
             assert exact.value_error(saved.slope, [slope]) <= 1.0 + 2.0**-10
         else:
@@ -115,8 +117,8 @@ def test_the_side_of_the_boundary_is_that_of_the_exact_angle(rule, margins):
 )  # fmt: skip
 def test_the_boundary_itself_belongs_to_the_margin(rule, m1, x, w):
     """Angles of 90, 60, 120 and 45 degrees, at which m1 θ is π exactly."""
-    found, _ = angle.forward(np.array([x]), np.array([w]))
-    psi, saved = margin.forward(found, Settings(m1, m3=0.25, boundary=rule))
+    angles, _ = angle.forward(np.array([x]), np.array([w]))
+    psi, saved = margin.forward(angles, Settings(m1, m3=0.25, boundary=rule))
     assert psi.hi.tolist() == [-1.25]
     assert saved.slope.tolist() == [0.0]
 
@@ -246,7 +248,7 @@ def test_some_margins_per_sample_and_others_not():
         assert ours.tobytes() == theirs.tobytes()
 
 
-# --------------------------------------------------------------------------------- where what is left is almost nothing
+# --------------------------------------------------------------------------------- where the residual is almost 0
 
 
 def against_certified(loss, x, w):
@@ -371,9 +373,9 @@ def test_what_cancels_exactly_is_0():
 
 
 def test_what_is_resolved_is_a_copy():
-    found, _ = angle.forward(np.array([[1.0, 0.0]] * 2), np.array([[1e-20, 3.0], [1.0, 1.0]]))
+    angles, _ = angle.forward(np.array([[1.0, 0.0]] * 2), np.array([[1e-20, 3.0], [1.0, 1.0]]))
     settings = Settings(2.0)
-    at = margin.turned(found, settings)
+    at = margin.turned(angles, settings)
     rough = Pair(np.array([1e-20, 0.5]), np.zeros(2))
     exactly = margin.resolved(rough, 1.0, at.exactly, lambda of: of.cos)
     assert rough.hi.tolist() == [1e-20, 0.5]
@@ -498,7 +500,7 @@ def test_a_bounded_curve_has_a_slope_in_cos_theta_between_0_and_2():
     assert np.array_equal(same, psi)
     expected = np.clip(slope, -2.0 * np.sin(theta), 0.0)
     assert np.allclose(held, expected, rtol=1e-15, atol=0.0)
-    assert (expected != slope).sum() == 6  # beyond 2 before 0.43 and below 0 past pi - m, so that both bounds act
+    assert (expected != slope).sum() == 6  # beyond 2 before 0.43 and below 0 beyond pi - m, so that both bounds act
     assert held[0] == 0.0
     _, between = values(bounded(curve, 0.5, 1.0), theta, settings)
     assert np.allclose(between, np.clip(slope, -np.sin(theta), -0.5 * np.sin(theta)), rtol=1e-15, atol=0.0)
@@ -547,8 +549,8 @@ def test_next_to_a_right_angle_the_slope_keeps_its_accuracy(m1, missing):
 @pytest.mark.parametrize("m2", [0.0, 0.5, 3.0])
 def test_folds_count_the_multiples_of_pi_below(m1, m2):
     theta = np.linspace(0.0, 3.14, 500)
-    found = margin.turned(angle.of(theta), Settings(m1, m2)).folds
-    assert np.array_equal(found, np.floor((m1 * theta + m2) / math.pi))
+    folds = margin.turned(angle.of(theta), Settings(m1, m2)).folds
+    assert np.array_equal(folds, np.floor((m1 * theta + m2) / math.pi))
 
 
 def test_angles_keep_their_sine_up_to_0():

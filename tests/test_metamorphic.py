@@ -402,11 +402,11 @@ def test_every_property_is_broken_by_something_above():
 
 def all_properties():
     """Every property of any loss."""
-    found = set()
+    titles = set()
     for loss in (LOGITS, WEIGHTED, LINEAR, LOSS, TRIPLET):
         settings = (lambda: 0, loss, "torch", "float64", None, "working", ("x", "y", "z"), {}, set(), set(), {})
-        found |= set(metamorphic.properties_of(Code(*settings), Shape(3, 5, 7), True))
-    return found
+        titles |= set(metamorphic.properties_of(Code(*settings), Shape(3, 5, 7), True))
+    return titles
 
 
 @pytest.mark.usefixtures("first_break")
@@ -426,9 +426,9 @@ def test_nan_is_never_right(only, loss):
     only("e")
 
     def planted(part):
-        found = np.array(part, dtype=np.float64)
-        found.reshape(-1)[-1] = np.nan
-        return found
+        part_with_nan = np.array(part, dtype=np.float64)
+        part_with_nan.reshape(-1)[-1] = np.nan
+        return part_with_nan
 
     names = INPUTS[loss.spec.head][:3]  # code that takes any number of inputs is called without a bias
     count = len(ours(loss)(*(np.ones((2, 2)) if name != "y" else np.array([0, 1]) for name in names)))
@@ -832,13 +832,13 @@ def test_upstream_gradients_count(torch):
             return value.detach()
 
         @staticmethod
-        def backward(ctx, above):
+        def backward(ctx, upstream):
             (gradient,) = ctx.saved_tensors
-            return gradient * ctx.use(above), None, None, None
+            return gradient * ctx.use(upstream), None, None, None
 
     uses = {
-        "mean": (lambda above: above, lambda above: 1.0),
-        "none": (lambda above: above[:, None], lambda above: above[0]),
+        "mean": (lambda upstream: upstream, lambda upstream: 1.0),
+        "none": (lambda upstream: upstream[:, None], lambda upstream: upstream[0]),
     }
     for reduction, (right, wrong) in uses.items():
         loss = refloss.CrossEntropy(reduction=reduction)

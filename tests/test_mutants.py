@@ -24,7 +24,7 @@ class Case(NamedTuple):
     differences: bool = True
 
     @property
-    def found(self) -> tuple[Any, dict[str, np.ndarray]]:
+    def result(self) -> tuple[Any, dict[str, np.ndarray]]:
         return checks.value_and_gradients(self.loss, *self.inputs)
 
 
@@ -90,18 +90,18 @@ CASES = {
 
 def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, dict[str, np.ndarray]]:
     """Every mutant of the gradients of a case, on every input; none of them may be what it came from."""
-    _, gradients = case.found
+    _, gradients = case.result
     names = dict(zip(("x", "w"), case.inputs[:2], strict=True))
     if "x" in gradients and not isinstance(case.loss, refloss.SoftmaxLoss):
         kinds = kinds | mutants.input_mutants(names)
-    found = mutants.everywhere(kinds, gradients)
+    wrong = mutants.everywhere(kinds, gradients)
     for title, other in (
         mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss)
     ).items():
-        found[title] = checks.value_and_gradients(other, *case.inputs)[1]
-    for title, changed in found.items():
+        wrong[title] = checks.value_and_gradients(other, *case.inputs)[1]
+    for title, changed in wrong.items():
         assert any(not np.array_equal(changed[name], gradients[name]) for name in gradients), f"{title} changes nothing"
-    return found
+    return wrong
 
 
 def must_reject(check: Callable[[dict[str, np.ndarray]], None], wrong: dict[str, dict[str, np.ndarray]]) -> None:
@@ -124,15 +124,15 @@ def named(condition: Callable[[Case], bool]) -> Any:
 def test_the_confident_cases_are():
     for name, case in CASES.items():
         if "confident" in name:
-            assert 1e-25 < case.found[0] < 1e-15, name
+            assert 1e-25 < case.result[0] < 1e-15, name
 
 
 @named(lambda case: True)
 def test_against_exact_rejects_every_mutant(case):
-    value, gradients = case.found
+    value, gradients = case.result
 
-    def check(found):
-        checks.against_exact(case.loss, *case.inputs, found=(value, found), digits=30)
+    def check(gradients):
+        checks.against_exact(case.loss, *case.inputs, result=(value, gradients), digits=30)
 
     check(gradients)
     must_reject(check, wrong_gradients(case, mutants.GROSS | mutants.FINE))
@@ -140,11 +140,11 @@ def test_against_exact_rejects_every_mutant(case):
 
 @named(lambda case: case.differences)
 def test_against_differences_rejects_every_mutant(case):
-    value, gradients = case.found
+    value, gradients = case.result
     known = checks.differences(case.loss, *case.inputs)
 
-    def check(found):
-        checks.against_differences(case.loss, *case.inputs, found=(value, found), known=known)
+    def check(gradients):
+        checks.against_differences(case.loss, *case.inputs, result=(value, gradients), known=known)
 
     check(gradients)
     must_reject(check, wrong_gradients(case, mutants.GROSS))
@@ -152,15 +152,15 @@ def test_against_differences_rejects_every_mutant(case):
 
 @named(lambda case: case.textbook is not None)
 def test_against_complex_step_rejects_every_mutant(case):
-    arrays = case.inputs if len(case.inputs) == 3 and "anchor" in case.found[1] else (case.inputs[0],)
-    if "w" in case.found[1]:
+    arrays = case.inputs if len(case.inputs) == 3 and "anchor" in case.result[1] else (case.inputs[0],)
+    if "w" in case.result[1]:
         arrays = (*case.inputs[:2], *case.inputs[3:])
-    scale = checks.scale_of(case.loss, *case.inputs) if "w" in case.found[1] else float(np.abs(case.inputs[0]).max())
+    scale = checks.scale_of(case.loss, *case.inputs) if "w" in case.result[1] else float(np.abs(case.inputs[0]).max())
 
-    def check(found):
-        checks.against_complex_step(case.textbook, *arrays, gradients=found, scale=scale)
+    def check(gradients):
+        checks.against_complex_step(case.textbook, *arrays, gradients=gradients, scale=scale)
 
-    check(case.found[1])
+    check(case.result[1])
     must_reject(check, wrong_gradients(case, mutants.GROSS | mutants.FINE))
 
 
@@ -169,8 +169,8 @@ def test_against_exact_vjp_rejects_every_mutant():
     z, upstream = 3.0 * random.standard_normal((2, 4)), random.standard_normal((2, 4))
     gradients = {"z": softmax.backward(upstream, softmax.forward(Pair.of(z))[1])}
 
-    def check(found):
-        checks.against_exact_vjp(lambda z: exact.softmax(z, digits=150), [z], upstream, [found["z"]], 16.0)
+    def check(gradients):
+        checks.against_exact_vjp(lambda z: exact.softmax(z, digits=150), [z], upstream, [gradients["z"]], 16.0)
 
     check(gradients)
     must_reject(check, mutants.everywhere(mutants.GROSS | mutants.FINE, gradients))
@@ -189,13 +189,13 @@ VALUES = {
 
 @named(lambda case: True)
 def test_against_exact_rejects_wrong_values(case):
-    value, gradients = case.found
+    value, gradients = case.result
     for title, change in VALUES.items():
         if title == "absolute 1e-16" and value > 1e-10:
             continue  # that is rounding
         assert not np.array_equal(change(value), value)
         with pytest.raises(AssertionError, match="value"):
-            checks.against_exact(case.loss, *case.inputs, found=(change(value), gradients), digits=30)
+            checks.against_exact(case.loss, *case.inputs, result=(change(value), gradients), digits=30)
 
 
 def test_against_exact_rejects_rows_in_the_wrong_place():
@@ -203,20 +203,20 @@ def test_against_exact_rejects_rows_in_the_wrong_place():
     loss = replace(case.loss, reduction="none")
     value, gradients = checks.value_and_gradients(loss, *case.inputs)
     with pytest.raises(AssertionError, match="value"):
-        checks.against_exact(loss, *case.inputs, found=(value[::-1], gradients))
+        checks.against_exact(loss, *case.inputs, result=(value[::-1], gradients))
     with pytest.raises(AssertionError, match="value"):
-        checks.against_exact(loss, *case.inputs, found=(np.where(np.arange(3) == 1, np.nan, value), gradients))
+        checks.against_exact(loss, *case.inputs, result=(np.where(np.arange(3) == 1, np.nan, value), gradients))
 
 
 def test_against_exact_rejects_0_for_1e_17():
     loss, z, y = refloss.CrossEntropy(), np.array([[39.0, 0.0]]), np.array([0])
     value, gradients = checks.value_and_gradients(loss, z, y)
     assert 1e-17 < value < 2e-17
-    checks.against_exact(loss, z, y, found=(value, gradients))
+    checks.against_exact(loss, z, y, result=(value, gradients))
     with pytest.raises(AssertionError, match="value"):
-        checks.against_exact(loss, z, y, found=(0.0, gradients))
+        checks.against_exact(loss, z, y, result=(0.0, gradients))
     with pytest.raises(AssertionError, match="z is"):
-        checks.against_exact(loss, z, y, found=(value, {"z": gradients["z"] * [[0.0, 1.0]]}))
+        checks.against_exact(loss, z, y, result=(value, {"z": gradients["z"] * [[0.0, 1.0]]}))
 
 
 @named(lambda case: True)
@@ -224,15 +224,15 @@ def test_the_contract_of_dd_rejects_every_mutant(case):
     """A hundred times stricter than the chain's at s = 64: it rejects what is off by 1e-14 too."""
     value, gradients = checks.value_and_gradients(case.loss, *case.inputs, engine="dd")
 
-    def check(found):
-        checks.against_exact(case.loss, *case.inputs, found=(value, found), engine="dd", digits=30)
+    def check(gradients):
+        checks.against_exact(case.loss, *case.inputs, result=(value, gradients), engine="dd", digits=30)
 
     check(gradients)
     finer = {"factor 1 + 1e-14": lambda g: {name: array * (1.0 + 1e-14) for name, array in g.items()}}
     wrong = wrong_gradients(case, mutants.GROSS | mutants.FINE)
     must_reject(check, wrong | mutants.everywhere(finer, gradients))
     with pytest.raises(AssertionError, match="value"):
-        checks.against_exact(case.loss, *case.inputs, found=(value * (1 + 1e-15), gradients), engine="dd", digits=30)
+        checks.against_exact(case.loss, *case.inputs, result=(value * (1 + 1e-15), gradients), engine="dd", digits=30)
 
 
 @named(lambda case: True)
@@ -240,11 +240,11 @@ def test_what_fused_is_held_to_rejects_every_mutant(case):
     """Against mpmath as the chain is, and against the chain."""
     value, gradients = checks.value_and_gradients(case.loss, *case.inputs, engine="fused")
 
-    def check(found):
-        checks.against_exact(case.loss, *case.inputs, found=(value, found), engine="fused", digits=30)
+    def check(gradients):
+        checks.against_exact(case.loss, *case.inputs, result=(value, gradients), engine="fused", digits=30)
 
-    def check_with_chain(found):
-        checks.agree_with_chain(case.loss, *case.inputs, found=(value, found))
+    def check_with_chain(gradients):
+        checks.agree_with_chain(case.loss, *case.inputs, result=(value, gradients))
 
     wrong = wrong_gradients(case, mutants.GROSS | mutants.FINE)
     for accepts in (check, check_with_chain):
@@ -253,4 +253,4 @@ def test_what_fused_is_held_to_rejects_every_mutant(case):
     for title, change in VALUES.items():
         if title != "absolute 1e-16" or value <= 1e-10:
             with pytest.raises(AssertionError, match="value"):
-                checks.agree_with_chain(case.loss, *case.inputs, found=(change(value), gradients))
+                checks.agree_with_chain(case.loss, *case.inputs, result=(change(value), gradients))

@@ -13,8 +13,8 @@ def ordinary(request):
     return random.normal(size=(6, 8)), random.normal(size=(5, 8)), random.integers(5, size=6)
 
 
-def norm_error(found, truth):
-    return np.linalg.norm(found - truth) / np.linalg.norm(truth)
+def norm_error(result, truth):
+    return np.linalg.norm(result - truth) / np.linalg.norm(truth)
 
 
 @pytest.mark.parametrize("settings", [{}, {"s": 4.0}, {"s": 30.0, "m": 0.2}, {"m": 0.0}])
@@ -30,9 +30,9 @@ def test_agrees_with_refloss_on_ordinary_inputs(ordinary, settings):
 
 def test_takes_lists_and_float32():
     x, w, y = [[1.0, 2.0]], [[2.0, 1.0], [-1.0, 1.0]], [0]
-    found = arcface_value_and_grad(np.float32(x), np.float32(w), y)
-    assert found[0] == arcface(x, w, y)
-    assert found[1].dtype == found[2].dtype == np.float64
+    result = arcface_value_and_grad(np.float32(x), np.float32(w), y)
+    assert result[0] == arcface(x, w, y)
+    assert result[1].dtype == result[2].dtype == np.float64
 
 
 @pytest.mark.parametrize("which", ["x", "w"])

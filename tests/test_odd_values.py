@@ -51,18 +51,18 @@ def ours(z: Any, y: Any) -> Any:
     return value, grad.z
 
 
-def given(function: Callable[..., Any], names: Any, **others: Any) -> Iterator[Option]:
+def vary(function: Callable[..., Any], names: Any, **others: Any) -> Iterator[Option]:
     for name in names:
         yield Option(lambda value, name=name: function(**others | {name: value}), name)
 
 
 def called(loss: Any, method: Callable[..., Any], *names: str) -> Iterator[Option]:
-    yield from given(method, (*INPUTS[loss], *names), **INPUTS[loss])
+    yield from vary(method, (*INPUTS[loss], *names), **INPUTS[loss])
 
 
 def settings() -> Iterator[tuple[str, Option]]:
     for loss in LOSSES:
-        for option in given(loss, [field.name for field in dataclasses.fields(loss)]):
+        for option in vary(loss, [field.name for field in dataclasses.fields(loss)]):
             yield f"{loss.__name__}.{option.name}", option
 
 
@@ -87,19 +87,19 @@ def calls() -> Iterator[tuple[str, Option]]:
 
 def functions() -> Iterator[tuple[str, Option]]:
     of_functions = {
-        "softmax": given(refloss.softmax, ("z", "axis"), z=Z),
-        "log_softmax": given(refloss.log_softmax, ("z", "axis"), z=Z),
-        "logsumexp": given(refloss.logsumexp, ("z", "axis"), z=Z),
+        "softmax": vary(refloss.softmax, ("z", "axis"), z=Z),
+        "log_softmax": vary(refloss.log_softmax, ("z", "axis"), z=Z),
+        "logsumexp": vary(refloss.logsumexp, ("z", "axis"), z=Z),
         "target_logit": [Option(MARGIN.target_logit, "theta")],
         "target_slope": [Option(MARGIN.target_slope, "theta")],
-        "ulp_error": given(refloss.ulp_error, ("result", "truth"), result=1.0, truth=1.0),
+        "ulp_error": vary(refloss.ulp_error, ("result", "truth"), result=1.0, truth=1.0),
         "error_bound": [
-            *given(lambda **options: refloss.error_bound(LOGITS, Z, Y, **options), ("engine", "dtype", "upstream")),
-            *given(lambda loss=LOGITS, z=Z, y=Y: refloss.error_bound(loss, z, y), ("loss", "z", "y")),
+            *vary(lambda **options: refloss.error_bound(LOGITS, Z, Y, **options), ("engine", "dtype", "upstream")),
+            *vary(lambda loss=LOGITS, z=Z, y=Y: refloss.error_bound(loss, z, y), ("loss", "z", "y")),
         ],
         "enclose": [
-            *given(lambda **options: refloss.enclose(LOGITS, Z, Y, **options), ("digits", "upstream", "gradients")),
-            *given(lambda loss=LOGITS, z=Z, y=Y: refloss.enclose(loss, z, y), ("loss", "z", "y")),
+            *vary(lambda **options: refloss.enclose(LOGITS, Z, Y, **options), ("digits", "upstream", "gradients")),
+            *vary(lambda loss=LOGITS, z=Z, y=Y: refloss.enclose(loss, z, y), ("loss", "z", "y")),
         ],
     }
     for function, options in of_functions.items():
@@ -114,23 +114,23 @@ def of_testing() -> Iterator[tuple[str, Option]]:
     arithmetic = ("dtype", "standard", "accumulate", "matmul", "upstream")
     shared = ("framework", "dtype", "device", "shape", "hard", "examples", "standard", "ignored", "gradients", "bias")
     functions = {
-        "check": given(testing.check, CHECK, fn=ours, loss=LOGITS, **small),
-        "check of a linear head": given(
+        "check": vary(testing.check, CHECK, fn=ours, loss=LOGITS, **small),
+        "check of a linear head": vary(
             testing.check, ("bias", "gradients"), fn=lambda x, w, y: 0.0, loss=LINEAR, **small
         ),
-        "assert_conforms": given(testing.assert_conforms, ("fn", "loss", "seed"), fn=ours, loss=LOGITS, **small),
-        "conforms": given(testing.conforms, ("dtypes", "devices", "loss", "seed"), fn=ours, loss=LOGITS, **small),
+        "assert_conforms": vary(testing.assert_conforms, ("fn", "loss", "seed"), fn=ours, loss=LOGITS, **small),
+        "conforms": vary(testing.conforms, ("dtypes", "devices", "loss", "seed"), fn=ours, loss=LOGITS, **small),
         "budget": [
-            *given(lambda **options: testing.budget(LOGITS, Z, Y, **options), arithmetic, dtype="float32"),
-            *given(lambda loss=LOGITS, z=Z, y=Y: testing.budget(loss, z, y, dtype="float32"), ("loss", "z", "y")),
+            *vary(lambda **options: testing.budget(LOGITS, Z, Y, **options), arithmetic, dtype="float32"),
+            *vary(lambda loss=LOGITS, z=Z, y=Y: testing.budget(loss, z, y, dtype="float32"), ("loss", "z", "y")),
             Option(lambda value: testing.budget(LOGITS, Z, Y, dtype=value), "dtype"),
         ],
-        "cases": given(testing.cases, ("loss", "dtype", "shapes", "seed", "bias", "soft", "ignored"), loss=LOGITS),
+        "cases": vary(testing.cases, ("loss", "dtype", "shapes", "seed", "bias", "soft", "ignored"), loss=LOGITS),
         "assert_close": [
-            *given(lambda **options: testing.assert_close(LOGITS, Z, Y, **options), (*exact, *arithmetic[1:]), **exact),
-            *given(lambda loss=LOGITS, z=Z, y=Y: testing.assert_close(loss, z, y, **exact), ("loss", "z", "y")),
+            *vary(lambda **options: testing.assert_close(LOGITS, Z, Y, **options), (*exact, *arithmetic[1:]), **exact),
+            *vary(lambda loss=LOGITS, z=Z, y=Y: testing.assert_close(loss, z, y, **exact), ("loss", "z", "y")),
         ],
-        "properties": given(
+        "properties": vary(
             testing.properties,
             ("fn", "loss", *shared, "overwrites"),
             fn=ours,

@@ -35,12 +35,12 @@ def of_module(make: Callable[[int, int], Any], name: str, turned: bool = False) 
     `make` builds the module for C classes and D dimensions, `name` is the parameter, and `turned` says that it is
     (D, C).
     """
-    made = cache(make)
+    module_of = cache(make)
 
     def fn(x, w, y):
         import torch
 
-        module = made(w.shape[0], w.shape[1])
+        module = module_of(w.shape[0], w.shape[1])
         return torch.func.functional_call(module, {name: w.T if turned else w}, (x, y))
 
     return fn

@@ -4,7 +4,7 @@
 2. Certified: the definition on balls, differentiated by a tape; its balls are far below all other bounds.
 3. Autograd: torch differentiates the textbook form below, through acos, on inputs where float64 is good enough for it.
 
-Routes 1 and 3 are each held to route 2; `agree` shows for every comparison that no wrong gradient would pass it.
+Routes 1 and 3 are each tested against route 2; `agree` shows for every comparison that no wrong gradient would pass it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ UPSTREAM = -1.7
 
 def certified(loss: Any, *inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Midpoints, after making sure that nothing is undecided and no radius counts."""
-    found = refloss.enclose(loss, *inputs, digits=20, upstream=UPSTREAM)
-    assert not found.notes
-    for ball in (found.value, *found.grad.values()):
+    enclosure = refloss.enclose(loss, *inputs, digits=20, upstream=UPSTREAM)
+    assert not enclosure.notes
+    for ball in (enclosure.value, *enclosure.grad.values()):
         assert (ball.radius <= checks.U * np.abs(ball.midpoint)).all()
-    return found.value.midpoint, {name: ball.midpoint for name, ball in found.grad.items()}
+    return enclosure.value.midpoint, {name: ball.midpoint for name, ball in enclosure.grad.items()}
 
 
 def hold(theirs: Any, ours: Any, bounds: dict[str, Any]) -> None:
@@ -152,5 +152,5 @@ def test_triplet_by_all_routes(torch, squared):
         near, far = ((anchor - other).square().sum(dim=1) for other in (positive, negative))
         return torch.relu((near - far if squared else near.sqrt() - far.sqrt()) + 0.3).mean()
 
-    found = torch_gradients(torch, theirs, UPSTREAM, anchor=anchor, positive=positive, negative=negative)
-    hold(found, certified(loss, *inputs), triplet_bound(*inputs, 0.3, squared, "mean", UPSTREAM))
+    result = torch_gradients(torch, theirs, UPSTREAM, anchor=anchor, positive=positive, negative=negative)
+    hold(result, certified(loss, *inputs), triplet_bound(*inputs, 0.3, squared, "mean", UPSTREAM))

@@ -87,17 +87,17 @@ class Built(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         """Note ids, links, and what the browser would load."""
-        found = {name: value or "" for name, value in attributes}
-        if "id" in found:
-            self.ids.append(found["id"])
-        if "equation" in found.get("class", "").split():
-            self.equations.append(found.get("id", ""))
-        self.references += "reference" in found.get("class", "").split()
-        if tag == "a" and "href" in found:
-            self.links.append(found["href"])
-        self.loads += [found[name] for name in ("src", "srcset", "data", "poster") if name in found]
-        if tag == "link" and found.get("rel", "") not in ("canonical", "next", "prev", "alternate"):
-            self.loads.append(found.get("href", ""))
+        values = {name: value or "" for name, value in attributes}
+        if "id" in values:
+            self.ids.append(values["id"])
+        if "equation" in values.get("class", "").split():
+            self.equations.append(values.get("id", ""))
+        self.references += "reference" in values.get("class", "").split()
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        self.loads += [values[name] for name in ("src", "srcset", "data", "poster") if name in values]
+        if tag == "link" and values.get("rel", "") not in ("canonical", "next", "prev", "alternate"):
+            self.loads.append(values.get("href", ""))
 
 
 @pytest.fixture(scope="session")
@@ -255,7 +255,7 @@ def test_the_reference_prints_the_defaults_that_hold(site):
 # --------------------------------------------------------------------------------------------------------- in a browser
 
 
-class Seen(NamedTuple):
+class Visit(NamedTuple):
     """A page of a browser, and what went wrong in it."""
 
     page: Page
@@ -286,7 +286,7 @@ def browser():
 
 
 @pytest.fixture
-def seen(browser, address, request):
+def visit(browser, address, request):
     """A page in one of the palettes, which may load from the served site only."""
     scheme = getattr(request, "param", "light")
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
@@ -310,15 +310,15 @@ def seen(browser, address, request):
         "response",
         lambda response: complaints.append(f"{response.status}: {response.url}") if not response.ok else None,
     )
-    yield Seen(page, complaints)
+    yield Visit(page, complaints)
     context.close()
 
 
 TEX_LEFT = r"""() => {
   const copy = document.querySelector('article, body').cloneNode(true);
   copy.querySelectorAll('pre, code, script, style, svg, .katex').forEach(element => element.remove());
-  const found = copy.textContent.match(/\$\$|\\\(|\\\[|\\[a-zA-Z]+ ?\{|\\label|\{@[a-z]/g) || [];
-  return found.concat([...document.querySelectorAll('.katex-error')].map(element => element.textContent));
+  const pieces = copy.textContent.match(/\$\$|\\\(|\\\[|\\[a-zA-Z]+ ?\{|\\label|\{@[a-z]/g) || [];
+  return pieces.concat([...document.querySelectorAll('.katex-error')].map(element => element.textContent));
 }"""
 WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 IMAGES = (
@@ -350,14 +350,14 @@ COLOURS = """() => {
     }
     return layers.get(element);
   };
-  const found = new Set();
+  const kinds = new Set();
   for (const element of document.querySelectorAll('body, body *')) {
     if (![...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())) continue;
     const style = getComputedStyle(element);
     const large = parseFloat(style.fontSize) >= (style.fontWeight >= 700 ? 18.66 : 24);
-    found.add([style.color, style.textShadow, large, under(element)].join(';'));
+    kinds.add([style.color, style.textShadow, large, under(element)].join(';'));
   }
-  return [...found];
+  return [...kinds];
 }"""
 """Kinds of text: their colour, whether large letters need less contrast, and the layers of colour under them."""
 
@@ -370,11 +370,11 @@ def _faults(page: Page, known: set[str] | None = None) -> list[str]:
     nothing else, it does not look again.
     """
     page.evaluate("() => document.fonts.ready.then(() => true)")
-    found = [f"TeX left: {piece}" for piece in page.evaluate(TEX_LEFT)]
+    faults = [f"TeX left: {piece}" for piece in page.evaluate(TEX_LEFT)]
     if page.evaluate(WIDE) > 0:
-        found.append(f"scrolls sideways by {page.evaluate(WIDE)} px")
-    found += [f"image not loaded: {image}" for image in page.evaluate(IMAGES)]
-    found += [f"drawing without a name: {drawing}" for drawing in page.evaluate(UNNAMED)]
+        faults.append(f"scrolls sideways by {page.evaluate(WIDE)} px")
+    faults += [f"image not loaded: {image}" for image in page.evaluate(IMAGES)]
+    faults += [f"drawing without a name: {drawing}" for drawing in page.evaluate(UNNAMED)]
     if not page.evaluate("() => Boolean(window.axe)"):
         page.evaluate(AXE.read_text())
     known = set() if known is None else known
@@ -382,7 +382,7 @@ def _faults(page: Page, known: set[str] | None = None) -> list[str]:
     outline = page.evaluate(OUTLINE)
     rules = ([] if outline in known else OUTLINE_RULES) + ([] if colours <= known else ["color-contrast"])
     known |= colours | {outline}
-    return found + (page.evaluate(VIOLATIONS, rules) if rules else [])
+    return faults + (page.evaluate(VIOLATIONS, rules) if rules else [])
 
 
 @pytest.fixture(scope="session")
@@ -391,14 +391,14 @@ def known() -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("seen", SCHEMES, indirect=True)
+@pytest.mark.parametrize("visit", SCHEMES, indirect=True)
 @pytest.mark.parametrize("where", ADDRESSES, ids=SOURCES)
-def test_a_page_is_fit_to_be_read(seen, address, where, known):
-    seen.page.goto(address + where, wait_until="load")
+def test_a_page_is_fit_to_be_read(visit, address, where, known):
+    visit.page.goto(address + where, wait_until="load")
     for width in WIDTHS:
-        seen.page.set_viewport_size({"width": width, "height": 900})
-        assert _faults(seen.page, known) == [], width
-    assert seen.complaints == []
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        assert _faults(visit.page, known) == [], width
+    assert visit.complaints == []
 
 
 GOOD = """<!doctype html><html lang="en"><title>t</title><body style="background: white; color: black"><article>
@@ -416,21 +416,21 @@ FAULTS = {
 }
 
 
-def _show(seen: Seen, address: str, body: str) -> None:
-    seen.page.route("**/made-up", lambda route: route.fulfill(body=body, content_type="text/html"))
-    seen.page.goto(address + "made-up", wait_until="load")
+def _show(visit: Visit, address: str, body: str) -> None:
+    visit.page.route("**/made-up", lambda route: route.fulfill(body=body, content_type="text/html"))
+    visit.page.goto(address + "made-up", wait_until="load")
 
 
-def test_a_page_without_faults_has_none(seen, address):
-    _show(seen, address, GOOD.replace("INSERTED", ""))
-    assert _faults(seen.page) == []
-    assert seen.complaints == []
+def test_a_page_without_faults_has_none(visit, address):
+    _show(visit, address, GOOD.replace("INSERTED", ""))
+    assert _faults(visit.page) == []
+    assert visit.complaints == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_seen(seen, address, fault):
-    _show(seen, address, GOOD.replace("INSERTED", FAULTS[fault]))
-    assert any(found.startswith(fault) for found in _faults(seen.page))
+def test_a_fault_is_seen(visit, address, fault):
+    _show(visit, address, GOOD.replace("INSERTED", FAULTS[fault]))
+    assert any(each.startswith(fault) for each in _faults(visit.page))
 
 
 FAINT_ONCE_WIDE = {
@@ -441,13 +441,13 @@ FAINT_ONCE_WIDE = {
 
 
 @pytest.mark.parametrize("where", FAINT_ONCE_WIDE)
-def test_contrast_is_looked_at_again_where_colours_change(seen, address, where):
+def test_contrast_is_looked_at_again_where_colours_change(visit, address, where):
     formula = f'<style>{FAINT_ONCE_WIDE[where]}</style><p><span class="katex"><span>x + y</span></span></p>'
-    _show(seen, address, GOOD.replace("INSERTED", formula))
+    _show(visit, address, GOOD.replace("INSERTED", formula))
     known: set[str] = set()
     for width in WIDTHS:
-        seen.page.set_viewport_size({"width": width, "height": 900})
-        assert any(found.startswith("color-contrast: .katex") for found in _faults(seen.page, known)) == (width == 900)
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        assert any(each.startswith("color-contrast: .katex") for each in _faults(visit.page, known)) == (width == 900)
         assert len(known) == (3 if width == 400 else 4)  # a heading, text, an outline
 
 
@@ -455,7 +455,7 @@ def test_contrast_is_looked_at_again_where_colours_change(seen, address, where):
     "script",
     ["console.error('bad')", "throw new Error('bad')", "fetch('https://example.org/')", "fetch('/no-such-file')"],
 )
-def test_a_complaint_of_the_browser_is_heard(seen, address, script):
-    _show(seen, address, GOOD.replace("INSERTED", f"<script>{script}</script>"))
-    seen.page.wait_for_load_state("networkidle")
-    assert seen.complaints
+def test_a_complaint_of_the_browser_is_heard(visit, address, script):
+    _show(visit, address, GOOD.replace("INSERTED", f"<script>{script}</script>"))
+    visit.page.wait_for_load_state("networkidle")
+    assert visit.complaints

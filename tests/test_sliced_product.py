@@ -70,14 +70,14 @@ def test_matmul_and_row_dot_keep_their_bound(size, kind):
         b[:, size // 2 :] = b[:, : size - size // 2] * (1.0 + 2.0**-40)
     power = [2.0 ** np.ceil(np.log2(np.abs(v).max())) for v in (a, b)]
     small_a, small_b = a / power[0], b / power[1]  # entries up to 1
-    found, by_row = matmul(a, b), row_dot(small_a, small_b)
-    for n, k in np.ndindex(found.shape):
+    product, by_row = matmul(a, b), row_dot(small_a, small_b)
+    for n, k in np.ndindex(product.shape):
         true = sum(p * q for p, q in zip(exactly(a[n]), exactly(b[k]), strict=True))
-        assert abs(exactly(found[n, k])[0] - true) <= product_bound(a[n], b[k], scaled=True)
+        assert abs(exactly(product[n, k])[0] - true) <= product_bound(a[n], b[k], scaled=True)
         if n == k:
             true /= Fraction(power[0]) * Fraction(power[1])
             assert abs(exactly(by_row[n])[0] - true) <= product_bound(small_a[n], small_b[n], scaled=False)
-    assert normalised(found)
+    assert normalised(product)
     assert normalised(by_row)
 
 
@@ -89,21 +89,21 @@ def test_matmul_of_short_numbers_is_exact_whatever_cancels(size):
     a, b = rng.integers(-(2**bits), 2**bits, (2, 3, size)).astype(float)
     a[:, -1] = 2.0**bits  # so that scaling does not move the cut: the largest entry becomes 1/2, with a bit to spare
     b[:, -1] = -(2.0**bits)
-    found = matmul(a, b)
+    product = matmul(a, b)
     true = [sum(int(p) * int(q) for p, q in zip(a[n], b[k], strict=True)) for n, k in np.ndindex(3, 3)]
-    assert exactly(found) == true
+    assert exactly(product) == true
 
 
 def test_matmul_is_far_below_roundoff_of_the_lengths_at_512():
     """The docstring's 2^-63 of |a| |b|, and so, short of cancellation, the correctly rounded product."""
     rng = np.random.default_rng(6)
     a, b = rng.standard_normal((2, 6, 512))
-    found = matmul(a, b)
-    for n, k in np.ndindex(found.shape):
+    product = matmul(a, b)
+    for n, k in np.ndindex(product.shape):
         true = sum(p * q for p, q in zip(exactly(a[n]), exactly(b[k]), strict=True))
         lengths = Fraction(float(np.linalg.norm(a[n]) * np.linalg.norm(b[k])))
-        assert abs(exactly(found[n, k])[0] - true) <= lengths / 2**63
-        assert found.hi[n, k] == float(true)
+        assert abs(exactly(product[n, k])[0] - true) <= lengths / 2**63
+        assert product.hi[n, k] == float(true)
 
 
 def test_matmul_has_the_same_high_part_however_the_work_is_cut():
@@ -140,22 +140,22 @@ def wide_pairs(rng, rows, columns, kind):
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 128, 512, 513, 1500])
 @pytest.mark.parametrize("kind", ["plain", "graded", "cancelling", "positive"])
 def test_matmul_of_pairs_keeps_its_bound(size, kind):
-    """2^-96 of both rows' largest entries a block; in u² what is lost of low parts, and sums of pairs."""
+    """2^-96 of both rows' largest entries per block; in u² the rounding errors of low parts, and of sums of pairs."""
     rng = np.random.default_rng(size)
     a, b = wide_pairs(rng, 2, size, kind), wide_pairs(rng, 2, size, "plain" if kind == "cancelling" else kind)
     if kind == "cancelling":
         half = size // 2
         b.hi[:, half:], b.lo[:, half:] = b.hi[:, : size - half], b.lo[:, : size - half]
-    found = matmul(a, b)
-    for n, k in np.ndindex(found.shape):
+    product = matmul(a, b)
+    for n, k in np.ndindex(product.shape):
         left, right = exactly(a[n]), exactly(b[k])
         true = sum(p * q for p, q in zip(left, right, strict=True))
         terms = sum(abs(p * q) for p, q in zip(left, right, strict=True))
         blocks = math.ceil(size / 512)
         largest = max(abs(p) for p in left) * max(abs(q) for q in right)
         bound = blocks * largest * Fraction(1, 2**ACCURACY) + 16 * (blocks + 1) * U**2 * terms
-        assert abs(exactly(found[n, k])[0] - true) <= bound
-    assert normalised(found)
+        assert abs(exactly(product[n, k])[0] - true) <= bound
+    assert normalised(product)
 
 
 def test_matmul_of_pairs_has_forty_bits_more_than_that_of_float64():
@@ -193,6 +193,6 @@ def test_matmul_has_the_same_high_part_for_every_number_of_blas_threads():
 def test_matmul_at_the_ends_of_the_range(left, right):
     """Rows are scaled first, so only the result itself could leave the range; products of heads stay exact."""
     a, b = left * np.array([[3.0, -1.0, 2.0], [0.0, 0.0, 0.0]]), right * np.array([[1.0, 4.0, 7.0]])
-    found = matmul(a, b)
+    product = matmul(a, b)
     true = sum(p * q for p, q in zip(exactly(a[0]), exactly(b[0]), strict=True))
-    assert found.hi.tolist() == [[float(true)], [0.0]]
+    assert product.hi.tolist() == [[float(true)], [0.0]]

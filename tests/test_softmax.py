@@ -1,3 +1,5 @@
+"""Stage softmax: probabilities and their sums against mpmath; backward against differences."""
+
 import numpy as np
 import pytest
 from mpmath import mp
@@ -99,22 +101,22 @@ def test_backward_against_differences(classes, gap):
     z = rows(rng, classes, gap)
     _, saved = softmax.forward(Pair.of(z))
     upstream = rng.standard_normal(z.shape) * 10.0 ** rng.uniform(-2.0, 2.0, z.shape)
-    found = np.asarray(softmax.backward(upstream, saved))
+    gradient = np.asarray(softmax.backward(upstream, saved))
 
     def function(z):
         return exact.softmax(z, digits=mp.dps)
 
     if classes == 1:
-        assert not found.any()
+        assert not gradient.any()
     else:
-        checks.against_exact_vjp(function, [z], upstream, [found], 16.0, digits=1200)
+        checks.against_exact_vjp(function, [z], upstream, [gradient], 16.0, digits=1200)
 
 
 def test_the_same_upstream_for_all_classes_has_no_gradient_but_rounding():
     z = rows(np.random.default_rng(2), 6, 1.0)
     _, saved = softmax.forward(Pair.of(z))
-    found, terms = np.asarray(softmax.backward(np.ones_like(z), saved)), np.asarray(saved.p * saved.q)
-    assert (np.abs(found) <= 16.0 * checks.U * 2.0 * terms).all()
+    gradient, terms = np.asarray(softmax.backward(np.ones_like(z), saved)), np.asarray(saved.p * saved.q)
+    assert (np.abs(gradient) <= 16.0 * checks.U * 2.0 * terms).all()
 
 
 def test_the_parts_are_what_they_say():

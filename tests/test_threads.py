@@ -126,11 +126,11 @@ def test_of_many_errors_that_of_the_first_item_is_raised(number, set_threads):
             raise ValueError(item)
         return item
 
-    found = []
+    results = []
     for _ in range(20):
         with pytest.raises(ValueError, match=r"^4$"):
-            threads.in_order(work, range(40), found.extend)
-    assert found == [0, 1, 2, 3] * 20
+            threads.in_order(work, range(40), results.extend)
+    assert results == [0, 1, 2, 3] * 20
 
 
 def test_numpy_warns_in_the_pool_as_it_does_in_the_caller(set_threads):
@@ -143,9 +143,9 @@ def test_numpy_warns_in_the_pool_as_it_does_in_the_caller(set_threads):
         return threading.get_ident() == caller, np.geterr()["over"]
 
     with np.errstate(over="raise"):
-        found = threads.in_order(work, range(6), list)
-    assert {error for _, error in found} == {"raise"}
-    assert not all(own for own, _ in found)
+        results = threads.in_order(work, range(6), list)
+    assert {error for _, error in results} == {"raise"}
+    assert not all(own for own, _ in results)
 
 
 # ------------------------------------------------------------------------------------------------------------- the pool
@@ -250,8 +250,8 @@ def fresh():
 def without_limit():
     """Whether items are done one after the other, by the caller alone and with all threads of the BLAS."""
     before, main = blas_threads(), threading.get_ident()
-    found = threads.with_products(lambda _: (threading.get_ident(), blas_threads()), range(9), list)
-    return found == [(main, before)] * 9 and blas_threads() == before
+    results = threads.with_products(lambda _: (threading.get_ident(), blas_threads()), range(9), list)
+    return results == [(main, before)] * 9 and blas_threads() == before
 
 
 @pytest.mark.usefixtures("fresh")
@@ -273,8 +273,8 @@ def test_threadpoolctl_may_be_missing_or_know_no_blas(monkeypatch):
 @pytest.mark.parametrize("name", ["__init__", "select", "limit"])
 def test_threadpoolctl_that_raises_is_as_if_it_were_missing(name, monkeypatch):
     monkeypatch.setattr(threadpoolctl.ThreadpoolController, name, broken)
-    found = threads.with_products(lambda _: threading.get_ident(), range(9), list)
-    assert found == [threading.get_ident()] * 9
+    idents = threads.with_products(lambda _: threading.get_ident(), range(9), list)
+    assert idents == [threading.get_ident()] * 9
 
 
 @pytest.mark.usefixtures("fresh")
@@ -319,7 +319,7 @@ def test_a_limit_that_cannot_be_restored_is_restored_by_the_next_call(monkeypatc
 def python(code, *arguments, **environment):
     """What a process of its own prints, with this refloss; a hang ends it."""
     root = str(Path(refloss.__file__).parents[1])
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", code, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": root} | environment,
         capture_output=True,
@@ -327,8 +327,8 @@ def python(code, *arguments, **environment):
         check=False,
         timeout=250,
     )
-    assert not found.returncode, found.stderr
-    return found.stdout
+    assert not process.returncode, process.stderr
+    return process.stdout
 
 
 SOME_WORK = """
@@ -386,11 +386,11 @@ while True:
         install(None)
     assert blas() == before and not threads._one_thread.calls, at
     assert work() == expected, at
-    found = []
-    other = threading.Thread(target=lambda: found.append(work()))
+    results = []
+    other = threading.Thread(target=lambda: results.append(work()))
     other.start()
     other.join(60)
-    assert found == [expected], at
+    assert results == [expected], at
     at += step
 assert blas() == before
 print(at // step)
@@ -454,9 +454,9 @@ if sys.argv[1] == "used":
 
 @pytest.mark.parametrize("before", ["used", "not used"])
 def test_from_atexit_on_the_chain_takes_the_place_of_fused_but_not_in_threads_that_are_at_work(before):
-    found = python(AT_EXIT, before).splitlines()
-    assert found[:-1] == ["True"] * (before == "used")
-    assert found[-1] == f"[True, True] {np.float32(np.log(300.0))!s}"
+    lines = python(AT_EXIT, before).splitlines()
+    assert lines[:-1] == ["True"] * (before == "used")
+    assert lines[-1] == f"[True, True] {np.float32(np.log(300.0))!s}"
 
 
 FORKED_WHILE_IT_COMPILES = """
@@ -515,9 +515,9 @@ forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here
 
 @forking
 def test_a_child_may_call_dd_though_its_parent_was_compiling():
-    found = python(FORKED_WHILE_IT_COMPILES, REFLOSS_JIT_CACHE="0", NUMBA_DISABLE_JIT="0")
+    output = python(FORKED_WHILE_IT_COMPILES, REFLOSS_JIT_CACHE="0", NUMBA_DISABLE_JIT="0")
     value = refloss.Triplet()([[1.0, 0.3]], [[0.7, 1.9]], [[0.2, 0.1]], engine="dd")
-    assert found.replace("\n", "") == 2 * str(value)  # two processes write, perhaps at once
+    assert output.replace("\n", "") == 2 * str(value)  # two processes write, perhaps at once
 
 
 @forking

@@ -1,3 +1,5 @@
+"""Stage triplet: losses against mpmath and rational numbers, hinges included; backward against differences."""
+
 import itertools
 import math
 from fractions import Fraction
@@ -43,12 +45,12 @@ def check(a, p, n, m, squared):
     with mp.workdps(60):
         largest = exact.exact(np.finfo(float).max)[()]
         assert saved.active.tolist() == [float(value > 0) for value in true]
-        for found, value in zip(loss, true, strict=True):
+        for computed, value in zip(loss, true, strict=True):
             if value > largest:
-                assert found == np.inf
+                assert computed == np.inf
             else:
                 allowed = (1 + mp.mpf(2) ** -6) * exact.UNIT * max(value, exact.SMALLEST_NORMAL)
-                assert abs(exact.exact(found)[()] - value) <= allowed
+                assert abs(exact.exact(computed)[()] - value) <= allowed
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 64])
@@ -139,10 +141,10 @@ def test_violations_from_integers(low, high, squared):
     for a, p, n in itertools.permutations(points):
         gap = max(float(np.linalg.norm(a - n)) - float(np.linalg.norm(a - p)), 0.0)
         for m in (0.0, low, high, gap, gap * (1.0 + 2.0**-50)):
-            found = triplet._violation(np.stack([a, p, n]), Fraction(m), squared)
+            violation = triplet._violation(np.stack([a, p, n]), Fraction(m), squared)
             true = exact.Triple.of(*(exact.exact(v) for v in (a, p, n)), m, squared).hinge(60)
             with mp.workdps(60):
-                assert abs(mp.mpf(found.numerator) / found.denominator - true) <= mp.mpf(2) ** -120 * abs(true)
+                assert abs(mp.mpf(violation.numerator) / violation.denominator - true) <= mp.mpf(2) ** -120 * abs(true)
 
 
 @pytest.mark.parametrize(
@@ -270,10 +272,10 @@ def test_a_mean_that_fits_of_losses_whose_sum_does_not(engine):
 def test_a_hinge_is_open_where_the_loss_underflows(squared, length):
     a, p, n = np.zeros((2, 2)), length * np.array([[3.0, 4.0], [1.0, 2.0]]), length * np.array([[1.0, 2.0], [3.0, 4.0]])
     for m in (0.0, 5e-324):
-        found = every_engine(refloss.Triplet(m=m, squared=squared, reduction="sum"), a, p, n, digits=400)
-        assert found[1].positive[0].any()
+        result = every_engine(refloss.Triplet(m=m, squared=squared, reduction="sum"), a, p, n, digits=400)
+        assert result[1].positive[0].any()
         if m == 0.0:
-            assert not found[1].positive[1].any()
+            assert not result[1].positive[1].any()
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -286,8 +288,8 @@ def test_upstream_at_the_ends_of_the_range(squared, upstream, length):
     n[:3] = 0.5 * (a + p)[:3]  # an open hinge
     for reduction in ("mean", "none"):
         loss = refloss.Triplet(m=0.0, squared=squared, reduction=reduction)
-        above = np.full(4, upstream) if reduction == "none" else upstream
-        every_engine(loss, a, p, n, upstream=above, digits=400)
+        of_loss = np.full(4, upstream) if reduction == "none" else upstream
+        every_engine(loss, a, p, n, upstream=of_loss, digits=400)
 
 
 def test_entries_of_a_row_far_apart_in_size_keep_their_digits():
@@ -312,8 +314,8 @@ def test_what_is_left_to_integers_is_what_pairs_know(kind):
                 true = triplet._violation(np.stack([a[row], p[row], n[row]]), Fraction(50), squared)
                 mantissa = losses.mantissa[row]
                 parts = [mantissa] if kind is np.asarray else [mantissa.hi, mantissa.lo]
-                found = sum(Fraction(float(part)) for part in parts) * Fraction(2) ** int(losses.exponent[row])
-                assert abs(found / true - 1) <= Fraction(2) ** (-53 if kind is np.asarray else -60) * (
+                loss = sum(Fraction(float(part)) for part in parts) * Fraction(2) ** int(losses.exponent[row])
+                assert abs(loss / true - 1) <= Fraction(2) ** (-53 if kind is np.asarray else -60) * (
                     1 + Fraction(2) ** -6
                 )
 
@@ -327,12 +329,12 @@ def test_coincident_points_have_no_distance_and_no_direction(squared):
     n[1:] = a[1:]
     loss, saved = forward(a, p, n, 1.0, squared)
     check(a, p, n, 1.0, squared)
-    to_a, to_p, to_n = triplet.backward(np.ones(3), saved)
-    assert not to_p[0].any()
-    assert not to_n[1].any()
-    assert not np.concatenate([to_a[2], to_p[2], to_n[2]]).any()
+    da, dp, dn = triplet.backward(np.ones(3), saved)
+    assert not dp[0].any()
+    assert not dn[1].any()
+    assert not np.concatenate([da[2], dp[2], dn[2]]).any()
     assert loss[2] == 1.0
-    for alone, gradient, row, other in ((to_a, to_n, 0, n), (to_a, to_p, 1, p)):
+    for alone, gradient, row, other in ((da, dn, 0, n), (da, dp, 1, p)):
         assert np.array_equal(alone[row], -gradient[row])
         length = 2.0 if squared else 1.0 / 0.5
         expected = (a - other)[row] * length * (-1.0 if row == 0 else 1.0)
@@ -357,7 +359,7 @@ def test_backward_against_differences(size, kind, squared, length):
     upstream = rng.standard_normal(4)
     with np.errstate(over="ignore"):
         _, saved = triplet.forward(a, p, n, 0.2, squared)
-        found = triplet.backward(upstream, saved)
+        gradients = triplet.backward(upstream, saved)
     active = truth(a, p, n, 0.2, squared) > 0
     assert saved.active.tolist() == active.tolist()
 
@@ -368,14 +370,14 @@ def test_backward_against_differences(size, kind, squared, length):
     terms = None
     if not squared:
         with mp.workdps(60):
-            to_p, to_n = (abs(exact.normalize(exact.exact(a) - exact.exact(other))) for other in (p, n))
+            terms_p, terms_n = (abs(exact.normalize(exact.exact(a) - exact.exact(other))) for other in (p, n))
         g = np.abs(upstream * active)[:, None]
-        terms = [g * (to_p + to_n), g * to_p, g * to_n]
+        terms = [g * (terms_p + terms_n), g * terms_p, g * terms_n]
     checks.against_exact_vjp(
         lambda a, p, n: active * (distance(a - p) - distance(a - n)),
         [a, p, n],
         upstream,
-        found,
+        gradients,
         2.0 + 1e-9 if squared else 5.0 + 1e-9,
         terms=terms,
     )
@@ -394,9 +396,9 @@ def test_the_gradients_of_a_row_add_up_to_nothing():
     a, p, n = points(np.random.default_rng(3), 6, "plain")
     for squared, allowed in ((True, 2.0), (False, 5.0)):
         _, saved = triplet.forward(a, p, n, 100.0, squared)
-        found = triplet.backward(np.ones(4), saved)
-        terms = sum(np.abs(gradient) for gradient in found)
-        assert (np.abs(found[0] + found[1] + found[2]) <= 2.0 * allowed * checks.U * terms).all()
+        gradients = triplet.backward(np.ones(4), saved)
+        terms = sum(np.abs(gradient) for gradient in gradients)
+        assert (np.abs(gradients[0] + gradients[1] + gradients[2]) <= 2.0 * allowed * checks.U * terms).all()
 
 
 @pytest.mark.parametrize("squared", [True, False])
@@ -414,15 +416,15 @@ def test_saved_is_what_it_says(squared):
     a, p, n = points(np.random.default_rng(4), 3, "plain")
     _, saved = forward(a, p, n, 0.2, squared)
     assert saved._fields == ("active", "a_minus_p", "a_minus_n", "n_minus_p", "lengths")
-    for found, other in ((saved.a_minus_p, p), (saved.a_minus_n, n)):
-        assert np.array_equal(found.mantissa.hi, a - other)
-        assert not found.exponent.any()
+    for computed, other in ((saved.a_minus_p, p), (saved.a_minus_n, n)):
+        assert np.array_equal(computed.mantissa.hi, a - other)
+        assert not computed.exponent.any()
     if squared:
         assert np.array_equal(saved.n_minus_p.mantissa.hi, n - p)
         assert not saved.lengths
     else:
         assert saved.n_minus_p is None
-        for found, other in zip(saved.lengths, (p, n), strict=True):
+        for computed, other in zip(saved.lengths, (p, n), strict=True):
             assert np.allclose(
-                np.ldexp(found.mantissa.hi, found.exponent), np.linalg.norm(a - other, axis=1), rtol=1e-15
+                np.ldexp(computed.mantissa.hi, computed.exponent), np.linalg.norm(a - other, axis=1), rtol=1e-15
             )

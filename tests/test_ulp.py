@@ -41,8 +41,8 @@ def test_ulp_error_takes_truths_that_float64_cannot_hold():
 
 
 def test_ulp_error_of_what_is_not_finite():
-    found = ulp_error([np.nan, np.nan, 1.0, np.inf, np.inf, -np.inf], [np.nan, 1.0, np.nan, np.inf, 1e300, np.inf])
-    assert found.tolist() == [0.0, np.inf, np.inf, 0.0, np.inf, np.inf]
+    errors = ulp_error([np.nan, np.nan, 1.0, np.inf, np.inf, -np.inf], [np.nan, 1.0, np.nan, np.inf, 1e300, np.inf])
+    assert errors.tolist() == [0.0, np.inf, np.inf, 0.0, np.inf, np.inf]
     assert ulp_error(1e300, 0.0) == np.inf
     assert ulp_error(np.float64(np.inf), "inf") == 0.0
 

@@ -188,11 +188,11 @@ def _(draw: Draw) -> tuple:
 
 @step("a-softmax-end-whole", "44e70e21")
 def _(draw: Draw) -> tuple:
-    given, margins = draw.number(), [draw.whole(1, 9) for _ in range(6)]
+    number, margins = draw.number(), [draw.whole(1, 9) for _ in range(6)]
     return (
-        [given, *(_psi(mpf(m), mp.pi) for m in margins)],
-        [given, *((-1) ** (m - 1) * mp.cos(m * mp.pi) - 2 * (m - 1) for m in margins)],
-        [given, *(1 - 2 * m for m in margins)],
+        [number, *(_psi(mpf(m), mp.pi) for m in margins)],
+        [number, *((-1) ** (m - 1) * mp.cos(m * mp.pi) - 2 * (m - 1) for m in margins)],
+        [number, *(1 - 2 * m for m in margins)],
     )
 
 
@@ -256,7 +256,7 @@ def _(draw: Draw) -> tuple:
 
 @step("a-softmax-limit-pi", "73920447")
 def _(draw: Draw) -> tuple:
-    given, left, middle, right = draw.number(), [], [], []
+    number, left, middle, right = draw.number(), [], [], []
     for _ in range(4):
         m, little = draw.whole(1, 7), _little(draw)
         with mp.workdps(3 * mp.dps):
@@ -264,19 +264,19 @@ def _(draw: Draw) -> tuple:
             left.append((-1) ** (m - 1) * (m * mp.sin(m * theta) / mp.sin(theta)))
         middle.append(m * mp.sin(m * little) / mp.sin(little))
         right.append(m**2)
-    return [given, *left], [given, *middle], [given, *right]
+    return [number, *left], [number, *middle], [number, *right]
 
 
 @step("a-softmax-limit-floor", "99182e40")
 def _(draw: Draw) -> tuple:
-    given, left, right = draw.number(), [], []
+    number, left, right = draw.number(), [], []
     for _ in range(4):
         m, little = draw.whole(1, 7), _little(draw)
         with mp.workdps(3 * mp.dps):
             theta = mp.pi - little
             left.append((-1) ** m * (m * mp.sin(m * theta) / mp.sin(theta)))
         right.append(-(m**2))
-    return [given, *left], [given, *right]
+    return [number, *left], [number, *right]
 
 
 @step("a-softmax-sine-bound", "a7d36dfc")
@@ -294,7 +294,7 @@ def _(draw: Draw) -> tuple:
     for _ in range(TRIES):
         j, theta = draw.whole(1, 9), draw.number(0, mp.pi)
         most = abs(mp.sin(j * theta)) * abs(mp.cos(theta)) + abs(mp.cos(j * theta)) * mp.sin(theta)
-        sides.append(Below(abs(mp.sin((j + 1) * theta)), most + mpf(10) ** -50))  # often equal but for rounding
+        sides.append(Below(abs(mp.sin((j + 1) * theta)), most + mpf(10) ** -50))  # often equal except for rounding
     return tuple(sides)
 
 
@@ -468,7 +468,7 @@ def _near(draw: Draw) -> tuple[mpf, mpf]:
 
 
 def _far(draw: Draw) -> tuple[mpf, mpf]:
-    """m and θ12 with the border past the point opposite to centre 2."""
+    """m and θ12 with the border beyond the point opposite to centre 2."""
     m = draw.number(1.2, 6)
     least = (m - 1) / m * mp.pi
     return m, least + draw.number(0.01, 1) * (mp.pi - least)

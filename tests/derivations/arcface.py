@@ -1,4 +1,4 @@
-"""ArcFace: the moved cosine, its slopes, what each rule does past π - m, the margin without gradient."""
+"""ArcFace: the moved cosine, its slopes, what each rule does beyond π - m, the margin without gradient."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _(draw: Draw) -> tuple:
 def _(draw: Draw) -> tuple:
     size, s, m, others = draw.whole(2, 4), draw.number(1, 10), draw.number(0, 2), draw.vector(draw.whole(1, 4), -1, 1)
     x, w = draw.vector(size), draw.vector(size)
-    if draw.whole(0, 1):  # past π - m
+    if draw.whole(0, 1):  # beyond π - m
         w = [0.1 * i - j for i, j in zip(w, x, strict=True)]
 
     def loss(psi: mpf) -> mpf:
@@ -352,7 +352,7 @@ def _(draw: Draw) -> tuple:
 def _(draw: Draw) -> tuple:
     sides = []
     m = draw.number(0.1, 1)
-    for _ in range(TRIES):  # above 1 from (π - m)/2 on, of the other sign past π - m
+    for _ in range(TRIES):  # above 1 from (π - m)/2 on, of the other sign beyond π - m
         theta = draw.number(0, mp.pi)
         ratio = mp.sin(theta) / mp.sin(theta + m)
         sides.append(

@@ -1,4 +1,4 @@
-"""Combined margin: the slope, the rules past π, what each of the three margins is worth as an angle."""
+"""Combined margin: the slope, the rules beyond π, what each of the three margins is worth as an angle."""
 
 from __future__ import annotations
 

@@ -50,17 +50,17 @@ def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
 
 def angles(loss: Any) -> dict[str, float]:
     """Target angles by name: towards 0, towards pi, and around every multiple of pi of the margin's own angle."""
-    found = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
-    found |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
+    thetas = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
+    thetas |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
     m1 = getattr(loss, "m1", loss.m if isinstance(loss, refloss.ASoftmax) else 1.0)
     m2 = getattr(loss, "m2", loss.m if isinstance(loss, refloss.ArcFace) else 0.0)
     for k in range(1, int((m1 * math.pi + m2) / math.pi) + 1):
         for side in (-1e-3, -1e-8, 0.0, 1e-8, 1e-3):
             if 0.0 < (theta := (k * math.pi - m2) / m1 + side) < math.pi:
-                found[f"phi = {k} pi {side:+g}"] = theta
+                thetas[f"phi = {k} pi {side:+g}"] = theta
     if "easy" in repr(loss):
-        found |= {f"theta = pi/2 {side:+g}": math.pi / 2 + side for side in (-1e-8, 1e-8)}
-    return found
+        thetas |= {f"theta = pi/2 {side:+g}": math.pi / 2 + side for side in (-1e-8, 1e-8)}
+    return thetas
 
 
 def ordinary(random: Random, n: int = 2, c: int = 5, d: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -229,7 +229,7 @@ def triplets(random: Random) -> Iterator[tuple[str, Inputs]]:
     yield "close together", (a, a + 1e-9 * p, a + 1e-9 * n)
     for size in (1e-200, 1e-30, 1e30, 1e100):
         yield f"of size {size:g}", (size * a, size * p, size * n)
-    leg = np.sqrt(0.45)  # 0.25 - 0.45 + 0.2 is 0 but for roundings
+    leg = np.sqrt(0.45)  # 0.25 - 0.45 + 0.2 is 0 except for roundings
     near = np.array([[0.0, leg], [np.nextafter(leg, 0.0), 0.0]])
     yield "next to the hinge", (np.zeros((2, 2)), np.array([[0.5, 0.0], [0.5, 0.0]]), near)
 

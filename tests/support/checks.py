@@ -38,29 +38,29 @@ def allowed(loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = np.floa
     return float(promise.value.max()) / U, float(promise.gradient.max() + promise.sums) / U
 
 
-def share(found: Any, truth: Any, bound: Any) -> float:
-    """The largest |found - truth| / bound; what is not NaN or inf as the truth is counts as inf."""
-    found, true, bound = exact.exact(found), exact.exact(truth), np.broadcast_to(bound, np.shape(truth))
-    assert found.shape == true.shape, f"shapes of result {found.shape} and truth {true.shape} differ"
-    return max((_share(found[i], true[i], bound[i]) for i in np.ndindex(true.shape)), default=0.0)
+def share(result: Any, truth: Any, bound: Any) -> float:
+    """The largest |result - truth| / bound; inf where the result is not NaN, or not inf, as the truth is."""
+    result, true, bound = exact.exact(result), exact.exact(truth), np.broadcast_to(bound, np.shape(truth))
+    assert result.shape == true.shape, f"shapes of result {result.shape} and truth {true.shape} differ"
+    return max((_share(result[i], true[i], bound[i]) for i in np.ndindex(true.shape)), default=0.0)
 
 
-def _share(found: mpf, true: mpf, bound: float) -> float:
+def _share(result: mpf, true: mpf, bound: float) -> float:
     if mp.isnan(true):
-        return 0.0 if mp.isnan(found) else float("inf")
-    if found == true or (found == 0 and bound <= 2.0**-1060):
+        return 0.0 if mp.isnan(result) else float("inf")
+    if result == true or (result == 0 and bound <= 2.0**-1060):
         return 0.0  # of absolute terms of 0 mpmath's differences leave noise
-    if not mp.isfinite(found) or not mp.isfinite(true):
+    if not mp.isfinite(result) or not mp.isfinite(true):
         # what float64 cannot hold, or may not hold after rounding
-        return 0.0 if bound == np.inf and not mp.isnan(found) else float("inf")
+        return 0.0 if bound == np.inf and not mp.isnan(result) else float("inf")
     with mp.workdps(60):
-        return float(abs(found - true) / bound) if bound > 0.0 else float("inf")
+        return float(abs(result - true) / bound) if bound > 0.0 else float("inf")
 
 
 def shares(
     loss: Any,
     *inputs: Any,
-    found: Any = None,
+    result: Any = None,
     upstream: Any = None,
     entries: Any = None,
     engine: str = "chain",
@@ -70,7 +70,7 @@ def shares(
 
     `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
     """
-    result = found or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
+    result = result or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
     truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
     bound = refloss.error_bound(loss, *inputs, upstream=upstream, engine=engine)
     return shares_of(result, (exact.value(loss, *inputs, **precision), truth), bound, entries)
@@ -86,10 +86,10 @@ def shares_of(result: Any, truth: Any, bound: Any, entries: Any = None) -> dict[
 
 
 def against_exact(
-    loss: Any, *inputs: Any, found: Any = None, upstream: Any = None, engine: str = "chain", **options: Any
+    loss: Any, *inputs: Any, result: Any = None, upstream: Any = None, engine: str = "chain", **options: Any
 ) -> None:
     """Compare value and gradients with mpmath: nothing refloss derived is on the other side."""
-    for name, part in shares(loss, *inputs, found=found, upstream=upstream, engine=engine, **options).items():
+    for name, part in shares(loss, *inputs, result=result, upstream=upstream, engine=engine, **options).items():
         assert part <= 1.0, f"{loss}: {name} is off by {part:.3g} times what error_bound allows"
 
 
@@ -107,22 +107,22 @@ def against_certified(loss: Any, *inputs: Any, upstream: Any = None, engine: str
         assert part <= 1.0, f"{loss}: {name} is off by {part:.3g} times what error_bound allows"
 
 
-def rounded_share(found: Any, truth: Any, bound: Any, most: float = float(np.finfo(np.float64).max)) -> float:
+def rounded_share(result: Any, truth: Any, bound: Any, most: float = float(np.finfo(np.float64).max)) -> float:
     """The largest error as a part of its bound, where the truth is rounded; beyond `most` all is infinite."""
-    found, truth, bound = (np.atleast_1d(np.asarray(it, np.float64)) for it in (found, truth, bound))
+    result, truth, bound = (np.atleast_1d(np.asarray(it, np.float64)) for it in (result, truth, bound))
     with np.errstate(all="ignore"):
-        ours, true = np.clip(found, -most, most), np.clip(truth, -most, most)
+        ours, true = np.clip(result, -most, most), np.clip(truth, -most, most)
         own = np.abs(true) * U
         error = np.maximum(np.abs(ours / 4.0 - true / 4.0) * 4.0 - own, 0.0)
         part = np.where(error > 0.0, error / bound, 0.0)
-    part = np.where(np.isnan(truth) != np.isnan(found), np.inf, np.where(np.isnan(truth), 0.0, part))
+    part = np.where(np.isnan(truth) != np.isnan(result), np.inf, np.where(np.isnan(truth), 0.0, part))
     # Over weights that add up to 0 a mean is infinite or, if the losses cancel too, NaN: no bound tells these apart.
-    part[np.isinf(bound) & ~np.isfinite(truth) & ~np.isfinite(found)] = 0.0
+    part[np.isinf(bound) & ~np.isfinite(truth) & ~np.isfinite(result)] = 0.0
     return float(part.max(initial=0.0))
 
 
 def against_exact_vjp(
-    function: Any, arrays: Any, upstream: Any, found: Any, allowed: float, *, terms: Any = None, digits: int = 150
+    function: Any, arrays: Any, upstream: Any, gradients: Any, allowed: float, *, terms: Any = None, digits: int = 150
 ) -> None:
     """Compare a stage's backward with central differences of sum(upstream * function(*arrays)), in mpmath.
 
@@ -132,8 +132,8 @@ def against_exact_vjp(
     over all outputs of |upstream * d output / d entry|.
     """
     with mp.workdps(digits):
-        points, above = [exact.exact(array) for array in arrays], exact.exact(upstream)
-        for place, (point, gradient) in enumerate(zip(points, found, strict=True)):
+        points, upstream = [exact.exact(array) for array in arrays], exact.exact(upstream)
+        for place, (point, gradient) in enumerate(zip(points, gradients, strict=True)):
             true, size = np.full(point.shape, mp.zero), np.full(point.shape, mp.zero)
             for index in np.ndindex(point.shape):
                 here, row = point[index], np.atleast_1d(point[index[:-1]])
@@ -143,15 +143,15 @@ def against_exact_vjp(
                     point[index] = here + sign * step
                     ends.append(function(*points))
                 point[index] = here
-                parts = np.ravel(above * (ends[1] - ends[0]) / (2 * step))
+                parts = np.ravel(upstream * (ends[1] - ends[0]) / (2 * step))
                 true[index], size[index] = mp.fsum(parts), mp.fsum(abs(part) for part in parts)
             error = exact.row_error(gradient, true, size if terms is None else terms[place])
             assert error <= allowed, f"gradient {place} is {error:.3g}u off, allowed {allowed:.3g}u"
 
 
-def against_differences(loss: Any, *inputs: Any, found: Any = None, known: Any = None) -> None:
-    """Compare gradients with central differences of refloss's own float64 values, found here or `known` from before."""
-    _, gradients = found or loss.value_and_grad(*inputs)
+def against_differences(loss: Any, *inputs: Any, result: Any = None, known: Any = None) -> None:
+    """Compare gradients with central differences of refloss's own float64 values, or with `known` ones."""
+    _, gradients = result or loss.value_and_grad(*inputs)
     known = known or differences(loss, *inputs)
     for name, gradient in as_dict(gradients).items():
         near, tolerance = known[name]
@@ -201,13 +201,13 @@ def against_complex_step(textbook: Any, *inputs: Any, gradients: Any, scale: flo
     the largest entry, for logits of size S each wrong by a few u and a softmax that passes it on.
     """
     for place, (name, gradient) in enumerate(as_dict(gradients).items()):
-        found = np.empty_like(gradient)
+        derivatives = np.empty_like(gradient)
         for index in np.ndindex(gradient.shape):
             moved = [np.array(array, dtype=complex) if i == place else array for i, array in enumerate(inputs)]
             moved[place][index] += 1e-200j
-            found[index] = textbook(*moved).imag / 1e-200
-        worst = np.abs(gradient - found).max()
-        limit = 64.0 * U * max(1.0, scale) * np.abs(found).max()
+            derivatives[index] = textbook(*moved).imag / 1e-200
+        worst = np.abs(gradient - derivatives).max()
+        limit = 64.0 * U * max(1.0, scale) * np.abs(derivatives).max()
         assert worst <= limit, f"d{name} is {worst:.3g} off a complex step, allowed {limit:.3g}"
 
 
@@ -223,15 +223,15 @@ def value_and_gradients(loss: Any, *inputs: Any, **options: Any) -> tuple[Any, d
     return value, as_dict(gradients)
 
 
-def agree_with_chain(loss: Any, *inputs: Any, upstream: Any = None, found: Any = None, **options: Any) -> Any:
+def agree_with_chain(loss: Any, *inputs: Any, upstream: Any = None, result: Any = None, **options: Any) -> Any:
     """Fused and chain, within the sum of both contracts; the value alone has the bits of the one with gradients."""
-    found = found or loss.value_and_grad(*inputs, upstream=upstream, engine="fused", **options)
+    result = result or loss.value_and_grad(*inputs, upstream=upstream, engine="fused", **options)
     other = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
     value_allowed, gradient_allowed = allowed(loss, *inputs)
-    error = exact.value_error(found[0], exact.exact(other[0]), exact.value(loss, *inputs, absolute=True))
-    assert error <= TWICE * value_allowed, f"{loss}: values {found[0]} and {other[0]} are {error:.3g}u apart"
+    error = exact.value_error(result[0], exact.exact(other[0]), exact.value(loss, *inputs, absolute=True))
+    assert error <= TWICE * value_allowed, f"{loss}: values {result[0]} and {other[0]} are {error:.3g}u apart"
     terms = exact.absolute_terms(loss, *inputs, upstream=upstream)
-    for name, gradient in as_dict(found[1]).items():
+    for name, gradient in as_dict(result[1]).items():
         error = exact.row_error(gradient, exact.exact(getattr(other[1], name)), terms[name])
         assert error <= TWICE * gradient_allowed, f"{loss}: gradients of {name} are {error:.3g}u apart"
-    return found
+    return result

@@ -1,8 +1,8 @@
 """Another implementation beside refloss: the same numbers from two sides, and how far apart they may lie.
 
-The oracle is the exacter side, so a bound says what the other may lose, in units of u = 2^-53. It is derived from the
-inputs, never tuned, and it is the worst case: every rounding at its largest, all pulling one way. It still rejects a
-gradient that is wrong by one part in 10^9; `agree` shows that for every comparison it makes.
+The oracle is the exacter side, so a bound is the error that the other may have, in units of u = 2^-53. It is derived
+from the inputs, never tuned, and it is the worst case: every rounding at its largest, all of one sign. It still rejects
+a gradient that is wrong by one part in 10^9; `agree` shows that for every comparison it makes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from support.checks import U
 from support.mutants import GROSS, Gradients
-
-U = 2.0**-53
 
 MORE_MUTANTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # beside mutants.GROSS
     "factor 1 + 1e-9": lambda g: g * (1.0 + 1e-9),
@@ -36,7 +35,7 @@ class Comparison(NamedTuple):
 
 
 def agree(value: Comparison, wrong: dict[str, Gradients] | None = None, /, **gradients: Comparison) -> None:
-    """Hold value and gradients to their bounds, then every gradient changed by every mutant: none of those may pass.
+    """Test value and gradients against their bounds, then every gradient changed by every mutant: none may pass.
 
     `wrong` holds wrong gradients of this very comparison, by what is wrong with them.
     """
@@ -73,7 +72,7 @@ def head_inputs(seed: int, classes: int = 7, d: int = 6) -> tuple[np.ndarray, np
 
 
 class Rows(NamedTuple):
-    """What cross entropy may lose, by row (N,) and by entry of dL/dz (N, C), for upstream gradients of 1."""
+    """The error that cross entropy may have, by row (N,) and by entry of dL/dz (N, C), for upstream gradients of 1."""
 
     loss: np.ndarray
     gradient: np.ndarray
@@ -82,7 +81,7 @@ class Rows(NamedTuple):
 
 
 def log_softmax_bound(z: np.ndarray, off: Any = 0.0) -> np.ndarray:
-    """What log p, or log of the sum of exponentials, of rows z (N, C) may lose (N, 1), for logits wrong by `off`.
+    """The error (N, 1) of log p, or of log of the sum of exponentials, of rows z (N, C), for logits wrong by `off`.
 
     Gaps z_k - M round by u R at most, R the range of the row, and pass it on to exp; exp and its C - 1 sums are wrong
     by (C + 4) u relative, an absolute error after log, which rounds by u (log C + 2); taking the log from the gap
@@ -101,13 +100,13 @@ def log_softmax(z: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy_bound(z: np.ndarray, t: np.ndarray, off: Any = 0.0, spread: float = 1.0) -> Rows:
-    """What cross entropy of rows z (N, C) with targets t (N, C) may lose, for logits wrong by `off` (N, 1).
+    """The error that cross entropy of rows z (N, C) with targets t (N, C) may have, for logits wrong by `off` (N, 1).
 
-    With e for what log p loses: L_n = sum of t_k (-log p_k) loses T e, T the sum of t_k, and (C + N + 8) u of its terms
-    in products, targets and the sums over classes and rows. p_k = exp(log p_k) is wrong by e + 2u relative, so
-    dL/dz_k = T p_k - t_k loses e + (C + N + 8) u of T p_k and (N + 8) u of t_k, N for what "mean" divides by. refloss
-    may lose 8u of the same. Targets count with their magnitudes; weights of both signs, whose magnitudes add up to
-    `spread` times the sum, lose as many times more in that.
+    With e for the error of log p: L_n = sum of t_k (-log p_k) is wrong by T e, T the sum of t_k, and (C + N + 8) u
+    of its terms in products, targets and sums over classes and rows. p_k = exp(log p_k) is wrong by e + 2u relative,
+    so dL/dz_k = T p_k - t_k is wrong by e + (C + N + 8) u of T p_k and (N + 8) u of t_k, N for the divisor of "mean".
+    refloss may be wrong by 8u of the same. Targets count with their magnitudes; the divisor of weights of both signs,
+    whose magnitudes add up to `spread` times the sum, has `spread` times the error.
     """
     (n, classes), log_p, t = z.shape, log_softmax(z), np.abs(t)
     n *= spread
@@ -118,7 +117,7 @@ def cross_entropy_bound(z: np.ndarray, t: np.ndarray, off: Any = 0.0, spread: fl
 
 
 def reduced(rows: np.ndarray, reduction: str, count: float) -> np.ndarray:
-    """What a reduced loss may lose, its rows losing that much."""
+    """The error that a reduced loss may have, from that of its rows."""
     return rows if reduction == "none" else rows.sum() / (count if reduction == "mean" else 1.0)
 
 
@@ -130,11 +129,11 @@ def share(upstream: Any, reduction: str, count: float) -> np.ndarray:
 def linear_bound(
     x: np.ndarray, w: np.ndarray, y: np.ndarray, b: np.ndarray, reduction: str, upstream: Any
 ) -> dict[str, np.ndarray]:
-    """What cross entropy behind a linear layer may lose.
+    """The error that cross entropy behind a linear layer may have.
 
-    A logit is a sum of D + 1 terms, wrong by (D + 2) u (|x||w| + |b|). dL/dx is a sum over classes, so it loses what
-    its terms do and (C + 2) u of them; dL/dw and dL/db likewise over rows. refloss may lose max(32, 8S) u of the same
-    terms, and max(16, 4S) u of the value, S = max |x||w|.
+    A logit is a sum of D + 1 terms, wrong by (D + 2) u (|x||w| + |b|). dL/dx is a sum over classes: it has the
+    errors of its terms and (C + 2) u of them; dL/dw and dL/db likewise over rows. refloss may be wrong by
+    max(32, 8S) u of the same terms, and by max(16, 4S) u of the value, S = max |x||w|.
     """
     (n, d), classes = x.shape, len(w)
     length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)
@@ -149,7 +148,7 @@ def linear_bound(
 def head_bound(
     loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float, m1: float
 ) -> dict[str, np.ndarray]:
-    """What a head that goes through the target's cosine, by acos or polynomial and autograd, may lose; "mean" only.
+    """The error of a head that goes through the target's cosine, by acos or polynomial and autograd; "mean" only.
 
     (a) Norms of D squares are wrong by (D/2 + 2) u, so unit vectors are, and cosines by dc = (2D + 8) u.
     (b) psi as a function of c = cos theta has slope k, |k| <= m1 / sin theta: psi is wrong by k dc, and by 32u: a few
@@ -157,10 +156,10 @@ def head_bound(
     (c) Logits are S times that; a norm as scale adds (D/2 + 4) u of them.
     (d) k itself is wrong by 32u relative and by dc |dk/dc|, |dk/dc| <= 2 m1^2 / sin^3 theta, since |psi''| <= m1^2 and
         |psi'| <= m1.
-    (e) dL/dx is S / |x| times the sum of G_k k_k w_k, G = dL/dz, less its projection on x: it loses what G_k (as cross
-        entropy does) and k_k lose, and (C + 3D + 16) u of its absolute terms. A norm as scale adds the sum of G_k f_k,
-        f = psi or c. dL/dw_k is the same over rows.
-    (f) refloss may lose max(32, 8S) u of the absolute terms, and max(16, 4S) u of the value.
+    (e) dL/dx is S / |x| times the sum of G_k k_k w_k, G = dL/dz, less its projection on x: it has the errors of G_k (as
+        in cross entropy) and of k_k, and (C + 3D + 16) u of its absolute terms. A norm as scale adds the sum of
+        G_k f_k, f = psi or c. dL/dw_k is the same over rows.
+    (f) refloss may be wrong by max(32, 8S) u of the absolute terms, and max(16, 4S) u of the value.
     """
     (n, d), classes, at, by_norm = x.shape, len(w), (np.arange(len(x)), y), getattr(loss, "s", None) is None
     length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)[:, None]
@@ -185,11 +184,11 @@ def head_bound(
 def triplet_bound(
     a: np.ndarray, p: np.ndarray, n: np.ndarray, m: float, squared: bool, reduction: str, upstream: Any
 ) -> dict[str, np.ndarray]:
-    """What a triplet loss may lose, a distance d of D squares losing (D + 4) u of itself, and as much when squared.
+    """The error that a triplet loss may have: (D + 4) u of a distance d of D squares, and as much when squared.
 
     `slip` is what rounding moves the ends of a difference by: 2u of the largest entry in D coordinates (a little shift,
     as torch's eps, included). It moves d by slip, d^2 by 2 d slip, the unit vector of dd/da by 2 slip / d and 2 (a - b)
-    by 2 slip. The sum over rows and "mean" lose N u. Each side may: refloss does less.
+    by 2 slip. The sum over rows and "mean" are wrong by N u. Each side may: refloss does less.
     """
     rows, d = a.shape
     slip = 2.0 * U * math.sqrt(d) * np.abs([a, p, n]).max()

@@ -104,10 +104,10 @@ def check_against_certified(loss, *inputs, upstream=None, dtype=np.float64):
 def float32_keeps_its_bound(loss, *inputs, upstream=None):
     """Compare fused in float32 with certified, by error_bound; return the true gradients and their bounds."""
     how = {"engine": "fused", "dtype": np.float32, "upstream": upstream}
-    found, bound = loss.value_and_grad(*inputs, **how), refloss.error_bound(loss, *inputs, **how)
+    result, bound = loss.value_and_grad(*inputs, **how), refloss.error_bound(loss, *inputs, **how)
     true = loss.value_and_grad(*inputs, engine="certified", upstream=upstream)
-    assert checks.rounded_share(found[0], true[0], bound[0], LONGEST) <= 1.0
-    for entries in zip(found[1], true[1], bound[1], strict=True):
+    assert checks.rounded_share(result[0], true[0], bound[0], LONGEST) <= 1.0
+    for entries in zip(result[1], true[1], bound[1], strict=True):
         assert entries[0] is None or checks.rounded_share(*entries, LONGEST) <= 1.0
     return true[1], bound[1]
 

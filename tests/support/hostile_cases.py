@@ -92,13 +92,13 @@ def _labels(random: Random, n: int, c: int) -> np.ndarray:
 
 def _shared(random: Random, c: int) -> dict[str, Any]:
     """Draw what losses with labels have in common."""
-    found: dict[str, Any] = {"reduction": _pick(random, "mean", "sum", "none")}
+    settings: dict[str, Any] = {"reduction": _pick(random, "mean", "sum", "none")}
     if random.random() < 0.3:
-        found["label_smoothing"] = _pick(random, 0.1, 0.5, 1.0, 1e-17, 1.0 - 2.0**-53, 1e-300)
+        settings["label_smoothing"] = _pick(random, 0.1, 0.5, 1.0, 1e-17, 1.0 - 2.0**-53, 1e-300)
     if random.random() < 0.3:
         ends = (0.0, 1.0, 1.0, 1e-300, 1e300, random.random(), 3.0, -1.0, -random.random())
-        found["class_weight"] = tuple(float(_pick(random, *ends)) for _ in range(c))
-    return found
+        settings["class_weight"] = tuple(float(_pick(random, *ends)) for _ in range(c))
+    return settings
 
 
 def _margin(random: Random, c: int) -> Any:
@@ -132,20 +132,20 @@ def _margin(random: Random, c: int) -> Any:
 def _numbers(random: Random, shape: tuple[int, ...]) -> np.ndarray:
     """Draw entries: normal, short decimals, of mixed magnitudes in a row, subnormal, or equal."""
     kind = random.random()
-    found = random.standard_normal(shape)
+    numbers = random.standard_normal(shape)
     if kind < 0.25:
-        found = np.round(found, int(random.integers(1, 3)))
+        numbers = np.round(numbers, int(random.integers(1, 3)))
     elif kind < 0.4:
         reach = _pick(random, 3.0, 20.0, 150.0, 300.0)
-        found = found * 10.0 ** random.uniform(-reach, reach, shape)
+        numbers = numbers * 10.0 ** random.uniform(-reach, reach, shape)
     elif kind < 0.45:
-        found = np.rint(found * 100.0) * 5e-324
+        numbers = np.rint(numbers * 100.0) * 5e-324
     elif kind < 0.5:
-        found = np.ones(shape) * found.flat[0]
-    found = np.clip(found, -1e300, 1e300)
-    empty = ~(found != 0.0).any(axis=-1)
-    found[empty] = 1.0
-    return found
+        numbers = np.ones(shape) * numbers.flat[0]
+    numbers = np.clip(numbers, -1e300, 1e300)
+    empty = ~(numbers != 0.0).any(axis=-1)
+    numbers[empty] = 1.0
+    return numbers
 
 
 def _sized(random: Random, rows: np.ndarray) -> np.ndarray:
@@ -313,12 +313,12 @@ def outcome(case: Case, engine: str, truth: Any) -> Outcome:
     """Compare an engine with the truth, by `refloss.error_bound`."""
     options = ENGINES[engine]
     try:
-        found = case.loss.value_and_grad(*case.inputs, upstream=case.upstream, **options)
+        result = case.loss.value_and_grad(*case.inputs, upstream=case.upstream, **options)
     except ValueError as error:
         return Outcome(0.0, 0.0, f"refused: {error}")
     if isinstance(truth, str):
         return Outcome(0.0, 0.0, f"no truth: {truth}")
     bound = refloss.error_bound(case.loss, *case.inputs, upstream=case.upstream, **options)
     most = float(np.finfo(options.get("dtype", np.float64)).max)
-    pairs = [(a, b, c) for a, b, c in zip(found[1], truth[1], bound[1], strict=True) if a is not None]
-    return Outcome(share(found[0], truth[0], bound[0], most), max(share(*each, most) for each in pairs))
+    pairs = [(a, b, c) for a, b, c in zip(result[1], truth[1], bound[1], strict=True) if a is not None]
+    return Outcome(share(result[0], truth[0], bound[0], most), max(share(*each, most) for each in pairs))

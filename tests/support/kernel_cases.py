@@ -65,13 +65,13 @@ def arguments(dtype, random, count=1000):
 
 
 def tile_of(random, n, dtype, classes):
-    """Products, the factors that make logits of them, and a hidden class for all rows but the first."""
+    """Products, the factors that make logits of them, and the column of its label for every row except the first."""
     tile = random.standard_normal((n, classes)).astype(dtype)
     alpha = random.uniform(1.0, 20.0, n).astype(dtype)
     beta = random.uniform(0.5, 2.0, classes).astype(dtype)
     bias = random.standard_normal(classes).astype(dtype)
-    hidden = np.array([-1, *random.integers(0, classes, n - 1)])
-    return tile, alpha, beta, bias, hidden
+    label_columns = np.array([-1, *random.integers(0, classes, n - 1)])
+    return tile, alpha, beta, bias, label_columns
 
 
 def logits_of(random, dtype, n, classes):

@@ -80,15 +80,15 @@ def loss_mutants(loss: Any) -> dict[str, Any]:
 
 def settings_mutants(loss: Any, rows: int) -> dict[str, Any]:
     """Losses whose gradient forgets a setting of `loss` that has to do with targets, or reduces the rows otherwise."""
-    found = {}
+    by_title = {}
     if getattr(loss, "label_smoothing", 0.0):
-        found["smoothing forgotten"] = replace(loss, label_smoothing=0.0)
+        by_title["smoothing forgotten"] = replace(loss, label_smoothing=0.0)
     if getattr(loss, "class_weight", None) is not None:
-        found["class weights forgotten"] = replace(loss, class_weight=None)
+        by_title["class weights forgotten"] = replace(loss, class_weight=None)
     if rows > 1:
         other = "sum" if loss.reduction == "mean" else "mean"
-        found[f"reduction={other!r}"] = replace(loss, reduction=other)
-    return found
+        by_title[f"reduction={other!r}"] = replace(loss, reduction=other)
+    return by_title
 
 
 def input_mutants(inputs: Gradients) -> dict[str, Mutant]:
@@ -105,10 +105,10 @@ def input_mutants(inputs: Gradients) -> dict[str, Mutant]:
 
 def everywhere(mutants: dict[str, Mutant], gradients: Gradients) -> dict[str, Gradients]:
     """What every mutant makes of the gradients when each input in turn is the first; the order of inputs is kept."""
-    found = {}
+    by_title = {}
     for first in gradients:
         turned = {first: gradients[first]} | gradients
         for title, mutant in mutants.items():
             changed = mutant(turned)
-            found[f"{title}, {first} first"] = {name: changed[name] for name in gradients}
-    return found
+            by_title[f"{title}, {first} first"] = {name: changed[name] for name in gradients}
+    return by_title

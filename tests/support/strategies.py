@@ -76,7 +76,7 @@ def logits(draw: Draw, short: bool = False, masked: bool = True, classes: int | 
 
 @st.composite
 def labels(draw: Draw, z: Array, ignored: bool = False) -> Array:
-    """A label a row, whose logit is finite, or IGNORED."""
+    """One label per row, whose logit is finite, or IGNORED."""
     return np.array([
         draw(st.sampled_from(np.flatnonzero(np.isfinite(row)).tolist() + [IGNORED] * ignored)) for row in z
     ])  # fmt: skip
@@ -124,13 +124,13 @@ SCALES = (64.0, 1.0, 30.0, 0.01, 300.0, None)
 @st.composite
 def shared(draw: Draw, classes: int, reduction: str | None = None) -> dict[str, Any]:
     """Settings that all losses of labels share. A weight is 0 only where "mean" need not divide by it."""
-    found: dict[str, Any] = {"reduction": reduction or draw(st.sampled_from(("mean", "sum", "none")))}
+    settings: dict[str, Any] = {"reduction": reduction or draw(st.sampled_from(("mean", "sum", "none")))}
     if draw(st.booleans()):
-        found["label_smoothing"] = draw(st.sampled_from((0.1, 1e-6, 0.5, 1.0)))
+        settings["label_smoothing"] = draw(st.sampled_from((0.1, 1e-6, 0.5, 1.0)))
     if draw(st.booleans()):
-        weights = (1.0, 0.5, 2.0, 0.3) if found["reduction"] == "mean" else (1.0, 0.5, 0.3, 0.0)
-        found["class_weight"] = tuple(draw(st.lists(st.sampled_from(weights), min_size=classes, max_size=classes)))
-    return found
+        weights = (1.0, 0.5, 2.0, 0.3) if settings["reduction"] == "mean" else (1.0, 0.5, 0.3, 0.0)
+        settings["class_weight"] = tuple(draw(st.lists(st.sampled_from(weights), min_size=classes, max_size=classes)))
+    return settings
 
 
 @st.composite
@@ -162,15 +162,15 @@ def margins_of(loss: Any) -> tuple[float, float, float]:
 def kinks(loss: Any) -> list[float]:
     """Where rules change over and slopes vanish: phi = k pi, cos theta = 0 or m3, cos phi - m3 = cos theta (m1 = 1)."""
     m1, m2, m3 = margins_of(loss)
-    found = [(k * math.pi - m2) / m1 for k in range(1, int(m1 + m2 / math.pi) + 2)]
+    angles = [(k * math.pi - m2) / m1 for k in range(1, int(m1 + m2 / math.pi) + 2)]
     rule = getattr(loss, "boundary", "none")
     if rule == "easy":
-        found.append(math.pi / 2)
+        angles.append(math.pi / 2)
     if rule == "conditional" and m3 <= 1.0:
-        found.append(math.acos(m3))
+        angles.append(math.acos(m3))
     if rule == "min" and m1 == 1.0 and m3 < 2.0 * math.sin(m2 / 2):
-        found.append(math.pi - m2 / 2 + math.asin(m3 / (2 * math.sin(m2 / 2))))
-    return [theta for theta in found if 0.0 < theta < math.pi]
+        angles.append(math.pi - m2 / 2 + math.asin(m3 / (2 * math.sin(m2 / 2))))
+    return [theta for theta in angles if 0.0 < theta < math.pi]
 
 
 def angles(loss: Any) -> SearchStrategy[float]:

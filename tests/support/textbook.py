@@ -33,16 +33,16 @@ def psi(loss, theta):
     m1, m2, m3 = strategies.margins_of(loss)
     phi, cos = m1 * theta + m2, np.cos(theta)
     margin = np.cos(phi) - m3
-    past = phi.real > np.pi
+    exceeds_pi = phi.real > np.pi
     k = np.floor(phi.real / np.pi)
     by_rule = {
         "none": margin,
-        "hard": np.where(past, cos - m2 * np.sin(m2) - m3, margin),
+        "hard": np.where(exceeds_pi, cos - m2 * np.sin(m2) - m3, margin),
         "easy": np.where(cos.real > 0, margin, cos - m3),
-        "keep": np.where(past, cos - m3, margin),
-        "continuous": np.where(past, cos - np.cos((np.pi - m2) / m1) - 1 - m3, margin),
+        "keep": np.where(exceeds_pi, cos - m3, margin),
+        "continuous": np.where(exceeds_pi, cos - np.cos((np.pi - m2) / m1) - 1 - m3, margin),
         "monotone": (-1) ** k * np.cos(phi) - 2 * k - m3,
-        "clamp": np.where(past, -1 - m3, margin),
+        "clamp": np.where(exceeds_pi, -1 - m3, margin),
         "min": np.where(margin.real > cos.real, cos, margin),
         "conditional": np.where(cos.real > m3, margin, cos),
     }
@@ -56,15 +56,15 @@ def torch_psi(torch: ModuleType, theta: Any, loss: Any) -> Any:
     c = exact.curve(loss)
     m1, m2, m3, cos = c["m1"], c["m2"], c["m3"], torch.cos(theta)
     phi = m1 * theta + m2
-    margin, past, k = torch.cos(phi) - m3, phi > math.pi, torch.floor(phi.detach() / math.pi)
+    margin, exceeds_pi, k = torch.cos(phi) - m3, phi > math.pi, torch.floor(phi.detach() / math.pi)
     by_rule = {
         "none": lambda: margin,
-        "hard": lambda: torch.where(past, cos - m2 * math.sin(m2) - m3, margin),
+        "hard": lambda: torch.where(exceeds_pi, cos - m2 * math.sin(m2) - m3, margin),
         "easy": lambda: torch.where(cos > 0.0, margin, cos - m3),
-        "keep": lambda: torch.where(past, cos - m3, margin),
-        "continuous": lambda: torch.where(past, cos - math.cos((math.pi - m2) / m1) - 1.0 - m3, margin),
+        "keep": lambda: torch.where(exceeds_pi, cos - m3, margin),
+        "continuous": lambda: torch.where(exceeds_pi, cos - math.cos((math.pi - m2) / m1) - 1.0 - m3, margin),
         "monotone": lambda: (-1.0) ** k * torch.cos(phi) - 2.0 * k - m3,
-        "clamp": lambda: torch.where(past, -1.0 - m3, margin),
+        "clamp": lambda: torch.where(exceeds_pi, -1.0 - m3, margin),
         "min": lambda: torch.minimum(margin, cos),
         "conditional": lambda: torch.where(cos > m3, margin, cos),
     }

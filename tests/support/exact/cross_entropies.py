@@ -55,7 +55,7 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, y: Any, shape: tuple[int, ...], settings: Settings) -> Batch:
         """From labels (z's shape without its last axis) or probabilities (z's shape)."""
-        given = np.asarray(y)
+        array = np.asarray(y)
         eps, size = mp.convert(float(settings.label_smoothing)), shape[-1]
         weights = list(exact(np.ones(size) if settings.class_weight is None else settings.class_weight))
 
@@ -63,14 +63,14 @@ class Batch(NamedTuple):
             smoothed = (weight * ((1 - eps) * t + eps / size) for weight, t in zip(weights, row, strict=True))
             return {k: t for k, t in enumerate(smoothed) if t}
 
-        if given.shape == tuple(shape):
-            probabilities = exact(given).reshape(-1, size)
+        if array.shape == tuple(shape):
+            probabilities = exact(array).reshape(-1, size)
             targets = [weighted(row) for row in probabilities]
             return cls(list(targets), mpf(len(targets)), shape[:-1], settings.reduction, one_label=False)
-        if given.shape != tuple(shape[:-1]) or given.dtype.kind not in "iu":
-            message = f"y {given.shape} {given.dtype} is neither labels nor probabilities for logits {shape}"
+        if array.shape != tuple(shape[:-1]) or array.dtype.kind not in "iu":
+            message = f"y {array.shape} {array.dtype} is neither labels nor probabilities for logits {shape}"
             raise ValueError(message)
-        labels = [None if label == settings.ignore_index else label for label in given.reshape(-1).tolist()]
+        labels = [None if label == settings.ignore_index else label for label in array.reshape(-1).tolist()]
         return cls(
             [None if label is None else weighted(mpf(k == label) for k in range(size)) for label in labels],
             mp.fsum(weights[label] for label in labels if label is not None),
@@ -100,11 +100,11 @@ class Batch(NamedTuple):
         return total / self.divisor if self.divisor else NAN
 
     def coefficients(self, upstream: Any) -> Reals:
-        """What a row's own gradient is multiplied by: the reduction and the gradient from above."""
-        above = mpf(1) if upstream is None else exact(upstream)
+        """What a row's own gradient is multiplied by: the reduction and the upstream gradient."""
+        upstream = mpf(1) if upstream is None else exact(upstream)
         if self.reduction == "none":
-            return list(np.broadcast_to(above, self.shape).reshape(-1))
-        number = above if isinstance(above, mpf) else above.item()
+            return list(np.broadcast_to(upstream, self.shape).reshape(-1))
+        number = upstream if isinstance(upstream, mpf) else upstream.item()
         if self.reduction == "mean":
             number = number / self.divisor if self.divisor else NAN
         return [mpf(0) if targets is None else number for targets in self.targets]

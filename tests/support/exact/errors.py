@@ -19,7 +19,7 @@ from support.untraced import untraced
 def absolute_terms(
     loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60, projected: bool = False
 ) -> dict[str, Array]:
-    """The size of what a gradient row is made of before anything cancels: a float64 a row; for z and b, an entry.
+    """The size of what a gradient row is made of before anything cancels: one float64 per row; per entry for z and b.
 
     With G_nk = dL/dz_nk by differences, or in its place c_n (p_k sum of |t_j| + |t_k|) for smoothed targets and
     probabilities:
@@ -91,19 +91,19 @@ def head_terms(head: Head, upstream: Any, digits: int, projected: bool) -> dict[
             g = [abs(coefficients[n]) * row.terms(k, head.batch.one_label) for k in range(classes)]
             if head.margin is None:
                 terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.classes, strict=True))
-                to_w = [number * x.norm() for number in g]
+                terms_w = [number * x.norm() for number in g]
             else:
                 sample = head.sample(n)
                 slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
                 slopes[sample.label] = abs(head.pairs[n].slope(digits))
-                pull = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
-                terms["x"][n] = mp.fsum(pull) / x.norm()
+                slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
+                terms["x"][n] = mp.fsum(slope_terms) / x.norm()
                 if head.margin.scale is None:
                     f = list(sample.cosines)
                     f[sample.label] = sample.psi
                     terms["x"][n] += mp.fsum(abs(number * factor) for number, factor in zip(g, f, strict=True))
-                to_w = [number / w.norm() for number, w in zip(pull, head.classes, strict=True)]
-            terms["w"] += np.array(to_w, dtype=object)
+                terms_w = [number / w.norm() for number, w in zip(slope_terms, head.classes, strict=True)]
+            terms["w"] += np.array(terms_w, dtype=object)
             if head.bias is not None:
                 terms["b"] += np.array(g, dtype=object)
     return terms
@@ -117,12 +117,12 @@ def row_error(result: Any, truth: Any, terms: Any) -> float:
     terms below the normal range count as the smallest normal number. Where the truth is NaN or inf, so must be the
     result. Whatever is not as it must be is an error of inf.
     """
-    found, true, sizes = exact(result), exact(truth), exact(terms)
-    if found.shape != true.shape or sizes.shape not in (true.shape, true.shape[:-1]):
-        message = f"shapes of result {found.shape}, truth {true.shape} and terms {sizes.shape} do not fit"
+    result, true, sizes = exact(result), exact(truth), exact(terms)
+    if result.shape != true.shape or sizes.shape not in (true.shape, true.shape[:-1]):
+        message = f"shapes of result {result.shape}, truth {true.shape} and terms {sizes.shape} do not fit"
         raise ValueError(message)
     by_row = sizes.shape != true.shape
-    return max((error(found[i], true[i], sizes[i[:-1] if by_row else i]) for i in np.ndindex(true.shape)), default=0.0)
+    return max((error(result[i], true[i], sizes[i[:-1] if by_row else i]) for i in np.ndindex(true.shape)), default=0.0)
 
 
 @untraced
@@ -132,22 +132,22 @@ def value_error(result: Any, truth: Any, terms: Any = None) -> float:
     A truth of 0 (and terms of 0) demands exactly 0, one below the normal range counts as the smallest normal number,
     NaN demands NaN and inf the same inf. Whatever is not as it must be is an error of inf.
     """
-    found, true = exact(result), exact(truth)
-    if found.shape != true.shape:
-        message = f"shapes of result {found.shape} and truth {true.shape} differ"
+    result, true = exact(result), exact(truth)
+    if result.shape != true.shape:
+        message = f"shapes of result {result.shape} and truth {true.shape} differ"
         raise ValueError(message)
     sizes = exact(np.zeros(true.shape) if terms is None else terms)
-    return max((error(found[i], true[i], max(abs(true[i]), sizes[i])) for i in np.ndindex(true.shape)), default=0.0)
+    return max((error(result[i], true[i], max(abs(true[i]), sizes[i])) for i in np.ndindex(true.shape)), default=0.0)
 
 
-def error(found: mpf, true: mpf, size: mpf) -> float:
+def error(result: mpf, true: mpf, size: mpf) -> float:
     if mp.isnan(true):
-        return 0.0 if mp.isnan(found) else float("inf")
+        return 0.0 if mp.isnan(result) else float("inf")
     if mp.isinf(true):
-        return 0.0 if found == true else float("inf")
-    if not mp.isfinite(found):
+        return 0.0 if result == true else float("inf")
+    if not mp.isfinite(result):
         return float("inf")
     if size == 0:
-        return 0.0 if found == 0 else float("inf")
+        return 0.0 if result == 0 else float("inf")
     with mp.workdps(60):
-        return float(abs(found - true) / max(size, SMALLEST_NORMAL) / UNIT)
+        return float(abs(result - true) / max(size, SMALLEST_NORMAL) / UNIT)

@@ -45,13 +45,13 @@ class Head:
     """A loss on x and w: SoftmaxLoss, or a margin loss. Rows that are ignored are not looked at."""
 
     def __init__(self, loss: Any, x: Any, w: Any, y: Any, b: Any = None):
-        given = exact(x)
+        samples = exact(x)
         self.classes = rows(w)
-        self.shape = (len(given), len(self.classes))
+        self.shape = (len(samples), len(self.classes))
         self.labels = np.asarray(y)
         self.bias = None if b is None else exact(b)
         self.batch = Batch.of(y, self.shape, Settings.of(loss))
-        self.samples = {n: Vector.of(given[n]) for n in self.active()}
+        self.samples = {n: Vector.of(samples[n]) for n in self.active()}
         self.margin = None if name_of(loss) == "SoftmaxLoss" else Curve.of(**curve(loss))
         self.pairs: dict[int, TargetPair] = {}
         if self.margin is not None:

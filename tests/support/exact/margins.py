@@ -54,7 +54,7 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None) -> Branch:
             result = quantity()
         return int(mp.sign(result)) if abs(result) > mpf(10) ** -digits else 0
 
-    def past(k: int) -> bool:
+    def exceeds(k: int) -> bool:
         """Whether phi > k pi."""
         return sign(lambda: m1 * theta() + m2 - k * mp.pi) > 0
 
@@ -75,7 +75,7 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None) -> Branch:
             return margin
         case "monotone":
             nearest = int(mp.nint((m1 * theta() + m2) / mp.pi))
-            return partial(monotone, k=nearest if past(nearest) else nearest - 1)
+            return partial(monotone, k=nearest if exceeds(nearest) else nearest - 1)
         case "easy":
             return margin if sign(lambda: mp.cos(theta())) > 0 else beyond["keep"]
         case "conditional":
@@ -83,7 +83,7 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None) -> Branch:
         case "min":
             return margin if sign(lambda: margin(theta()) - mp.cos(theta())) <= 0 else mp.cos
         case _:
-            return beyond[c.boundary] if past(1) else margin
+            return beyond[c.boundary] if exceeds(1) else margin
 
 
 def at_each(angles: Any, function: Callable[[mpf], mpf]) -> Array:
@@ -137,10 +137,10 @@ def psi_slope(
 
 def curve(loss: Any) -> dict[str, Any]:
     """The margin of a loss object: m1, m2, m3, boundary, annealing and scale (None: the feature norm)."""
-    found = {"m1": 1.0, "m2": 0.0, "m3": 0.0, "boundary": "none", "annealing": 0.0, "scale": None}
+    no_margin = {"m1": 1.0, "m2": 0.0, "m3": 0.0, "boundary": "none", "annealing": 0.0, "scale": None}
     match type(loss).__name__:
         case "ModifiedSoftmax":
-            return found
+            return no_margin
         case "NormFace":
             margin = {}
         case "ASoftmax" | "SphereFace":
@@ -154,7 +154,7 @@ def curve(loss: Any) -> dict[str, Any]:
         case name:
             message = f"{name} has no margin"
             raise TypeError(message)
-    return found | margin | {"scale": loss.s}
+    return no_margin | margin | {"scale": loss.s}
 
 
 class TargetPair:

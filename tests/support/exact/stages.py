@@ -109,7 +109,7 @@ def softmax(z: Any, axis: int = -1, digits: int = 60) -> Array:
 
 @untraced
 def log_softmax(z: Any, axis: int = -1, digits: int = 60) -> Array:
-    """The logarithms of the probabilities, to all digits also where p_k is 1 but for 1e-300."""
+    """The logarithms of the probabilities, to all digits also where 1 - p_k is 1e-300."""
 
     def of_row(row: Reals) -> Reals:
         base = Base.of(row)
@@ -146,7 +146,7 @@ def cross_entropy(
     digits: int = 60,
     absolute: bool = False,
 ) -> Any:
-    """The cross entropy of torch, classes on the last axis: -sum over k of t_k log p_k a row, and the reduction.
+    """The cross entropy of torch, classes on the last axis: -sum over k of t_k log p_k for each row, and the reduction.
 
     `absolute` takes |t_k| and |n| of "mean": what the terms add up to before targets of both signs cancel.
     """

@@ -57,8 +57,8 @@ def jax_logits(name: str, loss: Any, upcast: bool = False) -> Callable[..., Any]
     rows = jax_rows(name)
 
     def fn(z: Any, y: Any) -> Any:
-        found = jax_reduced(rows(z.astype("float32") if upcast else z, y), y, loss)
-        return found.astype(z.dtype) if upcast else found
+        reduced = jax_reduced(rows(z.astype("float32") if upcast else z, y), y, loss)
+        return reduced.astype(z.dtype) if upcast else reduced
 
     return fn
 

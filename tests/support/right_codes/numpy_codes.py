@@ -227,9 +227,9 @@ def numpy_linear(
         if b is not None:
             z = (widened(z) + widened(b)).astype(z.dtype) if upcast else z + b
         value, g = numpy_logits(loss, kernel, add, upcast=bool(upcast))(z, y)
-        found = [product(g, w.T, add), product(g.T, x.T, add)]
-        found += [] if b is None else [accumulated(add)(g.T)]
-        return value.astype(kind), *(part.astype(kind) for part in found)
+        gradients = [product(g, w.T, add), product(g.T, x.T, add)]
+        gradients += [] if b is None else [accumulated(add)(g.T)]
+        return value.astype(kind), *(part.astype(kind) for part in gradients)
 
     return fn
 
@@ -320,20 +320,20 @@ def numpy_psi(loss: Any, turn: Turn, curve: str) -> Psi:
         phi = kind(m1) * theta + kind(m2)
         cos = np.cos(phi)
         marginal = Psi(cos - kind(m3), zero, -kind(m1) * np.sin(phi))
-    past, k = phi > kind(math.pi), np.floor(phi / kind(math.pi))
+    exceeds_pi, k = phi > kind(math.pi), np.floor(phi / kind(math.pi))
     sign = one - kind(2.0) * (k % kind(2.0))
     joined = math.cos((math.pi - m2) / m1) + 1.0 + m3
     where, other = {
         "none": (one < 0, marginal),
-        "hard": (past, Psi(c - kind(m2 * math.sin(m2) + m3), one, zero)),
+        "hard": (exceeds_pi, Psi(c - kind(m2 * math.sin(m2) + m3), one, zero)),
         "easy": (c <= 0, Psi(c - kind(m3), one, zero)),
-        "keep": (past, Psi(c - kind(m3), one, zero)),
-        "continuous": (past, Psi(c - kind(joined), one, zero)),
+        "keep": (exceeds_pi, Psi(c - kind(m3), one, zero)),
+        "continuous": (exceeds_pi, Psi(c - kind(joined), one, zero)),
         "monotone": (
-            past,
+            exceeds_pi,
             Psi(sign * cos - kind(2.0) * k - kind(m3), sign * marginal.per_cosine, sign * marginal.per_angle),
         ),
-        "clamp": (past, Psi(-(one + kind(m3)), zero, zero)),
+        "clamp": (exceeds_pi, Psi(-(one + kind(m3)), zero, zero)),
         "min": (marginal.psi > c, Psi(c, one, zero)),
         "conditional": (c <= kind(m3), Psi(c, one, zero)),
     }[margin.boundary]
@@ -398,7 +398,7 @@ def numpy_triplet(loss: Any, add: Add = pairwise, upcast: bool = False) -> Calla
         rows, active = np.maximum(violation, one(0.0)), (violation > 0)[:, None]
         scale = one(1.0 / len(a)) if loss.reduction == "mean" else one(1.0)
         value = reduced(rows, Targets(rows, rows, len(a) if loss.reduction == "mean" else 1.0), loss, add)
-        found = (slope_p - slope_n, -slope_p, slope_n)
-        return value.astype(kind), *((np.where(active, part, one(0.0)) * scale).astype(kind) for part in found)
+        gradients = (slope_p - slope_n, -slope_p, slope_n)
+        return value.astype(kind), *((np.where(active, part, one(0.0)) * scale).astype(kind) for part in gradients)
 
     return fn

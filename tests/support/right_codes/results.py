@@ -12,8 +12,8 @@ def as_dict(fn: Callable[..., Any], *names: str) -> Callable[..., Any]:
     """Value and gradients as a value and a dict."""
 
     def wrapped(*inputs: Any) -> Any:
-        value, *found = fn(*inputs)
-        return value, dict(zip(names, found, strict=True))
+        value, *gradients = fn(*inputs)
+        return value, dict(zip(names, gradients, strict=True))
 
     return wrapped
 
@@ -22,8 +22,8 @@ def as_one_dict(fn: Callable[..., Any], *names: str) -> Callable[..., Any]:
     """Value and gradients in one dict."""
 
     def wrapped(*inputs: Any) -> Any:
-        value, *found = fn(*inputs)
-        return {"loss": value} | dict(zip(names, found, strict=True))
+        value, *gradients = fn(*inputs)
+        return {"loss": value} | dict(zip(names, gradients, strict=True))
 
     return wrapped
 
@@ -32,8 +32,8 @@ def nested(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Value and gradients as (value, (gradients))."""
 
     def wrapped(*inputs: Any) -> Any:
-        value, *found = fn(*inputs)
-        return value, tuple(found)
+        value, *gradients = fn(*inputs)
+        return value, tuple(gradients)
 
     return wrapped
 
@@ -42,8 +42,8 @@ def plain_number(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The value as a Python float."""
 
     def wrapped(*inputs: Any) -> Any:
-        value, *found = fn(*inputs)
-        return float(value), *found
+        value, *gradients = fn(*inputs)
+        return float(value), *gradients
 
     return wrapped
 
@@ -52,8 +52,8 @@ def turned(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Gradients in Fortran order that cannot be written to, zeros with a minus sign."""
 
     def wrapped(*inputs: Any) -> Any:
-        value, *found = fn(*inputs)
-        arrays = [np.asfortranarray(np.where(part == 0, -part * 0, part).astype(part.dtype)) for part in found]
+        value, *gradients = fn(*inputs)
+        arrays = [np.asfortranarray(np.where(part == 0, -part * 0, part).astype(part.dtype)) for part in gradients]
         for array in arrays:
             array.flags.writeable = False
         return value, *arrays

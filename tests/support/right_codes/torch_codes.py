@@ -55,8 +55,8 @@ def torch_logits(rows: Callable[..., Any], loss: Any, upcast: bool = False) -> C
     """A loss of logits from its rows."""
 
     def fn(z: Any, y: Any) -> Any:
-        found = torch_reduced(rows(z.float() if upcast else z, y), y, loss)
-        return found.to(z.dtype) if upcast else found
+        reduced = torch_reduced(rows(z.float() if upcast else z, y), y, loss)
+        return reduced.to(z.dtype) if upcast else reduced
 
     return fn
 
@@ -189,7 +189,7 @@ def torch_psi(loss: Any, c: Any, s: Any, theta: Any, curve: str) -> Any:
             return torch.where(c > m3, c - m3, c)
         return c - m3
     phi = m1 * theta + m2
-    past, k = phi > math.pi, torch.floor(phi.detach() / math.pi)
+    exceeds_pi, k = phi > math.pi, torch.floor(phi.detach() / math.pi)
     if curve == "addition":
         cos = c * math.cos(m2) - s * math.sin(m2)
     elif curve == "polynomial":
@@ -199,12 +199,12 @@ def torch_psi(loss: Any, c: Any, s: Any, theta: Any, curve: str) -> Any:
         cos = torch.cos(phi)
     psi = {
         "none": lambda: cos - m3,
-        "hard": lambda: torch.where(past, c - m2 * math.sin(m2) - m3, cos - m3),
+        "hard": lambda: torch.where(exceeds_pi, c - m2 * math.sin(m2) - m3, cos - m3),
         "easy": lambda: torch.where(c > 0.0, cos - m3, c - m3),
-        "keep": lambda: torch.where(past, c - m3, cos - m3),
-        "continuous": lambda: torch.where(past, c - (math.cos((math.pi - m2) / m1) + 1.0 + m3), cos - m3),
+        "keep": lambda: torch.where(exceeds_pi, c - m3, cos - m3),
+        "continuous": lambda: torch.where(exceeds_pi, c - (math.cos((math.pi - m2) / m1) + 1.0 + m3), cos - m3),
         "monotone": lambda: (1.0 - 2.0 * (k % 2.0)) * cos - 2.0 * k - m3,
-        "clamp": lambda: torch.where(past, torch.full_like(c, -1.0 - m3), cos - m3),
+        "clamp": lambda: torch.where(exceeds_pi, torch.full_like(c, -1.0 - m3), cos - m3),
         "min": lambda: torch.minimum(cos - m3, c),
         "conditional": lambda: torch.where(c > m3, cos - m3, c),
     }[margin.boundary]()

@@ -93,27 +93,27 @@ class _Evaluator:
         if not node.parts and name in bound:
             return bound[name]
         indices = [int(index) for index in self._each(node, bound)]
-        found = values.get(f"{name}:{len(indices)}", values.get(name))
-        if found is None and name in self._defined:
+        value = values.get(f"{name}:{len(indices)}", values.get(name))
+        if value is None and name in self._defined:
             statement = self._defined[name]
             inner = {key: value for key, value in bound.items() if key not in INDICES}
             if statement.sides[0].parts:
                 inner |= {part.value: i for part, i in zip(statement.sides[0].parts, indices, strict=True)}
                 return self.value(statement.sides[1], inner)
-            found = self.value(statement.sides[1], inner)
-        if found is None:
+            value = self.value(statement.sides[1], inner)
+        if value is None:
             if name == "e":
                 return +mp.e
             if name == r"\pi":
                 return +mp.pi
             raise UnknownError(name)
-        if callable(found):  # a symbol of the sample at hand
-            found = found(bound)
+        if callable(value):  # a symbol of the sample at hand
+            value = value(bound)
         for index in indices:
             if index < 0:
                 raise UnknownError(f"{name} at {index}")
-            found = found[index]
-        return found
+            value = value[index]
+        return value
 
     def _call(self, node: Node, bound: Mapping[str, Any]) -> Any:
         arguments = self._each(node, bound)
@@ -134,10 +134,10 @@ class _Evaluator:
         return total
 
     def _product(self, node: Node, bound: Mapping[str, Any]) -> Any:
-        found, *rest = self._each(node, bound)
+        product, *rest = self._each(node, bound)
         for factor in rest:
-            found = _scaled(found, factor) if not isinstance(found, list) else _scaled(factor, found)
-        return found
+            product = _scaled(product, factor) if not isinstance(product, list) else _scaled(factor, product)
+        return product
 
     def _dot(self, node: Node, bound: Mapping[str, Any]) -> Any:
         a, b = self._each(node, bound)
@@ -158,8 +158,8 @@ class _Evaluator:
         return mp.sqrt(mp.fsum(entry**2 for entry in vector))
 
     def _abs(self, node: Node, bound: Mapping[str, Any]) -> Any:
-        found = self.value(node.parts[0], bound)
-        return [abs(entry) for entry in found] if isinstance(found, list) else abs(found)
+        value = self.value(node.parts[0], bound)
+        return [abs(entry) for entry in value] if isinstance(value, list) else abs(value)
 
     def _floor(self, node: Node, bound: Mapping[str, Any]) -> Any:
         return mp.floor(self.value(node.parts[0], bound))

@@ -57,9 +57,9 @@ def gradient_changed(fn: Callable[..., Any], change: Callable[..., Any], place: 
     """One gradient changed: change(gradient, inputs)."""
 
     def wrapped(*inputs: Any) -> Any:
-        value, *found = fn(*inputs)
-        found[place] = change(found[place].copy(), inputs)
-        return value, *found
+        value, *gradients = fn(*inputs)
+        gradients[place] = change(gradients[place].copy(), inputs)
+        return value, *gradients
 
     return wrapped
 
@@ -68,8 +68,8 @@ def value_changed(fn: Callable[..., Any], change: Callable[..., Any]) -> Callabl
     """The value changed: change(value, inputs)."""
 
     def wrapped(*inputs: Any) -> Any:
-        value, *found = fn(*inputs)
-        return change(value, inputs), *found
+        value, *gradients = fn(*inputs)
+        return change(value, inputs), *gradients
 
     return wrapped
 

@@ -183,10 +183,10 @@ def every_row(x: Array, w: Array, y: Array, b: Array) -> Array:
 
 def bias_off_the_target(x: Array, w: Array, y: Array, b: Array) -> Any:
     """A value whose z_y has no bias."""
-    value, *found = numpy_linear(LINEAR)(x, w, y, b)
+    value, *gradients = numpy_linear(LINEAR)(x, w, y, b)
     kept = y >= 0
     lost = b[y[kept]].astype(np.float64).sum() / max(int(kept.sum()), 1)
-    return (value + value.dtype.type(lost)).astype(value.dtype), *found
+    return (value + value.dtype.type(lost)).astype(value.dtype), *gradients
 
 
 def radial(inputs: Any, g: Array, place: int) -> Array:
@@ -297,7 +297,7 @@ def torch_heads() -> dict[str, tuple[Any, Callable[..., Any], tuple[str, ...]]]:
 
     hard = replace(ARC, boundary="hard")
     easy = replace(ARC, boundary="easy")
-    past = math.cos(math.pi - 0.5)
+    cos_border = math.cos(math.pi - 0.5)
     fall = 0.5 * math.sin(0.5)
     annealed = refloss.ASoftmax(s=16.0, annealing=5.0)
     heads = {
@@ -306,15 +306,15 @@ def torch_heads() -> dict[str, tuple[Any, Callable[..., Any], tuple[str, ...]]]:
         "sqrt(1 - c^2)": (ARC, head(ARC, root), SINGLES),
         "sqrt(1 - c^2 + 1e-6)": (ARC, head(ARC, lambda c: root(c, lambda a: a + 1e-6)), ("float64",)),
         "sqrt(1 - c^2) without a guard": (ARC, head(ARC, lambda c: root(c, lambda a: a)), SINGLES),
-        "arccos, rule 'hard'": (hard, head(hard, lambda c: torch.where(c > past, arccos(c), c - fall)), SINGLES),
+        "arccos, rule 'hard'": (hard, head(hard, lambda c: torch.where(c > cos_border, arccos(c), c - fall)), SINGLES),
         "arccos, the rule's side exchanged": (
             hard,
-            head(hard, lambda c: torch.where(c > past, c - fall, arccos(c))),
+            head(hard, lambda c: torch.where(c > cos_border, c - fall, arccos(c))),
             SINGLES,
         ),
-        "'hard' without its fall": (hard, head(hard, lambda c: torch.where(c > past, root(c), c)), SINGLES),
+        "'hard' without its fall": (hard, head(hard, lambda c: torch.where(c > cos_border, root(c), c)), SINGLES),
         "'hard' past cos(m)": (hard, head(hard, lambda c: torch.where(c > math.cos(0.5), root(c), c - fall)), SINGLES),
-        "'easy' past cos(π - m)": (easy, head(easy, lambda c: torch.where(c > past, root(c), c)), SINGLES),
+        "'easy' past cos(π - m)": (easy, head(easy, lambda c: torch.where(c > cos_border, root(c), c)), SINGLES),
         "'easy', exchanged": (easy, head(easy, lambda c: torch.where(c > 0.0, c, root(c))), SINGLES),
         "cos θ cos m + sin θ sin m": (
             ARC,

@@ -240,23 +240,23 @@ def writing() -> Iterator[tuple[Any, ...]]:
     """Inputs and labels written into, buffers that remember, code that is another at its second call."""
 
     def maximum_off(z: Array, y: Array) -> Any:
-        found = by_hand(CE)(z, y)
+        result = by_hand(CE)(z, y)
         z -= z.max(axis=1, keepdims=True)
-        return found
+        return result
 
     def labels_cleared(z: Array, y: Array) -> Any:
-        found = by_hand(CE)(z, y)
+        result = by_hand(CE)(z, y)
         y[y < 0] = 0
-        return found
+        return result
 
     def labels_are_truth(z: Array, y: Array) -> Any:
         y[...] = (np.abs(y) + 1) % z.shape[1]
         return by_hand(CE)(z, y)
 
     def unit_rows(x: Array, w: Array, y: Array) -> Any:
-        found = by_hand(COS)(x, w, y)
+        result = by_hand(COS)(x, w, y)
         x /= np.linalg.norm(x, axis=1, keepdims=True)
-        return found
+        return result
 
     def gradient_over(z: Array, y: Array) -> Any:
         value, z[...] = by_hand(CE)(z, y)
@@ -268,9 +268,9 @@ def writing() -> Iterator[tuple[Any, ...]]:
         return value, dx, w[:]
 
     def one_entry_written(a: Array, p: Array, n: Array) -> Any:
-        found = by_hand(SQUARED)(a, p, n)
+        result = by_hand(SQUARED)(a, p, n)
         n[-1, -1] += n.dtype.type(1.0)
-        return found
+        return result
 
     for name, fn, loss in (
         ("the maximum taken off the logits in place", maximum_off, CE),

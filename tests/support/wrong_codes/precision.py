@@ -39,8 +39,8 @@ def cast(fn: Callable[..., Any], kind: Any) -> Callable[..., Any]:
 
     def wrapped(*inputs: Any) -> Any:
         like = inputs[0].dtype
-        found = fn(*(a if a.dtype.kind == "i" else a.astype(kind) for a in inputs))
-        return tuple(np.asarray(part).astype(like) for part in found)
+        results = fn(*(a if a.dtype.kind == "i" else a.astype(kind) for a in inputs))
+        return tuple(np.asarray(part).astype(like) for part in results)
 
     return wrapped
 
@@ -60,8 +60,8 @@ def arithmetic() -> Iterator[tuple[Any, ...]]:
     def shorter(fn: Callable[..., Any], *places: int) -> Callable[..., Any]:
         return tampered(
             fn,
-            lambda i, *found: tuple(
-                np.asarray(part).astype(np.float32) if at in places else part for at, part in enumerate(found)
+            lambda i, *results: tuple(
+                np.asarray(part).astype(np.float32) if at in places else part for at, part in enumerate(results)
             ),
         )
 
@@ -183,7 +183,7 @@ def arithmetic() -> Iterator[tuple[Any, ...]]:
 
 
 def linear_in_float32(store: Callable[..., Array], add: Any) -> Callable[..., Any]:
-    """Softmax loss in float32 but for dz, or for dw, to which one row after the other is added."""
+    """Softmax loss in float32 except for dz, or for dw, to which one row after the other is added."""
 
     def fn(x: Array, w: Array, y: Array) -> Any:
         wide_x, wide_w = x.astype(np.float32), w.astype(np.float32)

@@ -32,7 +32,7 @@ def means() -> Iterator[tuple[Any, ...]]:
     """What the mean is of, class weights, smoothing, ignored classes, upstream gradients, forms of the results."""
 
     def scaled(loss: Any, by: Callable[[Any], float]) -> Callable[..., Any]:
-        return tampered(by_hand(loss), lambda i, *found: tuple((part * part.dtype.type(by(i))) for part in found))
+        return tampered(by_hand(loss), lambda i, *results: tuple((part * part.dtype.type(by(i))) for part in results))
 
     def kept(inputs: Any) -> int:
         return max(int((inputs[-1] != -100).sum()), 1)

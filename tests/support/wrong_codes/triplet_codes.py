@@ -101,28 +101,28 @@ def triplets() -> Iterator[tuple[Any, ...]]:
     yield (
         "rows of 1 / N each, triplets",
         "numpy",
-        tampered(by_hand(rows), lambda i, *found: tuple(part / part.dtype.type(len(i[0])) for part in found)),
+        tampered(by_hand(rows), lambda i, *gradients: tuple(part / part.dtype.type(len(i[0])) for part in gradients)),
         rows,
         DTYPES,
     )
     yield (
         "gradient without its factor 2",
         "numpy",
-        tampered(by_hand(SQUARED), lambda i, v, *found: (v, *(part / part.dtype.type(2.0) for part in found))),
+        tampered(by_hand(SQUARED), lambda i, v, *gradients: (v, *(part / part.dtype.type(2.0) for part in gradients))),
         SQUARED,
         DTYPES,
     )
     yield (
         "gradient of the mean over open triplets",
         "numpy",
-        tampered(by_hand(PLAIN), lambda i, v, *found: (v, *(part * part.dtype.type(1.5) for part in found))),
+        tampered(by_hand(PLAIN), lambda i, v, *gradients: (v, *(part * part.dtype.type(1.5) for part in gradients))),
         PLAIN,
         DTYPES,
     )
     yield (
         "gradient of the plain distance not divided by it",
         "numpy",
-        tampered(by_hand(PLAIN), lambda i, v, *found: (v, *numpy_triplet(SQUARED)(*i)[1:])),
+        tampered(by_hand(PLAIN), lambda i, v, *gradients: (v, *numpy_triplet(SQUARED)(*i)[1:])),
         PLAIN,
         DTYPES,
     )

@@ -108,9 +108,9 @@ def behind_closed_hinges(loss: Any) -> Iterator[tuple[Any, ...]]:
     """Triplets that keep the margin, and have a gradient or a loss all the same."""
     fn, rows = by_hand(loss), replace(loss, reduction="none")
 
-    def behind(inputs: Any, value: Any, *found: Array) -> Any:
-        pull = (inputs[0] - inputs[1]) * closed(loss, inputs)[:, None]
-        return value, *(part + part.dtype.type(0.5) * pull for part in found)
+    def behind(inputs: Any, value: Any, *gradients: Array) -> Any:
+        difference = (inputs[0] - inputs[1]) * closed(loss, inputs)[:, None]
+        return value, *(part + part.dtype.type(0.5) * difference for part in gradients)
 
     def last(g: Array, inputs: Any) -> Array:
         return put(g, (closed(loss, inputs).nonzero()[0][-1:], -1), 1e-3)
