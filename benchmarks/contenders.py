@@ -96,13 +96,13 @@ def engine(problem: Problem, arrays: Arrays, name: str, dtype: str) -> Call:
 
 
 def torch_eager(problem: Problem, arrays: Arrays) -> Call:
-    """Torch as it is written."""
+    """PyTorch in eager mode: each operation called as it is written."""
     tensors, y = _tensors(problem, arrays)
     return _torch_call(problem, _torch_loss(problem, y), tensors)
 
 
 def torch_compile(problem: Problem, arrays: Arrays) -> Call:
-    """The same, compiled."""
+    """The loss that `torch_eager` computes, compiled by torch.compile."""
     import torch
 
     if not (shutil.which("g++") or shutil.which("clang++")):
@@ -131,7 +131,7 @@ def insightface(problem: Problem, arrays: Arrays) -> Call:
 
 
 def pytorch_metric_learning(problem: Problem, arrays: Arrays) -> Call:
-    """Its `ArcFaceLoss`, with its own weight W (D, C)."""
+    """`ArcFaceLoss` of pytorch-metric-learning, with its own weight W (D, C)."""
     import torch
     from pytorch_metric_learning import losses
 

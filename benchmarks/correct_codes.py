@@ -31,12 +31,11 @@ from support.right_codes import (
     torch_settings,
     torch_triplet,
 )
+from support.right_codes.code import HALVES
 
 Array = np.ndarray[Any, Any]
 Add = Callable[[Array], Array]
 Fn = Callable[..., Any]
-
-HALVES = ("float16", "bfloat16")
 
 
 class Code(NamedTuple):

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 import pages
 from libraries import FORMULAS, Array, Arrays, Implementation, M, Result, naive_arcface
@@ -22,14 +21,13 @@ from mpmath import mp, mpf
 from pages import Measured, Rows
 
 from refloss.engines.certified import enclose
+from refloss.formats import FORMATS, dtype_of
 from support import cases
 
 Random = np.random.Generator
 
 C, D = 10, 16
-UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-DTYPES = {name: np.dtype(getattr(ml_dtypes, name) if name == "bfloat16" else name) for name in UNITS}
-SMALLEST = {name: float(ml_dtypes.finfo(dtype).smallest_normal) for name, dtype in DTYPES.items()}
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 ENGINES = ("chain", "dd")
 PACKAGES = (
     "numpy", "scipy", "torch", "jax", "jaxlib", "optax", "pytorch-metric-learning", "ml_dtypes", "python-flint",
@@ -124,14 +122,15 @@ class Truth(NamedTuple):
         return cls(np.reshape(high, np.shape(decimal)), np.reshape(low, np.shape(decimal)))
 
     def error(self, result: Any, dtype: str) -> float:
-        """In u of the dtype: the worst row's largest error over its largest entry; NaN if a result is not finite."""
+        """The worst row's largest error over its largest entry, in u of the dtype; NaN if a result is not finite."""
         off = np.atleast_2d(np.abs((np.asarray(result, np.float64) - self.high) - self.low))
         size = np.abs(np.atleast_2d(self.high)).max(axis=1)
-        return float((off.max(axis=1) / np.maximum(size, SMALLEST[dtype])).max() / UNITS[dtype])
+        stored = FORMATS[dtype]
+        return float((off.max(axis=1) / np.maximum(size, stored.smallest)).max() / stored.u)
 
 
 class Truths(NamedTuple):
-    """Of a loss's value and of its gradients."""
+    """The true value of a loss, and its true gradients."""
 
     value: Truth
     gradients: dict[str, Truth]
@@ -144,7 +143,7 @@ class Truths(NamedTuple):
         return cls(Truth.of(enclosure.value.decimal), gradients)
 
     def errors(self, result: Result, dtype: str) -> tuple[float, float]:
-        """Of the value, and the worst of the gradients."""
+        """The error of the value, and the largest error of a gradient; NaN where a gradient is not finite."""
         value, gradients = result
         with np.errstate(all="ignore"):
             each = [self.gradients[name].error(part, dtype) for name, part in gradients.items()]
@@ -158,7 +157,8 @@ def by_engine(loss: Any, engine: str, dtype: str) -> Implementation:
         value, gradients = loss.value_and_grad(*arrays.values(), y, engine=engine)
         with np.errstate(over="ignore"):
             by_name = {name: part for name, part in gradients._asdict().items() if part is not None}
-            return DTYPES[dtype].type(value), {name: part.astype(DTYPES[dtype]) for name, part in by_name.items()}
+            stored = dtype_of(dtype)
+            return stored(value), {name: part.astype(stored) for name, part in by_name.items()}
 
     return implementation
 
@@ -171,13 +171,13 @@ def implementations(formula: str, s: float, dtype: str) -> dict[str, Implementat
 
 
 def measured(seed: int) -> Rows:
-    """One round: a row for each sample and implementation."""
+    """Measure a round: one row per sample and implementation."""
     rows: Rows = []
     for formula in FORMULAS:
-        for dtype in UNITS:
+        for dtype in DTYPES:
             random = np.random.default_rng([seed, zlib.crc32((formula + dtype).encode())])
             for regime, s, exact_arrays, y in samples(formula, random, dtype):
-                arrays = {name: array.astype(DTYPES[dtype]) for name, array in exact_arrays.items()}
+                arrays = {name: array.astype(dtype_of(dtype)) for name, array in exact_arrays.items()}
                 truths = Truths.of(FORMULAS[formula].loss(s), arrays, y)
                 for name, fn in implementations(formula, s, dtype).items():
                     value, gradient = truths.errors(fn(arrays, y, s), dtype)
@@ -205,8 +205,8 @@ def small(error: float) -> str:
 
 
 def section(formula: str, rows: Rows) -> str:
-    """A formula's table: a row for each regime and implementation, columns for value and gradients of each dtype."""
-    columns = [(dtype, part) for dtype in UNITS for part in ("value", "gradient")]
+    """A formula's table: one row per regime and implementation, columns for value and gradients of each dtype."""
+    columns = [(dtype, part) for dtype in DTYPES for part in ("value", "gradient")]
     lines = []
     for (regime,), regime_rows in pages.grouped(rows, "regime").items():
         first = regime_rows[0]
@@ -215,7 +215,7 @@ def section(formula: str, rows: Rows) -> str:
             cells = [cell([row[part] for row in pages.where(group, dtype=dtype)]) for dtype, part in columns]
             lines.append((regime, f"`{who}`" if who in ENGINES else who, str(count), *cells))
     titles = [f"{dtype} {part}" for dtype, part in columns]
-    return f"## {formula}\n\n{pages.table(('regime', 'implementation', 'samples', *titles), lines, words=2)}\n"
+    return f"## {formula}\n\n{pages.table(('regime', 'implementation', 'samples', *titles), lines, words=2)}"
 
 
 def write(measured: Measured, commit: str, folder: Path) -> None:
@@ -229,5 +229,5 @@ def write(measured: Measured, commit: str, folder: Path) -> None:
         m=f"{M:.3f}",
         comparisons=len(rows),
         facts=pages.facts(measured, commit, PACKAGES),
-        sections="\n".join(section(formula, pages.where(rows, kind=formula)) for formula in FORMULAS),
+        sections="\n\n".join(section(formula, pages.where(rows, kind=formula)) for formula in FORMULAS),
     )

@@ -74,16 +74,16 @@ signatures: as_loss
 budgets: bounds ladder arithmetic _reduced _put_back _stored
 hard_cases: cases sizes
 hard_cases.labels: counts_nothing
-adapters.results: separate_gradients parts changed upstream_for finish _of_mapping _by_name read as_array
+adapters.results: separate_gradients parts changed upstream_for finish _parts_of_mapping _by_name read as_array
 adapters: call _module ready
 """
 SURVIVED = ("survived", "no tests")
 EXPLAINED = ROOT / "benchmarks" / "survivors.md"
-"""Why a mutant survives, a row each: function, the line, what it became, and the reason."""
+"""Why a mutant survives, one row each: function, the line, what it became, and the reason."""
 
 
 def measured(seed: int) -> list[Row]:
-    """Try mutants in a copy of the tree: a row each, with the lines that differ where no test failed."""
+    """Try mutants in a copy of the tree: one row each, with the lines that differ where no test failed."""
     area, number = ROUNDS[seed]
     with tempfile.TemporaryDirectory() as folder:
         for part in ("refloss", "tests", "pyproject.toml"):

@@ -51,7 +51,7 @@ class Record(NamedTuple):
 
 
 ENGINES = Measurement("engines", accuracy.measured, range(1000, 1005))
-ENGINE_TIMES = Measurement("speed", engine_times.measured, [0], alone=True)
+ENGINE_TIMES = Measurement("engine_times", engine_times.measured, [0], alone=True)
 LIBRARIES = Measurement("implementations", implementations.measured, range(2000, 2005))
 CURVES = Measurement("pictures", pictures.measured, range(3000, 3005))
 SOUND = Measurement("budgets", soundness.measured, soundness.SEEDS)

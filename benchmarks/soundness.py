@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from correct_codes import HALVES, Code, correct, head, on_angle
+from correct_codes import Code, correct, head, on_angle
 from pages import Row, Rows
 
 import refloss
@@ -24,8 +24,9 @@ from refloss.testing.adapters import call
 from refloss.testing.hard_cases import counts_nothing
 from refloss.testing.signatures import FIELDS, LABELS
 from support.right_codes import WEIGHTS
+from support.right_codes.code import HALVES
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = tuple(FORMATS)
 LOSSES = (
     refloss.SoftmaxLoss(),
     refloss.NormFace(s=16.0),

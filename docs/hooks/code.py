@@ -1,9 +1,9 @@
 """MkDocs hook: show code as it stands in the tree, its docstring set above its body.
 
-    ::pair refloss.stages.margin            forward and backward side by side
-    ::source refloss.stages.margin.folded   one function or class
-    ::formula refloss.losses.margin.ArcFace        the displayed formulas of a docstring; a number after it picks one
-    ::about refloss.stages.margin           a module's docstring
+    ::pair refloss.stages.margin              forward and backward side by side
+    ::source refloss.stages.margin.folded     one function or class
+    ::formula refloss.losses.margin.ArcFace   the displayed formulas of a docstring; a number after it picks one
+    ::about refloss.stages.margin             a module's docstring
 
 Each directive is a line of its own; fenced code is left alone. A docstring that is not there stops the build.
 """
@@ -27,11 +27,11 @@ DISPLAY = re.compile(r"\$\$.+?\$\$", re.DOTALL)
 Definition: TypeAlias = ast.FunctionDef | ast.ClassDef
 
 
-class Found(NamedTuple):
-    """A definition, and the file it stands in."""
+class Source(NamedTuple):
+    """A module or a definition, and the file that has it."""
 
     path: str
-    source: str
+    text: str
     node: ast.Module | Definition
 
 
@@ -63,8 +63,8 @@ def _source(name: str, _: int, level: int) -> str:
 
 
 def _formulas(name: str, which: int, level: int) -> str:
-    found = DISPLAY.findall(_docstring(_find(name)))
-    chosen = found[which - 1 : which] if which else found
+    formulas = DISPLAY.findall(_docstring(_find(name)))
+    chosen = formulas[which - 1 : which] if which else formulas
     if not chosen:
         raise LookupError("no such formula")
     return "\n\n".join(chosen)
@@ -82,46 +82,46 @@ SHOWN: dict[str, Callable[[str, int, int], str]] = {
 }
 
 
-def _find(name: str) -> Found:
+def _find(name: str) -> Source:
     """Look a dotted name up in the tree: as much of it as is a file, and the rest in that file."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         path = Path(*parts[:count]).with_suffix(".py")
         if (ROOT / path).is_file():
-            source = (ROOT / path).read_text()
-            node: ast.Module | Definition = ast.parse(source)
+            text = (ROOT / path).read_text()
+            node: ast.Module | Definition = ast.parse(text)
             for part in parts[count:]:
                 inner = [n for n in node.body if isinstance(n, Definition) and n.name == part]
                 if not inner:
                     raise LookupError(f"{path} has no {part}")
                 node = inner[0]
-            return Found(path.as_posix(), source, node)
+            return Source(path.as_posix(), text, node)
     raise LookupError("no such module")
 
 
-def _docstring(found: Found) -> str:
-    text = ast.get_docstring(found.node)
+def _docstring(source: Source) -> str:
+    text = ast.get_docstring(source.node)
     if not text:
         raise LookupError("no docstring")
     return text
 
 
-def _shown(found: Found) -> str:
+def _shown(source: Source) -> str:
     """A docstring, and the body below it with its line numbers."""
-    assert not isinstance(found.node, ast.Module)
-    lines = found.source.splitlines()
-    if isinstance(found.node, ast.ClassDef):
-        first, body = found.node.lineno, lines[found.node.lineno - 1 : found.node.end_lineno]
+    assert not isinstance(source.node, ast.Module)
+    lines = source.text.splitlines()
+    if isinstance(source.node, ast.ClassDef):
+        first, body = source.node.lineno, lines[source.node.lineno - 1 : source.node.end_lineno]
         text = ""
     else:
-        signature = lines[found.node.lineno - 1 : found.node.body[0].lineno - 1]
-        text = _sections(ast.get_docstring(found.node) or "")
-        first = _body_line(found.node, lines)
-        body = lines[first - 1 : found.node.end_lineno]
+        signature = lines[source.node.lineno - 1 : source.node.body[0].lineno - 1]
+        text = _sections(ast.get_docstring(source.node) or "")
+        first = _body_line(source.node, lines)
+        body = lines[first - 1 : source.node.end_lineno]
         text += "\n\n" + _fence("\n".join(signature), "")
     indent = min(len(line) - len(line.lstrip()) for line in body if line)
     return (
-        text + "\n\n" + _fence("\n".join(line[indent:] for line in body), f' title="{found.path}" linenums="{first}"')
+        text + "\n\n" + _fence("\n".join(line[indent:] for line in body), f' title="{source.path}" linenums="{first}"')
     )
 
 

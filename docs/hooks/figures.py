@@ -121,8 +121,8 @@ def arccos_error(figure: Figure) -> None:
         true = _true_angle(x, w)
         cosine = x @ w / (np.linalg.norm(x) * np.linalg.norm(w))
         through_cosine.append(abs(np.arccos(min(1.0, cosine)) - true) / true)
-        found = refloss.ArcFace().trace([x], [w, -w], [0])["angle"].output[0]
-        ours.append(abs(found - true) / true)
+        trace = refloss.ArcFace().trace([x], [w, -w], [0])
+        ours.append(abs(trace["angle"].output[0] - true) / true)
     axes = figure.add_subplot()
     floor = 2.0**-54  # what is 0 is drawn here
     curves = {"arccos of the cosine": through_cosine, "refloss": ours}
@@ -468,8 +468,8 @@ def tangent_vs_division(figure: Figure) -> None:
         cosine = x @ w / (np.linalg.norm(x) * np.linalg.norm(w))
         sine = np.sqrt(max(0.0, 1.0 - cosine**2))
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = (w / np.linalg.norm(w) - cosine * x / np.linalg.norm(x)) / sine
-        divided.append(np.linalg.norm(found - true) if np.isfinite(found).all() else np.nan)
+            quotient = (w / np.linalg.norm(w) - cosine * x / np.linalg.norm(x)) / sine
+        divided.append(np.linalg.norm(quotient - true) if np.isfinite(quotient).all() else np.nan)
         tangent = angle.forward(x[None], w[None])[1].tangent_x[0]
         ours.append(np.linalg.norm(tangent - true))
     axes = figure.add_subplot()

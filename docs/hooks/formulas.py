@@ -45,7 +45,7 @@ KINDS = {
     "docstring": "Stands in a docstring of the code; says what is meant there.",
     "transcribed": "Checked in high precision by a transcription in tests/derivations.",
     "definition": "Says what a symbol means.",
-    "quoted": "Quoted as it was found, not a statement of refloss.",
+    "quoted": "Quoted from its source; not a statement of refloss.",
 }
 # tests/test_formulas.py evaluates every formula of the first three
 EVALUATED = ("stages/*.py", "losses/*.py", "functions.py")
@@ -156,7 +156,7 @@ def _in_docstrings(sources: str) -> set[str]:
 def _transcribed() -> dict[str, str]:
     """Labels and digests of the transcriptions."""
     sources = sorted((ROOT / "tests" / "derivations").glob("*.py"))
-    return dict(found for source in sources for found in STEP.findall(source.read_text()))
+    return dict(step for source in sources for step in STEP.findall(source.read_text()))
 
 
 def _reference(match: re.Match[str], numbers: dict[str, int], page: Page) -> str:
