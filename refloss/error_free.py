@@ -449,11 +449,6 @@ def scale_rows(rows: Numbers) -> tuple[Array | Pair, Exponents]:
     return ldexp(rows, -exponent[..., None]), exponent
 
 
-def unscale_rows(rows: Array, exponent: Exponents | None) -> Array:
-    """Divide rows by 2^exponent, as gradients of rows that `scale_rows` scaled; None where none was."""
-    return rows if exponent is None or not exponent.any() else ldexp(rows, -exponent[:, None])
-
-
 @overload
 def total(terms: Array, axis: int = -1) -> Pair: ...
 @overload

@@ -207,7 +207,8 @@ def _sines(x: Array, w: Array) -> Array:
 
 def _triplet(call: _Call[Triplet]) -> Bounds:
     settings, promised = call.spec.triplet, call.promise
-    anchor, *others = (call.arrays[name] for name in ("anchor", "positive", "negative"))
+    names = call.spec.differentiable()
+    anchor, *others = (call.arrays[name] for name in names)
     losses, saved = triplet.forward(anchor, others[0], others[1], settings.m, settings.squared)
     share = -np.log2(float(len(anchor))) if settings.reduction == "mean" else 0.0
     loss: Array = np.log2(promised.value) + np.log2(high(losses.mantissa)) + losses.exponent
@@ -217,7 +218,7 @@ def _triplet(call: _Call[Triplet]) -> Bounds:
         for other in others
     )
     row_weight = _log(call.upstream) + share + np.log2(promised.gradient)
-    terms = {"anchor": np.logaddexp2(near, far), "positive": near, "negative": far}
+    terms = dict(zip(names, (np.logaddexp2(near, far), near, far), strict=True))
     value, bounds = _by_row(
         call,
         loss if settings.reduction == "none" else _sum(loss, 0) + share,

@@ -67,7 +67,7 @@ Stages: TypeAlias = dict[str, Any]
 """Outputs of stages, or gradients with respect to them, by stage name; numbers of any kind."""
 Backward: TypeAlias = Callable[[Array], tuple[Stages, Stages]]
 """From the upstream gradient to gradients by stage, and by input."""
-PER_CLASS = frozenset({"normalize_w"})
+PER_CLASS_STAGES = frozenset({"normalize_w"})
 """Stages whose output has one row per class."""
 
 
@@ -118,7 +118,7 @@ def _walk(spec: Spec, arrays: Arrays, upstream: Array | None) -> _Walk:
         )
 
     def restored(stages: Stages) -> Stages:
-        return {name: it if name in PER_CLASS else _restored(it, rows.restored) for name, it in stages.items()}
+        return {name: it if name in PER_CLASS_STAGES else _restored(it, rows.restored) for name, it in stages.items()}
 
     return _Walk(restored(outputs), restored(gradients), rows.gradients(input_gradients))
 

@@ -21,8 +21,8 @@ from refloss.error_free import Array, high, scale_rows
 from refloss.formats import format_of
 from refloss.stages import cross_entropy
 
-SUMMED = 512
-"""Terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in pieces of so many."""
+MAX_TERMS = 512
+"""Most terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in such pieces."""
 
 
 class AccuracyWarning(RuntimeWarning):
@@ -47,9 +47,9 @@ class Promise(NamedTuple):
 def summed(terms: int) -> int:
     """What a sum of rounded terms may lose in the engine `fused`, in u of its terms.
 
-    Up to `SUMMED` terms are added by the BLAS, one after the other at worst; two roundings more for every doubling.
+    Up to `MAX_TERMS` terms are added by the BLAS, one after the other at worst; two roundings more for every doubling.
     """
-    return min(terms, SUMMED) + 2 * max(0, math.ceil(math.log2(max(terms, 1) / SUMMED)))
+    return min(terms, MAX_TERMS) + 2 * max(0, math.ceil(math.log2(max(terms, 1) / MAX_TERMS)))
 
 
 def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int = 1, dtype: Any = np.float64) -> Promise:

@@ -46,7 +46,8 @@ class Problem:
         self._reduction = spec.reduction
         entries = {"value": self._rows.value(self._reduction)}
         if upstream is not None:
-            entries |= {name: self._rows.gradient(name, array.shape) for name, array in arrays.items() if name != "y"}
+            names = [name for name in arrays if name in spec.differentiable()]
+            entries |= {name: self._rows.gradient(name, arrays[name].shape) for name in names}
         self.known = {name: known for name, (known, _) in entries.items()}
         self.unknown = {name: unknown for name, (_, unknown) in entries.items()}
 

@@ -57,7 +57,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
     if upstream is not None:
-        wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
+        wanted = request.wanted(tuple(name for name in spec.differentiable() if name in arrays))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
     keep = "w" in wanted or "b" in wanted
     size = group_size(n, c, d, dtype, keep=keep)

@@ -35,7 +35,7 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
     targets = _soft_targets(arrays["y"], c, spec.cross_entropy, dtype)
     keep, row_weight = False, ScaledNumbers(np.zeros(n), None)
     if upstream is not None:
-        keep = bool(request.wanted(("z",)))
+        keep = bool(request.wanted(spec.differentiable()))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
     weight, losses = row_weight.mantissa.astype(dtype), np.empty(n)
     dz = request.output("z", (n, c)) if keep else np.empty((0, c), dtype)
