@@ -1,4 +1,4 @@
-r"""Bounds: what a promise of the `contract` amounts to on given inputs, entry by entry.
+r"""ValueAndGradients: what a promise of the `contract` amounts to on given inputs, entry by entry.
 
 A promise is relative: to a row's loss, and to the absolute terms of a gradient, what adds up to it before anything
 cancels. Both are computed here, for every loss, by the engine's stages. They may be far outside of float64's
@@ -10,24 +10,24 @@ slope of the target's curve, f the logit over the scale.
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from refloss.engines import contract, dd
 from refloss.engines.contract import Promise, log2_lengths
 from refloss.engines.counting import counted
+from refloss.engines.protocol import ValueAndGradients
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.formats import format_of
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
-Bounds: TypeAlias = tuple[Array, Arrays]
 S = TypeVar("S", bound=Spec)
 L = TypeVar("L", bound=WithLabels)
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> Bounds:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> ValueAndGradients:
     """Return the absolute error that an engine may have on the value and, by the name of the input, on gradients."""
     rows = counted(spec, arrays, upstream)
     with np.errstate(all="ignore"):
@@ -35,7 +35,7 @@ def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dty
     return rows.restored(value), rows.gradients(gradients)
 
 
-def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> Bounds:
+def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> ValueAndGradients:
     match spec:
         case Logits():
             return _logits(_Call(spec, arrays, upstream, engine, dtype))
@@ -148,12 +148,12 @@ def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
     return _Rows(value, coefficient[:, None] + error)
 
 
-def _logits(call: _Call[Logits]) -> Bounds:
+def _logits(call: _Call[Logits]) -> ValueAndGradients:
     rows = _cross_entropy(call, Pair.of(call.wide(call.arrays["z"])))
     return call.absolute(rows.value), {"z": call.absolute(rows.error)}
 
 
-def _linear(call: _Call[Linear]) -> Bounds:
+def _linear(call: _Call[Linear]) -> ValueAndGradients:
     x, w, b = call.arrays["x"], call.arrays["w"], call.arrays.get("b")
     z, _ = linear.forward(call.wide(x), call.wide(w), b)
     rows = _cross_entropy(call, z)
@@ -163,7 +163,7 @@ def _linear(call: _Call[Linear]) -> Bounds:
     return value, bounds if b is None else bounds | {"b": call.absolute(_sum(rows.error, 0))}
 
 
-def _by_row(call: _Call[S], value: Array, rows: Arrays) -> Bounds:
+def _by_row(call: _Call[S], value: Array, rows: Arrays) -> ValueAndGradients:
     """Return bounds of which that of a gradient is the same for all entries of a row."""
     shapes = {name: call.arrays[name].shape for name in rows}
     return call.absolute(value), {
@@ -171,18 +171,15 @@ def _by_row(call: _Call[S], value: Array, rows: Arrays) -> Bounds:
     }
 
 
-def _margin(call: _Call[Margin]) -> Bounds:
+def _margin(call: _Call[Margin]) -> ValueAndGradients:
     x, w, y, spec = call.arrays["x"], call.arrays["w"], call.arrays["y"], call.spec
     unit_x, unit_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
     c, _ = cosine.forward(unit_x, unit_w)
     theta, _ = angle.forward(call.wide(x), call.wide(w[y]))
     psi, saved_margin = margin.forward(theta, spec.margin)
     length = log2_lengths(x)
-    if spec.scale is None:
-        log_scale, scale, exponent = length, unit_x.length, unit_x.exponent
-    else:
-        mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
-        log_scale, scale = np.full(len(y), np.log2(spec.scale)), Pair.of(mantissa)
+    log_scale = length if spec.scale is None else np.full(len(y), np.log2(spec.scale))
+    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(c, psi, y, scale, exponent)
     rows = _cross_entropy(call, z)
 
@@ -205,7 +202,7 @@ def _sines(x: Array, w: Array) -> Array:
     return sines
 
 
-def _triplet(call: _Call[Triplet]) -> Bounds:
+def _triplet(call: _Call[Triplet]) -> ValueAndGradients:
     settings, promised = call.spec.triplet, call.promise
     names = call.spec.differentiable()
     anchor, *others = (call.arrays[name] for name in names)

@@ -17,7 +17,7 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines.counting import counted
-from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import (
     Array,
@@ -94,7 +94,7 @@ def value_and_grad(
     arrays: Arrays,
     upstream: Array,
     request: Request = IN_FLOAT64,
-) -> tuple[Array, Arrays]:
+) -> ValueAndGradients:
     """Return the loss and its gradients by the name of the input."""
     walk = _walk(spec, arrays, upstream)
     return walk.loss, walk.input_gradients
@@ -188,11 +188,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     c, saved_cosine = cosine.forward(unit_x, unit_w)
     theta, saved_angle = angle.forward(x, w[y])
     psi, saved_margin = margin.forward(theta, spec.margin)
-    if spec.scale is None:
-        scale, exponent = unit_x.length, unit_x.exponent
-    else:
-        mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
-        scale = Pair.of(mantissa)
+    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(c, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
     outputs, logits_backward = _logits(spec, z, y)

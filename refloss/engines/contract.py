@@ -18,7 +18,7 @@ import numpy as np
 
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
 from refloss.error_free import Array, high, scale_rows
-from refloss.formats import format_of
+from refloss.formats import FORMATS, format_of
 from refloss.stages import cross_entropy
 
 MAX_TERMS = 512
@@ -99,7 +99,9 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
         return np.full(len(arrays["x"]), spec.scale)
     logs = log2_lengths(arrays["x"])
     if isinstance(spec, Linear):
-        logs = logs + (log2_lengths(arrays["w"]).max() if longest is None else math.log2(max(longest, 5e-324)))
+        logs = logs + (
+            log2_lengths(arrays["w"]).max() if longest is None else math.log2(max(longest, FORMATS["float64"].spacing))
+        )
     with np.errstate(over="ignore"):
         scale = np.exp2(logs)
     return scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refloss.engines.spec import Arrays, Spec
 from refloss.error_free import Array
+
+ValueAndGradients: TypeAlias = tuple[Array, Arrays]
+"""A loss, or what bounds its error, and the same of its gradients by the name of the input."""
 
 
 class Request(NamedTuple):
@@ -55,7 +58,7 @@ class Engine(Protocol):
 
     def value_and_grad(
         self, spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64
-    ) -> tuple[Array, Arrays]:
+    ) -> ValueAndGradients:
         """Return the loss and its gradients by the name of the input, at least those that are wanted.
 
         upstream is the gradient of what comes after the loss, of the shape of the value.

@@ -15,13 +15,11 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from refloss.error_free import PI, Array, Numbers, Pair, StageResult, expansion, sin_cos, where
+from refloss.error_free import PI, Array, Mask, Numbers, Pair, StageResult, expansion, sin_cos, where
 from refloss.fixed_point import Turned, settled
 from refloss.stages.angle import Angle
 
-Mask: TypeAlias = NDArray[np.bool_]
 CosSin: TypeAlias = tuple[Pair, Pair]
 PerSample: TypeAlias = float | Array  # one number, or one number per sample (N,)
 

@@ -54,7 +54,7 @@ from refloss.testing.signatures import (
 
 Bounds: TypeAlias = tuple[Array, dict[str, Array]]
 """Budgets of the value, and of the gradients by name."""
-Arrays: TypeAlias = list[NDArray[Any]]
+InputList: TypeAlias = list[NDArray[Any]]
 Upstream: TypeAlias = ArrayLike | None
 STANDARDS = ("working", "stable", "mixed", "fused", "relative")
 HALVES = ("float16", "bfloat16")
@@ -176,7 +176,7 @@ def bounds(loss: Loss, inputs: Sequence[ArrayLike], a: Arithmetic, upstream: Ups
 
 
 def _stored(
-    loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream, value: Array, allowed: dict[str, Array]
+    loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream, value: Array, allowed: dict[str, Array]
 ) -> Bounds:
     """Add the rounding errors of storage: the value is rounded once, a gradient twice, alone and times upstream."""
     true, gradient = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
@@ -263,7 +263,7 @@ def _rows(z: Array, t: Array) -> Rows:
     return Rows(z, p, np.asarray(saved.q), t, -np.asarray(log_p))
 
 
-def _logits(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _logits(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     z, y = inputs
     shape, classes = z.shape, z.shape[-1]
     labels = y.reshape(-1, classes) if y.ndim == z.ndim else y.reshape(-1)
@@ -278,7 +278,7 @@ def _logits(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bo
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
 
 
-def _linear(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     x, w, y, *bias = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     x, w = x.astype(np.float64)[counting.kept], w.astype(np.float64)
@@ -316,7 +316,7 @@ def _linear(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bo
     return _reduced(loss, rows, of_loss, counting, a), allowed
 
 
-def _margin(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     x, w, y = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     if not counting.kept.any():
@@ -372,7 +372,7 @@ def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)
 
 
-def _triplet(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _triplet(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     anchor, positive, negative = (entry.astype(np.float64) for entry in inputs)
     settings = triplet_of(loss)
     triplets = Triplets(anchor - positive, anchor - negative, settings.m, settings.squared)
@@ -390,7 +390,7 @@ def _triplet(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> B
     return np.asarray(total / n if loss.reduction == "mean" else total), allowed
 
 
-_HEADS: dict[str, Callable[[Loss, Arrays, Arithmetic, Upstream], Bounds]] = {
+_HEADS: dict[str, Callable[[Loss, InputList, Arithmetic, Upstream], Bounds]] = {
     "logits": _logits,
     "linear": _linear,
     "margin": _margin,

@@ -22,7 +22,7 @@ from refloss.engines.certified.balls import Arb, precision
 from refloss.engines.certified.problem import Problem
 from refloss.engines.certified.refinement import refine, round_correctly
 from refloss.engines.certified.rounding import Ball, describe, to_result
-from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
 from refloss.engines.spec import Arrays, Spec
 from refloss.error_free import Array
 
@@ -47,7 +47,7 @@ def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     return round_correctly(Problem(spec, arrays, None))["value"]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> tuple[Array, Arrays]:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> ValueAndGradients:
     """Return the loss and its gradients by the name of the input, every entry rounded as by `value`."""
     gradients = round_correctly(Problem(spec, arrays, upstream))
     return gradients.pop("value"), gradients

@@ -13,11 +13,11 @@ from typing import TypeAlias
 import numpy as np
 
 from refloss.engines.certified.balls import Balls, arb, exact_balls
-from refloss.engines.certified.known import Mask
 from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import Arrays, Linear
+from refloss.error_free import Mask
 from refloss.stages.margin import Settings as MarginSettings
 
 Leaves: TypeAlias = dict[str, Variable]

@@ -13,7 +13,7 @@ from refloss.engines.certified.balls import Arb, Balls, exact_balls, rational, z
 from refloss.engines.certified.exact import parallel
 from refloss.engines.certified.heads import Leaves, cross_entropy, linear, logits, margin, triplet
 from refloss.engines.certified.hinges import known_triplets
-from refloss.engines.certified.known import Mask, Rows
+from refloss.engines.certified.known import Rows
 from refloss.engines.certified.refinement import round_correctly
 from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
@@ -21,7 +21,7 @@ from refloss.engines.certified.targets import known_rows
 from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Proofs, TripletProofs
 from refloss.engines.counting import mean_over_zero
 from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
-from refloss.error_free import Array
+from refloss.error_free import Array, Mask
 from refloss.stages.margin import Settings as MarginSettings
 
 

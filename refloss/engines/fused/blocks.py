@@ -22,6 +22,7 @@ from refloss.engines.fused.products import product
 from refloss.engines.fused.row_scaling import add_exponents, aligned, ldexp_rows, negated, scaled, unscaled
 from refloss.engines.fused.smoothed_targets import SmoothedTargets
 from refloss.engines.kernels import rows as row_kernels
+from refloss.engines.ranges import ranges
 from refloss.error_free import Array, Exponents, Integers
 
 BLOCK_BYTES = 2**20
@@ -30,11 +31,6 @@ MIN_CLASSES = 2048
 """Fewest classes of a block, except for the last few blocks."""
 MIN_KEPT_BYTES = 2**26
 """Bytes of exponentials that may be kept even where W takes fewer."""
-
-
-def ranges(length: int, width: int) -> list[slice]:
-    """Cut a length into ranges of a width; the last may be narrower."""
-    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
 def block_ranges(classes: int, samples: int, dtype: DType) -> list[slice]:

@@ -24,16 +24,17 @@ import numpy as np
 from refloss import inputs
 from refloss.engines import contract
 from refloss.engines.counting import counted
-from refloss.engines.fused.blocks import Classes, group_size, ranges
+from refloss.engines.fused.blocks import Classes, group_size
 from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
 from refloss.engines.fused.headroom import DType, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
-from refloss.engines.fused.reduction import Result, reduced, row_weights
+from refloss.engines.fused.reduction import reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
 from refloss.engines.fused.samples import Samples
 from refloss.engines.fused.sweep import Sweep
 from refloss.engines.fused.target import Target, linear_target, margin_target
-from refloss.engines.protocol import Request
+from refloss.engines.protocol import Request, ValueAndGradients
+from refloss.engines.ranges import ranges
 from refloss.engines.spec import Arrays, Linear, Margin
 from refloss.error_free import Array, Integers, Pair, plain, total_by_label
 from refloss.stages import cross_entropy
@@ -42,14 +43,16 @@ PLAIN_GROUPS = 4
 """Most groups of samples whose gradients are added up without their rounding errors."""
 
 
-def value_and_grad(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def value_and_grad(
+    spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request
+) -> ValueAndGradients:
     """Return the loss, and the gradients that are wanted; none without an upstream gradient."""
     rows = counted(spec, arrays, upstream)
     loss, gradients = _of_counted(spec, rows.arrays, rows.upstream, request)
     return rows.restored(loss), rows.gradients(gradients)
 
 
-def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Return the same for samples that all count."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.fused.blocks import ranges
 from refloss.engines.fused.headroom import DType, TooLargeError, check_targets, max_logit
-from refloss.engines.fused.reduction import Result, reduced, row_weights
+from refloss.engines.fused.reduction import reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, aligned, ldexp_rows
 from refloss.engines.kernels import rows as row_kernels
-from refloss.engines.protocol import Request
+from refloss.engines.protocol import Request, ValueAndGradients
+from refloss.engines.ranges import ranges
 from refloss.engines.spec import Arrays, Logits
 from refloss.engines.threads import in_order
 from refloss.error_free import Array, Integers, plain
@@ -27,7 +27,7 @@ ENTRIES = 2**20
 """Logits that a thread takes at once."""
 
 
-def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Return the loss, and its gradient, if it is wanted and there is an upstream gradient."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     z = aligned(arrays["z"], dtype)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 
 from refloss.engines.fused.headroom import DType, TooLargeError
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
-
-Result: TypeAlias = tuple[Array, dict[str, Array]]
-"""The loss, and gradients by the name of the input."""
 
 
 def reduced(losses: Array, reduction: str, divisor: Array) -> Array:
