@@ -158,12 +158,12 @@ class Turned(NamedTuple):
     bits: int
 
     @property
-    def cos(self) -> int:
+    def cos_theta(self) -> int:
         """Cos θ."""
         return self.angle.cos(self.bits)
 
     @property
-    def sin(self) -> int:
+    def sin_theta(self) -> int:
         """Sin θ."""
         return self.angle.sin(self.bits)
 
@@ -176,12 +176,12 @@ class Turned(NamedTuple):
         return self._reduced()[0]
 
     @property
-    def over_cos(self) -> int:
+    def cos_phi_minus_cos_theta(self) -> int:
         """Cos φ - cos θ, 0 where φ + θ or φ - θ is a multiple of 2π."""
         half_turns = None if self.m2 else self.angle.half_turns
         if half_turns is not None and any(half_turns * (Fraction(self.m1) + side) % 2 == 0 for side in (-1, 1)):
             return 0
-        return self._reduced()[1] - self.cos
+        return self._reduced()[1] - self.cos_theta
 
     def of(self, number: float) -> int:
         """Another number in these units."""

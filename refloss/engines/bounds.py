@@ -38,16 +38,16 @@ def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dty
 def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> ValueAndGradients:
     match spec:
         case Logits():
-            return _logits(_Call(spec, arrays, upstream, engine, dtype))
+            return _logits(_Counted(spec, arrays, upstream, engine, dtype))
         case Linear():
-            return _linear(_Call(spec, arrays, upstream, engine, dtype))
+            return _linear(_Counted(spec, arrays, upstream, engine, dtype))
         case Margin():
-            return _margin(_Call(spec, arrays, upstream, engine, dtype))
+            return _margin(_Counted(spec, arrays, upstream, engine, dtype))
         case Triplet():
-            return _triplet(_Call(spec, arrays, upstream, engine, dtype))
+            return _triplet(_Counted(spec, arrays, upstream, engine, dtype))
 
 
-class _Call(NamedTuple, Generic[S]):
+class _Counted(NamedTuple, Generic[S]):
     """A loss on the rows that count, and the engine in question."""
 
     spec: S
@@ -107,7 +107,7 @@ class _Rows(NamedTuple):
     """Bound of dL/dz (N, C)."""
 
 
-def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
+def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
     r"""Bound the value and the gradient of logits.
 
     The absolute terms are $\sum_k |t_k|\,|\log p_k|$ and $|c|\,(|t_k| + p_k\sum_j |t_j|)$; for one label without
@@ -120,7 +120,7 @@ def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
     weights = cross_entropy.weights(y, z.shape[1], settings)
     t, divisor = cross_entropy.targets(y, weights, settings.label_smoothing)
     share = -_log(divisor) if settings.reduction == "mean" else 0.0
-    coefficient = np.broadcast_to(_log(call.upstream) + share, len(y))
+    log_row_weights = np.broadcast_to(_log(call.upstream) + share, len(y))
     log_t = _log(t)
     target_sum = _sum(log_t, 1)
 
@@ -145,15 +145,15 @@ def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
     terms = np.where((promised.gradient < 0.5)[:, None], terms, target_sum[:, None])
     lost = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
     error = np.logaddexp2(lost + terms, target_sum[:, None] + call.least)
-    return _Rows(value, coefficient[:, None] + error)
+    return _Rows(value, log_row_weights[:, None] + error)
 
 
-def _logits(call: _Call[Logits]) -> ValueAndGradients:
+def _logits(call: _Counted[Logits]) -> ValueAndGradients:
     rows = _cross_entropy(call, Pair.of(call.wide(call.arrays["z"])))
     return call.absolute(rows.value), {"z": call.absolute(rows.error)}
 
 
-def _linear(call: _Call[Linear]) -> ValueAndGradients:
+def _linear(call: _Counted[Linear]) -> ValueAndGradients:
     x, w, b = call.arrays["x"], call.arrays["w"], call.arrays.get("b")
     z, _ = linear.forward(call.wide(x), call.wide(w), b)
     rows = _cross_entropy(call, z)
@@ -163,7 +163,7 @@ def _linear(call: _Call[Linear]) -> ValueAndGradients:
     return value, bounds if b is None else bounds | {"b": call.absolute(_sum(rows.error, 0))}
 
 
-def _by_row(call: _Call[S], value: Array, rows: Arrays) -> ValueAndGradients:
+def _by_row(call: _Counted[S], value: Array, rows: Arrays) -> ValueAndGradients:
     """Return bounds of which that of a gradient is the same for all entries of a row."""
     shapes = {name: call.arrays[name].shape for name in rows}
     return call.absolute(value), {
@@ -171,7 +171,7 @@ def _by_row(call: _Call[S], value: Array, rows: Arrays) -> ValueAndGradients:
     }
 
 
-def _margin(call: _Call[Margin]) -> ValueAndGradients:
+def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     x, w, y, spec = call.arrays["x"], call.arrays["w"], call.arrays["y"], call.spec
     unit_x, unit_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
     c, _ = cosine.forward(unit_x, unit_w)
@@ -202,7 +202,7 @@ def _sines(x: Array, w: Array) -> Array:
     return sines
 
 
-def _triplet(call: _Call[Triplet]) -> ValueAndGradients:
+def _triplet(call: _Counted[Triplet]) -> ValueAndGradients:
     settings, promised = call.spec.triplet, call.promise
     names = call.spec.differentiable()
     anchor, *others = (call.arrays[name] for name in names)
@@ -214,12 +214,12 @@ def _triplet(call: _Call[Triplet]) -> ValueAndGradients:
         2.0 + log2_lengths(anchor / 2.0 - other / 2.0) if settings.squared else np.zeros(len(anchor))
         for other in others
     )
-    row_weight = _log(call.upstream) + share + np.log2(promised.gradient)
+    log_error = _log(call.upstream) + share + np.log2(promised.gradient)
     terms = dict(zip(names, (np.logaddexp2(near, far), near, far), strict=True))
     value, bounds = _by_row(
         call,
         loss if settings.reduction == "none" else _sum(loss, 0) + share,
-        {name: row_weight + term for name, term in terms.items()},
+        {name: log_error + term for name, term in terms.items()},
     )
     is_open = saved.active > 0.0  # a closed hinge is exactly 0
     value = np.where(is_open if settings.reduction == "none" else is_open.any(), value, 0.0)

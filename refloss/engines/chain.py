@@ -243,9 +243,9 @@ def _triplet(spec: Triplet, arrays: Arrays) -> tuple[Stages, Backward]:
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         rows = len(saved.active)
         mantissa, exponent = frexp(upstream)
-        dlosses = cross_entropy.coefficient(mantissa, reduction, np.float64(rows), rows)
-        danchor, dpositive, dnegative = triplet.backward(dlosses, saved, exponent)
-        gradients = {"triplet": ldexp(dlosses, exponent), "reduction": upstream}
+        row_weights = cross_entropy.row_weights(mantissa, reduction, np.float64(rows), rows)
+        danchor, dpositive, dnegative = triplet.backward(row_weights, saved, exponent)
+        gradients = {"triplet": ldexp(row_weights, exponent), "reduction": upstream}
         return gradients, {"anchor": danchor, "positive": dpositive, "negative": dnegative}
 
     return {"triplet": triplet.reduce(losses, "none"), "reduction": triplet.reduce(losses, reduction)}, backward

@@ -67,7 +67,7 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
     Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
     is by 4u S, and a loss, relative to itself, by as much; a softmax by twice that. Fused: sums of D products and
     squares are the BLAS's, whose error is K_D u. What is beside S are the roundings of cross entropy: exp (1u), its
-    correction, the sum, a division (1u each), log1p (1u), coefficient and reduction (1u each).
+    correction, the sum, a division (1u each), log1p (1u), row weight and reduction (1u each).
     """
     unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)

@@ -185,8 +185,8 @@ def _loss(
         targets = cross_entropy.targets(y[rows], weights, settings.label_smoothing, DoubleDouble)
         losses = _put(losses, rows, cross_entropy.row_losses(log_p, targets.t))
         if upstream is not None:
-            dlosses = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, len(y))[rows]
-            dlog_p = cross_entropy.backward(dlosses, cross_entropy.Saved(targets, "none"))
+            row_weights = cross_entropy.row_weights(upstream, settings.reduction, weights.divisor, len(y))[rows]
+            dlog_p = cross_entropy.backward(row_weights, cross_entropy.Saved(targets, "none"))
             backward(log_softmax.backward(dlog_p, saved_log_softmax))
     return np.asarray(DoubleDouble.of(cross_entropy.reduce(losses, settings.reduction, weights.divisor)).hi)
 
@@ -382,7 +382,7 @@ def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> Va
     gradients = {name: np.zeros((count, width)) for name in names}
     if upstream is not None:
         mantissa, exponent = frexp(upstream)
-        dlosses = cross_entropy.coefficient(mantissa, reduction, np.float64(count), count)
+        row_weights = cross_entropy.row_weights(mantissa, reduction, np.float64(count), count)
         exponents = np.broadcast_to(exponent, (count,))
     for rows in _blocks(count, width, 2**16):
         anchor, positive, negative = (DoubleDouble.of(arrays[name][rows]) for name in names)
@@ -390,7 +390,7 @@ def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> Va
         put(losses.mantissa, rows, row_losses.mantissa)
         losses.exponent[rows] = row_losses.exponent
         if upstream is not None:
-            parts = triplet.backward(dlosses[rows], saved, exponents[rows])
+            parts = triplet.backward(row_weights[rows], saved, exponents[rows])
             for name, part in zip(names, parts, strict=True):
                 gradients[name][rows] = part.hi
     return np.asarray(DoubleDouble.of(triplet.reduce(losses, reduction)).hi), gradients

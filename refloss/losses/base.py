@@ -35,7 +35,7 @@ class Loss(ABC):
     """Settings that many losses have; printed where they are not the default."""
 
     def __post_init__(self) -> None:
-        inputs.choice("reduction", self.reduction, inputs.REDUCTIONS)
+        inputs.check_choice("reduction", self.reduction, inputs.REDUCTIONS)
 
     def __repr__(self) -> str:
         """Show the settings of this loss, and of those that many losses have only what is not the default."""

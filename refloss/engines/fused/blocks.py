@@ -75,16 +75,26 @@ def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool) -> P
     The label of a sample is left out, as if its logit were -inf.
     """
     n, dtype, smoothed = len(tile), tile.dtype, block.smoothed
-    top, low, sum_exp_minus_one, target_gap = (np.empty(n) for _ in range(4))
+    row_max, max_low, sum_exp_minus_one, target_gap = (np.empty(n) for _ in range(4))
     t = np.zeros(0, dtype) if smoothed is None else smoothed.all.astype(dtype)
     # pass 1b: products -> logits -> their maximum -> exponentials, in place, and the sums of these
     row_kernels.exponentials(
-        tile, alpha, block.beta, block.bias, block.label_columns, t, gradients, top, low, sum_exp_minus_one, target_gap
+        tile,
+        alpha,
+        block.beta,
+        block.bias,
+        block.label_columns,
+        t,
+        gradients,
+        row_max,
+        max_low,
+        sum_exp_minus_one,
+        target_gap,
     )
     # pass 1c: exponentials -> the gradient of x
     return PartialState(
-        max=top,
-        max_low=low,
+        max=row_max,
+        max_low=max_low,
         sum_exp_minus_one=sum_exp_minus_one,
         target_sum=np.zeros(n) if smoothed is None else smoothed.sums(),
         target_gap=target_gap,
