@@ -69,7 +69,7 @@ class _Counted(NamedTuple, Generic[S]):
 
     @property
     def least(self) -> float:
-        """Logarithm of the smallest normal number: what is below may be lost."""
+        """Logarithm of the smallest normal number: what is below may be rounded to 0."""
         return float(np.log2(format_of(self.dtype).smallest))
 
     def absolute(self, logs: Array) -> Array:
@@ -143,8 +143,8 @@ def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
     else:
         terms = np.logaddexp2(log_t, target_sum[:, None] + log_p2)
     terms = np.where((promised.gradient < 0.5)[:, None], terms, target_sum[:, None])
-    lost = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
-    error = np.logaddexp2(lost + terms, target_sum[:, None] + call.least)
+    promised_error = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
+    error = np.logaddexp2(promised_error + terms, target_sum[:, None] + call.least)
     return _Rows(value, log_row_weights[:, None] + error)
 
 

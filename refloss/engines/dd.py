@@ -27,7 +27,7 @@ from refloss import inputs
 from refloss.engines.counting import counted
 from refloss.engines.kernels import pairs
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
-from refloss.engines.ranges import ranges
+from refloss.engines.slices import ranges
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import (
     Array,

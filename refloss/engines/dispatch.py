@@ -1,7 +1,7 @@
 """Dispatch: which engine computes a call of a loss, and in which dtype.
 
-The engine "auto" is the chain for small work and "fused" for
-large; where "fused" cannot be had, the chain takes its place. Engines are loaded when first asked for.
+The engine "auto" is the chain for small work and "fused" for large; where "fused" cannot be had, the chain takes its
+place. Engines are loaded when first asked for.
 """
 
 from __future__ import annotations

@@ -45,11 +45,11 @@ IN_FLOAT64 = Request()
 class Engine(Protocol):
     """A module of this package that computes losses.
 
-    It reads the spec of a loss and never its name. Arrays were looked over by `refloss.inputs` and have the names of
+    It reads the spec of a loss and never its name. Arrays were checked by `refloss.inputs` and have the names of
     the spec's inputs; rows of logits are flattened to (N, C). They are never written to. All engines but `fused` are
     given float64 arrays; `fused` takes z and w as they came, and looks at w a block at a time.
 
-    Rows with the ignored label count nothing and get the gradient 0. A value has the shape (), or (N,) for the
+    Rows with the ignored label do not count and get the gradient 0. A value has the shape (), or (N,) for the
     reduction "none".
     """
 

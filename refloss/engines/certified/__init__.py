@@ -3,8 +3,8 @@
 A ball is a midpoint and a radius; an operation on balls gives a ball that holds every result of the operation on
 numbers from them (Arb, through python-flint). Every loss is written here from its definition in the papers, forward
 only, and differentiated automatically: no derivative formula of any loss is used. What balls cannot decide is decided
-exactly, by integers. Nothing is shared with `refloss.stages` but the settings, so that the two cannot be wrong
-together.
+exactly, by integers. Nothing is shared with `refloss.stages` except for the settings, and with the other engines
+only what a mean is whose weights add up to 0, so that they cannot be wrong together.
 
 By file, bottom to top: `balls` (numbers, arrays, precision), `rounding` (of a ball to float64 and to decimals), `tape`
 (automatic differentiation), `exact` (integers), `known` (entries known beforehand), `sides` (the margin's boundaries),

@@ -31,7 +31,7 @@ class Problem:
     known: dict[str, Array]
     """Entries known exactly, by "value" or the name of an input: 0, NaN or infinite."""
     unknown: dict[str, Mask]
-    """Which entries are not."""
+    """Which entries are not known exactly."""
     notes: list[str]
     """Kinks and conventions."""
 

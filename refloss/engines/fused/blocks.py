@@ -22,7 +22,7 @@ from refloss.engines.fused.products import product
 from refloss.engines.fused.row_scaling import add_exponents, aligned, ldexp_rows, negated, scaled, unscaled
 from refloss.engines.fused.smoothed_targets import SmoothedTargets
 from refloss.engines.kernels import rows as row_kernels
-from refloss.engines.ranges import ranges
+from refloss.engines.slices import ranges
 from refloss.error_free import Array, Exponents, Integers
 
 BLOCK_BYTES = 2**20

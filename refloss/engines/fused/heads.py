@@ -34,7 +34,7 @@ from refloss.engines.fused.samples import Samples
 from refloss.engines.fused.sweep import Sweep
 from refloss.engines.fused.target import Target, linear_target, margin_target
 from refloss.engines.protocol import Request, ValueAndGradients
-from refloss.engines.ranges import ranges
+from refloss.engines.slices import ranges
 from refloss.engines.spec import Arrays, Linear, Margin
 from refloss.error_free import Array, Integers, Pair, plain, total_by_label
 from refloss.stages import cross_entropy

@@ -17,7 +17,7 @@ from refloss.engines.fused.reduction import reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, aligned, ldexp_rows
 from refloss.engines.kernels import rows as row_kernels
 from refloss.engines.protocol import Request, ValueAndGradients
-from refloss.engines.ranges import ranges
+from refloss.engines.slices import ranges
 from refloss.engines.spec import Arrays, Logits
 from refloss.engines.threads import in_order
 from refloss.error_free import Array, Integers, plain

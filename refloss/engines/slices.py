@@ -1,4 +1,4 @@
-"""Ranges: a length cut into slices, as all engines do that work in blocks."""
+"""Slices: a length cut into ranges, as all engines do that work in blocks."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Ranges: they cover a length once, in order."""
+"""Slices: they cover a length once, in order."""
 
 from __future__ import annotations
 
 import pytest
 
-from refloss.engines.ranges import ranges
+from refloss.engines.slices import ranges
 
 
 @pytest.mark.parametrize(("length", "width"), [(0, 3), (1, 3), (6, 3), (7, 3), (3, 7)])
