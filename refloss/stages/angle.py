@@ -76,10 +76,10 @@ def forward(x: Array | Pair, w: Array | Pair) -> tuple[Angle, Saved]:
     r = w - \frac{w\cdot x}{x\cdot x}\,x, \qquad t_x = \frac{r}{\lVert r\rVert}$$
 
     r is taken with exact products, and again from the residual of the first pass, until its part along x does not
-    count: two or three times for almost all vectors, since a pass gains 106 bits. So it is right relative to its own length
-    however small θ is; where that is near the end of float64's range, it is found in integers. The tangent t_w is found
-    in the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0 or π; the tangents
-    do not exist there, and 0, their choice of least norm, stands for them.
+    count: two or three times for almost all vectors, since a pass gains 106 bits. So it is right relative to its own
+    length however small θ is; where that is near the end of float64's range, it is found in integers. The tangent t_w
+    is found in the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0 or π; the
+    tangents do not exist there, and 0, their choice of least norm, stands for them.
 
     Parameters
     ----------
