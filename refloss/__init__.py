@@ -10,7 +10,7 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from refloss.engines.certified import enclose
     from refloss.engines.contract import AccuracyWarning
-    from refloss.functions import log_softmax, logsumexp, softmax
+    from refloss.functions import error_bound, log_softmax, logsumexp, softmax
     from refloss.losses import (
         AMSoftmax,
         ArcFace,
@@ -23,7 +23,6 @@ if _typing.TYPE_CHECKING:
         SoftmaxLoss,
         SphereFace,
         Triplet,
-        error_bound,
     )
     from refloss.ulp import ulp_error
 
@@ -53,6 +52,7 @@ __all__ = [
 _ELSEWHERE = {
     "AccuracyWarning": "refloss.engines.contract",
     "enclose": "refloss.engines.certified",
+    "error_bound": "refloss.functions",
     "log_softmax": "refloss.functions",
     "logsumexp": "refloss.functions",
     "softmax": "refloss.functions",

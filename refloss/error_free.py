@@ -94,7 +94,7 @@ class Pair:
         return self.hi
 
     def exp(self) -> Array | Pair:
-        """e to the power of the pair, to 53 bits: exp(h + l) = exp(h) (1 + l), for l² counts nothing."""
+        """e to the power of the pair, to 53 bits: exp(h + l) = exp(h) (1 + l), for l² does not count."""
         e = np.exp(self.hi)
         return e + e * self.lo
 
@@ -441,17 +441,12 @@ def scale_rows(rows: Numbers) -> tuple[Array | Pair, Exponents]:
     """Return ``(scaled, e)`` with ``rows = scaled * 2**e`` and the largest entry of a row in [1/2, 1).
 
     The scaling is exact for entries down to 2^-1022 of the largest of their row; smaller ones become subnormal, or 0.
-    The exponent e has one entry a row, and is 0 for a row of zeros.
+    The exponent e has one entry per row, and is 0 for a row of zeros.
     """
     if isinstance(rows, Scaled):
         return along(rows, -1)
     _, exponent = np.frexp(np.abs(high(rows)).max(axis=-1, initial=0.0))
     return ldexp(rows, -exponent[..., None]), exponent
-
-
-def unscale_rows(rows: Array, exponent: Exponents | None) -> Array:
-    """Divide rows by 2^exponent, as gradients of rows that `scale_rows` scaled; None where none was."""
-    return rows if exponent is None or not exponent.any() else ldexp(rows, -exponent[:, None])
 
 
 @overload
@@ -542,7 +537,7 @@ def total_by_label(rows: Numbers, labels: Integers) -> tuple[Integers, Numbers]:
 
 
 def _sums(summed: Pair, labels: Integers) -> Pair:
-    """Of rows whose labels are sorted, one a label."""
+    """Add up the rows of each label; labels are sorted."""
     while (same := labels[1:] == labels[:-1]).any():
         first = np.flatnonzero(np.concatenate([[True], ~same]))
         position = np.arange(len(labels)) - np.repeat(first, np.diff(np.append(first, len(labels))))
@@ -555,7 +550,7 @@ def _sums(summed: Pair, labels: Integers) -> Pair:
 
 
 def expansion(value: Fraction, parts: int) -> list[float]:
-    """Write a rational as a sum of doubles, each the rounding of what is left."""
+    """Write a rational as a sum of doubles, each the rounding of the residual."""
     out = []
     for _ in range(parts):
         out.append(float(value))
@@ -579,15 +574,15 @@ _TAYLOR = [
     Pair(*np.array([expansion(Fraction((-1) ** i, math.factorial(2 * i + 1 - k)), 2) for k in (0, 1)]).T)
     for i in range(1, 16)
 ]
-"""Of sin r / r and of cos r, in powers of r², from the first on."""
+"""Coefficients of the Taylor series of sin r / r and cos r in powers of r², from the first power on."""
 
 
 def sin_cos(angle: Pair) -> tuple[Pair, Pair]:
     """Sine and cosine of an angle in radians, as pairs; absolute error below 16u² up to |angle| = 100.
 
-    The angle is reduced by multiples of pi/2, held to 160 bits, then Taylor's series is summed on [-pi/4, pi/4]. A sine
-    next to a multiple of pi keeps its relative accuracy as far as the pair it was given does. From the ninth on, terms
-    are below 2^-58 in all, and are summed in float64: that costs 0.1u².
+    The angle is reduced by multiples of pi/2, known to 160 bits, then Taylor's series is summed on [-pi/4, pi/4]. A
+    sine next to a multiple of pi keeps its relative accuracy as far as the pair it was given does. From the ninth on,
+    terms are below 2^-58 in all, and are summed in float64: that costs 0.1u².
     """
     quarter = np.rint(angle.hi / _HALF_PI[0])
     r = angle

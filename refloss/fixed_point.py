@@ -66,13 +66,13 @@ def sin_cos(angle: int, bits: int) -> tuple[int, int]:
 
 
 def atan2(sin: int, cos: int, bits: int) -> int:
-    """Return the angle in [0, π] of a sine and a cosine: of what it misses the sine is added, until its cube is 0."""
+    """Return the angle in [0, π] of a sine and a cosine: the sine of its error is added until the cube of that is 0."""
     unit = 1 << bits
-    angle, missing = fixed(math.atan2(sin / unit, cos / unit), bits), unit
-    while abs(missing) ** 3 >> 2 * bits:
+    angle, error = fixed(math.atan2(sin / unit, cos / unit), bits), unit
+    while abs(error) ** 3 >> 2 * bits:
         its_sin, its_cos = sin_cos(angle, bits)
-        missing = (sin * its_cos - cos * its_sin) >> bits
-        angle += missing
+        error = (sin * its_cos - cos * its_sin) >> bits
+        angle += error
     return angle
 
 
@@ -158,12 +158,12 @@ class Turned(NamedTuple):
     bits: int
 
     @property
-    def cos(self) -> int:
+    def cos_theta(self) -> int:
         """Cos θ."""
         return self.angle.cos(self.bits)
 
     @property
-    def sin(self) -> int:
+    def sin_theta(self) -> int:
         """Sin θ."""
         return self.angle.sin(self.bits)
 
@@ -176,19 +176,19 @@ class Turned(NamedTuple):
         return self._reduced()[0]
 
     @property
-    def over_cos(self) -> int:
+    def cos_phi_minus_cos_theta(self) -> int:
         """Cos φ - cos θ, 0 where φ + θ or φ - θ is a multiple of 2π."""
         half_turns = None if self.m2 else self.angle.half_turns
         if half_turns is not None and any(half_turns * (Fraction(self.m1) + side) % 2 == 0 for side in (-1, 1)):
             return 0
-        return self._reduced()[1] - self.cos
+        return self._reduced()[1] - self.cos_theta
 
     def of(self, number: float) -> int:
         """Another number in these units."""
         return fixed(number, self.bits)
 
     def _reduced(self) -> tuple[int, int]:
-        """Sine and cosine of φ, from what is left of it beside the next multiple of π."""
+        """Sine and cosine of φ, from its residual beside the nearest multiple of π."""
         numerator, denominator = self.m1.as_integer_ratio()
         phi, half_turn = self.angle.theta(self.bits) * numerator // denominator + self.of(self.m2), pi(self.bits)
         turns = (2 * phi + half_turn) // (2 * half_turn)

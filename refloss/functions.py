@@ -1,4 +1,4 @@
-"""Softmax, its logarithm, and the log of the sum of exponentials, along an axis of an array."""
+"""Public functions: softmax, its logarithm and the log of the sum of exponentials; the error bound of a loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from refloss import inputs
+from refloss.engines import dispatch
+from refloss.engines.call import call_of
+from refloss.engines.dispatch import Value
 from refloss.error_free import Array, Pair, plain
 from refloss.stages import log_softmax as log_softmax_stage
 from refloss.stages import softmax as softmax_stage
@@ -94,3 +97,45 @@ def logsumexp(z: Any, axis: int = -1) -> np.float64 | Array:
     rows, restore = inputs.rows_along("z", z, axis)
     log_sum: np.float64 | Array = restore(log_softmax_stage.log_sum_exp(Pair.of(rows)))
     return log_sum
+
+
+def error_bound(
+    loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = None, upstream: Any = None
+) -> tuple[Value, Any]:
+    r"""Return the absolute error that an engine may have on the value and on every entry of the gradients.
+
+    Of a value it is r |L|, of a gradient's entry ρ times the absolute terms of its row, with r and ρ by
+    `refloss.engines.contract.promise`: each counts the rounding errors of its engine. Terms are what adds up to a row
+    before anything cancels. For heads with G = dL/dz and the slope ψ' of the target's curve, 1 off the
+    target: $\sum_k |s\,G_{nk}\,\psi'_{nk}|/\lVert x_n\rVert$ for x, and
+    $\sum_n |s\,G_{nk}\,\psi'_{nk}|/\lVert w_k\rVert$ for w; where ‖x‖ is the scale $\sum_k |G_{nk} f_{nk}|$ more, f the
+    logit over the scale; for `SoftmaxLoss` $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,
+    for b, $\sum_n |G_{nk}|$. For "dd" ψ' is sin θ off the target. For `CrossEntropy` |G|; for `Triplet` the lengths of
+    the two gradients of distances. Where several classes are targets, by smoothing or probabilities, the terms of |G|
+    are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss $|t_{nk}\log p_{nk}|$. Probabilities below the
+    smallest normal number may be rounded to 0, and so may as much of a result.
+
+    The truth is that of the inputs as they are; with dtype float32, of the inputs rounded to float32. "certified"
+    rounds correctly, so its bound is half an ulp.
+
+    Parameters
+    ----------
+    loss
+        A loss of refloss.
+    inputs
+        What it is called with.
+    engine, dtype, upstream
+        As in ``value_and_grad``.
+
+    Returns
+    -------
+    value, gradients
+        Bounds, in the form in which ``value_and_grad`` returns what they bound; inf where nothing can be said.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As the loss itself, naming the argument.
+    """
+    bound, gradients = dispatch.error_bound(call_of(loss, inputs), engine, dtype, upstream)
+    return bound, loss._gradient(**gradients)

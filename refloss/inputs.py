@@ -27,7 +27,7 @@ GRADIENTS = ("exact", "detached")
 # --------------------------------------------------------------------------------------------------- settings of a loss
 
 
-def choice(name: str, value: object, allowed: Iterable[str]) -> None:
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a word that is not in the list."""
     words = tuple(allowed)
     if not isinstance(value, str) or value not in words:

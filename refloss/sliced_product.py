@@ -31,9 +31,9 @@ ACCURACY = 96  # bits that the product of two matrices of pairs has, of the larg
 
 
 def _cut(rows: Array | Pair, bits: int, count: int) -> tuple[list[Array], list[Array]]:
-    """Cut entries of size at most 1 into slices of few bits: the slices, and what is left before each and at the end.
+    """Cut entries of size at most 1 into slices of few bits: the slices, and the residuals before each and at the end.
 
-    Slice k is a multiple of 2^(-(k+1) bits), and what it leaves is at most half of that. Cutting is exact; what is left
+    Slice k is a multiple of 2^(-(k+1) bits), and its residual is at most half of that. Cutting is exact; the residual
     of a pair is rounded to float64 where it is handed out.
     """
     rest = Pair.of(rows)
@@ -87,7 +87,7 @@ def matmul(a: Numbers, b: Numbers) -> Pair | Scaled:
     at most 1 and cut into n - 1 slices of $\beta = \lfloor (53 - \lceil\log_2 K\rceil)/2 \rfloor$ bits and a rest
     $r_{n-1}$ of size at most $2^{-(n-1)\beta-1}$:
     $$a b^T = \sum_{i+j\le n-2} a_i b_j^T + \sum_{i\le n-2} a_i\,r^b_{n-1-i}{}^T + r^a_{n-1} b^T$$
-    where $r_k$ is what is left before slice k. In the first sum every product of entries is an integer of at most 2β
+    where $r_k$ is the residual before slice k. In the first sum every product of entries is an integer of at most 2β
     bits times $2^{-(i+j+2)\beta}$, so that K of them add up to at most 53 bits: exact, in whatever order a BLAS adds
     them. The n other products have terms of size at most $2^{-(n-1)\beta-1}$ and are rounded as a BLAS does it: at most
     $$n (K + 1)\,u\,K\,2^{-(n-1)\beta-1} \le 2 n K (K+1)\,2^{-(n-1)\beta} u \max|a|\max|b|$$

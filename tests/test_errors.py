@@ -517,7 +517,7 @@ def test_a_budget_on_logits_is_that_of_the_rows_that_count():
     rows = budgets._rows(z[counting.kept], counting.t)
     of_loss, of_g = errors.cross_entropy_error(rows, 0.0 * rows.z, UNITS)
     assert value == pytest.approx(float(budgets._reduced(loss, rows, of_loss, counting, UNITS)), rel=1e-14, abs=0.0)
-    scale = np.abs(counting.coefficient)[:, None]
+    scale = np.abs(counting.row_weights)[:, None]
     assert np.allclose(scale * np.array([1.0]), 3.0 / np.array([1.0, 0.5, 2.0]).sum(), rtol=1e-12, atol=0.0)
     expected = scale * (of_g + (3.0 * U + TRUTH) * np.abs(rows.g)) + LEAST
     assert np.allclose(allowed["z"][counting.kept], expected, rtol=1e-12, atol=0.0)

@@ -108,23 +108,23 @@ def test_angles_with_a_margin(bits, x, w, m1, m2):
     theta = exact.angle([x], [w], digits=1400)[0]
     phi = mpf(m1) * theta + mpf(m2)
     assert _close(at.sin_phi, mp.sin(phi), bits, 32 * UNITS)
-    assert _close(at.over_cos, mp.cos(phi) - mp.cos(theta), bits, 32 * UNITS)
-    assert _close(at.cos, mp.cos(theta), bits)
-    assert _close(at.sin, mp.sin(theta), bits)
+    assert _close(at.cos_phi_minus_cos_theta, mp.cos(phi) - mp.cos(theta), bits, 32 * UNITS)
+    assert _close(at.cos_theta, mp.cos(theta), bits)
+    assert _close(at.sin_theta, mp.sin(theta), bits)
     assert at.of(0.75) == 3 << bits - 2
 
 
 def test_what_is_0_is_0_exactly():
     degrees_120 = Between.of(np.array([1.0, 1.0, 0.0]), np.array([0.0, -3.0, 3.0]))
     assert Turned(degrees_120, 1.5, 0.0, 0.0, 256).sin_phi == 0  # 180
-    assert Turned(degrees_120, 2.0, 0.0, 0.0, 256).over_cos == 0  # the cosine of 240
-    assert Turned(degrees_120, 4.0, 0.0, 0.0, 256).over_cos == 0  # of 480
-    assert Turned(degrees_120, 3.0, 0.0, 0.0, 256).over_cos != 0
+    assert Turned(degrees_120, 2.0, 0.0, 0.0, 256).cos_phi_minus_cos_theta == 0  # the cosine of 240
+    assert Turned(degrees_120, 4.0, 0.0, 0.0, 256).cos_phi_minus_cos_theta == 0  # of 480
+    assert Turned(degrees_120, 3.0, 0.0, 0.0, 256).cos_phi_minus_cos_theta != 0
     assert Turned(degrees_120, 2.0, 0.0, 0.0, 256).sin_phi != 0
     for m1, m2 in ((1.5, 1e-60), (2.0, 1e-60)):
         at = Turned(degrees_120, m1, m2, 0.0, 256)
         assert at.sin_phi != 0
-        assert at.over_cos != 0
+        assert at.cos_phi_minus_cos_theta != 0
 
 
 @pytest.mark.parametrize("power", [0, -115, -117, -880, -890, -3950])

@@ -310,7 +310,7 @@ def _(rng):
 def _rows(rng):
     """Rows of logits, with the index of the largest, as the code finds it, and that logit."""
     z = rng.normal(size=(N, C)) * 2.0
-    top = softmax.exponentials(Pair.of(z)).top
+    top = softmax.exponentials(Pair.of(z)).argmax
     return z, [(int(a), _exact(z[n, a])) for n, a in enumerate(top)]
 
 

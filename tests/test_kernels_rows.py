@@ -16,10 +16,10 @@ from support.kernel_cases import BITS, both, cross_entropies, depth, error_of_su
 
 @both
 @lengths
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("with_gradients", [True, False])
 @pytest.mark.parametrize("smoothed", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
-def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
+def test_exponentials_and_their_sums(dtype, n, with_gradients, smoothed, biased):
     """NumPy makes the same logits, bit for bit: nothing is fused. From there on it is 0.82 ulp, and sums.
 
     The rounding error of adding the bias is compensated: two roundings more.
@@ -36,7 +36,7 @@ def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
     uniform_targets = random.uniform(0.0, 1.0, n).astype(dtype) if smoothed else np.zeros(0, dtype)
     row_max, max_low, sum_exp_minus_one, target_gap = state = np.empty((4, 4))
     with quiet():
-        rows.exponentials(tile, alpha, beta, bias, label_columns, uniform_targets, keep, *state)
+        rows.exponentials(tile, alpha, beta, bias, label_columns, uniform_targets, with_gradients, *state)
     for i, row in enumerate(z):
         visible = [k for k in range(n) if k != label_columns[i]]
         if not visible:
@@ -60,7 +60,7 @@ def test_exponentials_and_their_sums(dtype, n, keep, smoothed, biased):
             assert error_of_sum(target_gap[i], (uniform_targets[visible] * -gaps).tolist()) <= depth(n) + slack
         else:
             assert target_gap[i] == 0.0
-        if keep:
+        if with_gradients:
             expected = np.zeros(n)
             expected[visible] = e * beta[visible]  # these, and the kernel's, are within 2u; products within 1u
             np.testing.assert_allclose(tile[i], expected, rtol=(4.0 + rounded) * u, atol=4.0 * np.finfo(dtype).tiny)
@@ -91,25 +91,25 @@ def test_cross_entropy_of_rows(dtype, classes):
     for case in cross_entropies(np.random.default_rng(classes), dtype, classes):
         with quiet():
             rows.cross_entropy(*case)
-        z, label, label_target, t, row_weight, kept, keep, losses, dz = case
+        z, label, label_target, t, row_weight, kept, with_gradients, losses, dz = case
         for i, row in enumerate(z.astype(np.float64)):
             if not kept[i]:
                 assert losses[i] == 0.0
-                assert not keep or not dz[i].any()
+                assert not with_gradients or not dz[i].any()
                 continue
             targets = np.zeros(classes) if not len(t) else t[min(i, len(t) - 1)].astype(np.float64)
             if label[i] >= 0:
                 targets[label[i]] = label_target[i]
             if np.isnan(row).any() or not np.isfinite(row.max()):
                 assert np.isnan(losses[i])  # 0 times NaN too
-                assert not keep or np.isnan(dz[i]).all()
+                assert not with_gradients or np.isnan(dz[i]).all()
                 continue
             minus_log_p, p = refloss.logsumexp(row) - row, refloss.softmax(row)
             with quiet():
                 terms = np.where(targets > 0.0, targets * minus_log_p, 0.0)
             if np.isfinite(terms).all():
                 assert abs(losses[i] - terms.sum()) <= u * (terms.sum() + targets.sum() * np.abs(row[p > 0]).max())
-            if keep:
+            if with_gradients:
                 size = targets.sum() * p + targets
                 error = np.abs(dz[i] - float(row_weight[i]) * (targets.sum() * p - targets))
                 assert (error <= u * abs(float(row_weight[i])) * size).all()

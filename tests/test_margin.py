@@ -377,10 +377,10 @@ def test_what_is_resolved_is_a_copy():
     settings = Settings(2.0)
     at = margin.turned(angles, settings)
     rough = Pair(np.array([1e-20, 0.5]), np.zeros(2))
-    exactly = margin.resolved(rough, 1.0, at.exactly, lambda of: of.cos)
+    exactly = margin.resolved(rough, 1.0, at.exactly, lambda of: of.cos_theta)
     assert rough.hi.tolist() == [1e-20, 0.5]
     assert exactly.hi.tolist() == [1e-20 / 3.0, 0.5]
-    assert margin.resolved(rough, 1.0, at.exactly, lambda of: of.cos, 2.0**-80) is rough
+    assert margin.resolved(rough, 1.0, at.exactly, lambda of: of.cos_theta, 2.0**-80) is rough
 
 
 # ------------------------------------------------------------------------------------------- facts about the curves
@@ -524,8 +524,8 @@ def test_an_angle_that_is_a_multiple_of_pi_up_to_its_own_error_is_there_exactly(
     orthogonal, _ = angle.forward(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]))
     for m1 in (2.0, 4.0, 6.0):
         at = margin.turned(orthogonal, Settings(m1=m1))
-        assert at.sin.hi.tolist() == [0.0]
-        assert at.cos.hi.tolist() == [(-1.0) ** (m1 / 2.0)]
+        assert at.sin_phi.hi.tolist() == [0.0]
+        assert at.cos_phi.hi.tolist() == [(-1.0) ** (m1 / 2.0)]
         assert at.theta is orthogonal
 
 

@@ -122,7 +122,7 @@ def test_the_same_upstream_for_all_classes_has_no_gradient_but_rounding():
 def test_the_parts_are_what_they_say():
     z = Pair.of(rows(np.random.default_rng(3), 5, 3.0))
     parts = softmax.exponentials(z)
-    assert np.array_equal(parts.top, z.hi.argmax(axis=1))
+    assert np.array_equal(parts.argmax, z.hi.argmax(axis=1))
     gaps, e = whole(parts.gap), exact.exact(parts.e)
     with mp.workdps(60):
         true = exact.exact(z.hi) - exact.exact(z.hi.max(axis=1))[:, None]
@@ -130,7 +130,7 @@ def test_the_parts_are_what_they_say():
         sizes = np.array([[mp.exp(gap) for gap in row] for row in true])
         others = e.sum(axis=1) - 1
     assert exact.row_error(e, sizes, sizes) <= 2.0
-    assert (np.asarray(parts.e)[np.arange(3), parts.top] == 1.0).all()
+    assert (np.asarray(parts.e)[np.arange(3), parts.argmax] == 1.0).all()
     assert exact.value_error(whole(plain(parts.sum_exp_minus_one)), others) <= 1e-9
     saved = softmax.probabilities(parts)
     assert saved._fields == ("p", "q")

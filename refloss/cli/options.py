@@ -1,6 +1,7 @@
 """The options that several commands share.
 
-dtypes, standards and groups are plain strings here: the library has the only list of each, and refuses other names.
+dtypes, standards and groups are plain strings and not Literals: typer would refuse other names in words of its own, and
+names such as 'torch.float32' that the library takes. The library has the only list of each.
 """
 
 from __future__ import annotations

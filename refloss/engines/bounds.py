@@ -1,4 +1,4 @@
-r"""Bounds: what a promise of the `contract` amounts to on given inputs, entry by entry.
+r"""ValueAndGradients: what a promise of the `contract` amounts to on given inputs, entry by entry.
 
 A promise is relative: to a row's loss, and to the absolute terms of a gradient, what adds up to it before anything
 cancels. Both are computed here, for every loss, by the engine's stages. They may be far outside of float64's
@@ -10,24 +10,24 @@ slope of the target's curve, f the logit over the scale.
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from refloss.engines import contract, dd
 from refloss.engines.contract import Promise, log2_lengths
 from refloss.engines.counting import counted
+from refloss.engines.protocol import ValueAndGradients
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.formats import format_of
 from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
 
-Bounds: TypeAlias = tuple[Array, Arrays]
 S = TypeVar("S", bound=Spec)
 L = TypeVar("L", bound=WithLabels)
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> Bounds:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> ValueAndGradients:
     """Return the absolute error that an engine may have on the value and, by the name of the input, on gradients."""
     rows = counted(spec, arrays, upstream)
     with np.errstate(all="ignore"):
@@ -35,19 +35,19 @@ def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dty
     return rows.restored(value), rows.gradients(gradients)
 
 
-def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> Bounds:
+def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> ValueAndGradients:
     match spec:
         case Logits():
-            return _logits(_Call(spec, arrays, upstream, engine, dtype))
+            return _logits(_Counted(spec, arrays, upstream, engine, dtype))
         case Linear():
-            return _linear(_Call(spec, arrays, upstream, engine, dtype))
+            return _linear(_Counted(spec, arrays, upstream, engine, dtype))
         case Margin():
-            return _margin(_Call(spec, arrays, upstream, engine, dtype))
+            return _margin(_Counted(spec, arrays, upstream, engine, dtype))
         case _:  # Triplet
-            return _triplet(_Call(spec, arrays, upstream, engine, dtype))
+            return _triplet(_Counted(spec, arrays, upstream, engine, dtype))
 
 
-class _Call(NamedTuple, Generic[S]):
+class _Counted(NamedTuple, Generic[S]):
     """A loss on the rows that count, and the engine in question."""
 
     spec: S
@@ -69,7 +69,7 @@ class _Call(NamedTuple, Generic[S]):
 
     @property
     def least(self) -> float:
-        """Logarithm of the smallest normal number: what is below may be lost."""
+        """Logarithm of the smallest normal number: what is below may be rounded to 0."""
         return float(np.log2(format_of(self.dtype).smallest))
 
     def absolute(self, logs: Array) -> Array:
@@ -107,7 +107,7 @@ class _Rows(NamedTuple):
     """Bound of dL/dz (N, C)."""
 
 
-def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
+def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
     r"""Bound the value and the gradient of logits.
 
     The absolute terms are $\sum_k |t_k|\,|\log p_k|$ and $|c|\,(|t_k| + p_k\sum_j |t_j|)$; for one label without
@@ -120,7 +120,7 @@ def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
     weights = cross_entropy.weights(y, z.shape[1], settings)
     t, divisor = cross_entropy.targets(y, weights, settings.label_smoothing)
     share = -_log(divisor) if settings.reduction == "mean" else 0.0
-    coefficient = np.broadcast_to(_log(call.upstream) + share, len(y))
+    log_row_weights = np.broadcast_to(_log(call.upstream) + share, len(y))
     log_t = _log(t)
     target_sum = _sum(log_t, 1)
 
@@ -143,17 +143,17 @@ def _cross_entropy(call: _Call[L], z: Pair) -> _Rows:
     else:
         terms = np.logaddexp2(log_t, target_sum[:, None] + log_p2)
     terms = np.where((promised.gradient < 0.5)[:, None], terms, target_sum[:, None])
-    lost = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
-    error = np.logaddexp2(lost + terms, target_sum[:, None] + call.least)
-    return _Rows(value, coefficient[:, None] + error)
+    promised_error = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
+    error = np.logaddexp2(promised_error + terms, target_sum[:, None] + call.least)
+    return _Rows(value, log_row_weights[:, None] + error)
 
 
-def _logits(call: _Call[Logits]) -> Bounds:
+def _logits(call: _Counted[Logits]) -> ValueAndGradients:
     rows = _cross_entropy(call, Pair.of(call.wide(call.arrays["z"])))
     return call.absolute(rows.value), {"z": call.absolute(rows.error)}
 
 
-def _linear(call: _Call[Linear]) -> Bounds:
+def _linear(call: _Counted[Linear]) -> ValueAndGradients:
     x, w, b = call.arrays["x"], call.arrays["w"], call.arrays.get("b")
     z, _ = linear.forward(call.wide(x), call.wide(w), b)
     rows = _cross_entropy(call, z)
@@ -163,7 +163,7 @@ def _linear(call: _Call[Linear]) -> Bounds:
     return value, bounds if b is None else bounds | {"b": call.absolute(_sum(rows.error, 0))}
 
 
-def _by_row(call: _Call[S], value: Array, rows: Arrays) -> Bounds:
+def _by_row(call: _Counted[S], value: Array, rows: Arrays) -> ValueAndGradients:
     """Return bounds of which that of a gradient is the same for all entries of a row."""
     shapes = {name: call.arrays[name].shape for name in rows}
     return call.absolute(value), {
@@ -171,18 +171,15 @@ def _by_row(call: _Call[S], value: Array, rows: Arrays) -> Bounds:
     }
 
 
-def _margin(call: _Call[Margin]) -> Bounds:
+def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     x, w, y, spec = call.arrays["x"], call.arrays["w"], call.arrays["y"], call.spec
     unit_x, unit_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
     c, _ = cosine.forward(unit_x, unit_w)
     theta, _ = angle.forward(call.wide(x), call.wide(w[y]))
     psi, saved_margin = margin.forward(theta, spec.margin)
     length = log2_lengths(x)
-    if spec.scale is None:
-        log_scale, scale, exponent = length, unit_x.length, unit_x.exponent
-    else:
-        mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
-        log_scale, scale = np.full(len(y), np.log2(spec.scale)), Pair.of(mantissa)
+    log_scale = length if spec.scale is None else np.full(len(y), np.log2(spec.scale))
+    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(c, psi, y, scale, exponent)
     rows = _cross_entropy(call, z)
 
@@ -205,9 +202,10 @@ def _sines(x: Array, w: Array) -> Array:
     return sines
 
 
-def _triplet(call: _Call[Triplet]) -> Bounds:
+def _triplet(call: _Counted[Triplet]) -> ValueAndGradients:
     settings, promised = call.spec.triplet, call.promise
-    anchor, *others = (call.arrays[name] for name in ("anchor", "positive", "negative"))
+    names = call.spec.differentiable()
+    anchor, *others = (call.arrays[name] for name in names)
     losses, saved = triplet.forward(anchor, others[0], others[1], settings.m, settings.squared)
     share = -np.log2(float(len(anchor))) if settings.reduction == "mean" else 0.0
     loss: Array = np.log2(promised.value) + np.log2(high(losses.mantissa)) + losses.exponent
@@ -216,12 +214,12 @@ def _triplet(call: _Call[Triplet]) -> Bounds:
         2.0 + log2_lengths(anchor / 2.0 - other / 2.0) if settings.squared else np.zeros(len(anchor))
         for other in others
     )
-    row_weight = _log(call.upstream) + share + np.log2(promised.gradient)
-    terms = {"anchor": np.logaddexp2(near, far), "positive": near, "negative": far}
+    log_error = _log(call.upstream) + share + np.log2(promised.gradient)
+    terms = dict(zip(names, (np.logaddexp2(near, far), near, far), strict=True))
     value, bounds = _by_row(
         call,
         loss if settings.reduction == "none" else _sum(loss, 0) + share,
-        {name: row_weight + term for name, term in terms.items()},
+        {name: log_error + term for name, term in terms.items()},
     )
     is_open = saved.active > 0.0  # a closed hinge is exactly 0
     value = np.where(is_open if settings.reduction == "none" else is_open.any(), value, 0.0)

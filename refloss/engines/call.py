@@ -1,4 +1,4 @@
-"""Call: a loss and its inputs, looked over, as engines take them."""
+"""Call: a loss and its checked inputs, as engines take them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Call(NamedTuple):
     spec: Spec
     """The loss."""
     arrays: Arrays
-    """Its inputs after `refloss.inputs` has looked them over; rows of logits flattened."""
+    """Its inputs, checked by `refloss.inputs`; rows of logits flattened."""
     samples: tuple[int, ...]
     """The shape of the samples: (N,), or (...) of logits (..., C)."""
     arguments: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Call(NamedTuple):
         }
 
     def in_float64(self) -> Arrays:
-        """Return the inputs in float64, w looked over."""
+        """Return the inputs in float64, w checked."""
         return inputs.as_float64(self.arrays, directions=self.spec.directions)
 
 

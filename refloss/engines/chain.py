@@ -17,7 +17,7 @@ import numpy as np
 
 from refloss import inputs
 from refloss.engines.counting import counted
-from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import (
     Array,
@@ -67,7 +67,7 @@ Stages: TypeAlias = dict[str, Any]
 """Outputs of stages, or gradients with respect to them, by stage name; numbers of any kind."""
 Backward: TypeAlias = Callable[[Array], tuple[Stages, Stages]]
 """From the upstream gradient to gradients by stage, and by input."""
-PER_CLASS = frozenset({"normalize_w"})
+PER_CLASS_STAGES = frozenset({"normalize_w"})
 """Stages whose output has one row per class."""
 
 
@@ -94,7 +94,7 @@ def value_and_grad(
     arrays: Arrays,
     upstream: Array,
     request: Request = IN_FLOAT64,
-) -> tuple[Array, Arrays]:
+) -> ValueAndGradients:
     """Return the loss and its gradients by the name of the input."""
     walk = _walk(spec, arrays, upstream)
     return walk.loss, walk.input_gradients
@@ -118,7 +118,7 @@ def _walk(spec: Spec, arrays: Arrays, upstream: Array | None) -> _Walk:
         )
 
     def restored(stages: Stages) -> Stages:
-        return {name: it if name in PER_CLASS else _restored(it, rows.restored) for name, it in stages.items()}
+        return {name: it if name in PER_CLASS_STAGES else _restored(it, rows.restored) for name, it in stages.items()}
 
     return _Walk(restored(outputs), restored(gradients), rows.gradients(input_gradients))
 
@@ -188,11 +188,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     c, saved_cosine = cosine.forward(unit_x, unit_w)
     theta, saved_angle = angle.forward(x, w[y])
     psi, saved_margin = margin.forward(theta, spec.margin)
-    if spec.scale is None:
-        scale, exponent = unit_x.length, unit_x.exponent
-    else:
-        mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
-        scale = Pair.of(mantissa)
+    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(c, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
     outputs, logits_backward = _logits(spec, z, y)
@@ -247,9 +243,9 @@ def _triplet(spec: Triplet, arrays: Arrays) -> tuple[Stages, Backward]:
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         rows = len(saved.active)
         mantissa, exponent = frexp(upstream)
-        dlosses = cross_entropy.coefficient(mantissa, reduction, np.float64(rows), rows)
-        danchor, dpositive, dnegative = triplet.backward(dlosses, saved, exponent)
-        gradients = {"triplet": ldexp(dlosses, exponent), "reduction": upstream}
+        row_weights = cross_entropy.row_weights(mantissa, reduction, np.float64(rows), rows)
+        danchor, dpositive, dnegative = triplet.backward(row_weights, saved, exponent)
+        gradients = {"triplet": ldexp(row_weights, exponent), "reduction": upstream}
         return gradients, {"anchor": danchor, "positive": dpositive, "negative": dnegative}
 
     return {"triplet": triplet.reduce(losses, "none"), "reduction": triplet.reduce(losses, reduction)}, backward

@@ -4,7 +4,7 @@ Everything that says how wrong an engine may be reads it here: `refloss.error_bo
 records, the budgets of `refloss.testing`.
 
 Symbols: u the unit roundoff of the dtype; S_n the scale of a sample: s, or ‖x_n‖ where that is the scale, or
-‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head; K_n what a sum of n rounded terms may lose, in u of its terms.
+‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head; K_n the rounding error of a sum of n rounded terms, in u of its terms.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
 from refloss.error_free import Array, high, scale_rows
-from refloss.formats import format_of
+from refloss.formats import FORMATS, format_of
 from refloss.stages import cross_entropy
 
-SUMMED = 512
-"""Terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in pieces of so many."""
+MAX_TERMS = 512
+"""Most terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in such pieces."""
 
 
 class AccuracyWarning(RuntimeWarning):
@@ -34,22 +34,22 @@ class AccuracyWarning(RuntimeWarning):
 
 
 class Promise(NamedTuple):
-    """What an engine promises for each sample, in parts of what is bounded."""
+    """What an engine promises for each sample: relative errors."""
 
     value: Array
-    """Of a row's loss (N,)."""
+    """Relative error of a row's loss (N,)."""
     gradient: Array
-    """Of the absolute terms of a gradient (N,)."""
+    """Error of a gradient, relative to its absolute terms (N,)."""
     sums: float = 0.0
-    """More, of the same terms, for sums over samples and classes."""
+    """Further error of a gradient, relative to the same terms, from sums over samples and classes."""
 
 
 def summed(terms: int) -> int:
-    """What a sum of rounded terms may lose in the engine `fused`, in u of its terms.
+    """Return the rounding error of a sum in the engine `fused`, in u of its terms.
 
-    Up to `SUMMED` terms are added by the BLAS, one after the other at worst; two roundings more for every doubling.
+    Up to `MAX_TERMS` terms are added by the BLAS, one after the other at worst; two roundings more for every doubling.
     """
-    return min(terms, SUMMED) + 2 * max(0, math.ceil(math.log2(max(terms, 1) / SUMMED)))
+    return min(terms, MAX_TERMS) + 2 * max(0, math.ceil(math.log2(max(terms, 1) / MAX_TERMS)))
 
 
 def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int = 1, dtype: Any = np.float64) -> Promise:
@@ -67,7 +67,7 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
     Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
     is by 4u S, and a loss, relative to itself, by as much; a softmax by twice that. Fused: sums of D products and
     squares are the BLAS's, whose error is K_D u. What is beside S are the roundings of cross entropy: exp (1u), its
-    correction, the sum, a division (1u each), log1p (1u), coefficient and reduction (1u each).
+    correction, the sum, a division (1u each), log1p (1u), row weight and reduction (1u each).
     """
     unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)
@@ -79,9 +79,9 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
             return Promise(most, most)
         if engine == "chain":
             return Promise(np.maximum(16.0 * unit, 4.0 * unit * scale), np.maximum(32.0 * unit, 8.0 * unit * scale))
-        lost = (6.0 + summed(width)) * unit * scale
+        error = (6.0 + summed(width)) * unit * scale
     sums = (16.0 + summed(scale.size) + summed(classes)) * unit
-    return Promise(np.maximum(16.0 * unit, lost), np.maximum(32.0 * unit, 2.0 * lost), sums)
+    return Promise(np.maximum(16.0 * unit, error), np.maximum(32.0 * unit, 2.0 * error), sums)
 
 
 def log2_lengths(rows: Any) -> Array:
@@ -99,7 +99,9 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
         return np.full(len(arrays["x"]), spec.scale)
     logs = log2_lengths(arrays["x"])
     if isinstance(spec, Linear):
-        logs = logs + (log2_lengths(arrays["w"]).max() if longest is None else math.log2(max(longest, 5e-324)))
+        logs = logs + (
+            log2_lengths(arrays["w"]).max() if longest is None else math.log2(max(longest, FORMATS["float64"].spacing))
+        )
     with np.errstate(over="ignore"):
         scale = np.exp2(logs)
     return scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
@@ -126,10 +128,10 @@ def warn_if_unreliable(
 
 def warn_of_scales(engine: str, spec: Spec, scale: Array, width: int, dtype: Any = np.float64) -> None:
     """Warn, where the user's code calls, of scales (N,) at which nothing is promised."""
-    lost = promise(engine, spec.head, scale, width=width, dtype=dtype).gradient
-    if not (lost >= 1.0).any():
+    error = promise(engine, spec.head, scale, width=width, dtype=dtype).gradient
+    if not (error >= 1.0).any():
         return
-    n = int(lost.argmax())
+    n = int(error.argmax())
     names = {"linear": f"x[{n}] and w with a product of lengths", "margin": f"x[{n}] of length"}
     what = "s of" if isinstance(spec, Margin) and spec.scale is not None else names[spec.head]
     wider = {"fused": ("chain", "dd"), "chain": ("dd",), "dd": ()}[engine]

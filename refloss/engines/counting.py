@@ -23,15 +23,15 @@ class Counted(NamedTuple):
     """Their inputs; inputs with one row per class as they are."""
     upstream: Array | None
     """Their upstream gradient, or the one for all."""
-    mask: NDArray[np.bool_] | None
+    kept: NDArray[np.bool_] | None
     """Which samples count (N,); None where all do."""
 
     def restored(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Put results of the samples that count back among the others, which get 0; a number stays a number."""
-        if self.mask is None or rows.ndim == 0:
+        if self.kept is None or rows.ndim == 0:
             return rows
-        restored = np.zeros((len(self.mask), *rows.shape[1:]), rows.dtype)
-        restored[self.mask] = rows
+        restored = np.zeros((len(self.kept), *rows.shape[1:]), rows.dtype)
+        restored[self.kept] = rows
         return restored
 
     def gradients(self, gradients: Arrays) -> Arrays:
@@ -41,11 +41,11 @@ class Counted(NamedTuple):
 
 def counted(spec: Spec, arrays: Arrays, upstream: Array | None) -> Counted:
     """Leave out the samples that are ignored."""
-    mask = None if isinstance(spec, Triplet) else cross_entropy.kept(arrays["y"], spec.cross_entropy)
-    if mask is None or mask.all():
+    kept = None if isinstance(spec, Triplet) else cross_entropy.kept(arrays["y"], spec.cross_entropy)
+    if kept is None or kept.all():
         return Counted(arrays, upstream, None)
-    rows = {name: array if name in PER_CLASS else array[mask] for name, array in arrays.items()}
-    return Counted(rows, upstream[mask] if upstream is not None and upstream.ndim else upstream, mask)
+    rows = {name: array if name in PER_CLASS else array[kept] for name, array in arrays.items()}
+    return Counted(rows, upstream[kept] if upstream is not None and upstream.ndim else upstream, kept)
 
 
 def mean_over_zero(spec: L, value_of: Callable[[L], Array]) -> Array:

@@ -16,7 +16,7 @@ computed relative to it from the exact inputs, so that the gap between equal one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -26,7 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 from refloss import inputs
 from refloss.engines.counting import counted
 from refloss.engines.kernels import pairs
-from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
+from refloss.engines.slices import ranges
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import (
     Array,
@@ -116,23 +117,20 @@ def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     return _run(spec, arrays, None)[0]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> tuple[Array, Arrays]:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> ValueAndGradients:
     """Return the loss and its gradients by the name of the input."""
     return _run(spec, arrays, upstream)
 
 
-_Result: TypeAlias = tuple[DoubleDouble, Arrays]
-
-
-def _run(spec: Spec, arrays: Arrays, upstream: Array | None) -> tuple[Array, Arrays]:
+def _run(spec: Spec, arrays: Arrays, upstream: Array | None) -> ValueAndGradients:
     rows = counted(spec, arrays, upstream)
     wide_upstream = None if rows.upstream is None else DoubleDouble.of(rows.upstream)
     with np.errstate(all="ignore"):  # what is not finite comes out as such
         loss, gradients = _of_head(spec, rows.arrays, wide_upstream)
-    return rows.restored(np.asarray(loss.hi)), rows.gradients(gradients)
+    return rows.restored(loss), rows.gradients(gradients)
 
 
-def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
     match spec:
         case Logits():
             return _logits(spec, arrays, upstream)
@@ -144,13 +142,12 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> _Resu
             return _triplet(spec, arrays, upstream)
 
 
-def _blocks(count: int, width: int, entries: int) -> Iterator[slice]:
+def _blocks(count: int, width: int, entries: int) -> list[slice]:
     """Cut rows of a width into blocks of about that many entries."""
-    size = max(1, entries // max(1, width))
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+    return ranges(count, max(1, entries // max(1, width)))
 
 
-def _classes(x: Array, w: Array) -> Iterator[slice]:
+def _classes(x: Array, w: Array) -> list[slice]:
     return _blocks(len(w), max(w.shape[1], len(x)), 2**18)
 
 
@@ -174,7 +171,7 @@ def _loss(
     classes: int,
     upstream: DoubleDouble | None,
     forward: Callable[[slice], tuple[Pair, _Backward]],
-) -> DoubleDouble:
+) -> Array:
     """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples.
 
     forward returns the logits of a block, and a function that takes the gradient with respect to them.
@@ -188,13 +185,13 @@ def _loss(
         targets = cross_entropy.targets(y[rows], weights, settings.label_smoothing, DoubleDouble)
         losses = _put(losses, rows, cross_entropy.row_losses(log_p, targets.t))
         if upstream is not None:
-            dlosses = cross_entropy.coefficient(upstream, settings.reduction, weights.divisor, len(y))[rows]
-            dlog_p = cross_entropy.backward(dlosses, cross_entropy.Saved(targets, "none"))
+            row_weights = cross_entropy.row_weights(upstream, settings.reduction, weights.divisor, len(y))[rows]
+            dlog_p = cross_entropy.backward(row_weights, cross_entropy.Saved(targets, "none"))
             backward(log_softmax.backward(dlog_p, saved_log_softmax))
-    return DoubleDouble.of(cross_entropy.reduce(losses, settings.reduction, weights.divisor))
+    return np.asarray(DoubleDouble.of(cross_entropy.reduce(losses, settings.reduction, weights.divisor)).hi)
 
 
-def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
     z = arrays["z"]
     gradient = np.zeros_like(z)
 
@@ -207,7 +204,7 @@ def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
     return _loss(spec, arrays["y"], z.shape[1], upstream, forward), {"z": gradient}
 
 
-def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
     x, w, b = DoubleDouble.of(arrays["x"]), arrays["w"], arrays.get("b")
     z: StageResult = _zeros(len(x), len(w))  # and then their gradient
     for block in _classes(x.hi, w):
@@ -241,7 +238,7 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
     return loss, {"x": dx.hi, "w": dw, "b": db}
 
 
-def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     unit_x = normalize.forward(DoubleDouble.of(x))
     c: StageResult = _zeros(len(x), len(w))  # the cosines, and then their gradient
@@ -249,11 +246,7 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> _Res
         c[:, block], _ = cosine.forward(unit_x, normalize.forward(DoubleDouble.of(w[block])))
     theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
     psi, saved_margin = margin.forward(theta, spec.margin)
-    if spec.scale is None:
-        scale, exponent = unit_x.length, unit_x.exponent
-    else:
-        mantissa, exponent = np.frexp(np.full(len(y), spec.scale))
-        scale = DoubleDouble.of(mantissa)
+    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent, DoubleDouble)
     is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
     near = _nearly_parallel(c, y)
     dpsi: StageResult = _zeros(len(y))
@@ -381,7 +374,7 @@ def _wide_back(dc: StageResult, unit_x: normalize.Directions, w: Array, narrow: 
     return {"x": (normalize.backward(dunit_x, unit_x, dscale) + narrow.x).hi, "w": dw}
 
 
-def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> _Result:
+def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
     m, squared, reduction = spec.triplet
     names = spec.differentiable()
     count, width = arrays["anchor"].shape
@@ -389,7 +382,7 @@ def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> _R
     gradients = {name: np.zeros((count, width)) for name in names}
     if upstream is not None:
         mantissa, exponent = frexp(upstream)
-        dlosses = cross_entropy.coefficient(mantissa, reduction, np.float64(count), count)
+        row_weights = cross_entropy.row_weights(mantissa, reduction, np.float64(count), count)
         exponents = np.broadcast_to(exponent, (count,))
     for rows in _blocks(count, width, 2**16):
         anchor, positive, negative = (DoubleDouble.of(arrays[name][rows]) for name in names)
@@ -397,7 +390,7 @@ def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> _R
         put(losses.mantissa, rows, row_losses.mantissa)
         losses.exponent[rows] = row_losses.exponent
         if upstream is not None:
-            parts = triplet.backward(dlosses[rows], saved, exponents[rows])
+            parts = triplet.backward(row_weights[rows], saved, exponents[rows])
             for name, part in zip(names, parts, strict=True):
                 gradients[name][rows] = part.hi
-    return DoubleDouble.of(triplet.reduce(losses, reduction)), gradients
+    return np.asarray(DoubleDouble.of(triplet.reduce(losses, reduction)).hi), gradients

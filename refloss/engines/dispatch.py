@@ -1,7 +1,7 @@
 """Dispatch: which engine computes a call of a loss, and in which dtype.
 
-The engine "auto" is the chain for small work and "fused" for
-large; where "fused" cannot be had, the chain takes its place. Engines are loaded when first asked for.
+The engine "auto" is the chain for small work and "fused" for large; where "fused" cannot be had, the chain takes its
+place. Engines are loaded when first asked for.
 """
 
 from __future__ import annotations
@@ -60,14 +60,16 @@ def value_and_grad(call: Call, upstream: Any, wrt: Any, out: Any, engine: str, d
     names = tuple(shapes) if wanted is None else wanted
     arguments = {**call.arguments, "upstream": upstream}
     given_out = inputs.output_arrays(out, shapes, computed_in, names, arguments)
-    room = {name: array.reshape(call.arrays[name].shape) for name, array in given_out.items() if array.flags.carray}
-    run = _Run.of(call, engine, Request(computed_in, wanted, room))
+    contiguous_out = {
+        name: array.reshape(call.arrays[name].shape) for name, array in given_out.items() if array.flags.carray
+    }
+    run = _Run.of(call, engine, Request(computed_in, wanted, contiguous_out))
     loss, by_name = run.value_and_grad(checked_upstream)
     gradients: Gradients = dict.fromkeys(call.spec.differentiable())
     for name in names:
         gradient = by_name[name].astype(computed_in, copy=False).reshape(shapes[name])
         if name in given_out:
-            if by_name[name] is not room.get(name):
+            if by_name[name] is not contiguous_out.get(name):
                 given_out[name][...] = gradient
             gradient = given_out[name]
         gradients[name] = gradient
@@ -161,7 +163,7 @@ def _half_an_ulp(rounded: NDArray[Any]) -> Array:
 
 def compute_dtype(engine: object, dtype: Any) -> np.dtype[Any]:
     """Return the dtype to compute in; refuse an engine that is none, and a dtype that it does not know."""
-    inputs.choice("engine", engine, ENGINES)
+    inputs.check_choice("engine", engine, ENGINES)
     return inputs.compute_dtype(str(engine), dtype, ENGINES[str(engine)])
 
 
@@ -191,8 +193,8 @@ _loading, _loaded = Lock(), set[str]()
 
 def _module(name: str) -> ModuleType:
     """Return a module of the engines; a process that forks waits while it is loaded, for the child could not go on."""
-    load = partial(import_module, f"refloss.engines.{name}")
-    module = load() if name in _loaded else _loading.run(load)
+    load_module = partial(import_module, f"refloss.engines.{name}")
+    module = load_module() if name in _loaded else _loading.run(load_module)
     _loaded.add(name)
     return module
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refloss.engines.spec import Arrays, Spec
 from refloss.error_free import Array
+
+ValueAndGradients: TypeAlias = tuple[Array, Arrays]
+"""A loss, or what bounds its error, and the same of its gradients by the name of the input."""
 
 
 class Request(NamedTuple):
@@ -42,11 +45,11 @@ IN_FLOAT64 = Request()
 class Engine(Protocol):
     """A module of this package that computes losses.
 
-    It reads the spec of a loss and never its name. Arrays were looked over by `refloss.inputs` and have the names of
+    It reads the spec of a loss and never its name. Arrays were checked by `refloss.inputs` and have the names of
     the spec's inputs; rows of logits are flattened to (N, C). They are never written to. All engines but `fused` are
     given float64 arrays; `fused` takes z and w as they came, and looks at w a block at a time.
 
-    Rows with the ignored label count nothing and get the gradient 0. A value has the shape (), or (N,) for the
+    Rows with the ignored label do not count and get the gradient 0. A value has the shape (), or (N,) for the
     reduction "none".
     """
 
@@ -55,7 +58,7 @@ class Engine(Protocol):
 
     def value_and_grad(
         self, spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64
-    ) -> tuple[Array, Arrays]:
+    ) -> ValueAndGradients:
         """Return the loss and its gradients by the name of the input, at least those that are wanted.
 
         upstream is the gradient of what comes after the loss, of the shape of the value.

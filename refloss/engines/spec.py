@@ -22,7 +22,7 @@ class Input(NamedTuple):
     """An input of a loss."""
 
     name: str
-    """As the loss's arguments name it."""
+    """The name of the loss's argument."""
     per: Literal["sample", "class"]
     """What it has one row, or one number, for."""
     kind: Literal["floats", "labels"] = "floats"
@@ -47,7 +47,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Labelled(_Kind):
-    """What ends in cross entropy."""
+    """A loss that ends in cross entropy."""
 
     cross_entropy: cross_entropy.Settings
     """Reduction, label smoothing, class weights and the ignored label."""
@@ -79,7 +79,8 @@ class Margin(_Labelled):
     """Cross entropy on scaled cosines, the target's replaced by a curve of its angle."""
 
     margin: margin.Settings
-    """m1, m2, m3, rule, annealing and gradient convention."""
+    """m1, m2, m3, rule, annealing and gradient convention. Engines take one number per margin so far; arrays with one
+    number per sample stop at the stage."""
     scale: float | None
     """The scale; None for the length of the embedding."""
     head: ClassVar[Literal["margin"]] = "margin"

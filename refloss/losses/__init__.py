@@ -1,6 +1,6 @@
 """What: the losses, as frozen settings, by family. No arithmetic happens here."""
 
-from refloss.losses.base import Loss, error_bound
+from refloss.losses.base import Loss
 from refloss.losses.margin import (
     AMSoftmax,
     ArcFace,
@@ -46,5 +46,4 @@ __all__ = [
     "SphereFace",
     "Triplet",
     "TripletGradient",
-    "error_bound",
 ]

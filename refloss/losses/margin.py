@@ -41,7 +41,7 @@ class MarginLoss(LabelledLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        inputs.choice("gradient", self.gradient, inputs.GRADIENTS)
+        inputs.check_choice("gradient", self.gradient, inputs.GRADIENTS)
 
     @property
     def _margin(self) -> margin.Settings:
@@ -193,7 +193,7 @@ class ASoftmax(ScaledLoss):
         super().__post_init__()
         self._keep("m", inputs.number("m", self.m, 1.0, 30.0))
         self._keep("annealing", inputs.number("annealing", self.annealing, 0.0, 1e100))
-        inputs.choice("boundary", self.boundary, ("monotone", "none"))
+        inputs.check_choice("boundary", self.boundary, ("monotone", "none"))
 
     @property
     def _margin(self) -> margin.Settings:
@@ -234,7 +234,7 @@ class CosFace(ScaledLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("m", inputs.number("m", self.m, 0.0, 2.0))
-        inputs.choice("boundary", self.boundary, ("none", "conditional"))
+        inputs.check_choice("boundary", self.boundary, ("none", "conditional"))
         margin.check_rule(self.boundary, 1.0, 0.0, self.m)
 
     @property
@@ -278,7 +278,7 @@ class ArcFace(ScaledLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep("m", inputs.angle("m", self.m))
-        inputs.choice("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
+        inputs.check_choice("boundary", self.boundary, [rule for rule in margin.RULES if rule != "conditional"])
         margin.check_rule(self.boundary, 1.0, self.m, 0.0)
 
     @property
@@ -329,7 +329,7 @@ class CombinedMargin(ScaledLoss):
         self._keep("m1", inputs.number("m1", self.m1, 0.0, 30.0, above=True))
         self._keep("m2", inputs.angle("m2", self.m2))
         self._keep("m3", inputs.number("m3", self.m3, 0.0, 2.0))
-        inputs.choice("boundary", self.boundary, margin.RULES)
+        inputs.check_choice("boundary", self.boundary, margin.RULES)
         margin.check_rule(self.boundary, self.m1, self.m2, self.m3)
 
     @property

@@ -1,1 +1,1 @@
-"""The pieces: one file a stage, its forward above its backward, in the order of the picture."""
+"""The pieces: one file per stage, its forward above its backward, in the order of the picture."""

@@ -75,11 +75,11 @@ def forward(x: Array | Pair, w: Array | Pair) -> tuple[Angle, Saved]:
     $$\theta = \operatorname{atan2}\left(\frac{\lVert r\rVert}{\lVert w\rVert},\; \hat x\cdot\hat w\right), \qquad
     r = w - \frac{w\cdot x}{x\cdot x}\,x, \qquad t_x = \frac{r}{\lVert r\rVert}$$
 
-    r is taken with exact products, and again from what the first pass left, until nothing along x is left that counts:
-    two or three times for almost all vectors, since a pass gains 106 bits. So it is right relative to its own length
-    however small θ is; where that is near the end of float64's range, it is found in integers. The tangent t_w is found
-    in the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0 or π; the tangents
-    do not exist there, and 0, their choice of least norm, stands for them.
+    r is taken with exact products, and again from the residual of the first pass, until its part along x does not
+    count: two or three times for almost all vectors, since a pass gains 106 bits. So it is right relative to its own
+    length however small θ is; where that is near the end of float64's range, it is found in integers. The tangent t_w
+    is found in the same way from the part of x orthogonal to w. Exactly parallel vectors give exactly θ = 0 or π; the
+    tangents do not exist there, and 0, their choice of least norm, stands for them.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def _exact_tangents(x: Array, w: Array, kind: type[Pair]) -> tuple[Array | Pair,
 
 
 def atan2(sin: Pair, cos: Pair) -> Pair:
-    """atan2 of two pairs: the rounded angle, and the sine of what it misses.
+    """atan2 of two pairs: the rounded angle, and the sine of its error.
 
     Error at most 32u² beside what sine and cosine pass on: 16u² for the sine and cosine of the rounded angle, and the
     rest for their products. In all that is below 256u² of the angle up to D = 4096, where inner products are wrong by
@@ -203,5 +203,5 @@ def atan2(sin: Pair, cos: Pair) -> Pair:
     """
     theta = np.arctan2(sin.hi, cos.hi)
     rounded_sin, rounded_cos = sin_cos(Pair.of(theta))
-    missing = (sin * rounded_cos - cos * rounded_sin).hi
-    return where(sin.hi == 0.0, where(cos.hi > 0.0, 0.0, PI), type(sin)(*fast_two_sum(theta, missing)))
+    error = (sin * rounded_cos - cos * rounded_sin).hi
+    return where(sin.hi == 0.0, where(cos.hi > 0.0, 0.0, PI), type(sin)(*fast_two_sum(theta, error)))

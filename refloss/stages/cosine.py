@@ -26,9 +26,9 @@ def forward(x: Directions, w: Directions) -> tuple[Pair, Saved]:
 
     $$c_{nk} = \hat x_n\cdot\hat w_k$$
 
-    The product itself is exact to about 2^-63, and what the rounded lengths did to whole rows is taken back, so that
-    the rounding of the unit entries is what is left: at most $2u\sum_i|\hat x_{ni}\hat w_{ki}| \le 2u$. Of unit entries
-    that are pairs nothing was rounded off.
+    The product itself is exact to about 2^-63, and what the rounded lengths did to whole rows is taken back. The
+    residual error is the rounding of the unit entries: at most $2u\sum_i|\hat x_{ni}\hat w_{ki}| \le 2u$. Of unit
+    entries that are pairs nothing was rounded off.
 
     Parameters
     ----------

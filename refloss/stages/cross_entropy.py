@@ -35,9 +35,9 @@ from refloss.error_free import (
     where,
 )
 
-ROOM = 60
-"""Weights and upstream gradients from 2^-ROOM to 2^ROOM are float64 numbers, others `Scaled`: no product with them may
-over- or underflow on the way to a number that fits."""
+ORDINARY_BITS = 60
+"""Weights and upstream gradients from 2^-ORDINARY_BITS to 2^ORDINARY_BITS are float64 numbers, others `Scaled`: no
+product with them may over- or underflow on the way to a number that fits."""
 
 
 class Settings(NamedTuple):
@@ -88,11 +88,13 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
     unweighted = settings.class_weight is None
     v = np.broadcast_to(1.0, classes) if unweighted else np.asarray(settings.class_weight)
     ordinary = (
-        (unweighted or in_range(v, ROOM)) and in_range(np.asarray(settings.label_smoothing), 900) and _ordinary(y)
+        (unweighted or in_range(v, ORDINARY_BITS))
+        and in_range(np.asarray(settings.label_smoothing), 900)
+        and _ordinary(y)
     )
-    kept = v if ordinary else Scaled.of(kind.of(v))
+    scaled = v if ordinary else Scaled.of(kind.of(v))
     if y.ndim == 2 or unweighted:
-        return Weights(kept, kind.of(float(len(y)) or np.nan).rounded())
+        return Weights(scaled, kind.of(float(len(y)) or np.nan).rounded())
     size = np.frexp(np.abs(v[y]).max(initial=0.0))[1]
     own = np.ldexp(v[y], -size)
     if settings.reduction == "mean" and (own < 0.0).any():  # what cancels needs an exact sum
@@ -100,18 +102,18 @@ def weights(y: Array | Integers, classes: int, settings: Settings, kind: type[Pa
         divisor = kind(np.asarray(hi), np.asarray(math.fsum([*own, -hi]))).rounded()
     else:
         divisor = rounded_total(kind.of(own))
-    return Weights(kept, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
+    return Weights(scaled, where(digits(divisor) == 0.0, np.nan, shift(divisor, size)))
 
 
 def _ordinary(y: Array | Integers) -> bool:
     """Whether y are labels, or probabilities of ordinary size: the largest of each row, and none far below."""
-    return y.ndim == 1 or (in_range(np.abs(y).max(axis=1, initial=0.0), ROOM) and in_range(y, 900))
+    return y.ndim == 1 or (in_range(np.abs(y).max(axis=1, initial=0.0), ORDINARY_BITS) and in_range(y, 900))
 
 
-class SmoothedTargets(NamedTuple):
+class LabelTargets(NamedTuple):
     """Targets of labels, without one row (C,) per sample."""
 
-    own: StageResult
+    label_target: StageResult
     """t of the label (N,)."""
     uniform: StageResult
     """t of every other class (C,): 0 without smoothing."""
@@ -119,15 +121,15 @@ class SmoothedTargets(NamedTuple):
 
 def smoothed_targets(
     y: Array | Integers, weights: Weights, label_smoothing: float, kind: type[Pair] = Pair
-) -> SmoothedTargets:
+) -> LabelTargets:
     """Return the target of each label, and of every other class; see `targets`."""
     v, _ = weights
     if not label_smoothing:
         nothing = np.broadcast_to(0.0, len(v))
-        own = v[y] if isinstance(v, Scaled) else kind.of(v[y])
-        return SmoothedTargets(own.rounded(), _like(v, kind(nothing, nothing)).rounded())
+        label_target = v[y] if isinstance(v, Scaled) else kind.of(v[y])
+        return LabelTargets(label_target.rounded(), _like(v, kind(nothing, nothing)).rounded())
     keep, uniform_share = _smoothing(v, label_smoothing, kind)
-    return SmoothedTargets((v[y] * (keep + uniform_share)).rounded(), (v * uniform_share).rounded())
+    return LabelTargets((v[y] * (keep + uniform_share)).rounded(), (v * uniform_share).rounded())
 
 
 def _smoothing(v: Numbers, label_smoothing: float, kind: type[Pair]) -> tuple[Wide, Wide]:
@@ -152,9 +154,9 @@ def targets(y: Array | Integers, weights: Weights, label_smoothing: float, kind:
         keep, uniform_share = _smoothing(v, label_smoothing, kind)
         probabilities = Scaled.of(y) if isinstance(v, Scaled) else y
         return Targets((v * (keep * probabilities + uniform_share)).rounded(), divisor)
-    own, uniform = smoothed_targets(y, weights, label_smoothing, kind)
+    label_target, uniform = smoothed_targets(y, weights, label_smoothing, kind)
     t = uniform[None][np.zeros(len(y), np.int64)]  # one row per sample, to be written to
-    t[np.arange(len(y)), y] = own
+    t[np.arange(len(y)), y] = label_target
     return Targets(t, divisor)
 
 
@@ -171,9 +173,9 @@ def reduce(losses: Numbers, reduction: str, divisor: Numbers) -> StageResult:
     return plain(added / divisor if reduction == "mean" else added)
 
 
-def coefficient(upstream: Numbers | float, reduction: str, divisor: Numbers | float, rows: int) -> StageResult:
-    """dL/dL_n of every row (N,)."""
-    upstream = upstream if in_range(upstream, ROOM) else Scaled.of(upstream)
+def row_weights(upstream: Numbers | float, reduction: str, divisor: Numbers | float, rows: int) -> StageResult:
+    """Return the weight dL/dL_n of every row (N,)."""
+    upstream = upstream if in_range(upstream, ORDINARY_BITS) else Scaled.of(upstream)
     if reduction == "mean":
         with np.errstate(divide="ignore", invalid="ignore"):
             upstream = upstream / divisor
@@ -216,7 +218,7 @@ def row_losses(log_p: Numbers, t: Numbers) -> StageResult:
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
-    r"""Return minus the targets, each row with its coefficient.
+    r"""Return minus the targets, each row times its weight.
 
     $$\frac{\partial L}{\partial\log p_{nk}} = -g_n\,t_{nk}, \qquad
     g_n = \frac{1}{\bar n}\frac{\partial\mathcal L}{\partial L} \;\text{(mean)}, \quad
@@ -237,4 +239,4 @@ def backward(upstream: Numbers, saved: Saved) -> StageResult:
     """
     t, divisor = saved.targets
     with np.errstate(invalid="ignore"):  # "mean" over rows that all weigh 0 is 0/0
-        return -coefficient(upstream, saved.reduction, divisor, len(t))[:, None] * t
+        return -row_weights(upstream, saved.reduction, divisor, len(t))[:, None] * t

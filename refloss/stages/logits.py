@@ -24,6 +24,14 @@ class Saved(NamedTuple):
     """Labels (N,)."""
 
 
+def scale_of(s: float | None, length: Pair, exponent: Exponents, kind: type[Pair] = Pair) -> tuple[Pair, Exponents]:
+    """Return the scale of every row as ``scale * 2**exponent`` (N,): s, or if that is None the length of its row."""
+    if s is None:
+        return length, exponent
+    mantissa, exponent_s = np.frexp(np.full(len(exponent), s))
+    return kind.of(mantissa), exponent_s
+
+
 def forward(c: Pair, psi: Pair, y: Integers, scale: Pair, exponent: Exponents) -> tuple[Pair, Saved]:
     r"""Scale the cosines, the target's replaced by ψ.
 

@@ -15,13 +15,11 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from refloss.error_free import PI, Array, Numbers, Pair, StageResult, expansion, sin_cos, where
+from refloss.error_free import PI, Array, Mask, Numbers, Pair, StageResult, expansion, sin_cos, where
 from refloss.fixed_point import Turned, settled
 from refloss.stages.angle import Angle
 
-Mask: TypeAlias = NDArray[np.bool_]
 CosSin: TypeAlias = tuple[Pair, Pair]
 PerSample: TypeAlias = float | Array  # one number, or one number per sample (N,)
 
@@ -42,9 +40,9 @@ class Target(NamedTuple):
 
     theta: Angle
     """θ, cos θ, sin θ."""
-    cos: Pair
+    cos_phi: Pair
     """cos φ."""
-    sin: Pair
+    sin_phi: Pair
     """sin φ, exactly 0 where φ is a multiple of π, and right relative to itself next to one."""
     folds: Array
     """How many multiples of π lie below φ."""
@@ -171,7 +169,7 @@ def _rotated(cos: Pair, sin: Pair, by_cos: Pair, by_sin: Pair) -> CosSin:
 
 def marginal(margin: Settings) -> Curve:
     """The margin itself: cos φ - m3."""
-    return Curve(lambda t: t.cos - margin.m3, lambda t: t.sin * -margin.m1)
+    return Curve(lambda t: t.cos_phi - margin.m3, lambda t: t.sin_phi * -margin.m1)
 
 
 def lowered(by: Pair | PerSample) -> Curve:
@@ -181,7 +179,7 @@ def lowered(by: Pair | PerSample) -> Curve:
 
 def flat(at: Pair) -> Curve:
     """A constant per sample."""
-    return Curve(lambda t: at + np.zeros(t.cos.shape), lambda t: Pair.of(np.zeros(t.cos.shape)))
+    return Curve(lambda t: at + np.zeros(t.cos_phi.shape), lambda t: Pair.of(np.zeros(t.cos_phi.shape)))
 
 
 def folded(margin: Settings) -> Curve:
@@ -190,28 +188,30 @@ def folded(margin: Settings) -> Curve:
     def sign(t: Target) -> Array:
         return 1.0 - 2.0 * (t.folds % 2.0)
 
-    return Curve(lambda t: t.cos * sign(t) - 2.0 * t.folds - margin.m3, lambda t: t.sin * (-margin.m1 * sign(t)))
+    return Curve(
+        lambda t: t.cos_phi * sign(t) - 2.0 * t.folds - margin.m3, lambda t: t.sin_phi * (-margin.m1 * sign(t))
+    )
 
 
-def past_pi(t: Target, margin: Settings) -> Mask:
+def beyond_pi(t: Target, margin: Settings) -> Mask:
     """φ > π; at φ = π itself the margin still holds."""
     return t.folds > 0.0
 
 
 def _cos_below_0(t: Target, margin: Settings) -> Mask:
     """cos θ <= 0."""
-    return _sign(t.theta.cos, 1.0, t, lambda at: at.cos) <= 0.0
+    return _sign(t.theta.cos, 1.0, t, lambda at: at.cos_theta) <= 0.0
 
 
 def _cos_below_m3(t: Target, margin: Settings) -> Mask:
     """cos θ <= m3."""
-    return _sign(t.theta.cos - margin.m3, 1.0 + margin.m3, t, lambda at: at.cos - at.of(at.m3)) <= 0.0
+    return _sign(t.theta.cos - margin.m3, 1.0 + margin.m3, t, lambda at: at.cos_theta - at.of(at.m3)) <= 0.0
 
 
 def _psi_above_cos(t: Target, margin: Settings) -> Mask:
     """cos φ - m3 > cos θ."""
-    difference = t.cos - margin.m3 - t.theta.cos
-    return _sign(difference, 2.0 + margin.m3, t, lambda at: at.over_cos - at.of(at.m3)) > 0.0
+    difference = t.cos_phi - margin.m3 - t.theta.cos
+    return _sign(difference, 2.0 + margin.m3, t, lambda at: at.cos_phi_minus_cos_theta - at.of(at.m3)) > 0.0
 
 
 def _lowered_at_pi(margin: Settings) -> Curve:
@@ -234,20 +234,20 @@ def _psi_can_exceed_cos(m1: float, m2: float, m3: float) -> bool:
     return m1 != 1.0 or m3 < 2.0 * math.sin(m2 / 2.0) ** 2  # the most they differ by, at θ = π
 
 
-_NEVER_PAST_PI = "acts past m1 theta + m2 = pi, which {margins} never reach"
+_NEVER_BEYOND_PI = "acts past m1 theta + m2 = pi, which {margins} never reach"
 RULES: dict[str, Rule] = {
     "none": Rule(lambda t, margin: np.zeros(t.theta.cos.shape, np.bool_), marginal, lambda m1, m2, m3: True, ""),
-    "hard": Rule(past_pi, _lowered_at_pi, _phi_reaches_pi, _NEVER_PAST_PI),
+    "hard": Rule(beyond_pi, _lowered_at_pi, _phi_reaches_pi, _NEVER_BEYOND_PI),
     "easy": Rule(
         _cos_below_0,
         _lowered_by_m3,
         lambda m1, m2, m3: m1 != 1.0 or m2 != 0.0,
         "switches off a margin on the angle, and {margins} have none",
     ),
-    "keep": Rule(past_pi, _lowered_by_m3, _phi_reaches_pi, _NEVER_PAST_PI),
-    "continuous": Rule(past_pi, _joined_at_pi, _phi_reaches_pi, _NEVER_PAST_PI),
-    "monotone": Rule(past_pi, folded, _phi_reaches_pi, _NEVER_PAST_PI),
-    "clamp": Rule(past_pi, lambda margin: flat(Pair.of(-1.0) - margin.m3), _phi_reaches_pi, _NEVER_PAST_PI),
+    "keep": Rule(beyond_pi, _lowered_by_m3, _phi_reaches_pi, _NEVER_BEYOND_PI),
+    "continuous": Rule(beyond_pi, _joined_at_pi, _phi_reaches_pi, _NEVER_BEYOND_PI),
+    "monotone": Rule(beyond_pi, folded, _phi_reaches_pi, _NEVER_BEYOND_PI),
+    "clamp": Rule(beyond_pi, lambda margin: flat(Pair.of(-1.0) - margin.m3), _phi_reaches_pi, _NEVER_BEYOND_PI),
     "min": Rule(
         _psi_above_cos,
         lambda margin: lowered(0.0),
@@ -292,7 +292,7 @@ def annealed(weight: float, curve: Curve) -> Curve:
 
     def rising(at: Turned) -> int:
         """-(m1 sin φ + λ sin θ) / (1 + λ): a slope above 0, and no other cancels, is that of the margin itself."""
-        return -((Fraction(at.m1) * at.sin_phi + Fraction(weight) * at.sin) // (1 + Fraction(weight)))
+        return -((Fraction(at.m1) * at.sin_phi + Fraction(weight) * at.sin_theta) // (1 + Fraction(weight)))
 
     return Curve(lambda t: (t.theta.cos * weight + curve.psi(t)) / share, slope)
 

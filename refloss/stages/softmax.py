@@ -27,7 +27,7 @@ from refloss.error_free import (
     where,
 )
 
-ROOM = 2.0**900
+LARGEST_UNSCALED = 2.0**900
 """Logits up to it are float64 numbers; larger ones, whose gaps or losses may overflow, are scaled."""
 FAR = -400.0
 """Gaps from it on have exponentials in float64; those of smaller gaps, which may underflow, are `Scaled`."""
@@ -51,7 +51,7 @@ class Exponentials(NamedTuple):
     """exp(z_k - M), 1 at a (N, C)."""
     sum_exp_minus_one: Wide
     """S, the sum of e over k != a (N,), pairs."""
-    top: Integers
+    argmax: Integers
     """a, where the largest logit is (N,)."""
 
 
@@ -66,25 +66,25 @@ def exponentials(z: Pair) -> Exponentials:
     rows, huge = np.arange(len(z.hi)), _huge(z.hi)
     z = ldexp(z, -2) if huge else z
     highest = z.hi.max(axis=1)
-    top = np.where(z.hi == highest[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
-    largest = z[rows, top][:, None]
+    argmax = np.where(z.hi == highest[:, None], z.lo, -np.inf).argmax(axis=1)  # of equal high parts the larger low one
+    largest = z[rows, argmax][:, None]
     with np.errstate(invalid="ignore", over="ignore"):
         g, h = two_sum(z.hi, -largest.hi)
         g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
         gap = Scaled.of(type(z)(g, _finite(h)), 2) if huge else type(z)(g, _finite(h))
         e = _exp(Pair.of(plain(gap)))
-        without_top = e.copy()
-        without_top[rows, top] = 0.0
-        sum_exp_minus_one = total(without_top)
+        others = e.copy()
+        others[rows, argmax] = 0.0
+        sum_exp_minus_one = total(others)
     known = np.isfinite(highest)
-    return Exponentials(gap, e, where(known, sum_exp_minus_one, np.nan), top)
+    return Exponentials(gap, e, where(known, sum_exp_minus_one, np.nan), argmax)
 
 
 def _huge(z: Array) -> bool:
-    """Whether there are finite logits above `ROOM`."""
-    if z.min(initial=0.0) >= -ROOM and z.max(initial=0.0) <= ROOM:  # mostly so
+    """Whether there are finite logits above `LARGEST_UNSCALED`."""
+    if z.min(initial=0.0) >= -LARGEST_UNSCALED and z.max(initial=0.0) <= LARGEST_UNSCALED:  # mostly so
         return False
-    return bool((np.abs(z[np.isfinite(z)]) > ROOM).any())
+    return bool((np.abs(z[np.isfinite(z)]) > LARGEST_UNSCALED).any())
 
 
 def _exp(gap: Pair) -> Numbers:
@@ -108,7 +108,7 @@ def probabilities(parts: Exponentials) -> Saved:
     sum_exp = (1.0 + parts.sum_exp_minus_one).rounded()
     p = parts.e / sum_exp[:, None]
     q = 1.0 - p
-    put(q, (rows, parts.top), parts.sum_exp_minus_one.rounded() / sum_exp)
+    put(q, (rows, parts.argmax), parts.sum_exp_minus_one.rounded() / sum_exp)
     return Saved(p, q)
 
 

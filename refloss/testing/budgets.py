@@ -54,7 +54,7 @@ from refloss.testing.signatures import (
 
 Bounds: TypeAlias = tuple[Array, dict[str, Array]]
 """Budgets of the value, and of the gradients by name."""
-Arrays: TypeAlias = list[NDArray[Any]]
+InputList: TypeAlias = list[NDArray[Any]]
 Upstream: TypeAlias = ArrayLike | None
 STANDARDS = ("working", "stable", "mixed", "fused", "relative")
 HALVES = ("float16", "bfloat16")
@@ -176,7 +176,7 @@ def bounds(loss: Loss, inputs: Sequence[ArrayLike], a: Arithmetic, upstream: Ups
 
 
 def _stored(
-    loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream, value: Array, allowed: dict[str, Array]
+    loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream, value: Array, allowed: dict[str, Array]
 ) -> Bounds:
     """Add the rounding errors of storage: the value is rounded once, a gradient twice, alone and times upstream."""
     true, gradient = loss.value_and_grad(*inputs, upstream=upstream, engine="chain")
@@ -200,7 +200,7 @@ class _Counting(NamedTuple):
     """Their labels or probabilities."""
     t: Array
     """Their targets."""
-    coefficient: Array
+    row_weights: Array
     """Upstream gradient of each row, with the weight of the reduction."""
     weight: Array
     """Weight of each row in the value."""
@@ -230,13 +230,13 @@ def _counting(loss: Loss, y: NDArray[Any], classes: int, upstream: Upstream, a: 
     counted = y[kept]
     weights = cross_entropy.weights(counted, classes, settings)
     t, divisor = cross_entropy.targets(counted, weights, settings.label_smoothing)
-    incoming = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
-    incoming = incoming[kept] if incoming.ndim else incoming
-    weight = cross_entropy.coefficient(np.float64(1.0), settings.reduction, divisor, len(counted))
-    coefficient = cross_entropy.coefficient(incoming, settings.reduction, divisor, len(counted))
+    upstream = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
+    upstream = upstream[kept] if upstream.ndim else upstream
+    weight = cross_entropy.row_weights(np.float64(1.0), settings.reduction, divisor, len(counted))
+    row_weights = cross_entropy.row_weights(upstream, settings.reduction, divisor, len(counted))
     own = np.asarray(weights.v)[counted] if counted.ndim == 1 and settings.reduction == "mean" else np.ones(1)
-    t, coefficient, weight = (np.asarray(part) for part in (t, coefficient, weight))
-    return _Counting(kept, counted, t, coefficient, weight, divisor_error(own, a))
+    t, row_weights, weight = (np.asarray(part) for part in (t, row_weights, weight))
+    return _Counting(kept, counted, t, row_weights, weight, divisor_error(own, a))
 
 
 def _reduced(loss: Loss, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
@@ -263,22 +263,22 @@ def _rows(z: Array, t: Array) -> Rows:
     return Rows(z, p, np.asarray(saved.q), t, -np.asarray(log_p))
 
 
-def _logits(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _logits(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     z, y = inputs
     shape, classes = z.shape, z.shape[-1]
     labels = y.reshape(-1, classes) if y.ndim == z.ndim else y.reshape(-1)
-    incoming = np.asarray(1.0 if upstream is None else upstream)
-    counting = _counting(loss, labels, classes, incoming.reshape(-1) if incoming.ndim else incoming, a)
+    upstream = np.asarray(1.0 if upstream is None else upstream)
+    counting = _counting(loss, labels, classes, upstream.reshape(-1) if upstream.ndim else upstream, a)
     rows = _rows(z.reshape(-1, classes).astype(np.float64)[counting.kept], counting.t)
     of_loss, of_g = cross_entropy_error(rows, np.zeros_like(rows.z), a)
     value = _reduced(loss, rows, of_loss, counting, a)
-    scale = np.abs(counting.coefficient)[:, None]
+    scale = np.abs(counting.row_weights)[:, None]
     error = counting.divided(scale * (of_g + (3.0 * a.u + TRUTH) * np.abs(rows.g)), scale * np.abs(rows.g))
     error = _put_back(error, counting.kept, a)
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
 
 
-def _linear(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     x, w, y, *bias = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     x, w = x.astype(np.float64)[counting.kept], w.astype(np.float64)
@@ -294,12 +294,12 @@ def _linear(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bo
     of_z += a.between * (np.abs(b) + np.abs(z))
     rows = _rows(z, counting.t)
     of_loss, of_g = cross_entropy_error(rows, of_z, a)
-    scale = np.abs(counting.coefficient)[:, None]
+    scale = np.abs(counting.row_weights)[:, None]
     g = scale * rows.g
     error = counting.divided(scale * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
     if a.between:  # the gradient of the logits is stored too, before and after its product with upstream
         error += (2.0 + a.between) * a.between * (np.abs(g) + error)
-        error += a.stored_smallest * (1.0 + np.abs(counting.coefficient).max(initial=0.0))
+        error += a.stored_smallest * (1.0 + np.abs(counting.row_weights).max(initial=0.0))
 
     def product(upstream: Array, of_upstream: Array, other: Array) -> Array:
         terms, count = summed(upstream, other)
@@ -316,7 +316,7 @@ def _linear(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bo
     return _reduced(loss, rows, of_loss, counting, a), allowed
 
 
-def _margin(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     x, w, y = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     if not counting.kept.any():
@@ -336,7 +336,7 @@ def _margin(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bo
     of_z = scale * (of_f + (a.u + length) * np.abs(head.f))
     of_loss, of_g = cross_entropy_error(rows, of_z, a)
 
-    row_weight, g = np.abs(counting.coefficient)[:, None], counting.coefficient[:, None] * rows.g
+    row_weight, g = np.abs(counting.row_weights)[:, None], counting.row_weights[:, None] * rows.g
     error = counting.divided(row_weight * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
     steepness, of_steepness = np.ones_like(g), np.zeros_like(g)
     steepness[each, counting.y], of_steepness[each, counting.y] = target.steepness, target.of_steepness
@@ -372,15 +372,15 @@ def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)
 
 
-def _triplet(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> Bounds:
+def _triplet(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     anchor, positive, negative = (entry.astype(np.float64) for entry in inputs)
     settings = triplet_of(loss)
     triplets = Triplets(anchor - positive, anchor - negative, settings.m, settings.squared)
     rows, slopes = triplet_error(triplets, TRUTH, a)
     n = len(anchor)
-    incoming = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
-    incoming = np.abs(incoming / n if loss.reduction == "mean" else incoming) * np.ones(n)
-    allowed = {name: incoming[:, None] * slope + a.smallest for name, slope in slopes.items()}
+    upstream = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64)
+    row_weights = np.abs(upstream / n if loss.reduction == "mean" else upstream) * np.ones(n)
+    allowed = {name: row_weights[:, None] * slope + a.smallest for name, slope in slopes.items()}
     allowed = {"anchor": allowed["positive"] + allowed["negative"]} | allowed
     if loss.reduction == "none":
         return rows, allowed
@@ -390,7 +390,7 @@ def _triplet(loss: Loss, inputs: Arrays, a: Arithmetic, upstream: Upstream) -> B
     return np.asarray(total / n if loss.reduction == "mean" else total), allowed
 
 
-_HEADS: dict[str, Callable[[Loss, Arrays, Arithmetic, Upstream], Bounds]] = {
+_HEADS: dict[str, Callable[[Loss, InputList, Arithmetic, Upstream], Bounds]] = {
     "logits": _logits,
     "linear": _linear,
     "margin": _margin,

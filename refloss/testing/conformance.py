@@ -279,8 +279,8 @@ def assert_close(
     theirs = {name: as_numbers(name, entry, read) for name, entry in named.items()}
     by_field = tuple(theirs.get(f"grad_{name}") for name in fields)
     _check_upstream(loss, arrays, upstream)
-    incoming = None if upstream is None else read(upstream)
-    output = Found(np.zeros(()) if value is None else as_numbers("value", value, read), by_field, incoming)
+    upstream = None if upstream is None else read(upstream)
+    output = Found(np.zeros(()) if value is None else as_numbers("value", value, read), by_field, upstream)
     compared = judge.compared(case, output, judge.arithmetic)
     wanted = {f"d{name.removeprefix('grad_')}" for name in named} | ({"value"} if value is not None else set())
     failed = [quantity for quantity in compared if quantity.name in wanted and not quantity.passed]

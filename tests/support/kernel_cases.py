@@ -81,7 +81,7 @@ def logits_of(random, dtype, n, classes):
 def cross_entropies(random, dtype, classes):
     """Arguments for every way through the kernel: labels, smoothed labels, probabilities; rows that are not kept."""
     for kind in ("labels", "smoothed", "probabilities"):
-        for keep in (True, False):
+        for with_gradients in (True, False):
             z = logits_of(random, dtype, 6, classes)
             z[1, :: max(2, classes)], z[4, -1] = -np.inf, np.nan if classes == 1 else 3.0
             z[2] = -np.inf
@@ -97,5 +97,5 @@ def cross_entropies(random, dtype, classes):
             targets[:, :: max(2, classes)] = 0.0  # at what is masked in row 1
             row_weight = random.standard_normal(6).astype(dtype)
             kept = np.array([True, True, True, True, True, kind != "smoothed"])
-            dz = np.full((6 if keep else 1, classes), 7.0, dtype)
-            yield z, label, label_target, targets.astype(dtype), row_weight, kept, keep, np.empty(6), dz
+            dz = np.full((6 if with_gradients else 1, classes), 7.0, dtype)
+            yield z, label, label_target, targets.astype(dtype), row_weight, kept, with_gradients, np.empty(6), dz

@@ -3,8 +3,8 @@
 A ball is a midpoint and a radius; an operation on balls gives a ball that holds every result of the operation on
 numbers from them (Arb, through python-flint). Every loss is written here from its definition in the papers, forward
 only, and differentiated automatically: no derivative formula of any loss is used. What balls cannot decide is decided
-exactly, by integers. Nothing is shared with `refloss.stages` but the settings, so that the two cannot be wrong
-together.
+exactly, by integers. Nothing is shared with `refloss.stages` except for the settings, and with the other engines
+only what a mean is whose weights add up to 0, so that they cannot be wrong together.
 
 By file, bottom to top: `balls` (numbers, arrays, precision), `rounding` (of a ball to float64 and to decimals), `tape`
 (automatic differentiation), `exact` (integers), `known` (entries known beforehand), `sides` (the margin's boundaries),
@@ -22,7 +22,7 @@ from refloss.engines.certified.balls import Arb, precision
 from refloss.engines.certified.problem import Problem
 from refloss.engines.certified.refinement import refine, round_correctly
 from refloss.engines.certified.rounding import Ball, describe, to_result
-from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
 from refloss.engines.spec import Arrays, Spec
 from refloss.error_free import Array
 
@@ -47,7 +47,7 @@ def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     return round_correctly(Problem(spec, arrays, None))["value"]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> tuple[Array, Arrays]:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> ValueAndGradients:
     """Return the loss and its gradients by the name of the input, every entry rounded as by `value`."""
     gradients = round_correctly(Problem(spec, arrays, upstream))
     return gradients.pop("value"), gradients

@@ -13,11 +13,11 @@ from typing import TypeAlias
 import numpy as np
 
 from refloss.engines.certified.balls import Balls, arb, exact_balls
-from refloss.engines.certified.known import Mask
 from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import Targets
-from refloss.engines.spec import Arrays
+from refloss.engines.spec import Arrays, Linear
+from refloss.error_free import Mask
 from refloss.stages.margin import Settings as MarginSettings
 
 Leaves: TypeAlias = dict[str, Variable]
@@ -33,7 +33,7 @@ def logits(tape: Tape, arrays: Arrays, present: Mask) -> tuple[Leaves, Variable]
 
 def linear(tape: Tape, arrays: Arrays) -> tuple[Leaves, Variable]:
     """z_nk = x_n · w_k + b_k."""
-    leaves = {name: tape.leaf(array) for name, array in arrays.items() if name != "y"}
+    leaves = {name: tape.leaf(array) for name, array in arrays.items() if name in Linear.differentiable()}
     z = leaves["x"].linear(leaves["w"])
     return leaves, z + leaves["b"] if "b" in leaves else z
 

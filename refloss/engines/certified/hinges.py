@@ -10,6 +10,7 @@ import numpy as np
 from refloss.engines.certified.exact import BigInts, integers
 from refloss.engines.certified.known import Rows
 from refloss.engines.spec import Arrays
+from refloss.engines.spec import Triplet as TripletLoss
 from refloss.error_free import Array
 from refloss.stages.triplet import Settings
 
@@ -39,7 +40,7 @@ def integer_triplet(anchor: Array, positive: Array, negative: Array) -> Triplet:
 
 def known_triplets(arrays: Arrays, settings: Settings) -> tuple[Rows, list[Triplet]]:
     """Return what is known of the rows, open hinges being computed, and the triplets as integers."""
-    names = ("anchor", "positive", "negative")
+    names = TripletLoss.differentiable()
     triplets = [integer_triplet(*rows) for rows in zip(*(arrays[name] for name in names), strict=True)]
     signs = [hinge_sign(triplet, Fraction(settings.m), settings.squared) for triplet in triplets]
     notes: list[str] = []

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refloss.engines.spec import PER_CLASS
-from refloss.error_free import Array
-
-Mask: TypeAlias = NDArray[np.bool_]
+from refloss.error_free import Array, Mask
 
 
 class Rows(NamedTuple):

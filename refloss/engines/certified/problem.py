@@ -13,7 +13,7 @@ from refloss.engines.certified.balls import Arb, Balls, exact_balls, rational, z
 from refloss.engines.certified.exact import parallel
 from refloss.engines.certified.heads import Leaves, cross_entropy, linear, logits, margin, triplet
 from refloss.engines.certified.hinges import known_triplets
-from refloss.engines.certified.known import Mask, Rows
+from refloss.engines.certified.known import Rows
 from refloss.engines.certified.refinement import round_correctly
 from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
@@ -21,7 +21,7 @@ from refloss.engines.certified.targets import known_rows
 from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Proofs, TripletProofs
 from refloss.engines.counting import mean_over_zero
 from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Spec, Triplet, WithLabels
-from refloss.error_free import Array
+from refloss.error_free import Array, Mask
 from refloss.stages.margin import Settings as MarginSettings
 
 
@@ -31,7 +31,7 @@ class Problem:
     known: dict[str, Array]
     """Entries known exactly, by "value" or the name of an input: 0, NaN or infinite."""
     unknown: dict[str, Mask]
-    """Which entries are not."""
+    """Which entries are not known exactly."""
     notes: list[str]
     """Kinks and conventions."""
 
@@ -46,7 +46,8 @@ class Problem:
         self._reduction = spec.reduction
         entries = {"value": self._rows.value(self._reduction)}
         if upstream is not None:
-            entries |= {name: self._rows.gradient(name, array.shape) for name, array in arrays.items() if name != "y"}
+            names = [name for name in arrays if name in spec.differentiable()]
+            entries |= {name: self._rows.gradient(name, arrays[name].shape) for name in names}
         self.known = {name: known for name, (known, _) in entries.items()}
         self.unknown = {name: unknown for name, (_, unknown) in entries.items()}
 

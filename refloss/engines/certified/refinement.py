@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.engines.certified.balls import START_BITS, Arb, Balls, precision, precisions
-from refloss.engines.certified.known import Mask
 from refloss.engines.certified.rounding import correctly_rounded, describe
-from refloss.error_free import Array
+from refloss.error_free import Array, Mask
 
 
 class Refinable(Protocol):

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from refloss.engines.certified.balls import Balls, arb, exact_balls
-from refloss.engines.certified.known import Mask, Rows
+from refloss.engines.certified.known import Rows
 from refloss.engines.spec import Arrays
-from refloss.error_free import Array
+from refloss.error_free import Array, Mask
 from refloss.stages.cross_entropy import Settings
 
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from refloss.engines.certified.exact import BigInts, IntegerVectors
 from refloss.engines.certified.hinges import Triplet
-from refloss.engines.certified.known import Mask
 from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import PER_CLASS, Arrays
+from refloss.error_free import Mask
 from refloss.stages.margin import Settings as MarginSettings
 
 

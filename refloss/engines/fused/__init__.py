@@ -29,8 +29,7 @@ from refloss import inputs
 from refloss.engines import chain, contract
 from refloss.engines.fused import heads, logits
 from refloss.engines.fused.headroom import TooLargeError
-from refloss.engines.fused.reduction import Result
-from refloss.engines.protocol import IN_FLOAT64, Request
+from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
 from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec
 from refloss.error_free import Array
 
@@ -40,12 +39,12 @@ def value(spec: Spec, arrays: Arrays, request: Request = IN_FLOAT64) -> Array:
     return _in_dtype(spec, arrays, None, request)[0]
 
 
-def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> Result:
+def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request = IN_FLOAT64) -> ValueAndGradients:
     """Return the loss and its gradients by the name of the input; those that are wanted."""
     return _in_dtype(spec, arrays, upstream, request)
 
 
-def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Return the loss and the gradients in the dtype; what does not fit the sweep is computed by the chain."""
     try:
         with np.errstate(all="ignore"):
@@ -59,7 +58,7 @@ def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Reque
         return loss.astype(request.dtype), gradients
 
 
-def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Compute by the kind of loss; of a triplet loss nothing is N x C, so the chain does it."""
     match spec:
         case Logits():
@@ -70,7 +69,7 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
             return _by_chain(spec, inputs.as_float64(arrays, directions=False), upstream, request)
 
 
-def _by_chain(spec: Spec, exact: Arrays, upstream: Array | None, request: Request) -> Result:
+def _by_chain(spec: Spec, exact: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Compute by the chain, in float64."""
     if upstream is None:
         return chain.value(spec, exact), {}

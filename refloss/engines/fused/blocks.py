@@ -22,6 +22,7 @@ from refloss.engines.fused.products import product
 from refloss.engines.fused.row_scaling import add_exponents, aligned, ldexp_rows, negated, scaled, unscaled
 from refloss.engines.fused.smoothed_targets import SmoothedTargets
 from refloss.engines.kernels import rows as row_kernels
+from refloss.engines.slices import ranges
 from refloss.error_free import Array, Exponents, Integers
 
 BLOCK_BYTES = 2**20
@@ -30,11 +31,6 @@ MIN_CLASSES = 2048
 """Fewest classes of a block, except for the last few blocks."""
 MIN_KEPT_BYTES = 2**26
 """Bytes of exponentials that may be kept even where W takes fewer."""
-
-
-def ranges(length: int, width: int) -> list[slice]:
-    """Cut a length into ranges of a width; the last may be narrower."""
-    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
 def block_ranges(classes: int, samples: int, dtype: DType) -> list[slice]:
@@ -79,16 +75,26 @@ def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool) -> P
     The label of a sample is left out, as if its logit were -inf.
     """
     n, dtype, smoothed = len(tile), tile.dtype, block.smoothed
-    top, low, sum_exp_minus_one, target_gap = (np.empty(n) for _ in range(4))
+    row_max, max_low, sum_exp_minus_one, target_gap = (np.empty(n) for _ in range(4))
     t = np.zeros(0, dtype) if smoothed is None else smoothed.all.astype(dtype)
     # pass 1b: products -> logits -> their maximum -> exponentials, in place, and the sums of these
     row_kernels.exponentials(
-        tile, alpha, block.beta, block.bias, block.label_columns, t, gradients, top, low, sum_exp_minus_one, target_gap
+        tile,
+        alpha,
+        block.beta,
+        block.bias,
+        block.label_columns,
+        t,
+        gradients,
+        row_max,
+        max_low,
+        sum_exp_minus_one,
+        target_gap,
     )
     # pass 1c: exponentials -> the gradient of x
     return PartialState(
-        max=top,
-        max_low=low,
+        max=row_max,
+        max_low=max_low,
         sum_exp_minus_one=sum_exp_minus_one,
         target_sum=np.zeros(n) if smoothed is None else smoothed.sums(),
         target_gap=target_gap,

@@ -24,16 +24,17 @@ import numpy as np
 from refloss import inputs
 from refloss.engines import contract
 from refloss.engines.counting import counted
-from refloss.engines.fused.blocks import Classes, group_size, ranges
+from refloss.engines.fused.blocks import Classes, group_size
 from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
 from refloss.engines.fused.headroom import DType, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
-from refloss.engines.fused.reduction import Result, reduced, row_weights
+from refloss.engines.fused.reduction import reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
 from refloss.engines.fused.samples import Samples
 from refloss.engines.fused.sweep import Sweep
 from refloss.engines.fused.target import Target, linear_target, margin_target
-from refloss.engines.protocol import Request
+from refloss.engines.protocol import Request, ValueAndGradients
+from refloss.engines.slices import ranges
 from refloss.engines.spec import Arrays, Linear, Margin
 from refloss.error_free import Array, Integers, Pair, plain, total_by_label
 from refloss.stages import cross_entropy
@@ -42,22 +43,24 @@ PLAIN_GROUPS = 4
 """Most groups of samples whose gradients are added up without their rounding errors."""
 
 
-def value_and_grad(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def value_and_grad(
+    spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request
+) -> ValueAndGradients:
     """Return the loss, and the gradients that are wanted; none without an upstream gradient."""
     rows = counted(spec, arrays, upstream)
     loss, gradients = _of_counted(spec, rows.arrays, rows.upstream, request)
     return rows.restored(loss), rows.gradients(gradients)
 
 
-def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Return the same for samples that all count."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape
-    targets = _soft_targets(arrays["y"], c, spec.cross_entropy, dtype)
+    targets = _label_targets(arrays["y"], c, spec.cross_entropy, dtype)
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
     if upstream is not None:
-        wanted = request.wanted(("x", "w", "b") if "b" in arrays else ("x", "w"))
+        wanted = request.wanted(tuple(name for name in spec.differentiable() if name in arrays))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
     keep = "w" in wanted or "b" in wanted
     size = group_size(n, c, d, dtype, keep=keep)
@@ -68,12 +71,12 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
         db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
         samples=samples,
         row_weight=row_weight,
-        counted=(targets.label != 0.0) | targets.uniform.any(),
+        kept=(targets.label_target != 0.0) | targets.uniform.any(),
         compensated=n > PLAIN_GROUPS * size,
     )
     sweep = Sweep(classes, size, keep=keep)
     gradients = _Gradients(samples, class_gradients, sweep, smoothed=len(targets.uniform) > 0) if wanted else None
-    losses = _passes(samples, targets.label, sweep, partial(_label_branch, spec, arrays), gradients)
+    losses = _passes(samples, targets.label_target, sweep, partial(_label_branch, spec, arrays), gradients)
     if n:
         contract.warn_if_unreliable("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
@@ -101,10 +104,10 @@ def _passes(
     return losses
 
 
-class _SoftTargets(NamedTuple):
+class _LabelTargets(NamedTuple):
     """The targets that cross entropy makes of labels."""
 
-    label: Array
+    label_target: Array
     """The target of each sample's label (N,)."""
     uniform: Array
     """That of every other class (C,) where labels are smoothed; otherwise nothing (0,)."""
@@ -112,13 +115,13 @@ class _SoftTargets(NamedTuple):
     """What "mean" divides by."""
 
 
-def _soft_targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _SoftTargets:
+def _label_targets(y: Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _LabelTargets:
     weights = cross_entropy.weights(y, classes, settings)
-    label, uniform = cross_entropy.smoothed_targets(y, weights, settings.label_smoothing)
+    label_target, uniform = cross_entropy.smoothed_targets(y, weights, settings.label_smoothing)
     if not settings.label_smoothing:
         uniform = uniform[:0]
-    check_targets(dtype, label, uniform)
-    return _SoftTargets(label, uniform, plain(weights.divisor))
+    check_targets(dtype, label_target, uniform)
+    return _LabelTargets(label_target, uniform, plain(weights.divisor))
 
 
 def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:

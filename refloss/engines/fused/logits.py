@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.fused.blocks import ranges
 from refloss.engines.fused.headroom import DType, TooLargeError, check_targets, max_logit
-from refloss.engines.fused.reduction import Result, reduced, row_weights
+from refloss.engines.fused.reduction import reduced, row_weights
 from refloss.engines.fused.row_scaling import ScaledNumbers, aligned, ldexp_rows
 from refloss.engines.kernels import rows as row_kernels
-from refloss.engines.protocol import Request
+from refloss.engines.protocol import Request, ValueAndGradients
+from refloss.engines.slices import ranges
 from refloss.engines.spec import Arrays, Logits
 from refloss.engines.threads import in_order
 from refloss.error_free import Array, Integers, plain
@@ -27,34 +27,36 @@ ENTRIES = 2**20
 """Logits that a thread takes at once."""
 
 
-def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request: Request) -> Result:
+def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Return the loss, and its gradient, if it is wanted and there is an upstream gradient."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     z = aligned(arrays["z"], dtype)
     n, c = z.shape
-    targets = _soft_targets(arrays["y"], c, spec.cross_entropy, dtype)
-    keep, row_weight = False, ScaledNumbers(np.zeros(n), None)
+    targets = _row_targets(arrays["y"], c, spec.cross_entropy, dtype)
+    with_gradients, row_weight = False, ScaledNumbers(np.zeros(n), None)
     if upstream is not None:
-        keep = bool(request.wanted(("z",)))
+        with_gradients = bool(request.wanted(spec.differentiable()))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
     weight, losses = row_weight.mantissa.astype(dtype), np.empty(n)
-    dz = request.output("z", (n, c)) if keep else np.empty((0, c), dtype)
+    dz = request.output("z", (n, c)) if with_gradients else np.empty((0, c), dtype)
 
     def sweep(rows: slice) -> None:
-        row_dz = dz[rows] if keep else np.empty((1, c), dtype)  # or memory for one row of exponentials
-        label, label_target, t, counts = targets.take(rows)
-        row_kernels.cross_entropy(z[rows], label, label_target, t, weight[rows], counts, keep, losses[rows], row_dz)
-        if keep and row_weight.exponent is not None:
+        row_dz = dz[rows] if with_gradients else np.empty((1, c), dtype)  # or memory for one row of exponentials
+        label, label_target, t, kept = targets.take(rows)
+        row_kernels.cross_entropy(
+            z[rows], label, label_target, t, weight[rows], kept, with_gradients, losses[rows], row_dz
+        )
+        if with_gradients and row_weight.exponent is not None:
             row_dz[:] = ldexp_rows(row_dz, row_weight.exponent[rows])
 
     in_order(sweep, ranges(n, max(1, ENTRIES // c)), partial(deque, maxlen=0))
     _check_overflow(arrays["z"][~np.isfinite(losses)], dtype)
     if reduction != "none":
-        losses = reduced(losses[targets.counts], reduction, targets.divisor)
-    return losses, {"z": dz} if keep else {}
+        losses = reduced(losses[targets.kept], reduction, targets.divisor)
+    return losses, {"z": dz} if with_gradients else {}
 
 
-class _SoftTargets(NamedTuple):
+class _RowTargets(NamedTuple):
     """The targets of rows of logits."""
 
     label: Integers
@@ -63,7 +65,7 @@ class _SoftTargets(NamedTuple):
     """The target of the label (N,)."""
     t: Array
     """The targets of other classes: (0, C) if all are 0, one row for all samples (1, C), or one row for each (N, C)."""
-    counts: NDArray[np.bool_]
+    kept: NDArray[np.bool_]
     """Rows that count (N,)."""
     divisor: Array
     """What "mean" divides by."""
@@ -71,21 +73,21 @@ class _SoftTargets(NamedTuple):
     def take(self, rows: slice) -> tuple[Integers, Array, Array, NDArray[np.bool_]]:
         """Return the first four for the rows of a slice."""
         t = self.t if len(self.t) < 2 else self.t[rows]
-        return self.label[rows], self.label_target[rows], t, self.counts[rows]
+        return self.label[rows], self.label_target[rows], t, self.kept[rows]
 
 
-def _soft_targets(y: Array | Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _SoftTargets:
-    counts = cross_entropy.kept(y, settings)
-    weights = cross_entropy.weights(y[counts], classes, settings)
+def _row_targets(y: Array | Integers, classes: int, settings: cross_entropy.Settings, dtype: DType) -> _RowTargets:
+    kept = cross_entropy.kept(y, settings)
+    weights = cross_entropy.weights(y[kept], classes, settings)
     if y.ndim == 2:
         label, label_target = np.full(len(y), -1), np.zeros(len(y))
         t = cross_entropy.targets(y, weights, settings.label_smoothing).t
     else:
-        label = np.where(counts, y, 0)
+        label = np.where(kept, y, 0)
         label_target, uniform = cross_entropy.smoothed_targets(label, weights, settings.label_smoothing)
         t = uniform[None] if settings.label_smoothing else np.empty((0, classes))
     check_targets(dtype, label_target, t)
-    return _SoftTargets(label, label_target.astype(dtype), t.astype(dtype), counts, plain(weights.divisor))
+    return _RowTargets(label, label_target.astype(dtype), t.astype(dtype), kept, plain(weights.divisor))
 
 
 def _check_overflow(z: NDArray[np.floating], dtype: DType) -> None:

@@ -71,8 +71,8 @@ def merge(a: PartialState, b: PartialState) -> PartialState:
     One of the exponentials of S is 1 and is left out, so that S - 1 keeps its own digits however small it is.
     """
     a_leads = (a.max > b.max) | ((a.max == b.max) & (a.max_low >= b.max_low))
-    top, low = np.where(a_leads, a.max, b.max), np.where(a_leads, a.max_low, b.max_low)
-    exp_a, exp_b = a.exp_relative_to(top, low), b.exp_relative_to(top, low)
+    row_max, max_low = np.where(a_leads, a.max, b.max), np.where(a_leads, a.max_low, b.max_low)
+    exp_a, exp_b = a.exp_relative_to(row_max, max_low), b.exp_relative_to(row_max, max_low)
     sum_exp_minus_one = np.where(
         a_leads,
         a.sum_exp_minus_one + (1.0 + b.sum_exp_minus_one) * exp_b,
@@ -82,11 +82,14 @@ def merge(a: PartialState, b: PartialState) -> PartialState:
     dtype = grad_x_exp.dtype
     row_kernels.weighted_sum(a.grad_x_exp, exp_a.astype(dtype), b.grad_x_exp, exp_b.astype(dtype), grad_x_exp)
     return PartialState(
-        max=top,
-        max_low=low,
-        sum_exp_minus_one=np.where(top > -np.inf, sum_exp_minus_one, 0.0),
+        max=row_max,
+        max_low=max_low,
+        sum_exp_minus_one=np.where(row_max > -np.inf, sum_exp_minus_one, 0.0),
         target_sum=a.target_sum + b.target_sum,
-        target_gap=a.target_gap + b.target_gap + a.target_gap_from(top, low) + b.target_gap_from(top, low),
+        target_gap=a.target_gap
+        + b.target_gap
+        + a.target_gap_from(row_max, max_low)
+        + b.target_gap_from(row_max, max_low),
         grad_x_exp=grad_x_exp,
         grad_x_targets=a.grad_x_targets + b.grad_x_targets,
     )

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from refloss.engines.contract import MAX_TERMS
 from refloss.engines.kernels import rows as row_kernels
 from refloss.error_free import Array
-
-MAX_TERMS = 512
-"""Most terms that a BLAS adds up."""
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array:

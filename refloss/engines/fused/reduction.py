@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 
 from refloss.engines.fused.headroom import DType, TooLargeError
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
-
-Result: TypeAlias = tuple[Array, dict[str, Array]]
-"""The loss, and gradients by the name of the input."""
 
 
 def reduced(losses: Array, reduction: str, divisor: Array) -> Array:
@@ -26,6 +21,6 @@ def reduced(losses: Array, reduction: str, divisor: Array) -> Array:
 def row_weights(upstream: Array, reduction: str, divisor: Array, rows: int, dtype: DType) -> ScaledNumbers:
     """Return dL/dL_n of every row (N,): the upstream gradient, by the reduction."""
     scaled = ScaledNumbers.of(upstream, dtype)
-    weights = ScaledNumbers.of(cross_entropy.coefficient(scaled.mantissa, reduction, divisor, rows), dtype)
+    weights = ScaledNumbers.of(cross_entropy.row_weights(scaled.mantissa, reduction, divisor, rows), dtype)
     exponent = add_exponents(weights.exponent, scaled.exponent)
     return ScaledNumbers(weights.mantissa, None if exponent is None else np.broadcast_to(exponent, rows))

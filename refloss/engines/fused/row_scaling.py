@@ -128,11 +128,11 @@ class ScaledNumbers(NamedTuple):
         """Multiply by other numbers."""
         return ScaledNumbers(self.mantissa * other.mantissa, add_exponents(self.exponent, other.exponent))
 
-    def with_one_exponent(self, counted: NDArray[np.bool_]) -> tuple[Array, int]:
-        """Return mantissas and one exponent for all, the largest of the rows that are counted."""
+    def with_one_exponent(self, kept: NDArray[np.bool_]) -> tuple[Array, int]:
+        """Return mantissas and one exponent for all, the largest of the rows that count."""
         if self.exponent is None:
             return self.mantissa, 0
-        exponents = self.exponent[counted & (self.mantissa != 0.0)]
+        exponents = self.exponent[kept & (self.mantissa != 0.0)]
         largest = int(exponents.max()) if len(exponents) else 0
         return np.ldexp(self.mantissa, np.minimum(self.exponent - largest, 0)), largest
 

@@ -16,7 +16,7 @@ import numpy as np
 from refloss.engines.fused.row_scaling import ScaledRows, ldexp_rows
 from refloss.engines.kernels import pairs
 from refloss.error_free import Array, Pair, ldexp, plain, sqrt
-from refloss.stages import angle, margin
+from refloss.stages import angle, logits, margin
 
 NEARLY_PARALLEL = 2.0**-80
 """Square of the sine of an angle below which it is left to the stage."""
@@ -37,13 +37,8 @@ def margin_target(settings: margin.Settings, scale: float | None, x: ScaledRows,
     """Return the target of a margin head, s times psi(theta); without a scale, s is the length of x."""
     theta, saved_angle = _angle(x, w)
     psi, saved_margin = margin.forward(theta, settings)
-    exponent = np.zeros(len(x.rows), np.int32)
-    if scale is None:
-        s = Pair.of(saved_angle.length_x)
-        exponent = exponent if x.exponent is None else x.exponent
-    else:
-        mantissa, exponent = np.frexp(np.full(len(x.rows), scale))
-        s = Pair.of(mantissa)
+    exponent_x = np.zeros(len(x.rows), np.int32) if x.exponent is None else x.exponent
+    s, exponent = logits.scale_of(scale, Pair.of(saved_angle.length_x), exponent_x)
 
     def backward(dz: Array) -> tuple[Array, Array]:
         dx, dw = angle.backward(margin.backward(dz, saved_margin), saved_angle)

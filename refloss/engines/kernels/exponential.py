@@ -22,7 +22,7 @@ class Constants(NamedTuple):
     shift: Float
     """x + shift is rounded to whole numbers; its last bits are then the exponent of 2^k."""
     min_argument: Float
-    """Of k = -1023 in float64, -127 in float32, whose exponent bits are 0: the float 0."""
+    """Smallest argument: its k is -1023 in float64, -127 in float32, whose exponent bits are 0: the float 0."""
 
 
 FLOAT64 = Constants(1.0, 1.4426950408889634, 0.6931471805598903, 5.497923018708371e-14, 1.5 * 2.0**52 + 1023.0, -709.0)

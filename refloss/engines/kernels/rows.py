@@ -41,7 +41,7 @@ def exponentials(
     bias: FloatArray,
     label_columns: Integers,
     uniform_targets: FloatArray,
-    keep: bool,
+    with_gradients: bool,
     row_max: Array,
     max_low: Array,
     sum_exp_minus_one: Array,
@@ -54,8 +54,9 @@ def exponentials(
 
     over all k except for the label of the row, in its column of the tile (-1 for none), which becomes 0. The state is
     M, its rounding error, the sum of the exponentials without the largest, which is 1, and, where there are uniform
-    targets t, the sum of $t_k (M - z_k)$. Without keep the tile is left undefined. A row whose only class is its label
-    has the maximum -inf. The rounding error of adding a bias, which may be far larger than products, is compensated.
+    targets t, the sum of $t_k (M - z_k)$. Without gradients the tile is left undefined. A row whose only class is its
+    label has the maximum -inf. The rounding error of adding a bias, which may be far larger than products, is
+    compensated.
     """
     lanes, lanes_64, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     for i in range(len(tile)):
@@ -85,7 +86,7 @@ def exponentials(
             max_low[i] = lows[argmax]
             target_gap[i] += _gap_sum_of_lows(row, lows, lows[argmax], uniform_targets)
         row[argmax] = -np.inf
-        sum_exp_minus_one[i] = _exp_row(row, largest, lows, argmax, beta, keep, lanes_64)
+        sum_exp_minus_one[i] = _exp_row(row, largest, lows, argmax, beta, with_gradients, lanes_64)
         row[argmax] = beta[argmax]
 
 
@@ -101,11 +102,17 @@ def _gap_sum_of_lows(row: FloatArray, lows: FloatArray, max_low: Float, t: Float
 
 @njit
 def _exp_row(
-    row: FloatArray, row_max: Float, lows: FloatArray, argmax: int, beta: FloatArray, keep: bool, lanes: FloatArray
+    row: FloatArray,
+    row_max: Float,
+    lows: FloatArray,
+    argmax: int,
+    beta: FloatArray,
+    with_gradients: bool,
+    lanes: FloatArray,
 ) -> Float:
-    """Return the sum of the exponentials of a row less its maximum, in float64; with keep, write them times beta.
+    """Return the sum of the exponentials of a row less its maximum, in float64.
 
-    Where there are low parts, to their accuracy.
+    With gradients, write them times beta. Where there are low parts, they are as accurate as these.
     """
     if row.dtype == _FLOAT64 and not len(lows):
         return exp_sum(row, row_max, beta, lanes)
@@ -122,7 +129,7 @@ def _exp_row(
         if row[k] > 0.0:
             row[k] += row[k] * lows[k]
     total = sum_of(row, lanes)
-    if keep:
+    if with_gradients:
         for k in range(len(row)):
             row[k] *= beta[k]
     return total
@@ -139,7 +146,7 @@ def cross_entropy(
     other_targets: FloatArray,
     row_weight: FloatArray,
     kept: NDArray[np.bool_],
-    keep_gradient: bool,
+    with_gradients: bool,
     losses: Array,
     dz: FloatArray,
 ) -> None:
@@ -156,11 +163,11 @@ def cross_entropy(
     lanes, lanes_low = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype)
     work = np.empty(z.shape[1] * min(len(other_targets), 1), z.dtype)
     for i in range(len(z)):
-        row, e = z[i], dz[i if keep_gradient else 0]
+        row, e = z[i], dz[i if with_gradients else 0]
         row_max = max_of(row, lanes) if kept[i] else row[0]
         if not kept[i] or not -np.inf < row_max < np.inf:
             losses[i] = np.nan if kept[i] else 0.0  # 0 times NaN too
-            if keep_gradient:
+            if with_gradients:
                 e[:] = np.nan if kept[i] else 0.0
             continue
         argmax = index_of(row, row_max)
@@ -171,14 +178,14 @@ def cross_entropy(
         e[argmax] = max_exp
         y, t_y = label[i], label_target[i]
         if not len(other_targets):
-            loss = _one_target(row, row_max, sum_exp_minus_one, y, t_y, argmax, row_weight[i], keep_gradient, e)
+            loss = _one_target(row, row_max, sum_exp_minus_one, y, t_y, argmax, row_weight[i], with_gradients, e)
             losses[i] = loss if t_y != 0.0 else 0.0 * sum_exp_minus_one  # 0, also of an infinite gap, or NaN
             continue
         work[:] = other_targets[i if y < 0 else 0]
         if y >= 0:
             work[y] = t_y
         total, total_low = compensated_pair(work, lanes, lanes_low)
-        if keep_gradient:
+        if with_gradients:
             _many_targets_gradient(sum_exp_minus_one, total, total_low, work, argmax, row_weight[i], e)
         for k in range(len(row)):
             gap = row_max - row[k]
@@ -211,11 +218,11 @@ def _one_target(
     t_y: Float,
     argmax: int,
     row_weight: Float,
-    keep_gradient: bool,
+    with_gradients: bool,
     e: FloatArray,
 ) -> Float:
     """Return the loss where only the label has a target, and turn exponentials into the gradient."""
-    if keep_gradient:
+    if with_gradients:
         max_exp = e[argmax]
         sum_exp = max_exp + sum_exp_minus_one
         q = sum_exp_minus_one / sum_exp if y == argmax else max_exp - e[y] / sum_exp

@@ -1,4 +1,4 @@
-"""Call foreign code and read what comes back: arrays, tensors of a framework, values with gradients.
+"""ForeignCall foreign code and read what comes back: arrays, tensors of a framework, values with gradients.
 
 A framework is a module with two functions: `ready`, which refuses a device or dtype that it does not have, and `run`,
 which converts the inputs to its own arrays, calls the code and differentiates its value where the framework can.
@@ -14,7 +14,7 @@ import numpy as np
 
 from refloss.error_free import Array
 from refloss.formats import dtype_of
-from refloss.testing.adapters.results import Call, Found, read
+from refloss.testing.adapters.results import ForeignCall, Found, read
 from refloss.testing.options import one_name
 from refloss.testing.signatures import Inputs
 
@@ -30,8 +30,8 @@ class _Adapter(Protocol):
     def ready(self, dtype: str, device: Any) -> None:
         """Refuse a device or a dtype that the framework does not have."""
 
-    def run(self, call: Call) -> Found:
-        """Call foreign code."""
+    def run(self, call: ForeignCall) -> Found:
+        """ForeignCall foreign code."""
 
 
 def _module(framework: str) -> _Adapter:
@@ -61,7 +61,7 @@ def call(
     labels: int | None = None,
     wanted: tuple[str, ...] | None = None,
 ) -> Found:
-    """Call fn with inputs of the framework and the dtype.
+    """ForeignCall fn with inputs of the framework and the dtype.
 
     Parameters
     ----------
@@ -94,4 +94,4 @@ def call(
     ]
     with np.errstate(all="ignore"):  # an overflow shows in the results
         by = fields if wanted is None else wanted
-        return module.run(Call(fn, dtype, device, arrays, upstream, fields, labels, by))
+        return module.run(ForeignCall(fn, dtype, device, arrays, upstream, fields, labels, by))

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from refloss.messages import shown
-from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients, upstream_for
+from refloss.testing.adapters.results import (
+    ForeignCall,
+    Found,
+    changed,
+    finish,
+    parts,
+    separate_gradients,
+    upstream_for,
+)
 
 
 def ready(dtype: str, device: Any) -> None:
@@ -34,8 +42,8 @@ def _device(jax: Any, device: Any) -> Any:
     return jax.devices(platform)[int(number or 0)]
 
 
-def run(call: Call) -> Found:
-    """Call fn with arrays, and differentiate its value."""
+def run(call: ForeignCall) -> Found:
+    """ForeignCall fn with arrays, and differentiate its value."""
     jax = import_module("jax")
     where = _device(jax, call.device)
     before = [entry.copy() for entry in call.arrays]

@@ -16,7 +16,7 @@ VALUES = ("loss", "value")
 GRADIENTS = ("gradients", "gradient", "grads", "grad")
 
 
-class Call(NamedTuple):
+class ForeignCall(NamedTuple):
     """A call of foreign code; see `refloss.testing.adapters.call`."""
 
     fn: Callable[..., Any]

@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.messages import shown
-from refloss.testing.adapters.results import Call, Found, changed, finish, parts, separate_gradients, upstream_for
+from refloss.testing.adapters.results import (
+    ForeignCall,
+    Found,
+    changed,
+    finish,
+    parts,
+    separate_gradients,
+    upstream_for,
+)
 
 
 def ready(dtype: str, device: Any) -> None:
@@ -23,8 +31,8 @@ def ready(dtype: str, device: Any) -> None:
         raise ValueError(f"device: expected one that torch has here, for {dtype}; got {came}") from None
 
 
-def run(call: Call) -> Found:
-    """Call fn with tensors, and differentiate its value."""
+def run(call: ForeignCall) -> Found:
+    """ForeignCall fn with tensors, and differentiate its value."""
     torch = import_module("torch")
     named = dict(zip(call.places, call.fields, strict=False))
 

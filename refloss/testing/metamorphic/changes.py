@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refloss.engines.spec import PER_CLASS
 from refloss.error_free import Array
 from refloss.testing.metamorphic.code import (
     Code,
@@ -21,7 +22,7 @@ from refloss.testing.metamorphic.code import (
     named,
     number_of_samples,
 )
-from refloss.testing.metamorphic.comparisons import OF_CLASSES, by_sample, compare, each_sample, same, within
+from refloss.testing.metamorphic.comparisons import by_sample, compare, each_sample, same, within
 from refloss.testing.metamorphic.labels import kinds_of_classes, that_count, with_a_mean
 from refloss.testing.signatures import cross_entropy_of
 
@@ -47,7 +48,7 @@ def order_of_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> No
         order[places] = rng.permutation(places)
 
     def ordered(name: str, part: NDArray[Any]) -> NDArray[Any]:
-        return part[:, order] if name == "z" else part[order] if name in OF_CLASSES else part
+        return part[:, order] if name == "z" else part[order] if name in PER_CLASS else part
 
     changed = {name: ordered(name, entry) for name, entry in inputs.items()} | {"y": np.argsort(order)[inputs["y"]]}
     same(code, inputs, changed, ordered)
@@ -161,7 +162,7 @@ def upstream(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
         off = part.parts[name] + rest.parts[name] - one.parts[name]
         allowed = part.allowed[name] + rest.allowed[name] + one.allowed[name]
         within(f"{named(name)} is not linear in the upstream gradient", off, allowed, inputs)
-        if name not in OF_CLASSES:
+        if name not in PER_CLASS:
             each = factors[..., None]
             off = part.parts[name] - each * one.parts[name]
             allowed = part.allowed[name] + np.abs(each) * one.allowed[name]

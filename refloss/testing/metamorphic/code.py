@@ -98,10 +98,10 @@ class Code(NamedTuple):
         names = tuple(inputs)
         fields = tuple(name for name in names if name != "y")
         labels = names.index("y") if "y" in names else None
-        arrays, incoming = tuple(inputs.values()), np.atleast_1d(upstream)
+        arrays, upstream = tuple(inputs.values()), np.atleast_1d(upstream)
         wanted = self.gradients
         try:
-            output = call(self.fn, self.framework, self.dtype, self.device, arrays, incoming, fields, labels, wanted)
+            output = call(self.fn, self.framework, self.dtype, self.device, arrays, upstream, fields, labels, wanted)
         except BaseException as error:  # foreign code may raise anything
             if excuse and isinstance(error, Exception):
                 raise UntriedError(f"{excuse.reason}: {raised(error)}", excuse.accepted) from error

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refloss.engines.spec import PER_CLASS
 from refloss.error_free import Array
 from refloss.testing.metamorphic.code import BrokenError, Code, Excuse, Inputs, Results, ask, named, shown_with
-
-OF_CLASSES = ("w", "b")
-"""Inputs with one row per class; all others have one row per sample."""
 
 
 def within(what: str, off: ArrayLike, allowed: ArrayLike, inputs: Inputs) -> None:
@@ -26,12 +24,12 @@ def within(what: str, off: ArrayLike, allowed: ArrayLike, inputs: Inputs) -> Non
 
 def by_sample(name: str, part: Array) -> bool:
     """Whether a result has one row per sample."""
-    return part.ndim == 1 if name == "value" else name not in OF_CLASSES
+    return part.ndim == 1 if name == "value" else name not in PER_CLASS
 
 
 def each_sample(inputs: Inputs, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Inputs:
     """Change every input with one row per sample."""
-    return {name: entry if name in OF_CLASSES else change(entry) for name, entry in inputs.items()}
+    return {name: entry if name in PER_CLASS else change(entry) for name, entry in inputs.items()}
 
 
 def compare(
