@@ -1,11 +1,14 @@
 """Dispatch: the engine and the dtype of a call, against the sizes and names that the module documents."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 import refloss
 from refloss.engines import dispatch
 from refloss.engines.call import call_of
+from refloss.engines.protocol import IN_FLOAT64, Engine
 
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
@@ -81,3 +84,15 @@ def test_float16_is_refused_by_engines_of_two_dtypes(engine):
 def test_an_unknown_engine_is_refused_before_its_dtype():
     with pytest.raises(ValueError, match=r"^engine must be one of"):
         dispatch.compute_dtype("exact", "float16")
+
+
+@pytest.mark.parametrize("name", ["chain", "fused", "dd", "certified"])
+def test_every_engine_keeps_the_protocol(name):
+    if name == "certified":
+        pytest.importorskip("flint")
+    engine = dispatch.load(name)
+    for method in ("value", "value_and_grad"):
+        expected = inspect.signature(getattr(Engine, method)).parameters
+        offered = inspect.signature(getattr(engine, method)).parameters
+        assert list(offered) == [each for each in expected if each != "self"]
+        assert offered["request"].default == IN_FLOAT64
