@@ -8,10 +8,12 @@ Here e are exponentials relative to the maximum of their row, and f one factor p
 Rows are multiplied as they come, and the factors that make them unit vectors are folded into the sweep. The target is
 left out of it: it goes through the chain's own stages, in float64, one number per sample.
 
-The way of an embedding x_n to dL/dx_n: `samples` scales it by a power of two if its length is extreme, and keeps ‖x_n‖
-as a factor; `blocks` multiplies it with the classes of a block and adds up e_nk ŵ_k, which `online_softmax` merges over
-blocks; `target` takes it through its angle to its own class; `Samples.dx` weights the sum, subtracts its part along
-x_n, divides by ‖x_n‖, adds the target's part and scales back.
+The way of an embedding x_n to dL/dx_n, in groups of samples: `samples` scales it by a power of two if its length is
+extreme, and keeps ‖x_n‖ as a factor; `blocks` multiplies it with the classes of a block and adds up e_nk ŵ_k, which
+`online_softmax` merges over blocks; `target` takes it through its angle to its own class; `Samples.dx` weights the sum,
+subtracts the part of smoothed targets and its own part along x_n (except where ‖x_n‖ is the scale), divides by ‖x_n‖,
+adds the target's part and scales back. Before, `counting` leaves out ignored samples, and afterwards puts 0 in their
+place.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
 - `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.

@@ -168,18 +168,18 @@ class _Gradients:
 
     def _backward(self, at: slice, samples: Samples, state: PartialState, target: Target, row: RowLoss) -> None:
         """Compute dL/dx of a group, and the gradients of its targets' rows of W."""
-        exponent = None
+        row_exponent = None
         if not self.smoothed:  # then all gradients of a confident sample may be tiny
             sizes = np.maximum(np.abs(row.grad_per_exp), np.abs(row.grad_label))
-            exponent = ScaledNumbers.of(sizes, self.dx.dtype).exponent
-        if exponent is not None:
-            row = row.over_power_of_two(exponent)
+            row_exponent = ScaledNumbers.of(sizes, self.dx.dtype).exponent
+        if row_exponent is not None:
+            row = row.over_power_of_two(row_exponent)
         target_dx, target_dw = target.backward(samples.grad_weight.mantissa * row.grad_label)
-        self.dx[at] = samples.dx(state, target, row, target_dx, exponent)
-        exponent = add_exponents(samples.grad_weight.exponent, exponent)
-        if exponent is not None:
-            exponent = exponent - np.int32(self.class_gradients.dw_exponent)
-        self.target_dw[at] = ldexp_rows(target_dw, exponent)
+        self.dx[at] = samples.dx(state, target, row, target_dx, row_exponent)
+        dw_exponent = add_exponents(samples.grad_weight.exponent, row_exponent)
+        if dw_exponent is not None:
+            dw_exponent = dw_exponent - np.int32(self.class_gradients.dw_exponent)
+        self.target_dw[at] = ldexp_rows(target_dw, dw_exponent)
 
     def finish(self) -> dict[str, Array]:
         """Pass 4: add the targets' part of dL/dW and dL/db, and scale everything back."""
