@@ -11,9 +11,9 @@ left out of it: it goes through the chain's own stages, in float64, one number p
 The way of an embedding x_n to dL/dx_n, in groups of samples: `samples` scales it by a power of two if its length is
 extreme, and keeps ‖x_n‖ as a factor; `blocks` multiplies it with the classes of a block and adds up e_nk ŵ_k, which
 `online_softmax` merges over blocks; `target` takes it through its angle to its own class; `Samples.dx` weights the sum,
-subtracts the part of smoothed targets and its own part along x_n (except where ‖x_n‖ is the scale), divides by ‖x_n‖,
-adds the target's part and scales back. Before, `counting` leaves out ignored samples, and afterwards puts 0 in their
-place.
+subtracts the part of smoothed targets and the part along x_n, adds the gradient of ‖x_n‖ where that is the scale,
+divides by ‖x_n‖, adds the target's part and scales back. Before, `counting` leaves out ignored samples, and afterwards
+puts 0 in their place.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
 - `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
