@@ -18,7 +18,7 @@ ARRAYS = {
 
 def test_ignored_samples_are_left_out():
     rows = counted(SPEC, ARRAYS, np.array([7.0, 8.0, 9.0]))
-    assert rows.mask.tolist() == [True, False, True]
+    assert rows.kept.tolist() == [True, False, True]
     assert rows.arrays["x"].tolist() == [[1.0, 2.0], [5.0, 6.0]]
     assert rows.arrays["y"].tolist() == [1, 0]
     assert rows.upstream.tolist() == [7.0, 9.0]
@@ -64,7 +64,7 @@ def test_where_no_sample_is_ignored_arrays_stay(spec, arrays):
     rows = counted(spec, arrays, upstream)
     assert rows.arrays is arrays
     assert rows.upstream is upstream
-    assert rows.mask is None
+    assert rows.kept is None
     assert rows.restored(upstream) is upstream
 
 
