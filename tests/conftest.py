@@ -30,12 +30,19 @@ SAMPLED = (
 )
 # Many seconds each, and about what the others cover: .ci/run asks for them, a plain `pytest` leaves them out.
 LONG = (
+    "cli/test_demo.py::test_demo_is_the_same_every_time",
+    "cli/test_demo.py::test_demo_shows_every_case",
     "test_budget_formulas.py",
     "test_budgets.py::test_a_correct_implementation_is_never_over_budget",
     "test_certified.py::test_enclosures_hold_the_truth",
     "test_chain.py::test_heads_keep_the_contract",
     "test_complete.py",
     "test_conformance.py::test_a_defect_fails_and_is_named",
+    "test_conformance.py::test_cases_that_pass_tell_one_explanation_from_another",
+    "test_conformance.py::test_jax_is_differentiated",
+    "test_conformance.py::test_only_an_overflow_is_named_as_such",
+    "test_conformance.py::test_some_gradients_may_be_all_there_are",
+    "test_conformance.py::test_values_alone_can_be_checked",
     "test_conformance.py::test_a_fit_has_to_explain_everything",
     "test_conformance.py::test_an_arccos_is_told_from_a_clamp",
     "test_conformance.py::test_class_weights_of_both_signs",
@@ -50,6 +57,7 @@ LONG = (
     "test_derivations.py::test_the_sides_of_a_step_agree",
     "test_docs.py::test_examples_of_the_site_print_what_is_printed",
     "test_fused_products.py::test_bits_do_not_depend_on_the_threads_of_the_blas",
+    "test_fused.py::test_any_shape_and_setting_is_that_of_the_chain",
     "test_fused.py::test_every_setting",
     "test_fused.py::test_float32_conforms",
     "test_fused.py::test_float32_is_within_its_budget",
