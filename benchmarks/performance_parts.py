@@ -46,7 +46,7 @@ class Work(NamedTuple):
 
 FIRST_ROW = Problem("gradients", 128, 20_000, 512)
 IDLE_BLAS_SLEEPS = {"OPENBLAS_THREAD_TIMEOUT": "4"}
-"""Idle threads of OpenBLAS spin for 2^4 cycles and not for 2^26, its default: about 30 ms of a core."""
+"""Idle threads of OpenBLAS spin for 2^4 cycles and not for 2^26, its default."""
 WORKS = (
     Work("first", FIRST_ROW, {"float32": "1.20", "float64": "1.15"}, 11),
     Work("in turn", FIRST_ROW, dict.fromkeys(DTYPES, "1.20"), 24, pauses=False),
