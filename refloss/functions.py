@@ -12,6 +12,7 @@ from refloss.engines.call import call_of
 from refloss.engines.dispatch import Value
 from refloss.error_free import Array, Pair, plain
 from refloss.stages import log_softmax as log_softmax_stage
+from refloss.stages import logsumexp as logsumexp_stage
 from refloss.stages import softmax as softmax_stage
 
 
@@ -95,12 +96,17 @@ def logsumexp(z: Any, axis: int = -1) -> np.float64 | Array:
         For input that holds no real numbers or has no such axis.
     """
     rows, restore = inputs.rows_along("z", z, axis)
-    log_sum: np.float64 | Array = restore(log_softmax_stage.log_sum_exp(Pair.of(rows)))
+    log_sum: np.float64 | Array = restore(logsumexp_stage.forward(Pair.of(rows))[0].hi)
     return log_sum
 
 
 def error_bound(
-    loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = None, upstream: Any = None
+    loss: Any,
+    *inputs: Any,
+    engine: str = "chain",
+    dtype: Any = None,
+    upstream: Any = None,
+    upstream_lse: Any = None,
 ) -> tuple[Value, Any]:
     r"""Return the absolute error that an engine may have on the value and on every entry of the gradients.
 
@@ -112,7 +118,10 @@ def error_bound(
     logit over the scale; for `SoftmaxLoss` $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,
     for b, $\sum_n |G_{nk}|$. For "dd" ψ' is sin θ off the target. For `CrossEntropy` |G|; for `Triplet` the lengths of
     the two gradients of distances. Where several classes are targets, by smoothing or probabilities, the terms of |G|
-    are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss $|t_{nk}\log p_{nk}|$. Probabilities below the
+    are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss $|t_{nk}\log p_{nk}|$. A z-loss has the terms
+    $\lambda(\operatorname{lse}^2 + 2|\operatorname{lse}|\ell)$ with $\ell = 1 + |M| + \operatorname{log1p}(\cdot)$, of
+    which the log-sum-exp is the sum, and in the gradient $2\lambda(|\operatorname{lse}| + \ell)\,p_k$; upstream_lse has
+    $|u_n|\,p_k$. Under a softcap all terms of |G| are multiplied by its slope. Probabilities below the
     smallest normal number may be rounded to 0, and so may as much of a result.
 
     The truth is that of the inputs as they are; with dtype float32, of the inputs rounded to float32. "certified"
@@ -124,7 +133,7 @@ def error_bound(
         A loss of refloss.
     inputs
         What it is called with.
-    engine, dtype, upstream
+    engine, dtype, upstream, upstream_lse
         As in ``value_and_grad``.
 
     Returns
@@ -137,5 +146,6 @@ def error_bound(
     ValueError, TypeError
         As the loss itself, naming the argument.
     """
-    bound, gradients = dispatch.error_bound(call_of(loss, inputs), engine, dtype, upstream)
+    call = call_of(loss, inputs).with_upstream_lse(upstream_lse)
+    bound, gradients = dispatch.error_bound(call, engine, dtype, upstream)
     return bound, loss._gradient(**gradients)

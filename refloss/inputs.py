@@ -116,6 +116,8 @@ def embeddings_and_classes(
 ) -> dict[str, Any]:
     """Return embeddings x (N, D), class weights w (C, D), labels y (N,) and bias b (C,) by name.
 
+    Where classes are no directions, y may be probabilities (N, C): any finite numbers.
+
     Ignored rows of x may be anything. Of w only the shape is checked: it may be larger than memory, and stays as it is
     until `as_float64` converts and checks it, or an engine does so block by block.
     """
@@ -133,8 +135,16 @@ def embeddings_and_classes(
             f"got shape {w.shape}{hint}"
         )
     _check_length(weights, len(w))
-    y = labels(y, (len(x),), len(w), ignored)
-    kept = y != ignored
+    shape = (len(x), len(w))
+    y = _as_array("y", y)
+    if not directions and y.dtype.kind not in "iu" and y.shape == shape:
+        y = float64_array("y", y)
+        _check_finite("y", y)
+        kept = np.ones(len(x), np.bool_)
+    else:
+        otherwise = "" if directions else f", or float probabilities of shape {shape}"
+        y = labels(y, shape[:1], len(w), ignored, otherwise=otherwise)
+        kept = y != ignored
     _check_rows("x", x, kept, directions)
     if b is None:
         return {"x": x, "w": w, "y": y}
@@ -228,6 +238,17 @@ def check_logits_fit(z: Array) -> None:
         raise ValueError(
             f"x and w must have logits that float64 can hold, below 1.8e308; got more for class {k} and "
             f"sample {sample} of those not ignored"
+        )
+
+
+def check_scaled_logits_fit(z: Array, scaled: Array) -> None:
+    """Refuse a logit scale that takes finite logits beyond what float64 can hold."""
+    beyond = np.isfinite(z) & ~np.isfinite(scaled)
+    if beyond.any():
+        sample, k = np.argwhere(beyond)[0]
+        raise ValueError(
+            "logit_scale must leave logits that float64 can hold, below 1.8e308; it makes more of "
+            f"{z[sample, k]} for class {k} and sample {sample} of those not ignored"
         )
 
 
@@ -326,6 +347,15 @@ def upstream_gradient(value: Any, reduction: str, shape: tuple[int, ...]) -> Arr
         raise ValueError(f"upstream must have shape {shape} for reduction={reduction!r}; got shape {gradient.shape}")
     _check_finite("upstream", gradient)
     return gradient.reshape(-1) if reduction == "none" else gradient
+
+
+def upstream_of_lse(value: Any, shape: tuple[int, ...]) -> Array:
+    """Return the upstream gradient of the log-sum-exp, one number per sample, flattened."""
+    gradient = float64_array("upstream_lse", value)
+    if gradient.shape != shape:
+        raise ValueError(f"upstream_lse must have shape {shape}, one number per sample; got shape {gradient.shape}")
+    _check_finite("upstream_lse", gradient)
+    return gradient.reshape(-1).copy()  # a trace returns it
 
 
 def compute_dtype(engine: str, dtype: Any, known: Iterable[Any]) -> np.dtype[Any]:

@@ -18,13 +18,27 @@ from refloss.engines import contract, dd
 from refloss.engines.contract import Promise, log2_lengths
 from refloss.engines.counting import counted
 from refloss.engines.protocol import ValueAndGradients
-from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap, WithLabels
 from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.formats import format_of
-from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
+from refloss.stages import (
+    angle,
+    cosine,
+    cross_entropy,
+    linear,
+    log_softmax,
+    logits,
+    logsumexp,
+    margin,
+    normalize,
+    softcap,
+    softmax,
+    triplet,
+)
 
 S = TypeVar("S", bound=Spec)
 L = TypeVar("L", bound=WithLabels)
+H = TypeVar("H", bound=WithCap)
 
 
 def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np.dtype[Any]) -> ValueAndGradients:
@@ -65,7 +79,8 @@ class _Counted(NamedTuple, Generic[S]):
         """What the engine promises for these rows."""
         scale, x = contract.scales(self.spec, self.arrays), self.arrays.get("x")
         classes, width = (len(self.arrays["w"]), x.shape[1]) if x is not None else (1, 1)
-        return contract.promise(self.engine, self.spec.head, scale, classes, width, self.dtype)
+        options = contract.has_options(self.spec, self.arrays)
+        return contract.promise(self.engine, self.spec.head, scale, classes, width, self.dtype, options=options)
 
     @property
     def least(self) -> float:
@@ -116,7 +131,8 @@ def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
     """
     spec, y = call.spec, call.arrays["y"]
     settings, promised = spec.cross_entropy, call.promise
-    log_p, saved = log_softmax.forward(z)
+    parts = softmax.exponentials(z)
+    log_p, saved = log_softmax.forward(z, parts)
     weights = cross_entropy.weights(y, z.shape[1], settings)
     t, divisor = cross_entropy.targets(y, weights, settings.label_smoothing)
     share = -_log(divisor) if settings.reduction == "mean" else 0.0
@@ -144,19 +160,53 @@ def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
         terms = np.logaddexp2(log_t, target_sum[:, None] + log_p2)
     terms = np.where((promised.gradient < 0.5)[:, None], terms, target_sum[:, None])
     promised_error = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
-    error = np.logaddexp2(promised_error + terms, target_sum[:, None] + call.least)
-    return _Rows(value, log_row_weights[:, None] + error)
+    error = log_row_weights[:, None] + np.logaddexp2(promised_error + terms, target_sum[:, None] + call.least)
+    of_rows = _row_terms(call, z, parts)
+    if of_rows is None:
+        return _Rows(value, error)
+    value = np.logaddexp2(value, of_rows.value)
+    return _Rows(value, np.logaddexp2(error, promised_error + of_rows.error[:, None] + np.maximum(log_p2, call.least)))
+
+
+def _row_terms(call: _Counted[L], z: Pair, parts: softmax.Exponentials) -> _Rows | None:
+    r"""Return the terms of the log-sum-exp: errors of a z-loss's value, and dL/d lse (N,) over the promise.
+
+    What adds up to the log-sum-exp is $\ell = 1 + |M| + \operatorname{log1p}(\cdot)$; the 1 is for logits that a
+    product has made.
+    """
+    settings, upstream_lse = call.spec.cross_entropy, call.arrays.get(UPSTREAM_LSE)
+    if not settings.z_loss and upstream_lse is None:
+        return None
+    lse, _ = logsumexp.forward(z, parts)
+    size, rows = np.abs(lse.hi), len(z)
+    summed = 1.0 + np.abs(z.hi.max(axis=1)) + np.abs(lse.hi - z.hi.max(axis=1))
+    log_lambda = np.log2(settings.z_loss)
+    share = -np.log2(float(rows)) if settings.reduction == "mean" else 0.0
+    of_value = np.log2(call.promise.value) + log_lambda + np.log2(size) + np.log2(size + 2.0 * summed)
+    value = of_value if settings.reduction == "none" else _sum(of_value, 0) + share
+    slope = _log(call.upstream) + share + log_lambda + 1.0 + np.log2(size + summed)
+    slope = np.broadcast_to(slope, (rows,))
+    return _Rows(value, slope if upstream_lse is None else np.logaddexp2(slope, _log(upstream_lse)))
+
+
+def _capped(call: _Counted[H], z: Pair) -> _Rows:
+    """Bound the value and the gradient of logits before they are scaled and capped."""
+    if call.spec.softcap == softcap.Settings():
+        return _cross_entropy(call, z)
+    capped, saved = softcap.forward(z, call.spec.softcap)
+    rows = _cross_entropy(call, capped)
+    return rows._replace(error=_times(rows.error, _log(saved.slope)))
 
 
 def _logits(call: _Counted[Logits]) -> ValueAndGradients:
-    rows = _cross_entropy(call, Pair.of(call.wide(call.arrays["z"])))
+    rows = _capped(call, Pair.of(call.wide(call.arrays["z"])))
     return call.absolute(rows.value), {"z": call.absolute(rows.error)}
 
 
 def _linear(call: _Counted[Linear]) -> ValueAndGradients:
     x, w, b = call.arrays["x"], call.arrays["w"], call.arrays.get("b")
     z, _ = linear.forward(call.wide(x), call.wide(w), b)
-    rows = _cross_entropy(call, z)
+    rows = _capped(call, z)
     error_x = _sum(rows.error + log2_lengths(w), 1)
     error_w = _sum(rows.error + log2_lengths(x)[:, None], 0)
     value, bounds = _by_row(call, rows.value, {"x": error_x, "w": error_w})

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from refloss import inputs
-from refloss.engines.spec import Arrays, Spec
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Spec, WithCap
 from refloss.messages import shown
 
 
@@ -31,6 +31,15 @@ class Call(NamedTuple):
             for name in self.spec.differentiable()
             if name in self.arrays
         }
+
+    def with_upstream_lse(self, value: Any) -> Call:
+        """Return the call with the gradient of what comes after the log-sum-exp of each sample, or as it is for None."""
+        if value is None:
+            return self
+        if not isinstance(self.spec, WithCap):
+            raise ValueError("upstream_lse goes with a loss on logits, CrossEntropy or SoftmaxLoss, alone")
+        arrays = self.arrays | {UPSTREAM_LSE: inputs.upstream_of_lse(value, self.samples)}
+        return self._replace(arrays=arrays, arguments={**self.arguments, UPSTREAM_LSE: value})
 
     def in_float64(self) -> Arrays:
         """Return the inputs in float64, w checked."""

@@ -3,8 +3,9 @@
     x, W ──► normalize ──► cosine ─────────────┐
     x, w_y ─► angle ──► margin ────────────────┴─► logits ──► log_softmax ──► cross_entropy ──► loss
 
-The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; triplet is a picture
-of its own. Each picture runs its stages forward and returns their outputs, and a function that runs them backward in
+The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
+`softcap` before log_softmax, and beside it `logsumexp`, an output of its own, and with `z_loss` a term of the loss.
+Triplet is a picture of its own. Each picture runs its stages forward and returns their outputs, and a function that runs them backward in
 the opposite order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 from refloss import inputs
 from refloss.engines.counting import counted
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
-from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap, WithLabels
 from refloss.error_free import (
     Array,
     Integers,
@@ -39,9 +40,13 @@ from refloss.stages import (
     linear,
     log_softmax,
     logits,
+    logsumexp,
     margin,
     normalize,
+    softcap,
+    softmax,
     triplet,
+    z_loss,
 )
 
 
@@ -135,7 +140,7 @@ def _forward(spec: Spec, arrays: Arrays) -> tuple[Stages, Backward]:
     """Run the stages of a loss forward."""
     match spec:
         case Logits():
-            return _logits(spec, Pair.of(arrays["z"]), arrays["y"])
+            return _capped(spec, Pair.of(arrays["z"]), arrays)
         case Linear():
             return _linear(spec, arrays)
         case Margin():
@@ -147,19 +152,45 @@ def _forward(spec: Spec, arrays: Arrays) -> tuple[Stages, Backward]:
 # ---------------------------------------------------------------------------------------- cross entropy on given logits
 
 
-def _logits(spec: WithLabels, z: Pair, y: Array | Integers) -> tuple[Stages, Backward]:
-    settings = spec.cross_entropy
-    log_p, saved_log_softmax = log_softmax.forward(z)
+def _logits(spec: WithLabels, z: Pair, arrays: Arrays) -> tuple[Stages, Backward]:
+    settings, y, upstream_lse = spec.cross_entropy, arrays["y"], arrays.get(UPSTREAM_LSE)
+    parts = softmax.exponentials(z)
+    log_p, saved_log_softmax = log_softmax.forward(z, parts)
+    lse, saved_lse = logsumexp.forward(z, parts)
+    row_terms, saved_z_loss = z_loss.forward(lse, settings.z_loss) if settings.z_loss else (None, None)
     weights = cross_entropy.weights(y, log_p.shape[1], settings)
     targets = cross_entropy.targets(y, weights, settings.label_smoothing)
-    loss, saved_cross_entropy = cross_entropy.forward(log_p, targets, settings.reduction)
+    loss, saved_cross_entropy = cross_entropy.forward(log_p, targets, settings.reduction, row_terms)
 
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         dlog_p = cross_entropy.backward(upstream, saved_cross_entropy)
         dz = log_softmax.backward(dlog_p, saved_log_softmax)
-        return {"log_softmax": dlog_p, "cross_entropy": upstream}, {"z": dz}
+        dlse: StageResult = np.zeros(len(y)) if upstream_lse is None else upstream_lse
+        gradients = {"log_softmax": dlog_p, "cross_entropy": upstream}
+        if saved_z_loss is not None:
+            gradients["z_loss"] = cross_entropy.row_weights(upstream, settings.reduction, float(len(y)), len(y))
+            dlse = dlse + z_loss.backward(gradients["z_loss"], saved_z_loss)
+        if saved_z_loss is not None or upstream_lse is not None:
+            dz = dz + logsumexp.backward(dlse, saved_lse)
+        return gradients | {"logsumexp": dlse}, {"z": dz}
 
-    return {"log_softmax": log_p, "cross_entropy": loss}, backward
+    terms = {} if row_terms is None else {"z_loss": row_terms}
+    return {"log_softmax": log_p, "logsumexp": lse.hi} | terms | {"cross_entropy": loss}, backward
+
+
+def _capped(spec: WithCap, z: Pair, arrays: Arrays) -> tuple[Stages, Backward]:
+    """Scale and cap logits before their cross entropy."""
+    if spec.softcap == softcap.Settings():
+        return _logits(spec, z, arrays)
+    capped, saved_softcap = softcap.forward(z, spec.softcap)
+    inputs.check_scaled_logits_fit(z.hi, capped.hi)
+    outputs, logits_backward = _logits(spec, capped, arrays)
+
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        gradients, dlogits = logits_backward(upstream)
+        return gradients | {"softcap": dlogits["z"]}, {"z": softcap.backward(dlogits["z"], saved_softcap)}
+
+    return {"softcap": capped.hi} | outputs, backward
 
 
 # ------------------------------------------------------------------------------------------------------ the plain head
@@ -168,7 +199,7 @@ def _logits(spec: WithLabels, z: Pair, y: Array | Integers) -> tuple[Stages, Bac
 def _linear(spec: Linear, arrays: Arrays) -> tuple[Stages, Backward]:
     z, saved_linear = linear.forward(arrays["x"], arrays["w"], arrays.get("b"))
     inputs.check_logits_fit(z.hi)
-    outputs, logits_backward = _logits(spec, z, arrays["y"])
+    outputs, logits_backward = _capped(spec, z, arrays)
 
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         gradients, dlogits = logits_backward(upstream)
@@ -191,7 +222,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(c, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
-    outputs, logits_backward = _logits(spec, z, y)
+    outputs, logits_backward = _logits(spec, z, arrays)
 
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         gradients, dlogits = logits_backward(upstream)

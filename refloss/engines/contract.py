@@ -4,7 +4,7 @@ Everything that says how wrong an engine may be reads it here: `refloss.error_bo
 records, the budgets of `refloss.testing`.
 
 Symbols: u the unit roundoff of the dtype; S_n the scale of a sample: s, or ‖x_n‖ where that is the scale, or
-‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head; K_n the rounding error of a sum of n rounded terms, in u of its terms.
+‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head, times the logit scale σ and, with a cap K, times 1 + 2/K, see `scales`; K_n the rounding error of a sum of n rounded terms, in u of its terms.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap
 from refloss.error_free import Array, high, scale_rows
 from refloss.formats import FORMATS, format_of
-from refloss.stages import cross_entropy
+from refloss.stages import cross_entropy, softcap
 
 MAX_TERMS = 512
 """Most terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in such pieces."""
@@ -52,8 +52,17 @@ def summed(terms: int) -> int:
     return min(terms, MAX_TERMS) + 2 * max(0, math.ceil(math.log2(max(terms, 1) / MAX_TERMS)))
 
 
-def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int = 1, dtype: Any = np.float64) -> Promise:
-    r"""Return what an engine promises for samples of scale S_n.
+def promise(
+    engine: str,
+    head: str,
+    scale: Array,
+    classes: int = 1,
+    width: int = 1,
+    dtype: Any = np.float64,
+    *,
+    options: bool = False,
+) -> Promise:
+    r"""Return what an engine promises for samples of scale S_n; options says whether `has_options` holds.
 
     With r and g for value and gradient:
 
@@ -62,12 +71,19 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
     | `chain` | linear, margin | max(16u, 4u S) | max(32u, 8u S) |
     | `fused` | linear, margin | max(16u, κu S), κ = 6 + K_D | max(32u, 2κu S) and (16 + K_N + K_C) u more |
     | `chain`, `fused` | logits, triplet | 8u; 16u in float32 | 8u; 16u in float32 |
+    | `chain` | logits with options | max(16u, 2^-98 S) | max(16u, 2^-97 S) |
+    | `fused` | logits with options | max(24u, 16u S) | max(24u, 32u S) |
     | `dd` | any | max(4u, 2^-92 S) | max(8u, 2^-91 S) |
 
     Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
     is by 4u S, and a loss, relative to itself, by as much; a softmax by twice that. Fused: sums of D products and
     squares are the BLAS's, whose error is K_D u. What is beside S are the roundings of cross entropy: exp (1u), its
     correction, the sum, a division (1u each), log1p (1u), row weight and reduction (1u each).
+
+    Options of logits (a logit scale, a cap, a z-loss): the chain has scaled and capped logits as pairs, wrong by at most
+    200u² < 2^-98 of themselves, and their slope to 8u. A capped logit of `fused` is wrong by 8u of itself (argument 2u,
+    1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`: κ of a linear head is 8
+    more.
     """
     unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)
@@ -75,11 +91,14 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
         if engine == "dd":
             return Promise(np.maximum(4.0 * unit, 2.0**-92 * scale), np.maximum(8.0 * unit, 2.0**-91 * scale))
         if head in ("logits", "triplet"):
+            if options:
+                least, wrong = (16.0 * unit, 2.0**-98) if engine == "chain" else (24.0 * unit, 16.0 * unit)
+                return Promise(np.maximum(least, wrong * scale), np.maximum(least, 2.0 * wrong * scale))
             most = np.full(scale.shape, (8.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
             return Promise(most, most)
         if engine == "chain":
             return Promise(np.maximum(16.0 * unit, 4.0 * unit * scale), np.maximum(32.0 * unit, 8.0 * unit * scale))
-        error = (6.0 + summed(width)) * unit * scale
+        error = (6.0 + summed(width) + (8.0 if options else 0.0)) * unit * scale
     sums = (16.0 + summed(scale.size) + summed(classes)) * unit
     return Promise(np.maximum(16.0 * unit, error), np.maximum(32.0 * unit, 2.0 * error), sums)
 
@@ -92,9 +111,16 @@ def log2_lengths(rows: Any) -> Array:
 
 
 def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
-    """Return S_n of every sample (N,), 1 where there is none; longest is the largest ‖w_k‖, if it is known already."""
-    if isinstance(spec, Logits | Triplet):
-        return np.ones(len(next(iter(arrays.values()))))
+    r"""Return S_n of every sample (N,), 1 where there is none; longest is the largest ‖w_k‖, if it is known already.
+
+    Logits that are scaled or capped have $S = 1 + \max_k|z'_k| + 2\sigma\max_k|z_k|/K$: what a capped logit is wrong by,
+    and its slope. A linear head with a cap has $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of itself
+    where the logit does by 1.
+    """
+    if isinstance(spec, Triplet):
+        return np.ones(len(arrays["anchor"]))
+    if isinstance(spec, Logits):
+        return _of_logits(spec.softcap, arrays["z"])
     if isinstance(spec, Margin) and spec.scale is not None:
         return np.full(len(arrays["x"]), spec.scale)
     logs = log2_lengths(arrays["x"])
@@ -104,7 +130,30 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
         )
     with np.errstate(over="ignore"):
         scale = np.exp2(logs)
-    return scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
+        scale = scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
+        return scale * _of_options(spec.softcap) if isinstance(spec, Linear) else scale
+
+
+def _of_options(settings: softcap.Settings) -> float:
+    """Return σ, times 1 + 2/K where there is a cap."""
+    return settings.logit_scale * (1.0 if settings.softcap is None else 1.0 + 2.0 / settings.softcap)
+
+
+def _of_logits(settings: softcap.Settings, z: Array) -> Array:
+    """Return S_n of logits, 1 where they are neither scaled nor capped."""
+    sigma, cap = settings
+    if settings == softcap.Settings():
+        return np.ones(len(z))
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = sigma * np.abs(np.where(np.isfinite(z), z, 0.0)).max(axis=1)
+        return np.asarray(1.0 + (largest if cap is None else np.minimum(largest, cap) + 2.0 * largest / cap))
+
+
+def has_options(spec: Spec, arrays: Arrays) -> bool:
+    """Whether logits are scaled or capped, or their log-sum-exp has a gradient of its own."""
+    if not isinstance(spec, WithCap):
+        return False
+    return spec.softcap != softcap.Settings() or spec.cross_entropy.z_loss != 0.0 or UPSTREAM_LSE in arrays
 
 
 def _of_bias(b: Array, products: Array) -> Array:
@@ -118,24 +167,29 @@ def warn_if_unreliable(
     engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None
 ) -> None:
     """Warn where samples that count have a scale at which nothing is promised."""
-    if isinstance(spec, Logits | Triplet):
+    if isinstance(spec, Triplet) or (isinstance(spec, Logits) and spec.softcap == softcap.Settings()):
         return
-    kept = cross_entropy.kept(arrays["y"], spec.cross_entropy)
+    kept, name = cross_entropy.kept(arrays["y"], spec.cross_entropy), "z" if isinstance(spec, Logits) else "x"
     scale = np.zeros(len(kept))
-    scale[kept] = scales(spec, arrays | {"x": arrays["x"][kept]}, longest)  # of others nothing is looked at
-    warn_of_scales(engine, spec, scale, arrays["x"].shape[1], dtype)
+    scale[kept] = scales(spec, arrays | {name: arrays[name][kept]}, longest)  # of others nothing is looked at
+    warn_of_scales(engine, spec, scale, arrays[name].shape[1], dtype)
 
 
 def warn_of_scales(engine: str, spec: Spec, scale: Array, width: int, dtype: Any = np.float64) -> None:
     """Warn, where the user's code calls, of scales (N,) at which nothing is promised."""
-    error = promise(engine, spec.head, scale, width=width, dtype=dtype).gradient
+    options = has_options(spec, {})
+    error = promise(engine, spec.head, scale, width=width, dtype=dtype, options=options).gradient
     if not (error >= 1.0).any():
         return
     n = int(error.argmax())
-    names = {"linear": f"x[{n}] and w with a product of lengths", "margin": f"x[{n}] of length"}
+    names = {
+        "logits": f"z[{n}] scaled to",
+        "linear": f"x[{n}] and w with a product of lengths",
+        "margin": f"x[{n}] of length",
+    }
     what = "s of" if isinstance(spec, Margin) and spec.scale is not None else names[spec.head]
     wider = {"fused": ("chain", "dd"), "chain": ("dd",), "dd": ()}[engine]
-    able = [name for name in wider if (promise(name, spec.head, scale).gradient < 1.0).all()]
+    able = [name for name in wider if (promise(name, spec.head, scale, options=options).gradient < 1.0).all()]
     message = (
         f"{what} {scale[n]:.3g}: logits of that size leave engine={engine!r} in {np.dtype(dtype)} no digit of their "
         f"differences, and the result may be wrong altogether; engine={(*able, 'certified')[0]!r} can do it"

@@ -54,12 +54,13 @@ def mean_over_zero(spec: L, value_of: Callable[[L], Array]) -> Array:
     $$\frac{L^{(0)}}{0} \text{ for } \varepsilon = 0, \qquad
     (1-\varepsilon)\,\frac{L^{(0)}}{0} + \varepsilon\,\frac{L^{(1)}}{0} \text{ otherwise}$$
 
-    with the sums $L^{(0)}$ without label smoothing and $L^{(1)}$ with smoothing 1, by value_of.
+    with the sums $L^{(0)}$ without label smoothing and $L^{(1)}$ with smoothing 1, by value_of. A finite z-loss added to
+    it changes nothing.
     """
     smoothing = spec.cross_entropy.label_smoothing
 
     def quotient(label_smoothing: float) -> Array:
-        settings = spec.cross_entropy._replace(reduction="sum", label_smoothing=label_smoothing)
+        settings = spec.cross_entropy._replace(reduction="sum", label_smoothing=label_smoothing, z_loss=0.0)
         return value_of(replace(spec, cross_entropy=settings)) / np.float64(0.0)
 
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -28,7 +28,7 @@ from refloss.engines.counting import counted
 from refloss.engines.kernels import pairs
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
 from refloss.engines.slices import ranges
-from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet, WithLabels
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap, WithLabels
 from refloss.error_free import (
     Array,
     Integers,
@@ -43,7 +43,21 @@ from refloss.error_free import (
     total_by_label,
 )
 from refloss.fixed_point import UNIT, Between, inner, settled, units
-from refloss.stages import angle, cosine, cross_entropy, linear, log_softmax, logits, margin, normalize, triplet
+from refloss.stages import (
+    angle,
+    cosine,
+    cross_entropy,
+    linear,
+    log_softmax,
+    logits,
+    logsumexp,
+    margin,
+    normalize,
+    softcap,
+    softmax,
+    triplet,
+    z_loss,
+)
 
 
 class DoubleDouble(Pair):
@@ -165,30 +179,57 @@ def _put(into: StageResult, index: Any, part: StageResult) -> StageResult:
 _Backward: TypeAlias = Callable[[StageResult], None]
 
 
+_Forward: TypeAlias = Callable[[slice], tuple[Pair, _Backward]]
+"""Returns the logits of a block of samples, and a function that takes the gradient with respect to them."""
+
+
 def _loss(
     spec: WithLabels,
-    y: Array | Integers,
+    arrays: Arrays,
     classes: int,
     upstream: DoubleDouble | None,
-    forward: Callable[[slice], tuple[Pair, _Backward]],
+    forward: _Forward,
 ) -> Array:
-    """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples.
-
-    forward returns the logits of a block, and a function that takes the gradient with respect to them.
-    """
-    settings = spec.cross_entropy
+    """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples."""
+    settings, y, upstream_lse = spec.cross_entropy, arrays["y"], arrays.get(UPSTREAM_LSE)
     weights = cross_entropy.weights(y, classes, settings, DoubleDouble)
     losses: StageResult = _zeros(len(y))
+    row_terms: StageResult = _zeros(len(y)) if settings.z_loss else None
     for rows in _blocks(len(y), classes, 2**16):
         z, backward = forward(rows)
-        log_p, saved_log_softmax = log_softmax.forward(z)
+        parts = softmax.exponentials(z)
+        log_p, saved_log_softmax = log_softmax.forward(z, parts)
+        dlse: StageResult = None if upstream_lse is None else upstream_lse[rows]
+        if settings.z_loss:
+            lse, _ = logsumexp.forward(z, parts)
+            terms, saved_z_loss = z_loss.forward(lse, settings.z_loss)
+            row_terms = _put(row_terms, rows, terms)
+            if upstream is not None:
+                plain_weights = cross_entropy.row_weights(upstream, settings.reduction, float(len(y)), len(y))[rows]
+                dlse = z_loss.backward(plain_weights, saved_z_loss) + (0.0 if dlse is None else dlse)
         targets = cross_entropy.targets(y[rows], weights, settings.label_smoothing, DoubleDouble)
         losses = _put(losses, rows, cross_entropy.row_losses(log_p, targets.t))
         if upstream is not None:
             row_weights = cross_entropy.row_weights(upstream, settings.reduction, weights.divisor, len(y))[rows]
             dlog_p = cross_entropy.backward(row_weights, cross_entropy.Saved(targets, "none"))
-            backward(log_softmax.backward(dlog_p, saved_log_softmax))
-    return np.asarray(DoubleDouble.of(cross_entropy.reduce(losses, settings.reduction, weights.divisor)).hi)
+            dz = log_softmax.backward(dlog_p, saved_log_softmax)
+            backward(dz if dlse is None else dz + logsumexp.backward(dlse, parts))
+    loss = cross_entropy.reduce(losses, settings.reduction, weights.divisor)
+    return np.asarray(DoubleDouble.of(cross_entropy.with_row_terms(loss, row_terms, settings.reduction)).hi)
+
+
+def _capped(spec: WithCap, forward: _Forward) -> _Forward:
+    """Scale and cap the logits of every block."""
+    if spec.softcap == softcap.Settings():
+        return forward
+
+    def capped(rows: slice) -> tuple[Pair, _Backward]:
+        z, backward = forward(rows)
+        z_capped, saved = softcap.forward(z, spec.softcap)
+        inputs.check_scaled_logits_fit(z.hi, z_capped.hi)
+        return z_capped, lambda dz: backward(softcap.backward(dz, saved))
+
+    return capped
 
 
 def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
@@ -201,7 +242,7 @@ def _logits(spec: Logits, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
 
         return DoubleDouble.of(z[rows]), backward
 
-    return _loss(spec, arrays["y"], z.shape[1], upstream, forward), {"z": gradient}
+    return _loss(spec, arrays, z.shape[1], upstream, _capped(spec, forward)), {"z": gradient}
 
 
 def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
@@ -213,7 +254,8 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     with np.errstate(over="ignore"):
         size = np.abs(x.hi).max(axis=1) * np.abs(w).max() + (0.0 if b is None else np.abs(b).max())
     huge = np.flatnonzero((size > 2.0**HUGE) & (np.abs(z.hi).max(axis=1) < 2.0**LARGEST))
-    if len(huge):
+    only_gaps_count = spec.softcap.softcap is None and not spec.cross_entropy.z_loss
+    if len(huge) and only_gaps_count:
         ones, zeros = np.ones((len(huge), 1)), np.zeros(len(w))
         rows_x, rows_w = np.hstack([x.hi[huge], ones]), np.column_stack([w, zeros if b is None else b])
         close = np.abs(z.hi[huge] - z.hi[huge].max(axis=1, keepdims=True)) < NEAR * size[huge, None]
@@ -226,7 +268,7 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
 
         return plain(z[rows]), backward
 
-    loss = _loss(spec, arrays["y"], len(w), upstream, forward)
+    loss = _loss(spec, arrays, len(w), upstream, _capped(spec, forward))
     if upstream is None:
         return loss, {}
     dx: StageResult = _zeros(*x.shape)
@@ -269,7 +311,7 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
 
         return z, backward
 
-    loss = _loss(spec, y, len(w), upstream, forward)
+    loss = _loss(spec, arrays, len(w), upstream, forward)
     if upstream is None:
         return loss, {}
     narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])

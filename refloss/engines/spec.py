@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
-from refloss.stages import cross_entropy, margin, triplet
+from refloss.stages import cross_entropy, margin, softcap, triplet
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Inputs of a loss, or their gradients, by name."""
@@ -59,7 +59,15 @@ class _Labelled(_Kind):
 
 
 @dataclass(frozen=True)
-class Logits(_Labelled):
+class _Capped(_Labelled):
+    """Cross entropy on logits that may be scaled and capped before their softmax."""
+
+    softcap: softcap.Settings = softcap.Settings()
+    """Logit scale and cap."""
+
+
+@dataclass(frozen=True)
+class Logits(_Capped):
     """Cross entropy on given logits."""
 
     head: ClassVar[Literal["logits"]] = "logits"
@@ -67,7 +75,7 @@ class Logits(_Labelled):
 
 
 @dataclass(frozen=True)
-class Linear(_Labelled):
+class Linear(_Capped):
     """Cross entropy on the logits of a linear layer; the bias may be left out."""
 
     head: ClassVar[Literal["linear"]] = "linear"
@@ -103,6 +111,11 @@ class Triplet(_Kind):
         return self.triplet.reduction
 
 
+UPSTREAM_LSE = "upstream_lse"
+"""Name of the gradient with respect to the log-sum-exp of every row (N,), which stands beside the inputs of such losses
+where it is given."""
+WithCap: TypeAlias = Logits | Linear
+"""Losses on logits that may be scaled and capped."""
 WithLabels: TypeAlias = Logits | Linear | Margin
 """Losses that end in cross entropy."""
 Spec: TypeAlias = Logits | Linear | Margin | Triplet

@@ -30,7 +30,16 @@ class Loss(ABC):
     _gradient: ClassVar[Callable[..., Any]]
     """The named tuple of its gradients, one field for each input that has one."""
     _common: ClassVar[frozenset[str]] = frozenset(
-        {"reduction", "label_smoothing", "class_weight", "ignore_index", "gradient"}
+        {
+            "reduction",
+            "label_smoothing",
+            "class_weight",
+            "ignore_index",
+            "logit_scale",
+            "softcap",
+            "z_loss",
+            "gradient",
+        }
     )
     """Settings that many losses have; printed where they are not the default."""
 

@@ -16,6 +16,7 @@ from refloss.engines.dispatch import Value
 from refloss.engines.spec import Linear, Logits
 from refloss.error_free import Array
 from refloss.losses.base import LabelledLoss, Trace
+from refloss.stages import cross_entropy, softcap
 
 
 class LogitGradient(NamedTuple):
@@ -37,7 +38,31 @@ class LinearGradient(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class CrossEntropy(LabelledLoss):
+class _LogitLoss(LabelledLoss):
+    """What losses on logits share: the options of language models."""
+
+    logit_scale: float = 1.0
+    softcap: float | None = None
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep("logit_scale", inputs.number("logit_scale", self.logit_scale, 0.0, above=True))
+        if self.softcap is not None:
+            self._keep("softcap", inputs.number("softcap", self.softcap, 0.0, above=True))
+        self._keep("z_loss", inputs.number("z_loss", self.z_loss, 0.0))
+
+    @property
+    def _cross_entropy(self) -> cross_entropy.Settings:
+        return super()._cross_entropy._replace(z_loss=self.z_loss)
+
+    @property
+    def _softcap(self) -> softcap.Settings:
+        return softcap.Settings(self.logit_scale, self.softcap)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CrossEntropy(_LogitLoss):
     r"""Cross entropy of softmax on given logits.
 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad p_n = \operatorname{softmax}(z_n)$$
@@ -65,6 +90,14 @@ class CrossEntropy(LabelledLoss):
     ignore_index
         Rows with this label do not count; their logits are not looked at. All rows ignored: the "mean" is NaN, the
         gradient 0. With probabilities no row is ignored. None: no label is ignored.
+    logit_scale
+        σ, a positive number by which logits are multiplied first.
+    softcap
+        K, a positive number: after the scale, logits become $K\tanh(z/K)$, see `refloss.stages.softcap`. A logit of -inf
+        is then -K, as PyTorch has it, and masks no class. None: no cap.
+    z_loss
+        λ, 0 or more: $\lambda\operatorname{lse}_n^2$ is added to the loss of every row that counts, with the log-sum-exp of
+        its scaled and capped logits. No class weight multiplies it, and "mean" divides it by the number of those rows.
 
     Raises
     ------
@@ -77,7 +110,7 @@ class CrossEntropy(LabelledLoss):
     @cached_property
     def spec(self) -> Logits:
         """What an engine needs to know of this loss."""
-        return Logits(self._cross_entropy)
+        return Logits(self._cross_entropy, self._softcap)
 
     def __call__(self, z: Any, y: Any, *, engine: str = "auto", dtype: Any = None) -> Value:
         """Return the loss of logits z (..., C) with labels y (...) or probabilities y (..., C)."""
@@ -89,6 +122,7 @@ class CrossEntropy(LabelledLoss):
         y: Any,
         *,
         upstream: Any = None,
+        upstream_lse: Any = None,
         wrt: Any = None,
         out: Any = None,
         engine: str = "auto",
@@ -102,6 +136,9 @@ class CrossEntropy(LabelledLoss):
             Logits (..., C), and labels (...) or probabilities (..., C).
         upstream
             The gradient of what comes after the loss: a number, or (...) for reduction="none". 1 if left out.
+        upstream_lse
+            The gradient of what else is computed from the log-sum-exp of each row (...), the output of the stage
+            "logsumexp" in `trace`; it is added to the gradient. Of ignored rows it is not looked at. 0 if left out.
         wrt
             The name of an input, or a tuple of names, whose gradients are wanted; the others are None. All if left out.
         out
@@ -121,11 +158,12 @@ class CrossEntropy(LabelledLoss):
         ValueError, TypeError
             For arguments out of range, naming the argument.
         """
-        return self._value_and_grad(self._call(z, y), upstream, wrt, out, engine, dtype)
+        call = self._call(z, y).with_upstream_lse(upstream_lse)
+        return self._value_and_grad(call, upstream, wrt, out, engine, dtype)
 
-    def trace(self, z: Any, y: Any, *, upstream: Any = None) -> Trace:
+    def trace(self, z: Any, y: Any, *, upstream: Any = None, upstream_lse: Any = None) -> Trace:
         """Return every stage's output and gradient by stage name, the rows of z flattened; ignored rows hold 0."""
-        return dispatch.trace(self._call(z, y), upstream)
+        return dispatch.trace(self._call(z, y).with_upstream_lse(upstream_lse), upstream)
 
     def _call(self, z: Any, y: Any) -> Call:
         arrays, samples = inputs.logits_and_targets(z, y, self.class_weight, self.ignore_index)
@@ -133,15 +171,15 @@ class CrossEntropy(LabelledLoss):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class SoftmaxLoss(LabelledLoss):
+class SoftmaxLoss(_LogitLoss):
     r"""Softmax loss: cross entropy of softmax on the logits of a linear layer.
 
     $$L_n = -\log\frac{e^{W_{y_n}\cdot x_n + b_{y_n}}}{\sum_k e^{W_k\cdot x_n + b_k}}$$
 
     Parameters
     ----------
-    reduction, label_smoothing, class_weight, ignore_index
-        As in `CrossEntropy`.
+    reduction, label_smoothing, class_weight, ignore_index, logit_scale, softcap, z_loss
+        As in `CrossEntropy`; the scale multiplies the bias too.
 
     Raises
     ------
@@ -154,10 +192,13 @@ class SoftmaxLoss(LabelledLoss):
     @cached_property
     def spec(self) -> Linear:
         """What an engine needs to know of this loss."""
-        return Linear(self._cross_entropy)
+        return Linear(self._cross_entropy, self._softcap)
 
     def __call__(self, x: Any, w: Any, y: Any, b: Any = None, *, engine: str = "auto", dtype: Any = None) -> Value:
-        """Return the loss of embeddings x (N, D), class weights w (C, D), labels y (N,) and, if given, bias b (C,)."""
+        """Return the loss of embeddings x (N, D), class weights w (C, D), labels y (N,) and, if given, bias b (C,).
+
+        In place of labels there may be probabilities (N, C), as in `CrossEntropy`.
+        """
         return dispatch.value(self._call(x, w, y, b), engine, dtype)
 
     def value_and_grad(
@@ -168,6 +209,7 @@ class SoftmaxLoss(LabelledLoss):
         b: Any = None,
         *,
         upstream: Any = None,
+        upstream_lse: Any = None,
         wrt: Any = None,
         out: Any = None,
         engine: str = "auto",
@@ -175,14 +217,18 @@ class SoftmaxLoss(LabelledLoss):
     ) -> tuple[Value, LinearGradient]:
         """Return the loss and its gradients, a named tuple with the fields x, w and b (None without a bias).
 
-        The options are those of `CrossEntropy.value_and_grad`; upstream is a number, or (N,) for reduction="none".
+        The options are those of `CrossEntropy.value_and_grad`; upstream is a number, or (N,) for reduction="none", and
+        upstream_lse (N,).
         """
-        return self._value_and_grad(self._call(x, w, y, b), upstream, wrt, out, engine, dtype)
+        call = self._call(x, w, y, b).with_upstream_lse(upstream_lse)
+        return self._value_and_grad(call, upstream, wrt, out, engine, dtype)
 
-    def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None) -> Trace:
+    def trace(
+        self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None, upstream_lse: Any = None
+    ) -> Trace:
         """Return every stage's output and gradient by stage name; ignored rows hold 0."""
-        return dispatch.trace(self._call(x, w, y, b), upstream)
+        return dispatch.trace(self._call(x, w, y, b).with_upstream_lse(upstream_lse), upstream)
 
     def _call(self, x: Any, w: Any, y: Any, b: Any = None) -> Call:
         arrays = inputs.embeddings_and_classes(x, w, y, b, self.class_weight, self.ignore_index, directions=False)
-        return Call(self.spec, arrays, arrays["y"].shape, {"x": x, "w": w, "y": y, "b": b})
+        return Call(self.spec, arrays, arrays["y"].shape[:1], {"x": x, "w": w, "y": y, "b": b})

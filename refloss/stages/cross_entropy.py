@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     label_smoothing: float = 0.0
     class_weight: tuple[float, ...] | None = None
     ignore_index: int | None = -100
+    z_loss: float = 0.0
+    """λ of the row term `refloss.stages.z_loss`."""
 
 
 class Targets(NamedTuple):
@@ -182,13 +184,16 @@ def row_weights(upstream: Numbers | float, reduction: str, divisor: Numbers | fl
     return spread(upstream, (rows,))
 
 
-def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[StageResult, Saved]:
-    r"""Weigh -log p with the targets and reduce.
+def forward(
+    log_p: Numbers, targets: Targets, reduction: str, row_terms: Numbers | None = None
+) -> tuple[StageResult, Saved]:
+    r"""Weigh -log p with the targets and reduce; add the row terms.
 
     $$L_n = -\sum_k t_{nk}\log p_{nk}, \qquad
     L = \frac{1}{\bar n}\sum_n L_n \;\text{(mean)}, \quad \sum_n L_n \;\text{(sum)}$$
 
-    With "none" the L_n are kept as they are. A target of 0 contributes 0, at a logit of -inf too; but where log p is
+    Where there are row terms r_n, their mean over the rows, or their sum, is added. With "none" the L_n, or
+    L_n + r_n, are kept as they are. A target of 0 contributes 0, at a logit of -inf too; but where log p is
     NaN, so is L_n, whatever the targets are.
 
     Parameters
@@ -199,6 +204,8 @@ def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[StageResu
         Targets and what "mean" divides by.
     reduction
         "mean", "sum" or "none".
+    row_terms
+        Terms r (N,) that no class weight multiplies, such as a z-loss, or None.
 
     Returns
     -------
@@ -207,7 +214,13 @@ def forward(log_p: Numbers, targets: Targets, reduction: str) -> tuple[StageResu
     Saved
         What `backward` needs.
     """
-    return reduce(row_losses(log_p, targets.t), reduction, targets.divisor), Saved(targets, reduction)
+    loss = reduce(row_losses(log_p, targets.t), reduction, targets.divisor)
+    return with_row_terms(loss, row_terms, reduction), Saved(targets, reduction)
+
+
+def with_row_terms(loss: StageResult, row_terms: Numbers | None, reduction: str) -> StageResult:
+    """Add row terms to a loss that is reduced already: their mean over the rows, their sum, or each to its row."""
+    return loss if row_terms is None else loss + reduce(row_terms, reduction, float(len(row_terms)) or np.nan)
 
 
 def row_losses(log_p: Numbers, t: Numbers) -> StageResult:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from refloss.error_free import Array, Numbers, Pair, StageResult, digits, high, order, plain, total, where
-from refloss.stages.softmax import Saved, exponentials, probabilities
+from refloss.error_free import Numbers, Pair, StageResult, digits, high, order, total, where
+from refloss.stages.softmax import Exponentials, Saved, exponentials, probabilities
 
 
-def forward(z: Pair) -> tuple[StageResult, Saved]:
+def forward(z: Pair, parts: Exponentials | None = None) -> tuple[StageResult, Saved]:
     r"""Take the log of softmax without taking a log near 1.
 
     $$\log p_k = (z_k - M) - \operatorname{log1p}\Bigl(\sum_{j\ne a} e^{z_j - M}\Bigr)$$
@@ -22,6 +22,8 @@ def forward(z: Pair) -> tuple[StageResult, Saved]:
     ----------
     z
         Logits (N, C).
+    parts
+        Their exponentials, if they are known already.
 
     Returns
     -------
@@ -30,20 +32,11 @@ def forward(z: Pair) -> tuple[StageResult, Saved]:
     Saved
         What `backward` needs: p and 1 - p.
     """
-    parts = exponentials(z)
+    parts = exponentials(z) if parts is None else parts
     log_sum = parts.sum_exp_minus_one.log1p()[:, None]
     with np.errstate(invalid="ignore"):  # a logit of -inf stays what it is: it has no rounding error to carry
         exact, rounded = parts.gap - log_sum, high(parts.gap) - high(log_sum)
     return where(np.isfinite(digits(rounded)), exact, rounded).rounded(), probabilities(parts)
-
-
-def log_sum_exp(z: Pair) -> Array:
-    """Return M plus the log of the sum of exp(z - M) for each row (N,); infinite where M is."""
-    largest = z.hi.max(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(
-            np.where(np.isinf(largest), largest, largest + plain(exponentials(z).sum_exp_minus_one.log1p()))
-        )
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:

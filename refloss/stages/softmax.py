@@ -72,7 +72,7 @@ def exponentials(z: Pair) -> Exponentials:
         g, h = two_sum(z.hi, -largest.hi)
         g, h = two_sum(g, _finite(h + (z.lo - largest.lo)))
         gap = Scaled.of(type(z)(g, _finite(h)), 2) if huge else type(z)(g, _finite(h))
-        e = _exp(Pair.of(plain(gap)))
+        e = exp_of_gap(Pair.of(plain(gap)))
         others = e.copy()
         others[rows, argmax] = 0.0
         sum_exp_minus_one = total(others)
@@ -87,7 +87,7 @@ def _huge(z: Array) -> bool:
     return bool((np.abs(z[np.isfinite(z)]) > LARGEST_UNSCALED).any())
 
 
-def _exp(gap: Pair) -> Numbers:
+def exp_of_gap(gap: Pair) -> Numbers:
     """Take exp of gaps, for 1e-400 may be multiplied by 1e308: exp(g) = 2^k exp(g - k log 2), k a multiple of 512."""
     far = gap.hi < FAR
     if not (far & (gap.hi > -np.inf)).any():

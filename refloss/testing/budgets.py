@@ -23,10 +23,11 @@ from refloss.engines import contract
 from refloss.engines.chain import Step
 from refloss.error_free import Array, Pair
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
-from refloss.stages import cross_entropy, log_softmax, softmax
+from refloss.stages import cross_entropy, log_softmax, softcap, softmax
 from refloss.testing.errors import (
     UNKNOWN,
     Arithmetic,
+    Capped,
     Head,
     Rows,
     Side,
@@ -34,9 +35,11 @@ from refloss.testing.errors import (
     chord_error,
     cosine_error,
     cross_entropy_error,
+    log_sum_exp_error,
     margin_error,
     normalize_error,
     scale_error,
+    softcap_error,
     triplet_error,
 )
 from refloss.testing.options import one_name
@@ -49,6 +52,7 @@ from refloss.testing.signatures import (
     head_of,
     margin_of,
     scale_of,
+    softcap_of,
     triplet_of,
 )
 
@@ -204,6 +208,8 @@ class _Counting(NamedTuple):
     """Upstream gradient of each row, with the weight of the reduction."""
     weight: Array
     """Weight of each row in the value."""
+    plain_weights: Array
+    """Upstream gradient of each row's terms that no class weight multiplies."""
     divisor: float
     """Relative error of the sum of weights of both signs by which "mean" divides."""
 
@@ -234,9 +240,10 @@ def _counting(loss: Loss, y: NDArray[Any], classes: int, upstream: Upstream, a: 
     upstream = upstream[kept] if upstream.ndim else upstream
     weight = cross_entropy.row_weights(np.float64(1.0), settings.reduction, divisor, len(counted))
     row_weights = cross_entropy.row_weights(upstream, settings.reduction, divisor, len(counted))
+    plain = cross_entropy.row_weights(upstream, settings.reduction, float(len(counted)) or np.nan, len(counted))
     own = np.asarray(weights.v)[counted] if counted.ndim == 1 and settings.reduction == "mean" else np.ones(1)
-    t, row_weights, weight = (np.asarray(part) for part in (t, row_weights, weight))
-    return _Counting(kept, counted, t, row_weights, weight, divisor_error(own, a))
+    t, row_weights, weight, plain = (np.asarray(part) for part in (t, row_weights, weight, plain))
+    return _Counting(kept, counted, t, row_weights, weight, plain, divisor_error(own, a))
 
 
 def _reduced(loss: Loss, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
@@ -269,13 +276,43 @@ def _logits(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     labels = y.reshape(-1, classes) if y.ndim == z.ndim else y.reshape(-1)
     upstream = np.asarray(1.0 if upstream is None else upstream)
     counting = _counting(loss, labels, classes, upstream.reshape(-1) if upstream.ndim else upstream, a)
-    rows = _rows(z.reshape(-1, classes).astype(np.float64)[counting.kept], counting.t)
-    of_loss, of_g = cross_entropy_error(rows, np.zeros_like(rows.z), a)
+    z = z.reshape(-1, classes).astype(np.float64)[counting.kept]
+    capped = softcap_error(z, np.zeros_like(z), softcap_of(loss), a)
+    rows = _rows(capped.z, counting.t)
+    of_loss, of_g = cross_entropy_error(rows, capped.of_z, a)
     value = _reduced(loss, rows, of_loss, counting, a)
     scale = np.abs(counting.row_weights)[:, None]
     error = counting.divided(scale * (of_g + (3.0 * a.u + TRUTH) * np.abs(rows.g)), scale * np.abs(rows.g))
+    value, _, error = _with_options(loss, rows, capped, counting, a, value, counting.row_weights[:, None] * rows.g, error)
     error = _put_back(error, counting.kept, a)
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
+
+
+def _with_options(
+    loss: Loss, rows: Rows, capped: Capped, counting: _Counting, a: Arithmetic, value: Array, g: Array, error: Array
+) -> tuple[Array, Array, Array]:
+    """Return the error of the value, dL/dz and its error with a z-loss and behind a cap, from those without."""
+    z_loss = cross_entropy_of(loss).z_loss
+    if z_loss:
+        lse, of_lse, of_p = log_sum_exp_error(rows, capped.of_z, a)
+        n = len(lse)
+        of_terms = z_loss * (2.0 * np.abs(lse) * of_lse + of_lse**2 + (4.0 * a.u + TRUTH) * lse**2)
+        if loss.reduction == "none":
+            value = value.copy()
+            value[counting.kept] += of_terms
+        else:
+            of_terms = of_terms + (a.sum_of(n) + 2.0) * a.u * z_loss * lse**2
+            value = value + (of_terms.mean() if loss.reduction == "mean" else of_terms.sum())
+            value = value + a.u * np.abs((rows.loss * counting.weight).sum())
+        plain = 2.0 * z_loss * counting.plain_weights[:, None]
+        through = plain * lse[:, None] * rows.p
+        g = g + through
+        of_through = of_lse[:, None] * (rows.p + of_p) + np.abs(lse)[:, None] * of_p
+        error = error + np.abs(plain) * of_through + (5.0 * a.u + TRUTH) * np.abs(through) + a.u * np.abs(g) + a.smallest
+    error = capped.slope * error + (np.abs(g) + error) * capped.of_slope
+    if softcap_of(loss) != softcap.Settings():
+        error = error + (2.0 * a.u + TRUTH) * capped.slope * np.abs(g) + a.smallest
+    return value, capped.slope * g, error
 
 
 def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
@@ -292,11 +329,15 @@ def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     terms, count = summed(x, w.T)
     of_z = a.sum_error(count, terms, np.abs(z - b)) + 2.0 * a.factor * terms + a.u * (np.abs(b) + np.abs(z))
     of_z += a.between * (np.abs(b) + np.abs(z))
-    rows = _rows(z, counting.t)
-    of_loss, of_g = cross_entropy_error(rows, of_z, a)
+    capped = softcap_error(z, of_z, softcap_of(loss), a)
+    rows = _rows(capped.z, counting.t)
+    of_loss, of_g = cross_entropy_error(rows, capped.of_z, a)
     scale = np.abs(counting.row_weights)[:, None]
     g = scale * rows.g
     error = counting.divided(scale * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
+    value, g, error = _with_options(
+        loss, rows, capped, counting, a, _reduced(loss, rows, of_loss, counting, a), g, error
+    )
     if a.between:  # the gradient of the logits is stored too, before and after its product with upstream
         error += (2.0 + a.between) * a.between * (np.abs(g) + error)
         error += a.stored_smallest * (1.0 + np.abs(counting.row_weights).max(initial=0.0))
@@ -313,7 +354,7 @@ def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     }
     if bias:
         allowed["b"] = product(g.T, error.T, np.ones((len(x), 1)))[:, 0] + a.smallest
-    return _reduced(loss, rows, of_loss, counting, a), allowed
+    return value, allowed
 
 
 def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:

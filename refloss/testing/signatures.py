@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeAlias, cast
 from numpy.typing import NDArray
 
 from refloss.engines.chain import Step
-from refloss.engines.spec import KINDS, Margin, Spec, Triplet, WithLabels
+from refloss.engines.spec import KINDS, Margin, Spec, Triplet, WithCap, WithLabels
 from refloss.messages import shown
-from refloss.stages import cross_entropy, margin, triplet
+from refloss.stages import cross_entropy, margin, softcap, triplet
 
 Inputs: TypeAlias = tuple[NDArray[Any], ...]
 """What a loss is called with, in order: float64 arrays, and integer labels or probabilities."""
@@ -89,6 +89,11 @@ def has_labels(loss: Loss) -> bool:
 def cross_entropy_of(loss: Loss) -> cross_entropy.Settings:
     """Return the settings of the cross entropy of a loss with labels."""
     return cast(WithLabels, loss.spec).cross_entropy
+
+
+def softcap_of(loss: Loss) -> softcap.Settings:
+    """Return the scale and the cap of the logits of a loss on logits."""
+    return cast(WithCap, loss.spec).softcap
 
 
 def class_weight_of(loss: Loss) -> tuple[float, ...] | None:

@@ -1,14 +1,14 @@
 """Heads: every loss from its definition in the papers, forward only, on a tape.
 
 Each function takes the inputs of the rows that are computed and returns the leaves, whose gradients are wanted, with
-the losses of the rows (N,), or logits (N, C) for `cross_entropy`.
+the losses of the rows (N,), or logits (N, C) for `softcap` and `cross_entropy`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,23 +19,53 @@ from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import Arrays, Linear
 from refloss.error_free import Mask
 from refloss.stages.margin import Settings as MarginSettings
+from refloss.stages.softcap import Settings as CapSettings
 
 Leaves: TypeAlias = dict[str, Variable]
 Parallel: TypeAlias = Callable[[int, int], int]
 
 
-def logits(tape: Tape, arrays: Arrays, present: Mask) -> tuple[Leaves, Variable]:
-    """Logits that are inputs; masked ones, which do not count, are replaced by the largest."""
+class Recorded(NamedTuple):
+    """What is recorded of a loss."""
+
+    leaves: Leaves
+    """The inputs whose gradients are wanted."""
+    losses: Variable
+    """The losses of the rows (N,)."""
+    lse: Variable | None = None
+    """The log-sum-exp of the rows (N,) of a loss on logits."""
+
+
+def logits(tape: Tape, arrays: Arrays, present: Mask, settings: CapSettings) -> tuple[Leaves, Variable]:
+    """Logits that are inputs; masked ones, which do not count, are replaced by the largest.
+
+    With a cap none is masked: infinite ones are constants, at the cap.
+    """
     z = arrays["z"]
-    leaf = tape.leaf(np.where(present, z, z.max(axis=1, keepdims=True)))
-    return {"z": leaf}, leaf
+    if settings.softcap is None:
+        leaf = tape.leaf(np.where(present, z, z.max(axis=1, keepdims=True)))
+        return {"z": leaf}, softcap(leaf, settings)
+    at_cap = np.isinf(z)
+    leaf = tape.leaf(np.where(at_cap, 0.0, z))
+    capped = softcap(leaf, settings)
+    return {"z": leaf}, capped.set_at(np.nonzero(at_cap), exact_balls(np.copysign(settings.softcap, z[at_cap])))
 
 
-def linear(tape: Tape, arrays: Arrays) -> tuple[Leaves, Variable]:
+def linear(tape: Tape, arrays: Arrays, settings: CapSettings) -> tuple[Leaves, Variable]:
     """z_nk = x_n · w_k + b_k."""
     leaves = {name: tape.leaf(array) for name, array in arrays.items() if name in Linear.differentiable()}
     z = leaves["x"].linear(leaves["w"])
-    return leaves, z + leaves["b"] if "b" in leaves else z
+    return leaves, softcap(z + leaves["b"] if "b" in leaves else z, settings)
+
+
+def softcap(z: Variable, settings: CapSettings) -> Variable:
+    """σz, or K tanh(σz/K) = ±K (1 - e)/(1 + e) with e = exp(-2σ|z|/K): of the other sign it is true, too."""
+    sigma, cap = settings
+    if cap is None:
+        return z if sigma == 1.0 else z * arb(sigma)
+    sign = np.frompyfunc(lambda ball: arb(-1) if ball < 0 else arb(1), 1, 1)(z.value)
+    e = (z * sign * (arb(-2) * arb(sigma) / arb(cap))).exp()
+    return (e * arb(-1) + arb(1)) / (e + arb(1)) * sign * arb(cap)
 
 
 def margin(
@@ -80,20 +110,22 @@ def _constant_where_parallel(cos: Variable, parallel: Parallel) -> Variable:
     return cos.set_at(tuple(np.array(list(signs)).T), np.array([arb(sign) for sign in signs.values()], object))
 
 
-def cross_entropy(z: Variable, targets: Targets) -> Variable:
+def cross_entropy(z: Variable, targets: Targets) -> tuple[Variable, Variable]:
     """L = T log(1 + Σ_{k≠a} exp(z_k - z_a)) - Σ_{k≠a} t_k (z_k - z_a): -Σ t_k log p_k as seen from the largest.
 
-    a is the class with the largest logit, T the sum of t.
+    a is the class with the largest logit, T the sum of t. Returned with the log-sum-exp, z_a + log(1 + …).
     """
     t, present = targets.balls(), targets.present
     largest = np.arange(len(t)), np.array([_argmax(row, counts) for row, counts in zip(z.value, present, strict=True)])
     others = present.copy()
     others[largest] = False
-    gaps = z - z[largest][:, None]
+    z_largest = z[largest]
+    gaps = z - z_largest[:, None]
     exp_sum = (gaps.exp() * exact_balls(np.where(others, 1.0, 0.0))).sum(axis=1)
     total: Balls = t.sum(axis=1)
     t[largest] = arb(0)
-    return exp_sum.log1p() * total - (gaps * t).sum(axis=1)
+    log_sum = exp_sum.log1p()
+    return log_sum * total - (gaps * t).sum(axis=1), z_largest + log_sum
 
 
 def _argmax(row: Balls, present: Mask) -> int:
@@ -105,7 +137,7 @@ def _argmax(row: Balls, present: Mask) -> int:
     return int(best)
 
 
-def triplet(tape: Tape, arrays: Arrays, m: float, squared: bool, equidistant: Mask) -> tuple[Leaves, Variable]:
+def triplet(tape: Tape, arrays: Arrays, m: float, squared: bool, equidistant: Mask) -> Recorded:
     """L = d(a, p) - d(a, n) + m, of open hinges.
 
     `equidistant` says where the two distances are equal: roots that cancel leave a radius, the exact difference is 0.
@@ -116,4 +148,4 @@ def triplet(tape: Tape, arrays: Arrays, m: float, squared: bool, equidistant: Ma
     gap = near - far
     exact = gap.value.copy()
     exact[equidistant] = arb(0)
-    return leaves, tape.record(exact, gap.accumulate) + arb(m)
+    return Recorded(leaves, tape.record(exact, gap.accumulate) + arb(m))

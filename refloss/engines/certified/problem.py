@@ -9,19 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.engines.certified.balls import Arb, Balls, exact_balls, rational, zero_balls
+from refloss.engines.certified.balls import Arb, Balls, arb, exact_balls, rational, zero_balls
 from refloss.engines.certified.exact import parallel
-from refloss.engines.certified.heads import Leaves, cross_entropy, linear, logits, margin, triplet
+from refloss.engines.certified.heads import Leaves, Recorded, cross_entropy, linear, logits, margin, triplet
 from refloss.engines.certified.hinges import known_triplets
 from refloss.engines.certified.known import Rows
 from refloss.engines.certified.refinement import round_correctly
 from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import known_rows
-from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Proofs, TripletProofs
+from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Options, Proofs, TripletProofs
 from refloss.engines.counting import mean_over_zero
-from refloss.engines.spec import PER_CLASS, Arrays, Linear, Logits, Spec, Triplet, WithLabels
+from refloss.engines.spec import PER_CLASS, UPSTREAM_LSE, Arrays, Linear, Logits, Spec, Triplet, WithCap, WithLabels
 from refloss.error_free import Array, Mask
+from refloss.stages.cross_entropy import Settings as CrossEntropySettings
 from refloss.stages.margin import Settings as MarginSettings
 
 
@@ -42,7 +43,7 @@ class Problem:
             parts = _labelled_parts(spec, arrays, upstream)
         self._rows, self._forward, self._proofs, self.notes = parts
         self._index = np.flatnonzero(self._rows.computed)
-        self._upstream = upstream
+        self._upstream, self._upstream_lse = upstream, arrays.get(UPSTREAM_LSE)
         self._reduction = spec.reduction
         entries = {"value": self._rows.value(self._reduction)}
         if upstream is not None:
@@ -57,7 +58,7 @@ class Problem:
         if not len(self._index):
             return out
         tape = Tape()
-        leaves, losses = self._forward(tape)
+        leaves, losses, lse = self._forward(tape)
         if self._reduction == "none":
             out["value"][self._index] = losses.value
         else:
@@ -65,7 +66,10 @@ class Problem:
         if self._upstream is None:
             return out
         upstream = exact_balls(self._upstream[self._index] if self._upstream.ndim else self._upstream)
-        gradients = tape.backward(losses, np.broadcast_to(upstream, losses.value.shape), leaves)
+        outputs = [(losses, np.broadcast_to(upstream, losses.value.shape))]
+        if lse is not None and self._upstream_lse is not None:
+            outputs.append((lse, exact_balls(self._upstream_lse[self._index]) * self._divisor()))
+        gradients = tape.backward(outputs, leaves)
         for name, gradient in gradients.items():  # divided last: a quotient that is a float, or a tie, is exact
             out[name][... if name in PER_CLASS else self._index] = gradient / self._divisor()
         return out
@@ -89,8 +93,8 @@ class _Parts(NamedTuple):
     """What a problem consists of, by its head."""
 
     rows: Rows
-    forward: Callable[[Tape], tuple[Leaves, Variable]]
-    """Computes the losses of the rows left to the balls, and returns the leaves as well."""
+    forward: Callable[[Tape], Recorded]
+    """Computes the losses of the rows left to the balls."""
     proofs: Proofs
     notes: list[str]
 
@@ -112,18 +116,23 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
     def value_of(other: WithLabels) -> Array:
         return round_correctly(Problem(other, arrays, None))["value"]
 
-    rows, targets = known_rows(arrays, spec.cross_entropy, lambda: mean_over_zero(spec, value_of))
-    computed, targets, upstream_is_zero = _computed(arrays, rows), targets.rows(rows.computed), _is_zero(upstream, rows)
+    capped = isinstance(spec, WithCap) and spec.softcap.softcap is not None
+    rows, targets = known_rows(arrays, spec.cross_entropy, lambda: mean_over_zero(spec, value_of), capped=capped)
+    computed, targets, z_loss = _computed(arrays, rows), targets.rows(rows.computed), spec.cross_entropy.z_loss
+    upstream_is_zero, lse_counts = _is_zero(upstream, rows), ~_is_zero(arrays.get(UPSTREAM_LSE, 0.0), rows)
+    lse_counts = lse_counts | (~upstream_is_zero & (z_loss != 0.0))
+    upstream_is_zero = upstream_is_zero & ~lse_counts
+    options = Options(capped, z_loss != 0.0, lse_counts)
     notes = rows.notes
     head: Callable[[Tape], tuple[Leaves, Variable]]
     proofs: Proofs
     match spec:
         case Logits():
-            head = partial(logits, arrays=computed, present=targets.present)
-            proofs = LogitsProofs(computed, targets, upstream_is_zero)
+            head = partial(logits, arrays=computed, present=targets.present, settings=spec.softcap)
+            proofs = LogitsProofs(computed, targets, upstream_is_zero, options)
         case Linear():
-            head = partial(linear, arrays=computed)
-            proofs = LinearProofs(computed, targets, upstream_is_zero)
+            head = partial(linear, arrays=computed, settings=spec.softcap)
+            proofs = LinearProofs(computed, targets, upstream_is_zero, options)
         case _:  # Margin
             psi, margin_notes = _psi(computed, spec.margin, np.flatnonzero(rows.computed).tolist())
             is_parallel = cache(lambda n, k: parallel(computed["x"][n], computed["w"][k]))
@@ -133,11 +142,23 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
             proofs = MarginProofs(computed, spec.margin, spec.scale, psi, targets, upstream_is_zero)
             notes = notes + margin_notes
 
-    def forward(tape: Tape) -> tuple[Leaves, Variable]:
+    share = rows.divisor / _counted(arrays, spec.cross_entropy) if spec.reduction == "mean" else Fraction(1)
+
+    def forward(tape: Tape) -> Recorded:
         leaves, z = head(tape)
-        return leaves, cross_entropy(z, targets)
+        losses, lse = cross_entropy(z, targets)
+        if z_loss:  # divided by the number of rows, not by the sum of their weights, as all is in the end
+            of_row = arb(z_loss) * rational(share)
+            losses = losses + lse * lse * of_row
+        return Recorded(leaves, losses, lse)
 
     return _Parts(rows, forward, proofs, notes)
+
+
+def _counted(arrays: Arrays, settings: CrossEntropySettings) -> int:
+    """The number of rows that count, 1 if none does."""
+    y = arrays["y"]
+    return len(y) if y.ndim == 2 else max(1, int(np.count_nonzero(y != settings.ignore_index)))
 
 
 def _psi(computed: Arrays, settings: MarginSettings, rows: list[int]) -> tuple[list[Psi], list[str]]:
@@ -154,7 +175,7 @@ def _computed(arrays: Arrays, rows: Rows) -> Arrays:
     return {name: array if name in PER_CLASS else array[rows.computed] for name, array in arrays.items()}
 
 
-def _is_zero(upstream: Array | None, rows: Rows) -> Mask:
+def _is_zero(upstream: Array | float | None, rows: Rows) -> Mask:
     """Where the upstream gradient of a computed row is 0."""
     is_zero = np.broadcast_to(np.asarray(upstream) == 0.0, rows.computed.shape)
     return np.asarray(is_zero[rows.computed])

@@ -6,7 +6,7 @@ accumulates the gradients on the operands. The tape knows the derivatives of +, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,9 +33,12 @@ class Tape:
         self._operations.append((result, product))
         return result
 
-    def backward(self, output: Variable, upstream: Balls, leaves: dict[str, Variable]) -> dict[str, Balls]:
-        """Return the gradients on the leaves that the output depends on, from the gradient on the output."""
-        output.accumulate(upstream)
+    def backward(
+        self, outputs: Sequence[tuple[Variable, Balls]], leaves: dict[str, Variable]
+    ) -> dict[str, Balls]:
+        """Return the gradients on the leaves that outputs depend on, from the gradient on each output."""
+        for output, upstream in outputs:
+            output.accumulate(upstream)
         for result, product in reversed(self._operations):
             if result.grad is not None:
                 product(result.grad)

@@ -49,7 +49,9 @@ class Targets(NamedTuple):
         return t
 
 
-def known_rows(arrays: Arrays, settings: Settings, over_zero: Callable[[], Array]) -> tuple[Rows, Targets]:
+def known_rows(
+    arrays: Arrays, settings: Settings, over_zero: Callable[[], Array], *, capped: bool = False
+) -> tuple[Rows, Targets]:
     """Return what is known of the rows, and their targets.
 
     Parameters
@@ -60,6 +62,8 @@ def known_rows(arrays: Arrays, settings: Settings, over_zero: Callable[[], Array
         Those of cross entropy.
     over_zero
         Returns the loss where "mean" divides by a total weight of 0.
+    capped
+        Whether logits have a cap, at which infinite ones are: no class is masked then.
     """
     y = arrays["y"]
     classes = arrays["z"].shape[-1] if "z" in arrays else len(arrays["w"])
@@ -73,8 +77,9 @@ def known_rows(arrays: Arrays, settings: Settings, over_zero: Callable[[], Array
     targets = Targets(share, weight, settings.label_smoothing, np.ones(share.shape, np.bool_))
     rows = Rows(kept, np.zeros(len(y)), np.zeros(len(y)), divisor, [])
     if "z" in arrays:
-        targets = targets._replace(present=arrays["z"] != -inf)
-        rows = _extreme_logits(arrays["z"], targets, rows)
+        z = np.where(np.isinf(arrays["z"]), 0.0, arrays["z"]) if capped else arrays["z"]
+        targets = targets._replace(present=z != -inf)
+        rows = _extreme_logits(z, targets, rows)
     if settings.reduction == "mean" and divisor == 0:
         rows.losses[:] = over_zero()
         rows.gradients[kept] = nan

@@ -68,12 +68,26 @@ class Classes(NamedTuple):
     """The names of classes with G = 0."""
 
 
+class Options(NamedTuple):
+    """What else becomes of logits."""
+
+    capped: bool = False
+    """Whether they have a cap: equal ones stay equal, but sums of them mean nothing."""
+    z_loss: bool = False
+    """Whether the losses of rows have a z-loss."""
+    lse_counts: Mask = np.zeros(0, np.bool_)
+    """Rows whose log-sum-exp has a gradient of its own (N,): G_k has a multiple of p_k more, and is never proven 0."""
+
+
+NO_OPTIONS = Options()
+
+
 class CrossEntropyProofs(Proofs):
     """What holds of any logits."""
 
-    def __init__(self, targets: Targets, upstream_is_zero: Mask):
+    def __init__(self, targets: Targets, upstream_is_zero: Mask, options: Options = NO_OPTIONS):
         super().__init__(upstream_is_zero)
-        self.targets = targets
+        self.targets, self.options = targets, options
         self.classes = cache(self._classes)
 
     @abstractmethod
@@ -99,7 +113,11 @@ class CrossEntropyProofs(Proofs):
             for logit, share in present
             if share == total == 0 or (equal and share * len(present) == total)
         }
-        return Classes(names, zero_gradient)
+        return Classes(names, set() if self.lse_counts(n) else zero_gradient)
+
+    def lse_counts(self, n: int) -> bool:
+        """Return whether the log-sum-exp of a sample has a gradient of its own."""
+        return bool(len(self.options.lse_counts) and self.options.lse_counts[n])
 
     def value_is_zero(self, samples: Iterable[int]) -> bool:
         """Return whether the losses of these samples add up to 0, as targets of both signs can make them.
@@ -107,8 +125,10 @@ class CrossEntropyProofs(Proofs):
         L = T log Σ_k exp z_k - Σ_k t_k z_k, of rational logits with their gaps from the largest for z. It is 0 where
         the T of samples with the same logits add up to 0, in whatever order these logits are, and the t of every
         logit, or, where logits are rational, the t_k z_k. m equal logits have the logarithm log m, 0 for one, and no
-        second part.
+        second part. A z-loss is not negative, and 0 only where its ball is.
         """
+        if self.options.z_loss:
+            return False
         totals: dict[Hashable, Fraction] = defaultdict(Fraction)
         for n in samples:
             logits = self.present_logits(n)
@@ -130,8 +150,8 @@ class CrossEntropyProofs(Proofs):
 class LogitsProofs(CrossEntropyProofs):
     """Cross entropy of logits that are inputs."""
 
-    def __init__(self, arrays: Arrays, targets: Targets, upstream_is_zero: Mask):
-        super().__init__(targets, upstream_is_zero)
+    def __init__(self, arrays: Arrays, targets: Targets, upstream_is_zero: Mask, options: Options = NO_OPTIONS):
+        super().__init__(targets, upstream_is_zero, options)
         self.arrays = arrays
 
     def logits(self, n: int) -> Sequence[float | Fraction]:
@@ -139,8 +159,10 @@ class LogitsProofs(CrossEntropyProofs):
         logits: list[float] = self.arrays["z"][n].tolist()
         return logits
 
-    def present_logits(self, n: int) -> Sequence[Fraction]:
-        """Return their gaps from the largest."""
+    def present_logits(self, n: int) -> Sequence[Hashable]:
+        """Return their gaps from the largest, or under a cap a key for each."""
+        if self.options.capped:
+            return [("capped", z) for z in self.logits(n)]
         logits = [Fraction(z) for z, counts in zip(self.logits(n), self.targets.present[n], strict=True) if counts]
         largest = max(logits)
         return [z - largest for z in logits]
@@ -170,7 +192,8 @@ class LinearProofs(LogitsProofs):
         """Return where G_k = 0 for b_k, G_k x_n = 0 for w_k, and Σ_k G_k w_k = 0 for x_n."""
         classes = self.classes(n)
         if name == "x":
-            return _cancels(classes, [1] * len(classes.names), self.vectors.w)
+            sums_to_zero = not self.options.capped and not self.lse_counts(n)
+            return _cancels(classes, [1] * len(classes.names), self.vectors.w, sums_to_zero=sums_to_zero)
         zero_gradient = classes.names[row] in classes.zero_gradient
         return np.array(zero_gradient) if name == "b" else (self.vectors.sample(n).x == 0) | zero_gradient
 
@@ -278,10 +301,11 @@ def _sign(number: int) -> int:
     return (number > 0) - (number < 0)
 
 
-def _cancels(classes: Classes, lengths: Sequence[Hashable], r: BigInts) -> Mask:
+def _cancels(classes: Classes, lengths: Sequence[Hashable], r: BigInts, *, sums_to_zero: bool = True) -> Mask:
     """Where Σ_k G_k r_k / l_k is 0, r (C, D) being integers and l_k roots, with keys equal only where the roots are.
 
-    Classes with equal G and l are added. By Σ_k G_k = 0, what is the same multiple of G for every class is 0.
+    Classes with equal G and l are added. By Σ_k G_k = 0, what is the same multiple of G for every class is 0; without
+    that, every multiple has to be 0.
     """
     sizes: dict[Name, int] = defaultdict(int)
     sums: dict[Hashable, dict[Name, BigInts]] = defaultdict(dict)
@@ -294,6 +318,9 @@ def _cancels(classes: Classes, lengths: Sequence[Hashable], r: BigInts) -> Mask:
     for by_name in sums.values():
         first = next(iter(sizes))
         for name, size in sizes.items():
+            if not sums_to_zero:
+                mask &= (by_name.get(name, zeros) == 0).astype(np.bool_)
+                continue
             same = by_name.get(name, zeros) * sizes[first] == by_name.get(first, zeros) * size
             mask &= same.astype(np.bool_)
     return mask

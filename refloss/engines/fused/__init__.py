@@ -32,7 +32,7 @@ from refloss.engines import chain, contract
 from refloss.engines.fused import heads, logits
 from refloss.engines.fused.headroom import TooLargeError
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
-from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec
 from refloss.error_free import Array
 
 
@@ -65,10 +65,24 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
     match spec:
         case Logits():
             return logits.value_and_grad(spec, arrays, upstream, request)
+        case Linear() if not _fits_sweep(spec, arrays):
+            exact = inputs.as_float64(arrays, directions=False)
+            contract.warn_if_unreliable("chain", spec, exact)
+            return _by_chain(spec, exact, upstream, request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
         case _:  # Triplet
             return _by_chain(spec, inputs.as_float64(arrays, directions=False), upstream, request)
+
+
+def _fits_sweep(spec: Linear, arrays: Arrays) -> bool:
+    """Whether one number per sample is enough beside the blocks of classes.
+
+    It is not for probabilities in place of labels, for smoothed targets behind a cap, whose slope differs from sample
+    to sample, and where the log-sum-exp has an upstream gradient.
+    """
+    smoothed_and_capped = spec.cross_entropy.label_smoothing != 0.0 and spec.softcap.softcap is not None
+    return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not smoothed_and_capped
 
 
 def _by_chain(spec: Spec, exact: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:

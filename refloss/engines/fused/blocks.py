@@ -69,10 +69,11 @@ class Block(NamedTuple):
     """Targets of these classes, where labels are smoothed."""
 
 
-def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool) -> PartialState:
+def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool, cap: float | None = None) -> PartialState:
     """Return what a block contributes to every sample, from products g (N, B); for gradients, write β exp(z - M) there.
 
-    The label of a sample is left out, as if its logit were -inf.
+    The label of a sample is left out, as if its logit were -inf. With a cap, exponentials are those of capped logits,
+    times the slope of the cap.
     """
     n, dtype, smoothed = len(tile), tile.dtype, block.smoothed
     row_max, max_low, sum_exp_minus_one, target_gap = (np.empty(n) for _ in range(4))
@@ -85,6 +86,7 @@ def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool) -> P
         block.bias,
         block.label_columns,
         t,
+        tile.dtype.type(cap or 0.0),
         gradients,
         row_max,
         max_low,

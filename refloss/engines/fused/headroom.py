@@ -8,6 +8,7 @@ import numpy as np
 
 from refloss.error_free import Numbers, Scaled, high
 from refloss.formats import format_of
+from refloss.stages import softcap
 
 DType: TypeAlias = np.dtype[np.float64]
 """The dtype of a sweep: float64 or float32, as `Array` stands for arrays of either."""
@@ -25,6 +26,13 @@ def is_single(dtype: DType) -> bool:
 def max_logit(dtype: DType) -> float:
     """Return the largest logit at which nothing overflows."""
     return format_of(dtype).largest / 2.0**16
+
+
+def check_options(settings: softcap.Settings) -> None:
+    """Refuse a logit scale or a cap whose quotients and products the dtype might not hold."""
+    for number in (settings.logit_scale, settings.softcap or 1.0):
+        if not 2.0**-40 < number < 2.0**40:
+            raise TooLargeError
 
 
 def check_targets(dtype: DType, *targets: Numbers) -> None:

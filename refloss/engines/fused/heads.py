@@ -26,9 +26,9 @@ from refloss.engines import contract
 from refloss.engines.counting import counted
 from refloss.engines.fused.blocks import Classes, group_size
 from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
-from refloss.engines.fused.headroom import DType, check_targets
+from refloss.engines.fused.headroom import DType, check_options, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
-from refloss.engines.fused.reduction import reduced, row_weights
+from refloss.engines.fused.reduction import reduced, row_weights, with_row_terms
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
 from refloss.engines.fused.samples import Samples
 from refloss.engines.fused.sweep import Sweep
@@ -37,7 +37,7 @@ from refloss.engines.protocol import Request, ValueAndGradients
 from refloss.engines.slices import ranges
 from refloss.engines.spec import Arrays, Linear, Margin
 from refloss.error_free import Array, Integers, Pair, plain, total_by_label
-from refloss.stages import cross_entropy
+from refloss.stages import cross_entropy, softcap
 
 PLAIN_GROUPS = 4
 """Most groups of samples whose gradients are added up without their rounding errors."""
@@ -57,51 +57,64 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape
     targets = _label_targets(arrays["y"], c, spec.cross_entropy, dtype)
+    lambda_ = spec.cross_entropy.z_loss
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
     if upstream is not None:
         wanted = request.wanted(tuple(name for name in spec.differentiable() if name in arrays))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
+        if isinstance(spec, Linear):
+            row_weight = row_weight.times(ScaledNumbers.of(np.full(n, spec.softcap.logit_scale), dtype))
     keep = "w" in wanted or "b" in wanted
     size = group_size(n, c, d, dtype, keep=keep)
     samples = _samples(spec, arrays, row_weight, dtype)
-    classes = Classes(arrays["w"], arrays.get("b"), targets.uniform, samples.directions, dtype, read_again=keep)
+    options = spec.softcap if isinstance(spec, Linear) else softcap.Settings()
+    check_options(options)
+    b = arrays["b"] * options.logit_scale if "b" in arrays else None
+    classes = Classes(arrays["w"], b, targets.uniform, samples.directions, dtype, read_again=keep)
     class_gradients = ClassGradients(
         dw=request.output("w", (c, d)) if "w" in wanted else None,
         db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
         samples=samples,
         row_weight=row_weight,
-        kept=(targets.label_target != 0.0) | targets.uniform.any(),
+        kept=(targets.label_target != 0.0) | targets.uniform.any() | (lambda_ != 0.0),
         compensated=n > PLAIN_GROUPS * size,
     )
-    sweep = Sweep(classes, size, keep=keep)
+    sweep = Sweep(classes, size, options.softcap, keep=keep)
     gradients = _Gradients(samples, class_gradients, sweep, smoothed=len(targets.uniform) > 0) if wanted else None
-    losses = _passes(samples, targets.label_target, sweep, partial(_label_branch, spec, arrays), gradients)
+    # the slope of a z-loss relative to that of the row's loss, whose weight is another where "mean" divides by weights
+    lse_slope = 2.0 * lambda_ * (float(targets.divisor) / n if reduction == "mean" and n else 1.0)
+    target_of = partial(_label_branch, spec, arrays)
+    losses, lse = _passes(samples, targets.label_target, lse_slope, sweep, target_of, gradients)
     if n:
         contract.warn_if_unreliable("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
         inputs.check_classes(classes.w, directions=classes.directions)
     finished = {} if gradients is None else gradients.finish()  # pass 4
-    return reduced(losses, reduction, targets.divisor), {name: finished[name] for name in wanted}
+    loss = with_row_terms(reduced(losses, reduction, targets.divisor), lambda_ * lse * lse if lambda_ else None, reduction)
+    return loss, {name: finished[name] for name in wanted}
 
 
 def _passes(
     samples: Samples,
     label_target: Array,
+    lse_slope: float,
     sweep: Sweep,
     target_of: Callable[[Samples], Target],
     gradients: _Gradients | None,
-) -> Array:
-    """Return the loss of every sample: passes 1 to 3, for one group of samples after the other."""
-    losses = np.empty(len(samples.y))
+) -> tuple[Array, Array]:
+    """Return loss and log-sum-exp of every sample: passes 1 to 3, for one group of samples after the other."""
+    losses, lse = np.empty(len(samples.y)), np.empty(len(samples.y))
     for at in ranges(len(samples.y), sweep.size):
         group = samples.take(at)
         state, target = sweep.forward(group, gradients is not None, partial(target_of, group))  # pass 1
-        row = finish(state, target.logit, label_target[at])  # pass 2
-        losses[at] = row.loss
+        row = finish(state, target.logit, label_target[at], lse_slope)  # pass 2
+        losses[at], lse[at] = row.loss, row.lse
+        if target.slope is not None:
+            row = row._replace(grad_label=row.grad_label * target.slope)
         if gradients is not None:
             gradients.add(at, group, state, target, row)  # the rest of pass 2, and pass 3
-    return losses
+    return losses, lse
 
 
 class _LabelTargets(NamedTuple):
@@ -127,7 +140,7 @@ def _label_targets(y: Integers, classes: int, settings: cross_entropy.Settings, 
 def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:
     if isinstance(spec, Margin):
         return Samples.of_margin(arrays["x"], arrays["y"], spec.scale, row_weight, dtype)
-    return Samples.of_linear(arrays["x"], arrays["y"], row_weight, dtype)
+    return Samples.of_linear(arrays["x"], arrays["y"], row_weight, spec.softcap.logit_scale, dtype)
 
 
 def _label_branch(spec: Linear | Margin, arrays: Arrays, samples: Samples) -> Target:
@@ -135,7 +148,7 @@ def _label_branch(spec: Linear | Margin, arrays: Arrays, samples: Samples) -> Ta
     x, w = samples.x.in_float64(), scaled(arrays["w"][samples.y], samples.x.rows.dtype).in_float64()
     if isinstance(spec, Margin):
         return margin_target(spec.margin, spec.scale, x, w)
-    return linear_target(x, w, arrays["b"][samples.y] if "b" in arrays else None)
+    return linear_target(x, w, arrays["b"][samples.y] if "b" in arrays else None, spec.softcap)
 
 
 class _Gradients:

@@ -6,22 +6,23 @@ Symbols: N rows; C classes; z (N, C) logits; y labels (N,), or probabilities (N,
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.fused.headroom import DType, TooLargeError, check_targets, max_logit
-from refloss.engines.fused.reduction import reduced, row_weights
+from refloss.engines.fused.headroom import DType, TooLargeError, check_options, check_targets, max_logit
+from refloss.engines.fused.reduction import reduced, row_weights, with_row_terms
 from refloss.engines.fused.row_scaling import ScaledNumbers, aligned, ldexp_rows
 from refloss.engines.kernels import rows as row_kernels
 from refloss.engines.protocol import Request, ValueAndGradients
 from refloss.engines.slices import ranges
-from refloss.engines.spec import Arrays, Logits
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Logits
 from refloss.engines.threads import in_order
 from refloss.error_free import Array, Integers, plain
-from refloss.stages import cross_entropy
+from refloss.stages import cross_entropy, softcap
 
 ENTRIES = 2**20
 """Logits that a thread takes at once."""
@@ -29,31 +30,62 @@ ENTRIES = 2**20
 
 def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Return the loss, and its gradient, if it is wanted and there is an upstream gradient."""
-    dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
+    dtype, reduction, lambda_ = np.dtype(request.dtype), spec.cross_entropy.reduction, spec.cross_entropy.z_loss
     z = aligned(arrays["z"], dtype)
     n, c = z.shape
     targets = _row_targets(arrays["y"], c, spec.cross_entropy, dtype)
-    with_gradients, row_weight = False, ScaledNumbers(np.zeros(n), None)
+    with_gradients, row_weight, lse_gradient = False, ScaledNumbers(np.zeros(n), None), _NO_LSE_GRADIENT
     if upstream is not None:
         with_gradients = bool(request.wanted(spec.differentiable()))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
-    weight, losses = row_weight.mantissa.astype(dtype), np.empty(n)
+        lse_gradient = _lse_gradient(spec, arrays, upstream, targets.kept, row_weight)
+    weight, losses, lse = row_weight.mantissa.astype(dtype), np.empty(n), np.empty(n)
+    kernel = _kernel(spec.softcap, dtype)
     dz = request.output("z", (n, c)) if with_gradients else np.empty((0, c), dtype)
 
     def sweep(rows: slice) -> None:
         row_dz = dz[rows] if with_gradients else np.empty((1, c), dtype)  # or memory for one row of exponentials
         label, label_target, t, kept = targets.take(rows)
-        row_kernels.cross_entropy(
-            z[rows], label, label_target, t, weight[rows], kept, with_gradients, losses[rows], row_dz
+        of_lse = (part[rows] for part in lse_gradient)
+        kernel(
+            z[rows], label, label_target, t, weight[rows], *of_lse, kept, with_gradients, losses[rows], lse[rows], row_dz
         )
         if with_gradients and row_weight.exponent is not None:
             row_dz[:] = ldexp_rows(row_dz, row_weight.exponent[rows])
 
     in_order(sweep, ranges(n, max(1, ENTRIES // c)), partial(deque, maxlen=0))
-    _check_overflow(arrays["z"][~np.isfinite(losses)], dtype)
+    _check_overflow(arrays["z"][~np.isfinite(losses)], dtype, spec.softcap)
+    row_terms = lambda_ * lse * lse if lambda_ else None
     if reduction != "none":
         losses = reduced(losses[targets.kept], reduction, targets.divisor)
-    return losses, {"z": dz} if with_gradients else {}
+        row_terms = None if row_terms is None else row_terms[targets.kept]
+    return with_row_terms(losses, row_terms, reduction), {"z": dz} if with_gradients else {}
+
+
+_NO_LSE_GRADIENT = np.zeros(0), np.zeros(0)
+"""The gradient of the log-sum-exp where it has none of its own."""
+
+
+def _lse_gradient(
+    spec: Logits, arrays: Arrays, upstream: Array, kept: NDArray[np.bool_], row_weight: ScaledNumbers
+) -> tuple[Array, Array]:
+    """Return w and s, by which w + s lse is the gradient of the log-sum-exp of every row, over the row's exponent."""
+    lambda_, reduction, n = spec.cross_entropy.z_loss, spec.cross_entropy.reduction, len(kept)
+    if not lambda_ and UPSTREAM_LSE not in arrays:
+        return _NO_LSE_GRADIENT
+    if row_weight.exponent is not None:  # one power of two for both gradients has no room for every pair of them
+        raise TooLargeError
+    weights = cross_entropy.row_weights(upstream, reduction, float(np.count_nonzero(kept)) or np.nan, n)
+    return arrays.get(UPSTREAM_LSE, np.zeros(n)), 2.0 * lambda_ * plain(weights)
+
+
+def _kernel(settings: softcap.Settings, dtype: DType) -> Callable[..., None]:
+    """Return the kernel for logits as they come, or for scaled and capped ones."""
+    if settings == softcap.Settings():
+        return row_kernels.cross_entropy
+    check_options(settings)
+    sigma, cap = dtype.type(settings.logit_scale), dtype.type(settings.softcap or 0.0)
+    return partial(row_kernels.capped_cross_entropy, sigma, cap)
 
 
 class _RowTargets(NamedTuple):
@@ -90,8 +122,8 @@ def _row_targets(y: Array | Integers, classes: int, settings: cross_entropy.Sett
     return _RowTargets(label, label_target.astype(dtype), t.astype(dtype), kept, plain(weights.divisor))
 
 
-def _check_overflow(z: NDArray[np.floating], dtype: DType) -> None:
+def _check_overflow(z: NDArray[np.floating], dtype: DType, settings: softcap.Settings) -> None:
     """Refuse rows, whose loss is not finite, if a logit is so large that differences of logits may overflow."""
-    sizes = np.abs(np.asarray(z, np.float64))
+    sizes = np.abs(np.asarray(z, np.float64)) * max(settings.logit_scale, 1.0)
     if (np.isfinite(sizes) & (sizes >= max_logit(dtype))).any():
         raise TooLargeError

@@ -119,6 +119,8 @@ class RowLoss(NamedTuple):
     """dL/dz_y."""
     grad_per_exp: Array
     """T p_k / exp(z_k - M), T the sum of all targets: dL/dz_k of another class is this times its exponential - t_k."""
+    lse: Array
+    """The log-sum-exp."""
 
     def over_power_of_two(self, exponent: Exponents) -> RowLoss:
         """Divide the gradients by 2^exponent."""
@@ -126,13 +128,14 @@ class RowLoss(NamedTuple):
         return self._replace(grad_label=grad_label, grad_per_exp=grad_per_exp)
 
 
-def finish(state: PartialState, label_logit: Pair, label_target: Array) -> RowLoss:
+def finish(state: PartialState, label_logit: Pair, label_target: Array, lse_slope: float = 0.0) -> RowLoss:
     r"""Add the label, with the logit z_y and the target t_y, to the state of all other classes.
 
     $$L = t_y\,(-\log p_y) + \sum_{k\ne y} t_k\,(-\log p_k), \qquad
     \frac{\partial L}{\partial z_y} = p_y \sum_{k\ne y} t_k - t_y\,(1 - p_y)$$
 
-    1 - p_y is the sum of the others, and every logarithm a gap and a log1p: each keeps its own digits.
+    1 - p_y is the sum of the others, and every logarithm a gap and a log1p: each keeps its own digits. A term of the row
+    with the slope `lse_slope` times the log-sum-exp adds $p_k$ times that to its gradient.
     """
     high, low = two_sum(state.max, -label_logit.hi)
     low = np.where(np.isfinite(high), low + (state.max_low - label_logit.lo), 0.0)
@@ -145,8 +148,13 @@ def finish(state: PartialState, label_logit: Pair, label_target: Array) -> RowLo
     one_minus_p = np.where(label_leads, rest, 1.0 + state.sum_exp_minus_one) / sum_exp
     label_gap = np.where(state.target_sum != 0.0, state.target_sum * np.maximum(-gap, 0.0), 0.0)
     others_loss = state.target_gap + label_gap + state.target_sum * log_sum_exp
+    lse = np.where(label_leads, label_logit.hi, state.max) + log_sum_exp
+    grad_label, target_sum = p * state.target_sum - label_target * one_minus_p, label_target + state.target_sum
+    if lse_slope:
+        grad_label, target_sum = grad_label + lse_slope * lse * p, target_sum + lse_slope * lse
     return RowLoss(
         loss=label_target * (np.maximum(gap, 0.0) + log_sum_exp) + others_loss,
-        grad_label=p * state.target_sum - label_target * one_minus_p,
-        grad_per_exp=(label_target + state.target_sum) * np.where(label_leads, smaller, 1.0) / sum_exp,
+        grad_label=grad_label,
+        grad_per_exp=target_sum * np.where(label_leads, smaller, 1.0) / sum_exp,
+        lse=lse,
     )

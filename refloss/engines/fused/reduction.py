@@ -18,6 +18,14 @@ def reduced(losses: Array, reduction: str, divisor: Array) -> Array:
     return loss
 
 
+def with_row_terms(loss: Array, row_terms: Array | None, reduction: str) -> Array:
+    """Add row terms to a loss that is reduced already; refuse a sum that overflows though the terms do not."""
+    if row_terms is None:
+        return loss
+    terms = reduced(row_terms, reduction, np.asarray(float(len(row_terms)) or np.nan))
+    return np.asarray(loss + terms)
+
+
 def row_weights(upstream: Array, reduction: str, divisor: Array, rows: int, dtype: DType) -> ScaledNumbers:
     """Return dL/dL_n of every row (N,): the upstream gradient, by the reduction."""
     scaled = ScaledNumbers.of(upstream, dtype)

@@ -55,10 +55,13 @@ class Samples:
         return cls(rows, y, s / rows.norm, float(s.max(initial=0.0)), row_weight.times(scaled_s), True, scale is None)
 
     @classmethod
-    def of_linear(cls, x: NDArray[np.floating], y: Integers, row_weight: ScaledNumbers, dtype: DType) -> Samples:
+    def of_linear(
+        cls, x: NDArray[np.floating], y: Integers, row_weight: ScaledNumbers, logit_scale: float, dtype: DType
+    ) -> Samples:
         """Return the samples of a linear head."""
         rows = scaled(x, dtype)
-        alpha, largest = np.ones(len(y)) * rows.factor, float((rows.norm * rows.factor).max(initial=0.0))
+        alpha = np.ones(len(y)) * rows.factor * logit_scale
+        largest = float((rows.norm * alpha).max(initial=0.0))
         weight = ScaledNumbers(row_weight.mantissa, add_exponents(row_weight.exponent, rows.exponent))
         return cls(rows, y, alpha, largest, weight, False, False)
 

@@ -26,7 +26,9 @@ T = TypeVar("T")
 class Sweep:
     """The passes over all classes, and what one pass of a group leaves for the next."""
 
-    def __init__(self, classes: Classes, size: int, *, keep: bool) -> None:
+    def __init__(self, classes: Classes, size: int, cap: float | None = None, *, keep: bool) -> None:
+        self.cap = cap
+        """What logits are capped at."""
         self.classes, self.size, self.blocks = classes, size, block_ranges(len(classes.w), size, classes.dtype)
         """All classes, the samples of a group, and the blocks of classes."""
         self.tiles = Tiles(size, self.blocks, classes.dtype, keep=keep)
@@ -41,7 +43,7 @@ class Sweep:
         def block_state(at: slice) -> PartialState:
             block, tile = self._block(at, samples)
             product(samples.x.rows, block.w.T, tile)  # pass 1a: x W_kᵀ
-            state = partial_state(block, alpha, tile, gradients)
+            state = partial_state(block, alpha, tile, gradients, self.cap)
             self.tiles.release(tile)
             return state
 

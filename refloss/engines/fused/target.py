@@ -15,8 +15,8 @@ import numpy as np
 
 from refloss.engines.fused.row_scaling import ScaledRows, ldexp_rows
 from refloss.engines.kernels import pairs
-from refloss.error_free import Array, Pair, ldexp, plain, sqrt
-from refloss.stages import angle, logits, margin
+from refloss.error_free import Array, Pair, high, ldexp, plain, sqrt
+from refloss.stages import angle, logits, margin, softcap
 
 NEARLY_PARALLEL = 2.0**-80
 """Square of the sine of an angle below which it is left to the stage."""
@@ -31,6 +31,8 @@ class Target(NamedTuple):
     """z_y / s (N,)."""
     backward: Callable[[Array], tuple[Array, Array]]
     """From s dL/dz_y (N,) to the gradients of x and of w, both as they were scaled (N, D)."""
+    slope: Array | None = None
+    """The slope of a cap at z_y (N,); None without a cap."""
 
 
 def margin_target(settings: margin.Settings, scale: float | None, x: ScaledRows, w: ScaledRows) -> Target:
@@ -47,17 +49,22 @@ def margin_target(settings: margin.Settings, scale: float | None, x: ScaledRows,
     return Target(ldexp(psi * s, exponent), psi.hi, backward)
 
 
-def linear_target(x: ScaledRows, w: ScaledRows, b: Array | None) -> Target:
-    """Return the target of a linear head, w·x + b; its classes count as they are, not scaled."""
+def linear_target(x: ScaledRows, w: ScaledRows, b: Array | None, settings: softcap.Settings) -> Target:
+    """Return the target of a linear head, w·x + b, scaled and capped; its classes count as they are, not scaled."""
     hi, lo = np.empty(len(x.rows)), np.empty(len(x.rows))
     pairs.vecdot(x.rows, w.rows, hi, lo)
     logit = Pair(hi * x.factor * w.factor, lo * x.factor * w.factor)
     logit = logit if b is None else logit + b
+    logit = logit if settings.logit_scale == 1.0 else logit * settings.logit_scale
+    slope = None
+    if settings.softcap is not None:
+        logit, saved = softcap.forward(logit, softcap.Settings(softcap=settings.softcap))
+        slope = high(plain(saved.slope))
 
     def backward(dz: Array) -> tuple[Array, Array]:
         return ldexp_rows(dz[:, None] * w.rows, w.exponent), dz[:, None] * x.rows
 
-    return Target(logit, logit.hi, backward)
+    return Target(logit, logit.hi, backward, slope)
 
 
 def _angle(x: ScaledRows, w: ScaledRows) -> tuple[angle.Angle, angle.Saved]:

@@ -111,3 +111,24 @@ def exp(x: Float) -> Float:
     s = c.one + h
     y = s + ((((c.one - s) + h) - low) + _tail(h - low))
     return y * _power(t)
+
+
+@njit
+def tanh_of_half(x: Float) -> tuple[Float, Float]:
+    """Return tanh(x / 2) and its slope relative to x / 2, 1 - tanh², for x >= 0: within 6u and 7u of themselves.
+
+    With e = exp(-x) they are (1 - e) / (1 + e) and 4e / (1 + e)². 1 - e is (1 - 2^k) - 2^k (exp(r) - 1), in the symbols
+    of `exp`: for k = 0, where it is small, exp(r) - 1 keeps its own digits, and for k < 0 nothing cancels. NaN stays.
+    """
+    c = _constants(x)
+    x = max(-x, c.min_argument)
+    t = x * c.per_log_2 + c.shift
+    k = t - c.shift
+    h = x - k * c.log_2_high
+    low = k * c.log_2_low
+    power = _power(t)
+    scaled = power * (h + (_tail(h - low) - low))
+    e = power + scaled
+    inverse = c.one / (c.one + e)
+    slope = e * inverse * inverse
+    return ((c.one - power) - scaled) * inverse, (slope + slope) + (slope + slope)

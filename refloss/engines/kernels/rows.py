@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.kernels.exponential import exp
+from refloss.engines.kernels.exponential import exp, tanh_of_half
 from refloss.engines.kernels.jit import Float, FloatArray, njit
 from refloss.engines.kernels.lanes import (
     LANES,
@@ -41,6 +41,7 @@ def exponentials(
     bias: FloatArray,
     label_columns: Integers,
     uniform_targets: FloatArray,
+    cap: Float,
     with_gradients: bool,
     row_max: Array,
     max_low: Array,
@@ -56,9 +57,10 @@ def exponentials(
     M, its rounding error, the sum of the exponentials without the largest, which is 1, and, where there are uniform
     targets t, the sum of $t_k (M - z_k)$. Without gradients the tile is left undefined. A row whose only class is its
     label has the maximum -inf. The rounding error of adding a bias, which may be far larger than products, is
-    compensated.
+    compensated. With a cap, unless it is 0, logits are capped, and exponentials multiplied by the slope of the cap.
     """
     lanes, lanes_64, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
+    slope = np.empty(tile.shape[1] if cap > 0.0 else 0, tile.dtype)
     for i in range(len(tile)):
         row, own = tile[i], label_columns[i]
         if own >= 0:
@@ -70,7 +72,12 @@ def exponentials(
             row[own] = -np.inf
             if len(lows):
                 lows[own] = 0.0
-        if len(lows):
+        if len(slope):
+            cap_row(row, cap / cap, cap, row, slope)
+            if own >= 0:
+                row[own] = -np.inf
+            lows[:] = 0.0  # far below the roundings of capped logits
+        if len(lows) or len(slope):
             largest = max_of(row, lanes)
         row_max[i], max_low[i], sum_exp_minus_one[i], target_gap[i] = largest, 0.0, 0.0, 0.0
         if largest == -np.inf:
@@ -88,6 +95,8 @@ def exponentials(
         row[argmax] = -np.inf
         sum_exp_minus_one[i] = _exp_row(row, largest, lows, argmax, beta, with_gradients, lanes_64)
         row[argmax] = beta[argmax]
+        for k in range(len(slope)):
+            row[k] *= slope[k]
 
 
 @njit
@@ -145,9 +154,12 @@ def cross_entropy(
     label_target: FloatArray,
     other_targets: FloatArray,
     row_weight: FloatArray,
+    lse_weight: Array,
+    lse_slope: Array,
     kept: NDArray[np.bool_],
     with_gradients: bool,
     losses: Array,
+    lse: Array,
     dz: FloatArray,
 ) -> None:
     r"""Write the loss of every row of logits and, if asked for, its gradient: rows are read once and written once.
@@ -157,41 +169,123 @@ def cross_entropy(
 
     with a the index of the maximum M, T the sum of the targets, q = 1 - p and g the weight of the row. t is
     `label_target` at the label and elsewhere 0 (no row of `other_targets`) or the one row of `other_targets`; where
-    there is no label (-1), `other_targets` has a row for each row of z. Rows that are not kept are not read: their
-    loss and gradient are 0.
+    there is no label (-1), `other_targets` has a row for each row of z. The log-sum-exp of each row is written to lse;
+    where weights are given for it (otherwise of length 0), $w_n + s_n\operatorname{lse}_n$, from `lse_weight` and
+    `lse_slope`, is its gradient. Rows that are not kept are not read: their loss and gradient are 0.
     """
     lanes, lanes_low = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype)
     work = np.empty(z.shape[1] * min(len(other_targets), 1), z.dtype)
     for i in range(len(z)):
-        row, e = z[i], dz[i if with_gradients else 0]
-        row_max = max_of(row, lanes) if kept[i] else row[0]
-        if not kept[i] or not -np.inf < row_max < np.inf:
-            losses[i] = np.nan if kept[i] else 0.0  # 0 times NaN too
-            if with_gradients:
-                e[:] = np.nan if kept[i] else 0.0
-            continue
-        argmax = index_of(row, row_max)
-        _shifted_exp(row, row_max, e)
-        max_exp = e[argmax]
-        e[argmax] = max_exp - max_exp
-        sum_exp_minus_one = compensated_sum(e, lanes, lanes_low)
-        e[argmax] = max_exp
-        y, t_y = label[i], label_target[i]
-        if not len(other_targets):
-            loss = _one_target(row, row_max, sum_exp_minus_one, y, t_y, argmax, row_weight[i], with_gradients, e)
-            losses[i] = loss if t_y != 0.0 else 0.0 * sum_exp_minus_one  # 0, also of an infinite gap, or NaN
-            continue
-        work[:] = other_targets[i if y < 0 else 0]
-        if y >= 0:
-            work[y] = t_y
-        total, total_low = compensated_pair(work, lanes, lanes_low)
+        e = dz[i if with_gradients else 0]
+        losses[i], lse[i] = _row(
+            i, z[i], label, label_target, other_targets, row_weight, lse_weight, lse_slope, kept, with_gradients, e,
+            lanes, lanes_low, work,
+        )  # fmt: skip
+
+
+@njit
+def capped_cross_entropy(
+    logit_scale: Float,
+    cap: Float,
+    z: FloatArray,
+    label: Integers,
+    label_target: FloatArray,
+    other_targets: FloatArray,
+    row_weight: FloatArray,
+    lse_weight: Array,
+    lse_slope: Array,
+    kept: NDArray[np.bool_],
+    with_gradients: bool,
+    losses: Array,
+    lse: Array,
+    dz: FloatArray,
+) -> None:
+    """As `cross_entropy`, of logits that are scaled and, unless the cap is 0, capped."""
+    lanes, lanes_low = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype)
+    work = np.empty(z.shape[1] * min(len(other_targets), 1), z.dtype)
+    capped, slope = np.empty(z.shape[1], z.dtype), np.empty(z.shape[1] if with_gradients else 0, z.dtype)
+    for i in range(len(z)):
+        e = dz[i if with_gradients else 0]
+        if kept[i] and cap > 0.0:
+            cap_row(z[i], logit_scale, cap, capped, slope)
+        elif kept[i]:
+            _scale_row(z[i], logit_scale, capped, slope)
+        losses[i], lse[i] = _row(
+            i, capped, label, label_target, other_targets, row_weight, lse_weight, lse_slope, kept, with_gradients, e,
+            lanes, lanes_low, work,
+        )  # fmt: skip
+        if with_gradients and kept[i]:
+            for k in range(len(e)):
+                e[k] *= slope[k]
+
+
+@njit
+def cap_row(row: FloatArray, logit_scale: Float, cap: Float, capped: FloatArray, slope: FloatArray) -> None:
+    r"""Write $K\tanh(\sigma z/K)$, and, unless there is no room for them, the slopes."""
+    per_cap = (logit_scale + logit_scale) / cap
+    for k in range(len(row)):
+        z = row[k]
+        tanh, own_slope = tanh_of_half(abs(z) * per_cap)
+        capped[k] = tanh * cap if z >= 0.0 else -(tanh * cap)
+        if len(slope):
+            slope[k] = own_slope * logit_scale
+
+
+@njit
+def _scale_row(row: FloatArray, logit_scale: Float, scaled: FloatArray, slope: FloatArray) -> None:
+    """Write the logits times their scale, which is their slope."""
+    for k in range(len(row)):
+        scaled[k] = row[k] * logit_scale
+    slope[:] = logit_scale
+
+
+@njit
+def _row(
+    i: int,
+    row: FloatArray,
+    label: Integers,
+    label_target: FloatArray,
+    other_targets: FloatArray,
+    row_weight: FloatArray,
+    lse_weight: Array,
+    lse_slope: Array,
+    kept: NDArray[np.bool_],
+    with_gradients: bool,
+    e: FloatArray,
+    lanes: FloatArray,
+    lanes_low: FloatArray,
+    work: FloatArray,
+) -> tuple[Float, Float]:
+    """Return the loss and the log-sum-exp of row i of `cross_entropy`, and write its gradient to e."""
+    row_max = max_of(row, lanes) if kept[i] else row[0]
+    if not kept[i] or not -np.inf < row_max < np.inf:
         if with_gradients:
-            _many_targets_gradient(sum_exp_minus_one, total, total_low, work, argmax, row_weight[i], e)
-        for k in range(len(row)):
-            gap = row_max - row[k]
-            work[k] = work[k] * gap if work[k] != 0.0 else work[k]
-        loss = compensated_sum(work, lanes, lanes_low) + total * _log1p(sum_exp_minus_one)
-        losses[i] = loss if _has_target(other_targets, i, y, t_y) else 0.0 * sum_exp_minus_one
+            e[:] = np.nan if kept[i] else 0.0
+        return (np.nan, np.nan) if kept[i] else (0.0, 0.0)  # 0 times NaN too
+    argmax = index_of(row, row_max)
+    _shifted_exp(row, row_max, e)
+    max_exp = e[argmax]
+    e[argmax] = max_exp - max_exp
+    sum_exp_minus_one = compensated_sum(e, lanes, lanes_low)
+    e[argmax] = max_exp
+    lse = np.float64(row_max) + _log1p(sum_exp_minus_one)
+    lanes[0] = lse_weight[i] + lse_slope[i] * lse if len(lse_weight) else 0.0
+    dlse = lanes[0]  # in the dtype of the row
+    y, t_y = label[i], label_target[i]
+    if not len(other_targets):
+        loss = _one_target(row, row_max, sum_exp_minus_one, y, t_y, argmax, row_weight[i], dlse, with_gradients, e)
+        return (loss if t_y != 0.0 else 0.0 * sum_exp_minus_one), lse  # 0, also of an infinite gap, or NaN
+    work[:] = other_targets[i if y < 0 else 0]
+    if y >= 0:
+        work[y] = t_y
+    total, total_low = compensated_pair(work, lanes, lanes_low)
+    if with_gradients:
+        _many_targets_gradient(sum_exp_minus_one, total, total_low, work, argmax, row_weight[i], dlse, e)
+    for k in range(len(row)):
+        gap = row_max - row[k]
+        work[k] = work[k] * gap if work[k] != 0.0 else work[k]
+    loss = compensated_sum(work, lanes, lanes_low) + total * _log1p(sum_exp_minus_one)
+    return (loss if _has_target(other_targets, i, y, t_y) else 0.0 * sum_exp_minus_one), lse
 
 
 @njit
@@ -218,6 +312,7 @@ def _one_target(
     t_y: Float,
     argmax: int,
     row_weight: Float,
+    dlse: Float,
     with_gradients: bool,
     e: FloatArray,
 ) -> Float:
@@ -226,10 +321,13 @@ def _one_target(
         max_exp = e[argmax]
         sum_exp = max_exp + sum_exp_minus_one
         q = sum_exp_minus_one / sum_exp if y == argmax else max_exp - e[y] / sum_exp
-        factor = row_weight * t_y / sum_exp
+        factor, of_label = row_weight * t_y / sum_exp, -row_weight * t_y * q
+        if dlse != 0.0:
+            factor += dlse / sum_exp
+            of_label += dlse * (e[y] / sum_exp)
         for k in range(len(e)):
             e[k] *= factor
-        e[y] = -row_weight * t_y * q
+        e[y] = of_label
     loss: Float = t_y * ((row_max - row[y]) + _log1p(sum_exp_minus_one))
     return loss
 
@@ -242,6 +340,7 @@ def _many_targets_gradient(
     t: FloatArray,
     argmax: int,
     row_weight: Float,
+    dlse: Float,
     e: FloatArray,
 ) -> None:
     """Turn exponentials into the gradient, where every class may have a target; T is a pair."""
@@ -250,8 +349,12 @@ def _many_targets_gradient(
     for k in range(len(e)):
         p = e[k] / sum_exp
         e[k] = row_weight * (p * _rest(total, total_low, t[k]) - t[k] * (max_exp - p))
+        if dlse != 0.0:
+            e[k] += dlse * p
     p, q = max_exp / sum_exp, sum_exp_minus_one / sum_exp
     e[argmax] = row_weight * (p * _rest(total, total_low, t[argmax]) - t[argmax] * q)
+    if dlse != 0.0:
+        e[argmax] += dlse * p
 
 
 @njit

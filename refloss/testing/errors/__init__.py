@@ -15,15 +15,17 @@ standard says how accurate log p has to be: see `refloss.testing.budgets`.
 from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
 from refloss.testing.errors.cosine import Head, cosine_error
-from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error
+from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error, log_sum_exp_error
 from refloss.testing.errors.margin import POLYNOMIALS, TargetError, chord_error, margin_error, polynomial_error
 from refloss.testing.errors.normalize import Side, normalize_error, scale_error
+from refloss.testing.errors.softcap import Capped, softcap_error
 from refloss.testing.errors.triplet import Triplets, triplet_error
 
 __all__ = [
     "POLYNOMIALS",
     "UNKNOWN",
     "Arithmetic",
+    "Capped",
     "Head",
     "Rows",
     "Side",
@@ -34,9 +36,11 @@ __all__ = [
     "chord_error",
     "cosine_error",
     "cross_entropy_error",
+    "log_sum_exp_error",
     "margin_error",
     "normalize_error",
     "polynomial_error",
     "scale_error",
+    "softcap_error",
     "triplet_error",
 ]

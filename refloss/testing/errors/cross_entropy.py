@@ -61,19 +61,18 @@ def cross_entropy_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Ar
     classes = a.sum_of(z.shape[1])
     known = np.isfinite(z)
     largest, gap, spread = _gaps(rows)
-    of_loss, of_p = _propagated(rows, dz)
+    of_loss, _ = _propagated(rows, dz)
+    of_p = _probability_error(rows, dz, a)
     several = (np.count_nonzero(t, axis=1, keepdims=True) > 1) * 1.0  # then targets are rounded and added up too
     log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
     evaluated = total * (classes + 3.0 + spread + 2.0 * log_sum)
     evaluated += (t * (2.0 * gap + log_sum)).sum(axis=1, keepdims=True)
     of_loss += a.u * (evaluated[:, 0] + (1.0 + several[:, 0] * (classes + 1.0)) * rows.terms)
-    of_p += a.u * p * (2.0 * (gap + log_sum) + classes + 5.0 + spread)  # exp of a difference of a difference
     of_total = several * (classes + 2.0) * total * p
     if a.log_p == "working":  # logsumexp and z_y are rounded, and exp of their difference is the probability
         size = np.abs(largest + log_sum)
         terms = (t * np.abs(np.where(known, z, 0.0))).sum(axis=1)
         of_loss += a.u * (total * size)[:, 0] + a.u * (1.0 + several[:, 0] * (classes + 2.0)) * terms
-        of_p += p * np.expm1(np.minimum(a.u * size, 40.0))
     of_g = total * of_p + a.u * ((1.0 + 2.0 * several) * t + np.abs(rows.g) + of_total)
     # A maximum that is not detached has a gradient too, the sum of the row's: 0, except for the rounding of each term
     # and of the sum. It is added at the largest logit. Errors of logits change no sum of probabilities.
@@ -84,6 +83,31 @@ def cross_entropy_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Ar
         alone = np.count_nonzero(known, axis=1, keepdims=True) == 1
         of_loss, of_g = np.where(alone[:, 0], 0.0, of_loss), np.where(alone, 0.0, of_g)
     return of_loss + a.smallest, of_g + a.smallest
+
+
+def log_sum_exp_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array, Array]:
+    """Return the log-sum-exp of each row (N,), its error (N,), and that of its gradient, the probabilities (N, C)."""
+    largest, gap, _ = _gaps(rows)
+    known = np.isfinite(rows.z)
+    log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
+    lse = (largest + log_sum)[:, 0]
+    wide = np.where(dz > 1e-3, np.expm1(np.minimum(dz, 40.0)), dz)
+    evaluated = a.sum_of(rows.z.shape[1]) + 3.0 + 2.0 * log_sum[:, 0] + (rows.p * gap).sum(axis=1)
+    of_lse = (rows.p * wide).sum(axis=1) + a.u * (evaluated + np.abs(lse))
+    return lse, of_lse, _probability_error(rows, dz, a._replace(log_p="working"))
+
+
+def _probability_error(rows: Rows, dz: Array, a: Arithmetic) -> Array:
+    """Return the error of the probabilities by a stable formula or, by the standard "working", by exp(z - lse)."""
+    p, known = rows.p, np.isfinite(rows.z)
+    largest, gap, spread = _gaps(rows)
+    log_sum = np.log(np.exp(-np.where(known, gap, np.inf)).sum(axis=1, keepdims=True))
+    _, of_p = _propagated(rows, dz)
+    # exp of a difference of a difference
+    of_p = of_p + a.u * p * (2.0 * (gap + log_sum) + a.sum_of(rows.z.shape[1]) + 5.0 + spread)
+    if a.log_p == "working":  # logsumexp and z_y are rounded, and exp of their difference is the probability
+        of_p = of_p + p * np.expm1(np.minimum(a.u * np.abs(largest + log_sum), 40.0))
+    return np.asarray(of_p)
 
 
 def _gaps(rows: Rows) -> tuple[Array, Array, Array]:
