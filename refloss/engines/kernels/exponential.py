@@ -71,9 +71,9 @@ def _power_float32(t: Float) -> Float:
     return np.int32(np.float32(t).view(np.int32) << 23).view(np.float32)
 
 
-_tail = by_dtype(tail_float64, tail_float32)
-_constants = by_dtype(_constants_float64, _constants_float32)
-_power = by_dtype(_power_float64, _power_float32)
+tail = by_dtype(tail_float64, tail_float32)
+constants = by_dtype(_constants_float64, _constants_float32)
+power_of_two = by_dtype(_power_float64, _power_float32)
 
 
 @njit
@@ -102,33 +102,12 @@ def exp(x: Float) -> Float:
     The proof for float32 is the same with v = 2^-24: the product is within 2^-16 of x / log 2, k `log_2_high` has 23
     bits, both terms of h are multiples of 2^-25, rounding l costs 2^-36, the polynomial is within 2^-28.2.
     """
-    c = _constants(x)
+    c = constants(x)
     x = max(x, c.min_argument)  # in this order a NaN stays
     t = x * c.per_log_2 + c.shift
     k = t - c.shift
     h = x - k * c.log_2_high
     low = k * c.log_2_low
     s = c.one + h
-    y = s + ((((c.one - s) + h) - low) + _tail(h - low))
-    return y * _power(t)
-
-
-@njit
-def tanh_of_half(x: Float) -> tuple[Float, Float]:
-    """Return tanh(x / 2) and its slope relative to x / 2, 1 - tanh², for x >= 0: within 6u and 7u of themselves.
-
-    With e = exp(-x) they are (1 - e) / (1 + e) and 4e / (1 + e)². 1 - e is (1 - 2^k) - 2^k (exp(r) - 1), in the symbols
-    of `exp`: for k = 0, where it is small, exp(r) - 1 keeps its own digits, and for k < 0 nothing cancels. NaN stays.
-    """
-    c = _constants(x)
-    x = max(-x, c.min_argument)
-    t = x * c.per_log_2 + c.shift
-    k = t - c.shift
-    h = x - k * c.log_2_high
-    low = k * c.log_2_low
-    power = _power(t)
-    scaled = power * (h + (_tail(h - low) - low))
-    e = power + scaled
-    inverse = c.one / (c.one + e)
-    slope = e * inverse * inverse
-    return ((c.one - power) - scaled) * inverse, (slope + slope) + (slope + slope)
+    y = s + ((((c.one - s) + h) - low) + tail(h - low))
+    return y * power_of_two(t)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refloss.engines.kernels.exponential import exp
+from refloss.engines.kernels.hyperbolic import Cap, capped_near, nearer, tanh_of_half
 from refloss.engines.kernels.jit import Float, FloatArray, njit
 from refloss.engines.kernels.pairs import ZERO, two_sum
 
@@ -131,6 +132,69 @@ def _section_exp_sum(row: FloatArray, row_max: Float, beta: FloatArray, lanes: F
             lanes[j] += value
             chunk[j] = value * chunk_beta[j]
     return _sum_of_lanes(lanes, width)
+
+
+@njit
+def capped_exp_sum(
+    row: FloatArray, largest: Float, argmax: int, settings: Cap, out: FloatArray, lanes: FloatArray, exps: FloatArray
+) -> Float:
+    r"""Return the sum of $e^{z'_k - M}$ over all k but argmax, and write it times the slope of the cap to out.
+
+    z' are capped logits, see `refloss.engines.kernels.hyperbolic.capped`, M is the largest, and exps a scratch space as
+    lanes is.
+    """
+    total, low = ZERO
+    for i in range(0, row.shape[0], SECTION):
+        width = min(row.shape[0] - i, LANES)
+        lanes[:width] = 0.0
+        for start in range(i, min(i + SECTION, row.shape[0]), LANES):
+            chunk, chunk_out = row[start : start + LANES], out[start : start + LANES]
+            if _are_near(chunk, settings.near):  # as is the case for most
+                _near_exps(chunk, largest, settings, exps, chunk_out)
+            else:
+                _capped_exps(chunk, largest, settings, exps, chunk_out)
+            if start <= argmax < start + LANES:
+                exps[argmax - start] = 0.0
+            for j in range(chunk.shape[0]):
+                lanes[j] += exps[j]
+        total, low = _add_section(total, low, np.float64(_sum_of_lanes(lanes, width)))
+    return _rounded(total, low)
+
+
+@njit
+def _are_near(chunk: FloatArray, near: Float) -> bool:
+    """Whether all logits are so near to 0 that the cap is a polynomial."""
+    far = 0
+    for j in range(chunk.shape[0]):
+        far += abs(chunk[j]) > near
+    return far == 0
+
+
+@njit
+def _near_exps(chunk: FloatArray, largest: Float, settings: Cap, exps: FloatArray, out: FloatArray) -> None:
+    """Write exponentials of capped logits to exps, and times the slope of the cap to out; of logits near 0."""
+    for j in range(chunk.shape[0]):
+        exps[j], out[j] = capped_near(chunk[j], settings)
+    _exps(exps[: chunk.shape[0]], largest, out)
+
+
+@njit
+def _capped_exps(chunk: FloatArray, largest: Float, settings: Cap, exps: FloatArray, out: FloatArray) -> None:
+    """Write exponentials of capped logits to exps, and times the slope of the cap to out."""
+    for j in range(chunk.shape[0]):
+        exps[j], out[j] = tanh_of_half(abs(chunk[j]) * settings.twice_per_cap)
+    for j in range(chunk.shape[0]):
+        exps[j], out[j] = nearer(chunk[j], exps[j], out[j], settings)
+    _exps(exps[: chunk.shape[0]], largest, out)
+
+
+@njit
+def _exps(logits: FloatArray, largest: Float, slopes: FloatArray) -> None:
+    """Write exponentials over logits, and multiply slopes by them."""
+    for j in range(logits.shape[0]):
+        logits[j] = exp(logits[j] - largest)
+    for j in range(logits.shape[0]):
+        slopes[j] *= logits[j]
 
 
 @njit

@@ -10,10 +10,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.kernels.exponential import exp, tanh_of_half
+from refloss.engines.kernels.exponential import exp
+from refloss.engines.kernels.hyperbolic import cap_settings, capped
 from refloss.engines.kernels.jit import Float, FloatArray, njit
 from refloss.engines.kernels.lanes import (
     LANES,
+    capped_exp_sum,
     compensated_pair,
     compensated_sum,
     dot,
@@ -200,12 +202,25 @@ def capped_cross_entropy(
     lse: Array,
     dz: FloatArray,
 ) -> None:
-    """As `cross_entropy`, of logits that are scaled and, unless the cap is 0, capped."""
+    """As `cross_entropy`, of logits that are scaled and, unless the cap is 0, capped.
+
+    Where only labels have targets, no row is kept but that of the gradient: a cap keeps the order of logits, so the
+    largest is known before any is capped.
+    """
     lanes, lanes_low = np.empty(LANES, z.dtype), np.empty(LANES, z.dtype)
+    one_target = cap > 0.0 and not len(other_targets)
+    width = 0 if one_target else z.shape[1]
     work = np.empty(z.shape[1] * min(len(other_targets), 1), z.dtype)
-    capped, slope = np.empty(z.shape[1], z.dtype), np.empty(z.shape[1] if with_gradients else 0, z.dtype)
+    capped, slope = np.empty(width, z.dtype), np.empty(width if with_gradients else 0, z.dtype)
+    exps = np.empty(LANES, z.dtype)
     for i in range(len(z)):
         e = dz[i if with_gradients else 0]
+        if one_target:
+            losses[i], lse[i] = _capped_row(
+                logit_scale, cap, i, z[i], label, label_target, row_weight, lse_weight, lse_slope, kept, with_gradients, e,
+                lanes, exps,
+            )  # fmt: skip
+            continue
         if kept[i] and cap > 0.0:
             cap_row(z[i], logit_scale, cap, capped, slope)
         elif kept[i]:
@@ -220,15 +235,56 @@ def capped_cross_entropy(
 
 
 @njit
-def cap_row(row: FloatArray, logit_scale: Float, cap: Float, capped: FloatArray, slope: FloatArray) -> None:
+def _capped_row(
+    logit_scale: Float,
+    cap: Float,
+    i: int,
+    row: FloatArray,
+    label: Integers,
+    label_target: FloatArray,
+    row_weight: FloatArray,
+    lse_weight: Array,
+    lse_slope: Array,
+    kept: NDArray[np.bool_],
+    with_gradients: bool,
+    e: FloatArray,
+    lanes: FloatArray,
+    exps: FloatArray,
+) -> tuple[Float, Float]:
+    """Return the loss and the log-sum-exp of row i of `capped_cross_entropy`, and write its gradient to e."""
+    if not kept[i]:
+        if with_gradients:
+            e[:] = 0.0
+        return 0.0, 0.0
+    settings = cap_settings(logit_scale, cap)
+    argmax = index_of(row, max_of(row, lanes))
+    largest, _ = capped(row[argmax], settings)
+    sum_exp_minus_one = capped_exp_sum(row, largest, argmax, settings, e, lanes, exps)
+    lse = np.float64(largest) + _log1p(sum_exp_minus_one)
+    lanes[0], lanes[1] = lse_weight[i] + lse_slope[i] * lse if len(lse_weight) else 0.0, sum_exp_minus_one
+    dlse, rest = lanes[0], lanes[1]  # in the dtype of the row
+    y, t_y = label[i], label_target[i]
+    label_logit, label_slope = capped(row[y], settings)
+    if with_gradients:
+        sum_exp = settings.one + rest
+        p_y = exp(label_logit - largest) / sum_exp
+        q = rest / sum_exp if y == argmax else settings.one - p_y
+        factor = (row_weight[i] * t_y + dlse) / sum_exp * logit_scale
+        for k in range(len(e)):
+            e[k] *= factor
+        e[y] = (dlse * p_y - row_weight[i] * t_y * q) * label_slope * logit_scale
+    loss = t_y * ((largest - label_logit) + _log1p(sum_exp_minus_one))
+    return (loss if t_y != 0.0 else 0.0 * sum_exp_minus_one), lse
+
+
+@njit
+def cap_row(row: FloatArray, logit_scale: Float, cap: Float, capped_row: FloatArray, slopes: FloatArray) -> None:
     r"""Write $K\tanh(\sigma z/K)$, and, unless there is no room for them, the slopes."""
-    per_cap = (logit_scale + logit_scale) / cap
+    settings = cap_settings(logit_scale, cap)
     for k in range(len(row)):
-        z = row[k]
-        tanh, own_slope = tanh_of_half(abs(z) * per_cap)
-        capped[k] = tanh * cap if z >= 0.0 else -(tanh * cap)
-        if len(slope):
-            slope[k] = own_slope * logit_scale
+        capped_row[k], slope = capped(row[k], settings)
+        if len(slopes):
+            slopes[k] = slope * logit_scale
 
 
 @njit
