@@ -191,7 +191,7 @@ def _row_terms(call: _Counted[L], z: Pair, parts: softmax.Exponentials) -> _Rows
 
 def _capped(call: _Counted[H], z: Pair) -> _Rows:
     """Bound the value and the gradient of logits before they are scaled and capped."""
-    if call.spec.softcap == softcap.Settings():
+    if call.spec.softcap == softcap.UNCHANGED:
         return _cross_entropy(call, z)
     capped, saved = softcap.forward(z, call.spec.softcap)
     rows = _cross_entropy(call, capped)

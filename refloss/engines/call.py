@@ -33,7 +33,7 @@ class Call(NamedTuple):
         }
 
     def with_upstream_lse(self, value: Any) -> Call:
-        """Return the call with the gradient of what comes after the log-sum-exp of each sample, or as it is for None."""
+        """Return the call with the upstream gradient of the log-sum-exp of each sample, or as it is for None."""
         if value is None:
             return self
         if not isinstance(self.spec, WithCap):

@@ -4,8 +4,8 @@
     x, w_y ─► angle ──► margin ────────────────┴─► logits ──► log_softmax ──► cross_entropy ──► loss
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
-`softcap` before log_softmax, and beside it `logsumexp`, an output of its own, and with `z_loss` a term of the loss.
-Triplet is a picture of its own. Each picture runs its stages forward and returns their outputs, and a function that runs them backward in
+`softcap` before log_softmax. Beside log_softmax stands `logsumexp`, an output of its own, and with a `z_loss` a term of
+the loss. Triplet is a picture of its own. Each picture runs its stages forward and returns their outputs, and a function that runs them backward in
 the opposite order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
 """
 
@@ -180,7 +180,7 @@ def _logits(spec: WithLabels, z: Pair, arrays: Arrays) -> tuple[Stages, Backward
 
 def _capped(spec: WithCap, z: Pair, arrays: Arrays) -> tuple[Stages, Backward]:
     """Scale and cap logits before their cross entropy."""
-    if spec.softcap == softcap.Settings():
+    if spec.softcap == softcap.UNCHANGED:
         return _logits(spec, z, arrays)
     capped, saved_softcap = softcap.forward(z, spec.softcap)
     inputs.check_scaled_logits_fit(z.hi, capped.hi)

@@ -4,7 +4,8 @@ Everything that says how wrong an engine may be reads it here: `refloss.error_bo
 records, the budgets of `refloss.testing`.
 
 Symbols: u the unit roundoff of the dtype; S_n the scale of a sample: s, or ‖x_n‖ where that is the scale, or
-‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head, times the logit scale σ and, with a cap K, times 1 + 2/K, see `scales`; K_n the rounding error of a sum of n rounded terms, in u of its terms.
+‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head, times the logit scale σ and, with a cap K, times 1 + 2/K, see `scales`;
+K_n the rounding error of a sum of n rounded terms, in u of its terms.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def promise(
     *,
     options: bool = False,
 ) -> Promise:
-    r"""Return what an engine promises for samples of scale S_n; options says whether `has_options` holds.
+    r"""Return what an engine promises for samples of scale S_n; options: whether `has_options` holds.
 
     With r and g for value and gradient:
 
@@ -113,9 +114,9 @@ def log2_lengths(rows: Any) -> Array:
 def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     r"""Return S_n of every sample (N,), 1 where there is none; longest is the largest ‖w_k‖, if it is known already.
 
-    Logits that are scaled or capped have $S = 1 + \max_k|z'_k| + 2\sigma\max_k|z_k|/K$: what a capped logit is wrong by,
-    and its slope. A linear head with a cap has $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of itself
-    where the logit does by 1.
+    Logits that are scaled or capped have $S = 1 + \max_k|z'_k| + 2\sigma\max_k|z_k|/K$: what a capped logit is wrong
+    by, and its slope. A linear head with a cap has $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of
+    itself where the logit does by 1.
     """
     if isinstance(spec, Triplet):
         return np.ones(len(arrays["anchor"]))
@@ -142,7 +143,7 @@ def _of_options(settings: softcap.Settings) -> float:
 def _of_logits(settings: softcap.Settings, z: Array) -> Array:
     """Return S_n of logits, 1 where they are neither scaled nor capped."""
     sigma, cap = settings
-    if settings == softcap.Settings():
+    if settings == softcap.UNCHANGED:
         return np.ones(len(z))
     with np.errstate(over="ignore", invalid="ignore"):
         largest = sigma * np.abs(np.where(np.isfinite(z), z, 0.0)).max(axis=1)
@@ -153,7 +154,7 @@ def has_options(spec: Spec, arrays: Arrays) -> bool:
     """Whether logits are scaled or capped, or their log-sum-exp has a gradient of its own."""
     if not isinstance(spec, WithCap):
         return False
-    return spec.softcap != softcap.Settings() or spec.cross_entropy.z_loss != 0.0 or UPSTREAM_LSE in arrays
+    return spec.softcap != softcap.UNCHANGED or spec.cross_entropy.z_loss != 0.0 or UPSTREAM_LSE in arrays
 
 
 def _of_bias(b: Array, products: Array) -> Array:
@@ -167,7 +168,7 @@ def warn_if_unreliable(
     engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None
 ) -> None:
     """Warn where samples that count have a scale at which nothing is promised."""
-    if isinstance(spec, Triplet) or (isinstance(spec, Logits) and spec.softcap == softcap.Settings()):
+    if isinstance(spec, Triplet) or (isinstance(spec, Logits) and spec.softcap == softcap.UNCHANGED):
         return
     kept, name = cross_entropy.kept(arrays["y"], spec.cross_entropy), "z" if isinstance(spec, Logits) else "x"
     scale = np.zeros(len(kept))

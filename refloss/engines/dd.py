@@ -220,7 +220,7 @@ def _loss(
 
 def _capped(spec: WithCap, forward: _Forward) -> _Forward:
     """Scale and cap the logits of every block."""
-    if spec.softcap == softcap.Settings():
+    if spec.softcap == softcap.UNCHANGED:
         return forward
 
     def capped(rows: slice) -> tuple[Pair, _Backward]:

@@ -62,7 +62,7 @@ class _Labelled(_Kind):
 class _Capped(_Labelled):
     """Cross entropy on logits that may be scaled and capped before their softmax."""
 
-    softcap: softcap.Settings = softcap.Settings()
+    softcap: softcap.Settings = softcap.UNCHANGED
     """Logit scale and cap."""
 
 

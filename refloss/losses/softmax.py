@@ -16,7 +16,8 @@ from refloss.engines.dispatch import Value
 from refloss.engines.spec import Linear, Logits
 from refloss.error_free import Array
 from refloss.losses.base import LabelledLoss, Trace
-from refloss.stages import cross_entropy, softcap
+from refloss.stages import cross_entropy
+from refloss.stages.softcap import Settings as CapSettings
 
 
 class LogitGradient(NamedTuple):
@@ -57,8 +58,8 @@ class _LogitLoss(LabelledLoss):
         return super()._cross_entropy._replace(z_loss=self.z_loss)
 
     @property
-    def _softcap(self) -> softcap.Settings:
-        return softcap.Settings(self.logit_scale, self.softcap)
+    def _softcap(self) -> CapSettings:
+        return CapSettings(self.logit_scale, self.softcap)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -93,11 +94,12 @@ class CrossEntropy(_LogitLoss):
     logit_scale
         σ, a positive number by which logits are multiplied first.
     softcap
-        K, a positive number: after the scale, logits become $K\tanh(z/K)$, see `refloss.stages.softcap`. A logit of -inf
-        is then -K, as PyTorch has it, and masks no class. None: no cap.
+        K, a positive number: after the scale, logits become $K\tanh(z/K)$, see `refloss.stages.softcap`. A logit of
+        -inf is then -K, as PyTorch has it, and masks no class. None: no cap.
     z_loss
-        λ, 0 or more: $\lambda\operatorname{lse}_n^2$ is added to the loss of every row that counts, with the log-sum-exp of
-        its scaled and capped logits. No class weight multiplies it, and "mean" divides it by the number of those rows.
+        λ, 0 or more: $\lambda\operatorname{lse}_n^2$ is added to the loss of every row that counts, with the
+        log-sum-exp of its scaled and capped logits. No class weight multiplies it, and "mean" divides it by the number
+        of those rows.
 
     Raises
     ------
@@ -223,9 +225,7 @@ class SoftmaxLoss(_LogitLoss):
         call = self._call(x, w, y, b).with_upstream_lse(upstream_lse)
         return self._value_and_grad(call, upstream, wrt, out, engine, dtype)
 
-    def trace(
-        self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None, upstream_lse: Any = None
-    ) -> Trace:
+    def trace(self, x: Any, w: Any, y: Any, b: Any = None, *, upstream: Any = None, upstream_lse: Any = None) -> Trace:
         """Return every stage's output and gradient by stage name; ignored rows hold 0."""
         return dispatch.trace(self._call(x, w, y, b).with_upstream_lse(upstream_lse), upstream)
 

@@ -167,7 +167,7 @@ def kept(y: Array | Integers, settings: Settings) -> NDArray[np.bool_]:
     return np.ones(len(y), np.bool_) if y.ndim == 2 else np.asarray(y != settings.ignore_index)
 
 
-def reduce(losses: Numbers, reduction: str, divisor: Numbers) -> StageResult:
+def reduce(losses: Numbers, reduction: str, divisor: Numbers | float) -> StageResult:
     """Add up row losses, rounding once at the end; "mean" divides. What comes out is no longer `Scaled`."""
     if reduction == "none":
         return plain(losses)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refloss.error_free import Numbers, Pair, Scaled, StageResult, frexp, in_range, ldexp, plain, tanh, where
+from refloss.formats import FORMATS
 from refloss.stages.softmax import exp_of_gap
 
 ORDINARY_BITS = 300
@@ -23,6 +24,10 @@ class Settings(NamedTuple):
     """σ."""
     softcap: float | None = None
     """K; None for no cap."""
+
+
+UNCHANGED = Settings()
+"""What leaves logits as they are."""
 
 
 class Saved(NamedTuple):
@@ -63,8 +68,8 @@ def forward(z: Pair, settings: Settings) -> tuple[Pair, Saved]:
     scaled = (known if ordinary else Scaled.of(known)) * sigma
     if cap is None:
         return where(finite, plain(scaled), z), Saved(np.full(z.shape, sigma))
-    ratio = plain(scaled / cap)
-    ratio = where(np.abs(ratio.hi) < np.inf, ratio, np.copysign(np.finfo(np.float64).max, ratio.hi))
+    ratio: Pair = Pair.of(plain(scaled / cap))  # of the kind of z
+    ratio = where(np.abs(ratio.hi) < np.inf, ratio, np.copysign(FORMATS["float64"].largest, ratio.hi))
     mantissa, exponent = frexp(np.asarray(cap))
     capped = ldexp(tanh(ratio) * mantissa, exponent)
     e = exp_of_gap(where(ratio.hi < 0.0, ratio, -ratio) * 2.0)

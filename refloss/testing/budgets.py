@@ -283,7 +283,8 @@ def _logits(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     value = _reduced(loss, rows, of_loss, counting, a)
     scale = np.abs(counting.row_weights)[:, None]
     error = counting.divided(scale * (of_g + (3.0 * a.u + TRUTH) * np.abs(rows.g)), scale * np.abs(rows.g))
-    value, _, error = _with_options(loss, rows, capped, counting, a, value, counting.row_weights[:, None] * rows.g, error)
+    g = counting.row_weights[:, None] * rows.g
+    value, _, error = _with_options(loss, rows, capped, counting, a, value, g, error)
     error = _put_back(error, counting.kept, a)
     return value.reshape(shape[:-1]) if loss.reduction == "none" else value, {"z": error.reshape(shape)}
 
@@ -308,9 +309,10 @@ def _with_options(
         through = plain * lse[:, None] * rows.p
         g = g + through
         of_through = of_lse[:, None] * (rows.p + of_p) + np.abs(lse)[:, None] * of_p
-        error = error + np.abs(plain) * of_through + (5.0 * a.u + TRUTH) * np.abs(through) + a.u * np.abs(g) + a.smallest
+        error = error + np.abs(plain) * of_through + (5.0 * a.u + TRUTH) * np.abs(through)
+        error = error + a.u * np.abs(g) + a.smallest
     error = capped.slope * error + (np.abs(g) + error) * capped.of_slope
-    if softcap_of(loss) != softcap.Settings():
+    if softcap_of(loss) != softcap.UNCHANGED:
         error = error + (2.0 * a.u + TRUTH) * capped.slope * np.abs(g) + a.smallest
     return value, capped.slope * g, error
 

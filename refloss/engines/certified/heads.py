@@ -65,7 +65,8 @@ def softcap(z: Variable, settings: CapSettings) -> Variable:
         return z if sigma == 1.0 else z * arb(sigma)
     sign = np.frompyfunc(lambda ball: arb(-1) if ball < 0 else arb(1), 1, 1)(z.value)
     e = (z * sign * (arb(-2) * arb(sigma) / arb(cap))).exp()
-    return (e * arb(-1) + arb(1)) / (e + arb(1)) * sign * arb(cap)
+    tanh: Variable = (e * arb(-1) + arb(1)) / (e + arb(1)) * sign
+    return tanh * arb(cap)
 
 
 def margin(

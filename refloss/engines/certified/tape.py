@@ -33,9 +33,7 @@ class Tape:
         self._operations.append((result, product))
         return result
 
-    def backward(
-        self, outputs: Sequence[tuple[Variable, Balls]], leaves: dict[str, Variable]
-    ) -> dict[str, Balls]:
+    def backward(self, outputs: Sequence[tuple[Variable, Balls]], leaves: dict[str, Variable]) -> dict[str, Balls]:
         """Return the gradients on the leaves that outputs depend on, from the gradient on each output."""
         for output, upstream in outputs:
             output.accumulate(upstream)

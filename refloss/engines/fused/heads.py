@@ -68,7 +68,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     keep = "w" in wanted or "b" in wanted
     size = group_size(n, c, d, dtype, keep=keep)
     samples = _samples(spec, arrays, row_weight, dtype)
-    options = spec.softcap if isinstance(spec, Linear) else softcap.Settings()
+    options = spec.softcap if isinstance(spec, Linear) else softcap.UNCHANGED
     check_options(options)
     b = arrays["b"] * options.logit_scale if "b" in arrays else None
     classes = Classes(arrays["w"], b, targets.uniform, samples.directions, dtype, read_again=keep)
@@ -91,7 +91,9 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     else:  # no block was read
         inputs.check_classes(classes.w, directions=classes.directions)
     finished = {} if gradients is None else gradients.finish()  # pass 4
-    loss = with_row_terms(reduced(losses, reduction, targets.divisor), lambda_ * lse * lse if lambda_ else None, reduction)
+    loss = with_row_terms(
+        reduced(losses, reduction, targets.divisor), lambda_ * lse * lse if lambda_ else None, reduction
+    )
     return loss, {name: finished[name] for name in wanted}
 
 

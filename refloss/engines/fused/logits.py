@@ -48,7 +48,17 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
         label, label_target, t, kept = targets.take(rows)
         of_lse = (part[rows] for part in lse_gradient)
         kernel(
-            z[rows], label, label_target, t, weight[rows], *of_lse, kept, with_gradients, losses[rows], lse[rows], row_dz
+            z[rows],
+            label,
+            label_target,
+            t,
+            weight[rows],
+            *of_lse,
+            kept,
+            with_gradients,
+            losses[rows],
+            lse[rows],
+            row_dz,
         )
         if with_gradients and row_weight.exponent is not None:
             row_dz[:] = ldexp_rows(row_dz, row_weight.exponent[rows])
@@ -81,7 +91,7 @@ def _lse_gradient(
 
 def _kernel(settings: softcap.Settings, dtype: DType) -> Callable[..., None]:
     """Return the kernel for logits as they come, or for scaled and capped ones."""
-    if settings == softcap.Settings():
+    if settings == softcap.UNCHANGED:
         return row_kernels.cross_entropy
     check_options(settings)
     sigma, cap = dtype.type(settings.logit_scale), dtype.type(settings.softcap or 0.0)

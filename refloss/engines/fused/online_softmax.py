@@ -134,8 +134,8 @@ def finish(state: PartialState, label_logit: Pair, label_target: Array, lse_slop
     $$L = t_y\,(-\log p_y) + \sum_{k\ne y} t_k\,(-\log p_k), \qquad
     \frac{\partial L}{\partial z_y} = p_y \sum_{k\ne y} t_k - t_y\,(1 - p_y)$$
 
-    1 - p_y is the sum of the others, and every logarithm a gap and a log1p: each keeps its own digits. A term of the row
-    with the slope `lse_slope` times the log-sum-exp adds $p_k$ times that to its gradient.
+    1 - p_y is the sum of the others, and every logarithm a gap and a log1p: each keeps its own digits. A term of
+    the row with the slope `lse_slope` times the log-sum-exp adds $p_k$ times that to its gradient.
     """
     high, low = two_sum(state.max, -label_logit.hi)
     low = np.where(np.isfinite(high), low + (state.max_low - label_logit.lo), 0.0)

@@ -63,7 +63,8 @@ def tanh_of_half(x: Float) -> tuple[Float, Float]:
     """Return tanh(x / 2) and its slope relative to x / 2, 1 - tanh², for x >= 0: within 6u and 7u of themselves.
 
     With e = exp(-x) they are (1 - e) / (1 + e) and 4e / (1 + e)². 1 - e is (1 - 2^k) - 2^k (exp(r) - 1), in the symbols
-    of `refloss.engines.kernels.exponential.exp`: for k = 0, where it is small, exp(r) - 1 keeps its own digits, and for k < 0 nothing cancels. NaN stays.
+    of `refloss.engines.kernels.exponential.exp`: for k = 0, where it is small, exp(r) - 1 keeps its own digits, and for
+    k < 0 nothing cancels. NaN stays.
     """
     c = constants(x)
     x = max(-x, c.min_argument)
@@ -92,12 +93,12 @@ def nearer(z: Float, tanh: Float, slope: Float, settings: Cap) -> tuple[Float, F
     """Return K tanh(σz / K) and its slope: from the tanh of |σz / K| and its own, or near 0 from the polynomial."""
     near, near_slope = capped_near(z, settings)
     far = tanh * settings.cap
-    is_near = abs(z) <= settings.near
+    is_near = max(z, -z) <= settings.near
     return near if is_near else (far if z >= 0.0 else -far), near_slope if is_near else slope
 
 
 @njit
 def capped(z: Float, settings: Cap) -> tuple[Float, Float]:
     """Return K tanh(σz / K) and its slope relative to σz, for any z: within 8u and 8u + 4σ|z|u/K of themselves."""
-    tanh, slope = tanh_of_half(abs(z) * settings.twice_per_cap)
+    tanh, slope = tanh_of_half(max(z, -z) * settings.twice_per_cap)
     return nearer(z, tanh, slope, settings)

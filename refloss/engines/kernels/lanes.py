@@ -182,7 +182,7 @@ def _near_exps(chunk: FloatArray, largest: Float, settings: Cap, exps: FloatArra
 def _capped_exps(chunk: FloatArray, largest: Float, settings: Cap, exps: FloatArray, out: FloatArray) -> None:
     """Write exponentials of capped logits to exps, and times the slope of the cap to out."""
     for j in range(chunk.shape[0]):
-        exps[j], out[j] = tanh_of_half(abs(chunk[j]) * settings.twice_per_cap)
+        exps[j], out[j] = tanh_of_half(max(chunk[j], -chunk[j]) * settings.twice_per_cap)
     for j in range(chunk.shape[0]):
         exps[j], out[j] = nearer(chunk[j], exps[j], out[j], settings)
     _exps(exps[: chunk.shape[0]], largest, out)

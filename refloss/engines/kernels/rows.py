@@ -64,23 +64,8 @@ def exponentials(
     lanes, lanes_64, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
     slope = np.empty(tile.shape[1] if cap > 0.0 else 0, tile.dtype)
     for i in range(len(tile)):
-        row, own = tile[i], label_columns[i]
-        if own >= 0:
-            row[own] = -np.inf
-        largest = scale_and_max(row, alpha[i], beta, lanes)
-        for k in range(len(lows)):
-            row[k], lows[k] = two_sum(row[k], bias[k])
-        if own >= 0:
-            row[own] = -np.inf
-            if len(lows):
-                lows[own] = 0.0
-        if len(slope):
-            cap_row(row, cap / cap, cap, row, slope)
-            if own >= 0:
-                row[own] = -np.inf
-            lows[:] = 0.0  # far below the roundings of capped logits
-        if len(lows) or len(slope):
-            largest = max_of(row, lanes)
+        row = tile[i]
+        largest = _logits_and_max(row, label_columns[i], alpha[i], beta, bias, cap, lows, slope, lanes)
         row_max[i], max_low[i], sum_exp_minus_one[i], target_gap[i] = largest, 0.0, 0.0, 0.0
         if largest == -np.inf:
             row[:] = 0.0
@@ -99,6 +84,38 @@ def exponentials(
         row[argmax] = beta[argmax]
         for k in range(len(slope)):
             row[k] *= slope[k]
+
+
+@njit
+def _logits_and_max(
+    row: FloatArray,
+    own: int,
+    alpha: Float,
+    beta: FloatArray,
+    bias: FloatArray,
+    cap: Float,
+    lows: FloatArray,
+    slope: FloatArray,
+    lanes: FloatArray,
+) -> Float:
+    """Turn products into logits, the label's into -inf; return the largest. Write their low parts, or slopes of a cap."""
+    if own >= 0:
+        row[own] = -np.inf
+    largest = scale_and_max(row, alpha, beta, lanes)
+    for k in range(len(lows)):
+        row[k], lows[k] = two_sum(row[k], bias[k])
+    if own >= 0:
+        row[own] = -np.inf
+        if len(lows):
+            lows[own] = 0.0
+    if len(slope):
+        cap_row(row, cap / cap, cap, row, slope)
+        if own >= 0:
+            row[own] = -np.inf
+        lows[:] = 0.0  # far below the roundings of capped logits
+    if len(lows) or len(slope):
+        largest = max_of(row, lanes)
+    return largest
 
 
 @njit
@@ -180,9 +197,21 @@ def cross_entropy(
     for i in range(len(z)):
         e = dz[i if with_gradients else 0]
         losses[i], lse[i] = _row(
-            i, z[i], label, label_target, other_targets, row_weight, lse_weight, lse_slope, kept, with_gradients, e,
-            lanes, lanes_low, work,
-        )  # fmt: skip
+            i,
+            z[i],
+            label,
+            label_target,
+            other_targets,
+            row_weight,
+            lse_weight,
+            lse_slope,
+            kept,
+            with_gradients,
+            e,
+            lanes,
+            lanes_low,
+            work,
+        )
 
 
 @njit
@@ -217,18 +246,42 @@ def capped_cross_entropy(
         e = dz[i if with_gradients else 0]
         if one_target:
             losses[i], lse[i] = _capped_row(
-                logit_scale, cap, i, z[i], label, label_target, row_weight, lse_weight, lse_slope, kept, with_gradients, e,
-                lanes, exps,
-            )  # fmt: skip
+                logit_scale,
+                cap,
+                i,
+                z[i],
+                label,
+                label_target,
+                row_weight,
+                lse_weight,
+                lse_slope,
+                kept,
+                with_gradients,
+                e,
+                lanes,
+                exps,
+            )
             continue
         if kept[i] and cap > 0.0:
             cap_row(z[i], logit_scale, cap, capped, slope)
         elif kept[i]:
             _scale_row(z[i], logit_scale, capped, slope)
         losses[i], lse[i] = _row(
-            i, capped, label, label_target, other_targets, row_weight, lse_weight, lse_slope, kept, with_gradients, e,
-            lanes, lanes_low, work,
-        )  # fmt: skip
+            i,
+            capped,
+            label,
+            label_target,
+            other_targets,
+            row_weight,
+            lse_weight,
+            lse_slope,
+            kept,
+            with_gradients,
+            e,
+            lanes,
+            lanes_low,
+            work,
+        )
         if with_gradients and kept[i]:
             for k in range(len(e)):
                 e[k] *= slope[k]

@@ -31,7 +31,7 @@ def softcap_error(z: Array, of_z: Array, settings: softcap.Settings, a: Arithmet
     is wrong by 7u absolutely, which only the standard "relative" does not accept: there it is 4e/(1 + e)².
     """
     sigma, cap = settings
-    if settings == softcap.Settings():
+    if settings == softcap.UNCHANGED:
         return Capped(z, of_z, np.ones_like(z), np.zeros_like(z))
     finite = np.isfinite(z)
     scaled = sigma * np.where(finite, z, 0.0)
