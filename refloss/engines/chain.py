@@ -5,8 +5,10 @@
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. Beside log_softmax stands `logsumexp`, an output of its own, and with a `z_loss` a term of
-the loss. Triplet is a picture of its own. Each picture runs its stages forward and returns their outputs, and a function that runs them backward in
-the opposite order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
+the loss. Triplet is a picture of its own.
+
+Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
+order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
 """
 
 from __future__ import annotations

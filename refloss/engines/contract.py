@@ -63,7 +63,7 @@ def promise(
     *,
     options: bool = False,
 ) -> Promise:
-    r"""Return what an engine promises for samples of scale S_n; options: whether `has_options` holds.
+    r"""Return what an engine promises for samples of scale S_n, with options where `has_options` holds.
 
     With r and g for value and gradient:
 

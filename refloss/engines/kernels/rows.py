@@ -98,7 +98,7 @@ def _logits_and_max(
     slope: FloatArray,
     lanes: FloatArray,
 ) -> Float:
-    """Turn products into logits, the label's into -inf; return the largest. Write their low parts, or slopes of a cap."""
+    """Turn products into logits, the label's into -inf; return the largest. Write low parts, or slopes of a cap."""
     if own >= 0:
         row[own] = -np.inf
     largest = scale_and_max(row, alpha, beta, lanes)
