@@ -62,6 +62,7 @@ def shares(
     *inputs: Any,
     result: Any = None,
     upstream: Any = None,
+    upstream_lse: Any = None,
     entries: Any = None,
     engine: str = "chain",
     **precision: Any,
@@ -70,9 +71,12 @@ def shares(
 
     `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
     """
-    result = result or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
-    truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
-    bound = refloss.error_bound(loss, *inputs, upstream=upstream, engine=engine)
+    followed: dict[str, Any] = {"upstream": upstream}
+    if upstream_lse is not None:
+        followed["upstream_lse"] = upstream_lse
+    result = result or loss.value_and_grad(*inputs, engine=engine, **followed)
+    truth = exact.gradients(loss, *inputs, entries=entries, **followed, **precision)
+    bound = refloss.error_bound(loss, *inputs, engine=engine, **followed)
     return shares_of(result, (exact.value(loss, *inputs, **precision), truth), bound, entries)
 
 
