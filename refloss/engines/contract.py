@@ -73,7 +73,7 @@ def promise(
     | `fused` | linear, margin | max(16u, κu S), κ = 6 + K_D | max(32u, 2κu S) and (16 + K_N + K_C) u more |
     | `chain`, `fused` | logits, triplet | 8u; 16u in float32 | 8u; 16u in float32 |
     | `chain` | logits with options | max(16u, 2^-98 S) | max(16u, 2^-97 S) |
-    | `fused` | logits with options | max(24u, 16u S) | max(24u, 32u S) |
+    | `fused` | logits with options | max(48u, 24u S) | max(48u, 48u S) |
     | `dd` | any | max(4u, 2^-92 S) | max(8u, 2^-91 S) |
 
     Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
@@ -82,9 +82,9 @@ def promise(
     correction, the sum, a division (1u each), log1p (1u), row weight and reduction (1u each).
 
     Options of logits (a logit scale, a cap, a z-loss): the chain has scaled and capped logits as pairs, wrong by at
-    most 200u² < 2^-98 of themselves, and their slope to 8u. A capped logit of `fused` is wrong by 8u of itself (argument 2u,
-    1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`: κ of a linear head is 8
-    more.
+    most 200u² < 2^-98 of themselves, and their slope to 8u. A capped logit of `fused` is wrong by 8u of itself (argument
+    2u, 1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`; a sum of exponentials
+    by 24u. κ of a linear head is 8 more.
     """
     unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)
@@ -93,7 +93,7 @@ def promise(
             return Promise(np.maximum(4.0 * unit, 2.0**-92 * scale), np.maximum(8.0 * unit, 2.0**-91 * scale))
         if head in ("logits", "triplet"):
             if options:
-                least, wrong = (16.0 * unit, 2.0**-98) if engine == "chain" else (24.0 * unit, 16.0 * unit)
+                least, wrong = (16.0 * unit, 2.0**-98) if engine == "chain" else (48.0 * unit, 24.0 * unit)
                 return Promise(np.maximum(least, wrong * scale), np.maximum(least, 2.0 * wrong * scale))
             most = np.full(scale.shape, (8.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
             return Promise(most, most)

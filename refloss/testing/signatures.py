@@ -96,6 +96,12 @@ def softcap_of(loss: Loss) -> softcap.Settings:
     return cast(WithCap, loss.spec).softcap
 
 
+def has_options(loss: Loss) -> bool:
+    """Whether a loss on logits has a cap or a z-loss, so that what all logits have in common counts too."""
+    capped = head_of(loss) in ("logits", "linear") and softcap_of(loss).softcap is not None
+    return capped or (has_labels(loss) and cross_entropy_of(loss).z_loss != 0.0)
+
+
 def class_weight_of(loss: Loss) -> tuple[float, ...] | None:
     """Return the class weights, if the loss has any."""
     return cross_entropy_of(loss).class_weight if has_labels(loss) else None

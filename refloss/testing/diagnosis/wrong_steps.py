@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refloss.error_free import Array
 from refloss.losses import CrossEntropy
+from refloss.stages import softcap
 from refloss.testing.diagnosis.references import Outcomes, References
 from refloss.testing.signatures import (
     LABELS,
@@ -26,6 +27,7 @@ from refloss.testing.signatures import (
     head_of,
     margin_of,
     scale_of,
+    softcap_of,
 )
 
 Step: TypeAlias = tuple[str, Callable[[Inputs], Any]]
@@ -73,7 +75,9 @@ def _softmax_steps(loss: Loss) -> Iterator[Step]:
     stage = {"logits": "", "linear": "linear", "margin": "logits"}[head]
 
     def logits(inputs: Inputs) -> Array:
-        z: Array = loss.trace(*inputs)[stage].output if stage else inputs[0]
+        steps = loss.trace(*inputs) if stage or softcap_of(loss) != softcap.UNCHANGED else {}
+        last = "softcap" if "softcap" in steps else stage
+        z: Array = steps[last].output if last else inputs[0]
         return z
 
     def twice(inputs: Inputs) -> Any:

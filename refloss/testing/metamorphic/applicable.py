@@ -44,7 +44,7 @@ from refloss.testing.metamorphic.within_result import (
     repeatable,
     slope,
 )
-from refloss.testing.signatures import cross_entropy_of, head_of, margin_of, scale_of
+from refloss.testing.signatures import cross_entropy_of, has_options, head_of, margin_of, scale_of
 
 Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
 
@@ -67,7 +67,7 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
         yield upstream
     if head == "margin" and directions(code) & set(code.gradients):
         yield radial
-    if head == "logits" or (head == "triplet" and len(code.gradients) == 3):
+    if (head == "logits" and not has_options(code.loss)) or (head == "triplet" and len(code.gradients) == 3):
         yield nothing_in_sum
     if head != "margin" or margin_of(code.loss).gradient == "exact":
         yield slope
@@ -79,15 +79,15 @@ def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
     kinds = kinds_of_classes(code, shape.c)
     if len(np.unique(kinds)) < len(kinds):
         yield order_of_classes
-    if head == "logits":
+    if head == "logits" and not has_options(loss):
         yield shift
         if shape.c > 1:
             yield far_below
             if not cross_entropy_of(loss).label_smoothing:
                 yield from (far_above, masked)
-    else:
+    if head != "logits":
         yield axes
-    if head == "linear":
+    if head == "linear" and not has_options(loss):
         yield vector_for_all_classes
     if head == "margin":
         yield lengths_of_w
