@@ -82,9 +82,9 @@ def promise(
     correction, the sum, a division (1u each), log1p (1u), row weight and reduction (1u each).
 
     Options of logits (a logit scale, a cap, a z-loss): the chain has scaled and capped logits as pairs, wrong by at
-    most 200u² < 2^-98 of themselves, and their slope to 8u. A capped logit of `fused` is wrong by 8u of itself (argument
-    2u, 1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`; a sum of exponentials
-    by 24u. κ of a linear head is 8 more.
+    most 200u² < 2^-98 of themselves, and their slope to 8u. A capped logit of `fused` is wrong by 8u of itself
+    (argument 2u, 1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`; a sum of
+    exponentials by 24u. κ of a linear head is 8 more.
     """
     unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)

@@ -303,7 +303,7 @@ def _with_options(
             value[counting.kept] += of_terms
         else:
             of_terms = of_terms + (a.sum_of(n) + 2.0) * a.u * z_loss * lse**2
-            value = value + (of_terms.mean() if loss.reduction == "mean" else of_terms.sum())
+            value = value + of_terms.sum() / (max(n, 1) if loss.reduction == "mean" else 1)
             value = value + a.u * np.abs((rows.loss * counting.weight).sum())
         plain = 2.0 * z_loss * counting.plain_weights[:, None]
         through = plain * lse[:, None] * rows.p
