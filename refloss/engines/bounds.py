@@ -194,8 +194,11 @@ def _capped(call: _Counted[H], z: Pair) -> _Rows:
     if call.spec.softcap == softcap.UNCHANGED:
         return _cross_entropy(call, z)
     capped, saved = softcap.forward(z, call.spec.softcap)
-    rows = _cross_entropy(call, capped)
-    return rows._replace(error=_times(rows.error, _log(saved.slope)))
+    rows, slope = _cross_entropy(call, capped), _log(saved.slope)
+    # A slope below the smallest normal number may be rounded to 0, which is off by as much of the terms.
+    least = call.least + np.log2(call.spec.softcap.logit_scale) - np.log2(call.promise.gradient)[:, None]
+    slope = np.where(slope == -np.inf, slope, np.logaddexp2(slope, least))
+    return rows._replace(error=_times(rows.error, slope))
 
 
 def _logits(call: _Counted[Logits]) -> ValueAndGradients:
