@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.engines.spec import Arrays, Linear, Logits, Margin, Spec, Triplet
+from refloss.engines.spec import Arrays, Divergence, Linear, Logits, Margin, Spec, Triplet
 from refloss.error_free import Array, high, scale_rows
 from refloss.formats import FORMATS, format_of
 from refloss.stages import cross_entropy
@@ -62,12 +62,21 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
     | `chain` | linear, margin | max(16u, 4u S) | max(32u, 8u S) |
     | `fused` | linear, margin | max(16u, κu S), κ = 6 + K_D | max(32u, 2κu S) and (16 + K_N + K_C) u more |
     | `chain`, `fused` | logits, triplet | 8u; 16u in float32 | 8u; 16u in float32 |
+    | `chain`, `fused` | divergence | 48u; 16u in float32 | 48u; 16u in float32 |
     | `dd` | any | max(4u, 2^-92 S) | max(8u, 2^-91 S) |
 
     Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
     is by 4u S, and a loss, relative to itself, by as much; a softmax by twice that. Fused: sums of D products and
     squares are the BLAS's, whose error is K_D u. What is beside S are the roundings of cross entropy: exp (1u), its
     correction, the sum, a division (1u each), log1p (1u), row weight and reduction (1u each).
+
+    Divergence: a probability is wrong by 6u (exp and its correction 2u, their sum 3u, the division 1u), q - p by at
+    most 14u of itself, and log q - log p by at most twice the sum of these errors, 28u of Σ|q - p|, for at least half
+    of q enters the equation that the last step solves, see `refloss.stages.divergence.compare`. A loss passes on 14u of
+    itself (a probability, e^δ - 1 - δ with 5u, a product, the sum, the reduction). What log q - log p is wrong by
+    changes no sum Σ (q - p), so it matters only where q is more than e^4 times p, 28u Σ|q - p| times the sum of such q,
+    which is at most half of Σ|q - p|; and that is 28u L, for Σ|q - p| is at most √(2L) (Pinsker). In float32 results
+    are rounded once more.
     """
     unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)
@@ -76,6 +85,9 @@ def promise(engine: str, head: str, scale: Array, classes: int = 1, width: int =
             return Promise(np.maximum(4.0 * unit, 2.0**-92 * scale), np.maximum(8.0 * unit, 2.0**-91 * scale))
         if head in ("logits", "triplet"):
             most = np.full(scale.shape, (8.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
+            return Promise(most, most)
+        if head == "divergence":
+            most = np.full(scale.shape, (48.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
             return Promise(most, most)
         if engine == "chain":
             return Promise(np.maximum(16.0 * unit, 4.0 * unit * scale), np.maximum(32.0 * unit, 8.0 * unit * scale))
@@ -93,7 +105,7 @@ def log2_lengths(rows: Any) -> Array:
 
 def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     """Return S_n of every sample (N,), 1 where there is none; longest is the largest ‖w_k‖, if it is known already."""
-    if isinstance(spec, Logits | Triplet):
+    if isinstance(spec, Logits | Triplet | Divergence):
         return np.ones(len(next(iter(arrays.values()))))
     if isinstance(spec, Margin) and spec.scale is not None:
         return np.full(len(arrays["x"]), spec.scale)
@@ -118,7 +130,7 @@ def warn_if_unreliable(
     engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None
 ) -> None:
     """Warn where samples that count have a scale at which nothing is promised."""
-    if isinstance(spec, Logits | Triplet):
+    if isinstance(spec, Logits | Triplet | Divergence):
         return
     kept = cross_entropy.kept(arrays["y"], spec.cross_entropy)
     scale = np.zeros(len(kept))

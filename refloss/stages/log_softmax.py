@@ -7,7 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from refloss.error_free import Array, Numbers, Pair, StageResult, digits, high, order, plain, total, where
+from refloss.error_free import (
+    Array,
+    Numbers,
+    Pair,
+    StageResult,
+    digits,
+    high,
+    order,
+    plain,
+    rounded_total,
+    total,
+    where,
+)
 from refloss.stages.softmax import Saved, exponentials, probabilities
 
 
@@ -44,6 +56,17 @@ def log_sum_exp(z: Pair) -> Array:
         return np.asarray(
             np.where(np.isinf(largest), largest, largest + plain(exponentials(z).sum_exp_minus_one.log1p()))
         )
+
+
+def entropy(z: Pair) -> StageResult:
+    r"""Return the entropy of every row (N,).
+
+    $$H = -\sum_k p_k\log p_k$$
+    """
+    log_p, saved = forward(z)
+    p = saved.p
+    with np.errstate(invalid="ignore"):
+        return rounded_total(where(digits(p) == 0.0, 0.0, p * -log_p))
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
