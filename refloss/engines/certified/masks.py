@@ -48,11 +48,9 @@ def known_divergences(arrays: Arrays, form: str, upstream: Array | None) -> tupl
         return rows._replace(notes=notes), masks
     own, other = (masks.target, masks.z) if form == "forward" else (masks.z, masks.target)
     alone = own & ~other & ~undefined[:, None]
-    infinite: Mask = alone.any(axis=1)
+    infinite = np.asarray(alone.any(axis=1))
     rows.losses[infinite] = inf
-    divided: Mask = infinite & (own & other).any(
-        axis=1
-    )  # some of the probability is elsewhere: the gradient is infinite too
+    divided = np.asarray(infinite & (own & other).any(axis=1))  # if not, the gradient of the loss is finite
     limit = np.where(divided[:, None] & own, np.where(alone, inf, -inf), 0.0)
     signs = np.broadcast_to(np.sign(0.0 if upstream is None else upstream), len(z))[:, None]
     limit = np.where((limit == 0.0) | (signs == 0.0), 0.0, np.where(signs < 0.0, -limit, limit))

@@ -366,7 +366,7 @@ class DivergenceProofs(Proofs):
 
 
 def _is_as_likely(z: dict[int, Fraction], t: dict[int, Fraction], classes: int) -> Mask:
-    """Where q_k = p_k: exp(z_k) Σ_j exp(t_j) = exp(t_k) Σ_j exp(z_j), the z_k + t_j being the t_k + z_j in some order."""
+    """Where q_k = p_k, or exp(z_k) Σ_j exp(t_j) = exp(t_k) Σ_j exp(z_j): the z_k + t_j are the t_k + z_j, reordered."""
     mask = np.ones(classes, np.bool_)
     for k in z.keys() | t.keys():
         mask[k] = (
