@@ -181,8 +181,8 @@ def compare(z: Pair, target: Pair) -> Compared:
         share = total(where(near, q, 0.0))
         off = total(where(near, p * _expm1(delta, near), q - p)) / share
         delta = where((_floats(share) >= 0.5)[:, None], delta - off[:, None], coarse)
-    delta = where(both, delta, np.where(in_z, np.inf, 0.0) - np.where(in_target, np.inf, 0.0))
-    return Compared(q, p, where(in_z | in_target, delta, 0.0), (parts_z.gap, parts_t.gap))
+    delta = where(both, delta, np.where(in_z == in_target, 0.0, np.where(in_z, np.inf, -np.inf)))
+    return Compared(q, p, delta, (parts_z.gap, parts_t.gap))
 
 
 def terms(p: StageResult, q: StageResult, delta: StageResult) -> StageResult:
@@ -197,7 +197,7 @@ def terms(p: StageResult, q: StageResult, delta: StageResult) -> StageResult:
     with np.errstate(invalid="ignore", over="ignore"):
         outer = q - _times(p, 1.0 + delta)
         inner = p * Pair.of(plain(where(middle, delta, 0.0))).expm1mx()
-    return where(size == -np.inf, np.inf, where(middle, inner, rounded(outer)))
+    return where(digits(delta) == -np.inf, np.inf, where(middle, inner, rounded(outer)))
 
 
 def difference(p: StageResult, q: StageResult, delta: StageResult) -> StageResult:
@@ -227,16 +227,14 @@ def logs_over_mean(delta: StageResult) -> tuple[StageResult, StageResult]:
 def _of_expectation(g: Numbers, p: StageResult, delta: StageResult, gap: StageResult, kl: StageResult) -> StageResult:
     """Return the gradient of KL(p||q) in the logits of p, times g (N, 1)."""
     gradient = g * _times(p, rounded(-(delta + kl[:, None])))
-    infinite = _floats(kl) == np.inf
+    infinite = digits(kl) == np.inf
     if not infinite.any():
         return gradient
-    masked = (_floats(delta) == -np.inf) & infinite[:, None]
-    some = digits(p) > 0.0
-    limit = where(digits(g) == 0.0, 0.0, g * np.where(masked, np.inf, np.where(some, -np.inf, 0.0)))
-    limit = where(some | masked, limit, 0.0)
+    own, masked = digits(gap) > -np.inf, digits(delta) == -np.inf
+    limit = where((digits(g) == 0.0) | ~own, 0.0, g * np.where(masked, np.inf, -np.inf))
     log_p = _times(p, rounded(gap))
     entropy = g * (log_p - _times(p, rounded_total(log_p)[:, None]))
-    alone = ~(some & ~masked).any(axis=1)
+    alone = ~(own & ~masked).any(axis=1)
     return where(infinite[:, None], where(alone[:, None], entropy, limit), gradient)
 
 

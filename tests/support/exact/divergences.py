@@ -70,13 +70,13 @@ class Divergence:
         return rows[0], rows[1]
 
     def _difference(self, rows: tuple[Reals, Reals], side: int, k: int, digits: int) -> mpf:
-        """Truncation is of the order of h² p_k, and is to be small against p_k V; rounding too."""
+        """Truncation is of the order of h² times the logit's own probability, and V times that is not to be lost."""
         with mp.workdps(digits + DEEPEST + GUARD):
             q, p = ([mp.exp(number) for number in logarithms(row)] for row in rows)
             apart = mp.fsum(abs(a - b) for a, b in zip(q, p, strict=True))
             if apart < mpf(10) ** -DEEPEST:
                 return mpf(0)
-            small, deep = places(1 / apart), min(places(1 / max(q[k], p[k])), DEEPEST)
+            small, deep = places(1 / apart), min(places(1 / (q, p)[side][k]), DEEPEST)
         tens = (digits + small) // 2 + 6
         size = max(places(abs(number)) for row in rows for number in row if mp.isfinite(number))
         with mp.workdps(digits + tens + small + deep + size + GUARD):
