@@ -28,10 +28,10 @@ class DivergenceGradient(NamedTuple):
 class KLDivergence(Loss):
     r"""Kullback-Leibler divergence of the softmax of some logits from that of a target's logits.
 
-    $$L_n = \operatorname{KL}(p_n\Vert q_n) = \sum_k p_{nk}\,(\log p_{nk} - \log q_{nk})$$
+    $$L_n = \sum_k p_{nk}\,(\log p_{nk} - \log q_{nk})$$
 
-    with q = softmax(z) of the model (the student), and p the softmax of the target's logits (the teacher); or
-    $\operatorname{KL}(q_n\Vert p_n)$, or the Jensen-Shannon divergence
+    with q = softmax(z) of the model (the student), and p the softmax of the target's logits (the teacher); that is
+    $\operatorname{KL}(p_n\Vert q_n)$. Or $\operatorname{KL}(q_n\Vert p_n)$, or the Jensen-Shannon divergence
     $(\operatorname{KL}(p_n\Vert m_n) + \operatorname{KL}(q_n\Vert m_n))/2$ with m = (p + q)/2. It is
     ``torch.nn.functional.kl_div(log_softmax(z), log_softmax(target), log_target=True)``, whose reduction "batchmean" of
     logits (N, C) is "mean" here.

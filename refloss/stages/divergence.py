@@ -74,9 +74,9 @@ class Saved(NamedTuple):
 def forward(z: Pair, target: Pair, form: str) -> tuple[StageResult, Saved]:
     r"""Compare two softmaxes.
 
-    $$L = \sum_k p_k\,(\log p_k - \log q_k) \;\text{(forward)}, \qquad
-    \sum_k q_k\,(\log q_k - \log p_k) \;\text{(reverse)}, \qquad
-    \frac12\sum_k \Bigl(p_k\log\frac{p_k}{m_k} + q_k\log\frac{q_k}{m_k}\Bigr) \;\text{(Jensen-Shannon)}$$
+    $$L = \sum_k p_k\,(\log p_k - \log q_k) \;\text{(forward)}, \quad
+    \sum_k q_k\,(\log q_k - \log p_k) \;\text{(reverse)}, \quad
+    \frac{1}{2}\sum_k \Bigl(p_k\log\frac{p_k}{m_k} + q_k\log\frac{q_k}{m_k}\Bigr) \;\text{(Jensen-Shannon)}$$
 
     with $q = \operatorname{softmax}(z)$, p that of the target and $m = (p + q)/2$. These terms have both signs. Because
     $\sum_k (q_k - p_k) = 0$, the same sums have terms that are all 0 or more, see `terms`, and L is right relative to
@@ -115,15 +115,18 @@ def forward(z: Pair, target: Pair, form: str) -> tuple[StageResult, Saved]:
 def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult]:
     r"""Carry the gradient of the row losses to both rows of logits.
 
-    $$\frac{\partial L}{\partial z_k} = q_k - p_k, \quad
-    \frac{\partial L}{\partial t_k} = p_k\Bigl(\log\frac{p_k}{q_k} - L\Bigr) \;\text{(forward)}, \qquad
-    \frac{\partial L}{\partial z_k} = \frac{q_k}2\Bigl(\log\frac{q_k}{m_k} - \operatorname{KL}(q\Vert m)\Bigr), \quad
-    \frac{\partial L}{\partial t_k} = \frac{p_k}2\Bigl(\log\frac{p_k}{m_k} - \operatorname{KL}(p\Vert m)\Bigr)
-    \;\text{(Jensen-Shannon)}$$
+    $$\frac{\partial L}{\partial z_k} = q_k - p_k, \qquad
+    \frac{\partial L}{\partial t_k} = p_k\,(\log p_k - \log q_k - L)$$
 
-    with t the target's logits; reverse is forward with the two exchanged. q - p is p (e^δ - 1) where q and p are near
-    each other. Where L is infinite, because q is 0 at a class where p is not, the second gradient of forward is the
-    limit as such logits z go to -inf together: infinite, or that of Σ p log p where all of p is on such classes.
+    with t the target's logits, of forward; of reverse the same with the two sides exchanged. Of Jensen-Shannon
+
+    $$\frac{\partial L}{\partial z_k} = \frac{q_k}{2}\Bigl(\log\frac{q_k}{m_k} - \sum_j q_j\log\frac{q_j}{m_j}\Bigr),
+    \qquad
+    \frac{\partial L}{\partial t_k} = \frac{p_k}{2}\Bigl(\log\frac{p_k}{m_k} - \sum_j p_j\log\frac{p_j}{m_j}\Bigr)$$
+
+    q - p is p (e^δ - 1) where q and p are near each other, and sums that are divergences are as accurate. Where L is
+    infinite, because q is 0 at a class where p is not, the second gradient of forward is the limit as such logits z go
+    to -inf together: infinite, or that of Σ p log p where all of p is on such classes.
 
     Parameters
     ----------
@@ -188,7 +191,8 @@ def compare(z: Pair, target: Pair) -> Compared:
 def terms(p: StageResult, q: StageResult, delta: StageResult) -> StageResult:
     r"""Return the terms of KL(p||q), all 0 or more.
 
-    $$p_k\,(e^{\delta_k} - 1 - \delta_k) = q_k - p_k\,(1 + \delta_k), \qquad \delta = \log q - \log p$$
+    $$h_k = p_k\,(e^{\delta_k} - 1 - \delta_k) = q_k - p_k\,(1 + \delta_k), \qquad
+    \delta_k = \log q_k - \log p_k$$
 
     The second form is as good where δ is below -1 or above 4, and holds where p is 0 as well.
     """
@@ -209,10 +213,10 @@ def difference(p: StageResult, q: StageResult, delta: StageResult) -> StageResul
 def logs_over_mean(delta: StageResult) -> tuple[StageResult, StageResult]:
     r"""Return log(q/m) and log(p/m).
 
-    $$\log\frac{q}{m} = \operatorname{log1p}\tanh\frac\delta2, \qquad
-    \log\frac{p}{m} = \log\frac{q}{m} - \delta = \operatorname{log1p}\Bigl(-\tanh\frac\delta2\Bigr)$$
+    $$r_k = \operatorname{log1p}(\tau_k), \qquad s_k = \operatorname{log1p}(-\tau_k) = r_k - \delta_k, \qquad
+    \tau_k = \frac{e^{\delta_k} - 1}{e^{\delta_k} + 1}$$
 
-    The hyperbolic tangent of |δ|/2 is $(1 - e^{-|\delta|})/(1 + e^{-|\delta|})$.
+    with r = log(q/m), s = log(p/m) and τ, the hyperbolic tangent of δ/2, from -|δ|.
     """
     first = _floats(delta) >= 0.0
     below = where(first, -delta, delta)  # -|δ|

@@ -59,10 +59,7 @@ def log_sum_exp(z: Pair) -> Array:
 
 
 def entropy(z: Pair) -> StageResult:
-    r"""Return the entropy of every row (N,).
-
-    $$H = -\sum_k p_k\log p_k$$
-    """
+    """Return the entropy -Σ p_k log p_k of every row (N,)."""
     log_p, saved = forward(z)
     p = saved.p
     with np.errstate(invalid="ignore"):
