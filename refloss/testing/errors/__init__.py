@@ -16,6 +16,7 @@ from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
 from refloss.testing.errors.cosine import Head, cosine_error
 from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error
+from refloss.testing.errors.divergence import Divergences, divergence_error
 from refloss.testing.errors.margin import POLYNOMIALS, TargetError, chord_error, margin_error, polynomial_error
 from refloss.testing.errors.normalize import Side, normalize_error, scale_error
 from refloss.testing.errors.triplet import Triplets, triplet_error
@@ -24,6 +25,7 @@ __all__ = [
     "POLYNOMIALS",
     "UNKNOWN",
     "Arithmetic",
+    "Divergences",
     "Head",
     "Rows",
     "Side",
@@ -34,6 +36,7 @@ __all__ = [
     "chord_error",
     "cosine_error",
     "cross_entropy_error",
+    "divergence_error",
     "margin_error",
     "normalize_error",
     "polynomial_error",
