@@ -38,7 +38,13 @@ BOXES = {
     "triplet": Spot(2, 3),
     "divergence": Spot(2, 4),
 }
-WORDS = {"x, W": Spot(0, 0), "x, w_y": Spot(0, 1), "x, W, b": Spot(0, 2), "a, p, n": Spot(0, 3), "z, target": Spot(0, 4)}
+WORDS = {
+    "x, W": Spot(0, 0),
+    "x, w_y": Spot(0, 1),
+    "x, W, b": Spot(0, 2),
+    "a, p, n": Spot(0, 3),
+    "z, target": Spot(0, 4),
+}
 ENDS = {"loss": Spot(6, 0.5), "loss ": Spot(6, 3), "loss  ": Spot(6, 4)}
 ARROWS = [
     ("x, W", "normalize"),
