@@ -27,6 +27,7 @@ LOGITS = refloss.CrossEntropy()
 ROWS = refloss.CrossEntropy(reduction="none")
 LINEAR = refloss.SoftmaxLoss(reduction="sum")
 TRIPLET = refloss.Triplet()
+DIVERGENCE = refloss.KLDivergence()
 WEIGHTED = refloss.CrossEntropy(class_weight=(0.0, 2.0, 1.0, 1.0, 0.0))
 
 IGNORED = "Samples whose label is ignored"
@@ -102,6 +103,8 @@ SETTINGS = [
     refloss.Triplet(squared=False, m=1.0),
     refloss.Triplet(reduction="none"),
     refloss.ArcFace(gradient="detached", s=None),
+    refloss.KLDivergence(reduction="none"),
+    refloss.KLDivergence(form="reverse", reduction="sum"),
 ]
 
 
@@ -111,8 +114,15 @@ def test_settings_keep_them(loss, dtype):
     assert properties(ours(loss), loss, dtype=dtype, examples=3).passed
 
 
+def test_the_jensen_shannon_divergence_keeps_them():
+    """In bfloat16 it takes more tries: it is at most log 2, and its budget is often larger."""
+    loss = refloss.KLDivergence(form="jensen-shannon", reduction="sum")
+    for dtype in ("bfloat16", "float64"):
+        assert properties(ours(loss), loss, dtype=dtype, examples=10).passed
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 3), (2, 2, 1), (5, 1, 2)], ids=repr)
-@pytest.mark.parametrize("loss", [LOGITS, LINEAR, LOSS, TRIPLET], ids=repr)
+@pytest.mark.parametrize("loss", [LOGITS, LINEAR, LOSS, TRIPLET, DIVERGENCE], ids=repr)
 def test_small_shapes_keep_them(loss, shape):
     report = properties(ours(loss), loss, dtype="float64", shape=shape, examples=4)
     assert report.passed, str(report)
@@ -139,6 +149,11 @@ def test_which_properties_there_are():
     assert "below 0" in weighted
     assert "below 0" not in titles(replace(LOGITS, class_weight=(1.0, -2.0)))
     assert CLOSED in titles(TRIPLET)
+    divergence = titles(DIVERGENCE)
+    assert "classes changes" in divergence
+    assert "all logits" in divergence
+    assert IGNORED not in divergence
+    assert "classes changes" not in titles(DIVERGENCE, shape=(2, 1, 1))
     assert "is that of the value" not in titles(refloss.ArcFace(gradient="detached"))
     assert "orthogonal" in titles(LOSS, gradients="x")
     assert "orthogonal" not in titles(refloss.ArcFace(s=None), gradients="x")
@@ -328,6 +343,21 @@ BREAKS = {
     "gradient of the bias": (LINEAR, wrong_bias, "gradient is that of the value"),
     "translation": (TRIPLET, lambda a, p, n: ours(TRIPLET)(a, 2.0 * p, n), "same vector added to all embeddings"),
     "sum": (LOGITS, changed(LOGITS, softmax_alone), "add up to nothing"),
+    "shift of a target": (
+        DIVERGENCE,
+        lambda z, target: ours(DIVERGENCE)(z, target + 0.01 * target**2),
+        "same number added to all logits",
+    ),
+    "sum of divergences": (
+        DIVERGENCE,
+        changed(DIVERGENCE, scaled(1, lambda g: 1.0 + 0.0 * g + np.eye(*g.shape))),
+        "add up to nothing",
+    ),
+    "order in divergences": (
+        DIVERGENCE,
+        changed(DIVERGENCE, lambda v, g, i: (v + 0.01 * i[1][:, 0].sum() - 0.01 * i[1][:, -1].sum(), *g)),
+        "order of the classes",
+    ),
     "sum of triplets": (TRIPLET, changed(TRIPLET, scaled(0, lambda g: 2.0)), "add up to nothing"),
     "detached": (LOSS, ours(LOSS, gradient="detached"), "gradient is that of the value"),
     "no gradient": (LOSS, changed(LOSS, lambda v, g, i: (v, 0.0 * g[0], 0.0 * g[1])), "gradient is that of the value"),
@@ -411,7 +441,7 @@ def all_properties():
 
 @pytest.mark.usefixtures("first_break")
 @pytest.mark.parametrize("mutant", mutants.GROSS)
-@pytest.mark.parametrize("loss", [LOSS, LOGITS, LINEAR, TRIPLET], ids=repr)
+@pytest.mark.parametrize("loss", [LOSS, LOGITS, LINEAR, TRIPLET, DIVERGENCE], ids=repr)
 def test_every_mutant_breaks_one(loss, mutant):
     def change(value, gradients, inputs):
         names = ("x", "w") if len(gradients) == 2 else ("anchor", "positive", "negative")[: len(gradients)]

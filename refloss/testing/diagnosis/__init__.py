@@ -41,7 +41,7 @@ def diagnose(
     Cases that fail for reasons of their own, such as lengths that overflow and labels that are ignored, are considered
     only if nothing else fails, since other causes show in them too.
     """
-    if head_of(loss) == "logits":
+    if head_of(loss) in ("logits", "divergence"):
         failed, passed = ([_as_rows(loss, case, output) for case, output in ran] for ran in (failed, passed))
     references = References(dtype, a)
     finite = [(case, output) for case, output in failed if is_finite(loss, case, output, references)]
@@ -57,7 +57,7 @@ def diagnose(
 
 
 def _as_rows(loss: Loss, case: Case, output: Found) -> tuple[Case, Found]:
-    """Return logits (..., C) as rows (N, C), with labels and results in the same layout."""
+    """Return logits (..., C) as rows (N, C), with labels, other logits and results in the same layout."""
     z, y = case.inputs
     classes = z.shape[-1]
     rows = z.reshape(-1, classes), y.reshape((-1, classes) if y.ndim == z.ndim else -1)

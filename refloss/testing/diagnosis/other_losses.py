@@ -8,13 +8,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from refloss.stages import margin
+from refloss.stages import divergence, margin
 from refloss.testing.diagnosis.references import Outcomes, References, SmoothedOthers, agrees, number_of_classes
 from refloss.testing.signatures import (
     Inputs,
     Loss,
     class_weight_of,
     cross_entropy_of,
+    divergence_of,
     has_labels,
     head_of,
     labels_of,
@@ -35,6 +36,10 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
             yield from _with(loss, f"{reduction} instead of {loss.reduction}", reduction=reduction)
     if head_of(loss) == "margin":
         yield from _margins(loss)
+    if head_of(loss) == "divergence":
+        for form in divergence.FORMS:
+            if form != divergence_of(loss).form:
+                yield from _with(loss, f"value and gradient agree with form={form!r}", form=form)
     if not has_labels(loss):
         return
     if cross_entropy_of(loss).label_smoothing:

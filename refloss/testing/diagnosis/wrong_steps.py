@@ -64,6 +64,9 @@ def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, reference
 def _steps(loss: Loss) -> Iterator[Step]:
     if head_of(loss) == "triplet":
         return
+    if head_of(loss) == "divergence":
+        yield from _divergence_steps(loss)
+        return
     yield from _softmax_steps(loss)
     if head_of(loss) == "margin":
         yield from _normalization_steps(loss)
@@ -103,6 +106,22 @@ def _softmax_steps(loss: Loss) -> Iterator[Step]:
     for eps in ADDED_TO_PROBABILITIES:
         sentence = f"{eps:g} added to probabilities before their logarithm: take log_softmax"
         yield sentence, functools.partial(with_constant, eps)
+
+
+def _divergence_steps(loss: Loss) -> Iterator[Step]:
+    """A mean over all entries, a temperature that is squared or not, probabilities taken for logits."""
+
+    def over_entries(inputs: Inputs) -> Any:
+        return np.asarray(loss(*inputs)) / inputs[0].shape[-1]
+
+    def of_probabilities(inputs: Inputs) -> Any:
+        z, target = inputs
+        e = np.exp(target - target.max(axis=-1, keepdims=True))
+        return loss(z, e / e.sum(axis=-1, keepdims=True))
+
+    if loss.reduction == "mean":
+        yield 'divided by the number of entries, as reduction="mean" of torch\'s kl_div: take "batchmean"', over_entries
+    yield "softmax of the target taken twice: of its logits, and of their probabilities again", of_probabilities
 
 
 def _normalization_steps(loss: Loss) -> Iterator[Step]:

@@ -59,6 +59,8 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
         yield from (order_of_samples, samples_alone)
     if head == "triplet":
         yield from (axes, translation, closed, coincident)
+    elif head == "divergence":
+        yield from (order_of_classes, shift) if shape.c > 1 else (shift,)
     else:
         yield from _labelled(code, shape, ignored)
     if not code.gradients:
@@ -67,7 +69,8 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
         yield upstream
     if head == "margin" and directions(code) & set(code.gradients):
         yield radial
-    if (head == "logits" and not has_options(code.loss)) or (head == "triplet" and len(code.gradients) == 3):
+    balanced = head == "divergence" or (head == "logits" and not has_options(code.loss))
+    if balanced or (head == "triplet" and len(code.gradients) == 3):
         yield nothing_in_sum
     if head != "margin" or margin_of(code.loss).gradient == "exact":
         yield slope

@@ -48,9 +48,11 @@ def order_of_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> No
         order[places] = rng.permutation(places)
 
     def ordered(name: str, part: NDArray[Any]) -> NDArray[Any]:
-        return part[:, order] if name == "z" else part[order] if name in PER_CLASS else part
+        return part[:, order] if name in ("z", "target") else part[order] if name in PER_CLASS else part
 
-    changed = {name: ordered(name, entry) for name, entry in inputs.items()} | {"y": np.argsort(order)[inputs["y"]]}
+    changed = {name: ordered(name, entry) for name, entry in inputs.items()}
+    if "y" in inputs:
+        changed["y"] = np.argsort(order)[inputs["y"]]
     same(code, inputs, changed, ordered)
 
 
@@ -83,10 +85,11 @@ def _lengths(code: Code, inputs: Inputs, field: str, rng: np.random.Generator) -
 
 def shift(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """The same number added to all logits of a sample changes nothing."""
-    far = rng.choice([-FAR, 0.0, FAR])
-    z = code.on_grid(inputs["z"], np.abs(inputs["z"]).max() + FAR) if far else inputs["z"]
-    numbers = far or rng.integers(-4, 5, (len(z), 1))
-    same(code, inputs | {"z": z}, inputs | {"z": z + numbers})
+    for name in (name for name in ("z", "target") if name in inputs):
+        far = rng.choice([-FAR, 0.0, FAR])
+        z = code.on_grid(inputs[name], np.abs(inputs[name]).max() + FAR) if far else inputs[name]
+        numbers = far or rng.integers(-4, 5, (len(z), 1))
+        same(code, inputs | {name: z}, inputs | {name: z + numbers})
 
 
 def vector_for_all_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:

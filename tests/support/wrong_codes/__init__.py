@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from support.wrong_codes.code import Wrong
+from support.wrong_codes.divergence_codes import divergences
 from support.wrong_codes.head_codes import heads
 from support.wrong_codes.indexing import indices, writing
 from support.wrong_codes.precision import arithmetic
@@ -20,7 +21,7 @@ from support.wrong_codes.zeros import structural_zeros
 
 __all__ = ["Wrong", "wrong_codes"]
 
-FAMILIES = (structural_zeros, indices, writing, logarithms, arithmetic, means, heads, triplets)
+FAMILIES = (structural_zeros, indices, writing, logarithms, arithmetic, means, heads, triplets, divergences)
 
 
 def wrong_codes() -> Iterator[Wrong]:
