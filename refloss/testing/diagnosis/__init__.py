@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from refloss.testing.adapters import Found
-from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients
+from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients, wrong_upstreams
 from refloss.testing.diagnosis.other_losses import fitted, relabelled, relatives
 from refloss.testing.diagnosis.precision import by_arccos, clamped, short_numbers
 from refloss.testing.diagnosis.references import Outcomes, References, all_agree
+from refloss.testing.diagnosis.rounded import rounded_probabilities
 from refloss.testing.diagnosis.special import by_flags, is_finite, not_finite, without_special
 from refloss.testing.diagnosis.wrong_steps import steps_that_explain
 from refloss.testing.errors import Arithmetic
@@ -85,7 +86,9 @@ def _named(loss: Loss, failing: Sequence[tuple[Case, Found]], right: Outcomes, r
 
 def _causes(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
     """Return causes that explain all of the failures, from the surest kind that has one."""
-    causes = _certain_causes(loss, failing, right, references, fit=True) or wrong_gradients(loss, failing, references)
+    causes = _certain_causes(loss, failing, right, references, fit=True)
+    causes = causes or rounded_probabilities(loss, failing, references) or wrong_upstreams(loss, failing, references)
+    causes = causes or wrong_gradients(loss, failing, references)
     if head_of(loss) == "margin" and not causes:
         causes = clamped(loss, failing, references) or by_arccos(loss, failing, references)
     return causes or list(single_entry(loss, failing, references)) or short_numbers(loss, failing, right, references)

@@ -9,7 +9,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refloss.stages import margin
-from refloss.testing.diagnosis.references import Outcomes, References, SmoothedOthers, agrees, number_of_classes
+from refloss.testing.diagnosis.references import (
+    Explained,
+    Outcomes,
+    References,
+    Reweighted,
+    SmoothedOthers,
+    agrees,
+    number_of_classes,
+)
+from refloss.testing.diagnosis.rows import OPTIONS, option_of
 from refloss.testing.signatures import (
     Inputs,
     Loss,
@@ -22,10 +31,13 @@ from refloss.testing.signatures import (
     with_settings,
 )
 
-Explanation: TypeAlias = tuple[str, Loss | SmoothedOthers]
+Explanation: TypeAlias = tuple[str, Explained]
 """A sentence, and the loss that it names."""
 OTHER = 1e-4
 """Smallest relative difference at which a fitted setting counts as another one."""
+
+LEFT_OUT = {"z_loss": "the z-loss is left out", "softcap": "no softcap", "logit_scale": "no logit scale"}
+"""What code says that does without an option."""
 
 
 def relatives(loss: Loss) -> Iterator[Explanation]:
@@ -45,6 +57,31 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
         yield from _with(loss, "class weights left out", class_weight=None)
         if min(weights) < 0.0:
             yield from _with(loss, "class weights without their sign", class_weight=tuple(map(abs, weights)))
+    for name, sentence in LEFT_OUT.items():
+        if option_of(loss, name) != OPTIONS[name]:
+            yield from _with(loss, sentence, **{name: OPTIONS[name]})
+    if loss.reduction == "mean":
+        yield from other_means(loss)
+
+
+def other_means(loss: Loss) -> Iterator[Explanation]:
+    """Yield means that are divided otherwise than by what counts."""
+    for up in (0, 1):
+        sentence, remedy = "the mean of the means of two halves", "add up both, and divide once by what counts in both"
+        yield sentence, Reweighted(loss, remedy, partial(_of_halves, up))
+    if class_weight_of(loss):
+        sentence = "the weighted sum is divided by the number of rows"
+        yield sentence, Reweighted(loss, "divide by the sum of the weights of the labels", _of_number)
+
+
+def _of_halves(up: int, own: Array) -> Array:
+    first = (len(own) + up) // 2
+    sums = np.where(np.arange(len(own)) < first, own[:first].sum(), own[first:].sum())
+    return np.asarray(0.5 / sums)
+
+
+def _of_number(own: Array) -> Array:
+    return np.full(len(own), 1.0 / np.count_nonzero(own))
 
 
 def _with(loss: Loss, sentence: str, **changes: object) -> Iterator[Explanation]:

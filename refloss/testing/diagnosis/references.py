@@ -13,7 +13,16 @@ from refloss.error_free import Array
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import bounds
 from refloss.testing.errors import Arithmetic
-from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, head_of, with_settings
+from refloss.testing.signatures import (
+    LABELS,
+    Inputs,
+    Loss,
+    class_weight_of,
+    cross_entropy_of,
+    head_of,
+    ignore_index_of,
+    with_settings,
+)
 
 Outcomes: TypeAlias = Sequence[tuple[Inputs, Found]]
 """Inputs of cases, each with what the code returned for them."""
@@ -62,6 +71,18 @@ class References:
             lambda: bounds(loss, inputs, self.arithmetic if a is None else a, upstream),
         )
 
+    def reweighted(
+        self, loss: Reweighted, inputs: Inputs, upstream: Array, a: Arithmetic | None
+    ) -> tuple[Array, Array, Any, dict[str, Array]]:
+        """Return value, budget, gradients and budgets of a mean that weighs its rows otherwise."""
+        rows, shares = loss.of(inputs)
+        each = self._once(("shares", loss), (inputs, upstream), lambda: shares * upstream)
+        terms, b = shares * self.value(rows, inputs), self.arithmetic if a is None else a
+        of_rows, errors = self.bounds(rows, inputs, each, a)
+        added = (b.sum_of(len(terms)) + 3.0) * b.u * np.abs(terms).sum()
+        allowed = np.asarray((np.abs(shares) * of_rows).sum() + added)
+        return np.asarray(terms.sum()), allowed, self.gradient(rows, inputs, each), errors
+
 
 class SmoothedOthers(NamedTuple):
     """A loss whose label smoothing goes to the other classes alone: in refloss, another smoothing for each C."""
@@ -78,13 +99,40 @@ class SmoothedOthers(NamedTuple):
         return f"label_smoothing={cross_entropy_of(self.loss).label_smoothing:g} * C / (C - 1)"
 
 
+class Reweighted(NamedTuple):
+    """A mean that weighs its rows otherwise than by what counts."""
+
+    loss: Loss
+    remedy: str
+    """What to do instead."""
+    shares: Callable[[Array], Array]
+    """What each row's loss is multiplied by (N,), from the weights of the labels (N,), 0 for rows that do not count."""
+
+    def of(self, inputs: Inputs) -> tuple[Loss, Array]:
+        """Return the loss of each row, and the shares of the rows (N,)."""
+        y, weights = inputs[LABELS[head_of(self.loss)]], class_weight_of(self.loss)
+        if y.ndim > 1:
+            raise ValueError("y: expected labels; probabilities have no weight of their own")
+        kept = y != ignore_index_of(self.loss)
+        own = kept * 1.0 if weights is None else kept * np.take(weights, np.where(kept, y, 0))
+        return with_settings(self.loss, reduction="none"), np.nan_to_num(self.shares(own), posinf=0.0, neginf=0.0)
+
+    def __str__(self) -> str:
+        """Say what to do instead."""
+        return self.remedy
+
+
+Explained: TypeAlias = Loss | SmoothedOthers | Reweighted
+"""What an explanation compares results with."""
+
+
 def number_of_classes(inputs: Inputs, loss: Loss) -> int:
     """Return C."""
     return int(inputs[0].shape[-1] if head_of(loss) == "logits" else len(inputs[1]))
 
 
 def over_budget(
-    loss: Loss, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+    loss: Loss | Reweighted, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
 ) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
     """Yield which entries of the value, then of each gradient, are over budget; None for an array of another shape."""
 
@@ -94,18 +142,21 @@ def over_budget(
         same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
         return np.asarray(~(same | (np.abs(theirs - ours) <= bound)))
 
-    value = references.value(loss, inputs)  # first, since it refuses inputs that the loss does not take
-    allowed, errors = references.bounds(loss, inputs, output.upstream, a)
+    if isinstance(loss, Reweighted):
+        value, allowed, gradient, errors = references.reweighted(loss, inputs, output.upstream, a)
+    else:
+        value = references.value(loss, inputs)  # first, since it refuses inputs that the loss does not take
+        allowed, errors = references.bounds(loss, inputs, output.upstream, a)
+        gradient = references.gradient(loss, inputs, output.upstream) if output.gradients else None
     yield "value", over(output.value, value, allowed)
     if output.gradients:
-        gradient = references.gradient(loss, inputs, output.upstream)
         for name, theirs in zip(gradient._fields, output.gradients, strict=False):
             if theirs is not None:
                 yield name, over(theirs, getattr(gradient, name), errors[name])
 
 
 def agrees(
-    loss: Loss | SmoothedOthers, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+    loss: Explained, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
 ) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
@@ -116,6 +167,6 @@ def agrees(
         return False
 
 
-def all_agree(loss: Loss | SmoothedOthers, outcomes: Outcomes, references: References) -> bool:
+def all_agree(loss: Explained, outcomes: Outcomes, references: References) -> bool:
     """Whether value and gradients are those of this loss in all of the cases."""
     return all(agrees(loss, inputs, output, references) for inputs, output in outcomes)
