@@ -35,7 +35,6 @@ class _Gradient(NamedTuple):
 UPSTREAMS: dict[str, Callable[[Array], Array]] = {
     "the gradients do not depend on the upstream gradient, which has to be multiplied in, row by row": np.ones_like,
     "the upstream gradient of the first row is taken for all rows": lambda each: np.full_like(each, each[0]),
-    "the mean of the upstream gradients is taken for all rows": lambda each: np.full_like(each, each.mean()),
 }
 """Upstream gradients that code takes instead of one for each row."""
 

@@ -7,18 +7,22 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from refloss.error_free import Array
 from refloss.stages import margin
 from refloss.testing.diagnosis.references import (
     Explained,
     Outcomes,
     References,
+    Retargeted,
     Reweighted,
     SmoothedOthers,
     agrees,
     number_of_classes,
 )
 from refloss.testing.diagnosis.rows import OPTIONS, option_of
+from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
 from refloss.testing.signatures import (
     Inputs,
     Loss,
@@ -52,6 +56,8 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
     if cross_entropy_of(loss).label_smoothing:
         yield from _with(loss, "no label smoothing", label_smoothing=0.0)
         yield "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", SmoothedOthers(loss)
+        for sentence, targets in smoothings(cross_entropy_of(loss).label_smoothing) if head_of(loss) == "logits" else ():
+            yield sentence, Retargeted(loss, ALL_CLASSES, targets)
     weights = class_weight_of(loss)
     if weights:
         yield from _with(loss, "class weights left out", class_weight=None)
@@ -74,14 +80,13 @@ def other_means(loss: Loss) -> Iterator[Explanation]:
         yield sentence, Reweighted(loss, "divide by the sum of the weights of the labels", _of_number)
 
 
-def _of_halves(up: int, own: Array) -> Array:
+def _of_halves(up: int, own: Array, kept: NDArray[np.bool_]) -> Array:
     first = (len(own) + up) // 2
-    sums = np.where(np.arange(len(own)) < first, own[:first].sum(), own[first:].sum())
-    return np.asarray(0.5 / sums)
+    return np.asarray(0.5 / np.where(np.arange(len(own)) < first, own[:first].sum(), own[first:].sum()))
 
 
-def _of_number(own: Array) -> Array:
-    return np.full(len(own), 1.0 / np.count_nonzero(own))
+def _of_number(own: Array, kept: NDArray[np.bool_]) -> Array:
+    return kept / np.count_nonzero(kept)
 
 
 def _with(loss: Loss, sentence: str, **changes: object) -> Iterator[Explanation]:

@@ -71,17 +71,19 @@ class References:
             lambda: bounds(loss, inputs, self.arithmetic if a is None else a, upstream),
         )
 
-    def reweighted(
-        self, loss: Reweighted, inputs: Inputs, upstream: Array, a: Arithmetic | None
+    def in_rows(
+        self, loss: Reweighted | Retargeted, inputs: Inputs, upstream: Array, a: Arithmetic | None
     ) -> tuple[Array, Array, Any, dict[str, Array]]:
-        """Return value, budget, gradients and budgets of a mean that weighs its rows otherwise."""
-        rows, shares = loss.of(inputs)
+        """Return value, budget, gradients and budgets of a loss that is given by its rows and their shares."""
+        rows, own, shares = self._once(("rows", loss), (inputs,), lambda: loss.of(inputs))
         each = self._once(("shares", loss), (inputs, upstream), lambda: shares * upstream)
-        terms, b = shares * self.value(rows, inputs), self.arithmetic if a is None else a
-        of_rows, errors = self.bounds(rows, inputs, each, a)
+        terms, b = shares * self.value(rows, own), self.arithmetic if a is None else a
+        of_rows, errors = self.bounds(rows, own, each, a)
+        gradient = self.gradient(rows, own, each)
+        if loss.loss.reduction == "none":
+            return terms, of_rows, gradient, errors
         added = (b.sum_of(len(terms)) + 3.0) * b.u * np.abs(terms).sum()
-        allowed = np.asarray((np.abs(shares) * of_rows).sum() + added)
-        return np.asarray(terms.sum()), allowed, self.gradient(rows, inputs, each), errors
+        return np.asarray(terms.sum()), np.asarray((np.abs(shares) * of_rows).sum() + added), gradient, errors
 
 
 class SmoothedOthers(NamedTuple):
@@ -105,24 +107,56 @@ class Reweighted(NamedTuple):
     loss: Loss
     remedy: str
     """What to do instead."""
-    shares: Callable[[Array], Array]
-    """What each row's loss is multiplied by (N,), from the weights of the labels (N,), 0 for rows that do not count."""
+    shares: Callable[[Array, NDArray[np.bool_]], Array]
+    """What each row's loss is multiplied by (N,), from the weights of the labels (N,) and from which rows count (N,)."""
 
-    def of(self, inputs: Inputs) -> tuple[Loss, Array]:
-        """Return the loss of each row, and the shares of the rows (N,)."""
-        y, weights = inputs[LABELS[head_of(self.loss)]], class_weight_of(self.loss)
-        if y.ndim > 1:
-            raise ValueError("y: expected labels; probabilities have no weight of their own")
+    def of(self, inputs: Inputs) -> tuple[Loss, Inputs, Array]:
+        """Return the loss of each row, with its inputs, and the shares of the rows (N,)."""
+        y, weights = labels_alone(inputs[LABELS[head_of(self.loss)]]), class_weight_of(self.loss)
         kept = y != ignore_index_of(self.loss)
         own = kept * 1.0 if weights is None else kept * np.take(weights, np.where(kept, y, 0))
-        return with_settings(self.loss, reduction="none"), np.nan_to_num(self.shares(own), posinf=0.0, neginf=0.0)
+        with np.errstate(divide="ignore"):
+            shares = self.shares(own, kept)
+        return with_settings(self.loss, reduction="none"), inputs, np.where(np.isfinite(shares), shares, 0.0)
 
     def __str__(self) -> str:
         """Say what to do instead."""
         return self.remedy
 
 
-Explained: TypeAlias = Loss | SmoothedOthers | Reweighted
+class Retargeted(NamedTuple):
+    """A loss of logits with other targets than its label smoothing gives."""
+
+    loss: Loss
+    remedy: str
+    """What to do instead."""
+    targets: Callable[[Array], Array]
+    """Targets (N, C) without class weights, from rows of 0 and a 1 at the label."""
+
+    def of(self, inputs: Inputs) -> tuple[Loss, Inputs, Array]:
+        """Return the loss of each row, with its inputs, and the shares of the rows (N,)."""
+        z, y = inputs
+        kept, weights = labels_alone(y) != ignore_index_of(self.loss), class_weight_of(self.loss)
+        own, v = np.where(kept, y, 0), np.ones(z.shape[1]) if weights is None else np.asarray(weights)
+        label = np.zeros(z.shape)
+        label[np.arange(len(y)), own] = 1.0
+        count = (v[own] * kept).sum() if self.loss.reduction == "mean" else 1.0
+        rows = with_settings(self.loss, reduction="none", label_smoothing=0.0, class_weight=None)
+        return rows, (z, v * self.targets(label)), kept / count
+
+    def __str__(self) -> str:
+        """Say what to do instead."""
+        return self.remedy
+
+
+def labels_alone(y: NDArray[Any]) -> NDArray[Any]:
+    """Refuse probabilities."""
+    if y.ndim > 1:
+        raise ValueError("y: expected labels; got probabilities")
+    return y
+
+
+Explained: TypeAlias = Loss | SmoothedOthers | Reweighted | Retargeted
 """What an explanation compares results with."""
 
 
@@ -132,7 +166,7 @@ def number_of_classes(inputs: Inputs, loss: Loss) -> int:
 
 
 def over_budget(
-    loss: Loss | Reweighted, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+    loss: Loss | Reweighted | Retargeted, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
 ) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
     """Yield which entries of the value, then of each gradient, are over budget; None for an array of another shape."""
 
@@ -142,8 +176,8 @@ def over_budget(
         same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
         return np.asarray(~(same | (np.abs(theirs - ours) <= bound)))
 
-    if isinstance(loss, Reweighted):
-        value, allowed, gradient, errors = references.reweighted(loss, inputs, output.upstream, a)
+    if isinstance(loss, Reweighted | Retargeted):
+        value, allowed, gradient, errors = references.in_rows(loss, inputs, output.upstream, a)
     else:
         value = references.value(loss, inputs)  # first, since it refuses inputs that the loss does not take
         allowed, errors = references.bounds(loss, inputs, output.upstream, a)

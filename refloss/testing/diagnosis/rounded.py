@@ -14,8 +14,8 @@ from refloss.formats import FORMATS
 from refloss.stages import cross_entropy
 from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.references import Outcomes, References, agrees
-from refloss.testing.diagnosis.rows import LossRows, rows_of
-from refloss.testing.errors import Arithmetic
+from refloss.testing.diagnosis.rows import rows_of
+from refloss.testing.hard_cases.case import Labels
 from refloss.testing.signatures import Inputs, Loss, head_of, labels_of
 
 ROUNDINGS = 2.0
@@ -77,26 +77,34 @@ def _at_targets(loss: Loss, inputs: Inputs, output: Found, references: Reference
     if any(part.shape != errors[name].shape for name, part in theirs.items()):
         return None
     off = {name: part - getattr(gradient, name) for name, part in theirs.items()}
+    roundings = ROUNDINGS if references.arithmetic.stored else ROUNDINGS + references.arithmetic.sum_of(rows.classes)
+    most = u * p * np.where(target, roundings, 1.0)
     if head_of(loss) == "logits":
         of_z, reach = off["z"], errors["z"]
+        explained = bool((np.abs(of_z) <= reach + most).all())
     elif "x" in off:
-        of_z, reach = _of_logits(inputs, off["x"], errors["x"], rows)
-    if head_of(loss) != "logits" and not ("x" in off and _through_products(inputs, off, errors, of_z, reach)):
+        label = np.zeros(len(rows.kept), np.int64)
+        label[rows.kept] = rows.label.argmax(axis=1)
+        of_z, reach = _of_logits(inputs, label, off["x"], errors["x"], most)
+        explained = _through_products(inputs, off, errors, of_z, np.maximum(reach, most))
+        explained = explained and bool((np.abs(of_z) <= reach + most).all())
+    else:
         return None
-    if (np.abs(of_z) > reach + u * p * np.where(target, ROUNDINGS, 1.0)).any():
-        return None
-    return bool((target * np.abs(of_z) > reach + u * np.abs(g)).any())
+    return bool((target * np.abs(of_z) > reach + u * np.abs(g)).any()) if explained else None
 
 
-def _of_logits(inputs: Inputs, off: Array, errors: Array, rows: LossRows) -> tuple[Array, Array]:
-    """Return the error of dz at the label of each row that its error of dx tells, and how far it may be from that."""
-    label = np.zeros(len(rows.kept), np.int64)
-    label[rows.kept] = rows.label.argmax(axis=1)
-    own = inputs[1][label]
+def _of_logits(inputs: Inputs, label: Labels, off: Array, errors: Array, most: Array) -> tuple[Array, Array]:
+    """Return the error of dz at the label of each row that its error of dx tells, and how far it may be from that.
+
+    The other entries of the row have errors of up to ``most`` of their own.
+    """
+    each, w = np.arange(len(label)), inputs[1]
+    own, others = w[label], most.copy()
+    others[each, label] = 0.0
     squares = (own**2).sum(axis=1)
-    of_z, reach = np.zeros((2, len(own), rows.classes))
-    of_z[np.arange(len(own)), label] = (off * own).sum(axis=1) / squares
-    reach[np.arange(len(own)), label] = (errors * np.abs(own)).sum(axis=1) / squares
+    of_z, reach = np.zeros((2, *most.shape))
+    of_z[each, label] = (off * own).sum(axis=1) / squares
+    reach[each, label] = ((errors + others @ np.abs(w)) * np.abs(own)).sum(axis=1) / squares
     return of_z, reach
 
 

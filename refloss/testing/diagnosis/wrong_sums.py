@@ -1,4 +1,4 @@
-"""Steps of kernels for many classes computed wrongly: sums over shards, padded classes, smoothing, a z-loss.
+"""Steps of kernels for many classes computed wrongly: sums over shards, padded classes, label smoothing, a z-loss.
 
 Each is the value that a loss would have if the step alone were wrong. A number that the code has chosen, a pad value or
 the factor of a z-loss, is fitted in the case where it shows most and rounded to the shortest decimal that explains all.
@@ -15,14 +15,13 @@ import numpy as np
 from refloss.error_free import Array
 from refloss.testing.diagnosis.references import References
 from refloss.testing.diagnosis.rows import LossRows, option_of, rows_of
+from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
 from refloss.testing.signatures import Inputs, Loss, cross_entropy_of
 
 WrongStep: TypeAlias = tuple[str, Callable[[Inputs], Any]]
 """A sentence, and the value that the step would give."""
 WORLDS = (2, 4, 8, 16, 32, 64)
 """Numbers of shards of the classes."""
-RANKS = (2, 4, 8)
-"""Numbers of shards of which each may be the one whose classes are smoothed over."""
 MULTIPLES = (8, 16, 32, 64, 128, 256, 512, 1024)
 """Numbers to a multiple of which kernels round the number of classes up."""
 FIT_DIGITS = 4
@@ -54,7 +53,8 @@ def sum_steps(loss: Loss, errors: Sequence[Errors], references: References) -> I
         yield sentence, functools.partial(_with_log, own, float(np.log(world)))
     yield from _paddings(own, errors)
     if cross_entropy_of(loss).label_smoothing:
-        yield from _smoothings(own, cross_entropy_of(loss).label_smoothing)
+        for sentence, targets in smoothings(cross_entropy_of(loss).label_smoothing):
+            yield f"{sentence}: {ALL_CLASSES}", functools.partial(_of_targets, own, targets)
     yield from _z_losses(loss, own, errors)
 
 
@@ -65,6 +65,11 @@ Own: TypeAlias = Callable[[Inputs], LossRows]
 def _with_log(own: Own, log: float, inputs: Inputs) -> Array:
     rows = own(inputs)
     return rows.value(rows.losses(rows.t) + rows.total * log)
+
+
+def _of_targets(own: Own, targets: Callable[[Array], Array], inputs: Inputs) -> Array:
+    rows = own(inputs)
+    return rows.value(rows.losses(rows.v * targets(rows.label)))
 
 
 # ------------------------------------------------------------------------------------------------------- padded classes
@@ -111,77 +116,6 @@ def _worst(errors: Sequence[Errors]) -> Errors:
 def _short(fit: float) -> list[float]:
     """Return the decimal numbers next to a fitted one, the shortest first."""
     return list(dict.fromkeys(float(f"{fit:.{digits}g}") for digits in range(1, FIT_DIGITS + 1)))
-
-
-# ------------------------------------------------------------------------------------------------------ label smoothing
-
-
-def _smoothings(own: Own, eps: float) -> Iterator[WrongStep]:
-    """Label smoothing with the number of classes of a shard, or with the mean of log p over the classes of a shard."""
-    for world in RANKS:
-        for size in (_exact, _down, _up):
-            of_shard = f"C of one of {world} shards, not with all classes"
-            for name, targets in (("eps/C", _scaled), ("eps/C", _unscaled), ("eps/(C - 1)", _of_others)):
-                share = functools.partial(targets, eps, lambda classes, size=size, world=world: size(classes, world))
-                yield f"label smoothing of {name} with the {of_shard}", functools.partial(_of_targets, own, share)
-        sentence = f"label smoothing with the mean of log p over one of {world} shards, not over all classes"
-        for size in (_down, _up):
-            for rank in range(world):
-                for others in (False, True):
-                    share = functools.partial(_of_shard, eps, world, size, rank, others)
-                    yield sentence, functools.partial(_of_targets, own, share)
-
-
-def _exact(classes: int, world: int) -> float:
-    return max(classes / world, 1.0)
-
-
-def _down(classes: int, world: int) -> int:
-    return max(classes // world, 1)
-
-
-def _up(classes: int, world: int) -> int:
-    return -(-classes // world)
-
-
-Size: TypeAlias = Callable[[int], float]
-"""The number of classes of a shard, from C."""
-
-
-def _scaled(eps: float, size: Size, label: Array) -> Array:
-    """Targets of label smoothing by eps C / C_shard."""
-    classes = label.shape[1]
-    share = eps / size(classes)
-    return np.asarray((1.0 - share * classes) * label + share)
-
-
-def _unscaled(eps: float, size: Size, label: Array) -> Array:
-    """Targets that do not add up to 1: the label keeps its share of 1 - eps."""
-    return np.asarray((1.0 - eps) * label + eps / size(label.shape[1]))
-
-
-def _of_others(eps: float, size: Size, label: Array) -> Array:
-    """Targets of label smoothing by eps C_shard / (C_shard - 1)."""
-    some, classes = size(label.shape[1]), label.shape[1]
-    share = eps * some / max(some - 1.0, 1.0)
-    return np.asarray((1.0 - share) * label + share / classes)
-
-
-def _of_shard(
-    eps: float, world: int, size: Callable[[int, int], int], rank: int, others: bool, label: Array
-) -> Array:
-    """Targets of which a share goes to the classes of one shard alone: eps, or eps C / (C - 1) of the shard."""
-    some = size(label.shape[1], world)
-    share = eps * some / max(some - 1.0, 1.0) if others else eps
-    t = np.asarray((1.0 - share) * label)
-    t[:, rank * some : (rank + 1) * some] += share / some
-    return t
-
-
-def _of_targets(own: Own, targets: Callable[[Array], Array], inputs: Inputs) -> Array:
-    """Return the value with other targets, made of the labels as rows of 0 and a 1."""
-    rows = own(inputs)
-    return rows.value(rows.losses(rows.v * targets(rows.label)))
 
 
 # --------------------------------------------------------------------------------------------------------------- z-loss
