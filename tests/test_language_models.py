@@ -15,7 +15,6 @@ CODES = [(code, dtype) for code in named_codes() for dtype in code.dtypes]
 IDS = [f"{code.framework}, {code.name} in {dtype}" for code, dtype in CODES]
 
 
-@pytest.mark.untraced
 @pytest.mark.parametrize(("code", "dtype"), CODES, ids=IDS)
 def test_a_defect_is_refused_and_named(code, dtype):
     report = check(code.fn, code.loss, framework=code.framework, dtype=dtype, **code.settings)

@@ -56,8 +56,9 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
     if cross_entropy_of(loss).label_smoothing:
         yield from _with(loss, "no label smoothing", label_smoothing=0.0)
         yield "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", SmoothedOthers(loss)
-        for sentence, targets in smoothings(cross_entropy_of(loss).label_smoothing) if head_of(loss) == "logits" else ():
-            yield sentence, Retargeted(loss, ALL_CLASSES, targets)
+        if head_of(loss) == "logits":
+            eps = cross_entropy_of(loss).label_smoothing
+            yield from ((sentence, Retargeted(loss, ALL_CLASSES, targets)) for sentence, targets in smoothings(eps))
     weights = class_weight_of(loss)
     if weights:
         yield from _with(loss, "class weights left out", class_weight=None)

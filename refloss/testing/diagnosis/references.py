@@ -72,7 +72,7 @@ class References:
         )
 
     def in_rows(
-        self, loss: Reweighted | Retargeted, inputs: Inputs, upstream: Array, a: Arithmetic | None
+        self, loss: InRows, inputs: Inputs, upstream: Array, a: Arithmetic | None
     ) -> tuple[Array, Array, Any, dict[str, Array]]:
         """Return value, budget, gradients and budgets of a loss that is given by its rows and their shares."""
         rows, own, shares = self._once(("rows", loss), (inputs,), lambda: loss.of(inputs))
@@ -108,7 +108,7 @@ class Reweighted(NamedTuple):
     remedy: str
     """What to do instead."""
     shares: Callable[[Array, NDArray[np.bool_]], Array]
-    """What each row's loss is multiplied by (N,), from the weights of the labels (N,) and from which rows count (N,)."""
+    """What multiplies the loss of each row (N,), from the weights of the labels (N,) and from which rows count (N,)."""
 
     def of(self, inputs: Inputs) -> tuple[Loss, Inputs, Array]:
         """Return the loss of each row, with its inputs, and the shares of the rows (N,)."""
@@ -156,6 +156,8 @@ def labels_alone(y: NDArray[Any]) -> NDArray[Any]:
     return y
 
 
+InRows: TypeAlias = Reweighted | Retargeted
+"""What is given by the losses of rows and by their shares."""
 Explained: TypeAlias = Loss | SmoothedOthers | Reweighted | Retargeted
 """What an explanation compares results with."""
 
@@ -166,7 +168,7 @@ def number_of_classes(inputs: Inputs, loss: Loss) -> int:
 
 
 def over_budget(
-    loss: Loss | Reweighted | Retargeted, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+    loss: Loss | InRows, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
 ) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
     """Yield which entries of the value, then of each gradient, are over budget; None for an array of another shape."""
 
@@ -189,9 +191,7 @@ def over_budget(
                 yield name, over(theirs, getattr(gradient, name), errors[name])
 
 
-def agrees(
-    loss: Explained, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
-) -> bool:
+def agrees(loss: Explained, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
         fixed = loss.of(inputs) if isinstance(loss, SmoothedOthers) else loss

@@ -1,8 +1,8 @@
 """Explanations by a probability that was rounded before the target was subtracted from it.
 
 The gradient of a logit is p - t, times the weight of its row. Where the target is nearly certain, p - t is far smaller
-than p, and a rounding error of p of up to u p is all that is left of it. Such an error is at the targets alone: no other
-logit has anything subtracted, and there it is one more rounding of the gradient.
+than p, and a rounding error of p, up to u p, may be larger than all of it. Such an error is at the targets alone: no
+other logit has anything subtracted, and there it is one more rounding of the gradient.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The rows of a loss with labels: logits, targets and what divides, from which a wrong step is computed.
 
-Symbols: logits z (n, C) of the n rows that count, as the softmax takes them; targets t (n, C), whose sums need not be 1;
-class weights v (C,); log of the sum of exponentials lse (n,).
+Symbols: logits z (n, C) of the n rows that count, as the softmax takes them; targets t (n, C), whose sums need not be
+1; class weights v (C,); logarithms of the sums of exponentials, lse (n,).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LossRows(NamedTuple):
     @property
     def classes(self) -> int:
         """C."""
-        return self.z.shape[1]
+        return int(self.z.shape[1])
 
     @property
     def total(self) -> Array:

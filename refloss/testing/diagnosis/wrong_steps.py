@@ -48,10 +48,7 @@ def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, reference
 
     def accounts(value: Callable[[Inputs], Any]) -> bool:
         try:
-            return all(
-                (np.abs(one.theirs - value(one.inputs)) <= 0.01 * one.off + one.allowed).all()
-                for one in values
-            )
+            return all((np.abs(one.theirs - value(one.inputs)) <= 0.01 * one.off + one.allowed).all() for one in values)
         except (ValueError, TypeError, IndexError):  # the step does not apply to such inputs
             return False
 

@@ -83,9 +83,7 @@ def _paddings(own: Own, errors: Sequence[Errors]) -> Iterator[WrongStep]:
         added = {-own(one.inputs).classes % multiple for one in errors}
         if len(added) > 1:  # of one number of padded classes, any multiple and any logit explain the same
             fit = _bisected(value, _worst(errors))
-            yield from (
-                (_padding_sentence(multiple, pad), functools.partial(value, pad)) for pad in _short(fit) if pad
-            )
+            yield from ((_padding_sentence(multiple, pad), functools.partial(value, pad)) for pad in _short(fit) if pad)
 
 
 def _padding_sentence(multiple: int, pad: float) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import numpy as np
 
-from refloss.error_free import Array
 from refloss.testing.metamorphic.code import REFUSED, Code, Excuse, Inputs, Results, locked, number_of_samples
 from refloss.testing.metamorphic.comparisons import compare, each_sample, together
 from refloss.testing.metamorphic.labels import of_one_sign, that_count
@@ -49,10 +50,7 @@ def _is_sum_of_parts(code: Code, inputs: Inputs, excuse: Excuse | None = None) -
     (n,) = number_of_samples(inputs)
     slices = slice(0, _first(n)), slice(_first(n), n)
     batch = code.run(inputs, excuse=excuse)
-    sides = [
-        code.run(each_sample(inputs, lambda entry, rows=rows: entry[rows]), excuse=locked(rows.stop - rows.start))
-        for rows in slices
-    ]
+    sides = [code.run(each_sample(inputs, itemgetter(s)), excuse=locked(s.stop - s.start)) for s in slices]
     shares = np.ones(len(sides))
     if code.loss.reduction == "mean":
         counts = np.array([_count(code, inputs, rows) for rows in slices])

@@ -123,7 +123,8 @@ def named_codes() -> Iterator[Named]:
     yield Named("gathered twice, linear", "numpy", fn, linear, LINEAR, DTYPES, {}, said)
     for multiple, pad in ((8, 0.0), (64, 0.0), (128, 0.0), (8, -2.5)):
         said, fn = PADDED.format(multiple=multiple, pad=pad), numpy_logits(CE, padded(multiple, pad))
-        yield Named(f"padded to {multiple} with {pad:g}", "numpy", fn, right, CE, DTYPES if pad == 0.0 else SINGLES, {}, said)
+        dtypes = DTYPES if pad == 0.0 else SINGLES
+        yield Named(f"padded to {multiple} with {pad:g}", "numpy", fn, right, CE, dtypes, {}, said)
     said, fn = PADDED.format(multiple=64, pad=0.0), without_bias(numpy_linear(LINEAR, padded(64, 0.0)))
     yield Named("padded to 64, linear", "numpy", fn, linear, LINEAR, DTYPES, {}, said)
     yield Named("logsumexp - z_y far from 0", "numpy", numpy_logits(CE, log_sum_exp), right, CE, SINGLES, STABLE, LARGE)
@@ -138,9 +139,8 @@ def named_codes() -> Iterator[Named]:
     ):
         fn = with_backward(ROWS, change)
         yield Named(f"{name} for all rows", "torch", fn, each, ROWS, DTYPES, {}, said)
-        yield Named(
-            f"{name} for all rows, linear", "torch", torch_linear(fn), torch_linear(each), LINEAR_ROWS, SINGLES, {}, said
-        )
+        fn, mended = torch_linear(fn), torch_linear(each)
+        yield Named(f"{name} for all rows, linear", "torch", fn, mended, LINEAR_ROWS, SINGLES, {}, said)
     yield Named("gradient over the logits", "numpy", in_place(right), right, CE, DTYPES, {}, OVERWRITES)
     for loss in (CE, WEIGHTED):
         fn, mended = means_of_halves(loss), torch_cross_entropy(loss)
