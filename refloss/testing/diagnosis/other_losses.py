@@ -56,9 +56,6 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
     if cross_entropy_of(loss).label_smoothing:
         yield from _with(loss, "no label smoothing", label_smoothing=0.0)
         yield "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", SmoothedOthers(loss)
-        if head_of(loss) == "logits":
-            eps = cross_entropy_of(loss).label_smoothing
-            yield from ((sentence, Retargeted(loss, ALL_CLASSES, targets)) for sentence, targets in smoothings(eps))
     weights = class_weight_of(loss)
     if weights:
         yield from _with(loss, "class weights left out", class_weight=None)
@@ -69,6 +66,13 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
             yield from _with(loss, sentence, **{name: OPTIONS[name]})
     if loss.reduction == "mean":
         yield from other_means(loss)
+
+
+def of_shards(loss: Loss) -> Iterator[Explanation]:
+    """Yield losses of logits whose label smoothing takes the classes of one shard for all."""
+    if head_of(loss) == "logits" and cross_entropy_of(loss).label_smoothing:
+        for sentence, targets in smoothings(cross_entropy_of(loss).label_smoothing):
+            yield sentence, Retargeted(loss, ALL_CLASSES, targets)
 
 
 def other_means(loss: Loss) -> Iterator[Explanation]:

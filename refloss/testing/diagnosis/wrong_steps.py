@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -36,15 +37,15 @@ ADDED_TO_LENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 ADDED_TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
 
 
-def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> Iterator[str]:
-    """Yield steps that account for the errors of the values."""
+def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
+    """Return the first step that accounts for the errors of the values, if one does."""
     values = []
     for inputs, output in (*failing, *right):
         allowed = references.bounds(loss, inputs, output.upstream)[0]
         off = np.abs(output.value - references.value(loss, inputs))
         values.append(Errors(inputs, output.value, off, allowed))
     if not any((one.off > 3.0 * one.allowed).any() for one in values):
-        return
+        return []
 
     def accounts(value: Callable[[Inputs], Any]) -> bool:
         try:
@@ -53,7 +54,8 @@ def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, reference
             return False
 
     with np.errstate(all="ignore"):
-        yield from (sentence for sentence, value in _steps(loss, values, references) if accounts(value))
+        explained = (sentence for sentence, value in _steps(loss, values, references) if accounts(value))
+        return list(islice(explained, 1))
 
 
 def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iterator[WrongStep]:
