@@ -64,11 +64,13 @@ def _of_others(eps: float, world: int, size: Size, label: Array) -> Array:
 
 
 def _of_shard(eps: float, world: int, size: Size, rank: int, others: bool, label: Array) -> Array:
-    """Give eps, or eps C_shard / (C_shard - 1), to the classes of one shard alone."""
+    """Give eps, or eps C_shard / (C_shard - 1), to the classes of one shard alone; the last one may have fewer."""
     some = int(size(label.shape[1], world))
-    share = _by_others(eps, some) if others else eps
+    shard = slice(rank * some, (rank + 1) * some)
+    count = label[:, shard].shape[1]
+    share = _by_others(eps, count) if others else eps
     t = np.asarray((1.0 - share) * label)
-    t[:, rank * some : (rank + 1) * some] += share / some
+    t[:, shard] += share / max(count, 1)
     return t
 
 

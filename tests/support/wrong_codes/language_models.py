@@ -237,9 +237,10 @@ def of_shard(world: int, rank: int, others: bool = False) -> Callable[..., Any]:
 
     def t(own: Array, classes: int) -> Array:
         some = shard(classes, world)
-        eps = 0.1 * some / max(some - 1, 1) if others else 0.1
-        place = np.arange(classes)
-        return (1.0 - eps) * own + eps / some * ((place >= rank * some) & (place < (rank + 1) * some))
+        mine = np.arange(classes) // some == rank
+        count = max(int(mine.sum()), 1)
+        eps = 0.1 * count / max(count - 1, 1) if others else 0.1
+        return (1.0 - eps) * own + eps / count * mine
 
     return t
 
