@@ -175,6 +175,12 @@ def test_probabilities_for_labels_are_not_explained_so():
         assert not agrees(other, (Z, shares), output, references())
 
 
+def test_sums_of_probabilities_for_labels_are_explained():
+    case = Case("mine", "ordinary", (), "", (Z, np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])))
+    report = check(lambda z, y: (CE(z, y) + np.log(2.0), CE.value_and_grad(z, y)[1].z), CE, cases=[case])
+    assert report.diagnoses == ("log 2 is added to every loss: classes that were gathered count 2 times in the sum",)
+
+
 # ------------------------------------------------------------------------------------------------------ no false causes
 
 

@@ -73,17 +73,16 @@ class References:
 
     def in_rows(
         self, loss: InRows, inputs: Inputs, upstream: Array, a: Arithmetic | None
-    ) -> tuple[Array, Array, Any, dict[str, Array]]:
-        """Return value, budget, gradients and budgets of a loss that is given by its rows and their shares."""
+    ) -> tuple[Array, Array, tuple[Loss, Inputs, Array]]:
+        """Return value and budget of a loss that is given by its rows; and the rows, with their upstream gradients."""
         rows, own, shares = self._once(("rows", loss), (inputs,), lambda: loss.of(inputs))
         each = self._once(("shares", loss), (inputs, upstream), lambda: shares * upstream)
         terms, b = shares * self.value(rows, own), self.arithmetic if a is None else a
-        of_rows, errors = self.bounds(rows, own, each, a)
-        gradient = self.gradient(rows, own, each)
-        if loss.loss.reduction == "none":
-            return terms, of_rows, gradient, errors
-        added = (b.sum_of(len(terms)) + 3.0) * b.u * np.abs(terms).sum()
-        return np.asarray(terms.sum()), np.asarray((np.abs(shares) * of_rows).sum() + added), gradient, errors
+        allowed, _ = self.bounds(rows, own, each, a)
+        if loss.loss.reduction != "none":
+            added = (b.sum_of(len(terms)) + 3.0) * b.u * np.abs(terms).sum()
+            terms, allowed = np.asarray(terms.sum()), np.asarray((np.abs(shares) * allowed).sum() + added)
+        return terms, allowed, (rows, own, each)
 
 
 class SmoothedOthers(NamedTuple):
@@ -178,14 +177,15 @@ def over_budget(
         same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
         return np.asarray(~(same | (np.abs(theirs - ours) <= bound)))
 
+    upstream = output.upstream
     if isinstance(loss, Reweighted | Retargeted):
-        value, allowed, gradient, errors = references.in_rows(loss, inputs, output.upstream, a)
+        value, allowed, (loss, inputs, upstream) = references.in_rows(loss, inputs, upstream, a)
     else:
         value = references.value(loss, inputs)  # first, since it refuses inputs that the loss does not take
-        allowed, errors = references.bounds(loss, inputs, output.upstream, a)
-        gradient = references.gradient(loss, inputs, output.upstream) if output.gradients else None
+        allowed, _ = references.bounds(loss, inputs, upstream, a)
     yield "value", over(output.value, value, allowed)
     if output.gradients:
+        gradient, errors = references.gradient(loss, inputs, upstream), references.bounds(loss, inputs, upstream, a)[1]
         for name, theirs in zip(gradient._fields, output.gradients, strict=False):
             if theirs is not None:
                 yield name, over(theirs, getattr(gradient, name), errors[name])
