@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import refloss
+from refloss.formats import dtype_of
 from refloss.testing import Case, adapters, cases, check
 from refloss.testing.budgets import arithmetic
 from refloss.testing.diagnosis.other_losses import of_shards, other_means, relatives
@@ -16,6 +17,7 @@ from refloss.testing.diagnosis.rounded import LOG_P, rounded_probabilities
 from refloss.testing.diagnosis.rows import rows_of
 from refloss.testing.diagnosis.wrong_sums import Errors, sum_steps
 from support.foreign import ours
+from support.right_codes.numpy_codes import max_first, numpy_linear, numpy_logits
 
 CE = refloss.CrossEntropy()
 LINEAR = refloss.SoftmaxLoss()
@@ -128,7 +130,7 @@ def test_larger_errors_and_errors_elsewhere_are_no_rounding_of_p():
 
 
 def test_what_a_framework_loses_of_confident_targets_is_named(torch):
-    own, said = torch.nn.functional.cross_entropy, "p of confident targets was rounded to float32 before 1"
+    own, said = torch.nn.functional.cross_entropy, "p of confident targets was rounded before 1 was subtracted"
     report = check(own, CE, framework="torch", standard="relative")
     assert [sentence[: len(said)] for sentence in report.diagnoses] == [LOG_P[: len(said)], said]
     report = check(own, CE, framework="torch", standard="relative", gradients=False)
@@ -138,14 +140,30 @@ def test_what_a_framework_loses_of_confident_targets_is_named(torch):
     assert all(sentence == LOG_P or sentence.startswith(said) for sentence in linear.diagnoses)
 
 
-def linear_case(dtype="bfloat16", **changes):
-    """Results of a linear head of which dz has one error at each label, and what they are compared with."""
-    x, w, y = next(case for case in cases(LINEAR, dtype) if case.name == "hard-certain").inputs
+def test_a_log_p_that_was_rounded_is_no_p_that_was():
+    """Next to 1, p loses no digit by that."""
+
+    def kernel(z, add):
+        log_p = max_first(z, add)[0].astype(dtype_of("bfloat16")).astype(z.dtype)
+        return log_p, np.exp(log_p)
+
+    for fn, loss in (
+        (numpy_logits(CE, kernel, upcast=True), CE),
+        (numpy_linear(LINEAR, kernel, upcast="kernel"), LINEAR),
+    ):
+        report = check(fn, loss, dtype="bfloat16", standard="mixed")
+        assert not report
+        assert report.diagnoses == ()
+
+
+def linear_case(bits=8):
+    """Inputs of a linear head, and results whose p had so many bits before the target was subtracted."""
+    x, w, y = next(case for case in cases(LINEAR, "bfloat16") if case.name == "hard-certain").inputs
     value, grad = LINEAR.value_and_grad(x, w, y)
-    dz = np.zeros((len(x), len(w)))
-    dz[np.arange(len(x)), y] = 2.0**-9 / len(x)
-    parts = {"x": grad.x + dz @ w, "w": grad.w + dz.T @ x} | changes
-    return (x, w, y), adapters.Found(np.asarray(value), (parts["x"], parts["w"]), np.ones(()))
+    each, p = np.arange(len(x)), np.asarray(refloss.softmax(x @ w.T))
+    dz = np.zeros(p.shape)
+    dz[each, y] = (np.rint(p[each, y] * 2.0**bits) / 2.0**bits - p[each, y]) / len(x)
+    return (x, w, y), adapters.Found(np.asarray(value), (grad.x + dz @ w, grad.w + dz.T @ x), np.ones(()))
 
 
 def test_errors_of_a_linear_head_have_to_be_those_of_dz():
@@ -162,6 +180,8 @@ def test_errors_of_a_linear_head_have_to_be_those_of_dz():
         assert named(inputs, output._replace(gradients=gradients)) == []
     assert named(inputs, output._replace(gradients=(dx, None))) == [said]
     assert named(inputs, output._replace(value=2.0 * output.value)) == []
+    for bits in (3, 12, 16):
+        assert named(*linear_case(bits)) == []
     right = LINEAR.value_and_grad(*inputs)[1]
     assert named(inputs, output._replace(gradients=(right.x, right.w))) == []
 

@@ -68,9 +68,11 @@ def _of_shard(eps: float, world: int, size: Size, rank: int, others: bool, label
     some = int(size(label.shape[1], world))
     shard = slice(rank * some, (rank + 1) * some)
     count = label[:, shard].shape[1]
+    if not count:
+        raise ValueError("label: expected classes for every shard")
     share = _by_others(eps, count) if others else eps
     t = np.asarray((1.0 - share) * label)
-    t[:, shard] += share / max(count, 1)
+    t[:, shard] += share / count
     return t
 
 

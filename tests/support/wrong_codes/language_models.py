@@ -40,7 +40,7 @@ SMOOTH_LINEAR = replace(LINEAR, label_smoothing=0.1)
 LINEAR_ROWS = replace(LINEAR, reduction="none")
 MIXED, FUSED, RELATIVE, STABLE = ({"standard": name} for name in ("mixed", "fused", "relative", "stable"))
 ROUNDED = "a softmax was rounded to {dtype} before the target was subtracted: form p - 1 in float32 and round once"
-ZERO = "p of confident targets was rounded to {dtype} before 1 was subtracted"
+ZERO = "p of confident targets was rounded before 1 was subtracted"
 SHARD = "label smoothing of {share} with the C of one of {world} shards: take all classes"
 SHARD_MEAN = "label smoothing with the mean of log p over one of {world} shards: take all classes"
 WORLD = "log {world} is added to every loss: classes that were gathered count {world} times in the sum"
