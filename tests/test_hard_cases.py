@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss.formats import FORMATS, dtype_of
+from refloss.formats import FORMATS, dtype_of, format_of
 from refloss.testing import Shape, cases, hard_cases
 from refloss.testing.hard_cases.angles import boundaries
 from refloss.testing.hard_cases.labels import label_source
@@ -375,6 +375,20 @@ def test_certain_targets_have_the_probability_that_is_named(loss):
     if loss is not CE:
         assert np.unique(y).size == 2
         assert y[0] == y[2] == 6
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("loss", [CE, refloss.SoftmaxLoss(), refloss.NormFace(s=None), refloss.ArcFace()], ids=repr)
+def test_certain_targets_stay_certain_where_numbers_are_rounded(loss, dtype):
+    """Rounded inputs move each of two logits by 2 u |x| |w| at most; logits alone by u |z|."""
+    *inputs, y = named(loss, dtype)["hard-certain"].inputs
+    left = -np.log2(probability_left(inputs[0], y) if loss is CE else _left(loss, *inputs, y))
+    if loss is CE:
+        size = np.abs(inputs[0]).max()
+    else:
+        x, w = (np.linalg.norm(entry, axis=1).max() for entry in inputs)
+        size = 2.0 * (x * w if loss.spec.head == "linear" else loss.spec.scale or x)
+    assert np.abs(left - np.round(np.linspace(1.0, 24.0, 9))).max() < 2.0 * format_of(dtype).u * size / np.log(2.0)
 
 
 def _left(loss, x, w, y):

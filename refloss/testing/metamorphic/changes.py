@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
@@ -14,7 +13,6 @@ from refloss.error_free import Array
 from refloss.testing.metamorphic.code import (
     Code,
     Inputs,
-    Parts,
     Results,
     UntriedError,
     ask,
@@ -22,7 +20,7 @@ from refloss.testing.metamorphic.code import (
     named,
     number_of_samples,
 )
-from refloss.testing.metamorphic.comparisons import by_sample, compare, each_sample, same, within
+from refloss.testing.metamorphic.comparisons import by_sample, compare, each_sample, same, together, within
 from refloss.testing.metamorphic.labels import kinds_of_classes, that_count, with_a_mean
 from refloss.testing.signatures import cross_entropy_of
 
@@ -197,12 +195,7 @@ def samples_alone(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     batch = code.run(inputs)
     alone = [code.run(each_sample(inputs, itemgetter(slice(k, k + 1))), excuse=locked(1)) for k in range(n)]
 
-    def together(side: Callable[[Results], Parts], shares: Array) -> Parts:
-        parts = {}
-        for name, part in side(alone[0]).items():
-            every = [share * side(one)[name] for share, one in zip(shares, alone, strict=True)]
-            parts[name] = np.concatenate(every) if by_sample(name, part) else np.asarray(np.sum(every, axis=0))
-        return parts
-
-    summed = Results(together(lambda one: one.parts, shares), together(lambda one: one.allowed, np.abs(shares)))
+    summed = Results(
+        together([one.parts for one in alone], shares), together([one.allowed for one in alone], np.abs(shares))
+    )
     compare(summed, batch, lambda name, part: part, inputs, "is not that of the samples alone")
