@@ -42,7 +42,7 @@ def library(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Make a library ready, or skip; its framework comes back."""
 
     def ready(name: str) -> str:
-        framework, *packages = LIBRARIES[name]
+        framework, packages, _ = LIBRARIES[name]
         for package in packages:
             if importlib.util.find_spec(package) is None:  # one that is there and does not load is a failure
                 pytest.skip(f"{package} is not installed")
@@ -59,8 +59,9 @@ def library(request: pytest.FixtureRequest) -> Callable[[str], str]:
 )
 def test_it_conforms_at_its_standard(row, dtype, library):
     framework, standard = library(row.library), row.standards[dtype]
-    few = {"shapes": FEW} if framework == "jax" or row.loss.spec.head == "margin" else {}
-    report = check(row.fn, row.loss, framework=framework, dtype=dtype, standard=standard, **few, **row.settings)
+    shapes = FEW if row.loss.spec.head == "margin" else LIBRARIES[row.library].shapes
+    settings = {"shapes": shapes} | row.settings
+    report = check(row.fn, row.loss, framework=framework, dtype=dtype, standard=standard, **settings)
     assert report.passed, str(report)
     if row.settings != VALUE:  # a value alone often meets the next standard too, by chance
         assert report.meets == standard, str(report)

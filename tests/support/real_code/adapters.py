@@ -44,14 +44,20 @@ def cross_entropy(weight: tuple[float, ...] = (), **settings: Any) -> Callable[.
     return fn
 
 
-def linear_cross_entropy(reduction: str = "mean", **options: Any) -> Callable[..., Any]:
+def linear_cross_entropy(
+    weight: tuple[float, ...] = (), options: dict[str, Any] | None = None, **settings: Any
+) -> Callable[..., Any]:
     """torch's fused head; without options it is a linear layer and a cross entropy."""
 
     def fn(x, w, y, b=None):
         import torch
 
-        chosen = torch.nn.LinearCrossEntropyOptions(**options) if options else None
-        return functional().linear_cross_entropy(x, w, y, linear_bias=b, reduction=reduction, options=chosen)
+        named = dict(options or {})
+        if "acc_dtype" in named:
+            named["acc_dtype"] = getattr(torch, named["acc_dtype"])
+        chosen = None if options is None else torch.nn.LinearCrossEntropyOptions(**named)
+        weighted = {"weight": x.new_tensor(weight)} if weight else {}
+        return functional().linear_cross_entropy(x, w, y, linear_bias=b, options=chosen, **settings, **weighted)
 
     return fn
 
@@ -265,36 +271,55 @@ def half_multinomial(z, y):
     return HalfMultinomialLoss(n_classes=z.shape[1]).loss_gradient(y.astype(z.dtype), np.ascontiguousarray(z))
 
 
+def onnx_model(kind: Any, weight: tuple[float, ...], attributes: dict[str, Any]) -> Any:
+    """The operator SoftmaxCrossEntropyLoss of ONNX, as a model of one node."""
+    from onnx import helper
+
+    number = helper.np_dtype_to_tensor_dtype(kind)
+    whole = helper.np_dtype_to_tensor_dtype(np.dtype("int64"))
+    node = helper.make_node("SoftmaxCrossEntropyLoss", ["z", "y", "v"][: 3 if weight else 2], ["loss"], **attributes)
+    graph = helper.make_graph(
+        [node],
+        "one node",
+        [
+            helper.make_tensor_value_info("z", number, ["N", "C"]),
+            helper.make_tensor_value_info("y", whole, ["N"]),
+        ],
+        [helper.make_tensor_value_info("loss", number, ["N"] if attributes.get("reduction") == "none" else [])],
+        [helper.make_tensor("v", number, [len(weight)], weight)] if weight else [],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
 def onnx_cross_entropy(weight: tuple[float, ...] = (), **attributes: Any) -> Callable[..., Any]:
-    """The operator SoftmaxCrossEntropyLoss of ONNX, as a model of one node, on the CPU."""
+    """ONNX Runtime's SoftmaxCrossEntropyLoss, on the CPU."""
 
     @cache
     def session(kind):
         import onnxruntime
-        from onnx import helper
 
-        number = helper.np_dtype_to_tensor_dtype(kind)
-        whole = helper.np_dtype_to_tensor_dtype(np.dtype("int64"))
-        node = helper.make_node(
-            "SoftmaxCrossEntropyLoss", ["z", "y", "v"][: 3 if weight else 2], ["loss"], **attributes
-        )
-        graph = helper.make_graph(
-            [node],
-            "one node",
-            [
-                helper.make_tensor_value_info("z", number, ["N", "C"]),
-                helper.make_tensor_value_info("y", whole, ["N"]),
-            ],
-            [helper.make_tensor_value_info("loss", number, ["N"] if attributes.get("reduction") == "none" else [])],
-            [helper.make_tensor("v", number, [len(weight)], weight)] if weight else [],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4  # what it raises is enough
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        model = onnx_model(kind, weight, attributes).SerializeToString()
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def fn(z, y):
         return session(z.dtype).run(None, {"z": z, "y": y.astype(np.int64)})[0]
+
+    return fn
+
+
+def onnx_reference(**attributes: Any) -> Callable[..., Any]:
+    """The same operator by the reference evaluator of ONNX."""
+
+    @cache
+    def evaluator(kind):
+        from onnx.reference import ReferenceEvaluator
+
+        return ReferenceEvaluator(onnx_model(kind, (), attributes))
+
+    def fn(z, y):
+        return evaluator(z.dtype).run(None, {"z": z, "y": y.astype(np.int64)})[0]
 
     return fn

@@ -23,6 +23,7 @@ from support.real_code.adapters import (
     of_module,
     one_hot,
     onnx_cross_entropy,
+    onnx_reference,
     optax_labels,
     optax_triplet,
     pml,
@@ -37,6 +38,7 @@ from support.real_code.adapters import (
     triplet_with_distance,
     upcast,
 )
+from support.real_code.kernels import cut_cross_entropy, keras_loss, liger_cross_entropy, liger_linear, tinygrad_loss
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -57,16 +59,34 @@ class Row(NamedTuple):
     """Of `check`."""
 
 
-LIBRARIES = {  # heading: framework, packages
-    "PyTorch": ("torch", "torch"),
-    "pytorch-metric-learning": ("torch", "pytorch_metric_learning"),
-    "timm": ("torch", "timm"),
-    "Transformers": ("torch", "transformers"),
-    "JAX": ("jax", "jax"),
-    "optax": ("jax", "optax"),
-    "SciPy": ("numpy", "scipy"),
-    "scikit-learn": ("numpy", "sklearn"),
-    "ONNX Runtime": ("numpy", "onnxruntime", "onnx"),
+class Library(NamedTuple):
+    """How a library is tested."""
+
+    framework: str
+    """Whose arrays it takes."""
+    packages: tuple[str, ...]
+    """Names that have to be importable."""
+    shapes: Any = None
+    """Of the cases in the tests; the default ones if left out."""
+
+
+FEW = ((9, 7, 13), (2, 2, 3))  # for JAX, which compiles for each shape, and for margins, which take time
+
+LIBRARIES = {
+    "PyTorch": Library("torch", ("torch",)),
+    "pytorch-metric-learning": Library("torch", ("pytorch_metric_learning",)),
+    "timm": Library("torch", ("timm",)),
+    "Transformers": Library("torch", ("transformers",)),
+    "Liger": Library("torch", ("liger_kernel", "triton"), ((5, 35, 9), (19, 3, 5))),
+    "Cut Cross-Entropy": Library("torch", ("cut_cross_entropy", "triton")),
+    "Keras": Library("torch", ("keras",)),
+    "tinygrad": Library("numpy", ("tinygrad",), ((9, 7, 13),)),
+    "JAX": Library("jax", ("jax",), FEW),
+    "optax": Library("jax", ("optax",), FEW),
+    "SciPy": Library("numpy", ("scipy",)),
+    "scikit-learn": Library("numpy", ("sklearn",)),
+    "ONNX Runtime": Library("numpy", ("onnxruntime", "onnx")),
+    "ONNX, the reference evaluator": Library("numpy", ("onnx",)),
 }
 
 
@@ -78,11 +98,13 @@ STABLE = dict.fromkeys(DTYPES, "stable")
 WORKING = dict.fromkeys(DTYPES, "working")
 HALVES_MIXED = STABLE | {"float16": "mixed", "bfloat16": "mixed"}
 HALVES_FUSED = STABLE | {"float16": "fused", "bfloat16": "fused"}
+HALVES_STABLE = {"float16": "stable", "bfloat16": "stable"}
 IN_FLOAT32 = {"float16": "mixed", "bfloat16": "mixed", "float32": "stable"}
 
-FEW = ((9, 7, 13), (2, 2, 3))  # for JAX, which compiles for each shape, and for margins, which take time
 SOFT, NO_IGNORED, VALUE = {"soft": True}, {"ignored": False}, {"gradients": False}
 MASKED = {"boundary-masked": "0 times the log of a probability of 0 is NaN"}
+VANISHING = {"hard-wrong-120": "the log of a probability of 0", "hard-wrong-800": "the log of a probability of 0"}
+OVERFLOW = {"hard-offset-exact": "a sum over all rows and classes is beyond float16"}
 COINCIDING = dict.fromkeys(
     ("boundary-edge-0.75", "boundary-edge-1.25", "hard-on-positive", "hard-on-negative", "hard-all-one"),
     "the slope of the root at 0 is infinite, and times 0 it is NaN",
@@ -115,30 +137,60 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         ("F.linear_cross_entropy(x, w, y)", linear_cross_entropy(), SoftmaxLoss(), STABLE),
         (
             "F.linear_cross_entropy(x, w, y, options=O())",
-            linear_cross_entropy(acc_policy="auto"),
+            linear_cross_entropy(options={}),
             SoftmaxLoss(),
             HALVES_MIXED,
         ),
         (
             "F.linear_cross_entropy(x, w, y, options=O(chunking_method=None))",
-            linear_cross_entropy(chunking_method=None),
+            linear_cross_entropy(options={"chunking_method": None}),
             SoftmaxLoss(),
             HALVES_FUSED | {"bfloat16": "mixed"},
         ),
         (
             'F.linear_cross_entropy(x, w, y, reduction="none", options=O(chunking_method=None))',
-            linear_cross_entropy(reduction="none", chunking_method=None),
+            linear_cross_entropy(reduction="none", options={"chunking_method": None}),
             SoftmaxLoss(reduction="none"),
             HALVES_FUSED,
         ),
         *(
             (
                 f'F.linear_cross_entropy(x, w, y, options=O(acc_policy="{policy}"))',
-                linear_cross_entropy(acc_policy=policy),
+                linear_cross_entropy(options={"acc_policy": policy}),
                 SoftmaxLoss(),
                 STABLE,
             )
             for policy in ("accurate", "balanced", "compact")
+        ),
+        *(
+            (
+                f'F.linear_cross_entropy(x, w, y, options=O(acc_policy="{policy}", acc_dtype=torch.float32))',
+                linear_cross_entropy(options={"acc_policy": policy, "acc_dtype": "float32"}),
+                SoftmaxLoss(),
+                {"float16": in_float16, "bfloat16": "mixed"},
+            )
+            for policy, in_float16 in (("accurate", "mixed"), ("balanced", "stable"), ("compact", "stable"))
+        ),
+        (
+            "F.linear_cross_entropy(x, w, y, weight=v)",
+            linear_cross_entropy(WEIGHT),
+            SoftmaxLoss(class_weight=WEIGHT),
+            STABLE,
+        ),
+        (
+            "F.linear_cross_entropy(x, w, y, weight=v, options=O())",
+            linear_cross_entropy(WEIGHT, options={}),
+            SoftmaxLoss(class_weight=WEIGHT),
+            HALVES_FUSED | {"bfloat16": "mixed"},
+        ),
+        *(
+            (
+                "F.linear_cross_entropy(x, w, y, label_smoothing=0.1)",
+                linear_cross_entropy(label_smoothing=0.1),
+                SoftmaxLoss(label_smoothing=0.1),
+                *meets,
+            )
+            for meets in ((without("float16", STABLE),), ({"float16": "stable"}, {"xfail": OVERFLOW}))
         ),
         ("nn.LinearCrossEntropyLoss(D, C)", of_module(linear_head, "linear.weight"), SoftmaxLoss(), STABLE),
         ("F.triplet_margin_loss(a, p, n, margin=0.2, eps=0)", triplet, Triplet(squared=False), WORKING),
@@ -196,6 +248,90 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             refloss.AMSoftmax(s=30, m=0.4),
             STABLE,
             NO_IGNORED,
+        ),
+    ],
+    "Liger": [
+        *(
+            (
+                f"liger_cross_entropy(z, y{said})",
+                liger_cross_entropy(**settings),
+                CrossEntropy(**settings),
+                {"float16": "stable", "float32": "working"},
+                {"overwrites": ("z",)},
+            )
+            for said, settings in (
+                ("", {}),
+                (', reduction="none"', {"reduction": "none"}),
+                (", label_smoothing=0.1", {"label_smoothing": 0.1}),
+            )
+        ),
+        # lse_square_scale belongs here as soon as a loss of refloss has it: the interpreter runs it.
+        *(
+            (
+                f"liger_fused_linear_cross_entropy(x, w, y{said})",
+                liger_linear(**settings),
+                loss,
+                {"float16": "mixed", "float32": in_float32},
+            )
+            for said, settings, loss, in_float32 in (
+                ("", {}, SoftmaxLoss(), "stable"),
+                (", accum_dtype=torch.float32", {"accumulate": "float32"}, SoftmaxLoss(), "stable"),
+                (', reduction="none"', {"reduction": "none"}, SoftmaxLoss(reduction="none"), "working"),
+            )
+        ),
+    ],
+    "Cut Cross-Entropy": [
+        (
+            f'linear_cross_entropy(x, w, y, impl="torch_compile"{said})',
+            cut_cross_entropy(**settings),
+            SoftmaxLoss(**settings),
+            IN_FLOAT32,
+        )
+        for said, settings in (
+            ("", {}),
+            (', reduction="sum"', {"reduction": "sum"}),
+            (', reduction="none"', {"reduction": "none"}),
+        )
+    ],
+    "Keras": [
+        (
+            "SparseCategoricalCrossentropy(from_logits=True)(y, z)",
+            keras_loss("SparseCategoricalCrossentropy"),
+            CrossEntropy(),
+            without("float64", STABLE),
+            NO_IGNORED,
+        ),
+        (
+            "CategoricalCrossentropy(from_logits=True)(t, z)",
+            keras_loss("CategoricalCrossentropy"),
+            CrossEntropy(),
+            without("float64", STABLE),
+            NO_IGNORED | SOFT | {"xfail": MASKED},
+        ),
+        (
+            "CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)(t, z)",
+            keras_loss("CategoricalCrossentropy", label_smoothing=0.1),
+            CrossEntropy(label_smoothing=0.1),
+            without("float64", STABLE),
+            NO_IGNORED | SOFT,
+        ),
+    ],
+    "tinygrad": [
+        *(
+            (
+                "z.sparse_categorical_crossentropy(y, ignore_index=-100)",
+                tinygrad_loss("sparse_categorical_crossentropy", ignore_index=-100),
+                CrossEntropy(),
+                *meets,
+            )
+            for meets in (({"float32": "stable", "float64": "stable"},), (HALVES_STABLE, {"xfail": MASKED}))
+        ),
+        *(
+            ("z.cross_entropy(t)", tinygrad_loss("cross_entropy"), CrossEntropy(), *meets)
+            for meets in (
+                ({"float32": "stable", "float64": "stable"}, NO_IGNORED | SOFT),
+                (HALVES_STABLE, NO_IGNORED | SOFT | {"xfail": MASKED}),
+            )
         ),
     ],
     "JAX": [
@@ -288,6 +424,16 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             without("bfloat16", STABLE),
             VALUE,
         ),
+    ],
+    "ONNX, the reference evaluator": [
+        (
+            f"SoftmaxCrossEntropyLoss{said}",
+            onnx_reference(**attributes),
+            CrossEntropy(**attributes),
+            {"float32": "stable"},
+            VALUE | NO_IGNORED | {"xfail": VANISHING},
+        )
+        for said, attributes in (("", {}), ('(reduction="none")', {"reduction": "none"}))
     ],
 }
 ROWS = [Row(library, *row) for library, rows in TABLE.items() for row in rows]
