@@ -7,6 +7,8 @@ rows, and a test compares the two. The failures follow, each with what the repor
 from __future__ import annotations
 
 import importlib.util
+import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,12 +28,14 @@ from support.real_code.adapters import (
     label_smoother,
     masked_lm,
     of_module,
+    onnx_reference,
     optax_labels,
     pml,
     pml_triplet,
     timm_soft,
     token_classification,
 )
+from support.real_code.kernels import cut_cross_entropy, keras_loss, liger_cross_entropy, liger_linear
 from support.real_code.table import FEW, HARD_ARCFACE, NO_IGNORED, VALUE
 
 PAGE = Path(__file__).parents[1] / "docs/testing/libraries.md"
@@ -51,6 +55,13 @@ def library(request: pytest.FixtureRequest) -> Callable[[str], str]:
         return framework
 
     return ready
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="outside CI not every library has to be there")
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_ci_has_every_library(name):
+    """These tests skip what is not installed: where all run them, nothing may be missing."""
+    assert [package for package in LIBRARIES[name].packages if importlib.util.find_spec(package) is None] == []
 
 
 @pytest.mark.parametrize(
@@ -135,6 +146,75 @@ def test_transformers_computes_float64_in_float32(fn, library):
 def test_transformers_adds_up_smoothed_targets_in_float32(library):
     settings = {"framework": library("Transformers"), "dtype": "float64", "groups": "ordinary"}
     assert not check(label_smoother, refloss.CrossEntropy(label_smoothing=0.1), **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "fn", "loss", "settings"),
+    [
+        ("Liger", liger_cross_entropy(), refloss.CrossEntropy(), {"overwrites": ("z",)}),
+        ("Liger", liger_linear(), refloss.SoftmaxLoss(), {}),
+        ("Cut Cross-Entropy", cut_cross_entropy(), refloss.SoftmaxLoss(), {}),
+        ("Keras", keras_loss("CategoricalCrossentropy"), refloss.CrossEntropy(), {}),
+    ],
+)
+def test_kernels_compute_float64_in_float32(name, fn, loss, settings, library):
+    """Keras only divides in it, by the number of rows: without a reduction it is right."""
+    framework = library(name)
+    report = check(fn, loss, framework=framework, dtype="float64", groups="ordinary", shapes=FEW[:1], **settings)
+    assert "ordinary-random" in failed(report)
+    assert all(entry.over for entry in report.results[0].quantities if not entry.passed)  # numbers, and off
+
+
+def test_liger_writes_its_gradient_over_the_logits(library):
+    report = check(
+        liger_cross_entropy(), refloss.CrossEntropy(), framework=library("Liger"), groups="ordinary", shapes=FEW[:1]
+    )
+    assert "z: is not what it was before the call: the code writes into its input" in str(report)
+
+
+def test_the_interpreter_cuts_off_bfloat16(library):
+    """Of a loss of log 3 the interpreter of Triton 3.9.0 keeps the bits that fit, where a GPU rounds."""
+    library("Liger")
+    import torch
+
+    loss = liger_cross_entropy()(torch.zeros(1, 3, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.int64))
+    assert loss.item() == 1.09375
+    assert torch.tensor(math.log(3.0)).bfloat16().item() == 1.1015625
+
+
+@pytest.mark.parametrize("option", ["weight", "softcap"])
+def test_the_interpreter_fails_of_some_of_liger(option, library):
+    library("Liger")
+    import torch
+
+    z, y = torch.zeros(1, 3, requires_grad=True), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(Exception, match=r"float\W+ object has no attribute"):
+        liger_cross_entropy(**{option: torch.ones(3) if option == "weight" else 30.0})(z, y)
+
+
+def test_the_interpreter_fails_of_cut_cross_entropy(library):
+    library("Cut Cross-Entropy")
+    import torch
+    from cut_cross_entropy import linear_cross_entropy
+
+    x, w = torch.zeros(2, 3), torch.zeros(4, 3)
+    with pytest.raises(Exception, match=r"NoneType\W+ object has no attribute"):
+        linear_cross_entropy(x, w, torch.zeros(2, dtype=torch.int64), impl="cce")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_reference_evaluator_takes_the_log_of_a_softmax(dtype, library):
+    settings = {"framework": library("ONNX, the reference evaluator"), "dtype": dtype, "shapes": FEW[:1]}
+    report = check(onnx_reference(), refloss.CrossEntropy(), groups="hard", **settings, **VALUE, **NO_IGNORED)
+    assert (
+        failed(report)
+        == {
+            "float16": {"hard-wrong-30", "hard-wrong-120"},
+            "float32": {"hard-wrong-120", "hard-wrong-800"},
+            "float64": {"hard-wrong-800"},
+        }[dtype]
+    )
+    assert "a probability vanishes before its logarithm" in report.diagnoses[0]
 
 
 @pytest.mark.parametrize("function", ["triplet_margin_loss", "triplet_margin_with_distance_loss"])

@@ -295,10 +295,16 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
     ],
     "Keras": [
         (
-            "SparseCategoricalCrossentropy(from_logits=True)(y, z)",
-            keras_loss("SparseCategoricalCrossentropy"),
+            "SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100)(y, z)",
+            keras_loss("SparseCategoricalCrossentropy", ignore_class=-100),
             CrossEntropy(),
             without("float64", STABLE),
+        ),
+        (
+            "SparseCategoricalCrossentropy(from_logits=True, reduction=None)(y, z)",
+            keras_loss("SparseCategoricalCrossentropy", reduction=None),
+            CrossEntropy(reduction="none"),
+            STABLE,
             NO_IGNORED,
         ),
         (
