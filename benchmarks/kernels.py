@@ -54,12 +54,15 @@ def measured(part: int) -> Rows:
 
 def checked(row: Row, dtype: str, seed: int) -> pages.Row:
     """Check a code in a dtype: what it meets, and what is said of it where it meets nothing."""
+    library = LIBRARIES[row.library]
     settings = {name: setting for name, setting in row.settings.items() if name != "xfail" or dtype in row.standards}
+    if library.framework == "jax":
+        settings["shapes"] = library.shapes
     with np.errstate(all="ignore"):
         report = check(
             row.fn,
             row.loss,
-            framework=LIBRARIES[row.library].framework,
+            framework=library.framework,
             dtype=dtype,
             seed=seed,
             groups=VERDICT,
