@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import pages
@@ -129,7 +130,7 @@ def refusals_table(rows: Rows) -> str:
                 dtype,
                 f"{sum(len(row['failed']) for row in group)} of {sum(row['cases'] for row in group)}",
                 f"{worst:.2g}" if math.isfinite(worst) else "–",
-                pages.escaped(said or (f"raised {raised}" if raised else "–")),
+                pages.escaped(said or (f"raised `{shorten(raised, 80)}`" if raised else "–")),
             )
         )
     titles = ("library", "code", "reference", "dtype", "failing cases", "worst share", "what the report says")

@@ -35,7 +35,13 @@ from support.real_code.adapters import (
     timm_soft,
     token_classification,
 )
-from support.real_code.kernels import cut_cross_entropy, keras_loss, liger_cross_entropy, liger_linear
+from support.real_code.kernels import (
+    cut_cross_entropy,
+    keras_loss,
+    liger_cross_entropy,
+    liger_linear,
+    tinygrad_loss,
+)
 from support.real_code.table import FEW, HARD_ARCFACE, NO_IGNORED, VALUE
 
 PAGE = Path(__file__).parents[1] / "docs/testing/libraries.md"
@@ -200,6 +206,15 @@ def test_the_interpreter_fails_of_cut_cross_entropy(library):
     x, w = torch.zeros(2, 3), torch.zeros(4, 3)
     with pytest.raises(Exception, match=r"NoneType\W+ object has no attribute"):
         linear_cross_entropy(x, w, torch.zeros(2, dtype=torch.int64), impl="cce")
+
+
+def test_tinygrad_fails_of_35_classes_in_float16(library):
+    """tinygrad 0.14.0, on the device PYTHON."""
+    fn = tinygrad_loss("sparse_categorical_crossentropy", ignore_index=-100)
+    settings = {"framework": library("tinygrad"), "groups": "ordinary", "shapes": (5, 35, 9)}
+    assert check(fn, refloss.CrossEntropy(), dtype="bfloat16", **settings)
+    report = check(fn, refloss.CrossEntropy(), dtype="float16", **settings)
+    assert all("UOp verification failed" in result.error for result in report.results)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
