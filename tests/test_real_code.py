@@ -44,6 +44,8 @@ from support.real_code.kernels import (
 )
 from support.real_code.table import FEW, HARD_ARCFACE, NO_IGNORED, VALUE
 
+INTERPRETED = ("Liger", "tinygrad")
+"""Libraries whose kernels run as Python, which a tracer slows down."""
 PAGE = Path(__file__).parents[1] / "docs/testing/libraries.md"
 
 
@@ -72,7 +74,16 @@ def test_ci_has_every_library(name):
 
 @pytest.mark.parametrize(
     ("row", "dtype"),
-    [pytest.param(row, dtype, id=f"{row.library}-{row.code}-{dtype}") for row in ROWS for dtype in row.standards],
+    [
+        pytest.param(
+            row,
+            dtype,
+            id=f"{row.library}-{row.code}-{dtype}",
+            marks=[pytest.mark.untraced] if row.library in INTERPRETED else [],
+        )
+        for row in ROWS
+        for dtype in row.standards
+    ],
 )
 def test_it_conforms_at_its_standard(row, dtype, library):
     framework, standard = library(row.library), row.standards[dtype]
