@@ -15,7 +15,7 @@ ALTERNATIVE = (
     "x and W go through normalize and cosine, the wide branch with every class; x and w_y through angle and margin, "
     "the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. The "
     "plain softmax head has linear in place of both branches. The triplet loss goes from three embeddings through "
-    "triplet to the loss."
+    "triplet to the loss, a divergence from two rows of logits through divergence."
 )
 
 
@@ -36,9 +36,16 @@ BOXES = {
     "cross_entropy": Spot(5, 0.5),
     "linear": Spot(2, 2),
     "triplet": Spot(2, 3),
+    "divergence": Spot(2, 4),
 }
-WORDS = {"x, W": Spot(0, 0), "x, w_y": Spot(0, 1), "x, W, b": Spot(0, 2), "a, p, n": Spot(0, 3)}
-ENDS = {"loss": Spot(6, 0.5), "loss ": Spot(6, 3)}
+WORDS = {
+    "x, W": Spot(0, 0),
+    "x, w_y": Spot(0, 1),
+    "x, W, b": Spot(0, 2),
+    "a, p, n": Spot(0, 3),
+    "z, target": Spot(0, 4),
+}
+ENDS = {"loss": Spot(6, 0.5), "loss ": Spot(6, 3), "loss  ": Spot(6, 4)}
 ARROWS = [
     ("x, W", "normalize"),
     ("normalize", "cosine"),
@@ -53,6 +60,8 @@ ARROWS = [
     ("linear", "log_softmax"),
     ("a, p, n", "triplet"),
     ("triplet", "loss "),
+    ("z, target", "divergence"),
+    ("divergence", "loss  "),
 ]
 SPOTS = BOXES | WORDS | ENDS
 
@@ -87,7 +96,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _svg(layout: Layout, url: str, stage: str) -> str:
-    right, bottom = 7 * layout.along, 4 * layout.row
+    right, bottom = 7 * layout.along, 5 * layout.row
     size = (bottom, right) if layout.down else (right, bottom)
     marker = f"tip-{layout.name}"
     tip = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"'
@@ -130,5 +139,5 @@ def _arrow(layout: Layout, start: str, end: str, marker: str) -> str:
         if layout.down
         else f"M{x1 + leave:g} {y1:g}L{x2 - enter:g} {y2:g}"
     )
-    other = ' class="other"' if start in ("x, W, b", "linear", "a, p, n", "triplet") else ""
+    other = ' class="other"' if start in ("x, W, b", "linear", "a, p, n", "triplet", "z, target", "divergence") else ""
     return f'<path{other} d="{path}" marker-end="url(#{marker})"/>'

@@ -18,6 +18,7 @@ from refloss.formats import dtype_name, rounded
 from refloss.messages import shown
 from refloss.testing.hard_cases.case import GROUPS, SHAPES, VERDICT, Case, Draft, Setting, Shape
 from refloss.testing.hard_cases.directions import direction_cases
+from refloss.testing.hard_cases.divergences import divergence_cases
 from refloss.testing.hard_cases.labels import can_ignore, counts_nothing, label_source, weights_cancel
 from refloss.testing.hard_cases.logits import logit_cases
 from refloss.testing.hard_cases.triplets import triplet_cases
@@ -119,7 +120,13 @@ def sizes(loss: Loss, shapes: Any) -> list[Shape]:
 
 def _drafts(loss: Loss, dtype: str, size: Shape, seed: int) -> Iterator[Draft]:
     setting = Setting(loss, dtype, size, np.random.default_rng(seed), label_source(size.n, size.c))
-    heads = {"logits": logit_cases, "linear": direction_cases, "margin": direction_cases, "triplet": triplet_cases}
+    heads = {
+        "logits": logit_cases,
+        "linear": direction_cases,
+        "margin": direction_cases,
+        "triplet": triplet_cases,
+        "divergence": divergence_cases,
+    }
     return heads[head_of(loss)](setting)
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from refloss.testing.hard_cases import Shape
+from refloss.testing.metamorphic.accumulation import accumulation, accumulation_with_ignored
 from refloss.testing.metamorphic.changes import (
     axes,
     far_above,
@@ -56,9 +57,11 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
     if code.weights is None or (code.weights >= 0.0).all():
         yield not_negative
     if shape.n > 1:
-        yield from (order_of_samples, samples_alone)
+        yield from (order_of_samples, samples_alone, accumulation)
     if head == "triplet":
         yield from (axes, translation, closed, coincident)
+    elif head == "divergence":
+        yield from (order_of_classes, shift) if shape.c > 1 else (shift,)
     else:
         yield from _labelled(code, shape, ignored)
     if not code.gradients:
@@ -67,7 +70,8 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
         yield upstream
     if head == "margin" and directions(code) & set(code.gradients):
         yield radial
-    if (head == "logits" and not has_options(code.loss)) or (head == "triplet" and len(code.gradients) == 3):
+    balanced = head == "divergence" or (head == "logits" and not has_options(code.loss))
+    if balanced or (head == "triplet" and len(code.gradients) == 3):
         yield nothing_in_sum
     if head != "margin" or margin_of(code.loss).gradient == "exact":
         yield slope
@@ -94,6 +98,6 @@ def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
         if scale_of(loss) is not None:
             yield lengths_of_x
     if ignored:
-        yield from (ignored_rows, ignored_batch, ignored_all)
+        yield from (ignored_rows, ignored_batch, ignored_all, accumulation_with_ignored)
     if len(weightless_classes(code)):
         yield from (weightless_rows, weightless_batch)
