@@ -138,6 +138,26 @@ def test_slopes_that_underflow_alone_come_back_with_the_upstream_gradient(engine
         assert result[0, 0] == pytest.approx(grad.z[0, 0], rel=16.0 * checks.U)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_exponentials_times_slopes_may_underflow_where_neither_does(engine, dtype):
+    """p = 1 and a slope of 1e-320, p = e^-600 and one of 1e-200, times 1e300: numbers, or 0 by what a bound allows."""
+    if dtype is np.float32 and engine != "fused":
+        pytest.skip("float32 is of fused alone")
+    for cap, ratio, upstream in ((300.0, 231.0, 1e300), (1.0, 369.0, 1e300), (40.0, 40.0, 1e30)):
+        size = float(np.float32(cap * ratio))
+        for y in ([0, 1], [1, 0]):
+            checks.against_exact(
+                refloss.CrossEntropy(softcap=cap, reduction="sum"),
+                np.array([[size, -size, 0.5 * size], [0.0, size, -size]]),
+                y,
+                engine=engine,
+                dtype=dtype,
+                upstream=upstream,
+                upstream_lse=np.array([0.0, 1.0]),
+            )
+
+
 @pytest.mark.parametrize("engine", EVERY)
 @pytest.mark.parametrize(
     ("sigma", "cap", "size"),
