@@ -32,7 +32,10 @@ def allowed(loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = np.floa
     """The contract in u: for a value relative to itself, for a gradient relative to the absolute terms of its row."""
     arrays = _arrays(loss, inputs)
     sizes = (len(arrays["w"]), arrays["w"].shape[1]) if "w" in arrays else (1, 1)
-    promise = contract.promise(engine, loss.spec.head, contract.scales(loss.spec, arrays), *sizes, dtype)
+    options = contract.has_options(loss.spec, arrays)
+    promise = contract.promise(
+        engine, loss.spec.head, contract.scales(loss.spec, arrays), *sizes, dtype, options=options
+    )
     return float(promise.value.max()) / U, float(promise.gradient.max() + promise.sums) / U
 
 
