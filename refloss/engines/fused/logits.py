@@ -134,6 +134,7 @@ def _row_targets(y: Array | Integers, classes: int, settings: cross_entropy.Sett
 
 def _check_overflow(z: NDArray[np.floating], dtype: DType, settings: softcap.Settings) -> None:
     """Refuse rows, whose loss is not finite, if a logit is so large that differences of logits may overflow."""
-    sizes = np.abs(np.asarray(z, np.float64)) * max(settings.logit_scale, 1.0)
-    if (np.isfinite(sizes) & (sizes >= max_logit(dtype))).any():
+    with np.errstate(over="ignore"):
+        sizes = np.abs(np.asarray(z, np.float64)) * max(settings.logit_scale, 1.0)
+    if (np.isfinite(z) & (sizes >= max_logit(dtype))).any():
         raise TooLargeError
