@@ -194,6 +194,18 @@ ArcFace(m=0, boundary="min")
     ValueError: boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which m1=1, m2=0, m3=0 never reach
 CombinedMargin(m2=0.3, m3=0.045, boundary="min")
     ValueError: boundary='min' acts where cos(theta + m2) - m3 > cos(theta), which m1=1, m2=0.3, m3=0.045 never reach
+CrossEntropy(logit_scale=0)
+    ValueError: logit_scale must be a finite number > 0; got 0.0
+CrossEntropy(softcap=-30.0)
+    ValueError: softcap must be a finite number > 0; got -30.0
+SoftmaxLoss(softcap=INF)
+    ValueError: softcap must be a finite number > 0; got inf
+SoftmaxLoss(logit_scale=None)
+    TypeError: logit_scale must be a number; got None
+CrossEntropy(z_loss=-1e-4)
+    ValueError: z_loss must be a finite number >= 0; got -0.0001
+CrossEntropy(z_loss=NAN)
+    ValueError: z_loss must be a finite number >= 0; got nan
 
 ArcFace()(1.0, W, Y)
     ValueError: x must have shape (N, D); got shape ()
@@ -296,6 +308,40 @@ CrossEntropy()(Z, at(P, (4, 0), NAN))
     ValueError: y must be finite; got nan at y[4, 0]
 CrossEntropy()(Z, at(P, (4, 0), INF))
     ValueError: y must be finite; got inf at y[4, 0]
+SoftmaxLoss()(X, W, P[:4])
+    TypeError: y must be integer labels of shape (5,), or float probabilities of shape (5, 4);
+    got dtype float64 and shape (4, 4)
+SoftmaxLoss()(X, W, P.T)
+    TypeError: y must be integer labels of shape (5,), or float probabilities of shape (5, 4);
+    got dtype float64 and shape (4, 5)
+SoftmaxLoss()(X, W, P.astype(np.int64))
+    ValueError: y must be integer labels of shape (5,), or float probabilities of shape (5, 4);
+    got dtype int64 and shape (5, 4)
+SoftmaxLoss()(X, W, P > 1)
+    TypeError: y must hold real numbers that float64 can hold; got ndarray of dtype bool
+SoftmaxLoss()(X, W, at(P, (4, 0), NAN))
+    ValueError: y must be finite; got nan at y[4, 0]
+
+CrossEntropy().value_and_grad(Z, Y, upstream_lse=1.0)
+    ValueError: upstream_lse must have shape (5,), one number per sample; got shape ()
+CrossEntropy().value_and_grad(Z, Y, upstream_lse=np.ones(4))
+    ValueError: upstream_lse must have shape (5,), one number per sample; got shape (4,)
+CrossEntropy().trace(Z, Y, upstream_lse=np.ones((5, 1)))
+    ValueError: upstream_lse must have shape (5,), one number per sample; got shape (5, 1)
+CrossEntropy().value_and_grad(np.zeros((2, 3, 4)), [[0, 1, 2], [3, 0, 1]], upstream_lse=np.ones(6))
+    ValueError: upstream_lse must have shape (2, 3), one number per sample; got shape (6,)
+SoftmaxLoss().value_and_grad(X, W, Y, upstream_lse=at(np.ones(5), 3, NAN))
+    ValueError: upstream_lse must be finite; got nan at upstream_lse[3]
+SoftmaxLoss().trace(X, W, P, upstream_lse=at(np.ones(5), 0, INF))
+    ValueError: upstream_lse must be finite; got inf at upstream_lse[0]
+SoftmaxLoss().value_and_grad(X, W, Y, upstream_lse=list("abcde"))
+    TypeError: upstream_lse must hold real numbers that float64 can hold; got list of dtype <U1
+refloss.error_bound(ArcFace(), X, W, Y, upstream_lse=np.ones(5))
+    ValueError: upstream_lse goes with a loss on logits, CrossEntropy or SoftmaxLoss, alone
+refloss.error_bound(Triplet(), X, X, X + 1.0, upstream_lse=np.ones(5))
+    ValueError: upstream_lse goes with a loss on logits, CrossEntropy or SoftmaxLoss, alone
+refloss.error_bound(KLDivergence(), Z, Z, upstream_lse=np.ones(5))
+    ValueError: upstream_lse goes with a loss on logits, CrossEntropy or SoftmaxLoss, alone
 
 ArcFace()(at(X, [2, 4], 0.0), W, Y)
     ValueError: x must have no zero vector, whose direction is undefined; got zeros in x[2]
@@ -777,6 +823,7 @@ def test_gradients_are_not_written_over_other_arguments() -> None:
         ("upstream", ArcFace(reduction="none"), of(ArcFace, upstream=room[:, 1])),
         ("upstream", ArcFace(), of(ArcFace, upstream=room[4:, 2].reshape(()))),
         ("b", SoftmaxLoss(), of(SoftmaxLoss, b=room[1:, 2])),
+        ("upstream_lse", SoftmaxLoss(), of(SoftmaxLoss, upstream_lse=room[:, 0])),
     ):
         message = f"out['x'] must not share memory with {argument}, which stays as it is"
         refused(lambda m=loss, a=arguments: m.value_and_grad(**a, out={"x": room}), ValueError, message)  # type: ignore[misc]
@@ -785,6 +832,31 @@ def test_gradients_are_not_written_over_other_arguments() -> None:
     refused(lambda: CrossEntropy().value_and_grad(Z, targets, out={"z": targets}), ValueError, message)
     message = "out['negative'] must not share memory with positive, which stays as it is"
     refused(lambda: Triplet().value_and_grad(X, room, X, out={"negative": room}), ValueError, message)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd", "fused"])
+def test_a_scale_that_takes_logits_beyond_float64_is_refused(engine: str) -> None:
+    """By its name, with the logit in question; infinite logits and those of ignored rows are none.
+
+    Certified has room for them. dd may name the gap of another class from the largest logit instead.
+    """
+    z, y = np.array([[NAN, 1e305], [-INF, 1.0], [1.0, 1e305]]), np.array([-100, 1, 0])
+    message = (
+        "logit_scale must leave logits that float64 can hold, below 1.8e308; "
+        "it makes more of 1e+305 for class 1 and sample 1 of those not ignored"
+    )
+    loss = CrossEntropy(logit_scale=1e10)
+    calls: list[Any] = [lambda: loss(z, y, engine=engine), lambda: loss.value_and_grad(z, y, engine=engine)]
+    if engine == "chain":
+        calls.append(lambda: loss.trace(z, y))
+    for call in calls:
+        refused(call, ValueError, message)
+    head, inputs = SoftmaxLoss(logit_scale=1e10), ([[2.0]], [[0.5], [1.0]], [0], [0.0, 1e305])
+    for call in (head, head.value_and_grad):
+        with pytest.raises(ValueError, match=r"^logit_scale must leave logits that float64 can hold, below 1\.8e308"):
+            call(*inputs, engine=engine)
+    for kept in (CrossEntropy(logit_scale=1e10, softcap=5.0), CrossEntropy(logit_scale=100.0)):
+        assert np.isfinite(kept.value_and_grad(z, y, engine=engine)[0])
 
 
 def test_gradients_are_not_written_over_one_another() -> None:

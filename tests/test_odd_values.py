@@ -32,6 +32,7 @@ CLASSES = {getattr(refloss, name) for name in refloss.__all__ if name[0].isupper
 LOSSES = sorted(CLASSES, key=lambda it: it.__name__)
 CHECK = ("framework", "dtype", "device", "shapes", "groups", "standard", "accumulate", "matmul", "gradients", "ignored")
 CHECK += ("soft", "bias", "overwrites", "xfail", "seed", "cases", "track", "fn", "loss")
+BOUND = ("engine", "dtype", "upstream", "upstream_lse")
 INTEGERS = {"a huge integer", "a large integer", "a negative integer"}
 NUMBERS = {"True", "an array", "NaN", "infinity", "an empty list"}
 
@@ -68,10 +69,11 @@ def settings() -> Iterator[tuple[str, Option]]:
 
 def calls() -> Iterator[tuple[str, Option]]:
     for loss, inputs in INPUTS.items():
+        of_lse = ("upstream_lse",) if loss in {LOGITS, LINEAR} else ()
         methods = {
             "": called(loss, loss, "engine", "dtype"),
-            ".value_and_grad": called(loss, loss.value_and_grad, "engine", "dtype", "upstream", "wrt", "out"),
-            ".trace": called(loss, loss.trace, "upstream"),
+            ".value_and_grad": called(loss, loss.value_and_grad, "engine", "dtype", "upstream", "wrt", "out", *of_lse),
+            ".trace": called(loss, loss.trace, "upstream", *of_lse),
         }
         for method, options in methods.items():
             for option in options:
@@ -94,7 +96,7 @@ def functions() -> Iterator[tuple[str, Option]]:
         "target_slope": [Option(MARGIN.target_slope, "theta")],
         "ulp_error": vary(refloss.ulp_error, ("result", "truth"), result=1.0, truth=1.0),
         "error_bound": [
-            *vary(lambda **options: refloss.error_bound(LOGITS, Z, Y, **options), ("engine", "dtype", "upstream")),
+            *vary(lambda **options: refloss.error_bound(LOGITS, Z, Y, **options), BOUND),
             *vary(lambda loss=LOGITS, z=Z, y=Y: refloss.error_bound(loss, z, y), ("loss", "z", "y")),
         ],
         "enclose": [
@@ -155,6 +157,10 @@ TAKEN: dict[str, set[str]] = {
     "dtype": {"None", "bytes"},  # NumPy takes names as bytes
     "dtypes": set(),
     "upstream": {"None"},
+    "upstream_lse": {"None"},
+    "softcap": {"None", "a large integer"},
+    "logit_scale": {"a large integer"},
+    "z_loss": {"a large integer"},
     "wrt": {"None", "an empty list"},
     "out": {"None", "an empty dict", "an array"},
     "fn": {"a class", "a function"},  # which fail when called: a result of the check
