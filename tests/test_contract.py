@@ -44,6 +44,19 @@ LOSSES = [
     refloss.ASoftmax(annealing=1.0),
     refloss.ArcFace(s=8.0, class_weight=(1.0, 0.5, 2.0, 3.0)),
     refloss.CombinedMargin(boundary="monotone", gradient="detached", reduction="sum"),
+    refloss.CrossEntropy(logit_scale=0.0625),
+    refloss.CrossEntropy(softcap=3.0, reduction="none"),
+    refloss.CrossEntropy(z_loss=0.25),
+    refloss.CrossEntropy(
+        logit_scale=0.5,
+        softcap=2.0,
+        z_loss=0.25,
+        class_weight=(1.0, 0.5, 2.0, 3.0),
+        reduction="sum",
+        label_smoothing=0.1,
+    ),
+    refloss.SoftmaxLoss(logit_scale=0.5, softcap=2.0, z_loss=0.25, class_weight=(1.0, 0.5, 2.0, 3.0)),
+    refloss.SoftmaxLoss(z_loss=0.25, reduction="none"),
     refloss.Triplet(m=5.0),
     refloss.Triplet(m=5.0, squared=False, reduction="none"),
     refloss.KLDivergence(),
@@ -52,24 +65,32 @@ LOSSES = [
 ]
 
 
+GIVEN = [(loss, given) for loss in LOSSES for given in (False, True) if not given or hasattr(loss, "softcap")]
+
+
 @pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
-def test_a_bound_is_the_promise_times_the_absolute_terms(loss, engine):
-    """Terms and values are those of mpmath. Logarithms and the scales of rows cost less than 2^-20."""
+@pytest.mark.parametrize(("loss", "given"), GIVEN, ids=[f"{loss}{', lse' if given else ''}" for loss, given in GIVEN])
+def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
+    """Terms and values are those of mpmath. Logarithms and the scales of rows cost less than 2^-20.
+
+    Some with an upstream gradient of the log-sum-exps.
+    """
     random = _random(repr(loss))
     inputs = _drawn(loss, random)
     shape = np.shape(inputs[1])[:1] if loss.spec.head == "logits" else np.shape(inputs[0])[:1]
     upstream = random.normal(size=shape) if loss.reduction == "none" else -1.7
-    of_value, of_gradients = refloss.error_bound(loss, *inputs, engine=engine, upstream=upstream)
+    followed = {"upstream": upstream} | ({"upstream_lse": random.normal(size=3)} if given else {})
+    of_value, of_gradients = refloss.error_bound(loss, *inputs, engine=engine, **followed)
     by_name = checks._arrays(loss, inputs)
     sizes = (4, 5) if "w" in by_name else (1, 1)
-    promise = contract.promise(engine, loss.spec.head, contract.scales(loss.spec, by_name), *sizes)
-    value = np.abs(np.asarray(exact.value(loss, *inputs), np.float64))
+    scales, options = contract.scales(loss.spec, by_name), given or contract.has_options(loss.spec, by_name)
+    promise = contract.promise(engine, loss.spec.head, scales, *sizes, options=options)
+    value = np.asarray(exact.value(loss, *inputs, absolute=True), np.float64)
     whole = promise.value if loss.reduction == "none" else promise.value.max()
     assert of_value == pytest.approx(whole * value, rel=2.0**-20) or (
         loss.reduction != "none" and (promise.value.min() * value * 0.999 <= of_value <= whole * value * 1.001)
     )
-    terms = exact.absolute_terms(loss, *inputs, upstream=upstream, projected=engine == "dd")
+    terms = exact.absolute_terms(loss, *inputs, **followed, projected=engine == "dd")
     each = (promise.gradient + promise.sums)[:, None]
     for name, bound in checks.as_dict(of_gradients).items():
         assert bound.shape == np.shape(by_name[name])
@@ -98,6 +119,54 @@ def test_what_is_promised():
         assert contract.promise("fused", head, scale, dtype=np.float32).gradient * 2.0**24 == pytest.approx(16.0)
     assert contract.promise("chain", "divergence", scale).value / U == pytest.approx(48.0)
     assert contract.promise("fused", "divergence", scale, dtype=np.float32).value * 2.0**24 == pytest.approx(16.0)
+
+
+def test_what_is_promised_with_options():
+    """16u for pairs and 24u, 16u S; κ of a sweep is 8 more. dd promises what it always does."""
+    scale = np.array([1.0, 64.0, 2.0**60])
+    promise = contract.promise("chain", "logits", scale, options=True)
+    assert (promise.value / U).tolist() == [16.0, 16.0, 2.0**-98 * 2.0**60 * 2.0**53]
+    assert (promise.gradient / U).tolist() == [16.0, 16.0, 2.0**-97 * 2.0**60 * 2.0**53]
+    promise = contract.promise("fused", "logits", scale[:2], dtype=np.float32, options=True)
+    assert (promise.value * 2.0**24).tolist() == pytest.approx([24.0, 16.0 * 64.0])
+    assert (promise.gradient * 2.0**24).tolist() == pytest.approx([32.0, 32.0 * 64.0])
+    plain, capped = (contract.promise("fused", "linear", scale[:2], 7, 512, options=it) for it in (False, True))
+    assert (capped.value / U).tolist() == [6 + 8 + 512, (6 + 8 + 512) * 64]
+    assert capped.sums == plain.sums
+    dd = [contract.promise("dd", "logits", scale, options=it) for it in (False, True)]
+    assert (dd[0].gradient == dd[1].gradient).all()
+    assert (dd[0].value == dd[1].value).all()
+
+
+def test_the_scale_of_options():
+    """1 + max |z'| + 2 σ max |z| / K of logits; of a head σ S (1 + 2 / K), a bias in S. None of plain ones."""
+    z = np.array([[1.0, -8.0], [0.5, np.inf], [np.nan, -np.inf]])
+    for options, expected in (
+        ({}, [1.0, 1.0, 1.0]),
+        ({"z_loss": 1.0}, [1.0, 1.0, 1.0]),
+        ({"logit_scale": 0.5}, [5.0, 1.25, 1.0]),
+        ({"softcap": 2.0}, [1.0 + 2.0 + 8.0, 1.0 + 0.5 + 0.5, 1.0]),
+        ({"logit_scale": 0.5, "softcap": 2.0}, [1.0 + 2.0 + 4.0, 1.0 + 0.25 + 0.25, 1.0]),
+        ({"softcap": 1e-4}, [1.0 + 1e-4 + 2.0**11, 1.0 + 1e-4 + 2.0**11, 1.0]),  # saturated
+    ):
+        spec = refloss.CrossEntropy(**options).spec
+        assert contract.scales(spec, {"z": z, "y": np.zeros(3, int)}) == pytest.approx(expected)
+    arrays = {"x": np.array([[3.0]]), "w": np.array([[1.0], [-2.0]]), "y": np.zeros(1, int)}
+    for options, expected in (({"logit_scale": 0.5}, 3.0), ({"softcap": 4.0}, 9.0), ({"z_loss": 1.0}, 6.0)):
+        assert contract.scales(refloss.SoftmaxLoss(**options).spec, arrays) == pytest.approx([expected])
+        b = {"b": np.array([0.0, 2.0])}
+        assert contract.scales(refloss.SoftmaxLoss(**options).spec, arrays | b) == pytest.approx([expected * 8.0 / 6.0])
+
+
+def test_what_has_options():
+    """A scale, a cap, a z-loss, or an upstream gradient of the log-sum-exp, of a loss on logits."""
+    for kind in (refloss.CrossEntropy, refloss.SoftmaxLoss):
+        for options in ({"logit_scale": 2.0}, {"softcap": 1.0}, {"z_loss": 1.0}):
+            assert contract.has_options(kind(**options).spec, {})
+        assert not contract.has_options(kind().spec, {})
+        assert contract.has_options(kind().spec, {"upstream_lse": np.zeros(1)})
+    assert not contract.has_options(refloss.ArcFace().spec, {})
+    assert not contract.has_options(refloss.Triplet().spec, {})
 
 
 @pytest.mark.parametrize(("terms", "lost"), [(0, 0), (1, 1), (512, 512), (513, 514), (1024, 514), (1025, 516)])
@@ -207,6 +276,10 @@ def test_a_loss_is_asked_for():
         (refloss.SoftmaxLoss(), (X * 1e10, W * 1e10, Y), "fused", r"^x\[0\] and w with a product of len.*'dd' can"),
         (refloss.NormFace(s=8e14), (X, W, Y), "fused", r"^s of 8e\+14: .* engine='fused' in .* engine='chain' can"),
         (refloss.ModifiedSoftmax(), (X * 1e200, W, Y), "fused", r"^x\[0\] of length .* engine='certified' can"),
+        (refloss.CrossEntropy(logit_scale=1e10), (X * 1e20, [0, 1]), "chain", r"^z\[0\] scaled to 2e\+30: .*'dd'|certi"),
+        (refloss.CrossEntropy(logit_scale=1e10), (X * 1e5, [0, 1]), "fused", r"^z\[0\] scaled to 2e\+15: .*'chain' can"),
+        (refloss.SoftmaxLoss(softcap=1e-20), (X, W, Y), "chain", r"^x\[0\] and w with a product of len.*'dd' can"),
+        (refloss.SoftmaxLoss(logit_scale=1e18), (X, W, Y), "fused", r"^x\[0\] and w with a product of len.*'dd' can"),
     ],
 )  # fmt: skip
 def test_nobody_gets_a_number_that_is_silently_worth_nothing(loss, inputs, engine, words):
@@ -246,6 +319,10 @@ def test_float32_is_worth_nothing_sooner():
         (refloss.SoftmaxLoss(), (X, W, Y, [0.0, -1e30, 0.0])),  # a class masked by its bias
         (refloss.SoftmaxLoss(), (X * [[1.0], [np.nan]], W, [0, -100], [0.0, 1.0, 0.0])),  # and by its label
         (refloss.CrossEntropy(), ([[1e300, -1e300]], [0])),  # logits are what they are
+        (refloss.CrossEntropy(z_loss=0.5), ([[1e150, -1e150]], [0])),
+        (refloss.CrossEntropy(softcap=30.0), ([[1e300, -1e300]], [0])),  # saturated
+        (refloss.CrossEntropy(logit_scale=1e10), ([[1.0, 2.0], [1e300, 0.0]], [0, -100])),
+        (refloss.CrossEntropy(logit_scale=2.0), ([[1.0, -np.inf]], [0])),
     ],
 )
 @pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
