@@ -86,6 +86,11 @@ def triplet(a, p, n):
     return functional().triplet_margin_loss(a, p, n, margin=0.2, eps=0.0)
 
 
+def kl_div(z, target):
+    log_q, log_p = (functional().log_softmax(logits, 1) for logits in (z, target))
+    return functional().kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
 def triplet_with_distance(a, p, n):
     def squared(a, b):
         return (a - b).square().sum(-1)
@@ -425,6 +430,12 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             triplet_with_distance,
             Triplet(),
             WORKING,
+        ),
+        (
+            'F.kl_div(F.log_softmax(z, 1), F.log_softmax(target, 1), reduction="batchmean", log_target=True)',
+            kl_div,
+            refloss.KLDivergence(),
+            STABLE,
         ),
     ],
     "pytorch-metric-learning": [
