@@ -191,6 +191,17 @@ def test_probabilities_for_labels_are_not_explained_so():
         assert not agrees(other, (Z, shares), output, references())
 
 
+def test_a_z_loss_beside_a_smoothed_loss_is_named():
+    loss = replace(LINEAR, label_smoothing=0.1)
+
+    def fn(x, w, y):
+        value, dx, dw = ours(loss)(x, w, y)
+        kept = y >= 0
+        return value + 0.01 * (lse((x @ w.T)[kept].astype(np.float64)) ** 2).sum() / max(kept.sum(), 1), dx, dw
+
+    assert check(fn, loss, groups="ordinary").diagnoses == ("a z-loss of lambda=0.01 is added",)
+
+
 def test_sums_of_probabilities_for_labels_are_explained():
     case = Case("mine", "ordinary", (), "", (Z, np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])))
     report = check(lambda z, y: (CE(z, y) + np.log(2.0), CE.value_and_grad(z, y)[1].z), CE, cases=[case])
