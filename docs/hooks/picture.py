@@ -14,8 +14,9 @@ DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
 ALTERNATIVE = (
     "x and W go through normalize and cosine, the wide branch with every class; x and w_y through angle and margin, "
     "the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. The "
-    "plain softmax head has linear in place of both branches, and a softcap before log_softmax; logsumexp stands beside "
-    "it and goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through triplet to the loss."
+    "plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
+    "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through triplet "
+    "to the loss."
 )
 
 
