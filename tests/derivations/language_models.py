@@ -175,14 +175,14 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("language-all", "f402f51e")
+@step("language-all", "437f39f2")
 def _(draw: Draw) -> tuple:
     z, _ = _row(draw)
-    t, (g, r, weight, u) = draw.vector(len(z)), draw.vector(4)
+    t, (g, h, weight, u) = draw.vector(len(z)), draw.vector(4)
     p = _p(z)
     return (
-        gradient(lambda v: -g * dot(t, [entry - _lse(v) for entry in v]) + r * weight * _lse(v) ** 2 + u * _lse(v), z),
-        [g * (mp.fsum(t) * p[k] - t[k]) + (2 * weight * _lse(z) * r + u) * p[k] for k in range(len(z))],
+        gradient(lambda v: -g * dot(t, [entry - _lse(v) for entry in v]) + h * weight * _lse(v) ** 2 + u * _lse(v), z),
+        [g * (mp.fsum(t) * p[k] - t[k]) + (2 * h * weight * _lse(z) + u) * p[k] for k in range(len(z))],
     )
 
 
@@ -232,7 +232,7 @@ def _(draw: Draw) -> tuple:
     return dot(counts, means) / mp.fsum(counts), rows / total
 
 
-@step("language-mean-of-means", "9fe2e421")
+@step("language-mean-of-means", "79652b3c")
 def _(draw: Draw) -> tuple:
     means, counts = _means(_parts(draw))
     size, total = len(means), mp.fsum(counts)
