@@ -158,3 +158,28 @@ def test_the_combined_margin_at_an_angle_is_the_one_that_arcface_would_need():
         assert known.any()
         assert np.allclose(np.cos(theta + margin)[known], (np.cos(m1 * theta + m2) - m3)[known], rtol=0, atol=1e-14)
         assert all(b >= a for a, b in pairwise(np.flatnonzero(known)))
+
+
+def test_the_rounding_of_a_softmax_is_drawn_as_it_is():
+    """Before the subtraction: half a unit of numbers from 1/2 to 1, and all of it beyond; afterwards: half a unit."""
+    (axes,) = _axes("rounded-softmax")
+    missing, early = _line(axes, "rounded before 1 is subtracted")
+    _, late = _line(axes, "rounded afterwards")
+    assert (early <= 2.0**-9 / missing + 2.0**-8).all()
+    assert (early[missing < 2.0**-9] == 1.0).all()
+    assert early[missing > 2.0**-9].max() > 0.2
+    assert (late <= 2.0**-8).all()
+
+
+def test_the_slopes_of_a_cap_are_drawn_as_they_are():
+    """1 - tanh² is wrong by sinh² (2δ + δ²) and two roundings, for a tanh that is wrong by δ; the other form by 8u."""
+    capped, slopes = _axes("softcap")
+    z, value = _line(capped, "K = 30")
+    assert np.allclose(value, 30.0 * np.tanh(z / 30.0), rtol=1e-14, atol=0.0)
+    for dtype, bits in (("float32", 24), ("float64", 53)):
+        t, cancelled = _line(slopes, f"1 − tanh², {dtype}")
+        _, kept = _line(slopes, f"4e/(1 + e)², {dtype}")
+        u = 2.0**-bits
+        assert (cancelled <= np.sinh(t) ** 2 * 4.0 * u + 4.0 * u).all()
+        assert cancelled[t > 20.0].min() == 1.0
+        assert (kept <= 8.0 * u).all()

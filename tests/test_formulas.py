@@ -27,10 +27,13 @@ from refloss.stages import (
     linear,
     log_softmax,
     logits,
+    logsumexp,
     margin,
     normalize,
+    softcap,
     softmax,
     triplet,
+    z_loss,
 )
 from support import tex
 
@@ -47,6 +50,7 @@ SYMMETRIC = tuple(f"0: {what}" for what in ["arguments exchanged"] * 3)  # of ma
 EQUAL = {  # alterations that alter nothing
     "refloss.stages.margin:forward": ("1: sign of all",),  # cos(-φ) = cos φ
     "refloss.stages.cross_entropy:targets": ("0: index 0 of v is y_n",),  # where [k = y_n] is 1, v_k is that number
+    "refloss.stages.softcap:forward": ("2: minus dropped", "2: abs dropped"),  # the slope is the same for e and 1/e
     "refloss.functions:logsumexp": ("1: index 0 of z is a",),  # the largest of equal numbers
     "refloss.stages.triplet:forward": SYMMETRIC,
     "refloss.losses.pairwise:Triplet": SYMMETRIC,
@@ -363,6 +367,95 @@ def _(rng):
         )
 
 
+@_formula("refloss.stages.logsumexp:forward")
+def _(rng):
+    z, largest = _rows(rng)
+    lse, _ = logsumexp.forward(Pair.of(z))
+    for n, (a, row_max) in enumerate(largest):
+        values = {r"\operatorname{lse}": _exact(lse)[n], "z": _exact(z[n]), "M": row_max, "a": a}
+        yield tex.Scope(values, RANGES)
+
+
+@_formula("refloss.stages.logsumexp:backward")
+def _(rng):
+    z, _ = _rows(rng)
+    g = rng.normal(size=N)
+    gradient = logsumexp.backward(g, logsumexp.forward(Pair.of(z))[1])
+    for n in range(N):
+        yield tex.Scope(
+            {
+                r"\partial L/\partial z": _exact(gradient)[n],
+                r"\partial L/\partial \operatorname{lse}": _exact(g[n]),
+                "p": _softmax(_exact(z[n])),
+            },
+            RANGES,
+        )
+
+
+CAPS = (softcap.Settings(0.7, 2.5), softcap.Settings(1.3, 0.6))
+
+
+@_formula("refloss.stages.softcap:forward")
+def _(rng):
+    for settings in CAPS:
+        z, _ = _rows(rng)
+        capped, saved = softcap.forward(Pair.of(z), settings)
+        for n in range(N):
+            yield tex.Scope(
+                {
+                    "z'": _exact(capped)[n],
+                    r"\partial z'/\partial z": _exact(saved.slope)[n],
+                    "z": _exact(z[n]),
+                    r"\sigma": mpf(settings.logit_scale),
+                    "K": mpf(settings.softcap),
+                    "e:0": +mp.e,  # without an index it is the number
+                },
+                RANGES,
+            )
+
+
+@_formula("refloss.stages.softcap:backward")
+def _(rng):
+    for settings in CAPS:
+        z, _ = _rows(rng)
+        g, (_, saved) = rng.normal(size=(N, C)), softcap.forward(Pair.of(z), settings)
+        gradient = softcap.backward(g, saved)
+        for n in range(N):
+            yield tex.Scope(
+                {
+                    r"\partial L/\partial z": _exact(gradient)[n],
+                    r"\partial L/\partial z'": _exact(g[n]),
+                    r"\partial z'/\partial z": _exact(saved.slope)[n],
+                },
+                RANGES,
+            )
+
+
+@_formula("refloss.stages.z_loss:forward")
+def _(rng):
+    lse = rng.normal(size=N) * 3.0
+    for weight in (0.3, 1.7):
+        terms, _ = z_loss.forward(Pair.of(lse), weight)
+        values = {"r": _exact(terms), r"\operatorname{lse}": _exact(lse), r"\lambda": mpf(weight)}
+        yield tex.Scope(values, RANGES)
+
+
+@_formula("refloss.stages.z_loss:backward")
+def _(rng):
+    lse, g = rng.normal(size=N) * 3.0, rng.normal(size=N)
+    for weight in (0.3, 1.7):
+        gradient = z_loss.backward(g, z_loss.forward(Pair.of(lse), weight)[1])
+        yield tex.Scope(
+            {
+                r"\partial L/\partial \operatorname{lse}": _exact(gradient),
+                r"\partial L/\partial r": _exact(g),
+                r"\operatorname{lse}": _exact(lse),
+                r"\lambda": mpf(weight),
+            },
+            RANGES,
+        )
+
+
 SETTINGS = cross_entropy.Settings("mean", 0.3, (0.5, 1.0, 2.0, 3.0))
 
 
@@ -440,6 +533,26 @@ def _(rng):
                 r"\partial \mathcal L/\partial L:1": _exact(g),
                 "t": _exact(targets.t),
                 r"\bar n": _exact(targets.divisor),
+            },
+            RANGES,
+            choice,
+        )
+
+
+@_formula("refloss.stages.cross_entropy:with_row_terms")
+def _(rng):
+    log_p, targets = _log_probabilities(rng)
+    terms = rng.uniform(0.2, 2.0, size=N)
+    each = cross_entropy.forward(log_p, targets, "none")[0]
+    for choice, reduction in enumerate(("mean", "sum")):
+        yield tex.Scope(
+            {
+                "L':0": _exact(cross_entropy.forward(log_p, targets, reduction, terms)[0]),
+                "L':1": _exact(cross_entropy.forward(log_p, targets, "none", terms)[0]),
+                "L:0": _exact(cross_entropy.forward(log_p, targets, reduction)[0]),
+                "L:1": _exact(each),
+                "r": _exact(terms),
+                "N": mpf(N),
             },
             RANGES,
             choice,
@@ -703,10 +816,11 @@ def _(rng):
 def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     formulas = []
-    modules = [angle, cosine, cross_entropy, divergence, linear, log_softmax, logits, margin, normalize, softmax]
+    modules = [angle, cosine, cross_entropy, divergence, linear, log_softmax, logits, logsumexp, margin, normalize]
+    modules += [softcap, softmax, triplet, z_loss]
     losses = ("softmax", "margin", "pairwise", "divergence")
     names = ("refloss.functions", *(f"refloss.losses.{family}" for family in losses))
-    for module in (*modules, triplet, *map(importlib.import_module, names)):
+    for module in (*modules, *map(importlib.import_module, names)):
         for name, item in vars(module).items():
             if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
                 count = len(DISPLAY.findall(inspect.getdoc(item) or ""))
@@ -794,11 +908,38 @@ def test_annealing_is_what_the_code_computes_and_no_altered_formula_is():
         assert _missed(f"L = {source}", scopes) == []
 
 
+OPTIONS = INLINE.findall(DISPLAY.sub("", _docstring("refloss.losses.softmax:CrossEntropy")))
+
+
 def test_the_targets_of_cross_entropy_are_what_the_code_computes_and_no_altered_formula_is():
-    formulas = INLINE.findall(DISPLAY.sub("", _docstring("refloss.losses.softmax:CrossEntropy")))
+    formulas = OPTIONS[:2]
     with mp.workdps(40):
         scopes = _scopes(lambda rng: (_of_targets(y, choice) for choice, y in _labels(rng)))
         assert _missed(r" \text{or} ".join(formulas), scopes) == ["0: index 0 of v is y_n"]  # as in EQUAL
+
+
+def test_the_options_of_cross_entropy_are_what_the_code_computes_and_no_altered_formula_is():
+    """What the loss does with z is what it does, without options, with the formula's capped logits; and the z-loss."""
+    cap, term = OPTIONS[2:]
+    labels = np.arange(N)
+    with mp.workdps(40):
+        of_cap, of_term = [], []
+        for rng in map(np.random.default_rng, SEEDS):
+            z = rng.normal(size=(N, C)) * 2.0
+            options = {"logit_scale": 1.3, "softcap": 2.5}
+            capped = refloss.CrossEntropy(**options).trace(z, labels)["softcap"].output
+            scaled = [[mpf(1.3) * entry for entry in row] for row in _exact(z)]
+            values = {"z'": _exact(capped), "z": scaled, "K": mpf(2.5)}
+            for n in range(N):
+                of_cap.append(tex.Scope({name: it if name == "K" else it[n] for name, it in values.items()}, RANGES))
+            plain, with_term = (
+                refloss.CrossEntropy(**options, z_loss=weight, reduction="none")(z, labels) for weight in (0.0, 0.7)
+            )
+            lse = _exact(refloss.logsumexp(capped))
+            added = [a - b for a, b in zip(_exact(with_term), _exact(plain), strict=True)]
+            of_term.append(tex.Scope({"r": added, r"\operatorname{lse}": lse, r"\lambda": mpf(0.7)}, RANGES))
+        assert _missed(f"z'_k = {cap.replace('z', 'z_k')}", of_cap) == []
+        assert _missed(f"r_n = {term}", of_term) == []
 
 
 # ---------------------------------------------------------------------------------------------------- the reader itself

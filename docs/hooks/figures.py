@@ -481,6 +481,54 @@ def tangent_vs_division(figure: Figure) -> None:
     axes.set_ylabel("error of the unit tangent")
 
 
+def _bfloat16(a: Any) -> Any:
+    """Round float32 to bfloat16, ties to even."""
+    bits = np.asarray(a, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def rounded_softmax(figure: Figure) -> None:
+    """Error of p - 1 in bfloat16, with p rounded before and after the subtraction, against 1 - p."""
+    missing = np.geomspace(1e-4, 0.5, 301)
+    gap = np.float32(np.log1p(-missing) - np.log(missing))
+    z = np.stack([gap, np.zeros_like(gap)], axis=-1)
+    true = refloss.CrossEntropy(reduction="none").value_and_grad(z, np.zeros(len(gap), int))[1].z[:, 0]
+    p = np.float32(1.0 + true)
+    early, late = _bfloat16(_bfloat16(p) - np.float32(1.0)), _bfloat16(p - np.float32(1.0))
+    axes = figure.add_subplot()
+    curves = {"rounded before 1 is subtracted": early, "rounded afterwards": late}
+    _lines(axes, {name: (-true, np.maximum(np.abs(entry / true - 1.0), 1e-5)) for name, entry in curves.items()})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("1 − p of the target")
+    axes.set_ylabel("relative error of its gradient")
+
+
+def softcap(figure: Figure) -> None:
+    """Logits behind a cap of 30, and the errors of two forms of its slope in float32 and float64."""
+    left, right = figure.subplots(1, 2)
+    z = np.linspace(-90.0, 90.0, 121)
+    capped = refloss.CrossEntropy(softcap=30.0, reduction="none").trace(z[:, None], np.zeros(len(z), int))
+    _lines(left, {"no cap": (z, z), "K = 30": (z, capped["softcap"].output[:, 0])})
+    left.set_ylim(-60.0, 60.0)
+    left.set_xlabel("logit")
+    left.set_ylabel("capped logit")
+    t = np.linspace(0.5, 22.0, 87)
+    loss, labels = refloss.CrossEntropy(softcap=1.0, reduction="none"), np.zeros(len(t), int)
+    tanh = loss.trace(t[:, None], labels)["softcap"].output[:, 0]
+    true = loss.value_and_grad(t[:, None], labels, upstream_lse=np.ones(len(t)))[1].z[:, 0]
+    curves = {}
+    for dtype in (np.float32, np.float64):
+        curves[f"1 − tanh², {dtype.__name__}"] = 1.0 - tanh.astype(dtype) ** 2
+        e = np.exp(-2.0 * t).astype(dtype)
+        curves[f"4e/(1 + e)², {dtype.__name__}"] = 4 * e / (1 + e) ** 2
+    _lines(right, {name: (t, np.maximum(np.abs(entry / true - 1.0), 2.0**-54)) for name, entry in curves.items()})
+    right.set_yscale("log")
+    right.set_ylim(1e-17, 1e10)
+    right.set_xlabel("logit / cap")
+    right.set_ylabel("relative error of the slope")
+
+
 FIGURES: dict[str, Callable[[Figure], None]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
@@ -505,5 +553,7 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
         confident_loss,
         arccos_error,
         tangent_vs_division,
+        rounded_softmax,
+        softcap,
     )
 }

@@ -14,8 +14,9 @@ DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
 ALTERNATIVE = (
     "x and W go through normalize and cosine, the wide branch with every class; x and w_y through angle and margin, "
     "the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. The "
-    "plain softmax head has linear in place of both branches. The triplet loss goes from three embeddings through "
-    "triplet to the loss, a divergence from two rows of logits through divergence."
+    "plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
+    "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through triplet "
+    "to the loss, a divergence from two rows of logits through divergence."
 )
 
 
@@ -35,6 +36,9 @@ BOXES = {
     "log_softmax": Spot(4, 0.5),
     "cross_entropy": Spot(5, 0.5),
     "linear": Spot(2, 2),
+    "softcap": Spot(3, 2),
+    "logsumexp": Spot(4, 2),
+    "z_loss": Spot(5, 2),
     "triplet": Spot(2, 3),
     "divergence": Spot(2, 4),
 }
@@ -57,13 +61,20 @@ ARROWS = [
     ("log_softmax", "cross_entropy"),
     ("cross_entropy", "loss"),
     ("x, W, b", "linear"),
-    ("linear", "log_softmax"),
+    ("linear", "softcap"),
+    ("softcap", "log_softmax"),
+    ("softcap", "logsumexp"),
+    ("logsumexp", "z_loss"),
+    ("z_loss", "cross_entropy"),
     ("a, p, n", "triplet"),
     ("triplet", "loss "),
     ("z, target", "divergence"),
     ("divergence", "loss  "),
 ]
 SPOTS = BOXES | WORDS | ENDS
+OTHER = {"x, W, b", "linear", "softcap", "logsumexp", "z_loss", "a, p, n", "triplet", "z, target", "divergence"}
+"""Where dashed arrows start: those of other heads, and of what only heads on logits have."""
+TURN = 1.25  # the row in which the arrow from softcap runs along the chain
 
 
 class Layout(NamedTuple):
@@ -121,23 +132,18 @@ def _svg(layout: Layout, url: str, stage: str) -> str:
 
 def _arrow(layout: Layout, start: str, end: str, marker: str) -> str:
     """A line from the edge of one spot to the edge of the next; dashed where another head stands in."""
-    half_box = HALF if layout.down else layout.width / 2
+    half_box, side = (HALF, layout.width / 2) if layout.down else (layout.width / 2, HALF)
     half_word = 13 if layout.down else 32
-    (x1, y1), (x2, y2) = layout.centre(SPOTS[start]), layout.centre(SPOTS[end])
     leave, enter = (half_box if name in BOXES else half_word for name in (start, end))
-    if start == "linear" and end == "log_softmax":  # round the corner, so that it crosses nothing
-        turn = layout.centre(Spot(SPOTS[end].along, SPOTS[start].row))
-        side = layout.width / 2 if layout.down else HALF
-        path = (
-            f"M{x1:g} {y1 + leave:g}V{turn[1]:g}H{x2 + side:g}"
-            if layout.down
-            else f"M{x1 + leave:g} {y1:g}H{turn[0]:g}V{y2 + side:g}"
-        )
-        return f'<path class="other" d="{path}" marker-end="url(#{marker})"/>'
-    path = (
-        f"M{x1:g} {y1 + leave:g}L{x2:g} {y2 - enter:g}"
-        if layout.down
-        else f"M{x1 + leave:g} {y1:g}L{x2 - enter:g} {y2:g}"
-    )
-    other = ' class="other"' if start in ("x, W, b", "linear", "a, p, n", "triplet", "z, target", "divergence") else ""
-    return f'<path{other} d="{path}" marker-end="url(#{marker})"/>'
+    # along the chain, and across it
+    (a1, b1), (a2, b2) = (layout.centre(SPOTS[name])[:: -1 if layout.down else 1] for name in (start, end))
+    if (start, end) == ("softcap", "log_softmax"):  # between the boxes, so that it crosses nothing
+        between, turn = (a1 + a2) / 2, (TURN + 0.5) * layout.row
+        points = [(a1 + leave, b1), (between, b1), (between, turn), (a2, turn), (a2, b2 + side)]
+    elif a1 == a2:
+        points = [(a1, b1 - side), (a2, b2 + side)]
+    else:
+        points = [(a1 + leave, b1), (a2 - enter, b2)]
+    path = "L".join(" ".join(f"{place:g}" for place in (point[::-1] if layout.down else point)) for point in points)
+    other = ' class="other"' if start in OTHER else ""
+    return f'<path{other} d="M{path}" marker-end="url(#{marker})"/>'

@@ -1,11 +1,11 @@
 """The chain: the picture read downwards, and then upwards, in NumPy.
 
     x, W ──► normalize ──► cosine ─────────────┐
-    x, w_y ─► angle ──► margin ────────────────┴─► logits ──► log_softmax ──► cross_entropy ──► loss
+    x, w_y ─► angle ──► margin ────────────────┴─► logits ──► log_softmax, logsumexp ──► cross_entropy ──► loss
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
-`softcap` before log_softmax. Beside log_softmax stands `logsumexp`, an output of its own, and with a `z_loss` a term of
-the loss. Triplet and divergence are pictures of their own.
+`softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the
+loss. Triplet and divergence are pictures of their own.
 
 Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
 order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.

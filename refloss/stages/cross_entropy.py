@@ -219,7 +219,13 @@ def forward(
 
 
 def with_row_terms(loss: StageResult, row_terms: Numbers | None, reduction: str) -> StageResult:
-    """Add row terms to a loss that is reduced already: their mean over the rows, their sum, or each to its row."""
+    r"""Add row terms to a loss that is reduced already: their mean over the N rows that count, or their sum.
+
+    $$L' = L + \frac{1}{N}\sum_n r_n \;\text{(mean)}, \quad L + \sum_n r_n \;\text{(sum)}, \qquad
+    L'_n = L_n + r_n \;\text{(none)}$$
+
+    Class weights are in $\bar n$ and not in N: a row term is not weighted.
+    """
     return loss if row_terms is None else loss + reduce(row_terms, reduction, float(len(row_terms)) or np.nan)
 
 

@@ -44,7 +44,8 @@ def forward(z: Pair, settings: Settings) -> tuple[Pair, Saved]:
     r"""Scale the logits and cap them.
 
     $$z'_k = K\tanh\frac{\sigma z_k}{K}, \qquad
-    \frac{\partial z'_k}{\partial z_k} = \sigma\,\frac{4 e_k}{(1 + e_k)^2}, \qquad e_k = e^{-2\sigma|z_k|/K}$$
+    \frac{\partial z'_k}{\partial z_k} = \sigma\,\frac{4 e_k}{(1 + e_k)^2}, \qquad
+    e_k = e^{-2\sigma\lvert z_k\rvert/K}$$
 
     Without a cap z' is σz. The slope is never formed as $1 - \tanh^2$, of which nothing is left at a saturated logit.
     Infinite logits are at the cap, where the slope is 0: a class is masked after the cap, not before. Cap: Gemma Team,

@@ -21,6 +21,7 @@ RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     r"\cos": mp.cos,
     r"\sin": mp.sin,
+    r"\tanh": mp.tanh,
     r"\arccos": mp.acos,
     r"\log": mp.log,
     r"\sqrt": mp.sqrt,
