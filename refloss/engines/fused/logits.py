@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refloss.engines import contract
 from refloss.engines.fused.headroom import DType, TooLargeError, check_options, check_targets, max_logit
 from refloss.engines.fused.reduction import reduced, row_weights, with_row_terms
 from refloss.engines.fused.row_scaling import ScaledNumbers, aligned, ldexp_rows
@@ -22,6 +23,7 @@ from refloss.engines.slices import ranges
 from refloss.engines.spec import UPSTREAM_LSE, Arrays, Logits
 from refloss.engines.threads import in_order
 from refloss.error_free import Array, Integers, plain
+from refloss.formats import format_of
 from refloss.stages import cross_entropy, softcap
 
 ENTRIES = 2**20
@@ -40,7 +42,8 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
         lse_gradient = _lse_gradient(spec, arrays, upstream, targets.kept, row_weight)
     weight, losses, lse = row_weight.mantissa.astype(dtype), np.empty(n), np.empty(n)
-    kernel = _kernel(spec.softcap, dtype)
+    kernel, scale = _kernel(spec.softcap, dtype), np.zeros(n)
+    may_be_unreliable = _may_be_unreliable(spec, dtype)
     dz = request.output("z", (n, c)) if with_gradients else np.empty((0, c), dtype)
 
     def sweep(rows: slice) -> None:
@@ -62,9 +65,12 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
         )
         if with_gradients and row_weight.exponent is not None:
             row_dz[:] = ldexp_rows(row_dz, row_weight.exponent[rows])
+        if may_be_unreliable:
+            scale[rows] = np.where(kept, contract.scales(spec, {"z": z[rows]}), 0.0)
 
     in_order(sweep, ranges(n, max(1, ENTRIES // c)), partial(deque, maxlen=0))
     _check_overflow(arrays["z"][~np.isfinite(losses)], dtype, spec.softcap)
+    contract.warn_of_scales("fused", spec, scale, c, dtype)
     row_terms = lambda_ * lse * lse if lambda_ else None
     if reduction != "none":
         losses = reduced(losses[targets.kept], reduction, targets.divisor)
@@ -87,6 +93,12 @@ def _lse_gradient(
         raise TooLargeError
     weights = cross_entropy.row_weights(upstream, reduction, float(np.count_nonzero(kept)) or np.nan, n)
     return arrays.get(UPSTREAM_LSE, np.zeros(n)), 2.0 * lambda_ * plain(weights)
+
+
+def _may_be_unreliable(spec: Logits, dtype: DType) -> bool:
+    """Whether there are logits at whose scale nothing is promised: most caps leave none."""
+    largest = contract.scales(spec, {"z": np.array([[format_of(dtype).largest]])})
+    return bool((contract.promise("fused", spec.head, largest, dtype=dtype, options=True).gradient >= 1.0).any())
 
 
 def _kernel(settings: softcap.Settings, dtype: DType) -> Callable[..., None]:
