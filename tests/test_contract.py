@@ -122,14 +122,14 @@ def test_what_is_promised():
 
 
 def test_what_is_promised_with_options():
-    """16u for pairs and 24u, 16u S; κ of a sweep is 8 more. dd promises what it always does."""
+    """16u for pairs; 48u and 24u S of rows; κ of a sweep is 8 more. dd promises what it always does."""
     scale = np.array([1.0, 64.0, 2.0**60])
     promise = contract.promise("chain", "logits", scale, options=True)
     assert (promise.value / U).tolist() == [16.0, 16.0, 2.0**-98 * 2.0**60 * 2.0**53]
     assert (promise.gradient / U).tolist() == [16.0, 16.0, 2.0**-97 * 2.0**60 * 2.0**53]
     promise = contract.promise("fused", "logits", scale[:2], dtype=np.float32, options=True)
-    assert (promise.value * 2.0**24).tolist() == pytest.approx([24.0, 16.0 * 64.0])
-    assert (promise.gradient * 2.0**24).tolist() == pytest.approx([32.0, 32.0 * 64.0])
+    assert (promise.value * 2.0**24).tolist() == pytest.approx([48.0, 24.0 * 64.0])
+    assert (promise.gradient * 2.0**24).tolist() == pytest.approx([48.0, 48.0 * 64.0])
     plain, capped = (contract.promise("fused", "linear", scale[:2], 7, 512, options=it) for it in (False, True))
     assert (capped.value / U).tolist() == [6 + 8 + 512, (6 + 8 + 512) * 64]
     assert capped.sums == plain.sums
@@ -276,8 +276,8 @@ def test_a_loss_is_asked_for():
         (refloss.SoftmaxLoss(), (X * 1e10, W * 1e10, Y), "fused", r"^x\[0\] and w with a product of len.*'dd' can"),
         (refloss.NormFace(s=8e14), (X, W, Y), "fused", r"^s of 8e\+14: .* engine='fused' in .* engine='chain' can"),
         (refloss.ModifiedSoftmax(), (X * 1e200, W, Y), "fused", r"^x\[0\] of length .* engine='certified' can"),
-        (refloss.CrossEntropy(logit_scale=1e10), (X * 1e20, [0, 1]), "chain", r"^z\[0\] scaled to 2e\+30: .*'dd'|certi"),
-        (refloss.CrossEntropy(logit_scale=1e10), (X * 1e5, [0, 1]), "fused", r"^z\[0\] scaled to 2e\+15: .*'chain' can"),
+        (refloss.CrossEntropy(logit_scale=1e10), (X * 1e20, [0, 1]), "chain", r"^z\[0\] scaled to 2e\+30: .*'certi"),
+        (refloss.CrossEntropy(logit_scale=1e10), (X * 1e5, [0, 1]), "fused", r"^z\[0\] scaled to 2e\+15: .*'chain'"),
         (refloss.SoftmaxLoss(softcap=1e-20), (X, W, Y), "chain", r"^x\[0\] and w with a product of len.*'dd' can"),
         (refloss.SoftmaxLoss(logit_scale=1e18), (X, W, Y), "fused", r"^x\[0\] and w with a product of len.*'dd' can"),
     ],
@@ -330,6 +330,15 @@ def test_no_warning_without_need(loss, inputs, engine):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss.value_and_grad(*inputs, engine=engine)
+
+
+def test_float32_warns_of_a_cap_that_leaves_large_logits():
+    with pytest.warns(refloss.AccuracyWarning, match=r"engine='fused' in float32 .* engine='chain' can"):
+        refloss.CrossEntropy(softcap=1e6)(X * 1e7, [0, 1], engine="fused", dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refloss.CrossEntropy(softcap=30.0)(X * 1e7, [0, 1], engine="fused", dtype=np.float32)
+        refloss.CrossEntropy(logit_scale=2.0)([[1e30, 0.0], [0.0, 1.0]], [-100, 1], engine="fused", dtype=np.float32)
 
 
 def test_biases_count_unless_they_mask_their_class():
