@@ -11,7 +11,7 @@ from mpmath import mp
 import refloss
 from refloss.engines.certified import enclose
 from refloss.engines.certified.problem import Problem
-from support import cases
+from support import cases, checks
 from support.enclosures import at, encloses, random, truths, undecided
 
 pytest.importorskip("flint")
@@ -99,6 +99,28 @@ ALIKE = np.array([[1.0, 2.0]]), np.array([[3.0, 0.1], [3.0, 0.2], [3.0, -1.0]]),
             ([[1.0, 2.0], [3.0, 1.0]], [[3.0, 1.0], [6.0, 2.0]], [0, 1]),  # classes alike: log 2 - log 2
             {"value": ()},
         ),
+        (refloss.CrossEntropy(softcap=2.0, label_smoothing=1.0), (np.full((2, 3), 0.1), [0, 1]), {"z": ALL}),
+        (refloss.CrossEntropy(softcap=2.0), (np.full((1, 3), 0.1), np.full((1, 3), 1 / 3)), {"z": ALL}),
+        (refloss.CrossEntropy(softcap=2.0), ([[np.inf, 1.0, -np.inf]], [1]), {"z": (0, [0, 2])}),  # at the cap
+        (refloss.CrossEntropy(softcap=2.0), ([[0.1, 0.1, 0.1]], [[1.0, -1.0, 0.0]]), {"value": (), "z": (0, 2)}),
+        (refloss.CrossEntropy(logit_scale=3.0), ([[0.0, 1.0, 7.0]], [[1.0, -1.0, 0.0]]), {"z": (0, 2)}),
+        (
+            refloss.CrossEntropy(softcap=2.0, reduction="sum", class_weight=(1.0, 7.0, -1.0)),
+            ([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], [0, 2]),
+            {"value": ()},
+        ),
+        (refloss.CrossEntropy(z_loss=0.5), ([[0.0, -np.inf]], [0]), {"value": (), "z": ALL}),  # lse = 0
+        (refloss.CrossEntropy(z_loss=0.5, softcap=3.0), ([[0.0]], [0]), {"value": (), "z": ALL}),
+        (refloss.CrossEntropy(z_loss=0.5), ([[1.0, -np.inf]], [0]), {"z": (0, 1)}),
+        (refloss.SoftmaxLoss(z_loss=0.5), ([[1.0, 0.0]], [[3.0, 1.0], [2.0, 4.0]], [0]), {"w": (ALL, 1)}),
+        (refloss.SoftmaxLoss(z_loss=0.5), (np.eye(2), [[1.0, 0.0], [2.0, 0.0]], [0, 1]), {"x": (ALL, 1)}),
+        (refloss.SoftmaxLoss(softcap=3.0), (np.eye(2), [[1.0, 0.0], [2.0, 0.0]], [0, 1]), {"x": (ALL, 1)}),
+        (refloss.SoftmaxLoss(softcap=3.0, label_smoothing=1.0), (np.eye(2), np.ones((2, 2)), [0, 1]), {"x": ALL}),
+        (
+            refloss.SoftmaxLoss(),
+            ([[1.0, 2.0]], [[3.0, 0.1], [3.0, 0.2], [3.0, -1.0]], [[0.5, 0.25, 0.25]]),
+            {"x": (0, 0)},
+        ),
         (refloss.Triplet(), ([[0.0, 0.0]], [[0.1, 0.0]], [[0.0, 4.0]]), {"value": (), "anchor": ALL, "negative": ALL}),
         (refloss.Triplet(m=3.0), ([[1e-40, 0.0]], [[9.0, 0.0]], [[9.0, 1.0]]), {"anchor": (0, 0), "positive": (0, 1)}),
         (
@@ -147,6 +169,13 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
         (refloss.SoftmaxLoss(class_weight=(1.0, 0.0, 1.0)), True),
         (refloss.SoftmaxLoss(label_smoothing=1.0), False),
         (refloss.SoftmaxLoss(class_weight=(1.0, -1.0, 0.0), reduction="sum"), True),
+        (refloss.SoftmaxLoss(softcap=2.0), True),
+        (refloss.SoftmaxLoss(softcap=2.0, label_smoothing=1.0, reduction="sum"), True),
+        (refloss.SoftmaxLoss(softcap=1.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), False),
+        (refloss.SoftmaxLoss(logit_scale=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), True),
+        (refloss.SoftmaxLoss(z_loss=0.5), True),
+        (refloss.SoftmaxLoss(z_loss=0.5, softcap=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), False),
+        (refloss.SoftmaxLoss(z_loss=1.0, label_smoothing=1.0), False),
         (refloss.NormFace(class_weight=(1.0, -1.0, 1.0), reduction="sum"), False),
         (refloss.ArcFace(class_weight=(1.0, -1.0, 0.0), reduction="sum", s=None, label_smoothing=0.5), False),
         (refloss.NormFace(label_smoothing=1.0), False),
@@ -203,6 +232,52 @@ def test_no_proof_of_0_of_divergences_is_wrong(form: str) -> None:
                     claims += 1
                     assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {z}, {target}"
     assert claims
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        refloss.CrossEntropy(),
+        refloss.CrossEntropy(softcap=1.0),
+        refloss.CrossEntropy(z_loss=0.5),
+        refloss.CrossEntropy(softcap=1.0, label_smoothing=1.0, class_weight=(1.0, 0.0, -1.0), reduction="sum"),
+        refloss.SoftmaxLoss(),
+        refloss.SoftmaxLoss(softcap=1.0, class_weight=(1.0, 0.0, -1.0), reduction="sum"),
+        refloss.SoftmaxLoss(label_smoothing=1.0, z_loss=0.5),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("of_lse", [None, (1.0, 0.0), (0.0, 0.0), (0.0, -1.0)])
+def test_no_proof_of_0_with_a_gradient_of_the_log_sum_exp_is_wrong(loss: Any, of_lse: Any, soft: bool) -> None:
+    """Small integers, probabilities too; upstream gradients of 0 of the values, of the log-sum-exps, or of both."""
+    g, claims = random(3), 0
+    for upstream in (1.0, 0.0):
+        for _ in range(5):
+            x, w = (g.integers(-1, 3, shape).astype(float) for shape in ((2, 3), (3, 3)))
+            y = g.integers(-1, 2, (2, 3)).astype(float) if soft else g.integers(0, 3, 2)
+            inputs = (x, y) if loss.spec.head == "logits" else (x, w, y)
+            call = loss._call(*inputs, *([None] * (loss.spec.head == "linear"))).with_upstream_lse(of_lse)
+            problem = Problem(loss.spec, call.arrays, np.array(upstream))
+            followed = {"upstream": upstream} | ({} if of_lse is None else {"upstream_lse": np.array(of_lse)})
+            for name, true, noise in truths(loss, *inputs, **followed):
+                for i in np.ndindex(true.shape):
+                    if problem.unknown[name][i] and problem.is_zero(name, i):
+                        claims += 1
+                        assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {inputs}"
+    assert claims
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e5, 1e300])
+def test_saturated_caps_are_decided(ratio: float) -> None:
+    """exp(-2 |z| / K) is far below every number, with thousands of digits or without."""
+    loss, z = refloss.CrossEntropy(softcap=1.0, z_loss=0.25), np.array([[ratio, -ratio, 0.5]])
+    enclosure = enclose(loss, z, [1])
+    assert not undecided(enclosure)
+    value, grad = loss.value_and_grad(z, [1], engine="certified", upstream_lse=[1.0])
+    assert np.isfinite(value)
+    assert grad.z[0].tolist()[:2] == [0.0, 0.0]
+    checks.against_exact(loss, z, [1], engine="certified")
 
 
 @pytest.mark.parametrize("squared", [True, False])

@@ -17,15 +17,15 @@ NOISE = mpf(10) ** -190  # of mpmath's differences, relative to a row's terms
 
 
 def truths(
-    loss: Any, *inputs: Any, upstream: Any = None, entries: Any = None
+    loss: Any, *inputs: Any, upstream: Any = None, entries: Any = None, **followed: Any
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Name, truth and error of mpmath's differences, both of the truth's shape, of value and gradients."""
     value, size = (
         exact.exact(exact.value(loss, *inputs, digits=DIGITS, absolute=absolute)) for absolute in (False, True)
     )
     yield "value", value, np.array(NOISE * size, object)
-    sizes = exact.absolute_terms(loss, *inputs, upstream=upstream)
-    gradients = exact.gradients(loss, *inputs, upstream=upstream, digits=DIGITS, entries=entries)
+    sizes = exact.absolute_terms(loss, *inputs, upstream=upstream, **followed)
+    gradients = exact.gradients(loss, *inputs, upstream=upstream, digits=DIGITS, entries=entries, **followed)
     for name, true in gradients.items():
         largest = np.nan_to_num(
             sizes[name]
