@@ -21,6 +21,7 @@ nox.options.error_on_missing_interpreters = False  # a sample is skipped where t
 ROOT = Path(__file__).resolve().parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 CONSTRAINTS, FLOORS = ROOT / ".ci" / "constraints.txt", ROOT / ".ci" / "floors.txt"
+ALONE = ROOT / ".ci" / "alone.txt"
 SAMPLES = {"3.11": FLOORS, "3.13": CONSTRAINTS}
 """Versions of Python that the classifiers name, and what is installed there."""
 
@@ -59,7 +60,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the suite with every framework, the long tests too, and ask for full coverage."""
     session.install(".[test,frameworks]")
-    session.install("--no-deps", "timm")  # its losses need torch alone, and torchvision goes with other builds of torch
+    session.install("--no-deps", "-r", str(ALONE))
     if session.posargs:
         session.run("pytest", *session.posargs)
         return

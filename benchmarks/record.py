@@ -23,6 +23,7 @@ import budgets
 import engine_times
 import hostile
 import implementations
+import kernels
 import mutation
 import performance
 import performance_parts
@@ -53,6 +54,7 @@ class Record(NamedTuple):
 ENGINES = Measurement("engines", accuracy.measured, range(1000, 1005))
 ENGINE_TIMES = Measurement("engine_times", engine_times.measured, [0], alone=True)
 LIBRARIES = Measurement("implementations", implementations.measured, range(2000, 2005))
+KERNELS = Measurement("kernels", kernels.measured, kernels.PARTS)
 CURVES = Measurement("pictures", pictures.measured, range(3000, 3005))
 SOUND = Measurement("budgets", soundness.measured, soundness.SEEDS)
 RIGHT = Measurement("right", verdicts.right, verdicts.RIGHT)
@@ -69,6 +71,7 @@ RECORDS = {
     "hostile": Record((HOSTILE,), hostile.write),
     "performance": Record((PERFORMANCE,), performance.write),
     "implementations": Record((LIBRARIES,), implementations.write),
+    "kernels": Record((KERNELS,), kernels.write),
     "budgets": Record((SOUND, RIGHT, WRONG), budgets.write),
     "mutants": Record((MUTANTS,), mutation.write),
     "pictures": Record((CURVES,), pictures.write),

@@ -1,7 +1,7 @@
 """refloss: the numerical truth about softmax and margin losses.
 
 Values, hand-derived gradients and stated accuracy for cross entropy, the softmax loss, modified softmax, NormFace,
-A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, and the triplet loss.
+A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, the triplet loss, and the Kullback-Leibler divergence.
 """
 
 import importlib as _importlib
@@ -10,7 +10,7 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from refloss.engines.certified import enclose
     from refloss.engines.contract import AccuracyWarning
-    from refloss.functions import error_bound, log_softmax, logsumexp, softmax
+    from refloss.functions import entropy, error_bound, log_softmax, logsumexp, softmax
     from refloss.losses import (
         AMSoftmax,
         ArcFace,
@@ -18,6 +18,7 @@ if _typing.TYPE_CHECKING:
         CombinedMargin,
         CosFace,
         CrossEntropy,
+        KLDivergence,
         ModifiedSoftmax,
         NormFace,
         SoftmaxLoss,
@@ -36,12 +37,14 @@ __all__ = [
     "CombinedMargin",
     "CosFace",
     "CrossEntropy",
+    "KLDivergence",
     "ModifiedSoftmax",
     "NormFace",
     "SoftmaxLoss",
     "SphereFace",
     "Triplet",
     "enclose",
+    "entropy",
     "error_bound",
     "log_softmax",
     "logsumexp",
@@ -52,6 +55,7 @@ __all__ = [
 _ELSEWHERE = {
     "AccuracyWarning": "refloss.engines.contract",
     "enclose": "refloss.engines.certified",
+    "entropy": "refloss.functions",
     "error_bound": "refloss.functions",
     "log_softmax": "refloss.functions",
     "logsumexp": "refloss.functions",

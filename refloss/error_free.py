@@ -70,8 +70,9 @@ class Pair:
     of Muller and Rideau, ACM TOMS 48, 2022); quotient 20u² (algorithm 17 with the product of algorithm 8); square root
     4u² (Lefèvre, Louvet, Muller, Picot and Rideau, 2023). What two kinds of pairs make is of the wider kind.
 
-    A stage says `rounded`, `exp` and `log1p` where 53 bits are enough for the engine `chain`, and gets them; the wider
-    kind of the engine `dd` gives all of its bits there. That is all in which the two engines differ inside a stage.
+    A stage says `rounded`, `exp`, `expm1`, `expm1mx` and `log1p` where 53 bits are enough for the engine `chain`, and
+    gets them; the wider kind of the engine `dd` gives all of its bits there. That is all in which the two engines
+    differ inside a stage.
     """
 
     hi: Array
@@ -101,6 +102,20 @@ class Pair:
     def log1p(self) -> Array | Pair:
         """log(1 + the pair), to 53 bits."""
         return np.log1p(self.hi) + self.lo / (1.0 + self.hi)
+
+    def expm1(self) -> Array | Pair:
+        """e^a - 1, to 53 bits: expm1(h + l) = expm1(h) + exp(h) l, for l² does not count."""
+        e = np.expm1(self.hi)
+        return e + (1.0 + e) * self.lo
+
+    def expm1mx(self) -> Array | Pair:
+        """e^a - 1 - a for a from -1 to 4, to 53 bits: Taylor's series up to a = 1, else a difference."""
+        x = np.where(self.hi <= 1.0, self.hi, 0.0)
+        series = np.zeros_like(x)
+        for coefficient in EXP_TAYLOR[:17][::-1]:  # the rest is below 2^-56 of the sum
+            series = coefficient.hi + x * series
+        e = np.expm1(self.hi)
+        return np.where(self.hi <= 1.0, x * x * series, e - self.hi) + e * self.lo
 
     def __neg__(self) -> Self:
         return type(self)(-self.hi, -self.lo)
@@ -568,8 +583,8 @@ _LOG_2 = Fraction(
 )
 LOG_2 = _constant(_LOG_2)
 _LOG_2_PARTS = expansion(_LOG_2, 3)
-_EXP_TAYLOR = [Pair(*map(np.asarray, expansion(Fraction(1, math.factorial(i)), 2))) for i in range(1, 18)]
-"""Coefficients of the Taylor series of exp(r) - 1 in powers of r, from the first power on."""
+EXP_TAYLOR = [_constant(Fraction(1, math.factorial(n))) for n in range(2, 31)]
+"""Coefficients of the Taylor series of e^x from x² on, up to x^30: the rest is below 2^-108 of their sum at |x| = 1."""
 _PI = Fraction("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211707")
 PI = _constant(_PI)
 _HALF_PI = expansion(_PI / 2, 3)
@@ -620,8 +635,9 @@ def expm1(a: Pair) -> Pair:
         r = r - Pair(*two_product(k, part))
     r = ldexp(r, -4)
     s = r * 0.0
-    for term in reversed(_EXP_TAYLOR):
+    for term in reversed(EXP_TAYLOR[:16]):
         s = (s + term) * r
+    s = (s + 1.0) * r
     for _ in range(4):
         s = s * (s + 2.0)
     power = np.ldexp(1.0, k.astype(np.int32))

@@ -1,4 +1,4 @@
-"""Public functions: softmax, its logarithm and the log of the sum of exponentials; the error bound of a loss."""
+"""Public functions: softmax, its logarithm and entropy, the log of the sum of exponentials; error bounds of losses."""
 
 from __future__ import annotations
 
@@ -100,6 +100,42 @@ def logsumexp(z: Any, axis: int = -1) -> np.float64 | Array:
     return log_sum
 
 
+def entropy(z: Any, axis: int = -1) -> np.float64 | Array:
+    r"""Entropy of softmax along an axis, which is taken out, in units of log e.
+
+    $$H = -\sum_k p_k\log p_k, \qquad p = \operatorname{softmax}(z)$$
+
+    No term is negative, and each is right relative to itself, and so is H: entropy([0, -40]) is 1.7e-16, not 0. A
+    masked class, whose logit is -inf, contributes 0.
+
+    Parameters
+    ----------
+    z
+        Logits; NaN, +inf, or nothing but -inf make a row NaN.
+    axis
+        The axis to sum over.
+
+    Returns
+    -------
+    Array
+        One number for each row, or one number where z has no other axis.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For input that holds no real numbers or has no such axis.
+
+    Examples
+    --------
+    >>> import refloss
+    >>> float(refloss.entropy([0.0, 0.0]))
+    0.6931471805599453
+    """
+    rows, restore = inputs.rows_along("z", z, axis)
+    entropies: np.float64 | Array = restore(plain(log_softmax_stage.entropy(Pair.of(rows))))
+    return entropies
+
+
 def error_bound(
     loss: Any,
     *inputs: Any,
@@ -117,12 +153,14 @@ def error_bound(
     $\sum_n |s\,G_{nk}\,\psi'_{nk}|/\lVert w_k\rVert$ for w; where ‖x‖ is the scale $\sum_k |G_{nk} f_{nk}|$ more, f the
     logit over the scale; for `SoftmaxLoss` $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,
     for b, $\sum_n |G_{nk}|$. For "dd" ψ' is sin θ off the target. For `CrossEntropy` |G|; for `Triplet` the lengths of
-    the two gradients of distances. Where several classes are targets, by smoothing or probabilities, the terms of |G|
-    are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss $|t_{nk}\log p_{nk}|$. A z-loss has the terms
-    $\lambda(\operatorname{lse}^2 + 2|\operatorname{lse}|\ell)$ with $\ell = 1 + |M| + \operatorname{log1p}(\cdot)$, of
-    which the log-sum-exp is the sum, and in the gradient $2\lambda(|\operatorname{lse}| + \ell)\,p_k$; upstream_lse has
-    $|u_n|\,p_k$. Under a softcap all terms of |G| are multiplied by its slope. Probabilities below the
-    smallest normal number may be rounded to 0, and so may as much of a result.
+    the two gradients of distances; for `KLDivergence` $|q_k - p_k| + \max(p_k, q_k)\,V$ and
+    $p_k\,(|\log q_k - \log p_k| + L + V)$, with $V = \sum_k |q_k - p_k|$. Where several classes are targets, by
+    smoothing or probabilities, the terms of |G| are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss
+    $|t_{nk}\log p_{nk}|$. A z-loss has the terms $\lambda(\operatorname{lse}^2 + 2|\operatorname{lse}|\ell)$ with
+    $\ell = 1 + |M| + \operatorname{log1p}(\cdot)$, of which the log-sum-exp is the sum, and in the gradient
+    $2\lambda(|\operatorname{lse}| + \ell)\,p_k$; upstream_lse has $|u_n|\,p_k$. Under a softcap all terms of |G| are
+    multiplied by its slope. Probabilities below the smallest normal number may be rounded to 0, and so may as much of a
+    result.
 
     The truth is that of the inputs as they are; with dtype float32, of the inputs rounded to float32. "certified"
     rounds correctly, so its bound is half an ulp.

@@ -173,6 +173,22 @@ def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
     return points
 
 
+def logits_and_logits(z: Any, target: Any) -> tuple[dict[str, Array], tuple[int, ...]]:
+    """Return logits z and target, both (N, C), by name, and the shape of their samples before.
+
+    A logit of -inf masks a class; NaN and +inf pass through.
+    """
+    z, target = float64_array("z", z), float64_array("target", target)
+    if z.ndim == 0 or z.shape[-1] == 0:
+        raise ValueError(f"z must have shape (..., C) with at least one class; got shape {z.shape}")
+    if z.size == 0:
+        raise ValueError(f"z holds no sample: an empty batch has no loss; got shape {z.shape}")
+    if target.shape != z.shape:
+        raise ValueError(f"target must be logits of the shape of z, {z.shape}; got shape {target.shape}")
+    arrays = {"z": z, "target": target}
+    return {name: array.reshape(-1, z.shape[-1]) for name, array in arrays.items()}, z.shape[:-1]
+
+
 def labels(y: Any, shape: tuple[int, ...], classes: int, ignored: int | None, *, otherwise: str = "") -> Integers:
     """Return integer labels from 0 to classes - 1, or the ignored label."""
     array = _as_array("y", y)

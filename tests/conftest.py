@@ -63,6 +63,7 @@ LONG = (
     "test_fused.py::test_float32_is_within_its_budget",
     "test_fused.py::test_heads_keep_the_contract",
     "test_kernels_jit.py::test_of_any_kernel_the_cache_may_be_damaged",
+    "test_language_models.py",
     "test_losses.py::test_margin_losses_keep_the_contract",
     "test_metamorphic.py",
     "test_mutants.py",

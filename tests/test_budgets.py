@@ -7,6 +7,7 @@ them. An entry of a budget that is as large as the row it belongs to decides not
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -207,6 +208,60 @@ def test_triplets(torch, squared, reduction):
     for tensor, ours, bound in zip(tensors, grad, allowed.gradient, strict=True):
         assert (np.abs(tensor.grad.numpy() - ours) <= bound).all()
     assert not all((np.abs(g) <= bound).all() for g, bound in zip(grad, allowed.gradient, strict=True))
+
+
+@pytest.mark.parametrize("form", ["forward", "reverse", "jensen-shannon"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_divergences(torch, form, reduction, dtype):
+    rng = np.random.default_rng(4)
+    z, target = 2.0 * rng.normal(size=(2, 5, 8))
+    z[0] = target[0] + 0.25
+    inputs = [entry.astype(DTYPES[dtype]).astype(np.float64) for entry in (z, target)]
+    tensors = [torch.tensor(entry).to(getattr(torch, dtype)).requires_grad_() for entry in inputs]
+    log_q, log_p = (torch.log_softmax(tensor, 1) for tensor in tensors)
+    log_m = torch.logaddexp(log_q, log_p) - np.log(2.0)
+
+    def kl(log_p, log_q):
+        return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+    by_form = {"forward": (log_p, log_q), "reverse": (log_q, log_p)}
+    rows = kl(*by_form[form]) if form in by_form else (kl(log_p, log_m) + kl(log_q, log_m)) / 2
+    value = {"mean": rows.mean, "sum": rows.sum, "none": lambda: rows}[reduction]()
+    value.backward(torch.ones_like(value))
+    loss = refloss.KLDivergence(form=form, reduction=reduction)
+    truth, grad = loss.value_and_grad(*inputs)
+    allowed = budget(loss, *inputs, dtype=dtype)
+    assert (np.abs(value.detach().double().numpy() - truth) <= allowed.value).all()
+    for tensor, ours, bound in zip(tensors, grad, allowed.gradient, strict=True):
+        assert bound.shape == ours.shape
+        assert (np.abs(tensor.grad.double().numpy() - ours) <= bound).all()
+        assert not (np.abs(ours) <= bound).all()  # no gradient at all is over budget
+
+
+def test_divergences_with_more_axes():
+    z, target = np.random.default_rng(5).normal(size=(2, 2, 3, 4))
+    allowed = budget(refloss.KLDivergence(reduction="none"), z, target, dtype="float32")
+    assert allowed.value.shape == (2, 3)
+    assert allowed.gradient.z.shape == allowed.gradient.target.shape == z.shape
+    flat = budget(
+        refloss.KLDivergence(reduction="none"), *(part.reshape(6, 4) for part in (z, target)), dtype="float32"
+    )
+    assert np.array_equal(flat.gradient.z, allowed.gradient.z.reshape(6, 4))
+
+
+@pytest.mark.parametrize("form", ["forward", "reverse", "jensen-shannon"])
+def test_budgets_of_divergences_shrink_along_their_ladder_and_with_the_difference(form):
+    loss, (z, target) = refloss.KLDivergence(form=form), np.random.default_rng(6).normal(size=(2, 4, 5))
+    for near in (z, target + 2.0**-12 * np.round(8.0 * z)):
+        found = [budget(loss, near, target, dtype="float32", standard=s) for s in ("working", "stable", "relative")]
+        for wide, narrow in pairwise(found):
+            assert narrow.value <= wide.value
+            assert all((a <= b).all() for a, b in zip(narrow.gradient, wide.gradient, strict=True))
+        value, grad = loss.value_and_grad(near, target)
+        assert found[-1].value < 0.01 * value
+        assert (np.abs(grad.z) > 10.0 * found[-1].gradient.z).any()
+    assert found[1].value > value  # the stable form says nothing there
 
 
 def test_on_the_border_of_a_triplet_either_slope_will_do():

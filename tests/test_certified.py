@@ -32,6 +32,9 @@ def all_cases() -> Iterator[tuple[Any, str, tuple[Any, ...]]]:
     for loss in cases.TRIPLETS:
         for name, inputs in cases.triplets(random()):
             yield loss, name, inputs
+    for loss in cases.DIVERGENCES:
+        for name, inputs in cases.divergences(random()):
+            yield loss, name, inputs
 
 
 # ------------------------------------------------------------------------------------------------------- against mpmath
@@ -81,6 +84,7 @@ def test_wrong_gradients_lie_outside() -> None:
         refloss.SoftmaxLoss: (*cases.ordinary(random()), np.arange(5.0)),
         refloss.ArcFace: cases.ordinary(random()),
         refloss.Triplet: tuple(random().standard_normal((3, 2, 4))),
+        refloss.KLDivergence: tuple(random().standard_normal((2, 2, 4))),
     }
     for kind, arguments in inputs.items():
         loss = kind()
@@ -90,7 +94,7 @@ def test_wrong_gradients_lie_outside() -> None:
         for title, mutant in mutants.everywhere(mutants.GROSS | mutants.FINE, right).items():
             assert wrong(mutant, enclosure), f"{loss}: {title}"
         others = mutants.loss_mutants(loss)
-        if kind is not refloss.Triplet:
+        if kind not in (refloss.Triplet, refloss.KLDivergence):
             others |= mutants.settings_mutants(replace(loss, label_smoothing=0.0), len(arguments[0]))
         for title, other in others.items():
             assert wrong(other.value_and_grad(*arguments)[1]._asdict(), enclosure), f"{loss}: {title}"
@@ -220,7 +224,17 @@ SHARED = {  # with the engines that this one checks: settings, types, and what i
     "refloss.engines.call": {"call_of"},
     "refloss.engines.counting": {"mean_over_zero"},
     "refloss.engines.protocol": {"IN_FLOAT64", "Request", "ValueAndGradients"},
-    "refloss.engines.spec": {"PER_CLASS", "Arrays", "Linear", "Logits", "Margin", "Spec", "Triplet", "WithLabels"},
+    "refloss.engines.spec": {
+        "PER_CLASS",
+        "Arrays",
+        "Divergence",
+        "Linear",
+        "Logits",
+        "Margin",
+        "Spec",
+        "Triplet",
+        "WithLabels",
+    },
     "refloss.error_free": {"Array", "Mask"},
     "refloss.stages.cross_entropy": {"Settings"},
     "refloss.stages.margin": {"Settings"},

@@ -107,6 +107,24 @@ ALIKE = np.array([[1.0, 2.0]]), np.array([[3.0, 0.1], [3.0, 0.2], [3.0, -1.0]]),
             {"anchor": ALL, "positive": (0, 1), "negative": (0, 1)},
         ),
         (refloss.Triplet(squared=False, m=9.0), ([[1e-40, 1.0]], [[3.0, 5.0]], [[3.0, 5.0]]), {"anchor": ALL}),
+        *(
+            (
+                refloss.KLDivergence(form=form, reduction="none"),
+                ([[0.25, 0.5, -np.inf], [0.1, -np.inf, -np.inf]], [[8.25, 8.5, -np.inf], [7.0, -np.inf, -np.inf]]),
+                {"value": ALL, "z": ALL, "target": ALL},
+            )
+            for form in ("forward", "reverse", "jensen-shannon")
+        ),
+        # sums of the same exponentials; d of every single target the same mean; classes apart
+        (refloss.KLDivergence(), ([[0.0, 1.0, -1.0]], [[1.0, 0.0, -1.0]]), {"z": (0, 2)}),
+        (refloss.KLDivergence(form="reverse"), ([[0.0, 1.0, -1.0]], [[1.0, 0.0, -1.0]]), {"target": (0, 2)}),
+        (refloss.KLDivergence(), ([[1.0, -1.0, 0.0, 2.0]], [[0.0, 0.0, 0.0, 2.0]]), {"target": (0, [2, 3])}),
+        (
+            refloss.KLDivergence(form="jensen-shannon"),
+            ([[0.1, -np.inf, 0.2, -np.inf]], [[-np.inf, 0.3, -np.inf, 0.5]]),
+            {"z": ALL, "target": ALL},
+        ),
+        (refloss.KLDivergence(), ([[-np.inf, -np.inf, 1.0]], [[0.1, 0.1, -np.inf]]), {"target": ALL}),
     ],
     ids=lambda part: type(part).__name__,
 )
@@ -166,6 +184,24 @@ def test_no_proof_of_0_is_wrong(loss: Any, biased: bool) -> None:
                 if problem.unknown[name][i] and problem.is_zero(name, i):
                     claims += 1
                     assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {inputs}"
+    assert claims
+
+
+@pytest.mark.parametrize("form", ["forward", "reverse", "jensen-shannon"])
+def test_no_proof_of_0_of_divergences_is_wrong(form: str) -> None:
+    g, claims = random(3), 0
+    loss = refloss.KLDivergence(form=form, reduction="none")
+    for _ in range(12):
+        z, target = g.integers(-1, 2, (2, 4, 3)).astype(float)
+        z[0], target[0] = [0.0, 1.0, -1.0], [1.0, 0.0, -1.0]  # q_2 = p_2
+        z[3], target[3] = [1.0, 0.5, 0.0], [0.0, 0.0, 1.0]
+        target[1, g.integers(3)] = z[1, g.integers(3)] = z[2, 0] = target[2, 0] = -np.inf
+        problem = Problem(loss.spec, loss._call(z, target).arrays, np.ones(4))
+        for name, true, noise in truths(loss, z, target):
+            for i in np.ndindex(true.shape):
+                if problem.unknown[name][i] and problem.is_zero(name, i[:1] if name == "value" else i):
+                    claims += 1
+                    assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {z}, {target}"
     assert claims
 
 

@@ -50,6 +50,12 @@ def test_triplet_keeps_the_contract(loss):
         _check(name, loss, *inputs)
 
 
+@pytest.mark.parametrize("loss", cases.DIVERGENCES, ids=repr)
+def test_divergences_keep_the_contract(loss):
+    for name, inputs in cases.divergences(_random(repr(loss))):
+        _check(name, loss, *inputs)
+
+
 def _check(name, loss, *inputs, **precision):
     try:
         checks.against_exact(loss, *inputs, **precision)

@@ -157,6 +157,9 @@ IN_FLOAT32 = [
     Subject(refloss.Triplet()),
     Subject(refloss.Triplet(squared=False, reduction="none")),
     Subject(refloss.Triplet(reduction="sum")),
+    Subject(refloss.KLDivergence()),
+    Subject(refloss.KLDivergence(form="reverse", reduction="none"), shapes=SHAPES[:2]),
+    Subject(refloss.KLDivergence(form="jensen-shannon", reduction="sum"), shapes=SHAPES[2:]),
 ]
 ELSEWHERE = [
     Subject(loss, dtype, shapes=SHAPES[:1])
@@ -165,6 +168,7 @@ ELSEWHERE = [
         refloss.SoftmaxLoss(),
         refloss.ArcFace(s=16.0),
         refloss.Triplet(reduction="none"),
+        refloss.KLDivergence(reduction="none"),
     )
     for dtype in DTYPES
     if dtype != "float32"
@@ -322,6 +326,8 @@ def kinds_of(subject: Subject) -> set[str]:
     found = {"any", "last row", "structural zero"}
     if head == "triplet":
         return found | {"last column", "closed hinge"} | (set() if loss.squared else {"undecided"})
+    if head == "divergence":
+        return {"any", "last row", "last class", "undecided"}
     found |= {"ignored row", "last class", "repeated label"}
     found |= {"undecided"} if subject in IN_FLOAT32 else set()
     found |= {"weight 0"} if loss.class_weight is not None else set()

@@ -491,6 +491,27 @@ def test_results_that_one_already_has(torch):
         assert_close(LOSS, x, w, y, dtype="float32", grad_z=grad.x)
 
 
+def test_dtypes_of_sums_and_products_are_taken_everywhere():
+    loss = refloss.SoftmaxLoss()
+
+    def short(x, w, y):
+        """Products whose factors are rounded to 8 bits."""
+        fewer = (entry.astype(dtype_of("bfloat16")).astype(np.float64) for entry in (x, w))
+        return ours(loss)(*fewer, y)
+
+    *inputs, y = cases(loss)[0].inputs
+    value, dx, dw = short(*inputs, y)
+    results = {"value": value, "grad_x": dx, "grad_w": dw, "dtype": "float32"}
+    with pytest.raises(AssertionError, match="value: got"):
+        assert_close(loss, *inputs, y, **results)
+    assert_close(loss, *inputs, y, matmul="bfloat16", **results)
+    assert_close(loss, *inputs, y, accumulate="float32", matmul="bfloat16", **results)
+    few = {"groups": "ordinary", "shapes": SMALL, "dtypes": ("float32", "float64")}
+    assert not conforms(short, loss, **few)
+    assert conforms(short, loss, matmul="bfloat16", **few)
+    assert conforms(short, loss, matmul="bfloat16", accumulate="float64", **few)
+
+
 def test_tensors_of_any_dtype_are_read_exactly(torch):
     numbers = torch.tensor([0.5, 3.0, -1.25], dtype=torch.bfloat16, requires_grad=True)
     assert (adapters.read(numbers) == [0.5, 3.0, -1.25]).all()

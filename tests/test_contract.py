@@ -28,6 +28,8 @@ def _drawn(loss, random):
         return random.normal(size=(3, 4)) * 5.0, random.integers(0, 4, 3)
     if name == "Triplet":
         return tuple(random.normal(size=(3, 4)) for _ in range(3))
+    if name == "KLDivergence":
+        return tuple(random.normal(size=(3, 4)) for _ in range(2))
     bias = (random.normal(size=4),) if name == "SoftmaxLoss" else ()
     return random.normal(size=(3, 5)), random.normal(size=(4, 5)), random.integers(0, 4, 3), *bias
 
@@ -44,6 +46,9 @@ LOSSES = [
     refloss.CombinedMargin(boundary="monotone", gradient="detached", reduction="sum"),
     refloss.Triplet(m=5.0),
     refloss.Triplet(m=5.0, squared=False, reduction="none"),
+    refloss.KLDivergence(),
+    refloss.KLDivergence(form="reverse", reduction="none"),
+    refloss.KLDivergence(form="jensen-shannon", reduction="sum"),
 ]
 
 
@@ -91,6 +96,8 @@ def test_what_is_promised():
     for head in ("logits", "triplet"):
         assert contract.promise("chain", head, scale).value / U == pytest.approx(8.0)
         assert contract.promise("fused", head, scale, dtype=np.float32).gradient * 2.0**24 == pytest.approx(16.0)
+    assert contract.promise("chain", "divergence", scale).value / U == pytest.approx(48.0)
+    assert contract.promise("fused", "divergence", scale, dtype=np.float32).value * 2.0**24 == pytest.approx(16.0)
 
 
 @pytest.mark.parametrize(("terms", "lost"), [(0, 0), (1, 1), (512, 512), (513, 514), (1024, 514), (1025, 516)])

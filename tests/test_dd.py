@@ -47,6 +47,12 @@ def test_triplet_keeps_the_contract(loss):
         _check(name, loss, *inputs)
 
 
+@pytest.mark.parametrize("loss", cases.DIVERGENCES, ids=repr)
+def test_divergences_keep_the_contract(loss):
+    for name, inputs in cases.divergences(_random(repr(loss))):
+        _check(name, loss, *inputs)
+
+
 STEEP = (
     refloss.ArcFace(s=128.0),
     refloss.CosFace(s=128.0),
@@ -368,6 +374,7 @@ def test_rows_in_blocks_are_as_each_alone():
     for loss, inputs in (
         (refloss.NormFace(s=8.0, reduction="none"), (x, w, np.arange(n))),
         (refloss.Triplet(reduction="none"), tuple(points)),
+        (refloss.KLDivergence(reduction="none"), tuple(points[:2])),
     ):
         value, grad = loss.value_and_grad(*inputs, engine="dd")
         for i in range(n):

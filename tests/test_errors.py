@@ -50,6 +50,7 @@ def test_ladders():
         assert budgets.ladder(dtype, CE) == budgets.ladder(dtype, refloss.ArcFace()) == of_logits
         assert budgets.ladder(dtype, refloss.SoftmaxLoss()) == of_heads
         assert budgets.ladder(dtype, refloss.Triplet()) == of_triplets
+        assert budgets.ladder(dtype, refloss.KLDivergence()) == of_logits
 
 
 def test_a_loss_is_a_loss_or_its_class():

@@ -23,6 +23,7 @@ from refloss.stages import (
     angle,
     cosine,
     cross_entropy,
+    divergence,
     linear,
     log_softmax,
     logits,
@@ -604,7 +605,83 @@ def _(rng):
         )
 
 
+def _divergences(rng, form="forward", scale=1.0):
+    """What a divergence compares and saves, row by row: symbols and their values."""
+    z, t = rng.normal(size=(2, N, C)) * scale
+    losses, saved = divergence.forward(Pair.of(z), Pair.of(t), form)
+    (q, p, delta, _), gradients = saved.compared, divergence.backward(np.ones(N), saved)
+    for n in range(N):
+        yield {
+            "L": _exact(losses[n]),
+            "q": _exact(q[n]),
+            "p": _exact(p[n]),
+            "m": [a / 2 for a in _plus(_exact(q[n]), _exact(p[n]))],
+            r"\delta": _exact(delta[n]),
+            r"\partial L/\partial z": _exact(gradients[0][n]),
+            r"\partial L/\partial t": _exact(gradients[1][n]),
+            "d": _plus(_exact(z[n]), _exact(-t[n])),
+        }
+
+
+@_formula("refloss.stages.divergence:forward")
+def _(rng):
+    for choice, form in enumerate(divergence.FORMS):
+        for values in _divergences(rng, form):
+            yield tex.Scope({name: values[name] for name in ("L", "p", "q", "m")}, RANGES, choice)
+
+
+def _gradients_of_divergences(form):
+    def scopes(rng):
+        for values in _divergences(rng, form):
+            names = (r"\partial L/\partial z", r"\partial L/\partial t", "L", "p", "q", "m")
+            yield tex.Scope({name: values[name] for name in names}, RANGES)
+
+    return scopes
+
+
+_formula("refloss.stages.divergence:backward", 0)(_gradients_of_divergences("forward"))
+_formula("refloss.stages.divergence:backward", 1)(_gradients_of_divergences("jensen-shannon"))
+
+
+@_formula("refloss.stages.divergence:compare")
+def _(rng):
+    for values in _divergences(rng):
+        yield tex.Scope({name: values[name] for name in (r"\delta", "d", "p")}, RANGES)
+
+
+@_formula("refloss.stages.divergence:terms")
+def _(rng):
+    for scale in (0.5, 3.0):
+        for values in _divergences(rng, scale=scale):
+            q, p = (np.array([[float(entry) for entry in values[name]]]) for name in ("q", "p"))
+            delta = Pair.of(np.array([[float(entry) for entry in values[r"\delta"]]]))
+            h = _exact(divergence.terms(p, q, delta)[0])
+            yield tex.Scope({"h": h, "p": values["p"], "q": values["q"], r"\delta": values[r"\delta"]}, RANGES)
+
+
+@_formula("refloss.stages.divergence:logs_over_mean")
+def _(rng):
+    for values in _divergences(rng, scale=2.0):
+        delta = Pair.of(np.array([[float(entry) for entry in values[r"\delta"]]]))
+        r, s = (_exact(part[0]) for part in divergence.logs_over_mean(delta))
+        yield tex.Scope({"r": r, "s": s, r"\delta": values[r"\delta"]}, RANGES)
+
+
 # ---------------------------------------------------------------------------------------------------------- the losses
+
+
+@_formula("refloss.losses.divergence:KLDivergence")
+def _(rng):
+    z, t = rng.normal(size=(2, N, C))
+    values = {"L": _exact(refloss.KLDivergence(reduction="none")(z, t))}
+    yield tex.Scope(values | {"q": _exact(refloss.softmax(z)), "p": _exact(refloss.softmax(t))}, RANGES)
+
+
+@_formula("refloss.functions:entropy")
+def _(rng):
+    z = rng.normal(size=(N, C))
+    for n, found in enumerate(refloss.entropy(z)):
+        yield tex.Scope({"H": _exact(found), "z": _exact(z[n])}, RANGES)
 
 
 @_formula("refloss.functions:softmax")
@@ -739,10 +816,11 @@ def _(rng):
 def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     formulas = []
-    modules = [angle, cosine, cross_entropy, linear, log_softmax, logits, logsumexp, margin, normalize]
+    modules = [angle, cosine, cross_entropy, divergence, linear, log_softmax, logits, logsumexp, margin, normalize]
     modules += [softcap, softmax, triplet, z_loss]
-    losses = ("refloss.functions", "refloss.losses.softmax", "refloss.losses.margin", "refloss.losses.pairwise")
-    for module in (*modules, *map(importlib.import_module, losses)):
+    losses = ("softmax", "margin", "pairwise", "divergence")
+    names = ("refloss.functions", *(f"refloss.losses.{family}" for family in losses))
+    for module in (*modules, *map(importlib.import_module, names)):
         for name, item in vars(module).items():
             if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
                 count = len(DISPLAY.findall(inspect.getdoc(item) or ""))

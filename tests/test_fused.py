@@ -71,6 +71,12 @@ def test_triplet_keeps_the_contract(loss):
         _check(name, loss, *inputs)
 
 
+@pytest.mark.parametrize("loss", cases.DIVERGENCES, ids=repr)
+def test_divergences_keep_the_contract(loss):
+    for name, inputs in cases.divergences(random_of(repr(loss))):
+        _check(name, loss, *inputs)
+
+
 @pytest.mark.parametrize("build", cases.WIDE.values(), ids=cases.WIDE)
 def test_heads_keep_the_contract_at_real_widths(build):
     x, w, y = build(random_of("wide"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss.formats import FORMATS, dtype_of
+from refloss.formats import FORMATS, dtype_of, format_of
 from refloss.testing import Shape, cases, hard_cases
 from refloss.testing.hard_cases.angles import boundaries
 from refloss.testing.hard_cases.labels import label_source
@@ -77,6 +77,14 @@ LISTS = {
         ("ordinary-partly", "inactive"), ("boundary-edge-0.75", "coinciding"), ("boundary-edge-1.25", "coinciding"),
         ("hard-on-positive", "coinciding"), ("hard-on-negative", "coinciding"), ("hard-all-one", "coinciding"),
         ("hard-far", "offset"),
+    ],
+    refloss.KLDivergence(): [
+        ("ordinary-random", "random"), ("ordinary-wide", "random"),
+        *((f"hard-near-{k}", "cancellation") for k in (4, 8, 12, 16, 20)),
+        ("boundary-equal", "equal"), ("boundary-constant-apart", "equal"), ("hard-offset", "offset"),
+        *((f"hard-gap-{side}-{gap}", "gap") for side in ("z", "target") for gap in (120, 800)),
+        ("hard-certain", "confident"), ("hard-disagree", "confident"),
+        ("range-masked", "masked"), ("range-masked-target", "masked"), ("range-offset-huge", "offset"),
     ],
 }  # fmt: skip
 
@@ -369,6 +377,20 @@ def test_certain_targets_have_the_probability_that_is_named(loss):
         assert y[0] == y[2] == 6
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("loss", [CE, refloss.SoftmaxLoss(), refloss.NormFace(s=None), refloss.ArcFace()], ids=repr)
+def test_certain_targets_stay_certain_where_numbers_are_rounded(loss, dtype):
+    """Rounded inputs move each of two logits by 2 u |x| |w| at most; logits alone by u |z|."""
+    *inputs, y = named(loss, dtype)["hard-certain"].inputs
+    left = -np.log2(probability_left(inputs[0], y) if loss is CE else _left(loss, *inputs, y))
+    if loss is CE:
+        size = np.abs(inputs[0]).max()
+    else:
+        x, w = (np.linalg.norm(entry, axis=1).max() for entry in inputs)
+        size = 2.0 * (x * w if loss.spec.head == "linear" else loss.spec.scale or x)
+    assert np.abs(left - np.round(np.linspace(1.0, 24.0, 9))).max() < 2.0 * format_of(dtype).u * size / np.log(2.0)
+
+
 def _left(loss, x, w, y):
     if loss.spec.head == "linear":
         return probability_left(x @ w.T, y)
@@ -535,3 +557,41 @@ def test_triplets_are_where_their_reason_says():
         assert 0.5 < min(near.min(), far.min()) < max(near.max(), far.max()) < 5.0
     nothing = named(refloss.Triplet(m=0.0), "float64")["boundary-edge-1.25"].inputs
     assert np.allclose(np.linalg.norm(nothing[0] - nothing[2], axis=1), 1.25, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_divergences_are_as_near_and_as_far_as_their_reason_says(dtype):
+    loss = refloss.KLDivergence(reduction="none")
+    by_name = {name: case.inputs for name, case in named(loss, dtype).items()}
+    largest = {"bfloat16": 4, "float16": 4}.get(dtype, 20)  # what is left of 2^-k beside quarters
+    assert [name for name in by_name if "near" in name] == [f"hard-near-{k}" for k in range(4, largest + 1, 4)]
+    for k in range(4, largest + 1, 4):
+        z, target = by_name[f"hard-near-{k}"]
+        apart = np.abs(z - target)
+        assert 2.0 ** -(k + 3) < apart.mean() < 2.0 ** -(k - 1)
+        assert 0.0 < loss(z, target).max() < 4.0 ** -(k - 2)
+    assert (loss(*by_name["boundary-equal"]) == 0.0).tolist() == [False, True] * 4 + [False]
+    assert not loss(*by_name["boundary-constant-apart"]).any()
+    z, target = by_name["hard-offset"]
+    assert z.min() > 900.0
+    assert target.max() < -900.0
+    assert ("hard-gap-z-800" in by_name) == (dtype != "float16")
+    for side, place in (("z", 0), ("target", 1)):
+        rising = np.sort(by_name[f"hard-gap-{side}-120"][place], axis=1)
+        lead = rising[:, -1] - rising[:, -2]
+        assert lead.min() > 119.0  # the dtype rounds it
+        assert lead.max() < 124.0
+    sure = np.sort(refloss.softmax(by_name["hard-certain"][1]), axis=1)
+    assert 0.3 < sure[0, -1] < 0.7
+    assert sure[-1, -1] > 1.0 - 2.0**-7
+    z, target = by_name["hard-disagree"]
+    assert (z.argmax(axis=1) != target.argmax(axis=1)).all()
+    for name, masked in (("range-masked", [True, True]), ("range-masked-target", [False, True])):
+        assert [bool(np.isinf(part).any()) for part in by_name[name]] == masked
+        assert np.isfinite(loss(*by_name[name])).all()
+
+
+def test_divergences_of_one_class_lead_nowhere():
+    names = {case.name for case in cases(refloss.KLDivergence(), shapes=(3, 1, 1))}
+    assert "hard-disagree" not in names
+    assert "ordinary-random" in names

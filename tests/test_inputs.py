@@ -22,6 +22,7 @@ from refloss import (
     CombinedMargin,
     CosFace,
     CrossEntropy,
+    KLDivergence,
     ModifiedSoftmax,
     NormFace,
     SoftmaxLoss,
@@ -40,19 +41,20 @@ Z = X @ W.T
 P = np.abs(Z)  # "probabilities": they need not sum to 1
 
 HEADS = [SoftmaxLoss, ModifiedSoftmax, NormFace, ASoftmax, CosFace, ArcFace, CombinedMargin]
-LOSSES = [CrossEntropy, *HEADS, Triplet]
+LOSSES = [CrossEntropy, *HEADS, Triplet, KLDivergence]
 FLOATS: dict[type, dict[str, Any]] = {  # what each loss is called with, less its labels
     CrossEntropy: {"z": Z},
     **{head: {"x": X, "w": W} for head in HEADS},
     SoftmaxLoss: {"x": X, "w": W, "b": B},
     Triplet: {"anchor": X, "positive": X[::-1].copy(), "negative": X + 1.0},
+    KLDivergence: {"z": Z, "target": Z[::-1].copy()},
 }
 REDUCTIONS = ("mean", "sum", "none")
 
 
 def of(loss: type, **changed: Any) -> dict[str, Any]:
     """What to call a loss with."""
-    return FLOATS[loss] | ({} if loss is Triplet else {"y": Y}) | changed
+    return FLOATS[loss] | ({} if loss in (Triplet, KLDivergence) else {"y": Y}) | changed
 
 
 def leaves(result: Any) -> Iterator[np.ndarray]:
@@ -137,6 +139,10 @@ Triplet(m=INF)
     ValueError: m must be a finite number >= 0; got inf
 Triplet(squared=1)
     TypeError: squared must be True or False; got 1
+KLDivergence(form="backward")
+    ValueError: form must be one of 'forward', 'reverse', 'jensen-shannon'; got 'backward'
+KLDivergence(form=True)
+    ValueError: form must be one of 'forward', 'reverse', 'jensen-shannon'; got True
 CrossEntropy(label_smoothing=1.1)
     ValueError: label_smoothing must be a finite number >= 0 and <= 1; got 1.1
 ArcFace(label_smoothing=-0.1)
@@ -220,6 +226,18 @@ CrossEntropy()(Z[:, :0], Y)
     ValueError: z must have shape (..., C) with at least one class; got shape (5, 0)
 CrossEntropy()(Z[:0], Y[:0])
     ValueError: z holds no sample: an empty batch has no loss; got shape (0, 4)
+KLDivergence()(1.0, 1.0)
+    ValueError: z must have shape (..., C) with at least one class; got shape ()
+KLDivergence()(Z[:, :0], Z[:, :0])
+    ValueError: z must have shape (..., C) with at least one class; got shape (5, 0)
+KLDivergence()(Z[:0], Z[:0])
+    ValueError: z holds no sample: an empty batch has no loss; got shape (0, 4)
+KLDivergence()(Z, Z[:4])
+    ValueError: target must be logits of the shape of z, (5, 4); got shape (4, 4)
+KLDivergence()(Z, Y)
+    ValueError: target must be logits of the shape of z, (5, 4); got shape (5,)
+KLDivergence()(Z, Z + 0j)
+    TypeError: target must hold real numbers that float64 can hold; got ndarray of dtype complex128
 Triplet()(X[0], X, X)
     ValueError: anchor must have shape (N, D); got shape (3,)
 Triplet()(X, X[:4], X)
@@ -350,6 +368,8 @@ CrossEntropy().value_and_grad(Z, Y, wrt=["z", 0])
     ValueError: wrt must name inputs among 'z'; got 0
 CrossEntropy().value_and_grad(Z, P, wrt="y")
     ValueError: wrt must name inputs among 'z'; got 'y'
+KLDivergence().value_and_grad(Z, Z, wrt="y")
+    ValueError: wrt must name inputs among 'z', 'target'; got 'y'
 Triplet().value_and_grad(X, X, X, wrt="x")
     ValueError: wrt must name inputs among 'anchor', 'positive', 'negative'; got 'x'
 ArcFace().value_and_grad(X, W, Y, wrt=3)
@@ -607,7 +627,7 @@ def bits_of(loss: Any, arguments: dict[str, Any]) -> list[tuple[tuple[int, ...],
 
 
 @pytest.mark.parametrize("form", (every := LAYOUTS | FLOATING | INTEGERS).values(), ids=every)
-@pytest.mark.parametrize("loss", [CrossEntropy, SoftmaxLoss, ASoftmax, ArcFace, Triplet])
+@pytest.mark.parametrize("loss", [CrossEntropy, SoftmaxLoss, ASoftmax, ArcFace, Triplet, KLDivergence])
 def test_the_same_numbers_give_the_same_bits(loss: type, form: Form) -> None:
     arguments = {name: form(array) for name, array in FLOATS[loss].items()}
     assert bits_of(loss(reduction="none"), of(loss, **arguments)) == bits_of(loss(reduction="none"), of(loss))

@@ -37,6 +37,7 @@ by_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 heads = strategies.cases(lengths=False) | strategies.linear_cases(lengths=False)
 margin_heads = strategies.cases(lengths=False)
 triplets = strategies.triplets()
+divergences = strategies.divergences()
 upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, max_size=3).map(np.array)
 
 
@@ -66,7 +67,7 @@ def agree(loss, inputs, first, second, rounded=0.0):
 
 def mean_of_nothing(loss, inputs):
     """Whether all rows are ignored and "mean" divides 0 by 0."""
-    if isinstance(loss, refloss.Triplet) or loss.reduction != "mean":
+    if isinstance(loss, refloss.Triplet | refloss.KLDivergence) or loss.reduction != "mean":
         return False
     return np.all(inputs[1 if len(inputs) == 2 else 2] == loss.ignore_index)
 
@@ -121,6 +122,42 @@ def test_cross_entropy_keeps_the_contract(case):
 def test_the_triplet_loss_keeps_the_contract(case):
     loss, inputs = case
     checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=100)
+@given(divergences)
+def test_divergences_keep_the_contract(case):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=25)
+@given(divergences, st.data())
+def test_the_order_of_classes_and_a_shift_of_either_side_change_nothing_in_divergences(case, data):
+    loss, (z, target) = case
+    first = of(loss, z, target)
+    order = data.draw(st.permutations(range(z.shape[1])))
+    value, gradients = of(loss, z[:, order], target[:, order])
+    agree_or_infinite(
+        loss, (z, target), first, (value, {name: g[:, np.argsort(order)] for name, g in gradients.items()})
+    )
+    for moved in ((z + 0.0, target + 8.0), (z - 4.0, target)):
+        if all(is_shifted(one, other) for one, other in zip(moved, (z, target), strict=True)):
+            agree_or_infinite(loss, (z, target), first, of(loss, *moved))
+
+
+def is_shifted(one, other):
+    """Whether a sum was not rounded: all logits that are not masked moved by the same number."""
+    finite = np.isfinite(other)
+    apart = one[finite] - other[finite]
+    return (apart == apart[0]).all() and np.array_equal(one[finite] - apart[0], other[finite])
+
+
+def agree_or_infinite(loss, inputs, first, second):
+    """Agree, where there are bounds to agree within."""
+    assert np.array_equal(np.isfinite(first[0]), np.isfinite(second[0]))
+    if np.isfinite(first[0]).all():
+        agree(loss, inputs, first, second)
 
 
 @settings(max_examples=40)
@@ -655,6 +692,17 @@ def test_gradients_of_triplets_are_complex_steps_of_the_textbook(squared):
     )
 
 
+@pytest.mark.parametrize("form", strategies.FORMS)
+def test_gradients_of_divergences_are_complex_steps_of_the_textbook(form):
+    loss = refloss.KLDivergence(form=form)
+    inputs = 2.0 * np.random.default_rng(4).standard_normal((2, 4, 3))
+    gradients = of(loss, *inputs)[1]
+    checks.against_complex_step(
+        lambda *logits: textbook.divergence(loss, *logits), *inputs, gradients=gradients, scale=2.0
+    )
+    checks.against_differences(loss, *inputs)
+
+
 @pytest.mark.parametrize("loss", SMOOTH, ids=repr)
 def test_gradients_are_differences_of_values(loss):
     x, w, y = ordinary(loss, seed=1, samples=2, classes=3, dims=2)
@@ -815,10 +863,16 @@ def test_the_traces_of_the_other_heads():
     same(trace["triplet"].output, replace(triplet, reduction="none")(x, 2.0 * x, -x))
     same(trace["reduction"].output, triplet(x, 2.0 * x, -x))
     same(trace["triplet"].gradient, np.full(3, 1.0 / 3.0))
+    divergence = refloss.KLDivergence()
+    trace = divergence.trace(z, -z, upstream=2.0)
+    assert tuple(trace) == ("divergence", "reduction")
+    same(trace["divergence"].output, replace(divergence, reduction="none")(z, -z))
+    same(trace["reduction"], (divergence(z, -z), 2.0))
+    same(trace["divergence"].gradient, np.full(3, 2.0 / 3.0))
 
 
 @settings(max_examples=25)
-@given(strategies.cases() | strategies.linear_cases() | on_logits() | triplets)
+@given(strategies.cases() | strategies.linear_cases() | on_logits() | triplets | divergences)
 def test_the_same_call_gives_the_same_bits(case):
     loss, inputs = case
     first, again = of(loss, *inputs), of(loss, *(np.array(array) for array in inputs))
@@ -873,6 +927,7 @@ def test_a_mean_is_the_sum_divided_by_what_counts(engine, rows):
         (refloss.SoftmaxLoss, (x, w, y), (y >= 0).sum()),
         (partial(refloss.ArcFace, s=4.0), (x, w, y), (y >= 0).sum()),
         (partial(refloss.Triplet, m=1.0), (x, z[:, :2], x[::-1]), rows),
+        (refloss.KLDivergence, (z, z[::-1]), rows),
     ):
         added, gradient_added = loss(reduction="sum").value_and_grad(*arrays, engine=engine)
         mean, gradient = loss(reduction="mean").value_and_grad(*arrays, engine=engine)

@@ -61,6 +61,11 @@ def triplet(loss: Any) -> Case:
     return Case(loss, points, lambda *points: textbook.triplet(loss, *points))
 
 
+def divergence(loss: Any) -> Case:
+    logits = tuple(np.random.default_rng(8).standard_normal((2, 3, 3)))
+    return Case(loss, logits, lambda z, target: textbook.divergence(loss, z, target))
+
+
 CASES = {
     "ArcFace": head(refloss.ArcFace(s=8.0)),
     "ArcFace, s = 64": head(refloss.ArcFace()),
@@ -85,6 +90,9 @@ CASES = {
     "CrossEntropy, probabilities": on_logits(refloss.CrossEntropy(reduction="sum"), soft=True),
     "Triplet": triplet(refloss.Triplet(m=8.0)),
     "Triplet, plain distance": triplet(refloss.Triplet(m=8.0, squared=False)),
+    "KLDivergence": divergence(refloss.KLDivergence()),
+    "KLDivergence, reverse": divergence(refloss.KLDivergence(form="reverse", reduction="sum")),
+    "KLDivergence, Jensen-Shannon": divergence(refloss.KLDivergence(form="jensen-shannon")),
 }
 
 
@@ -152,7 +160,7 @@ def test_against_differences_rejects_every_mutant(case):
 
 @named(lambda case: case.textbook is not None)
 def test_against_complex_step_rejects_every_mutant(case):
-    arrays = case.inputs if len(case.inputs) == 3 and "anchor" in case.result[1] else (case.inputs[0],)
+    arrays = case.inputs if {"anchor", "target"} & set(case.result[1]) else (case.inputs[0],)
     if "w" in case.result[1]:
         arrays = (*case.inputs[:2], *case.inputs[3:])
     scale = checks.scale_of(case.loss, *case.inputs) if "w" in case.result[1] else float(np.abs(case.inputs[0]).max())

@@ -131,6 +131,16 @@ def test_the_lowest_versions_allowed_are_those_that_are_tested():
     assert {name: Version(pin) for name, pin in (line.split("==") for line in lines)} == dict(_floors())
 
 
+def test_what_is_installed_alone_is_pinned():
+    """In .ci/constraints.txt, or where it is named."""
+    pinned = {
+        line.partition("==")[0] for line in (ROOT / ".ci/constraints.txt").read_text().splitlines() if "==" in line
+    }
+    alone = [Requirement(line.partition(" #")[0]) for line in (ROOT / ".ci/alone.txt").read_text().splitlines()[2:]]
+    assert alone
+    assert [each.name for each in alone if not each.specifier and each.name not in pinned] == []
+
+
 def test_classifiers_name_the_pythons_that_are_tested():
     run = re.findall(r"^ +sample (3\.\d+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     prefix = "Programming Language :: Python :: "

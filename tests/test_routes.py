@@ -9,6 +9,7 @@ Routes 1 and 3 are each tested against route 2; `agree` shows for every comparis
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from support.frameworks import (
     Comparison,
     agree,
     cross_entropy_bound,
+    divergence_bound,
     head_bound,
     head_inputs,
     linear_bound,
@@ -139,6 +141,29 @@ def test_cross_entropy_by_all_routes(torch, smoothing, weight, soft):
 
     bounds = {"value": rows.loss.sum(), "z": abs(UPSTREAM) * rows.gradient}
     hold(torch_gradients(torch, theirs, UPSTREAM, z=z), certified(loss, z, y), bounds)
+
+
+@pytest.mark.parametrize("form", ["forward", "reverse", "jensen-shannon"])
+@pytest.mark.parametrize("near", [False, True])
+def test_divergences_by_all_routes(torch, form, near):
+    z, target = np.random.default_rng(53).standard_normal((2, 6, 4))
+    z = target + 2.0**-6 * z if near else 2.0 * z
+    loss = refloss.KLDivergence(form=form)
+    hold_engines(loss, z, target)
+
+    def theirs(z, target):
+        log_q, log_p = (torch.log_softmax(logits, 1) for logits in (z, target))
+
+        def kl(log_q, log_p):
+            return torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+        if form != "jensen-shannon":
+            return kl(log_q, log_p) if form == "forward" else kl(log_p, log_q)
+        log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
+        return (kl(log_m, log_p) + kl(log_m, log_q)) / 2.0
+
+    result = torch_gradients(torch, theirs, UPSTREAM, z=z, target=target)
+    hold(result, certified(loss, z, target), divergence_bound(z, target, UPSTREAM))
 
 
 @pytest.mark.parametrize("squared", [True, False])

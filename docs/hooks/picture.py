@@ -16,7 +16,7 @@ ALTERNATIVE = (
     "the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. The "
     "plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
     "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through triplet "
-    "to the loss."
+    "to the loss, a divergence from two rows of logits through divergence."
 )
 
 
@@ -40,9 +40,16 @@ BOXES = {
     "logsumexp": Spot(4, 2),
     "z_loss": Spot(5, 2),
     "triplet": Spot(2, 3),
+    "divergence": Spot(2, 4),
 }
-WORDS = {"x, W": Spot(0, 0), "x, w_y": Spot(0, 1), "x, W, b": Spot(0, 2), "a, p, n": Spot(0, 3)}
-ENDS = {"loss": Spot(6, 0.5), "loss ": Spot(6, 3)}
+WORDS = {
+    "x, W": Spot(0, 0),
+    "x, w_y": Spot(0, 1),
+    "x, W, b": Spot(0, 2),
+    "a, p, n": Spot(0, 3),
+    "z, target": Spot(0, 4),
+}
+ENDS = {"loss": Spot(6, 0.5), "loss ": Spot(6, 3), "loss  ": Spot(6, 4)}
 ARROWS = [
     ("x, W", "normalize"),
     ("normalize", "cosine"),
@@ -61,9 +68,11 @@ ARROWS = [
     ("z_loss", "cross_entropy"),
     ("a, p, n", "triplet"),
     ("triplet", "loss "),
+    ("z, target", "divergence"),
+    ("divergence", "loss  "),
 ]
 SPOTS = BOXES | WORDS | ENDS
-OTHER = {"x, W, b", "linear", "softcap", "logsumexp", "z_loss", "a, p, n", "triplet"}
+OTHER = {"x, W, b", "linear", "softcap", "logsumexp", "z_loss", "a, p, n", "triplet", "z, target", "divergence"}
 """Where dashed arrows start: those of other heads, and of what only heads on logits have."""
 TURN = 1.25  # the row in which the arrow from softcap runs along the chain
 
@@ -98,7 +107,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _svg(layout: Layout, url: str, stage: str) -> str:
-    right, bottom = 7 * layout.along, 4 * layout.row
+    right, bottom = 7 * layout.along, 5 * layout.row
     size = (bottom, right) if layout.down else (right, bottom)
     marker = f"tip-{layout.name}"
     tip = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"'

@@ -18,13 +18,25 @@ from refloss.engines import contract, dd
 from refloss.engines.contract import Promise, log2_lengths
 from refloss.engines.counting import counted
 from refloss.engines.protocol import ValueAndGradients
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap, WithLabels
+from refloss.engines.spec import (
+    UPSTREAM_LSE,
+    Arrays,
+    Divergence,
+    Linear,
+    Logits,
+    Margin,
+    Spec,
+    Triplet,
+    WithCap,
+    WithLabels,
+)
 from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.formats import format_of
 from refloss.stages import (
     angle,
     cosine,
     cross_entropy,
+    divergence,
     linear,
     log_softmax,
     logits,
@@ -57,6 +69,8 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np
             return _linear(_Counted(spec, arrays, upstream, engine, dtype))
         case Margin():
             return _margin(_Counted(spec, arrays, upstream, engine, dtype))
+        case Divergence():
+            return _divergence(_Counted(spec, arrays, upstream, engine, dtype))
         case _:  # Triplet
             return _triplet(_Counted(spec, arrays, upstream, engine, dtype))
 
@@ -274,3 +288,41 @@ def _triplet(call: _Counted[Triplet]) -> ValueAndGradients:
     is_open = saved.active > 0.0  # a closed hinge is exactly 0
     value = np.where(is_open if settings.reduction == "none" else is_open.any(), value, 0.0)
     return value, {name: np.where(is_open[:, None], bound, 0.0) for name, bound in bounds.items()}
+
+
+def _divergence(call: _Counted[Divergence]) -> ValueAndGradients:
+    r"""Bound the value and the gradients of a divergence.
+
+    With $V = \sum_k |q_k - p_k|$ the absolute terms are $|q_k - p_k| + \max(p_k, q_k) V$ for q - p,
+    $p_k (|\log p_k - \log q_k| + L + V)$ for the other gradient of KL(p||q), and
+    $q_k (|\log q_k/m_k| + \operatorname{KL}(q\Vert m) + V)/2$ for those of the Jensen-Shannon divergence.
+    """
+    settings, promised = call.spec.divergence, call.promise
+    z, target = (Pair.of(call.wide(call.arrays[name])) for name in ("z", "target"))
+    losses, saved = divergence.forward(z, target, settings.form)
+    q, p, delta, _ = saved.compared
+    apart = _log(divergence.difference(p, q, delta))
+    total = _sum(apart, 1)[:, None]
+
+    def of_logs(part: Numbers, log: Numbers, kl: Numbers) -> Array:
+        sizes = np.logaddexp2(np.logaddexp2(_log(log), _log(kl)[:, None]), total)
+        return _times(_log(part), sizes)
+
+    if settings.form == "jensen-shannon":
+        logs = divergence.logs_over_mean(delta)
+        sides = zip((q, p), logs, saved.divergences, strict=True)
+        terms = [of_logs(part, log, kl) - 1.0 for part, log, kl in sides]
+    else:
+        near = np.logaddexp2(apart, np.maximum(_log(p), _log(q)) + total)
+        is_forward = settings.form == "forward"
+        far = of_logs(p if is_forward else q, delta, losses)
+        terms = [near, far] if is_forward else [far, near]
+    share = -np.log2(float(len(z))) if settings.reduction == "mean" else 0.0
+    loss = np.logaddexp2(np.log2(promised.value) + _log(losses), np.full(len(z), call.least))
+    row_weights = np.broadcast_to(_log(call.upstream) + share, len(z))[:, None]
+    promised_error = np.log2(promised.gradient)[:, None]
+    gradients = {
+        name: call.absolute(_times(row_weights, np.logaddexp2(promised_error + part, np.full(part.shape, call.least))))
+        for name, part in zip(("z", "target"), terms, strict=True)
+    }
+    return call.absolute(loss if settings.reduction == "none" else _sum(loss, 0) + share), gradients

@@ -10,6 +10,9 @@ from refloss import inputs
 from refloss.engines.spec import UPSTREAM_LSE, Arrays, Spec, WithCap
 from refloss.messages import shown
 
+FLATTENED = ("z", "target")
+"""Names of the inputs whose rows are flattened."""
+
 
 class Call(NamedTuple):
     """A loss and what it is called with."""
@@ -27,7 +30,7 @@ class Call(NamedTuple):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the gradients, by the name of the input."""
         return {
-            name: (*self.samples, self.arrays[name].shape[-1]) if name == "z" else self.arrays[name].shape
+            name: (*self.samples, *self.arrays[name].shape[1:]) if name in FLATTENED else self.arrays[name].shape
             for name in self.spec.differentiable()
             if name in self.arrays
         }

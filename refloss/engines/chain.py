@@ -5,7 +5,7 @@
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the
-loss. Triplet is a picture of its own.
+loss. Triplet and divergence are pictures of their own.
 
 Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
 order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
@@ -21,7 +21,18 @@ import numpy as np
 from refloss import inputs
 from refloss.engines.counting import counted
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap, WithLabels
+from refloss.engines.spec import (
+    UPSTREAM_LSE,
+    Arrays,
+    Divergence,
+    Linear,
+    Logits,
+    Margin,
+    Spec,
+    Triplet,
+    WithCap,
+    WithLabels,
+)
 from refloss.error_free import (
     Array,
     Integers,
@@ -39,6 +50,7 @@ from refloss.stages import (
     angle,
     cosine,
     cross_entropy,
+    divergence,
     linear,
     log_softmax,
     logits,
@@ -147,6 +159,8 @@ def _forward(spec: Spec, arrays: Arrays) -> tuple[Stages, Backward]:
             return _linear(spec, arrays)
         case Margin():
             return _margin(spec, arrays)
+        case Divergence():
+            return _divergence(spec, arrays)
         case _:  # Triplet
             return _triplet(spec, arrays)
 
@@ -282,3 +296,20 @@ def _triplet(spec: Triplet, arrays: Arrays) -> tuple[Stages, Backward]:
         return gradients, {"anchor": danchor, "positive": dpositive, "negative": dnegative}
 
     return {"triplet": triplet.reduce(losses, "none"), "reduction": triplet.reduce(losses, reduction)}, backward
+
+
+# ---------------------------------------------------------------------------------------------------------- divergence
+
+
+def _divergence(spec: Divergence, arrays: Arrays) -> tuple[Stages, Backward]:
+    form, reduction = spec.divergence
+    losses, saved = divergence.forward(Pair.of(arrays["z"]), Pair.of(arrays["target"]), form)
+    rows = len(losses)
+
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        row_weights = cross_entropy.row_weights(upstream, reduction, np.float64(rows), rows)
+        dz, dtarget = divergence.backward(row_weights, saved)
+        return {"divergence": row_weights, "reduction": upstream}, {"z": dz, "target": dtarget}
+
+    loss = cross_entropy.reduce(losses, reduction, np.asarray(float(rows)))
+    return {"divergence": losses, "reduction": loss}, backward

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Divergence, Linear, Logits, Margin, Spec, Triplet, WithCap
 from refloss.error_free import Array, high, scale_rows
 from refloss.formats import FORMATS, format_of
 from refloss.stages import cross_entropy, softcap
@@ -73,7 +73,8 @@ def promise(
     | `fused` | linear, margin | max(16u, κu S), κ = 6 + K_D | max(32u, 2κu S) and (16 + K_N + K_C) u more |
     | `chain`, `fused` | logits, triplet | 8u; 16u in float32 | 8u; 16u in float32 |
     | `chain` | logits with options | max(16u, 2^-98 S) | max(16u, 2^-97 S) |
-    | `fused` | logits with options | max(24u, 16u S) | max(24u, 32u S) |
+    | `fused` | logits with options | max(48u, 24u S) | max(48u, 48u S) |
+    | `chain`, `fused` | divergence | 48u; 16u in float32 | 48u; 16u in float32 |
     | `dd` | any | max(4u, 2^-92 S) | max(8u, 2^-91 S) |
 
     Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
@@ -82,9 +83,17 @@ def promise(
     correction, the sum, a division (1u each), log1p (1u), row weight and reduction (1u each).
 
     Options of logits (a logit scale, a cap, a z-loss): the chain has scaled and capped logits as pairs, wrong by at
-    most 200u² < 2^-98 of themselves, and their slope to 8u. A capped logit of `fused` is wrong by 8u of itself (argument 2u,
-    1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`: κ of a linear head is 8
-    more.
+    most 200u² < 2^-98 of themselves, and their slope to 8u. A capped logit of `fused` is wrong by 8u of itself
+    (argument 2u, 1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`; a sum of
+    exponentials by 24u. κ of a linear head is 8 more.
+
+    Divergence: a probability is wrong by 6u (exp and its correction 2u, their sum 3u, the division 1u), q - p by at
+    most 14u of itself, and log q - log p by at most twice the sum of these errors, 28u of Σ|q - p|, for at least half
+    of q enters the equation that the last step solves, see `refloss.stages.divergence.compare`. A loss passes on 14u of
+    itself (a probability, e^δ - 1 - δ with 5u, a product, the sum, the reduction). What log q - log p is wrong by
+    changes no sum Σ (q - p), so it matters only where q is more than e^4 times p, 28u Σ|q - p| times the sum of such q,
+    which is at most half of Σ|q - p|; and that is 28u L, for Σ|q - p| is at most √(2L) (Pinsker). In float32 results
+    are rounded once more.
     """
     unit = format_of(dtype).u
     scale = np.asarray(scale, np.float64)
@@ -93,9 +102,12 @@ def promise(
             return Promise(np.maximum(4.0 * unit, 2.0**-92 * scale), np.maximum(8.0 * unit, 2.0**-91 * scale))
         if head in ("logits", "triplet"):
             if options:
-                least, wrong = (16.0 * unit, 2.0**-98) if engine == "chain" else (24.0 * unit, 16.0 * unit)
+                least, wrong = (16.0 * unit, 2.0**-98) if engine == "chain" else (48.0 * unit, 24.0 * unit)
                 return Promise(np.maximum(least, wrong * scale), np.maximum(least, 2.0 * wrong * scale))
             most = np.full(scale.shape, (8.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
+            return Promise(most, most)
+        if head == "divergence":
+            most = np.full(scale.shape, (48.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
             return Promise(most, most)
         if engine == "chain":
             return Promise(np.maximum(16.0 * unit, 4.0 * unit * scale), np.maximum(32.0 * unit, 8.0 * unit * scale))
@@ -118,8 +130,8 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     by, and its slope. A linear head with a cap has $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of
     itself where the logit does by 1.
     """
-    if isinstance(spec, Triplet):
-        return np.ones(len(arrays["anchor"]))
+    if isinstance(spec, Triplet | Divergence):
+        return np.ones(len(next(iter(arrays.values()))))
     if isinstance(spec, Logits):
         return _of_logits(spec.softcap, arrays["z"])
     if isinstance(spec, Margin) and spec.scale is not None:
@@ -168,7 +180,7 @@ def warn_if_unreliable(
     engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None
 ) -> None:
     """Warn where samples that count have a scale at which nothing is promised."""
-    if isinstance(spec, Triplet) or (isinstance(spec, Logits) and spec.softcap == softcap.UNCHANGED):
+    if isinstance(spec, Triplet | Divergence) or (isinstance(spec, Logits) and spec.softcap == softcap.UNCHANGED):
         return
     kept, name = cross_entropy.kept(arrays["y"], spec.cross_entropy), "z" if isinstance(spec, Logits) else "x"
     scale = np.zeros(len(kept))

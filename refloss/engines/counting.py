@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.spec import PER_CLASS, Arrays, Spec, Triplet, WithLabels
+from refloss.engines.spec import PER_CLASS, Arrays, Divergence, Spec, Triplet, WithLabels
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
 
@@ -41,7 +41,7 @@ class Counted(NamedTuple):
 
 def counted(spec: Spec, arrays: Arrays, upstream: Array | None) -> Counted:
     """Leave out the samples that are ignored."""
-    kept = None if isinstance(spec, Triplet) else cross_entropy.kept(arrays["y"], spec.cross_entropy)
+    kept = None if isinstance(spec, Triplet | Divergence) else cross_entropy.kept(arrays["y"], spec.cross_entropy)
     if kept is None or kept.all():
         return Counted(arrays, upstream, None)
     rows = {name: array if name in PER_CLASS else array[kept] for name, array in arrays.items()}

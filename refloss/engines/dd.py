@@ -28,8 +28,20 @@ from refloss.engines.counting import counted
 from refloss.engines.kernels import pairs
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
 from refloss.engines.slices import ranges
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, Triplet, WithCap, WithLabels
+from refloss.engines.spec import (
+    UPSTREAM_LSE,
+    Arrays,
+    Divergence,
+    Linear,
+    Logits,
+    Margin,
+    Spec,
+    Triplet,
+    WithCap,
+    WithLabels,
+)
 from refloss.error_free import (
+    EXP_TAYLOR,
     Array,
     Integers,
     Pair,
@@ -41,12 +53,14 @@ from refloss.error_free import (
     plain,
     put,
     total_by_label,
+    where,
 )
 from refloss.fixed_point import UNIT, Between, inner, settled, units
 from refloss.stages import (
     angle,
     cosine,
     cross_entropy,
+    divergence,
     linear,
     log_softmax,
     logits,
@@ -61,7 +75,7 @@ from refloss.stages import (
 
 
 class DoubleDouble(Pair):
-    """A pair that nothing rounds. Bounds of `exp` and `log1p`: 64u²; of the rest, those of a `Pair`."""
+    """A pair that nothing rounds. Bounds of functions: 64u², of `expm1mx` 200u²; of the rest, those of a `Pair`."""
 
     __slots__ = ()
 
@@ -73,8 +87,20 @@ class DoubleDouble(Pair):
         """e to the power of the pair."""
         return self._with(pairs.exp)
 
+    def expm1(self) -> DoubleDouble:
+        """e^a - 1."""
+        return self._with(pairs.expm1)
+
+    def expm1mx(self) -> DoubleDouble:
+        """e^a - 1 - a for a from -1 to 4: Taylor's series up to a = 1, else a difference."""
+        x = where(self.hi <= 1.0, self, 0.0)
+        series = x * 0.0
+        for coefficient in reversed(EXP_TAYLOR):
+            series = coefficient + x * series
+        return DoubleDouble.of(where(self.hi <= 1.0, x * x * series, self.expm1() - self))
+
     def log1p(self) -> DoubleDouble:
-        """log(1 + a) for a >= 0, infinite where a is: the rounded logarithm y, and (a - (e^y - 1)) / e^y.
+        """log(1 + a) for a >= -1/2, infinite where a is: the rounded logarithm y, and (a - (e^y - 1)) / e^y.
 
         What the quotient is wrong by is the square of what y was, at most (8u y)². The logarithm of b >= 1 is log1p of
         b - 1.
@@ -152,6 +178,8 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> Value
             return _linear(spec, arrays, upstream)
         case Margin():
             return _margin(spec, arrays, upstream)
+        case Divergence():
+            return _divergence(spec, arrays, upstream)
         case _:  # Triplet
             return _triplet(spec, arrays, upstream)
 
@@ -436,3 +464,20 @@ def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> Va
             for name, part in zip(names, parts, strict=True):
                 gradients[name][rows] = part.hi
     return np.asarray(DoubleDouble.of(triplet.reduce(losses, reduction)).hi), gradients
+
+
+def _divergence(spec: Divergence, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
+    form, reduction = spec.divergence
+    count, width = arrays["z"].shape
+    losses: StageResult = _zeros(count)
+    gradients = {name: np.zeros((count, width)) for name in spec.differentiable()}
+    for rows in _blocks(count, width, 2**16):
+        z, target = (DoubleDouble.of(arrays[name][rows]) for name in gradients)
+        row_losses, saved = divergence.forward(z, target, form)
+        losses = _put(losses, rows, row_losses)
+        if upstream is not None:
+            row_weights = cross_entropy.row_weights(upstream, reduction, np.float64(count), count)[rows]
+            for name, part in zip(gradients, divergence.backward(row_weights, saved), strict=True):
+                gradients[name][rows] = plain(part).hi
+    loss = cross_entropy.reduce(losses, reduction, np.asarray(float(count)))
+    return np.asarray(DoubleDouble.of(loss).hi), gradients

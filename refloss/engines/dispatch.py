@@ -23,7 +23,7 @@ from refloss.engines.chain import Step
 from refloss.engines.counting import mean_over_zero
 from refloss.engines.locks import Lock
 from refloss.engines.protocol import IN_FLOAT64, Engine, Request
-from refloss.engines.spec import Arrays, Spec, Triplet
+from refloss.engines.spec import Arrays, Divergence, Spec, Triplet
 from refloss.error_free import Array, digits
 from refloss.formats import FORMATS
 from refloss.stages import cross_entropy
@@ -136,7 +136,9 @@ class _Run(NamedTuple):
     def corrected(self, loss: Array) -> Array:
         """Return the value, or what it is where the weights of the labels add up to 0 and "mean" divides by that."""
         spec = self.spec
-        if isinstance(spec, Triplet) or spec.reduction != "mean" or spec.cross_entropy.class_weight is None:
+        if isinstance(spec, Triplet | Divergence):
+            return loss
+        if spec.reduction != "mean" or spec.cross_entropy.class_weight is None:
             return loss
         y, settings = self.arrays["y"], spec.cross_entropy
         if y.ndim == 2 or not np.isnan(loss):

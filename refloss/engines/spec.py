@@ -1,8 +1,9 @@
 """Spec: what a loss is to an engine.
 
-`Spec` is a union of four kinds of losses, told apart by their class or by the tag `head`: cross entropy on given
-`Logits`, a `Linear` layer before it, a `Margin` head on directions, and `Triplet`. Each has its settings, as the stages
-take them, and its inputs as data: which have one row per sample, which one per class, and which hold labels.
+`Spec` is a union of five kinds of losses, told apart by their class or by the tag `head`: cross entropy on given
+`Logits`, a `Linear` layer before it, a `Margin` head on directions, `Triplet`, and `Divergence`. Each has its settings,
+as the stages take them, and its inputs as data: which have one row per sample, which one per class, and which hold
+labels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
-from refloss.stages import cross_entropy, margin, softcap, triplet
+from refloss.stages import cross_entropy, divergence, margin, softcap, triplet
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Inputs of a loss, or their gradients, by name."""
@@ -33,7 +34,7 @@ _X, _W, _Y, _B = Input("x", "sample"), Input("w", "class"), Input("y", "sample",
 
 
 class _Kind:
-    """What the four kinds share: questions about their inputs."""
+    """What the five kinds share: questions about their inputs."""
 
     inputs: ClassVar[tuple[Input, ...]]
     directions: ClassVar[bool] = False
@@ -111,6 +112,21 @@ class Triplet(_Kind):
         return self.triplet.reduction
 
 
+@dataclass(frozen=True)
+class Divergence(_Kind):
+    """A divergence of the softmax of some logits from that of others."""
+
+    divergence: divergence.Settings
+    """Form and reduction."""
+    head: ClassVar[Literal["divergence"]] = "divergence"
+    inputs: ClassVar[tuple[Input, ...]] = (Input("z", "sample"), Input("target", "sample"))
+
+    @property
+    def reduction(self) -> str:
+        """One of "mean", "sum" and "none"."""
+        return self.divergence.reduction
+
+
 UPSTREAM_LSE = "upstream_lse"
 """Name of the gradient with respect to the log-sum-exp of every row (N,), which stands beside the inputs of such losses
 where it is given."""
@@ -118,8 +134,8 @@ WithCap: TypeAlias = Logits | Linear
 """Losses on logits that may be scaled and capped."""
 WithLabels: TypeAlias = Logits | Linear | Margin
 """Losses that end in cross entropy."""
-Spec: TypeAlias = Logits | Linear | Margin | Triplet
+Spec: TypeAlias = Logits | Linear | Margin | Triplet | Divergence
 
-KINDS = (Logits, Linear, Margin, Triplet)
+KINDS = (Logits, Linear, Margin, Triplet, Divergence)
 PER_CLASS = frozenset(each.name for kind in KINDS for each in kind.inputs if each.per == "class")
 """Names of the inputs that have one row per class; the others have one per sample."""

@@ -1,6 +1,7 @@
 """What: the losses, as frozen settings, by family. No arithmetic happens here."""
 
 from refloss.losses.base import Loss
+from refloss.losses.divergence import DivergenceGradient, KLDivergence
 from refloss.losses.margin import (
     AMSoftmax,
     ArcFace,
@@ -25,6 +26,7 @@ LOSSES: tuple[type[Loss], ...] = (
     ArcFace,
     CombinedMargin,
     Triplet,
+    KLDivergence,
 )
 """Every loss once, from the plain ones to those with margins."""
 
@@ -36,7 +38,9 @@ __all__ = [
     "CombinedMargin",
     "CosFace",
     "CrossEntropy",
+    "DivergenceGradient",
     "HeadGradient",
+    "KLDivergence",
     "LinearGradient",
     "LogitGradient",
     "Loss",

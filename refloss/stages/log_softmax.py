@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refloss.error_free import Numbers, Pair, StageResult, digits, high, order, total, where
+from refloss.error_free import Numbers, Pair, StageResult, digits, high, order, rounded_total, total, where
 from refloss.stages.softmax import Exponentials, Saved, exponentials, probabilities
 
 
@@ -37,6 +37,14 @@ def forward(z: Pair, parts: Exponentials | None = None) -> tuple[StageResult, Sa
     with np.errstate(invalid="ignore"):  # a logit of -inf stays what it is: it has no rounding error to carry
         exact, rounded = parts.gap - log_sum, high(parts.gap) - high(log_sum)
     return where(np.isfinite(digits(rounded)), exact, rounded).rounded(), probabilities(parts)
+
+
+def entropy(z: Pair) -> StageResult:
+    """Return the entropy -Σ p_k log p_k of every row (N,)."""
+    log_p, saved = forward(z)
+    p = saved.p
+    with np.errstate(invalid="ignore"):
+        return rounded_total(where(digits(p) == 0.0, 0.0, p * -log_p))
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:

@@ -28,6 +28,7 @@ from refloss.testing.errors import (
     UNKNOWN,
     Arithmetic,
     Capped,
+    Divergences,
     Head,
     Rows,
     Side,
@@ -35,6 +36,7 @@ from refloss.testing.errors import (
     chord_error,
     cosine_error,
     cross_entropy_error,
+    divergence_error,
     log_sum_exp_error,
     margin_error,
     normalize_error,
@@ -49,11 +51,13 @@ from refloss.testing.signatures import (
     adds_to_cosine,
     as_loss,
     cross_entropy_of,
+    divergence_of,
     head_of,
     margin_of,
     scale_of,
     softcap_of,
     triplet_of,
+    with_settings,
 )
 
 Bounds: TypeAlias = tuple[Array, dict[str, Array]]
@@ -303,7 +307,7 @@ def _with_options(
             value[counting.kept] += of_terms
         else:
             of_terms = of_terms + (a.sum_of(n) + 2.0) * a.u * z_loss * lse**2
-            value = value + (of_terms.mean() if loss.reduction == "mean" else of_terms.sum())
+            value = value + of_terms.sum() / (max(n, 1) if loss.reduction == "mean" else 1)
             value = value + a.u * np.abs((rows.loss * counting.weight).sum())
         plain = 2.0 * z_loss * counting.plain_weights[:, None]
         through = plain * lse[:, None] * rows.p
@@ -433,9 +437,26 @@ def _triplet(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -
     return np.asarray(total / n if loss.reduction == "mean" else total), allowed
 
 
+def _divergence(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
+    shape = inputs[0].shape
+    z, target = (entry.reshape(-1, shape[-1]).astype(np.float64) for entry in inputs)
+    pairs = Divergences(z, target, divergence_of(loss).form)
+    rows, slopes = divergence_error(pairs, TRUTH, a)
+    n = len(z)
+    upstream = np.asarray(1.0 if upstream is None else upstream, dtype=np.float64).reshape(-1)
+    row_weights = np.abs(upstream / n if loss.reduction == "mean" else upstream) * np.ones(n)
+    allowed = {name: (row_weights[:, None] * slope + a.smallest).reshape(shape) for name, slope in slopes.items()}
+    if loss.reduction == "none":
+        return rows.reshape(shape[:-1]), allowed
+    losses = np.asarray(with_settings(loss, reduction="none")(z, target))
+    total = (rows + (a.sum_of(n) + 2.0) * a.u * (losses + rows)).sum()
+    return np.asarray(total / n if loss.reduction == "mean" else total), allowed
+
+
 _HEADS: dict[str, Callable[[Loss, InputList, Arithmetic, Upstream], Bounds]] = {
     "logits": _logits,
     "linear": _linear,
     "margin": _margin,
     "triplet": _triplet,
+    "divergence": _divergence,
 }

@@ -15,7 +15,7 @@ from refloss.testing.comparison import compare, finite, shares_of
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case, counts_nothing
 from refloss.testing.report import Quantity, Report, Result, refused
-from refloss.testing.signatures import FIELDS, INPUTS, Loss, head_of
+from refloss.testing.signatures import FIELDS, INPUTS, Loss, has_labels, head_of
 
 
 class Judge:
@@ -72,8 +72,9 @@ class Judge:
             return (refused("value", f"shape {output.value.shape}, expected {np.shape(value)}{hint}"),)
         allowed, errors = bounds(self.loss, case.inputs, a, output.upstream)
         nothing = counts_nothing(self.loss, case.inputs)
-        # Zeros of losses with labels hold by structure; those of a triplet only where its margin is certainly kept.
-        floor = 16.0 * FORMATS[self.dtype].smallest if head_of(self.loss) == "triplet" else np.inf
+        # Zeros of losses with labels hold by structure; those of a triplet only where its margin is certainly kept, and
+        # those of a divergence are what cancels.
+        floor = np.inf if has_labels(self.loss) else 16.0 * FORMATS[self.dtype].smallest
         quantities = [compare("value", output.value, value, allowed, nothing=nothing, floor=floor)]
         if output.gradients is None:
             return tuple(quantities)

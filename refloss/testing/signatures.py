@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeAlias, cast
 from numpy.typing import NDArray
 
 from refloss.engines.chain import Step
-from refloss.engines.spec import KINDS, Margin, Spec, Triplet, WithCap, WithLabels
+from refloss.engines.spec import KINDS, Divergence, Margin, Spec, Triplet, WithCap, WithLabels
 from refloss.messages import shown
-from refloss.stages import cross_entropy, margin, softcap, triplet
+from refloss.stages import cross_entropy, divergence, margin, softcap, triplet
 
 Inputs: TypeAlias = tuple[NDArray[Any], ...]
 """What a loss is called with, in order: float64 arrays, and integer labels or probabilities."""
@@ -72,7 +72,7 @@ def with_settings(loss: Loss, **changes: object) -> Loss:
 
 
 def head_of(loss: Loss) -> str:
-    """Return what the loss begins with: "logits", "linear", "margin" or "triplet"."""
+    """Return what the loss begins with: "logits", "linear" or "margin"; or what it is: "triplet" or "divergence"."""
     return loss.spec.head
 
 
@@ -83,7 +83,7 @@ def labels_of(loss: Loss) -> int | None:
 
 def has_labels(loss: Loss) -> bool:
     """Whether a loss has labels, and with them a cross entropy."""
-    return head_of(loss) != "triplet"
+    return head_of(loss) in LABELS
 
 
 def cross_entropy_of(loss: Loss) -> cross_entropy.Settings:
@@ -94,6 +94,12 @@ def cross_entropy_of(loss: Loss) -> cross_entropy.Settings:
 def softcap_of(loss: Loss) -> softcap.Settings:
     """Return the scale and the cap of the logits of a loss on logits."""
     return cast(WithCap, loss.spec).softcap
+
+
+def has_options(loss: Loss) -> bool:
+    """Whether a loss on logits has a cap or a z-loss, so that what all logits have in common counts too."""
+    capped = head_of(loss) in ("logits", "linear") and softcap_of(loss).softcap is not None
+    return capped or (has_labels(loss) and cross_entropy_of(loss).z_loss != 0.0)
 
 
 def class_weight_of(loss: Loss) -> tuple[float, ...] | None:
@@ -125,3 +131,8 @@ def scale_of(loss: Loss) -> float | None:
 def triplet_of(loss: Loss) -> triplet.Settings:
     """Return the settings of a triplet loss."""
     return cast(Triplet, loss.spec).triplet
+
+
+def divergence_of(loss: Loss) -> divergence.Settings:
+    """Return the settings of a divergence."""
+    return cast(Divergence, loss.spec).divergence

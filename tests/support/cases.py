@@ -242,6 +242,51 @@ TRIPLETS: tuple[Any, ...] = (
 )
 
 
+def divergences(random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Every named case of a divergence."""
+    z, t, noise = random.standard_normal((3, 3, 5))
+    last = np.eye(5)[4]
+    yield "ordinary", (z, t)
+    yield "wide", (10.0 * z, 10.0 * t)
+    for k in (4, 20, 40, 52):
+        yield f"2^-{k} apart", (t + np.ldexp(noise, -k), t)
+    yield "1e-300 apart", (1e-300 * noise, np.zeros((3, 5)))
+    yield "equal", (t, t.copy())
+    grid = np.round(t * 16.0) / 16.0
+    yield "a constant apart", (grid + np.array([[0.25], [1000.0], [-3.0]]), grid)
+    yield "offsets", (np.round(z * 16.0) / 16.0 + 1000.0, grid - 1000.0)
+    for gap in (5.0, 30.0, 800.0):
+        yield f"a class {gap:g} above", (t + gap * last, t)
+        yield f"a class {gap:g} below", (t - gap * last, t)
+    yield (
+        "apart where both are e^-700",
+        (np.tile([0.0, 0.0, 0.0, -700.0, -3.0], (1, 1)), [[0.0, 0.0, 0.0, -705.0, -3.0]]),
+    )
+    yield "e^-121 above e^-921", ([[0.0, 0.0, -121.0]], [[0.0, 0.0, -921.0]])
+    yield "confident", (z + 40.0 * last, z + 45.0 * last)
+    for k in (2, 12, 24, 50):
+        sure = np.array([[math.log(2.0**k - 1.0), 0.0]])
+        yield f"confident, 1 - 2^-{k}", (sure + np.array([[0.25, 0.0]]), sure)
+    yield "huge logits", (300.0 * t, 300.0 * z)
+    hidden = np.where(np.arange(5) == 1, -np.inf, t)
+    yield "masked in z", (hidden, z)
+    yield "masked in the target", (z, hidden)
+    yield "masked in both", (np.where(np.isinf(hidden), hidden, z), hidden)
+    one, other = [[0.0, -np.inf, 1.0, -np.inf, 2.0]], [[-np.inf, 1.0, -np.inf, 2.0, -np.inf]]
+    yield "no class in common", (one, other)
+    yield "one class in common", ([[0.0, -np.inf, 1.0]], [[1.0, 2.0, -np.inf]])
+    yield "one class each", ([[0.0, -np.inf]], [[-np.inf, 1.0]])
+    yield "C = 1", (z[:, :1], t[:, :1])
+    yield "many classes", (random.standard_normal((1, 40)), random.standard_normal((1, 40)))
+
+
+DIVERGENCES: tuple[Any, ...] = (
+    refloss.KLDivergence(),
+    refloss.KLDivergence(form="reverse", reduction="none"),
+    refloss.KLDivergence(form="jensen-shannon", reduction="sum"),
+)
+
+
 # ------------------------------------------------------------------------------------------- at the ends of the range
 
 _MANY = np.array([[0.3, -1.2, 0.7], [1.1, 0.4, -0.2]])
@@ -318,6 +363,31 @@ BEYOND: dict[str, tuple[Any, Inputs, Any]] = {
         refloss.NormFace(s=1000.0, class_weight=(1e-300, 1e-300, 1e-300), reduction="sum"),
         ([[1e-300, 0.0]], [[1e300, 1e290], [2e-300, 1e-316], [1.0, 1e-300]], [0]),
         1e-5,
+    ),
+    "a divergence of logits whose ratios overflow": (
+        refloss.KLDivergence(),
+        ([[1e308, -1e308]] * 2, [[1.0, 1.0], [0.0, -900.0]]),
+        None,
+    ),
+    "a divergence of logits of 1e308 on both sides": (
+        refloss.KLDivergence(form="reverse"),
+        ([[1e308, -1e308, 0.0], [1.0, 2.0, 3.0]], [[-1e307, 1e307, -np.inf], [3e307, 1.0, 1.0]]),
+        -1e-300,
+    ),
+    "a Jensen-Shannon divergence of logits of 1e308": (
+        refloss.KLDivergence(form="jensen-shannon", reduction="none"),
+        ([[1e308, -1e308], [0.5, 0.25]], [[-1e308, 1e308], [1e308, 1e308]]),
+        np.array([1.0, 1e300]),
+    ),
+    "upstream 1e300 at a probability of e^-800": (
+        refloss.KLDivergence(reduction="sum"),
+        ([[0.0, 1.0, -800.0]], [[0.0, 1.0, -801.0]]),
+        1e300,
+    ),
+    "upstream 0 where a divergence is infinite": (
+        refloss.KLDivergence(reduction="none"),
+        ([[0.0, -np.inf, 1.0]] * 3, [[0.0, 0.0, 0.0]] * 3),
+        np.array([0.0, -2.0, 3.0]),
     ),
     "every row ignored": (
         refloss.SoftmaxLoss(reduction="none"),

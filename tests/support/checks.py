@@ -24,9 +24,7 @@ def scale_of(loss: Any, *inputs: Any) -> float:
 
 
 def _arrays(loss: Any, inputs: Any) -> dict[str, Any]:
-    names = {"logits": ("z", "y"), "triplet": ("anchor", "positive", "negative")}.get(
-        loss.spec.head, ("x", "w", "y", "b")
-    )
+    names = tuple(each.name for each in loss.spec.inputs)
     return {name: np.asarray(it, np.float64) for name, it in zip(names, inputs, strict=False) if it is not None}
 
 

@@ -78,6 +78,8 @@ def undecided(enclosure: Enclosure) -> list[str]:
 
 def nearest(number: mpf) -> float:
     """The float64 nearest to a number, ties to even: Python divides integers just so."""
+    if not mp.isfinite(number):
+        return float(number)
     sign, mantissa, exponent, _ = number._mpf_
     ratio = (-1) ** sign * int(mantissa) * Fraction(2) ** int(exponent)
     return ratio.numerator / ratio.denominator

@@ -39,4 +39,5 @@ LOSSES = [
     refloss.CombinedMargin(m1=1.35),
     refloss.ASoftmax(m=1.01),
     refloss.Triplet(),
+    refloss.KLDivergence(),
 ]

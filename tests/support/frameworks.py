@@ -200,3 +200,20 @@ def triplet_bound(
         loss, slopes = sums * (ap + an + m) + 2.0 * slip, 2.0 * sums + 2.0 * slip * (1.0 / ap + 1.0 / an)
     gradient = 2.0 * np.abs(share(upstream, reduction, rows)) * slopes[:, None]
     return {"value": 2.0 * reduced(loss, reduction, rows)} | dict.fromkeys(("anchor", "positive", "negative"), gradient)
+
+
+def divergence_bound(z: np.ndarray, target: np.ndarray, upstream: float) -> dict[str, np.ndarray]:
+    """The error that a divergence may have whose code subtracts one log of softmax from another; "mean" only.
+
+    With e for the error of the two logs, and 4u more for the log of a mean, a log ratio r_k is wrong by e, and a
+    probability relative to itself: a term by E_k = e + (e + (C + N + 16) u) (1 + |r_k|) of the larger of p_k and q_k.
+    The value adds such terms of both sides. A gradient is one of them, less its probability times their sum. refloss
+    may be wrong by 48u of the terms.
+    """
+    n, classes = z.shape
+    log_q, log_p = log_softmax(z), log_softmax(target)
+    larger, e = np.exp(np.maximum(log_q, log_p)), log_softmax_bound(z) + log_softmax_bound(target) + 4.0 * U
+    off = larger * (e + (e + (classes + n + 64.0) * U) * (1.0 + np.abs(log_q - log_p)))
+    total = off.sum(axis=1, keepdims=True)
+    gradient = abs(upstream) / n * (off + larger * total)
+    return {"value": 2.0 * total.mean(), "z": gradient, "target": gradient}

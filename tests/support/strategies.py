@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 Draw = Any
 
 IGNORED = -100
+FORMS = ("forward", "reverse", "jensen-shannon")
 RULES = ("none", "hard", "easy", "keep", "continuous", "monotone", "clamp", "min", "conditional")
 
 QUARTERS = st.integers(-8, 8).map(lambda i: i / 4)
@@ -284,6 +285,32 @@ def linear_cases(draw: Draw, lengths: bool = True) -> tuple[Any, Any]:
         return loss, (x, w, y)
     entries = QUARTERS | LONG | st.sampled_from((30.0, -500.0))
     return loss, (x, w, y, np.array(draw(st.lists(entries, min_size=classes, max_size=classes))))
+
+
+# ---------------------------------------------------------------------------------------------------------- divergences
+
+
+@st.composite
+def divergences(draw: Draw, masked: bool = True) -> tuple[Any, tuple[Array, Array]]:
+    """A divergence and its logits: anywhere, near each other, a constant apart, equal; masked on one side or both."""
+    reduction = draw(st.sampled_from(("mean", "sum", "none")))
+    loss = refloss.KLDivergence(form=draw(st.sampled_from(FORMS)), reduction=reduction)
+    target = draw(logits(masked=masked))
+    classes = target.shape[1]
+    apart = draw(matrices(len(target), classes))
+    match draw(st.sampled_from(("anywhere", "near", "a constant apart", "one class apart"))):
+        case "near":
+            z = target + np.ldexp(apart, -draw(st.integers(1, 60)))
+        case "a constant apart":
+            z = target + draw(st.sampled_from((0.0, 0.25, -1000.0)))
+        case "one class apart":
+            z = target + draw(st.sampled_from((1e-3, 1.0, -40.0, 800.0))) * (np.arange(classes) == 0)
+        case _:
+            z = draw(st.sampled_from((1.0, 30.0))) * apart
+    if masked and classes > 1 and draw(st.booleans()):
+        z[:, draw(st.integers(1, classes - 1))] = -np.inf
+    z[np.isneginf(z).all(axis=1), 0] = 0.0
+    return loss, (z, target)
 
 
 # ------------------------------------------------------------------------------------------------------------- triplets

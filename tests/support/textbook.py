@@ -99,3 +99,19 @@ def triplet(loss, a, p, n):
         near, far = np.sqrt(near), np.sqrt(far)
     hinge = near - far + loss.m
     return np.where(hinge.real > 0, hinge, 0).mean()
+
+
+def divergence(loss, z, target):
+    def log_softmax(z):
+        shifted = z - z.real.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+    log_q, log_p = log_softmax(z), log_softmax(target)
+    q, p = np.exp(log_q), np.exp(log_p)
+    by_form = {
+        "forward": lambda: p * (log_p - log_q),
+        "reverse": lambda: q * (log_q - log_p),
+        "jensen-shannon": lambda: (p * (log_p - np.log((p + q) / 2)) + q * (log_q - np.log((p + q) / 2))) / 2,
+    }
+    rows = by_form[loss.form]().sum(axis=1)
+    return rows.mean() if loss.reduction == "mean" else rows.sum()

@@ -13,11 +13,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.engines.certified.balls import Balls, arb, exact_balls
+from refloss.engines.certified.masks import Masks
 from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import Arrays, Linear
-from refloss.error_free import Mask
+from refloss.error_free import Array, Mask
 from refloss.stages.margin import Settings as MarginSettings
 from refloss.stages.softcap import Settings as CapSettings
 
@@ -150,3 +151,35 @@ def triplet(tape: Tape, arrays: Arrays, m: float, squared: bool, equidistant: Ma
     exact = gap.value.copy()
     exact[equidistant] = arb(0)
     return Recorded(leaves, tape.record(exact, gap.accumulate) + arb(m))
+
+
+def divergence(tape: Tape, arrays: Arrays, form: str, masks: Masks) -> Recorded:
+    """Σ_k p_k (log p_k - log q_k), the same with p and q exchanged, or the mean of both with (p + q)/2 for the other.
+
+    A masked logit counts as the largest of its row where the other side has a probability: then the loss is infinite,
+    and balls give its gradients alone.
+    """
+    leaves: Leaves = {}
+    logs, probabilities = {}, {}
+    for name, present in masks._asdict().items():
+        leaf, logs[name] = _log_softmax(tape, arrays[name], present)
+        leaves[name], probabilities[name] = leaf, logs[name].exp() * exact_balls(np.where(present, 1.0, 0.0))
+    q, p, log_q, log_p = probabilities["z"], probabilities["target"], logs["z"], logs["target"]
+    if form == "forward":
+        return Recorded(leaves, (p * (log_p - log_q)).sum(axis=1))
+    if form == "reverse":
+        return Recorded(leaves, (q * (log_q - log_p)).sum(axis=1))
+    absent = exact_balls(np.where(masks.z | masks.target, 0.0, 1.0))  # the logarithm of 0 is taken of no class
+    log_mean = ((p + q) / arb(2) + absent).log()
+    return Recorded(leaves, (p * (log_p - log_mean) + q * (log_q - log_mean)).sum(axis=1) / arb(2))
+
+
+def _log_softmax(tape: Tape, z: Array, present: Mask) -> tuple[Variable, Variable]:
+    """Logits that are inputs, and z_k - z_a - log(1 + Σ_{j≠a} exp(z_j - z_a)), a being the class with the largest."""
+    leaf = tape.leaf(np.where(present, z, z.max(axis=1, keepdims=True)))
+    largest = np.arange(len(z)), np.where(present, z, -inf).argmax(axis=1)
+    others = present.copy()
+    others[largest] = False
+    gaps = leaf - leaf[largest][:, None]
+    exp_sum = (gaps.exp() * exact_balls(np.where(others, 1.0, 0.0))).sum(axis=1)
+    return leaf, gaps - exp_sum.log1p()[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ class Rows(NamedTuple):
     """What "mean" divides by."""
     notes: list[str]
     """Kinks and conventions."""
+    infinite: Mapping[str, Array] = {}
+    """By the name of an input, entries of its gradient that are infinite; 0 where they are not."""
 
     def value(self, reduction: str) -> tuple[Array, Mask]:
         """Return the known value of the loss, and where it is not known."""
@@ -41,4 +44,9 @@ class Rows(NamedTuple):
             unknown = np.asarray(self.computed.any() and not np.isnan(known))
         else:
             known, unknown = self.gradients.reshape(-1, 1), self.computed.reshape(-1, 1)
-        return np.broadcast_to(known, shape).copy(), np.broadcast_to(unknown, shape).copy()
+        known, unknown = np.broadcast_to(known, shape).copy(), np.broadcast_to(unknown, shape).copy()
+        if name in self.infinite:
+            infinite = np.isinf(self.infinite[name])
+            known[infinite] = self.infinite[name][infinite]
+            unknown &= ~infinite
+        return known, unknown

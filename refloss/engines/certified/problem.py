@@ -11,16 +11,36 @@ import numpy as np
 
 from refloss.engines.certified.balls import Arb, Balls, arb, exact_balls, rational, zero_balls
 from refloss.engines.certified.exact import parallel
-from refloss.engines.certified.heads import Leaves, Recorded, cross_entropy, linear, logits, margin, triplet
+from refloss.engines.certified.heads import Leaves, Recorded, cross_entropy, divergence, linear, logits, margin, triplet
 from refloss.engines.certified.hinges import known_triplets
 from refloss.engines.certified.known import Rows
+from refloss.engines.certified.masks import known_divergences
 from refloss.engines.certified.refinement import round_correctly
 from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import known_rows
-from refloss.engines.certified.zeros import LinearProofs, LogitsProofs, MarginProofs, Options, Proofs, TripletProofs
+from refloss.engines.certified.zeros import (
+    DivergenceProofs,
+    LinearProofs,
+    LogitsProofs,
+    MarginProofs,
+    Options,
+    Proofs,
+    TripletProofs,
+)
 from refloss.engines.counting import mean_over_zero
-from refloss.engines.spec import PER_CLASS, UPSTREAM_LSE, Arrays, Linear, Logits, Spec, Triplet, WithCap, WithLabels
+from refloss.engines.spec import (
+    PER_CLASS,
+    UPSTREAM_LSE,
+    Arrays,
+    Divergence,
+    Linear,
+    Logits,
+    Spec,
+    Triplet,
+    WithCap,
+    WithLabels,
+)
 from refloss.error_free import Array, Mask
 from refloss.stages.cross_entropy import Settings as CrossEntropySettings
 from refloss.stages.margin import Settings as MarginSettings
@@ -39,6 +59,8 @@ class Problem:
     def __init__(self, spec: Spec, arrays: Arrays, upstream: Array | None):
         if isinstance(spec, Triplet):
             parts = _triplet_parts(spec, arrays, upstream)
+        elif isinstance(spec, Divergence):
+            parts = _divergence_parts(spec, arrays, upstream)
         else:
             parts = _labelled_parts(spec, arrays, upstream)
         self._rows, self._forward, self._proofs, self.notes = parts
@@ -108,6 +130,15 @@ def _triplet_parts(spec: Triplet, arrays: Arrays, upstream: Array | None) -> _Pa
     equidistant = np.array([each.near == each.far for each in triplets], np.bool_)
     forward = partial(triplet, arrays=computed, m=settings.m, squared=settings.squared, equidistant=equidistant)
     return _Parts(rows, forward, TripletProofs(triplets, settings.squared, _is_zero(upstream, rows)), rows.notes)
+
+
+def _divergence_parts(spec: Divergence, arrays: Arrays, upstream: Array | None) -> _Parts:
+    """A divergence."""
+    form = spec.divergence.form
+    rows, masks = known_divergences(arrays, form, upstream)
+    computed, masks = _computed(arrays, rows), masks.rows(rows.computed)
+    forward = partial(divergence, arrays=computed, form=form, masks=masks)
+    return _Parts(rows, forward, DivergenceProofs(computed, form, masks, _is_zero(upstream, rows)), rows.notes)
 
 
 def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) -> _Parts:

@@ -103,6 +103,10 @@ class Variable:
         power = elementwise("exp", self.value)
         return self.tape.record(power, lambda g: self.accumulate(g * power))
 
+    def log(self) -> Variable:
+        """Log x."""
+        return self.tape.record(elementwise("log", self.value), lambda g: self.accumulate(g / self.value))
+
     def log1p(self) -> Variable:
         """log(1 + x)."""
         return self.tape.record(elementwise("log1p", self.value), lambda g: self.accumulate(g / (self.value + 1)))

@@ -20,6 +20,7 @@ import numpy as np
 
 from refloss.engines.certified.exact import BigInts, IntegerVectors
 from refloss.engines.certified.hinges import Triplet
+from refloss.engines.certified.masks import Masks, weighing
 from refloss.engines.certified.sides import Psi
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import PER_CLASS, Arrays
@@ -349,3 +350,72 @@ class TripletProofs(Proofs):
             return np.asarray(to_positive == to_negative)
         # a distance of 0 has gradient 0, and so have its differences
         return np.asarray(to_positive * abs(to_positive) * (far or 1) == to_negative * abs(to_negative) * (near or 1))
+
+
+# ---------------------------------------------------------------------------------------------------------- divergences
+
+
+class DivergenceProofs(Proofs):
+    """Divergences of the softmaxes of rational logits z and t, of the model and of the target.
+
+    Exponentials of distinct rational numbers are linearly independent over the rational numbers (Lindemann and
+    Weierstrass): a sum of multiples of them is 0 only where the multiples of every one add up to 0.
+    """
+
+    def __init__(self, arrays: Arrays, form: str, masks: Masks, upstream_is_zero: Mask):
+        super().__init__(upstream_is_zero)
+        self.arrays, self.form, self.masks = arrays, form, masks
+
+    def value_is_zero(self, samples: Iterable[int]) -> bool:
+        """Return whether q = p in all of these samples: no loss is negative."""
+        return all(self.is_equal(n) for n in samples)
+
+    def is_equal(self, n: int) -> bool:
+        """Return whether q = p: z - t is the same number for all classes."""
+        z, t = self.logits("z", n), self.logits("target", n)
+        return z.keys() == t.keys() and len({z[k] - t[k] for k in z}) == 1
+
+    def logits(self, name: str, n: int) -> dict[int, Fraction]:
+        """Return the logits of a side, by the classes that are not masked."""
+        present = np.flatnonzero(getattr(self.masks, name)[n]).tolist()
+        return {k: Fraction(self.arrays[name][n, k]) for k in present}
+
+    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
+        """Return where the gradient on z or t is 0."""
+        z, t = self.logits("z", n), self.logits("target", n)
+        own, other = (z, t) if name == "z" else (t, z)
+        absent = ~getattr(self.masks, name)[n]
+        if self.form == "jensen-shannon":  # of disjoint classes it is log 2, whatever q and p are
+            return np.asarray(absent | (self.is_equal(n) or len(own) == 1 or not own.keys() & other.keys()))
+        if name == weighing(self.form):
+            return np.asarray(absent | _expectation_is_equal(own, other, len(absent)))
+        return np.asarray(_is_as_likely(z, t, len(absent)))
+
+
+def _is_as_likely(z: dict[int, Fraction], t: dict[int, Fraction], classes: int) -> Mask:
+    """Where q_k = p_k, or exp(z_k) Σ_j exp(t_j) = exp(t_k) Σ_j exp(z_j): the z_k + t_j are the t_k + z_j, reordered."""
+    mask = np.ones(classes, np.bool_)
+    for k in z.keys() | t.keys():
+        mask[k] = (
+            k in z
+            and k in t
+            and len(z) == len(t)
+            and Counter(z[k] + other for other in t.values()) == Counter(t[k] + other for other in z.values())
+        )
+    return mask
+
+
+def _expectation_is_equal(t: dict[int, Fraction], z: dict[int, Fraction], classes: int) -> Mask:
+    """Where Σ_j p_j (d_j - d_k) = 0, d = z - t: the mean d of the classes of every single t is d_k.
+
+    Where no class is on both sides, all z are the same number.
+    """
+    d = {k: z.get(k, Fraction(0)) - t[k] for k in t}
+    groups: dict[Fraction, list[Fraction]] = defaultdict(list)
+    for k in t:
+        groups[t[k]].append(d[k])
+    means = {sum(group, Fraction(0)) / len(group) for group in groups.values()}
+    mask = np.zeros(classes, np.bool_)
+    for k in t:
+        mask[k] = means == {d[k]}
+    return mask

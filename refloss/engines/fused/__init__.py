@@ -61,7 +61,7 @@ def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Reque
 
 
 def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
-    """Compute by the kind of loss; of a triplet loss nothing is N x C, so the chain does it."""
+    """Compute by the kind of loss; what has neither labels nor a matrix product is left to the chain."""
     match spec:
         case Logits():
             return logits.value_and_grad(spec, arrays, upstream, request)
@@ -71,7 +71,7 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
             return _by_chain(spec, exact, upstream, request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
-        case _:  # Triplet
+        case _:  # Triplet, Divergence
             return _by_chain(spec, inputs.as_float64(arrays, directions=False), upstream, request)
 
 

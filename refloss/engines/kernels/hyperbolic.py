@@ -81,20 +81,24 @@ def tanh_of_half(x: Float) -> tuple[Float, Float]:
 
 
 @njit
-def capped_near(z: Float, settings: Cap) -> tuple[Float, Float]:
-    """Return K tanh(σz / K) and its slope relative to σz, for |z| <= near."""
+def capped_near(z: Float, settings: Cap) -> Float:
+    """Return K tanh(σz / K) for |z| <= near."""
     scaled = z * settings.logit_scale
-    size = scaled + scaled * excess(scaled * scaled * settings.per_square)
-    return size, settings.one - size * size * settings.per_square
+    return scaled + scaled * excess(scaled * scaled * settings.per_square)
+
+
+@njit
+def slope_near(capped_logit: Float, settings: Cap) -> Float:
+    """Return the slope of the cap relative to σz for |z| <= near, where 1 - tanh² keeps its digits."""
+    return settings.one - capped_logit * capped_logit * settings.per_square
 
 
 @njit
 def nearer(z: Float, tanh: Float, slope: Float, settings: Cap) -> tuple[Float, Float]:
     """Return K tanh(σz / K) and its slope: from the tanh of |σz / K| and its own, or near 0 from the polynomial."""
-    near, near_slope = capped_near(z, settings)
-    far = tanh * settings.cap
+    near, far = capped_near(z, settings), tanh * settings.cap
     is_near = max(z, -z) <= settings.near
-    return near if is_near else (far if z >= 0.0 else -far), near_slope if is_near else slope
+    return near if is_near else (far if z >= 0.0 else -far), slope_near(near, settings) if is_near else slope
 
 
 @njit

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from refloss.engines.kernels.exponential import exp
-from refloss.engines.kernels.hyperbolic import Cap, capped_near, nearer, tanh_of_half
+from refloss.engines.kernels.hyperbolic import Cap, capped_near, nearer, slope_near, tanh_of_half
 from refloss.engines.kernels.jit import Float, FloatArray, njit
 from refloss.engines.kernels.pairs import ZERO, two_sum
 
@@ -174,8 +174,11 @@ def _are_near(chunk: FloatArray, near: Float) -> bool:
 def _near_exps(chunk: FloatArray, largest: Float, settings: Cap, exps: FloatArray, out: FloatArray) -> None:
     """Write exponentials of capped logits to exps, and times the slope of the cap to out; of logits near 0."""
     for j in range(chunk.shape[0]):
-        exps[j], out[j] = capped_near(chunk[j], settings)
-    _exps(exps[: chunk.shape[0]], largest, out)
+        exps[j] = capped_near(chunk[j], settings)
+    for j in range(chunk.shape[0]):
+        value = exp(exps[j] - largest)
+        out[j] = value * slope_near(exps[j], settings)
+        exps[j] = value
 
 
 @njit

@@ -109,6 +109,7 @@ _LOG_2_LOW = float(_LOG_2 - Fraction(_LOG_2_HIGH) - Fraction(_LOG_2_MIDDLE))
 _TAYLOR = np.array([expansion(Fraction(1, math.factorial(n)), 2) for n in (5, 4, 3, 2)])  # coefficients as pairs
 _T9, _T8, _T7, _T6 = (1.0 / math.factorial(n) for n in (9, 8, 7, 6))  # these need no low part
 _TINY = 2.0**-110  # below it exp(a) - 1 is a, and a / 256 may be subnormal
+_MINUS_ONE = -80.0  # below it exp(a) is less than u²/64
 _OVERFLOW, _UNDERFLOW = 709.782712893384, -745.1332191019412  # beyond them exp is inf, or 0
 
 
@@ -156,14 +157,17 @@ def exp(a: Array, a_low: Array, hi: Array, lo: Array) -> None:
 
 @njit_for(READ, READ, WRITE, WRITE)
 def expm1(a: Array, a_low: Array, hi: Array, lo: Array) -> None:
-    """Write exp(a) - 1 for a from 0 to 700: error at most 64u² of it."""
+    """Write exp(a) - 1 for a up to 700: error at most 64u² of it."""
     for i in range(hi.shape[0]):
         for j in range(hi.shape[1]):
-            if a[i, j] < _TINY:
+            if abs(a[i, j]) < _TINY:
                 hi[i, j], lo[i, j] = a[i, j], a_low[i, j]
                 continue
+            if a[i, j] < _MINUS_ONE:
+                hi[i, j], lo[i, j] = -1.0, 0.0
+                continue
             k, s, s_low = _expm1_reduced(a[i, j], a_low[i, j])
-            if k > 0.0:
+            if k != 0.0:
                 s, s_low = _add(s, s_low, 1.0, 0.0)
                 s, s_low = _add(math.ldexp(s, int(k)), math.ldexp(s_low, int(k)), -1.0, 0.0)
             hi[i, j], lo[i, j] = s, s_low

@@ -8,15 +8,17 @@ that gives exactly those. Errors that shorter numbers would explain must also lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
 from refloss.testing.adapters import Found
-from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients
-from refloss.testing.diagnosis.other_losses import fitted, relabelled, relatives
+from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients, wrong_upstreams
+from refloss.testing.diagnosis.other_losses import Explanation, fitted, of_shards, relabelled, relatives
 from refloss.testing.diagnosis.precision import by_arccos, clamped, short_numbers
 from refloss.testing.diagnosis.references import Outcomes, References, all_agree
+from refloss.testing.diagnosis.rounded import rounded_probabilities
 from refloss.testing.diagnosis.special import by_flags, is_finite, not_finite, without_special
 from refloss.testing.diagnosis.wrong_steps import steps_that_explain
 from refloss.testing.errors import Arithmetic
@@ -41,7 +43,7 @@ def diagnose(
     Cases that fail for reasons of their own, such as lengths that overflow and labels that are ignored, are considered
     only if nothing else fails, since other causes show in them too.
     """
-    if head_of(loss) == "logits":
+    if head_of(loss) in ("logits", "divergence"):
         failed, passed = ([_as_rows(loss, case, output) for case, output in ran] for ran in (failed, passed))
     references = References(dtype, a)
     finite = [(case, output) for case, output in failed if is_finite(loss, case, output, references)]
@@ -57,7 +59,7 @@ def diagnose(
 
 
 def _as_rows(loss: Loss, case: Case, output: Found) -> tuple[Case, Found]:
-    """Return logits (..., C) as rows (N, C), with labels and results in the same layout."""
+    """Return logits (..., C) as rows (N, C), with labels, other logits and results in the same layout."""
     z, y = case.inputs
     classes = z.shape[-1]
     rows = z.reshape(-1, classes), y.reshape((-1, classes) if y.ndim == z.ndim else -1)
@@ -85,7 +87,9 @@ def _named(loss: Loss, failing: Sequence[tuple[Case, Found]], right: Outcomes, r
 
 def _causes(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
     """Return causes that explain all of the failures, from the surest kind that has one."""
-    causes = _certain_causes(loss, failing, right, references, fit=True) or wrong_gradients(loss, failing, references)
+    causes = _certain_causes(loss, failing, right, references, fit=True)
+    causes = causes or rounded_probabilities(loss, failing, references) or wrong_upstreams(loss, failing, references)
+    causes = causes or wrong_gradients(loss, failing, references)
     if head_of(loss) == "margin" and not causes:
         causes = clamped(loss, failing, references) or by_arccos(loss, failing, references)
     return causes or list(single_entry(loss, failing, references)) or short_numbers(loss, failing, right, references)
@@ -96,15 +100,20 @@ def _certain_causes(loss: Loss, failing: Outcomes, right: Outcomes, references: 
     if not failing:
         return []
     tried = (failing[:FIRST], failing, right)
-    others = [pair for pair in relatives(loss) if all(all_agree(pair[1], part, references) for part in tried)]
+
+    def agreeing(explanations: Iterable[Explanation]) -> Iterator[str]:
+        for sentence, other in explanations:
+            if all(all_agree(other, part, references) for part in tried):
+                yield f"{sentence}: {other}"
+
+    others = list(agreeing(relatives(loss)))
     if fit and not others:
-        settings = fitted(loss, failing[:FIRST], references)
-        others = [pair for pair in settings if all(all_agree(pair[1], part, references) for part in tried)]
+        others = list(agreeing(fitted(loss, failing[:FIRST], references)))
     if others:
-        return [f"{sentence}: {other}" for sentence, other in others]
+        return others
     shifts = [
         sentence
         for sentence, shifted in relabelled(loss)
         if all(all_agree(loss, shifted(part), references) for part in tried)
     ]
-    return shifts or list(steps_that_explain(loss, failing, right, references))[:1]
+    return shifts or list(islice(agreeing(of_shards(loss)), 1)) or steps_that_explain(loss, failing, right, references)

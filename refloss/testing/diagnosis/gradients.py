@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,25 @@ class _Gradient(NamedTuple):
     def near(self, theirs: Array, ours: Array) -> bool:
         """Whether two gradients agree to a thousandth of the largest entry, plus ten times the budget."""
         return bool((np.abs(theirs - ours) <= 1e-3 * np.abs(ours).max() + 10.0 * self.bound).all())
+
+
+UPSTREAMS: dict[str, Callable[[Array], Array]] = {
+    "the gradients do not depend on the upstream gradient, which has to be multiplied in, row by row": np.ones_like,
+    "the upstream gradient of the first row is taken for all rows": lambda each: np.full_like(each, each[0]),
+}
+"""Upstream gradients that code takes instead of one for each row."""
+
+
+def wrong_upstreams(loss: Loss, failing: Outcomes, references: References) -> list[str]:
+    """Say which upstream gradient the gradients belong to, where each row has its own."""
+    for sentence, taken in UPSTREAMS.items() if loss.reduction == "none" else ():
+        others = [(inputs, output._replace(upstream=taken(output.upstream))) for inputs, output in failing]
+        moved = any(
+            (one.upstream != other.upstream).any() for (_, one), (_, other) in zip(failing, others, strict=True)
+        )
+        if moved and all(agrees(loss, inputs, output, references) for inputs, output in others):
+            return [sentence]
+    return []
 
 
 def wrong_gradients(loss: Loss, failing: Outcomes, references: References) -> list[str]:

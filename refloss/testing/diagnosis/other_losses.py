@@ -7,14 +7,28 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from refloss.stages import margin
-from refloss.testing.diagnosis.references import Outcomes, References, SmoothedOthers, agrees, number_of_classes
+from refloss.error_free import Array
+from refloss.stages import divergence, margin
+from refloss.testing.diagnosis.references import (
+    Explained,
+    Outcomes,
+    References,
+    Retargeted,
+    Reweighted,
+    SmoothedOthers,
+    agrees,
+    number_of_classes,
+)
+from refloss.testing.diagnosis.rows import OPTIONS, option_of
+from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
 from refloss.testing.signatures import (
     Inputs,
     Loss,
     class_weight_of,
     cross_entropy_of,
+    divergence_of,
     has_labels,
     head_of,
     labels_of,
@@ -22,10 +36,13 @@ from refloss.testing.signatures import (
     with_settings,
 )
 
-Explanation: TypeAlias = tuple[str, Loss | SmoothedOthers]
+Explanation: TypeAlias = tuple[str, Explained]
 """A sentence, and the loss that it names."""
 OTHER = 1e-4
 """Smallest relative difference at which a fitted setting counts as another one."""
+
+LEFT_OUT = {"z_loss": "the z-loss is left out", "softcap": "no softcap", "logit_scale": "no logit scale"}
+"""What code says that does without an option."""
 
 
 def relatives(loss: Loss) -> Iterator[Explanation]:
@@ -35,8 +52,26 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
             yield from _with(loss, f"{reduction} instead of {loss.reduction}", reduction=reduction)
     if head_of(loss) == "margin":
         yield from _margins(loss)
-    if not has_labels(loss):
-        return
+    if head_of(loss) == "divergence":
+        yield from _forms(loss)
+    if has_labels(loss):
+        yield from _targets(loss)
+        for name, sentence in LEFT_OUT.items():
+            if option_of(loss, name) != OPTIONS[name]:
+                yield from _with(loss, sentence, **{name: OPTIONS[name]})
+        if loss.reduction == "mean":
+            yield from other_means(loss)
+
+
+def _forms(loss: Loss) -> Iterator[Explanation]:
+    """Yield the other divergences."""
+    for form in divergence.FORMS:
+        if form != divergence_of(loss).form:
+            yield from _with(loss, f"value and gradient agree with form={form!r}", form=form)
+
+
+def _targets(loss: Loss) -> Iterator[Explanation]:
+    """Yield the loss with other targets."""
     if cross_entropy_of(loss).label_smoothing:
         yield from _with(loss, "no label smoothing", label_smoothing=0.0)
         yield "label smoothing of eps/(C - 1) on the other classes, not eps/C on all", SmoothedOthers(loss)
@@ -45,6 +80,32 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
         yield from _with(loss, "class weights left out", class_weight=None)
         if min(weights) < 0.0:
             yield from _with(loss, "class weights without their sign", class_weight=tuple(map(abs, weights)))
+
+
+def of_shards(loss: Loss) -> Iterator[Explanation]:
+    """Yield losses of logits whose label smoothing takes the classes of one shard for all."""
+    if head_of(loss) == "logits" and cross_entropy_of(loss).label_smoothing:
+        for sentence, targets in smoothings(cross_entropy_of(loss).label_smoothing):
+            yield sentence, Retargeted(loss, ALL_CLASSES, targets)
+
+
+def other_means(loss: Loss) -> Iterator[Explanation]:
+    """Yield means that are divided otherwise than by what counts."""
+    for up in (0, 1):
+        sentence, remedy = "the mean of the means of two halves", "add up both, and divide once by what counts in both"
+        yield sentence, Reweighted(loss, remedy, partial(_of_halves, up))
+    if class_weight_of(loss):
+        sentence = "the weighted sum is divided by the number of rows"
+        yield sentence, Reweighted(loss, "divide by the sum of the weights of the labels", _of_number)
+
+
+def _of_halves(up: int, own: Array, kept: NDArray[np.bool_]) -> Array:
+    first = (len(own) + up) // 2
+    return np.asarray(0.5 / np.where(np.arange(len(own)) < first, own[:first].sum(), own[first:].sum()))
+
+
+def _of_number(own: Array, kept: NDArray[np.bool_]) -> Array:
+    return kept / np.count_nonzero(kept)
 
 
 def _with(loss: Loss, sentence: str, **changes: object) -> Iterator[Explanation]:

@@ -92,7 +92,7 @@ def _short_factors(loss: Loss, failing: Outcomes, right: Outcomes, references: R
         ("bfloat16", "8 bits, those of bfloat16"),
     ):
         bits = PRECISION_BITS[kind]
-        if head_of(loss) == "logits" or bits >= PRECISION_BITS[references.dtype]:
+        if head_of(loss) in ("logits", "divergence") or bits >= PRECISION_BITS[references.dtype]:
             continue
         # Twice the error of a factor, since the product may be rounded to as many bits. Values alone, since gradients
         # of a half precision may also vanish.

@@ -13,7 +13,16 @@ from refloss.error_free import Array
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import bounds
 from refloss.testing.errors import Arithmetic
-from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, head_of, with_settings
+from refloss.testing.signatures import (
+    LABELS,
+    Inputs,
+    Loss,
+    class_weight_of,
+    cross_entropy_of,
+    head_of,
+    ignore_index_of,
+    with_settings,
+)
 
 Outcomes: TypeAlias = Sequence[tuple[Inputs, Found]]
 """Inputs of cases, each with what the code returned for them."""
@@ -62,6 +71,19 @@ class References:
             lambda: bounds(loss, inputs, self.arithmetic if a is None else a, upstream),
         )
 
+    def in_rows(
+        self, loss: InRows, inputs: Inputs, upstream: Array, a: Arithmetic | None
+    ) -> tuple[Array, Array, tuple[Loss, Inputs, Array]]:
+        """Return value and budget of a loss that is given by its rows; and the rows, with their upstream gradients."""
+        rows, own, shares = self._once(("rows", loss), (inputs,), lambda: loss.of(inputs))
+        each = self._once(("shares", loss), (inputs, upstream), lambda: shares * upstream)
+        terms, b = shares * self.value(rows, own), self.arithmetic if a is None else a
+        allowed, _ = self.bounds(rows, own, each, a)
+        if loss.loss.reduction != "none":
+            added = (b.sum_of(len(terms)) + 3.0) * b.u * np.abs(terms).sum()
+            terms, allowed = np.asarray(terms.sum()), np.asarray((np.abs(shares) * allowed).sum() + added)
+        return terms, allowed, (rows, own, each)
+
 
 class SmoothedOthers(NamedTuple):
     """A loss whose label smoothing goes to the other classes alone: in refloss, another smoothing for each C."""
@@ -78,13 +100,74 @@ class SmoothedOthers(NamedTuple):
         return f"label_smoothing={cross_entropy_of(self.loss).label_smoothing:g} * C / (C - 1)"
 
 
+class Reweighted(NamedTuple):
+    """A mean that weighs its rows otherwise than by what counts."""
+
+    loss: Loss
+    remedy: str
+    """What to do instead."""
+    shares: Callable[[Array, NDArray[np.bool_]], Array]
+    """What multiplies the loss of each row (N,), from the weights of the labels (N,) and from which rows count (N,)."""
+
+    def of(self, inputs: Inputs) -> tuple[Loss, Inputs, Array]:
+        """Return the loss of each row, with its inputs, and the shares of the rows (N,)."""
+        y, weights = labels_alone(inputs[LABELS[head_of(self.loss)]]), class_weight_of(self.loss)
+        kept = y != ignore_index_of(self.loss)
+        own = kept * 1.0 if weights is None else kept * np.take(weights, np.where(kept, y, 0))
+        with np.errstate(divide="ignore"):
+            shares = self.shares(own, kept)
+        return with_settings(self.loss, reduction="none"), inputs, np.where(np.isfinite(shares), shares, 0.0)
+
+    def __str__(self) -> str:
+        """Say what to do instead."""
+        return self.remedy
+
+
+class Retargeted(NamedTuple):
+    """A loss of logits with other targets than its label smoothing gives."""
+
+    loss: Loss
+    remedy: str
+    """What to do instead."""
+    targets: Callable[[Array], Array]
+    """Targets (N, C) without class weights, from rows of 0 and a 1 at the label."""
+
+    def of(self, inputs: Inputs) -> tuple[Loss, Inputs, Array]:
+        """Return the loss of each row, with its inputs, and the shares of the rows (N,)."""
+        z, y = inputs
+        kept, weights = labels_alone(y) != ignore_index_of(self.loss), class_weight_of(self.loss)
+        own, v = np.where(kept, y, 0), np.ones(z.shape[1]) if weights is None else np.asarray(weights)
+        label = np.zeros(z.shape)
+        label[np.arange(len(y)), own] = 1.0
+        count = (v[own] * kept).sum() if self.loss.reduction == "mean" else 1.0
+        rows = with_settings(self.loss, reduction="none", label_smoothing=0.0, class_weight=None)
+        return rows, (z, v * self.targets(label)), kept / count
+
+    def __str__(self) -> str:
+        """Say what to do instead."""
+        return self.remedy
+
+
+def labels_alone(y: NDArray[Any]) -> NDArray[Any]:
+    """Refuse probabilities."""
+    if y.ndim > 1:
+        raise ValueError("y: expected labels; got probabilities")
+    return y
+
+
+InRows: TypeAlias = Reweighted | Retargeted
+"""What is given by the losses of rows and by their shares."""
+Explained: TypeAlias = Loss | SmoothedOthers | Reweighted | Retargeted
+"""What an explanation compares results with."""
+
+
 def number_of_classes(inputs: Inputs, loss: Loss) -> int:
     """Return C."""
     return int(inputs[0].shape[-1] if head_of(loss) == "logits" else len(inputs[1]))
 
 
 def over_budget(
-    loss: Loss, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+    loss: Loss | InRows, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
 ) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
     """Yield which entries of the value, then of each gradient, are over budget; None for an array of another shape."""
 
@@ -94,19 +177,21 @@ def over_budget(
         same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
         return np.asarray(~(same | (np.abs(theirs - ours) <= bound)))
 
-    value = references.value(loss, inputs)  # first, since it refuses inputs that the loss does not take
-    allowed, errors = references.bounds(loss, inputs, output.upstream, a)
+    upstream = output.upstream
+    if isinstance(loss, Reweighted | Retargeted):
+        value, allowed, (loss, inputs, upstream) = references.in_rows(loss, inputs, upstream, a)
+    else:
+        value = references.value(loss, inputs)  # first, since it refuses inputs that the loss does not take
+        allowed, _ = references.bounds(loss, inputs, upstream, a)
     yield "value", over(output.value, value, allowed)
     if output.gradients:
-        gradient = references.gradient(loss, inputs, output.upstream)
+        gradient, errors = references.gradient(loss, inputs, upstream), references.bounds(loss, inputs, upstream, a)[1]
         for name, theirs in zip(gradient._fields, output.gradients, strict=False):
             if theirs is not None:
                 yield name, over(theirs, getattr(gradient, name), errors[name])
 
 
-def agrees(
-    loss: Loss | SmoothedOthers, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
-) -> bool:
+def agrees(loss: Explained, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
         fixed = loss.of(inputs) if isinstance(loss, SmoothedOthers) else loss
@@ -116,6 +201,6 @@ def agrees(
         return False
 
 
-def all_agree(loss: Loss | SmoothedOthers, outcomes: Outcomes, references: References) -> bool:
+def all_agree(loss: Explained, outcomes: Outcomes, references: References) -> bool:
     """Whether value and gradients are those of this loss in all of the cases."""
     return all(agrees(loss, inputs, output, references) for inputs, output in outcomes)

@@ -8,7 +8,8 @@ import numpy as np
 
 from refloss.formats import FORMATS
 from refloss.testing.adapters import Found
-from refloss.testing.diagnosis.references import Outcomes, References, agrees
+from refloss.testing.diagnosis.other_losses import other_means
+from refloss.testing.diagnosis.references import Outcomes, References, agrees, all_agree
 from refloss.testing.hard_cases import Case, counts_nothing
 from refloss.testing.signatures import LABELS, Inputs, Loss, has_labels, head_of, ignore_index_of, with_settings
 
@@ -100,7 +101,11 @@ def by_flags(loss: Loss, failed: Sequence[tuple[Case, Found]], references: Refer
     if "offset" in flags and head_of(loss) == "triplet":
         yield "only where points are far from the origin: take differences of points before anything else"
     elif "offset" in flags:
-        yield "only where all logits are large: take the largest away from all of them before anything else"
+        apart = references.arithmetic._replace(log_p="working")
+        offset = [(case.inputs, output) for case, output in failed if "offset" in case.flags]
+        by_difference = all(agrees(loss, inputs, output, references, apart) for inputs, output in offset)
+        how = ", as logsumexp(z) - z_y gives the loss there" if by_difference else ""
+        yield f"only where all logits are large{how}: take the largest away from all of them before anything else"
     if flags & {"overflow", "underflow"}:
         which = " and ".join(f"{flag}s" for flag in ("overflow", "underflow") if flag in flags)
         yield f"in the group range, the square of a length {which}: divide by the largest entry before squaring"
@@ -118,5 +123,8 @@ def _ignored_labels(loss: Loss, failing: Outcomes, references: References) -> st
 
     if loss.reduction == "mean" and all(map(counted, failing)):
         return "ignored rows are counted in the mean: divide by the number of labels that count, not by N"
+    for sentence, other in other_means(loss) if loss.reduction == "mean" else ():
+        if all_agree(other, failing, references):
+            return f"{sentence}: {other}"
     ignored = ignore_index_of(loss)
     return f"only where labels are to be ignored (ignore_index={ignored}): leave those rows out, or refuse"

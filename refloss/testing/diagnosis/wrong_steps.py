@@ -7,7 +7,8 @@ value and changes no value that is right.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -15,7 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from refloss.error_free import Array
 from refloss.losses import CrossEntropy
+from refloss.stages import softcap
 from refloss.testing.diagnosis.references import Outcomes, References
+from refloss.testing.diagnosis.wrong_sums import Errors, WrongStep, sum_steps
 from refloss.testing.signatures import (
     LABELS,
     Inputs,
@@ -26,10 +29,9 @@ from refloss.testing.signatures import (
     head_of,
     margin_of,
     scale_of,
+    softcap_of,
 )
 
-Step: TypeAlias = tuple[str, Callable[[Inputs], Any]]
-"""A sentence, and the value that the step would give."""
 Length: TypeAlias = Callable[[Array], Array]
 """The divisor of rows, from their lengths."""
 ADDED_TO_LENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -37,43 +39,48 @@ ADDED_TO_LENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 ADDED_TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
 
 
-def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> Iterator[str]:
-    """Yield steps that account for the errors of the values."""
+def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
+    """Return the first step that accounts for the errors of the values, if one does."""
     values = []
     for inputs, output in (*failing, *right):
         allowed = references.bounds(loss, inputs, output.upstream)[0]
-        values.append((inputs, output.value, np.abs(output.value - references.value(loss, inputs)), allowed))
-    if not any((off > 3.0 * allowed).any() for _, _, off, allowed in values):
-        return
+        off = np.abs(output.value - references.value(loss, inputs))
+        values.append(Errors(inputs, output.value, off, allowed))
+    if not any((one.off > 3.0 * one.allowed).any() for one in values):
+        return []
 
     def accounts(value: Callable[[Inputs], Any]) -> bool:
         try:
-            return all(
-                (np.abs(theirs - value(inputs)) <= 0.01 * off + allowed).all()
-                for inputs, theirs, off, allowed in values
-            )
+            return all((np.abs(one.theirs - value(one.inputs)) <= 0.01 * one.off + one.allowed).all() for one in values)
         except (ValueError, TypeError, IndexError):  # the step does not apply to such inputs
             return False
 
     with np.errstate(all="ignore"):
-        yield from (sentence for sentence, value in _steps(loss) if accounts(value))
+        explained = (sentence for sentence, value in _steps(loss, values, references) if accounts(value))
+        return list(islice(explained, 1))
 
 
-def _steps(loss: Loss) -> Iterator[Step]:
+def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iterator[WrongStep]:
     if head_of(loss) == "triplet":
+        return
+    if head_of(loss) == "divergence":
+        yield from _divergence_steps(loss)
         return
     yield from _softmax_steps(loss)
     if head_of(loss) == "margin":
         yield from _normalization_steps(loss)
+    yield from sum_steps(loss, values, references)
 
 
-def _softmax_steps(loss: Loss) -> Iterator[Step]:
+def _softmax_steps(loss: Loss) -> Iterator[WrongStep]:
     """Softmax twice, over the wrong axis, or with a constant added to its probabilities."""
     head = head_of(loss)
     stage = {"logits": "", "linear": "linear", "margin": "logits"}[head]
 
     def logits(inputs: Inputs) -> Array:
-        z: Array = loss.trace(*inputs)[stage].output if stage else inputs[0]
+        steps = loss.trace(*inputs) if stage or softcap_of(loss) != softcap.UNCHANGED else {}
+        last = "softcap" if "softcap" in steps else stage
+        z: Array = steps[last].output if last else inputs[0]
         return z
 
     def twice(inputs: Inputs) -> Any:
@@ -101,7 +108,23 @@ def _softmax_steps(loss: Loss) -> Iterator[Step]:
         yield sentence, functools.partial(with_constant, eps)
 
 
-def _normalization_steps(loss: Loss) -> Iterator[Step]:
+def _divergence_steps(loss: Loss) -> Iterator[WrongStep]:
+    """A mean over all entries, a temperature that is squared or not, probabilities taken for logits."""
+
+    def over_entries(inputs: Inputs) -> Any:
+        return np.asarray(loss(*inputs)) / inputs[0].shape[-1]
+
+    def of_probabilities(inputs: Inputs) -> Any:
+        z, target = inputs
+        e = np.exp(target - target.max(axis=-1, keepdims=True))
+        return loss(z, e / e.sum(axis=-1, keepdims=True))
+
+    if loss.reduction == "mean":
+        yield 'divided by the number of entries, as reduction="mean" of torch\'s kl_div: take "batchmean"', over_entries
+    yield "softmax of the target taken twice: of its logits, and of their probabilities again", of_probabilities
+
+
+def _normalization_steps(loss: Loss) -> Iterator[WrongStep]:
     """Rows that are not divided by their lengths, a margin of the wrong sign, constants added to lengths."""
 
     def with_lengths(of_x: Length, of_w: Length, sign: float = 1.0) -> Callable[[Inputs], Any]:

@@ -16,6 +16,7 @@ from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
 from refloss.testing.errors.cosine import Head, cosine_error
 from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error, log_sum_exp_error
+from refloss.testing.errors.divergence import Divergences, divergence_error
 from refloss.testing.errors.margin import POLYNOMIALS, TargetError, chord_error, margin_error, polynomial_error
 from refloss.testing.errors.normalize import Side, normalize_error, scale_error
 from refloss.testing.errors.softcap import Capped, softcap_error
@@ -26,6 +27,7 @@ __all__ = [
     "UNKNOWN",
     "Arithmetic",
     "Capped",
+    "Divergences",
     "Head",
     "Rows",
     "Side",
@@ -36,6 +38,7 @@ __all__ = [
     "chord_error",
     "cosine_error",
     "cross_entropy_error",
+    "divergence_error",
     "log_sum_exp_error",
     "margin_error",
     "normalize_error",

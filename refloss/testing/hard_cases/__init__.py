@@ -18,6 +18,7 @@ from refloss.formats import dtype_name, rounded
 from refloss.messages import shown
 from refloss.testing.hard_cases.case import GROUPS, SHAPES, VERDICT, Case, Draft, Setting, Shape
 from refloss.testing.hard_cases.directions import direction_cases
+from refloss.testing.hard_cases.divergences import divergence_cases
 from refloss.testing.hard_cases.labels import can_ignore, counts_nothing, label_source, weights_cancel
 from refloss.testing.hard_cases.logits import logit_cases
 from refloss.testing.hard_cases.triplets import triplet_cases
@@ -87,10 +88,12 @@ def cases(
             place = labels_of(loss)
             if place is not None and weights_cancel(loss, draft.inputs[place]):
                 continue
+            if "soft" in flags and not soft and head_of(loss) == "linear":
+                continue  # few heads take them, and then they say so
             if ("bias" in flags and not bias) or ("ignored" in flags and not (ignored and can_ignore(loss))):
                 continue
             group = "range" if "soft" in flags and not soft else draft.group
-            exact = tuple(_rounded(entry, dtype, i in _soft_labels(draft)) for i, entry in enumerate(draft.inputs))
+            exact = tuple(_rounded(entry, dtype, i == place) for i, entry in enumerate(draft.inputs))
             accepts = next((ACCEPTED[flag] for flag in ACCEPTED if flag in flags), ("truth",))
             accepts = ("truth", "refusal") if "soft" in flags and not soft else accepts
             name = f"{group}-{draft.name}-{'x'.join(map(str, size))}"
@@ -117,12 +120,14 @@ def sizes(loss: Loss, shapes: Any) -> list[Shape]:
 
 def _drafts(loss: Loss, dtype: str, size: Shape, seed: int) -> Iterator[Draft]:
     setting = Setting(loss, dtype, size, np.random.default_rng(seed), label_source(size.n, size.c))
-    heads = {"logits": logit_cases, "linear": direction_cases, "margin": direction_cases, "triplet": triplet_cases}
+    heads = {
+        "logits": logit_cases,
+        "linear": direction_cases,
+        "margin": direction_cases,
+        "triplet": triplet_cases,
+        "divergence": divergence_cases,
+    }
     return heads[head_of(loss)](setting)
-
-
-def _soft_labels(draft: Draft) -> tuple[int, ...]:
-    return (1,) if "soft" in draft.flags else ()
 
 
 def _rounded(entry: NDArray[Any], dtype: str, label: bool = False) -> NDArray[Any]:

@@ -12,13 +12,14 @@ from refloss.testing.hard_cases.angles import SURE, at_angles, boundaries, certa
 from refloss.testing.hard_cases.case import Draft, Labels, Setting
 from refloss.testing.hard_cases.labels import (
     NOTHING,
+    SATURATED,
     WEIGHTLESS,
     can_ignore,
     every_second_ignored,
     ignored_reason,
     weightless_labels,
 )
-from refloss.testing.signatures import adds_to_cosine, head_of, ignore_index_of, scale_of
+from refloss.testing.signatures import adds_to_cosine, head_of, ignore_index_of, scale_of, softcap_of
 
 RandomRows: TypeAlias = Callable[[Labels], tuple[Array, Array]]
 """Random x and w for labels."""
@@ -70,6 +71,7 @@ def direction_cases(setting: Setting) -> Iterator[Draft]:
         yield from _gap_cases(setting)
     if not on_margin:
         yield from _bias_cases(setting, random)
+        yield from _option_cases(setting, random)
     elif scale_of(loss) is not None:
         yield from _length_cases(setting, random)
 
@@ -155,6 +157,18 @@ def _bias_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
         x[:, 0] = np.where(up, 8.0, -8.0)
         reason = "all logits of 1000 and more, exact, and confident targets: logsumexp less a logit loses the loss"
         yield Draft("hard", "offset-exact", ("offset", "confident"), reason, (x, w, np.where(up, most, least)))
+
+
+def _option_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
+    """Cases of what a linear head may have beside labels and a bias: probabilities for labels, and a cap."""
+    n, c, d = setting.size
+    shares = np.array([setting.rng.multinomial(64, row) for row in setting.rng.dirichlet(np.ones(c), n)]) / 64.0
+    x, w = random(setting.labels())
+    yield Draft("boundary", "soft", ("soft",), "probabilities for labels, some of them 0", (x, w, shares))
+    sigma, cap = softcap_of(setting.loss)
+    if cap is not None:
+        x, w = random(y := setting.labels())
+        yield Draft("hard", "saturated", ("saturated",), SATURATED, (4.0 * cap / sigma / d**0.5 * x, w, y))
 
 
 def _length_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:

@@ -15,6 +15,7 @@ from refloss.testing.signatures import Inputs, Loss, class_weight_of, ignore_ind
 CANCELLING = 16.0
 """Largest ratio of the magnitudes of weights of both signs to their sum, for a mean that divides by the sum."""
 NOTHING = "every label is to be ignored: the sum is 0, the mean NaN or 0, and there is no gradient"
+SATURATED = "logits up to 8 times the cap, where its slope is below 1e-6"
 WEIGHTLESS = "every label is of a class of weight 0: the sum is 0, the mean NaN or 0"
 
 

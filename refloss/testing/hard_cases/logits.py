@@ -10,13 +10,14 @@ from refloss.testing.hard_cases.angles import SURE, log_odds, log_sum_exp
 from refloss.testing.hard_cases.case import FAR_GAPS, Draft, Setting
 from refloss.testing.hard_cases.labels import (
     NOTHING,
+    SATURATED,
     WEIGHTLESS,
     can_ignore,
     every_second_ignored,
     ignored_reason,
     weightless_labels,
 )
-from refloss.testing.signatures import cross_entropy_of, ignore_index_of
+from refloss.testing.signatures import cross_entropy_of, ignore_index_of, softcap_of
 
 
 def logit_cases(setting: Setting) -> Iterator[Draft]:
@@ -62,6 +63,10 @@ def logit_cases(setting: Setting) -> Iterator[Draft]:
     targets = setting.rng.integers(-32, 65, (n, c)) / 32.0
     reason = "targets of both signs for labels; code that takes probabilities only may refuse"
     yield Draft("boundary", "soft-signs", ("soft", "negative"), reason, (normal(n, c), targets))
+    sigma, cap = softcap_of(loss)
+    if cap is not None:
+        z = 8.0 * cap / sigma * setting.rng.uniform(-1.0, 1.0, (n, c))
+        yield Draft("hard", "saturated", ("saturated",), SATURATED, (z, labels()))
 
 
 def _rival_cases(setting: Setting) -> Iterator[Draft]:

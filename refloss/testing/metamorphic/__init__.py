@@ -50,6 +50,8 @@ def properties(
     hard: bool = True,
     examples: int = 20,
     standard: str = "working",
+    accumulate: Any = None,
+    matmul: Any = None,
     ignored: bool = True,
     gradients: bool | Sequence[str] = True,
     bias: bool | None = None,
@@ -82,6 +84,8 @@ def properties(
         Number of inputs to try for each property.
     standard
         As for `check`: how accurate the code has to be.
+    accumulate, matmul
+        As in `budget`.
     ignored
         False for code that has no ignored labels.
     gradients
@@ -107,7 +111,7 @@ def properties(
     """
     import_module("hypothesis")
     loss, name = as_loss(loss), dtype_name(dtype)
-    arithmetic(name, standard=standard)
+    a = arithmetic(name, accumulate, matmul, standard)
     fn, hard, ignored = as_function("fn", fn), as_flag("hard", hard), as_flag("ignored", ignored)
     ready(framework, name, device)
     if not is_whole(examples):
@@ -117,7 +121,7 @@ def properties(
         names = names[:-1]
     wanted = tuple(entry for entry in wanted_gradients(loss, gradients) if entry in names)
     allowed = writable_inputs(loss, overwrites)
-    code = Code(fn, loss, framework, name, device, standard, wanted, {}, set(), set(), {})
+    code = Code(fn, loss, framework, name, device, a, wanted, {}, set(), set(), {})
     inputs = strategy(code, size, hard, names)
     held, broken, untried, undecided = [], {}, {}, []
     interrupted = False

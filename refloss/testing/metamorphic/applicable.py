@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from refloss.testing.hard_cases import Shape
+from refloss.testing.metamorphic.accumulation import accumulation, accumulation_with_ignored
 from refloss.testing.metamorphic.changes import (
     axes,
     far_above,
@@ -44,7 +45,7 @@ from refloss.testing.metamorphic.within_result import (
     repeatable,
     slope,
 )
-from refloss.testing.signatures import cross_entropy_of, head_of, margin_of, scale_of
+from refloss.testing.signatures import cross_entropy_of, has_options, head_of, margin_of, scale_of
 
 Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
 
@@ -56,9 +57,11 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
     if code.weights is None or (code.weights >= 0.0).all():
         yield not_negative
     if shape.n > 1:
-        yield from (order_of_samples, samples_alone)
+        yield from (order_of_samples, samples_alone, accumulation)
     if head == "triplet":
         yield from (axes, translation, closed, coincident)
+    elif head == "divergence":
+        yield from (order_of_classes, shift) if shape.c > 1 else (shift,)
     else:
         yield from _labelled(code, shape, ignored)
     if not code.gradients:
@@ -67,7 +70,8 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
         yield upstream
     if head == "margin" and directions(code) & set(code.gradients):
         yield radial
-    if head == "logits" or (head == "triplet" and len(code.gradients) == 3):
+    balanced = head == "divergence" or (head == "logits" and not has_options(code.loss))
+    if balanced or (head == "triplet" and len(code.gradients) == 3):
         yield nothing_in_sum
     if head != "margin" or margin_of(code.loss).gradient == "exact":
         yield slope
@@ -79,21 +83,21 @@ def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
     kinds = kinds_of_classes(code, shape.c)
     if len(np.unique(kinds)) < len(kinds):
         yield order_of_classes
-    if head == "logits":
+    if head == "logits" and not has_options(loss):
         yield shift
         if shape.c > 1:
             yield far_below
             if not cross_entropy_of(loss).label_smoothing:
                 yield from (far_above, masked)
-    else:
+    if head != "logits":
         yield axes
-    if head == "linear":
+    if head == "linear" and not has_options(loss):
         yield vector_for_all_classes
     if head == "margin":
         yield lengths_of_w
         if scale_of(loss) is not None:
             yield lengths_of_x
     if ignored:
-        yield from (ignored_rows, ignored_batch, ignored_all)
+        yield from (ignored_rows, ignored_batch, ignored_all, accumulation_with_ignored)
     if len(weightless_classes(code)):
         yield from (weightless_rows, weightless_batch)

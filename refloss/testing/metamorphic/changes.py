@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
@@ -14,7 +13,6 @@ from refloss.error_free import Array
 from refloss.testing.metamorphic.code import (
     Code,
     Inputs,
-    Parts,
     Results,
     UntriedError,
     ask,
@@ -22,7 +20,7 @@ from refloss.testing.metamorphic.code import (
     named,
     number_of_samples,
 )
-from refloss.testing.metamorphic.comparisons import by_sample, compare, each_sample, same, within
+from refloss.testing.metamorphic.comparisons import by_sample, compare, each_sample, same, together, within
 from refloss.testing.metamorphic.labels import kinds_of_classes, that_count, with_a_mean
 from refloss.testing.signatures import cross_entropy_of
 
@@ -48,9 +46,11 @@ def order_of_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> No
         order[places] = rng.permutation(places)
 
     def ordered(name: str, part: NDArray[Any]) -> NDArray[Any]:
-        return part[:, order] if name == "z" else part[order] if name in PER_CLASS else part
+        return part[:, order] if name in ("z", "target") else part[order] if name in PER_CLASS else part
 
-    changed = {name: ordered(name, entry) for name, entry in inputs.items()} | {"y": np.argsort(order)[inputs["y"]]}
+    changed = {name: ordered(name, entry) for name, entry in inputs.items()}
+    if "y" in inputs:
+        changed["y"] = np.argsort(order)[inputs["y"]]
     same(code, inputs, changed, ordered)
 
 
@@ -83,10 +83,11 @@ def _lengths(code: Code, inputs: Inputs, field: str, rng: np.random.Generator) -
 
 def shift(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """The same number added to all logits of a sample changes nothing."""
-    far = rng.choice([-FAR, 0.0, FAR])
-    z = code.on_grid(inputs["z"], np.abs(inputs["z"]).max() + FAR) if far else inputs["z"]
-    numbers = far or rng.integers(-4, 5, (len(z), 1))
-    same(code, inputs | {"z": z}, inputs | {"z": z + numbers})
+    for name in (name for name in ("z", "target") if name in inputs):
+        far = rng.choice([-FAR, 0.0, FAR])
+        z = code.on_grid(inputs[name], np.abs(inputs[name]).max() + FAR) if far else inputs[name]
+        numbers = far or rng.integers(-4, 5, (len(z), 1))
+        same(code, inputs | {name: z}, inputs | {name: z + numbers})
 
 
 def vector_for_all_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
@@ -194,12 +195,7 @@ def samples_alone(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     batch = code.run(inputs)
     alone = [code.run(each_sample(inputs, itemgetter(slice(k, k + 1))), excuse=locked(1)) for k in range(n)]
 
-    def together(side: Callable[[Results], Parts], shares: Array) -> Parts:
-        parts = {}
-        for name, part in side(alone[0]).items():
-            every = [share * side(one)[name] for share, one in zip(shares, alone, strict=True)]
-            parts[name] = np.concatenate(every) if by_sample(name, part) else np.asarray(np.sum(every, axis=0))
-        return parts
-
-    summed = Results(together(lambda one: one.parts, shares), together(lambda one: one.allowed, np.abs(shares)))
+    summed = Results(
+        together([one.parts for one in alone], shares), together([one.allowed for one in alone], np.abs(shares))
+    )
     compare(summed, batch, lambda name, part: part, inputs, "is not that of the samples alone")

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from refloss.error_free import Array
 from refloss.formats import FORMATS, rounded
 from refloss.testing.adapters import Found, call
-from refloss.testing.budgets import arithmetic, bounds
+from refloss.testing.budgets import bounds
+from refloss.testing.errors import Arithmetic
 from refloss.testing.signatures import Loss, class_weight_of
 
 Inputs: TypeAlias = dict[str, NDArray[Any]]
@@ -65,7 +66,8 @@ class Code(NamedTuple):
     framework: str
     dtype: str
     device: Any
-    standard: str
+    arithmetic: Arithmetic
+    """What it computes with, and how accurate it has to be."""
     gradients: tuple[str, ...]
     """Inputs whose gradients the code has to return."""
     cache: dict[Any, Results]
@@ -88,7 +90,7 @@ class Code(NamedTuple):
         if key not in self.cache:
             arrays = tuple(inputs.values())
             value, gradients = self.loss.value_and_grad(*arrays, upstream=upstream)
-            allowed, errors = bounds(self.loss, arrays, arithmetic(self.dtype, standard=self.standard), upstream)
+            allowed, errors = bounds(self.loss, arrays, self.arithmetic, upstream)
             true = {name: getattr(gradients, name) for name in errors}
             self.cache[key] = Results({"value": np.asarray(value)} | true, {"value": allowed} | errors)
         return self.cache[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refloss.engines.spec import PER_CLASS
 from refloss.error_free import Array
-from refloss.testing.metamorphic.code import BrokenError, Code, Excuse, Inputs, Results, ask, named, shown_with
+from refloss.testing.metamorphic.code import BrokenError, Code, Excuse, Inputs, Parts, Results, ask, named, shown_with
 
 
 def within(what: str, off: ArrayLike, allowed: ArrayLike, inputs: Inputs) -> None:
@@ -30,6 +30,15 @@ def by_sample(name: str, part: Array) -> bool:
 def each_sample(inputs: Inputs, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Inputs:
     """Change every input with one row per sample."""
     return {name: entry if name in PER_CLASS else change(entry) for name, entry in inputs.items()}
+
+
+def together(sides: Sequence[Parts], shares: Array) -> Parts:
+    """Put results of parts of a batch together, each times its share: rows one after the other, all else added up."""
+    parts = {}
+    for name, part in sides[0].items():
+        every = [share * side[name] for share, side in zip(shares, sides, strict=True)]
+        parts[name] = np.concatenate(every) if by_sample(name, part) else np.asarray(np.sum(every, axis=0))
+    return parts
 
 
 def compare(

@@ -86,4 +86,15 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
                 points[name][0] = points["anchor"][0]
         return points
 
-    return {"logits": logits, "linear": linear, "margin": margin, "triplet": triplet}[head]()
+    @st.composite
+    def divergence(draw: DrawFn) -> Inputs:
+        inputs: Inputs = {}
+        for name in names:
+            logits = draw(rows(n, c, 64))
+            inputs[name] = logits * FAR_APART if sometimes(draw) else logits
+        if sometimes(draw):
+            inputs["z"] = code.rounded(inputs["target"] + draw(rows(n, c, 1)))
+        return inputs
+
+    heads = {"logits": logits, "linear": linear, "margin": margin, "triplet": triplet, "divergence": divergence}
+    return heads[head]()

@@ -63,7 +63,8 @@ def nothing_in_sum(code: Code, inputs: Inputs, rng: np.random.Generator) -> None
 
     def total(side: Parts) -> Array:
         every = [part for name, part in side.items() if name != "value"]
-        return np.asarray(every[0].sum(axis=-1) if "z" in side else np.sum(every, axis=0))
+        by_class = side.keys() & {"z", "target"}
+        return np.concatenate([part.sum(axis=-1) for part in every]) if by_class else np.asarray(np.sum(every, axis=0))
 
     parts, allowed = _with_gradients(code, inputs)
     within("gradients do not add up to 0", total(parts), total(allowed), inputs)

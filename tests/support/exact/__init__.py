@@ -26,7 +26,8 @@ Definitions, with the numbers of papers and equations:
 - NormFace, 1704.06369: s cos theta; CosFace, 1801.09414, eq. 4, and AM-Softmax, 1801.05599: s (cos theta - m);
 - ArcFace, 1801.07698, eq. 3: s cos(theta + m), and its combined margin, eq. 4: s (cos(m1 theta + m2) - m3);
 - the detached margin, 2109.05565 ("characteristic gradient detachment"): cos theta + stopgrad(psi - cos theta);
-- FaceNet's triplet loss, 1503.03832: max(0, |a - p|^2 - |a - n|^2 + m).
+- FaceNet's triplet loss, 1503.03832: max(0, |a - p|^2 - |a - n|^2 + m);
+- the divergences of Kullback and Leibler, 1951, eq. 2.4, and of Jensen and Shannon (Lin 1991, eq. 4.1).
 """
 
 from support.exact.errors import absolute_terms, row_error, value_error

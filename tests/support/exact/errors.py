@@ -9,6 +9,7 @@ import numpy as np
 from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Batch, Row, Settings
+from support.exact.divergences import Divergence, DivergenceBatch
 from support.exact.losses import Head, name_of
 from support.exact.numbers import GUARD, SMALLEST, SMALLEST_NORMAL, UNIT, Array, exact, filled, places, sine_of
 from support.exact.triplets import Triple
@@ -28,7 +29,9 @@ def absolute_terms(
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
-    - Triplet, where the hinge is open: 2 (|a - p| + |a - n|), 2 |a - p|, 2 |a - n|; of the plain distance 2, 1, 1.
+    - Triplet, where the hinge is open: 2 (|a - p| + |a - n|), 2 |a - p|, 2 |a - n|; of the plain distance 2, 1, 1;
+    - KLDivergence: |q_k - p_k| + max(p_k, q_k) V with V = sum of |q_j - p_j| for q - p, and
+      p_k (|log p_k - log q_k| + L + V) on the weighing side; of Jensen-Shannon the latter, with m and half as much.
 
     `projected` takes the terms after the projection that directions have, which is a stricter measure: off the target
     psi' is sin theta_nk instead of 1, and 0 for a class that is parallel to x.
@@ -40,6 +43,9 @@ def absolute_terms(
             terms = triplet_terms(loss, inputs, upstream)
         elif name_of(loss) == "CrossEntropy":
             terms = logit_terms(loss, inputs, upstream)
+        elif name_of(loss) == "KLDivergence":
+            batch = DivergenceBatch(*inputs, loss.form, loss.reduction)
+            terms = batch.filled(Divergence.terms, [abs(c) for c in batch.batch.coefficients(upstream)])
         else:
             terms = head_terms(Head(loss, *inputs), upstream, digits, projected)
         return {name: as_floats(array) for name, array in terms.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Batch, Row, Settings
+from support.exact.divergences import DivergenceBatch
 from support.exact.margins import Curve, Sample, TargetPair, curve
 from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, exact, filled, places, rows
 from support.exact.stages import cross_entropy, triplet
@@ -28,6 +29,9 @@ def value(loss: Any, *inputs: Any, digits: int = 60, absolute: bool = False) -> 
     """
     if name_of(loss) == "Triplet":
         return triplet(*inputs, m=loss.m, squared=loss.squared, reduction=loss.reduction, digits=digits)
+    if name_of(loss) == "KLDivergence":
+        with mp.workdps(digits + GUARD):
+            return DivergenceBatch(*inputs, loss.form, loss.reduction).value(digits)
     settings = Settings.of(loss)
     if name_of(loss) == "CrossEntropy":
         return cross_entropy(*inputs, **settings._asdict(), digits=digits, absolute=absolute)
@@ -118,6 +122,8 @@ def gradients(
     """
     if name_of(loss) == "Triplet":
         return triplet_gradients(loss, inputs, upstream, digits, entries)
+    if name_of(loss) == "KLDivergence":
+        return divergence_gradients(loss, inputs, upstream, digits, entries)
     if name_of(loss) == "CrossEntropy":
         return logit_gradients(loss, inputs, upstream, digits, entries)
     with mp.workdps(digits + GUARD):
@@ -229,3 +235,20 @@ def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: i
                     if i in columns[name]:
                         wanted.add(name, (n, i), coefficients[n] * slope)
     return wanted.arrays
+
+
+def divergence_gradients(
+    loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any
+) -> dict[str, Array]:
+    """KLDivergence: a logit at a time moves, on either side."""
+    wanted = Wanted({name: np.shape(array) for name, array in zip(("z", "target"), inputs, strict=True)}, entries)
+    masks = {name: mask.reshape(-1, mask.shape[-1]) for name, mask in wanted.masks.items()}
+    with mp.workdps(digits + GUARD):
+        batch = DivergenceBatch(*inputs, loss.form, loss.reduction)
+        place = {id(row): n for n, row in enumerate(batch.rows)}
+
+        def entry(row: Any, side: int, k: int) -> mpf:
+            asked = masks[("z", "target")[side]][place[id(row)], k]
+            return row.slope(side, k, digits) if asked else NAN
+
+        return batch.filled(entry, batch.batch.coefficients(upstream))

@@ -8,6 +8,7 @@ from typing import Any
 
 import refloss
 from support.right_codes.code import CE, DTYPES, HALVES, LINEAR, SINGLES, SMOOTH, WEIGHTED, WEIGHTS, Right, by_dtype
+from support.right_codes.divergence_codes import of_divergences
 from support.right_codes.jax_codes import jax_custom, jax_head, jax_linear, jax_logits, jax_triplet
 from support.right_codes.numpy_codes import (
     Kernel,
@@ -332,4 +333,13 @@ def of_triplets(dtype: str) -> Iterator[Right]:
         yield Right(f"in jax, {loss}", "jax", jax_triplet(loss), loss, DTYPES, "stable", summed)
 
 
-FAMILIES = (of_numpy_logits, of_torch_logits, of_jax_logits, of_linear, of_cosines, of_angles, of_triplets)
+FAMILIES = (
+    of_numpy_logits,
+    of_torch_logits,
+    of_jax_logits,
+    of_linear,
+    of_cosines,
+    of_angles,
+    of_triplets,
+    of_divergences,
+)

@@ -10,17 +10,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from support.wrong_codes.code import Wrong
+from support.wrong_codes.divergence_codes import divergences
 from support.wrong_codes.head_codes import heads
 from support.wrong_codes.indexing import indices, writing
+from support.wrong_codes.language_models import Named, language_models, named_codes
 from support.wrong_codes.precision import arithmetic
 from support.wrong_codes.reductions import means
 from support.wrong_codes.softmaxes import logarithms
 from support.wrong_codes.triplet_codes import triplets
 from support.wrong_codes.zeros import structural_zeros
 
-__all__ = ["Wrong", "wrong_codes"]
+__all__ = ["Named", "Wrong", "named_codes", "wrong_codes"]
 
-FAMILIES = (structural_zeros, indices, writing, logarithms, arithmetic, means, heads, triplets)
+FAMILIES = (
+    structural_zeros,
+    indices,
+    writing,
+    logarithms,
+    arithmetic,
+    means,
+    heads,
+    triplets,
+    divergences,
+    language_models,
+)
 
 
 def wrong_codes() -> Iterator[Wrong]:

@@ -1,0 +1,100 @@
+"""The rows of a loss with labels: logits, targets and what divides, from which a wrong step is computed.
+
+Symbols: logits z (n, C) of the n rows that count, as the softmax takes them; targets t (n, C), whose sums need not be
+1; class weights v (C,); logarithms of the sums of exponentials, lse (n,).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refloss.error_free import Array
+from refloss.stages import cross_entropy
+from refloss.testing.diagnosis.references import References
+from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, head_of, labels_of
+
+OPTIONS = {"z_loss": 0.0, "softcap": None, "logit_scale": 1.0}
+"""Settings that only some losses have, with the value that changes nothing."""
+STAGES = {"linear": "linear", "margin": "logits"}
+"""The stage whose output is the logits, by head."""
+
+
+class LossRows(NamedTuple):
+    """The rows that count, and how they are reduced."""
+
+    z: Array
+    """Logits (n, C)."""
+    lse: Array
+    """The logarithm of the sum of exponentials of each row (n,)."""
+    label: Array
+    """Rows of 0 and a 1 at the label, or the probabilities (n, C)."""
+    t: Array
+    """Targets (n, C)."""
+    v: Array
+    """Class weights (C,)."""
+    kept: NDArray[np.bool_]
+    """Which rows count (N,)."""
+    divisor: float
+    """What "mean" divides by."""
+    reduction: str
+    """One of "mean", "sum" and "none"."""
+    z_loss: float
+    """What multiplies lse^2 of each row."""
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return int(self.z.shape[1])
+
+    @property
+    def total(self) -> Array:
+        """The sum of the targets of each row (n,)."""
+        return np.asarray(self.t.sum(axis=1))
+
+    def losses(self, t: Array) -> Array:
+        """Return the loss of each row for other targets (n,)."""
+        terms = t * (self.lse[:, None] - self.z)
+        return np.asarray(np.where(t == 0.0, 0.0, terms).sum(axis=1))
+
+    def reduced(self, losses: Array, divisor: float | None = None) -> Array:
+        """Return the value of a loss of each row that counts, with its own divisor of the mean or another."""
+        if self.reduction == "none":
+            rows = np.zeros(len(self.kept))
+            rows[self.kept] = losses
+            return rows
+        by = self.divisor if divisor is None else divisor
+        return np.asarray(losses.sum() / (by if self.reduction == "mean" else 1.0))
+
+    def value(self, losses: Array) -> Array:
+        """Return the value of a loss of each row that counts, with the z-loss."""
+        return self.reduced(losses) + self.reduced(self.z_loss * self.lse**2, float(len(self.z)))
+
+
+def option_of(loss: Loss, name: str) -> Any:
+    """Return one of `OPTIONS`, of a loss without it the value that changes nothing."""
+    return getattr(loss, name, OPTIONS[name])
+
+
+def rows_of(loss: Loss, inputs: Inputs, references: References) -> LossRows:
+    """Return the rows of a loss with labels."""
+    settings, head = cross_entropy_of(loss), head_of(loss)
+    z = references.trace(loss, inputs)[STAGES[head]].output if head in STAGES else inputs[0].astype(np.float64)
+    cap = option_of(loss, "softcap")
+    z = z * option_of(loss, "logit_scale")
+    z = z if cap is None else cap * np.tanh(z / cap)
+    y = inputs[labels_of(loss) or 0]
+    kept = cross_entropy.kept(y, settings)
+    z, y = z[kept], y[kept]
+    weights = cross_entropy.weights(y, z.shape[1], settings)
+    t, divisor = cross_entropy.targets(y, weights, settings.label_smoothing)
+    label = np.asarray(y, np.float64) if y.ndim > 1 else np.zeros(z.shape)
+    if y.ndim == 1:
+        label[np.arange(len(y)), y] = 1.0
+    largest = z.max(axis=1)
+    lse = largest + np.log(np.exp(z - largest[:, None]).sum(axis=1))
+    v = np.asarray(weights.v, dtype=np.float64)
+    z_loss = float(option_of(loss, "z_loss"))
+    return LossRows(z, lse, label, np.asarray(t), v, kept, float(np.asarray(divisor)), settings.reduction, z_loss)
