@@ -25,7 +25,7 @@ DIGITS = 30  # of an enclosure
 MPMATH_DIGITS = 200
 SLACK = mpf(10) ** -190  # the error of mpmath's differences relative to the terms of a row, with room
 ENGINES = ("chain", "fused", "dd")
-LOSSES = (*cases.HEADS, *cases.CROSS_ENTROPIES, *cases.TRIPLETS)
+LOSSES = (*cases.HEADS, *cases.CROSS_ENTROPIES, *cases.TRIPLETS, *cases.DIVERGENCES)
 LARGE_SCALE = (
     refloss.NormFace(s=128.0),
     refloss.CosFace(s=128.0),
@@ -74,6 +74,8 @@ def drawn(seed: int) -> Iterator[Case]:
                 yield from (Case(loss, f"{name}, C = {classes}", z) for name, z in cases.logits(random, classes))
         elif isinstance(loss, refloss.Triplet):
             yield from (Case(loss, name, points) for name, points in cases.triplets(random))
+        elif isinstance(loss, refloss.KLDivergence):
+            yield from (Case(loss, name, logits) for name, logits in cases.divergences(random))
         else:
             prefix = "s = 128: " if loss in LARGE_SCALE else ""
             for name, inputs in cases.heads(loss, random):

@@ -32,6 +32,7 @@ from support.right_codes import (
     torch_triplet,
 )
 from support.right_codes.code import HALVES
+from support.right_codes.divergence_codes import jax_divergence, numpy_divergence, torch_divergence
 
 Array = np.ndarray[Any, Any]
 Add = Callable[[Array], Array]
@@ -53,7 +54,7 @@ class Code(NamedTuple):
 
 
 def head(loss: Any) -> str:
-    """Return "logits", "linear", "margin" or "triplet"."""
+    """Return "logits", "linear", "margin", "triplet" or "divergence"."""
     name: str = loss.spec.head
     return name
 
@@ -80,6 +81,7 @@ def in_numpy(loss: Any, add: Add = pairwise) -> Fn:
         "linear": lambda: numpy_linear(loss, max_first, add),
         "margin": lambda: numpy_head(loss, curve_of(loss), add),
         "triplet": lambda: numpy_triplet(loss, add),
+        "divergence": lambda: numpy_divergence(loss, add=add),
     }[head(loss)]()
 
 
@@ -90,6 +92,7 @@ def in_torch(loss: Any) -> Fn:
         "linear": lambda: torch_linear(torch_cross_entropy(loss)),
         "margin": lambda: torch_head(loss, curve_of(loss)),
         "triplet": lambda: torch_triplet(loss, "squares" if loss.squared else "safe root"),
+        "divergence": lambda: torch_divergence(loss),
     }[head(loss)]()
 
 
@@ -100,6 +103,7 @@ def in_jax(loss: Any) -> Fn:
         "linear": lambda: jax_linear("log_softmax", loss),
         "margin": lambda: jax_head(loss),
         "triplet": lambda: jax_triplet(loss),
+        "divergence": lambda: jax_divergence(loss),
     }[head(loss)]()
 
 
@@ -128,7 +132,7 @@ def correct(loss: Any, dtype: str) -> Iterator[Code]:
     yield Code("torch", "torch", in_torch(loss))
     if on_angle(loss):
         yield Code("torch, arccos", "torch", by_arccos(loss), ordinary=True)
-    weighted = head(loss) != "triplet" and (loss.label_smoothing or loss.class_weight is not None)
+    weighted = head(loss) not in ("triplet", "divergence") and (loss.label_smoothing or loss.class_weight is not None)
     if not has_rule(loss) and not weighted:  # its backward adds up in what it stores
         summed = dtype if dtype in HALVES else None
         yield Code("jax", "jax", in_jax(loss), summed, ("bias", "soft"))

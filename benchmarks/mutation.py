@@ -49,7 +49,7 @@ AREAS = {
     "inputs": Area("inputs", "inputs odd_values", rounds=1, size=100),
     "stages": Area(
         "stages/*",
-        "angle chain cosine cross_entropy dd linear log_softmax logits margin normalize softmax triplet",
+        "angle chain cosine cross_entropy dd divergence linear log_softmax logits margin normalize softmax triplet",
         rounds=3,
         size=100,
     ),

@@ -43,6 +43,8 @@ LOSSES = (
     refloss.CrossEntropy(class_weight=WEIGHTS),
     refloss.Triplet(),
     refloss.Triplet(squared=False, m=0.5),
+    refloss.KLDivergence(),
+    refloss.KLDivergence(form="jensen-shannon", reduction="none"),
 )
 LARGE = (8, 20, 64)
 """The shape at which budgets are compared with real errors."""
@@ -161,7 +163,7 @@ def compare(loss: Any, dtype: str, case: Case, code: Code, truth: Remembered, bo
     for name, theirs in zip(fields, result.gradients or (), strict=True):
         parts.append((name, theirs, getattr(gradient, name), errors[name]))
     nothing = counts_nothing(loss, case.inputs)
-    floor = 16.0 * FORMATS[dtype].smallest if kind == "triplet" else np.inf  # as `check` has it
+    floor = np.inf if kind in LABELS else 16.0 * FORMATS[dtype].smallest  # as `check` has it
     row: Row = {"entries": 0, "decided": 0, "over": 0, "worst": 0.0, "ratios": {}}
     for name, theirs, ours, bound in parts:
         quantity = comparison.compare(name, theirs, ours, bound, nothing=nothing, floor=floor)
@@ -194,7 +196,7 @@ def measured(seed: int) -> Rows:
             for case in cases(loss, dtype, seed=seed, bias=True, soft=True):
                 if case.group != "range":
                     add("sound", loss, dtype, case)
-            weights = () if head(loss) == "triplet" else loss.class_weight or ()
+            weights = getattr(loss, "class_weight", None) or ()
             shape = (LARGE[0], len(weights) or LARGE[1], LARGE[2])
             usual = [case for case in cases(loss, dtype, shape, seed) if case.group == "ordinary"]
             for case in usual:

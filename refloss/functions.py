@@ -159,8 +159,8 @@ def error_bound(
     $|t_{nk}\log p_{nk}|$. A z-loss has the terms $\lambda(\operatorname{lse}^2 + 2|\operatorname{lse}|\ell)$ with
     $\ell = 1 + |M| + \operatorname{log1p}(\cdot)$, of which the log-sum-exp is the sum, and in the gradient
     $2\lambda(|\operatorname{lse}| + \ell)\,p_k$; upstream_lse has $|u_n|\,p_k$. Under a softcap all terms of |G| are
-    multiplied by its slope. Probabilities below the smallest normal number may be rounded to 0, and so may as much of a
-    result.
+    multiplied by its slope. Probabilities, or their products with slopes, below the smallest normal number may be
+    rounded to 0, and so may as much of a result.
 
     The truth is that of the inputs as they are; with dtype float32, of the inputs rounded to float32. "certified"
     rounds correctly, so its bound is half an ulp.

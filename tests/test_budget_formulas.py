@@ -27,6 +27,7 @@ from refloss.error_free import Pair
 from refloss.stages import angle, margin, softmax
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
+from refloss.testing.errors import divergence as divergences
 from support import tex
 from support.sampled import chosen
 
@@ -610,6 +611,45 @@ def _distance(squared: bool) -> Callable[[Any, Any], mpf]:
         return length**2 if squared else length
 
     return distance
+
+
+# --------------------------------------------------------------------------------------------------------- divergences
+
+
+@_formulas("divergence-log", "divergence-p")
+def _(rng):
+    for logits in rng.normal(size=(N, 1, C)) * 2.0:
+        side = divergences.log_softmax_error(logits, COARSE)
+        d = logits.max() - logits[0]
+        values = {"p": side.p[0], r"\varepsilon": side.relative[0], r"\Delta a": side.error[0], "d": d}
+        yield _scope(COARSE, values | {r"\ell": np.log(np.exp(-d).sum()), "s": (side.p[0] * d).sum()})
+
+
+def _sides(rng: np.random.Generator) -> tuple[Any, Any, Any, Any]:
+    """Logits of both sides, and the errors of their logarithms."""
+    z, target = rng.normal(size=(2, 1, C)) * 1.5
+    return z, target, *(divergences.log_softmax_error(logits, COARSE) for logits in (z, target))
+
+
+@_formulas("divergence-term", "divergence-loss")
+def _(rng):
+    for _ in range(N):
+        z, target, q, p = _sides(rng)
+        terms = divergences._terms(p, q, COARSE)
+        rows, _ = errors.divergence_error(errors.Divergences(z, target, "forward"), OWN, COARSE)
+        values = {r"\Delta h": terms.error[0], r"\Delta L": rows[0], "p": p.p[0], "a": p.log_p[0], "b": q.log_p[0]}
+        values |= {r"\Delta a": p.error[0], r"\Delta b": q.error[0], r"\varepsilon": p.relative[0]}
+        yield _scope(COARSE, values | {"L": (p.p * (p.log_p - q.log_p)).sum()})
+
+
+@_formulas("divergence-gradient")
+def _(rng):
+    for _ in range(N):
+        z, _, q, _ = _sides(rng)
+        g, of_g = rng.uniform(0.2, 2.0, (1, C)), rng.uniform(0.01, 0.3, (1, C))
+        bound = divergences._through(q, g, of_g, OWN, COARSE)
+        values = {r"\Delta z": bound[0], "g": g[0], r"\Delta g": of_g[0], "p": q.p[0], r"\varepsilon": q.relative[0]}
+        yield _scope(COARSE, values | {"d": z.max() - z[0]})
 
 
 # ------------------------------------------------------------------------------------------------------------- storage

@@ -233,11 +233,14 @@ SHARED = {  # with the engines that this one checks: settings, types, and what i
         "Margin",
         "Spec",
         "Triplet",
+        "UPSTREAM_LSE",
+        "WithCap",
         "WithLabels",
     },
     "refloss.error_free": {"Array", "Mask"},
     "refloss.stages.cross_entropy": {"Settings"},
     "refloss.stages.margin": {"Settings"},
+    "refloss.stages.softcap": {"Settings"},
     "refloss.stages.triplet": {"Settings"},
 }
 FILES = sorted(Path(certified.__file__).parent.glob("*.py"))

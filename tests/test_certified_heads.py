@@ -8,6 +8,7 @@ import pytest
 from refloss.engines.certified.balls import arb, exact_balls, precision
 from refloss.engines.certified.heads import _argmax, linear
 from refloss.engines.certified.tape import Tape
+from refloss.stages.softcap import UNCHANGED
 
 pytest.importorskip("flint")
 
@@ -23,9 +24,9 @@ def test_the_largest_logit_is_exact_beyond_float64() -> None:
 
 def test_linear_is_a_product_and_a_bias() -> None:
     arrays = {"x": np.array([[1.0, 2.0]]), "w": np.eye(2), "y": np.array([0])}
-    leaves, z = linear(Tape(), arrays)
+    leaves, z = linear(Tape(), arrays, UNCHANGED)
     assert list(leaves) == ["x", "w"]
     assert z.value.astype(float).tolist() == [[1.0, 2.0]]
-    leaves, z = linear(Tape(), arrays | {"b": np.array([0.5, -0.5])})
+    leaves, z = linear(Tape(), arrays | {"b": np.array([0.5, -0.5])}, UNCHANGED)
     assert list(leaves) == ["x", "w", "b"]
     assert z.value.astype(float).tolist() == [[1.5, 1.5]]

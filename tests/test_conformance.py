@@ -59,7 +59,7 @@ def test_cases_are_exact_in_their_dtype_and_have_names_of_their_own(loss, dtype)
                 assert (entry.astype(dtype_of(dtype)).astype(np.float64) == entry).all(), case.id
                 assert np.isfinite(entry).all() or "masked" in case.flags
     sizes = {case.inputs[0].shape for case in drawn}
-    assert sizes == ({(4, 5), (2, 3)} if loss.spec.head == "logits" else {(4, 16), (2, 8)})
+    assert sizes == ({(4, 5), (2, 3)} if loss.spec.head in ("logits", "divergence") else {(4, 16), (2, 8)})
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (2, 3, 1), (1, 1, 8)])
@@ -657,6 +657,39 @@ def test_shapes_that_are_only_dressed_otherwise_get_a_hint():
 def test_cases_that_pass_tell_one_explanation_from_another():
     report = check(ours(LOSS, boundary="keep"), LOSS)
     assert report.diagnoses == (f"value and gradient agree with boundary='keep': {replace(LOSS, boundary='keep')}",)
+
+
+def test_causes_of_wrong_divergences():
+    def exactly(*inputs):
+        return ours(refloss.KLDivergence())(*inputs)
+
+    def taken_twice(z, target):
+        value, *gradients = exactly(z, refloss.softmax(target.astype(np.float64)))
+        return value, *gradients
+
+    for fn, said in (
+        (lambda z, t: tuple(part / z.shape[1] for part in exactly(z, t)), "divided by the number of entries"),
+        (ours(refloss.KLDivergence(form="reverse")), "value and gradient agree with form='reverse'"),
+        (ours(refloss.KLDivergence(form="jensen-shannon")), "value and gradient agree with form='jensen-shannon'"),
+        (ours(refloss.KLDivergence(reduction="sum")), "sum instead of mean"),
+        (taken_twice, "softmax of the target taken twice"),
+        (changed(lambda i, v, dz, dt: (v, -dz, dt), refloss.KLDivergence()), "the gradient of z has the opposite sign"),
+    ):
+        report = check(fn, refloss.KLDivergence(), groups=("ordinary", "hard"))
+        assert report.state == "does not conform"
+        assert report.diagnoses[0].startswith(said), report.diagnoses
+    rows = refloss.KLDivergence(reduction="none")
+    report = check(lambda z, t: tuple(part / z.shape[1] for part in ours(rows)(z, t)), rows, groups=("ordinary",))
+    assert not any("entries" in sentence for sentence in report.diagnoses)
+
+
+def test_divergences_of_logits_with_more_axes():
+    loss = refloss.KLDivergence(form="reverse", reduction="none")
+    z, target = np.random.default_rng(0).normal(size=(2, 2, 3, 4))
+    case = Case("own", "ordinary", (), "", (z, target))
+    assert check(ours(loss), loss, cases=[case]).passed
+    report = check(ours(refloss.KLDivergence(reduction="none")), loss, cases=[case])
+    assert report.diagnoses[0].startswith("value and gradient agree with form='forward'")
 
 
 def test_a_triplet_that_nothing_explains_stays_unexplained():

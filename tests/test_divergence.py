@@ -265,3 +265,40 @@ def test_entropy_is_the_cross_entropy_with_itself():
     losses = refloss.CrossEntropy(reduction="none")(z, refloss.softmax(z))
     np.testing.assert_allclose(refloss.entropy(z), losses, rtol=30.0 * U)
     assert np.array_equal(log_softmax.entropy(DoubleDouble.of(z)).hi.shape, (3,))
+
+
+# -------------------------------------------------------------------------------------------- drawn to break a promise
+
+
+def hostile(seed):
+    """A divergence, logits of any size that are near, far apart or masked, and an upstream gradient of any size."""
+    random = np.random.default_rng(seed)
+    shape = int(random.integers(1, 4)), int(random.integers(1, 6))
+
+    def size():
+        return float(random.choice([1.0, 1.0, 10.0, 1000.0, 1e-8, 1e-300, 10.0 ** random.uniform(-320, 307)]))
+
+    target = random.standard_normal(shape) * size()
+    z = {
+        0: lambda: random.standard_normal(shape) * size(),
+        1: lambda: target + random.standard_normal(shape) * 10.0 ** random.uniform(-320, 2),
+        2: lambda: target + random.choice([0.0, 1e-9, 1.0, 40.0, 800.0], shape),
+        3: lambda: target * (1.0 + random.choice([0.0, 2.0**-52, 2.0**-30], shape)),
+        4: lambda: target + 10.0 ** random.uniform(-20, 4) * (np.arange(shape[1]) == 0),
+    }[int(random.integers(5))]()
+    for side in (z, target):
+        if random.random() < 0.25:
+            side[random.random(shape) < 0.3] = -np.inf
+    if random.random() < 0.05:
+        z[0, 0] = random.choice([np.nan, np.inf])
+    loss = refloss.KLDivergence(form=str(random.choice(FORMS)), reduction=str(random.choice(["mean", "sum", "none"])))
+    upstream = random.standard_normal(shape[:1] if loss.reduction == "none" else ())
+    return loss, (z, target), upstream * float(random.choice([0.0, 1.0, 1.0, 10.0 ** random.uniform(-307, 307)]))
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_inputs_drawn_to_break_a_promise(seed):
+    pytest.importorskip("flint")
+    loss, inputs, upstream = hostile(seed)
+    for engine in ENGINES:
+        checks.against_certified(loss, *inputs, upstream=upstream, engine=engine)

@@ -9,7 +9,9 @@ import pytest
 from mpmath import mp, mpf
 
 from refloss import error_free
+from refloss.engines.dd import DoubleDouble
 from refloss.error_free import (
+    LOG_2,
     PI,
     ZERO,
     Pair,
@@ -17,6 +19,7 @@ from refloss.error_free import (
     digits,
     direction,
     dot,
+    expm1,
     fast_two_sum,
     frexp,
     high,
@@ -30,6 +33,7 @@ from refloss.error_free import (
     sin_cos,
     spread,
     sqrt,
+    tanh,
     total,
     total_by_label,
     two_product,
@@ -360,6 +364,63 @@ def test_pi_is_held_as_a_pair():
         assert abs(mpf(float(PI.hi)) + mpf(float(PI.lo)) - mp.pi) <= mp.pi * mpf(2) ** -107
     assert float(PI.hi) == math.pi
     assert error_free.u == float(U)
+
+
+# ------------------------------------------------------------------------------------------ exponentials minus 1, tanh
+
+
+def hyperbolic_arguments(rng, most):
+    """Anywhere, tiny to subnormal, next to multiples of log(2) / 2, where the reduction of `expm1` changes over."""
+    halves = np.arange(1, int(most / math.log(2.0) * 2.0)) * (math.log(2.0) / 2.0)
+    hi = np.concatenate([
+        rng.uniform(-most, most, 1000), rng.uniform(-2.0, 2.0, 500), 10.0 ** rng.uniform(-300.0, 0.0, 400),
+        -(10.0 ** rng.uniform(-20.0, 0.0, 200)), halves, -halves, np.nextafter(halves, 0.0), [0.0, -0.0, 1e-307],
+    ])  # fmt: skip
+    lo = rng.uniform(-0.5, 0.5, len(hi)) * np.spacing(np.abs(hi)) * rng.integers(0, 2, len(hi))
+    return Pair(*two_sum(hi, np.where(np.abs(hi) < 1e-290, 0.0, lo)))
+
+
+def relative_errors(computed, a, function):
+    """|computed - function(a)| / |function(a)| in units of u²; results below 1e-290 have no room for a low part."""
+    with mp.workdps(420):
+        out = []
+        for n in range(len(a.hi)):
+            true = function(as_mpf(a, n))
+            error = abs(as_mpf(computed, n) - true)
+            out.append(float(error / max(abs(true), mpf(2) ** -960) * mpf(2) ** 106))
+    return np.array(out)
+
+
+def test_expm1_is_right_relative_to_itself():
+    """150u², next to 0 too, where exp(a) - 1 would have lost all."""
+    a = hyperbolic_arguments(np.random.default_rng(21), 130.0)
+    assert relative_errors(expm1(a), a, mp.expm1).max() < 150.0
+    assert "below 150u²" in expm1.__doc__
+
+
+@pytest.mark.parametrize("kind", [Pair, DoubleDouble])
+def test_tanh_is_right_relative_to_itself(kind):
+    """200u², next to 0, next to 1, and beyond 64, where it is 1 to more bits than a pair has."""
+    a = hyperbolic_arguments(np.random.default_rng(22), 70.0)
+    a = kind(a.hi, a.lo)
+    computed = tanh(a)
+    assert type(computed) is kind
+    assert relative_errors(computed, a, mp.tanh).max() < 200.0
+    assert "below 200u²" in tanh.__doc__
+
+
+def test_tanh_far_out_and_of_both_signs():
+    a = Pair.of([64.0, -64.0, 1e3, -1e300, 0.0])
+    assert tanh(a).hi.tolist() == [1.0, -1.0, 1.0, -1.0, 0.0]
+    assert relative_errors(tanh(a), Pair.of([64.0, -64.0, 700.0, -700.0, 0.0]), mp.tanh).max() < 1.0
+    b = hyperbolic_arguments(np.random.default_rng(23), 3.0)
+    assert np.array_equal(tanh(b).hi, -tanh(-b).hi)
+    assert np.array_equal(tanh(b).lo, -tanh(-b).lo)
+
+
+def test_log_2_is_held_as_a_pair():
+    with mp.workdps(60):
+        assert abs(mpf(float(LOG_2.hi)) + mpf(float(LOG_2.lo)) - mp.log(2)) <= mp.log(2) * mpf(2) ** -107
 
 
 # ------------------------------------------------------------------------------- numbers beyond the range of float64

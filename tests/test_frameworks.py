@@ -25,6 +25,7 @@ from support.frameworks import (
     U,
     agree,
     cross_entropy_bound,
+    divergence_bound,
     head_bound,
     head_inputs,
     linear_bound,
@@ -339,6 +340,39 @@ def test_torch_triplets(torch: ModuleType, theirs: str, reduction: str) -> None:
     result = ours.value_and_grad(a, p, n, upstream=upstream)
     value, gradients = beside(torch_gradients(torch, other, upstream, **inputs), result, bounds)
     agree(value, **gradients)
+
+
+# --------------------------------------------------------------------------------------------------------- divergences
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("form", ["forward", "reverse"])
+def test_torch_kl_div(torch: ModuleType, form: str, log_target: bool) -> None:
+    z, target = np.random.default_rng(42).standard_normal((2, 6, 5))
+    first, second = ("z", "target") if form == "forward" else ("target", "z")
+
+    def theirs(**logits: Any) -> Any:
+        log_q, log_p = (torch.log_softmax(logits[name], 1) for name in (first, second))
+        other = log_p if log_target else log_p.exp()
+        return torch.nn.functional.kl_div(log_q, other, reduction="batchmean", log_target=log_target)
+
+    result = refloss.KLDivergence(form=form).value_and_grad(z, target, upstream=-1.3)
+    bounds = divergence_bound(z, target, -1.3)
+    value, gradients = beside(torch_gradients(torch, theirs, -1.3, z=z, target=target), result, bounds)
+    agree(value, **gradients)
+
+
+def test_optax_kl_divergences(jax: ModuleType, optax: ModuleType) -> None:
+    z, target = np.random.default_rng(43).standard_normal((2, 6, 5))
+
+    def theirs(z: Any, target: Any) -> Any:
+        return optax.losses.kl_divergence(jax.nn.log_softmax(z), jax.nn.softmax(target)).mean()
+
+    value, gradients = jax.value_and_grad(theirs, (0, 1))(z, target)
+    result = refloss.KLDivergence().value_and_grad(z, target)
+    found = np.asarray(value), dict(zip(("z", "target"), map(np.asarray, gradients), strict=True))
+    compared, by_name = beside(found, result, divergence_bound(z, target, 1.0))
+    agree(compared, **by_name)
 
 
 # ------------------------------------------------------------------------------------ where they are known to be wrong

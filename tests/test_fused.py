@@ -188,6 +188,8 @@ LOSSES = (
     refloss.CrossEntropy(reduction="none", label_smoothing=0.1),
     refloss.Triplet(),
     refloss.Triplet(squared=False),
+    refloss.KLDivergence(),
+    refloss.KLDivergence(form="jensen-shannon"),
 )
 
 

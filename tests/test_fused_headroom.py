@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refloss.engines.fused.headroom import TooLargeError, check_targets, is_single, max_logit
+from refloss.engines.fused.headroom import TooLargeError, check_options, check_targets, is_single, max_logit
 from refloss.error_free import Scaled
+from refloss.stages.softcap import UNCHANGED, Settings
 
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
@@ -28,3 +29,11 @@ def test_targets_between_both_ends_fit(dtype, power):
             check_targets(dtype, np.ones(1), np.array([0.0, beyond]))
     with pytest.raises(TooLargeError):
         check_targets(dtype, Scaled.of(np.ones(2)))
+
+
+def test_scales_and_caps_between_both_ends_fit():
+    for settings in (UNCHANGED, Settings(2.0**39, 2.0**-39), Settings(2.0**-39, 2.0**39), Settings(1.0, 30.0)):
+        check_options(settings)
+    for settings in (Settings(2.0**40), Settings(2.0**-40), Settings(1.0, 2.0**40), Settings(1.0, 1e-30)):
+        with pytest.raises(TooLargeError):
+            check_options(settings)

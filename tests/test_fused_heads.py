@@ -104,3 +104,32 @@ def test_room_of_float32_is_taken():
     assert grad.w is out["w"]
     expected = refloss.ArcFace().value_and_grad(x, w, y, engine="fused", dtype=np.float32)[1]
     assert bits((0.0, grad)) == bits((0.0, expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "soft", "given"),
+    [
+        ({"softcap": 2.0, "label_smoothing": 0.1}, False, False),
+        ({}, True, False),
+        ({"softcap": 2.0}, False, True),
+        ({"softcap": 1e30}, False, False),
+    ],
+)
+def test_what_does_not_fit_a_sweep_is_that_of_the_chain(options, soft, given):
+    """Smoothed targets behind a cap, probabilities, a gradient of the log-sum-exp, a cap far out: bit for bit."""
+    x, w, y = ordinary(6, 9, 4)
+    y = np.random.default_rng(1).dirichlet(np.ones(9), 6) if soft else y
+    loss, followed = refloss.SoftmaxLoss(**options), {"upstream_lse": np.linspace(-1.0, 1.0, 6)} if given else {}
+    chain = bits(loss.value_and_grad(x, w, y, engine="chain", **followed))
+    assert bits(loss.value_and_grad(x, w, y, engine="fused", **followed)) == chain
+    assert loss(x, w, y, engine="fused") == loss(x, w, y, engine="chain")
+    single = loss.value_and_grad(x, w, y, engine="fused", dtype=np.float32, **followed)
+    assert single[1].w.dtype == np.float32
+
+
+def test_a_sweep_takes_smoothed_targets_without_a_cap_and_a_cap_without_them(monkeypatch):
+    monkeypatch.setattr("refloss.engines.chain.value_and_grad", lambda *_: pytest.fail("by the chain"))
+    x, w, y = ordinary(6, 9, 4)
+    for options in ({"softcap": 2.0, "z_loss": 0.5}, {"z_loss": 0.5, "logit_scale": 0.5, "label_smoothing": 0.1}):
+        for dtype in (np.float64, np.float32):
+            refloss.SoftmaxLoss(**options).value_and_grad(x, w, y, np.ones(9), engine="fused", dtype=dtype)

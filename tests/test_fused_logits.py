@@ -31,6 +31,13 @@ MASKED = [
     {"class_weight": (-1.0, 0.5, 2.0)},
     {"class_weight": (-1.0, 0.5, 2.0), "label_smoothing": 0.2},
 ]
+OPTIONS = [
+    {"z_loss": 0.5},
+    {"logit_scale": 0.5, "label_smoothing": 0.1},
+    {"softcap": 2.0},
+    {"softcap": 2.0, "z_loss": 0.5, "class_weight": (1.0, 0.0, -2.0)},
+    {"softcap": 2.0, "label_smoothing": 0.1},
+]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -49,6 +56,24 @@ def test_logits_that_are_not_finite_come_out_as_of_the_chain(settings, reduction
             np.testing.assert_allclose(result[0], expected[0], rtol=rtol, atol=0.0, err_msg=said)
             np.testing.assert_allclose(result[1].z, expected[1].z, rtol=0.0, atol=4.0 * rtol, err_msg=said)
             assert not result[1].z[expected[1].z == 0.0].any(), said
+            np.testing.assert_array_equal(loss(z, y, engine="fused", dtype=dtype), result[0])
+
+
+@pytest.mark.parametrize(("dtype", "u"), [(np.float64, U), (np.float32, SINGLE)])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_with_options_they_come_out_as_of_the_chain_too(options, reduction, dtype, u):
+    """Numbers within 24u + 16u S, S up to 7, of terms up to 32: losses up to 4, squares of log-sum-exps up to 3."""
+    loss = refloss.CrossEntropy(reduction=reduction, **options)
+    for row in ROWS:
+        z = np.array([row], dtype)
+        for y in (*([label] for label in range(3)), *([soft] for soft in SOFT)):
+            followed = {"upstream_lse": np.array([0.5])}
+            expected = loss.value_and_grad(z, y, engine="chain", **followed)
+            result = loss.value_and_grad(z, y, engine="fused", dtype=dtype, **followed)
+            for ours, theirs in ((result[0], expected[0]), (result[1].z, expected[1].z)):
+                atol = (24.0 + 16.0 * 7.0) * 32.0 * u
+                np.testing.assert_allclose(ours, theirs, rtol=0.0, atol=atol, err_msg=f"{row} {y}")
             np.testing.assert_array_equal(loss(z, y, engine="fused", dtype=dtype), result[0])
 
 
@@ -107,3 +132,24 @@ def test_targets_without_room_go_to_the_chain():
     """Smoothing of 1e-100 is far below what exponentials may be multiplied by."""
     z, loss = np.array([[1.0, 2.0, 0.5]]), refloss.CrossEntropy(label_smoothing=1e-100)
     assert bits(loss.value_and_grad(z, [1], engine="fused")) == bits(loss.value_and_grad(z, [1], engine="chain"))
+
+
+@pytest.mark.parametrize(
+    ("options", "followed", "dtype"),
+    [
+        ({"softcap": 1e30}, {}, np.float64),
+        ({"logit_scale": 1e-20}, {}, np.float32),
+        ({"z_loss": 0.5}, {"upstream": 1e200}, np.float64),
+        ({}, {"upstream": 1e-200, "upstream_lse": [1.0, 1.0]}, np.float64),
+        ({"logit_scale": 1e5}, {}, np.float32),
+    ],
+)
+def test_options_without_room_are_left_to_the_chain(options, followed, dtype):
+    """A scale and a cap far out, upstream gradients with exponents of their own, logits that overflow once scaled."""
+    loss, z, y = refloss.CrossEntropy(**options), np.array([[0.5, 1e30], [1.0, -2.0]]), [1, 0]
+    z = z if "logit_scale" in options else np.minimum(z, 3.0)
+    value, grad = loss.value_and_grad(z, y, engine="fused", dtype=dtype, **followed)
+    true, exactly = loss.value_and_grad(z, y, engine="chain", **followed)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(value, true.astype(dtype))
+        np.testing.assert_array_equal(grad.z, exactly.z.astype(dtype))

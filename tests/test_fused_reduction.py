@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refloss.engines.fused.headroom import TooLargeError
-from refloss.engines.fused.reduction import reduced, row_weights
+from refloss.engines.fused.reduction import reduced, row_weights, with_row_terms
 
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
@@ -42,3 +42,15 @@ def test_weights_near_the_ends_of_the_range_have_one_exponent_per_row(upstream, 
 def test_upstream_gradients_of_rows_have_exponents_of_their_own():
     weights = row_weights(np.array([1e-200, 1.0]), "none", np.asarray(1.0), 2, FLOAT64)
     assert np.ldexp(weights.mantissa, weights.exponent).tolist() == [1e-200, 1.0]
+
+
+def test_row_terms_have_a_mean_of_their_own():
+    loss, terms = np.asarray(2.0), np.array([1.0, 2.0, 6.0])
+    assert with_row_terms(loss, None, "mean") is loss
+    assert with_row_terms(loss, terms, "mean") == 5.0
+    assert with_row_terms(loss, terms, "sum") == 11.0
+    assert with_row_terms(terms, terms, "none").tolist() == [2.0, 4.0, 12.0]
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(with_row_terms(np.asarray(np.nan), np.empty(0), "mean"))
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(TooLargeError):
+        with_row_terms(loss, np.array([1e308, 1e308]), "mean")

@@ -27,11 +27,14 @@ def test_of_a_margin_head(scale, power):
     assert samples.max_product == pytest.approx(s.max(), rel=8 * U)
 
 
+@pytest.mark.parametrize("sigma", [1.0, 0.125])
 @pytest.mark.parametrize("power", [0, 200])
-def test_of_a_linear_head(power):
+def test_of_a_linear_head(power, sigma):
+    """The scale is in the factor of the products; the weight of gradients has it already."""
     x, _, y = ordinary(3, 5, 4)
-    samples = Samples.of_linear(np.ldexp(x, power), y, WEIGHT, FLOAT64)
-    assert np.array_equal(samples.alpha[:, None] * samples.x.rows, np.ldexp(x, power))
+    samples = Samples.of_linear(np.ldexp(x, power), y, WEIGHT, sigma, FLOAT64)
+    assert np.array_equal(samples.alpha[:, None] * samples.x.rows, sigma * np.ldexp(x, power))
+    assert samples.max_product == pytest.approx(sigma * np.ldexp(np.linalg.norm(x, axis=1), power).max(), rel=8 * U)
     exponent = 0 if samples.grad_weight.exponent is None else samples.grad_weight.exponent
     weighted = np.ldexp(samples.grad_weight.mantissa, exponent)[:, None] * samples.x.rows
     assert np.array_equal(weighted, WEIGHT.mantissa[:, None] * np.ldexp(x, power))

@@ -20,11 +20,13 @@ def some_work(dtype=np.float64):
     """A few losses at sizes of several blocks and groups of samples."""
     x, w, y = ordinary(40, 700, 16)
     smoothed = refloss.ArcFace(s=30.0, label_smoothing=0.1)
-    for loss in (refloss.ArcFace(s=30.0), refloss.ASoftmax(), smoothed, refloss.SoftmaxLoss()):
+    capped = refloss.SoftmaxLoss(softcap=5.0, z_loss=0.125)
+    for loss in (refloss.ArcFace(s=30.0), refloss.ASoftmax(), smoothed, refloss.SoftmaxLoss(), capped):
         yield bits(loss.value_and_grad(x, w, y, engine="fused", dtype=dtype))
         yield loss(x, w, y, engine="fused", dtype=dtype).tobytes()
     z = x @ w.T
-    yield bits(refloss.CrossEntropy().value_and_grad(z, y, engine="fused", dtype=dtype))
+    for loss in (refloss.CrossEntropy(), refloss.CrossEntropy(softcap=5.0, z_loss=0.125, logit_scale=0.5)):
+        yield bits(loss.value_and_grad(z, y, engine="fused", dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -8,6 +8,7 @@ import pytest
 import refloss
 from refloss.engines.fused.row_scaling import scaled
 from refloss.engines.fused.target import linear_target, margin_target
+from refloss.stages.softcap import UNCHANGED, Settings
 from support.fused_cases import U, ordinary
 
 
@@ -37,7 +38,7 @@ def test_of_a_linear_head(power, with_bias):
     x, w, y = ordinary(5, 7, 3)
     b = np.linspace(-1.0, 1.0, 5) if with_bias else None
     rows = scaled(np.ldexp(x, power), np.dtype(np.float64)), scaled(np.ldexp(w[y], -power), np.dtype(np.float64))
-    target = linear_target(*rows, b)
+    target = linear_target(*rows, b, UNCHANGED)
     logit = (x * w[y]).sum(axis=1) + (0.0 if b is None else b)
     np.testing.assert_allclose(target.logit.hi, logit, rtol=0.0, atol=16 * U)
     assert np.array_equal(target.over_scale, target.logit.hi)
@@ -45,3 +46,21 @@ def test_of_a_linear_head(power, with_bias):
     dx, dw = target.backward(dz)
     assert np.array_equal(dx, dz[:, None] * np.ldexp(w[y], -power))
     assert np.array_equal(dw, dz[:, None] * rows[0].rows)
+    assert target.slope is None
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.3])
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_of_a_linear_head_with_options(sigma, cap):
+    """The logit is a pair; the slope of the cap is relative to the scaled logit, and 8u off."""
+    x, w, y = ordinary(5, 7, 3)
+    b = np.linspace(-1.0, 1.0, 5)
+    rows = scaled(x, np.dtype(np.float64)), scaled(w[y], np.dtype(np.float64))
+    target = linear_target(*rows, b, Settings(sigma, cap))
+    logit = sigma * ((x * w[y]).sum(axis=1) + b)
+    expected = logit if cap is None else cap * np.tanh(logit / cap)
+    np.testing.assert_allclose(target.logit.hi, expected, rtol=0.0, atol=16 * U)
+    if cap is None:
+        assert target.slope is None
+    else:
+        np.testing.assert_allclose(target.slope, 1.0 - np.tanh(logit / cap) ** 2, rtol=0.0, atol=32 * U)

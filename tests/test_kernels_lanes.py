@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
 from refloss.engines.kernels import lanes
+from refloss.engines.kernels.hyperbolic import Cap, cap_settings
 from refloss.engines.kernels.lanes import LANES
-from support.kernel_cases import BITS, both, depth, error_of_sum, lengths
+from refloss.engines.kernels.rows import cap_row
+from support.kernel_cases import BITS, both, depth, error_of_sum, lengths, quiet
 
 
 @both
@@ -66,3 +69,26 @@ def test_index_of_is_the_first_index():
     row[LANES + 2] = 1.0
     assert lanes.index_of(row, 1.0) == 1
     assert lanes.index_of(row, -1.0) == 0
+
+
+@both
+@lengths
+@pytest.mark.parametrize("reach", [0.3, 3.0, 60.0])  # of |σz/K|: all by the polynomial, some, few
+def test_capped_exp_sum(dtype, n, reach):
+    """Against the capped logits that the kernel itself has, from which on exponentials are within an ulp."""
+    random = np.random.default_rng(n)
+    z = (random.uniform(-reach, reach, n) * 30.0).astype(dtype)
+    with quiet():
+        settings = Cap(
+            *map(dtype, cap_settings(dtype(1.0), dtype(30.0)))
+        )  # of a compiled function Python's floats come
+        logits, slopes = np.empty_like(z), np.empty_like(z)
+        cap_row(z, dtype(1.0), dtype(30.0), logits, slopes)
+        argmax = int(z.argmax())
+        out, scratch = np.empty(n, dtype), (np.empty(LANES, dtype), np.empty(LANES, dtype))
+        total = lanes.capped_exp_sum(z, logits[argmax], argmax, settings, out, *scratch)
+    e = np.exp((logits - logits[argmax]).astype(np.float64))
+    u = 2.0 ** -BITS[dtype]
+    terms = np.delete(e, argmax).tolist()
+    assert error_of_sum(total, terms, BITS[dtype]) <= depth(n) + 2
+    np.testing.assert_allclose(out, e * slopes, rtol=3.0 * u, atol=4.0 * np.finfo(dtype).tiny)

@@ -11,7 +11,18 @@ import refloss
 from refloss.engines.kernels import rows
 from refloss.engines.kernels.lanes import LANES
 from refloss.error_free import two_sum
-from support.kernel_cases import BITS, both, cross_entropies, depth, error_of_sum, lengths, quiet, tile_of
+from support.kernel_cases import (
+    BITS,
+    both,
+    cross_entropies,
+    depth,
+    error_of_sum,
+    gradient_of_lse,
+    lengths,
+    no_gradient_of_lse,
+    quiet,
+    tile_of,
+)
 
 
 @both
@@ -36,7 +47,7 @@ def test_exponentials_and_their_sums(dtype, n, with_gradients, smoothed, biased)
     uniform_targets = random.uniform(0.0, 1.0, n).astype(dtype) if smoothed else np.zeros(0, dtype)
     row_max, max_low, sum_exp_minus_one, target_gap = state = np.empty((4, 4))
     with quiet():
-        rows.exponentials(tile, alpha, beta, bias, label_columns, uniform_targets, with_gradients, *state)
+        rows.exponentials(tile, alpha, beta, bias, label_columns, uniform_targets, dtype(0.0), with_gradients, *state)
     for i, row in enumerate(z):
         visible = [k for k in range(n) if k != label_columns[i]]
         if not visible:
@@ -73,7 +84,7 @@ def test_of_equal_logits_the_largest_is_that_which_lost_most(dtype):
     tile, ones = np.full((1, 4), size), np.ones(4, dtype)
     row_max, max_low, sum_exp_minus_one, _ = state = [np.empty(1) for _ in range(4)]
     with quiet():
-        rows.exponentials(tile, ones[:1], ones, bias, np.array([-1]), ones[:0], True, *state)
+        rows.exponentials(tile, ones[:1], ones, bias, np.array([-1]), ones[:0], dtype(0.0), True, *state)
     assert (row_max[0], max_low[0]) == (size, 2.0)
     expected = np.exp([-1.0, 0.0, -5.0, 0.0])
     assert np.abs(tile[0] / expected - 1.0).max() <= 2.0 * np.finfo(dtype).eps  # an ulp each, and one to round expected
@@ -91,10 +102,12 @@ def test_cross_entropy_of_rows(dtype, classes):
     for case in cross_entropies(np.random.default_rng(classes), dtype, classes):
         with quiet():
             rows.cross_entropy(*case)
-        z, label, label_target, t, row_weight, kept, with_gradients, losses, dz = case
+        z, label, label_target, t, row_weight, lse_weight, lse_slope, kept, with_gradients, losses, lse, dz = case
+        assert not len(lse_weight)
+        assert not len(lse_slope)
         for i, row in enumerate(z.astype(np.float64)):
             if not kept[i]:
-                assert losses[i] == 0.0
+                assert losses[i] == lse[i] == 0.0
                 assert not with_gradients or not dz[i].any()
                 continue
             targets = np.zeros(classes) if not len(t) else t[min(i, len(t) - 1)].astype(np.float64)
@@ -102,9 +115,11 @@ def test_cross_entropy_of_rows(dtype, classes):
                 targets[label[i]] = label_target[i]
             if np.isnan(row).any() or not np.isfinite(row.max()):
                 assert np.isnan(losses[i])  # 0 times NaN too
+                assert np.isnan(lse[i])
                 assert not with_gradients or np.isnan(dz[i]).all()
                 continue
             minus_log_p, p = refloss.logsumexp(row) - row, refloss.softmax(row)
+            assert abs(lse[i] - refloss.logsumexp(row)) <= u * (np.abs(row[p > 0]).max() + math.log(classes))
             with quiet():
                 terms = np.where(targets > 0.0, targets * minus_log_p, 0.0)
             if np.isfinite(terms).all():
@@ -113,6 +128,117 @@ def test_cross_entropy_of_rows(dtype, classes):
                 size = targets.sum() * p + targets
                 error = np.abs(dz[i] - float(row_weight[i]) * (targets.sum() * p - targets))
                 assert (error <= u * abs(float(row_weight[i])) * size).all()
+
+
+@both
+@lengths
+@pytest.mark.parametrize("with_gradients", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("cap", [2.0, 50.0])
+def test_exponentials_of_capped_logits(dtype, n, with_gradients, biased, cap):
+    """Logits are products and biases, rounded; capped, they are those of `cap_row`, and exponentials times slopes."""
+    random = np.random.default_rng(n)
+    tile, alpha, beta, bias, label_columns = tile_of(random, 4, dtype, n)
+    bias = bias if biased else bias[:0]
+    z = tile * alpha[:, None] * beta
+    z = z + bias if biased else z
+    capped, slopes = np.empty_like(z), np.empty_like(z)
+    state = np.empty((4, 4))
+    with quiet():
+        for row, capped_row, slope in zip(z, capped, slopes, strict=True):
+            rows.cap_row(row, dtype(1.0), dtype(cap), capped_row, slope)
+        rows.exponentials(tile, alpha, beta, bias, label_columns, bias[:0], dtype(cap), with_gradients, *state)
+    row_max, max_low, sum_exp_minus_one, target_gap = state
+    u = 2.0 ** -BITS[dtype]
+    for i, row in enumerate(capped):
+        visible = [k for k in range(n) if k != label_columns[i]]
+        if not visible:
+            assert tuple(state[:, i]) == (-np.inf, 0.0, 0.0, 0.0)
+            continue
+        largest = row[visible].max()
+        e = np.exp((row[visible] - largest).astype(np.float64))
+        if biased:  # then gaps are compensated
+            gaps, lows = two_sum(row[visible].astype(np.float64), -np.float64(largest))
+            e = np.exp(gaps) * (1.0 + lows)
+        argmax = int(np.flatnonzero(row[visible] == largest)[0])
+        terms = np.delete(e, argmax).tolist()
+        assert (row_max[i], max_low[i], target_gap[i]) == (largest, 0.0, 0.0)
+        allowed = ((6.0 if biased else 2.0) * u + depth(n) * 2.0**-53) * math.fsum(terms)
+        assert abs(sum_exp_minus_one[i] - math.fsum(terms)) <= allowed
+        if with_gradients:
+            expected = np.zeros(n)
+            expected[visible] = e * beta[visible] * slopes[i][visible]
+            rtol = (9.0 + (4.0 if biased else 0.0)) * u
+            np.testing.assert_allclose(tile[i], expected, rtol=rtol, atol=4.0 * np.finfo(dtype).tiny)
+
+
+def capped_formula(row, sigma, cap):
+    """Scaled and capped logits, and slopes, in float64: 1 - tanh² from exponentials."""
+    if not cap:
+        return sigma * row, np.full(row.shape, sigma)
+    e = np.exp(-2.0 * sigma * np.abs(row) / cap)
+    return cap * np.tanh(sigma * row / cap), sigma * 4.0 * e / (1.0 + e) ** 2
+
+
+@both
+@pytest.mark.parametrize("classes", [1, 2, 5, LANES, 2 * LANES + 3])
+@pytest.mark.parametrize(("sigma", "cap"), [(0.5, 3.0), (1.0, 30.0), (0.25, 0.0)])
+@pytest.mark.parametrize("given", [no_gradient_of_lse, gradient_of_lse])
+def test_capped_cross_entropy_of_rows(dtype, classes, sigma, cap, given):
+    """Against the formula in float64: 24u, and 16u (S + 2σ|z|/K) of the terms, see `contract.promise`.
+
+    test_logit_options.py tests the accuracy of float64 against mpmath.
+    """
+    for case in cross_entropies(np.random.default_rng(classes), dtype, classes, given):
+        with quiet():
+            rows.capped_cross_entropy(dtype(sigma), dtype(cap), *case)
+        hold_to_the_formula(case, sigma, cap)
+
+
+@both
+@pytest.mark.parametrize("classes", [1, 2, 5, 2 * LANES + 3])
+def test_gradients_of_log_sum_exps_of_rows(dtype, classes):
+    for case in cross_entropies(np.random.default_rng(classes), dtype, classes, gradient_of_lse):
+        with quiet():
+            rows.cross_entropy(*case)
+        hold_to_the_formula(case, 1.0, 0.0)
+
+
+def hold_to_the_formula(case, sigma, cap):
+    z, label, label_target, t, row_weight, lse_weight, lse_slope, kept, with_gradients, losses, lse, dz = case
+    classes = z.shape[1]
+    for i, row in enumerate(z.astype(np.float64)):
+        if not kept[i]:
+            assert losses[i] == lse[i] == 0.0
+            assert not with_gradients or not dz[i].any()
+            continue
+        with quiet():
+            logits, slopes = capped_formula(row, sigma, cap)
+        if np.isnan(logits).any() or not np.isfinite(logits.max()):
+            assert np.isnan(losses[i])
+            assert np.isnan(lse[i])
+            assert not with_gradients or np.isnan(dz[i]).all()
+            continue
+        targets = np.zeros(classes) if not len(t) else t[min(i, len(t) - 1)].astype(np.float64)
+        if label[i] >= 0:
+            targets[label[i]] = label_target[i]
+        minus_log_p, p, true = refloss.logsumexp(logits) - logits, refloss.softmax(logits), refloss.logsumexp(logits)
+        with quiet():
+            finite = np.where(np.isfinite(row), row, 0.0)
+            ratio = 2.0 * sigma * np.abs(finite).max() / cap if cap else 0.0
+            terms = np.where(targets > 0.0, targets * minus_log_p, 0.0)
+        largest = np.abs(logits[p > 0]).max()
+        u = (24.0 + 16.0 * (1.0 + largest + ratio)) * np.finfo(z.dtype).eps / 2.0
+        assert abs(lse[i] - true) <= u * (1.0 + largest + math.log(classes))
+        if np.isfinite(terms).all():
+            assert abs(losses[i] - terms.sum()) <= u * (terms.sum() + targets.sum() * largest)
+        if with_gradients:
+            of_lse = float(lse_weight[i] + lse_slope[i] * true) if len(lse_weight) else 0.0
+            size = abs(float(row_weight[i])) * (targets.sum() * p + targets)
+            if len(lse_weight):
+                size += (abs(lse_weight[i]) + abs(lse_slope[i]) * (abs(true) + 1.0 + largest + math.log(classes))) * p
+            expected = (float(row_weight[i]) * (targets.sum() * p - targets) + of_lse * p) * slopes
+            assert (np.abs(dz[i] - expected) <= 2.0 * u * size * slopes + np.finfo(z.dtype).tiny).all()
 
 
 @both

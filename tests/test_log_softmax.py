@@ -9,7 +9,7 @@ from mpmath import mp
 import refloss
 from refloss.engines.dd import DoubleDouble
 from refloss.error_free import Pair, high, two_sum
-from refloss.stages import log_softmax, logsumexp, softmax
+from refloss.stages import log_softmax, softmax
 from support import checks, exact
 
 
@@ -88,44 +88,6 @@ def test_what_has_no_probabilities_is_nan_and_spoils_no_other_row(row):
     assert np.isnan(log_p[0]).all()
     assert np.isnan(log_softmax.backward(np.ones((2, 2)), saved)[0]).all()
     assert np.array_equal(log_p[1:], log_softmax.forward(Pair.of([[1.0, 2.0]]))[0])
-
-
-# --------------------------------------------------------------------------------------------------------- logsumexp
-
-
-@pytest.mark.parametrize("gap", GAPS)
-@pytest.mark.parametrize("classes", [1, 2, 10, 1000])
-def test_logsumexp(classes, gap):
-    """The largest is exact, the log has 5u of itself, which is log C at most, and the sum 1u: 6u of both together."""
-    z = rows(np.random.default_rng(classes), classes, gap)
-    true = exact.logsumexp(z, digits=400)
-    sizes = np.abs(z.max(axis=1)) + math.log(classes)
-    assert exact.value_error(logsumexp.forward(Pair.of(z))[0].hi, true, sizes) <= 6.0
-
-
-def test_logsumexp_of_anything():
-    z = np.array([[-np.inf, -np.inf], [np.inf, 0.0], [np.inf, np.inf], [np.inf, -np.inf], [-np.inf, 3.0]])
-    assert logsumexp.forward(Pair.of(z))[0].hi.tolist() == [-np.inf, np.inf, np.inf, np.inf, 3.0]
-    with np.errstate(invalid="ignore"):
-        assert np.isnan(logsumexp.forward(Pair.of([[np.nan, np.inf], [0.0, np.nan]])))[0].hi.all()
-
-
-def test_logsumexp_facts():
-    """From max to max + log C, which identical logits reach; it moves with the logits; it cancels at -log C."""
-    rng = np.random.default_rng(2)
-    z = rng.standard_normal((50, 7)) * 10.0 ** rng.uniform(-3.0, 3.0, (50, 1))
-    log_sums = logsumexp.forward(Pair.of(z))[0].hi
-    largest = z.max(axis=1)
-    error = 6.0 * checks.U * (np.abs(largest) + math.log(7.0))
-    assert (log_sums >= largest).all()
-    assert (log_sums - largest <= math.log(7.0) + error).all()
-    alike = logsumexp.forward(Pair.of(np.full((1, 8), 5.0)))[0].hi
-    assert math.isclose(alike[0], 5.0 + math.log(8.0), rel_tol=1e-15)
-    moved = logsumexp.forward(Pair.of(z + 1024.0))[0].hi
-    # Both have their error, and moving rounds the logits, 1u of them.
-    assert (np.abs(moved - (log_sums + 1024.0)) <= 2.0 * error + 8.0 * checks.U * (1024.0 + np.abs(z).max())).all()
-    at_zero = logsumexp.forward(Pair.of(np.full((1, 4), -math.log(4.0))))[0].hi
-    assert abs(at_zero[0]) <= (6.0 + 6.0 + 1.0) * checks.U * math.log(4.0)
 
 
 # ---------------------------------------------------------------------------------------------------------- backward

@@ -27,7 +27,9 @@ from support.frameworks import (
     head_bound,
     head_inputs,
     linear_bound,
+    options_bound,
     torch_gradients,
+    torch_options,
     triplet_bound,
 )
 from support.textbook import torch_psi
@@ -47,10 +49,10 @@ def certified(loss: Any, *inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray
     return enclosure.value.midpoint, {name: ball.midpoint for name, ball in enclosure.grad.items()}
 
 
-def hold(theirs: Any, ours: Any, bounds: dict[str, Any]) -> None:
-    """Hold a value and gradients by name to the certified ones."""
+def hold(theirs: Any, ours: Any, bounds: dict[str, Any], wrong: Any = None) -> None:
+    """Hold a value and gradients by name to the certified ones; none of the wrong gradients may pass."""
     gradients = {name: Comparison(theirs[1][name], truth, bounds[name]) for name, truth in ours[1].items()}
-    agree(Comparison(theirs[0], ours[0], bounds["value"]), **gradients)
+    agree(Comparison(theirs[0], ours[0], bounds["value"]), wrong, **gradients)
 
 
 def hold_engines(loss: Any, *inputs: Any) -> None:
@@ -141,6 +143,106 @@ def test_cross_entropy_by_all_routes(torch, smoothing, weight, soft):
 
     bounds = {"value": rows.loss.sum(), "z": abs(UPSTREAM) * rows.gradient}
     hold(torch_gradients(torch, theirs, UPSTREAM, z=z), certified(loss, z, y), bounds)
+
+
+OPTIONS = {
+    "logit scale": {"logit_scale": 0.0625},
+    "softcap": {"softcap": 3.0},
+    "scale and softcap": {"logit_scale": 1.7, "softcap": 2.5},
+    "z-loss": {"z_loss": 0.25},
+    "all": {"logit_scale": 0.5, "softcap": 2.0, "z_loss": 0.125, "reduction": "sum"},
+    "all, weighted": {"logit_scale": 2.0, "softcap": 4.0, "z_loss": 1.5, "class_weight": (0.5, 1.0, 2.0, 1.5)},
+    "all, smoothed": {"logit_scale": 2.0, "softcap": 4.0, "z_loss": 1.5, "label_smoothing": 0.1},
+}
+
+
+def forgetful(loss: Any, inputs: Any, **followed: Any) -> dict[str, Any]:
+    """Gradients that leave out an option, by what is left out; those of the others are as they should be."""
+    others = {
+        "the scale forgotten": replace(loss, logit_scale=1.0),
+        "the cap forgotten": replace(loss, softcap=None),
+        "the z-loss forgotten": replace(loss, z_loss=0.0),
+        "half of the z-loss's slope": replace(loss, z_loss=loss.z_loss / 2.0),
+    }
+    wrong = {title: other.value_and_grad(*inputs, **followed) for title, other in others.items() if other != loss}
+    if followed["upstream_lse"] is not None:
+        wrong["no gradient of the log-sum-exp"] = loss.value_and_grad(*inputs, upstream=followed["upstream"])
+    return {title: checks.as_dict(gradients) for title, (_, gradients) in wrong.items()}
+
+
+def hold_options(loss: Any, inputs: Any, theirs: Any, of_lse: Any, bounds: dict[str, Any]) -> None:
+    """All three routes with an upstream gradient of the log-sum-exps, which `refloss.enclose` does not take."""
+    followed = {"upstream": UPSTREAM, "upstream_lse": of_lse}
+    value, gradients = checks.value_and_gradients(loss, *inputs, engine="certified", **followed)
+    truth = value, gradients  # within half a unit in the last place
+    wrong = forgetful(loss, inputs, **followed)
+    for engine in ("chain", "dd", "fused"):
+        of_value, of_gradients = refloss.error_bound(loss, *inputs, engine=engine, **followed)
+        result = checks.value_and_gradients(loss, *inputs, engine=engine, **followed)
+        hold(result, truth, {"value": of_value + checks.U * abs(value)} | {
+            name: bound + checks.U * np.abs(gradients[name]) for name, bound in checks.as_dict(of_gradients).items()
+        }, wrong)  # fmt: skip
+    hold(theirs, truth, bounds, wrong)
+    if of_lse is None:
+        hold(theirs, certified(loss, *inputs), bounds, wrong)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_of_logits_by_all_routes(torch, options, given, soft):
+    random = np.random.default_rng(61)
+    z = 3.0 * random.standard_normal((5, 4))
+    y = random.dirichlet(np.ones(4), 5) if soft else random.integers(0, 4, 5)
+    of_lse = random.standard_normal(5) if given else None
+    loss = refloss.CrossEntropy(**options)
+
+    def theirs(z):
+        return torch_options(torch, loss, z, torch.from_numpy(y), of_lse, UPSTREAM)
+
+    result = torch_gradients(torch, theirs, UPSTREAM, z=z)
+    if given:  # theirs has the log-sum-exps added
+        result = theirs_alone(torch, loss, z, y), result[1]
+    t, divisor = targets_of(loss, y)
+    bound = options_bound(loss, z, t, divisor, UPSTREAM, 0.0 if of_lse is None else of_lse)
+    hold_options(loss, (z, y), result, of_lse, {"value": bound.value, "z": bound.gradient})
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("options", [{}, *OPTIONS.values()], ids=["none", *OPTIONS])
+def test_options_of_a_linear_head_by_all_routes(torch, options, given, soft):
+    """Logits are sums of D + 1 terms, wrong by (D + 2) u of them, and gradients sums over classes and rows."""
+    random = np.random.default_rng(62)
+    x, w, b = random.standard_normal((5, 3)), random.standard_normal((4, 3)), random.standard_normal(4)
+    y = random.dirichlet(np.ones(4), 5) if soft else random.integers(0, 4, 5)
+    of_lse = random.standard_normal(5) if given else None
+    loss = refloss.SoftmaxLoss(**options)
+
+    def theirs(x, w, b):
+        return torch_options(torch, loss, x @ w.T + b, torch.from_numpy(y), of_lse, UPSTREAM)
+
+    result = torch_gradients(torch, theirs, UPSTREAM, x=x, w=w, b=b)
+    z, (t, divisor) = x @ w.T + b, targets_of(loss, y)
+    if given:
+        result = theirs_alone(torch, loss, z, y), result[1]
+    length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)
+    off = 5.0 * checks.U * (length_x * length_w + np.abs(b)).max(axis=1, keepdims=True)
+    bound = options_bound(loss, z, t, divisor, UPSTREAM, 0.0 if of_lse is None else of_lse, off)
+    lost = bound.gradient + 11.0 * checks.U * bound.terms
+    bounds = {"value": bound.value, "x": lost @ length_w[:, None], "w": lost.T @ length_x, "b": lost.sum(axis=0)}
+    hold_options(loss, (x, w, y, b), result, of_lse, bounds)
+
+
+def theirs_alone(torch: ModuleType, loss: Any, z: Any, y: Any) -> Any:
+    return torch_options(torch, loss, torch.from_numpy(z), torch.from_numpy(y)).numpy()
+
+
+def targets_of(loss: Any, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Targets of 4 classes, and what "mean" divides by."""
+    v = np.ones(4) if loss.class_weight is None else np.array(loss.class_weight)
+    t = v * ((1.0 - loss.label_smoothing) * (y if y.ndim == 2 else np.eye(4)[y]) + loss.label_smoothing / 4.0)
+    return t, float(len(y) if y.ndim == 2 else v[y].sum())
 
 
 @pytest.mark.parametrize("form", ["forward", "reverse", "jensen-shannon"])

@@ -134,6 +134,8 @@ class _Rows(NamedTuple):
     """Bound of the value, 0-d or (N,)."""
     error: Array
     """Bound of dL/dz (N, C)."""
+    least: Array
+    """What dL/dz may lose where numbers below the smallest normal one are rounded to 0 (N, 1)."""
 
 
 def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
@@ -174,23 +176,23 @@ def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
         terms = np.logaddexp2(log_t, target_sum[:, None] + log_p2)
     terms = np.where((promised.gradient < 0.5)[:, None], terms, target_sum[:, None])
     promised_error = np.log2(np.where(promised.gradient < 0.5, promised.gradient, 2.0) + promised.sums)[:, None]
-    error = log_row_weights[:, None] + np.logaddexp2(promised_error + terms, target_sum[:, None] + call.least)
-    of_rows = _row_terms(call, z, parts)
-    if of_rows is None:
-        return _Rows(value, error)
-    value = np.logaddexp2(value, of_rows.value)
-    return _Rows(value, np.logaddexp2(error, promised_error + of_rows.error[:, None] + np.maximum(log_p2, call.least)))
+    least = (log_row_weights + target_sum + call.least)[:, None]
+    error = np.logaddexp2(log_row_weights[:, None] + promised_error + terms, least)
+    if settings.z_loss or UPSTREAM_LSE in call.arrays:
+        of_value, of_lse = _row_terms(call, z, parts)
+        value = np.logaddexp2(value, of_value)
+        error = np.logaddexp2(error, promised_error + of_lse[:, None] + np.maximum(log_p2, call.least))
+        least = np.logaddexp2(least, of_lse[:, None] + call.least)
+    return _Rows(value, error, least)
 
 
-def _row_terms(call: _Counted[L], z: Pair, parts: softmax.Exponentials) -> _Rows | None:
+def _row_terms(call: _Counted[L], z: Pair, parts: softmax.Exponentials) -> tuple[Array, Array]:
     r"""Return the terms of the log-sum-exp: errors of a z-loss's value, and dL/d lse (N,) over the promise.
 
     What adds up to the log-sum-exp is $\ell = 1 + |M| + \operatorname{log1p}(\cdot)$; the 1 is for logits that a
     product has made.
     """
     settings, upstream_lse = call.spec.cross_entropy, call.arrays.get(UPSTREAM_LSE)
-    if not settings.z_loss and upstream_lse is None:
-        return None
     lse, _ = logsumexp.forward(z, parts)
     size, rows = np.abs(lse.hi), len(z)
     summed = 1.0 + np.abs(z.hi.max(axis=1)) + np.abs(lse.hi - z.hi.max(axis=1))
@@ -200,7 +202,7 @@ def _row_terms(call: _Counted[L], z: Pair, parts: softmax.Exponentials) -> _Rows
     value = of_value if settings.reduction == "none" else _sum(of_value, 0) + share
     slope = _log(call.upstream) + share + log_lambda + 1.0 + np.log2(size + summed)
     slope = np.broadcast_to(slope, (rows,))
-    return _Rows(value, slope if upstream_lse is None else np.logaddexp2(slope, _log(upstream_lse)))
+    return value, slope if upstream_lse is None else np.logaddexp2(slope, _log(upstream_lse))
 
 
 def _capped(call: _Counted[H], z: Pair) -> _Rows:
@@ -208,8 +210,9 @@ def _capped(call: _Counted[H], z: Pair) -> _Rows:
     if call.spec.softcap == softcap.UNCHANGED:
         return _cross_entropy(call, z)
     capped, saved = softcap.forward(z, call.spec.softcap)
-    rows = _cross_entropy(call, capped)
-    return rows._replace(error=_times(rows.error, _log(saved.slope)))
+    rows, slope = _cross_entropy(call, capped), _log(saved.slope)
+    least = np.where(slope == -np.inf, slope, rows.least + np.log2(call.spec.softcap.logit_scale))
+    return rows._replace(error=np.logaddexp2(_times(rows.error, slope), least))
 
 
 def _logits(call: _Counted[Logits]) -> ValueAndGradients:

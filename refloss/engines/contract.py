@@ -24,6 +24,8 @@ from refloss.stages import cross_entropy, softcap
 
 MAX_TERMS = 512
 """Most terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in such pieces."""
+SATURATED = 2.0**10
+"""σ|z|/K beyond which the slope of a cap is 0 in every dtype."""
 
 
 class AccuracyWarning(RuntimeWarning):
@@ -126,9 +128,9 @@ def log2_lengths(rows: Any) -> Array:
 def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     r"""Return S_n of every sample (N,), 1 where there is none; longest is the largest ‖w_k‖, if it is known already.
 
-    Logits that are scaled or capped have $S = 1 + \max_k|z'_k| + 2\sigma\max_k|z_k|/K$: what a capped logit is wrong
-    by, and its slope. A linear head with a cap has $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of
-    itself where the logit does by 1.
+    Logits that are scaled or capped have $S = 1 + \max_k|z'_k| + 2\min(\sigma\max_k|z_k|/K, 2^{10})$: what a capped
+    logit is wrong by, and its slope, which beyond is 0 in every dtype. A linear head with a cap has
+    $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of itself where the logit does by 1.
     """
     if isinstance(spec, Triplet | Divergence):
         return np.ones(len(next(iter(arrays.values()))))
@@ -159,7 +161,8 @@ def _of_logits(settings: softcap.Settings, z: Array) -> Array:
         return np.ones(len(z))
     with np.errstate(over="ignore", invalid="ignore"):
         largest = sigma * np.abs(np.where(np.isfinite(z), z, 0.0)).max(axis=1)
-        return np.asarray(1.0 + (largest if cap is None else np.minimum(largest, cap) + 2.0 * largest / cap))
+        capped = largest if cap is None else np.minimum(largest, cap) + 2.0 * np.minimum(largest / cap, SATURATED)
+        return np.asarray(1.0 + capped)
 
 
 def has_options(spec: Spec, arrays: Arrays) -> bool:

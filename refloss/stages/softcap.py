@@ -10,11 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from refloss.error_free import Numbers, Pair, Scaled, StageResult, frexp, in_range, ldexp, plain, tanh, where
-from refloss.formats import FORMATS
 from refloss.stages.softmax import exp_of_gap
 
 ORDINARY_BITS = 300
 """Logits and settings from 2^-ORDINARY_BITS to 2^ORDINARY_BITS have products in float64."""
+SATURATED = 2.0**20
+"""|σz / K| beyond which the slope is 0 to any range of numbers."""
+NEGLIGIBLE = 2.0**-300
+"""|σz / K| up to which a cap changes no bit of a pair; the quotient itself may be subnormal."""
 
 
 class Settings(NamedTuple):
@@ -70,9 +73,10 @@ def forward(z: Pair, settings: Settings) -> tuple[Pair, Saved]:
     if cap is None:
         return where(finite, plain(scaled), z), Saved(np.full(z.shape, sigma))
     ratio: Pair = Pair.of(plain(scaled / cap))  # of the kind of z
-    ratio = where(np.abs(ratio.hi) < np.inf, ratio, np.copysign(FORMATS["float64"].largest, ratio.hi))
+    ratio = where(np.abs(ratio.hi) < SATURATED, ratio, np.copysign(SATURATED, ratio.hi))
     mantissa, exponent = frexp(np.asarray(cap))
     capped = ldexp(tanh(ratio) * mantissa, exponent)
+    capped = where(np.abs(ratio.hi) < NEGLIGIBLE, plain(scaled), capped)
     e = exp_of_gap(where(ratio.hi < 0.0, ratio, -ratio) * 2.0)
     slope = 4.0 * e / ((1.0 + e) * (1.0 + e)) * sigma
     at_cap = np.copysign(cap, z.hi)  # of infinite logits; NaN stays

@@ -32,20 +32,28 @@ def allowed(loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = np.floa
     """The contract in u: for a value relative to itself, for a gradient relative to the absolute terms of its row."""
     arrays = _arrays(loss, inputs)
     sizes = (len(arrays["w"]), arrays["w"].shape[1]) if "w" in arrays else (1, 1)
-    promise = contract.promise(engine, loss.spec.head, contract.scales(loss.spec, arrays), *sizes, dtype)
+    options = contract.has_options(loss.spec, arrays)
+    promise = contract.promise(
+        engine, loss.spec.head, contract.scales(loss.spec, arrays), *sizes, dtype, options=options
+    )
     return float(promise.value.max()) / U, float(promise.gradient.max() + promise.sums) / U
 
 
-def share(result: Any, truth: Any, bound: Any) -> float:
-    """The largest |result - truth| / bound; inf where the result is not NaN, or not inf, as the truth is."""
+def share(result: Any, truth: Any, bound: Any, most: float = np.inf) -> float:
+    """The largest |result - truth| / bound; inf where the result is not NaN, or not inf, as the truth is.
+
+    A truth beyond `most` is infinite in the dtype of the result.
+    """
     result, true, bound = exact.exact(result), exact.exact(truth), np.broadcast_to(bound, np.shape(truth))
     assert result.shape == true.shape, f"shapes of result {result.shape} and truth {true.shape} differ"
-    return max((_share(result[i], true[i], bound[i]) for i in np.ndindex(true.shape)), default=0.0)
+    return max((_share(result[i], true[i], bound[i], most) for i in np.ndindex(true.shape)), default=0.0)
 
 
-def _share(result: mpf, true: mpf, bound: float) -> float:
+def _share(result: mpf, true: mpf, bound: float, most: float) -> float:
     if mp.isnan(true):
         return 0.0 if mp.isnan(result) else float("inf")
+    if mp.isinf(result) and result * true > 0 and abs(true) + bound > most:
+        return 0.0
     if result == true or (result == 0 and bound <= 2.0**-1060):
         return 0.0  # of absolute terms of 0 mpmath's differences leave noise
     if not mp.isfinite(result) or not mp.isfinite(true):
@@ -60,26 +68,32 @@ def shares(
     *inputs: Any,
     result: Any = None,
     upstream: Any = None,
+    upstream_lse: Any = None,
     entries: Any = None,
     engine: str = "chain",
+    dtype: Any = np.float64,
     **precision: Any,
 ) -> dict[str, float]:
     """Errors against mpmath, of the value and of gradients by name, as parts of `refloss.error_bound`.
 
     `entries`, indices by name, leaves out all other entries of the gradients: mpmath takes its time at real sizes.
     """
-    result = result or loss.value_and_grad(*inputs, upstream=upstream, engine=engine)
-    truth = exact.gradients(loss, *inputs, upstream=upstream, entries=entries, **precision)
-    bound = refloss.error_bound(loss, *inputs, upstream=upstream, engine=engine)
-    return shares_of(result, (exact.value(loss, *inputs, **precision), truth), bound, entries)
+    followed: dict[str, Any] = {"upstream": upstream}
+    if upstream_lse is not None:
+        followed["upstream_lse"] = upstream_lse
+    result = result or loss.value_and_grad(*inputs, engine=engine, dtype=dtype, **followed)
+    truth = exact.gradients(loss, *inputs, entries=entries, **followed, **precision)
+    bound = refloss.error_bound(loss, *inputs, engine=engine, dtype=dtype, **followed)
+    most = float(np.finfo(dtype).max) if np.dtype(dtype) != np.float64 else np.inf
+    return shares_of(result, (exact.value(loss, *inputs, **precision), truth), bound, entries, most)
 
 
-def shares_of(result: Any, truth: Any, bound: Any, entries: Any = None) -> dict[str, float]:
+def shares_of(result: Any, truth: Any, bound: Any, entries: Any = None, most: float = np.inf) -> dict[str, float]:
     """The largest shares of what `refloss.error_bound` gave: "value", and gradients by name; the truth has a dict."""
-    out = {"value": share(result[0], truth[0], bound[0])}
+    out = {"value": share(result[0], truth[0], bound[0], most)}
     for name, gradient in as_dict(result[1]).items():
         at = ... if entries is None else tuple(np.array(entries[name]).T)
-        out[name] = share(np.asarray(gradient)[at], truth[1][name][at], getattr(bound[1], name)[at])
+        out[name] = share(np.asarray(gradient)[at], truth[1][name][at], getattr(bound[1], name)[at], most)
     return out
 
 

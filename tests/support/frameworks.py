@@ -116,6 +116,84 @@ def cross_entropy_bound(z: np.ndarray, t: np.ndarray, off: Any = 0.0, spread: fl
     return Rows(loss, (e + sums) * total * p + sums * t, total * p + t)
 
 
+class CappedLogits(NamedTuple):
+    """Logits scaled and capped (N, C), how far off they may be (N, 1), their slope and how far off that may be."""
+
+    z: np.ndarray
+    off: np.ndarray
+    slope: np.ndarray
+    slope_off: np.ndarray
+
+
+def capped(z: np.ndarray, sigma: float, cap: float | None, off: Any = 0.0) -> CappedLogits:
+    """Logits σz, or K tanh(σz/K), of logits wrong by `off`, and their slope σ (1 - tanh²).
+
+    Product and quotient are rounded, tanh is wrong by 2u, and its product with K is rounded: 6u max |z'|, and what the
+    logit itself is off by, times the slope, which is σ at most. 1 - tanh² is wrong by 4u from tanh and 2u of 1, and
+    rounded; as is its product with σ; and a slope changes by 2σ²/K |dz| at most.
+    """
+    off = np.broadcast_to(off, (len(z), 1))
+    if cap is None:
+        scaled = sigma * z
+        return CappedLogits(
+            scaled,
+            sigma * off + U * np.abs(scaled).max(axis=1, keepdims=True),
+            np.full_like(z, sigma),
+            np.zeros_like(z),
+        )
+    tanh = np.tanh(sigma * z / cap)
+    of_z = sigma * off + 6.0 * U * cap * np.abs(tanh).max(axis=1, keepdims=True)
+    of_slope = sigma * (8.0 * U + 2.0 / cap * sigma * off) * np.ones_like(z)
+    return CappedLogits(cap * tanh, of_z, sigma * (1.0 - tanh**2), of_slope)
+
+
+class OptionsBound(NamedTuple):
+    """The error of the value and of dL/dz of a loss on logits with options, and the absolute terms of dL/dz."""
+
+    value: np.ndarray
+    gradient: np.ndarray
+    terms: np.ndarray
+
+
+def options_bound(
+    loss: Any, z: np.ndarray, t: np.ndarray, divisor: float, upstream: float, of_lse: Any, off: Any = 0.0
+) -> OptionsBound:
+    """The error that cross entropy with options may have, of rows z (N, C) with targets t; reductions to a number.
+
+    Beside `cross_entropy_bound`, for capped logits, there are r_n = λ lse², wrong by 2λ |lse| e + 4u r_n, with e the
+    error of the log-sum-exp, and its gradient 2λ lse p, by 2λ (e + |lse| (e + 4u)) p; an upstream gradient of the
+    log-sum-exp `of_lse` (N,) has u p, wrong by (e + 3u) of itself. All is times the slope of the cap.
+    """
+    n, given = len(z), capped(z, loss.logit_scale, loss.softcap, off)
+    rows, e = cross_entropy_bound(given.z, t, given.off), log_softmax_bound(given.z, given.off)[:, 0]
+    log_p = log_softmax(given.z)
+    p, lse = np.exp(log_p), np.abs((given.z - log_p)[:, 0])
+    count = n if loss.reduction == "mean" else 1.0
+    squares = loss.z_loss * (2.0 * lse * e + (n + 4.0) * U * lse**2)
+    slope, of_slope = 2.0 * loss.z_loss * lse, 2.0 * loss.z_loss * (e + lse * (e + (n + 12.0) * U))
+    on_lse = abs(upstream) / count * slope + np.abs(of_lse)
+    of_on_lse = abs(upstream) / count * of_slope + np.abs(of_lse) * (e + 11.0 * U)
+    share_ = abs(upstream) / (abs(divisor) if loss.reduction == "mean" else 1.0)
+    terms = share_ * rows.terms + on_lse[:, None] * p
+    gradient = share_ * rows.gradient + of_on_lse[:, None] * p + 4.0 * U * terms
+    value = reduced(rows.loss, loss.reduction, abs(divisor)) + squares.sum() / count
+    return OptionsBound(value, gradient * given.slope + (terms + gradient) * given.slope_off, terms * given.slope)
+
+
+def torch_options(torch: ModuleType, loss: Any, z: Any, y: Any, of_lse: Any = None, upstream: float = 1.0) -> Any:
+    """The loss as the code of language models has it; of_lse times the log-sum-exps, over upstream, is added."""
+    z = z * loss.logit_scale
+    z = z if loss.softcap is None else loss.softcap * torch.tanh(z / loss.softcap)
+    weight = None if loss.class_weight is None else torch.tensor(loss.class_weight, dtype=z.dtype)
+    value = torch.nn.functional.cross_entropy(
+        z, y, weight, label_smoothing=loss.label_smoothing, reduction=loss.reduction
+    )
+    lse = torch.logsumexp(z, dim=1)
+    terms = loss.z_loss * lse.square()
+    value = value + (terms.mean() if loss.reduction == "mean" else terms.sum())
+    return value if of_lse is None else value + (torch.from_numpy(of_lse) / upstream * lse).sum()
+
+
 def reduced(rows: np.ndarray, reduction: str, count: float) -> np.ndarray:
     """The error that a reduced loss may have, from that of its rows."""
     return rows if reduction == "none" else rows.sum() / (count if reduction == "mean" else 1.0)

@@ -57,6 +57,9 @@ BLOCKED = (
     refloss.ArcFace(s=20.0, label_smoothing=0.1, class_weight=signed_weights_of(7)),
     refloss.SoftmaxLoss(label_smoothing=0.1),
     refloss.SoftmaxLoss(label_smoothing=0.5, class_weight=signed_weights_of(7), reduction="sum"),
+    refloss.SoftmaxLoss(softcap=2.0, z_loss=0.125),
+    refloss.SoftmaxLoss(logit_scale=0.25, softcap=3.0, z_loss=0.5, class_weight=signed_weights_of(7)),
+    refloss.SoftmaxLoss(logit_scale=3.0, z_loss=0.5, class_weight=weights_of(7), label_smoothing=0.1),
     refloss.CombinedMargin(reduction="none", gradient="detached"),
 )
 ENDS = [5e-324, -1e-200, 1e-60, 1e60, -1e200, 1e308]

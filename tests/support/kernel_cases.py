@@ -78,7 +78,17 @@ def logits_of(random, dtype, n, classes):
     return (4.0 * random.standard_normal((n, classes))).astype(dtype)
 
 
-def cross_entropies(random, dtype, classes):
+def no_gradient_of_lse(random):
+    """No gradient of the log-sum-exp of its own."""
+    return np.empty(0), np.empty(0)
+
+
+def gradient_of_lse(random):
+    """Upstream gradients of log-sum-exps, and slopes of a z-loss."""
+    return random.standard_normal((2, 6))
+
+
+def cross_entropies(random, dtype, classes, of_lse=no_gradient_of_lse):
     """Arguments for every way through the kernel: labels, smoothed labels, probabilities; rows that are not kept."""
     for kind in ("labels", "smoothed", "probabilities"):
         for with_gradients in (True, False):
@@ -98,4 +108,5 @@ def cross_entropies(random, dtype, classes):
             row_weight = random.standard_normal(6).astype(dtype)
             kept = np.array([True, True, True, True, True, kind != "smoothed"])
             dz = np.full((6 if with_gradients else 1, classes), 7.0, dtype)
-            yield z, label, label_target, targets.astype(dtype), row_weight, kept, with_gradients, np.empty(6), dz
+            given = z, label, label_target, targets.astype(dtype), row_weight, *of_lse(random)
+            yield *given, kept, with_gradients, np.empty(6), np.empty(6), dz

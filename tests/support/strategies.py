@@ -135,6 +135,35 @@ def shared(draw: Draw, classes: int, reduction: str | None = None) -> dict[str, 
 
 
 @st.composite
+def logit_options(draw: Draw) -> dict[str, Any]:
+    """Settings of losses on logits: a scale, a cap that some logits are far below and others far beyond, a z-loss."""
+    options = {
+        "logit_scale": draw(st.sampled_from((1.0, 1.0, 0.0625, 0.3, 3.0, 1e-3))),
+        "softcap": draw(st.sampled_from((None, 30.0, 50.0, 2.0, 0.1, 1e3, 1e-3))),
+        "z_loss": draw(st.sampled_from((0.0, 1e-4, 1.0, 3.0))),
+    }
+    return {name: value for name, value in options.items() if draw(st.booleans())}
+
+
+@st.composite
+def optional_losses(draw: Draw, kind: type, classes: int, **fixed: Any) -> Any:
+    """A loss on logits with options, class weights of both signs among its settings."""
+    settings = draw(shared(classes, fixed.pop("reduction", None))) | draw(logit_options())
+    if "class_weight" in settings and settings["reduction"] != "mean" and draw(st.booleans()):
+        settings["class_weight"] = tuple(-v if draw(st.booleans()) else v for v in settings["class_weight"])
+    return kind(**settings | fixed)
+
+
+@st.composite
+def upstreams(draw: Draw, loss: Any, samples: int) -> dict[str, Any]:
+    """Gradients of what follows a loss on logits: of its value, and of the log-sum-exps or not."""
+    sizes = st.sampled_from((1.0, -1.5, 0.0, 0.125, 64.0))
+    rows = st.lists(sizes, min_size=samples, max_size=samples).map(np.array)
+    given = {"upstream": draw(rows if loss.reduction == "none" else sizes)}
+    return given | ({"upstream_lse": draw(rows)} if draw(st.booleans()) else {})
+
+
+@st.composite
 def losses(draw: Draw, settings: bool = False, classes: int = 1, among: Sequence[Any] = MARGINS, **fixed: Any) -> Any:
     """A margin loss with a rule that can act, a scale and a gradient convention; with `settings` shared ones too."""
     loss = draw(st.sampled_from(list(among)))

@@ -43,10 +43,8 @@ def wrong_upstreams(loss: Loss, failing: Outcomes, references: References) -> li
     """Say which upstream gradient the gradients belong to, where each row has its own."""
     for sentence, taken in UPSTREAMS.items() if loss.reduction == "none" else ():
         others = [(inputs, output._replace(upstream=taken(output.upstream))) for inputs, output in failing]
-        moved = any(
-            (one.upstream != other.upstream).any() for (_, one), (_, other) in zip(failing, others, strict=True)
-        )
-        if moved and all(agrees(loss, inputs, output, references) for inputs, output in others):
+        same = all((taken(output.upstream) == output.upstream).all() for _, output in failing)
+        if not same and all(agrees(loss, inputs, output, references) for inputs, output in others):
             return [sentence]
     return []
 

@@ -21,6 +21,7 @@ How a difference stays exact where the loss is hard:
 Definitions, with the numbers of papers and equations:
 
 - cross entropy with smoothing, weights and ignore_index as in torch.nn.CrossEntropyLoss;
+- softcap, Gemma 2, 2408.00118, section 2: K tanh(z / K); z-loss, PaLM, 2204.02311, section 5: lambda log^2 Z;
 - L-Softmax, arXiv 1612.02295, eq. 4-7, and A-Softmax (SphereFace), 1704.08063, eq. 7: psi = (-1)^k cos(m theta) - 2k,
   annealed as (lambda cos theta + psi) / (1 + lambda); with m = 1 the modified softmax;
 - NormFace, 1704.06369: s cos theta; CosFace, 1801.09414, eq. 4, and AM-Softmax, 1801.05599: s (cos theta - m);
@@ -43,6 +44,7 @@ from support.exact.stages import (
     logits,
     logsumexp,
     normalize,
+    softcap,
     softmax,
     triplet,
 )
@@ -69,6 +71,7 @@ __all__ = [
     "psi_slope",
     "row_error",
     "rows",
+    "softcap",
     "softmax",
     "triplet",
     "value",

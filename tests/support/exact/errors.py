@@ -18,7 +18,12 @@ from support.untraced import untraced
 
 @untraced
 def absolute_terms(
-    loss: Any, *inputs: Any, upstream: Any = None, digits: int = 60, projected: bool = False
+    loss: Any,
+    *inputs: Any,
+    upstream: Any = None,
+    upstream_lse: Any = None,
+    digits: int = 60,
+    projected: bool = False,
 ) -> dict[str, Array]:
     """The size of what a gradient row is made of before anything cancels: one float64 per row; per entry for z and b.
 
@@ -29,6 +34,8 @@ def absolute_terms(
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
+    - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
+      (2 lambda |r_n| (|lse| + 1 + |M| + log1p(.)) + |u_n|) p_nk more in |G_nk|, all times the slope of a softcap;
     - Triplet, where the hinge is open: 2 (|a - p| + |a - n|), 2 |a - p|, 2 |a - n|; of the plain distance 2, 1, 1;
     - KLDivergence: |q_k - p_k| + max(p_k, q_k) V with V = sum of |q_j - p_j| for q - p, and
       p_k (|log p_k - log q_k| + L + V) on the weighing side; of Jensen-Shannon the latter, with m and half as much.
@@ -42,12 +49,12 @@ def absolute_terms(
         if name_of(loss) == "Triplet":
             terms = triplet_terms(loss, inputs, upstream)
         elif name_of(loss) == "CrossEntropy":
-            terms = logit_terms(loss, inputs, upstream)
+            terms = logit_terms(loss, inputs, upstream, upstream_lse)
         elif name_of(loss) == "KLDivergence":
             batch = DivergenceBatch(*inputs, loss.form, loss.reduction)
             terms = batch.filled(Divergence.terms, [abs(c) for c in batch.batch.coefficients(upstream)])
         else:
-            terms = head_terms(Head(loss, *inputs), upstream, digits, projected)
+            terms = head_terms(Head(loss, *inputs), upstream, upstream_lse, digits, projected)
         return {name: as_floats(array) for name, array in terms.items()}
 
 
@@ -72,29 +79,31 @@ def triplet_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, 
     return terms
 
 
-def logit_terms(loss: Any, inputs: Sequence[Any], upstream: Any) -> dict[str, Array]:
+def logit_terms(loss: Any, inputs: Sequence[Any], upstream: Any, upstream_lse: Any) -> dict[str, Array]:
     numbers, y = exact(inputs[0]), inputs[1]
-    size = numbers.shape[-1]
-    batch = Batch.of(y, numbers.shape, Settings.of(loss))
+    size, settings = numbers.shape[-1], Settings.of(loss)
+    batch = Batch.of(y, numbers.shape, settings)
     terms = filled((len(batch.targets), size), mpf(0))
-    for n, (targets, c) in enumerate(zip(batch.targets, batch.coefficients(upstream), strict=True)):
+    for n, (targets, weights) in enumerate(zip(batch.targets, batch.weights(upstream, upstream_lse), strict=True)):
         if targets is not None:
-            row = Row(list(numbers.reshape(-1, size)[n]), targets)
-            terms[n] = [abs(c) * row.terms(k, batch.one_label) for k in range(size)]
+            row = list(numbers.reshape(-1, size)[n])
+            with mp.workdps(mp.dps + settings.cap.places(row)):
+                of_row = Row(row, targets, weights, settings.cap)
+                terms[n] = [of_row.terms(k, batch.one_label) for k in range(size)]
     return {"z": terms.reshape(numbers.shape)}
 
 
-def head_terms(head: Head, upstream: Any, digits: int, projected: bool) -> dict[str, Array]:
+def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projected: bool) -> dict[str, Array]:
     samples, classes = head.shape
     terms = {"x": filled((samples,), mpf(0)), "w": filled((classes,), mpf(0))}
     if head.bias is not None:
         terms["b"] = filled((classes,), mpf(0))
-    coefficients = head.batch.coefficients(upstream)
+    weights = head.batch.weights(upstream, upstream_lse)
     for n in head.active():
         x = head.samples[n]
         with mp.workdps(digits + GUARD + places(head.size(n))):
-            row = head.row(n)
-            g = [abs(coefficients[n]) * row.terms(k, head.batch.one_label) for k in range(classes)]
+            row = head.row(n, weights[n])
+            g = [row.terms(k, head.batch.one_label) for k in range(classes)]
             if head.margin is None:
                 terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.classes, strict=True))
                 terms_w = [number * x.norm() for number in g]

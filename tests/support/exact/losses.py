@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mpmath import mp, mpf
 
-from support.exact.cross_entropies import Batch, Row, Settings
+from support.exact.cross_entropies import Batch, Row, Settings, Weights
 from support.exact.divergences import DivergenceBatch
 from support.exact.margins import Curve, Sample, TargetPair, curve
 from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, exact, filled, places, rows
@@ -38,11 +38,12 @@ def value(loss: Any, *inputs: Any, digits: int = 60, absolute: bool = False) -> 
     with mp.workdps(digits + GUARD):
         head = Head(loss, *inputs)
         head.batch = head.batch.absolute() if absolute else head.batch
-        losses = [mpf(0)] * head.shape[0]
+        losses, squares = [mpf(0)] * head.shape[0], [mpf(0)] * head.shape[0]
         for n in head.active():
             with mp.workdps(digits + GUARD + places(head.size(n))):
-                losses[n] = head.row(n).value()
-        return head.batch.reduce(losses)
+                row = head.row(n)
+                losses[n], squares[n] = row.value(), row.square(absolute)
+        return head.batch.reduce(losses, squares)
 
 
 class Head:
@@ -54,7 +55,8 @@ class Head:
         self.shape = (len(samples), len(self.classes))
         self.labels = np.asarray(y)
         self.bias = None if b is None else exact(b)
-        self.batch = Batch.of(y, self.shape, Settings.of(loss))
+        settings = Settings.of(loss)
+        self.batch, self.cap = Batch.of(y, self.shape, settings), settings.cap
         self.samples = {n: Vector.of(samples[n]) for n in self.active()}
         self.margin = None if name_of(loss) == "SoftmaxLoss" else Curve.of(**curve(loss))
         self.pairs: dict[int, TargetPair] = {}
@@ -81,10 +83,10 @@ class Head:
         if self.margin is not None:
             return self.samples[n].norm() if self.margin.scale is None else self.margin.scale
         size = self.samples[n].norm() * max(w.norm() for w in self.classes)
-        return size + (0 if self.bias is None else max(abs(b) for b in self.bias))
+        return self.cap.size(size + (0 if self.bias is None else max(abs(b) for b in self.bias)))
 
-    def row(self, n: int) -> Row:
-        return Row(self.logits(n), self.batch.targets[n] or {})
+    def row(self, n: int, weights: Weights | None = None) -> Row:
+        return Row(self.logits(n), self.batch.targets[n] or {}, weights, self.cap)
 
 
 class Wanted:
@@ -111,78 +113,85 @@ def gradients(
     loss: Any,
     *inputs: Any,
     upstream: Any = None,
+    upstream_lse: Any = None,
     digits: int = 60,
     entries: Mapping[str, Iterable[tuple[int, ...]]] | None = None,
 ) -> dict[str, Array]:
     """The gradient of the loss in each floating input, by central differences; each array has its input's shape.
 
     The error is below 10**-digits of the row's absolute terms. `upstream` is the gradient of what follows the loss: a
-    number, or an array of the loss's shape for "none". `entries`, by name, are the indices to compute; all others, also
-    those of inputs not named, are NaN.
+    number, or an array of the loss's shape for "none"; `upstream_lse` is that of the log-sum-exps. `entries`, by name,
+    are the indices to compute; all others, also those of inputs not named, are NaN.
     """
     if name_of(loss) == "Triplet":
         return triplet_gradients(loss, inputs, upstream, digits, entries)
     if name_of(loss) == "KLDivergence":
         return divergence_gradients(loss, inputs, upstream, digits, entries)
     if name_of(loss) == "CrossEntropy":
-        return logit_gradients(loss, inputs, upstream, digits, entries)
+        return logit_gradients(loss, inputs, upstream, upstream_lse, digits, entries)
     with mp.workdps(digits + GUARD):
         head = Head(loss, *inputs)
-        coefficients = head.batch.coefficients(upstream)
+        weights = head.batch.weights(upstream, upstream_lse)
     shapes = {"x": np.shape(inputs[0]), "w": np.shape(inputs[1])}
     if head.bias is not None:
         shapes["b"] = head.bias.shape
     wanted = Wanted(shapes, entries)
     for n in head.active():
         part = linear_gradients if head.margin is None else margin_gradients
-        part(head, n, coefficients[n], wanted, digits)
+        part(head, n, weights[n], wanted, digits)
     return wanted.arrays
 
 
-def logit_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:
-    """CrossEntropy: a logit at a time moves by a step far below 1, the scale of exp."""
+def logit_gradients(
+    loss: Any, inputs: Sequence[Any], upstream: Any, upstream_lse: Any, digits: int, entries: Any
+) -> dict[str, Array]:
+    """CrossEntropy: a logit at a time moves by a step far below 1, the scale of exp, and below that of the cap."""
     numbers, y = exact(inputs[0]), inputs[1]
     size = numbers.shape[-1]
     tens = digits // 2 + 6
+    settings = Settings.of(loss)
+    cap = settings.cap
     wanted = Wanted({"z": numbers.shape}, entries)
     flat, mask = wanted.arrays["z"].reshape(-1, size), wanted.masks["z"].reshape(-1, size)
     with mp.workdps(digits + tens + GUARD):
-        batch = Batch.of(y, numbers.shape, Settings.of(loss))
-        step = mpf(10) ** -tens
-        for n, (targets, coefficient) in enumerate(zip(batch.targets, batch.coefficients(upstream), strict=True)):
+        batch = Batch.of(y, numbers.shape, settings)
+        step = mpf(10) ** -tens / cap.steepness()
+        for n, (targets, weights) in enumerate(zip(batch.targets, batch.weights(upstream, upstream_lse), strict=True)):
             if targets is None:
                 continue
-            row = Row(list(numbers.reshape(-1, size)[n]), targets)
-            for k in np.flatnonzero(mask[n]).tolist():
-                flat[n, k] = coefficient * row.change(k, -step, step) / (2 * step)
+            z = list(numbers.reshape(-1, size)[n])
+            with mp.workdps(mp.dps + cap.places(z)):
+                row = Row(z, targets, weights, cap)
+                for k in np.flatnonzero(mask[n]).tolist():
+                    flat[n, k] = row.change(k, -step, step) / (2 * step)
     return {"z": flat.reshape(numbers.shape)}
 
 
-def linear_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digits: int) -> None:
+def linear_gradients(head: Head, n: int, weights: Weights, wanted: Wanted, digits: int) -> None:
     """SoftmaxLoss, sample n: a step moves logit k by step * w_ki (x), step * x_ni (w), step (b)."""
     x, classes = head.samples[n], head.classes
     tens = digits // 2 + 6
     norms = [w.norm() for w in classes if w.square]
     spread = places(max(norms) / min(norms)) if norms else 0
     with mp.workdps(digits + tens + spread + places(head.size(n)) + GUARD):
-        row = head.row(n)
-        small = mpf(10) ** -tens
+        row = head.row(n, weights)
+        small = mpf(10) ** -tens / head.cap.steepness()
         step = small / max(norms) if norms else small
         for i in wanted.columns("x", n):
             up = [step * mp.ldexp(mpf(w.integers[i]), w.exponent) for w in classes]
             change = row.change_of_all([-number for number in up], up)
-            wanted.add("x", (n, i), coefficient * change / (2 * step))
+            wanted.add("x", (n, i), change / (2 * step))
         step = small / x.norm() if x.square else small
         for k in range(len(classes)):
             for i in wanted.columns("w", k):
                 up = step * mp.ldexp(mpf(x.integers[i]), x.exponent)
-                wanted.add("w", (k, i), coefficient * row.change(k, -up, up) / (2 * step))
+                wanted.add("w", (k, i), row.change(k, -up, up) / (2 * step))
         if head.bias is not None:
             for k in np.flatnonzero(wanted.masks["b"]).tolist():
-                wanted.add("b", k, coefficient * row.change(k, -small, small) / (2 * small))
+                wanted.add("b", k, row.change(k, -small, small) / (2 * small))
 
 
-def margin_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digits: int) -> None:
+def margin_gradients(head: Head, n: int, weights: Weights, wanted: Wanted, digits: int) -> None:
     """A margin loss, sample n: entries of x move all logits, entries of a class move its own.
 
     Steps are relative to the norm of the row that moves: below 10**-(digits/2 + 6), below 1/s and 1/m1 times that and,
@@ -196,12 +205,12 @@ def margin_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digit
     faint = places(1 / head.size(n))  # logits that small change exp by as little
 
     with mp.workdps(digits + tens_x + faint + GUARD):
-        row = head.row(n)
+        row = head.row(n, weights)
         sample, move = head.sample(n), Moved.by(x, tens_x)
         step = move.length(x)
         for i in wanted.columns("x", n):
             change = row.change_of_all(sample.x_moved(i, move, -1), sample.x_moved(i, move, 1))
-            wanted.add("x", (n, i), coefficient * change / (2 * step))
+            wanted.add("x", (n, i), change / (2 * step))
 
     def move_classes(which: Iterable[int], tens: int, extra: int) -> None:
         with mp.workdps(digits + tens + extra + GUARD):
@@ -211,7 +220,7 @@ def margin_gradients(head: Head, n: int, coefficient: mpf, wanted: Wanted, digit
                 step = move.length(head.classes[k])
                 for i in wanted.columns("w", k):
                     change = row.change(k, sample.w_moved(k, i, move, -1), sample.w_moved(k, i, move, 1))
-                    wanted.add("w", (k, i), coefficient * change / (2 * step))
+                    wanted.add("w", (k, i), change / (2 * step))
 
     move_classes((k for k in range(len(head.classes)) if k != label), tens, faint)
     move_classes([label], tens_label, faint + places(1 / slope))

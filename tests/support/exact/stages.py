@@ -143,21 +143,48 @@ def cross_entropy(
     class_weight: Sequence[float] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
     digits: int = 60,
     absolute: bool = False,
 ) -> Any:
     """The cross entropy of torch, classes on the last axis: -sum over k of t_k log p_k for each row, and the reduction.
 
-    `absolute` takes |t_k| and |n| of "mean": what the terms add up to before targets of both signs cancel.
+    Logits are scaled and capped first; `z_loss` times the square of the log-sum-exp is added to every row, with a mean
+    of its own. `absolute` takes |t_k| and |n| of "mean": what the terms add up to before targets of both signs cancel;
+    of a square lse^2 + 2 |lse| (1 + |M| + log1p(.)).
     """
-    settings = Settings(label_smoothing, class_weight, ignore_index, reduction)
+    settings = Settings(label_smoothing, class_weight, ignore_index, reduction, logit_scale, softcap, z_loss)
     numbers = exact(z)
     with mp.workdps(digits + GUARD):
         rows_of_z = numbers.reshape(-1, numbers.shape[-1])
         batch = Batch.of(y, numbers.shape, settings)
         batch = batch.absolute() if absolute else batch
-        losses = [Row(list(rows_of_z[n]), t).value() if t is not None else mpf(0) for n, t in enumerate(batch.targets)]
-        return batch.reduce(losses)
+        losses, squares = [mpf(0)] * len(rows_of_z), [mpf(0)] * len(rows_of_z)
+        for n, targets in enumerate(batch.targets):
+            if targets is not None:
+                z = list(rows_of_z[n])
+                with mp.workdps(mp.dps + settings.cap.places(z)):
+                    row = Row(z, targets, cap=settings.cap)
+                    losses[n], squares[n] = row.value(), row.square(absolute)
+        return batch.reduce(losses, squares)
+
+
+@untraced
+def softcap(z: Any, logit_scale: float = 1.0, softcap: float | None = None, digits: int = 60) -> tuple[Array, Array]:
+    """The scaled and capped logits sigma z or K tanh(sigma z / K), and their slopes, each right relative to itself."""
+    numbers, cap = exact(z), Settings(0.0, None, -100, "mean", logit_scale, softcap).cap
+    capped, slopes = filled(numbers.shape, NAN), filled(numbers.shape, NAN)
+    for index in np.ndindex(numbers.shape):
+        with mp.workdps(2 * digits + GUARD + cap.places([numbers[index]])):
+            if mp.isnan(numbers[index]):
+                continue
+            step = mpf(10) ** -(digits + GUARD // 2) / cap.steepness()
+            capped[index] = cap.of(numbers[index])
+            up, down = (cap.change(numbers[index], sign * step) for sign in (1, -1))
+            slopes[index] = (up - down) / (2 * step)
+    return capped, slopes
 
 
 @untraced

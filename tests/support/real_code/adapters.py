@@ -76,6 +76,11 @@ def triplet(a, p, n):
     return functional().triplet_margin_loss(a, p, n, margin=0.2, eps=0.0)
 
 
+def kl_div(z, target):
+    log_q, log_p = (functional().log_softmax(logits, 1) for logits in (z, target))
+    return functional().kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
 def triplet_with_distance(a, p, n):
     def squared(a, b):
         return (a - b).square().sum(-1)

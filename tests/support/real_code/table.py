@@ -16,6 +16,7 @@ from support.real_code.adapters import (
     jax_linear,
     jax_log_softmax,
     jax_log_sum_exp,
+    kl_div,
     label_smoother,
     linear_cross_entropy,
     linear_head,
@@ -200,6 +201,12 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             triplet_with_distance,
             Triplet(),
             WORKING,
+        ),
+        (
+            'F.kl_div(F.log_softmax(z, 1), F.log_softmax(target, 1), reduction="batchmean", log_target=True)',
+            kl_div,
+            refloss.KLDivergence(),
+            STABLE,
         ),
     ],
     "pytorch-metric-learning": [
