@@ -263,17 +263,17 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             (
                 f"liger_cross_entropy(z, y{said})",
                 liger_cross_entropy(**settings),
-                CrossEntropy(**settings),
-                {"float16": "stable", "float32": "working"},
+                loss,
+                {"float16": "stable", "float32": in_float32},
                 {"overwrites": ("z",)},
             )
-            for said, settings in (
-                ("", {}),
-                (', reduction="none"', {"reduction": "none"}),
-                (", label_smoothing=0.1", {"label_smoothing": 0.1}),
+            for said, settings, loss, in_float32 in (
+                ("", {}, CrossEntropy(), "working"),
+                (', reduction="none"', {"reduction": "none"}, CrossEntropy(reduction="none"), "working"),
+                (", label_smoothing=0.1", {"label_smoothing": 0.1}, CrossEntropy(label_smoothing=0.1), "working"),
+                (", lse_square_scale=0.01", {"lse_square_scale": 0.01}, CrossEntropy(z_loss=0.01), "relative"),
             )
         ),
-        # lse_square_scale belongs here as soon as a loss of refloss has it: the interpreter runs it.
         *(
             (
                 f"liger_fused_linear_cross_entropy(x, w, y{said})",
