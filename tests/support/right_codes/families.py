@@ -364,11 +364,11 @@ def of_options(dtype: str) -> Iterator[Right]:
         yield Right(f"capped in place, F.cross_entropy, {loss}", "torch", own, loss, DTYPES, "stable", {})
     for loss in (
         replace(LINEAR, softcap=30.0),
-        replace(LINEAR, z_loss=0.125),
+        replace(LINEAR, z_loss=2.0**-7),
         replace(LINEAR, logit_scale=0.25, softcap=2.0, z_loss=0.125, class_weight=WEIGHTS),
     ):
-        own = torch_linear(torch_options(loss))
-        yield Right(f"linear, capped, F.cross_entropy, lse ** 2, {loss}", "torch", own, loss, DTYPES, "working", {})
+        own, held = torch_linear(torch_options(loss)), DTYPES if loss.softcap else DTYPES[1:]
+        yield Right(f"linear, capped, F.cross_entropy, lse ** 2, {loss}", "torch", own, loss, held, "working", {})
         single = torch_linear(torch_options(loss), upcast=True)
         yield Right(f"linear in float32, capped, {loss}", "torch", single, loss, HALVES, "fused", {})
     soft = {"soft": True}
