@@ -31,6 +31,7 @@ from support.right_codes.numpy_codes import (
     unrounded,
     without_bias,
 )
+from support.right_codes.option_codes import numpy_options, torch_capped_in_place, torch_options
 from support.right_codes.results import as_dict, as_one_dict, in_place, nested, plain_number, refusing, turned
 from support.right_codes.torch_codes import (
     torch_arccos_in_double,
@@ -333,6 +334,48 @@ def of_triplets(dtype: str) -> Iterator[Right]:
         yield Right(f"in jax, {loss}", "jax", jax_triplet(loss), loss, DTYPES, "stable", summed)
 
 
+OPTIONS = (
+    refloss.CrossEntropy(softcap=30.0),
+    refloss.CrossEntropy(softcap=2.0),
+    refloss.CrossEntropy(logit_scale=0.0625),
+    refloss.CrossEntropy(z_loss=1e-4),
+    refloss.CrossEntropy(z_loss=0.5, reduction="sum"),
+    refloss.CrossEntropy(logit_scale=0.5, softcap=15.0, z_loss=0.125),
+    refloss.CrossEntropy(softcap=50.0, z_loss=0.125, class_weight=WEIGHTS),
+    refloss.CrossEntropy(softcap=50.0, z_loss=0.125, label_smoothing=0.1, reduction="none"),
+)
+
+
+def of_options(dtype: str) -> Iterator[Right]:
+    """Logit scale, softcap and z-loss, of logits and of a linear layer."""
+    for loss in OPTIONS:
+        # logits of 1000 have squares that float16 cannot hold, and sums of these even times λ
+        held = DTYPES[1:] if loss.softcap is None and loss.z_loss else DTYPES
+        halves = HALVES[1:] if held != DTYPES and loss.reduction == "sum" else HALVES
+        own = torch_options(loss)
+        yield Right(f"capped, F.cross_entropy, lse ** 2, {loss}", "torch", own, loss, held, "working", {})
+        single = torch_options(loss, lambda z: z.float())
+        yield Right(f"the same of z.float(), {loss}", "torch", single, loss, halves, "mixed", {})
+        numpy_codes = numpy_options(loss), numpy_options(loss, upcast=True)
+        yield Right(f"by hand, {loss}", "numpy", numpy_codes[0], loss, held, "working", {})
+        yield Right(f"by hand in float32, {loss}", "numpy", numpy_codes[1], loss, halves, "mixed", {})
+    for loss in (OPTIONS[0], OPTIONS[1], OPTIONS[2]):
+        own = torch_options(loss, capped=torch_capped_in_place)
+        yield Right(f"capped in place, F.cross_entropy, {loss}", "torch", own, loss, DTYPES, "stable", {})
+    for loss in (
+        replace(LINEAR, softcap=30.0),
+        replace(LINEAR, z_loss=2.0**-7),
+        replace(LINEAR, logit_scale=0.25, softcap=2.0, z_loss=0.125, class_weight=WEIGHTS),
+    ):
+        own, held = torch_linear(torch_options(loss)), DTYPES if loss.softcap else DTYPES[1:]
+        yield Right(f"linear, capped, F.cross_entropy, lse ** 2, {loss}", "torch", own, loss, held, "working", {})
+        single = torch_linear(torch_options(loss), upcast=True)
+        yield Right(f"linear in float32, capped, {loss}", "torch", single, loss, HALVES, "fused", {})
+    soft = {"soft": True}
+    fn = torch_options(OPTIONS[5])
+    yield Right("capped, F.cross_entropy, lse ** 2, probabilities", "torch", fn, OPTIONS[5], DTYPES, "working", soft)
+
+
 FAMILIES = (
     of_numpy_logits,
     of_torch_logits,
@@ -342,4 +385,5 @@ FAMILIES = (
     of_angles,
     of_triplets,
     of_divergences,
+    of_options,
 )
