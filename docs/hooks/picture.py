@@ -133,7 +133,7 @@ def _svg(layout: Layout, url: str, stage: str) -> str:
 def _arrow(layout: Layout, start: str, end: str, marker: str) -> str:
     """A line from the edge of one spot to the edge of the next; dashed where another head stands in."""
     half_box, side = (HALF, layout.width / 2) if layout.down else (layout.width / 2, HALF)
-    half_word = 13 if layout.down else 32
+    half_word = 13 if layout.down else 40
     leave, enter = (half_box if name in BOXES else half_word for name in (start, end))
     # along the chain, and across it
     (a1, b1), (a2, b2) = (layout.centre(SPOTS[name])[:: -1 if layout.down else 1] for name in (start, end))
