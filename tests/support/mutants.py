@@ -85,6 +85,13 @@ def settings_mutants(loss: Any, rows: int) -> dict[str, Any]:
         by_title["smoothing forgotten"] = replace(loss, label_smoothing=0.0)
     if getattr(loss, "class_weight", None) is not None:
         by_title["class weights forgotten"] = replace(loss, class_weight=None)
+    if getattr(loss, "logit_scale", 1.0) != 1.0:
+        by_title["scale forgotten"] = replace(loss, logit_scale=1.0)
+    if getattr(loss, "softcap", None) is not None:
+        by_title["softcap forgotten"] = replace(loss, softcap=None)
+    if getattr(loss, "z_loss", 0.0):
+        by_title["z-loss forgotten"] = replace(loss, z_loss=0.0)
+        by_title["z-loss halved"] = replace(loss, z_loss=loss.z_loss / 2.0)
     if rows > 1:
         other = "sum" if loss.reduction == "mean" else "mean"
         by_title[f"reduction={other!r}"] = replace(loss, reduction=other)

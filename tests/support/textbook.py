@@ -74,12 +74,15 @@ def torch_psi(torch: ModuleType, theta: Any, loss: Any) -> Any:
 
 def cross_entropy(loss, z, y):
     c = z.shape[1]
+    z = loss.logit_scale * z if hasattr(loss, "softcap") else z
+    z = loss.softcap * np.tanh(z / loss.softcap) if getattr(loss, "softcap", None) else z
     t = (1 - loss.label_smoothing) * np.eye(c)[y] + loss.label_smoothing / c
     v = np.ones(c) if loss.class_weight is None else np.array(loss.class_weight)
     shifted = z - z.real.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     total = -(v * t * log_p).sum()
-    return total / v[y].sum() if loss.reduction == "mean" else total
+    squares = getattr(loss, "z_loss", 0.0) * ((z - log_p)[:, 0] ** 2).sum()
+    return total / v[y].sum() + squares / len(z) if loss.reduction == "mean" else total + squares
 
 
 def head(loss, x, w, y, b=0.0):
