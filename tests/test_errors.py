@@ -10,6 +10,7 @@ import pytest
 
 import refloss
 from refloss.formats import dtype_of
+from refloss.stages.softcap import Settings
 from refloss.testing import budgets, errors
 from refloss.testing.errors import cross_entropy
 
@@ -507,6 +508,112 @@ def test_the_error_of_a_triplet(squared):
 
 
 TRUTH = 8.0 * 2.0**-53
+
+
+def test_logits_that_stay_as_they_are_have_their_errors():
+    z, dz = np.array([[1.0, -2.0]]), np.array([[1e-3, 0.25]])
+    same = errors.softcap_error(z, dz, Settings(), UNITS)
+    assert same.z is z
+    assert same.of_z is dz
+    assert (same.slope == 1.0).all()
+    assert not same.of_slope.any()
+
+
+@pytest.mark.parametrize("standard", ["working", "stable", "relative"])
+def test_the_error_of_a_capped_logit(standard):
+    """Two roundings of the argument, one without a cap; two of the tanh; a slope by 1 - tanh², unless digits count."""
+    a = UNITS._replace(log_p=standard)
+    z, dz = np.array([[0.5, -8.0, 300.0, INF, -INF]]), np.array([[1e-3, 2e-3, 0.25, 0.0, 0.0]])
+    scaled = errors.softcap_error(z[:, :3], dz[:, :3], Settings(0.5), a)
+    assert np.array_equal(scaled.z, 0.5 * z[:, :3])
+    assert np.allclose(scaled.of_z, 0.5 * dz[:, :3] + U * 0.5 * np.abs(z[:, :3]), rtol=1e-12, atol=0.0)
+    assert (scaled.slope == 0.5).all()
+    assert not scaled.of_slope.any()
+    capped = errors.softcap_error(z, dz, Settings(0.5, 4.0), a)
+    for k in range(5):
+        ratio, known = (0.5 * z[0, k] / 4.0, True) if k < 3 else (math.copysign(INF, z[0, k]), False)
+        tanh, sech2 = math.tanh(ratio), 1.0 / math.cosh(min(abs(ratio), 700.0)) ** 2 if known else 0.0
+        moved = 0.5 * dz[0, k] + 2.0 * U * abs(0.5 * z[0, k]) if known else 0.0
+        assert capped.z[0, k] == pytest.approx(4.0 * tanh, rel=1e-14)
+        assert capped.slope[0, k] == pytest.approx(0.5 * sech2, rel=1e-12, abs=0.0)
+        own = min(sech2 * moved + moved**2 / 4.0, 8.0) + 4.0 * U * 4.0 * abs(tanh)
+        assert capped.of_z[0, k] == pytest.approx(own, rel=1e-12)
+        rounded = sech2 * (2.0 * abs(ratio) + 8.0) if standard == "relative" and known else 7.0 * known
+        own = 0.5 * (min(2.0 * sech2 * abs(tanh) * moved / 4.0 + (moved / 4.0) ** 2, 1.0) + U * rounded)
+        assert capped.of_slope[0, k] == pytest.approx(own, rel=1e-12, abs=0.0)
+
+
+@pytest.mark.parametrize("standard", ["stable", "relative"])
+def test_no_capped_logit_of_float32_is_further_off(standard):
+    """Logits moved by up to their errors, then capped in float32: within the error, and some near it."""
+    random, a = np.random.default_rng(5), budgets.arithmetic("float32", standard=standard)
+    z = (random.uniform(-3.0, 3.0, (40, 50)) * 10.0 ** random.uniform(-2.0, 1.0, (40, 1))).astype(np.float32)
+    for off in (0.0, 1e-5, 0.3):
+        dz = off * np.abs(z).astype(np.float64)
+        for sigma, cap in ((0.5, 4.0), (3.0, 0.25), (1.0, 50.0)):
+            given = errors.softcap_error(z.astype(np.float64), dz, Settings(sigma, cap), a)
+            moved = (z + random.choice([-1.0, 1.0], z.shape) * dz).astype(np.float32)
+            single = np.float32(sigma) * moved
+            tanh = np.tanh(single / np.float32(cap))
+            e = np.exp(np.float32(-2.0) * np.abs(single) / np.float32(cap))
+            one = np.float32(1.0)
+            sech2 = 4 * e / ((one + e) * (one + e)) if standard == "relative" else one - tanh * tanh
+            slack = 1.0 + 2.0**-20 if off == 0.0 else 1.0 + 2.0**-10  # moved logits are rounded too
+            share = np.abs(np.float32(cap) * tanh - given.z) / given.of_z
+            of_slope = np.abs(sigma * sech2.astype(np.float64) - given.slope) / given.of_slope
+            assert 0.05 < share.max() <= slack
+            assert 0.05 < of_slope.max() <= slack
+
+
+def test_the_error_of_a_log_sum_exp():
+    """Its own roundings, (k + 3 + 2 log + Σ p gap) u and u of itself, and Σ p |dz|; p as by the standard "working"."""
+    dz = np.array([1e-4, 2e-4, 5e-4, 0.25])
+    rows = budgets._rows(Z_ROW[None], np.array([[0.0, 1.0, 0.0, 0.0]]))
+    lse, of_lse, of_p = (entry[0] for entry in errors.log_sum_exp_error(rows, dz[None], UNITS))
+    p = np.exp(Z_ROW - 3.0) / np.exp(Z_ROW - 3.0).sum()
+    log_sum, k = np.log(np.exp(Z_ROW - 3.0).sum()), 4 * ACC / U
+    assert lse == pytest.approx(3.0 + log_sum, rel=1e-14)
+    wide = np.where(dz > 1e-3, np.exp(dz) - 1.0, dz)
+    own = (p * wide).sum() + U * (k + 3.0 + 2.0 * log_sum + (p * (3.0 - Z_ROW)).sum() + abs(lse))
+    assert of_lse == pytest.approx(own, rel=1e-12, abs=0.0)
+    working = UNITS._replace(log_p="working")
+    assert (of_p == cross_entropy._probability_error(rows, dz[None], working)[0]).all()
+
+
+@pytest.mark.usefixtures("units")
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_budget_with_a_z_loss_and_a_cap_is_put_together_from_both(reduction):
+    loss = refloss.CrossEntropy(
+        logit_scale=0.5, softcap=4.0, z_loss=0.25, class_weight=(1.0, 2.0, 0.5), reduction=reduction
+    )
+    z, y = np.vstack([Z, Z + 0.5]), np.array([0, -100, 2, 1])
+    upstream = np.array([1.0, 2.0, -0.5, 3.0]) if reduction == "none" else np.asarray(-3.0)
+    value, allowed = budgets.bounds(loss, (z, y), UNITS, upstream)
+    kept, n = np.array([0, 2, 3]), {"mean": 3.0, "sum": 1.0, "none": 1.0}[reduction]
+    capped = errors.softcap_error(z[kept], np.zeros((3, 3)), Settings(0.5, 4.0), UNITS)
+    counting = budgets._counting(loss, y, 3, upstream, UNITS)
+    rows = budgets._rows(capped.z, counting.t)
+    of_loss, of_g = errors.cross_entropy_error(rows, capped.of_z, UNITS)
+    lse, of_lse, of_p = errors.log_sum_exp_error(rows, capped.of_z, UNITS)
+    terms = 0.25 * (2.0 * np.abs(lse) * of_lse + of_lse**2 + (4.0 * U + TRUTH) * lse**2)
+    plain = np.asarray(budgets._reduced(loss, rows, of_loss, counting, UNITS))
+    if reduction == "none":
+        assert np.allclose(value[kept], plain[kept] + terms, rtol=1e-12, atol=0.0)
+        assert value[1] == plain[1]
+    else:
+        sums = (3.0 * ACC / U + 2.0) * U * 0.25 * lse**2
+        last = U * np.abs((rows.loss * counting.weight).sum())
+        assert value == pytest.approx(float(plain + (terms + sums).sum() / n + last), rel=1e-12)
+    weight = np.abs(np.broadcast_to(upstream, 4)[kept])[:, None]
+    scale = np.abs(counting.row_weights)[:, None]
+    g = counting.row_weights[:, None] * rows.g
+    through = 2.0 * 0.25 * (np.broadcast_to(upstream, 4)[kept] * lse / n)[:, None] * rows.p
+    error = scale * (of_g + (3.0 * U + TRUTH) * np.abs(rows.g))
+    error += 0.5 * weight / n * (of_lse[:, None] * (rows.p + of_p) + np.abs(lse)[:, None] * of_p)
+    error += (5.0 * U + TRUTH) * np.abs(through) + U * np.abs(g + through) + LEAST
+    error = capped.slope * error + (np.abs(g + through) + error) * capped.of_slope
+    error += (2.0 * U + TRUTH) * capped.slope * np.abs(g + through) + LEAST
+    assert np.allclose(allowed["z"][kept], error + LEAST, rtol=1e-9, atol=0.0)
 
 
 @pytest.mark.usefixtures("units")
