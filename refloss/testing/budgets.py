@@ -339,7 +339,7 @@ def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     rows = _rows(capped.z, counting.t)
     of_loss, of_g = cross_entropy_error(rows, capped.of_z, a)
     scale = np.abs(counting.row_weights)[:, None]
-    g = scale * rows.g
+    g = counting.row_weights[:, None] * rows.g
     error = counting.divided(scale * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
     value, g, error = _with_options(
         loss, rows, capped, counting, a, _reduced(loss, rows, of_loss, counting, a), g, error
