@@ -580,6 +580,20 @@ def test_the_error_of_a_log_sum_exp():
     assert (of_p == cross_entropy._probability_error(rows, dz[None], working)[0]).all()
 
 
+@pytest.mark.parametrize("kind", [refloss.CrossEntropy, refloss.SoftmaxLoss])
+@pytest.mark.parametrize("options", [{"z_loss": 0.25}, {"softcap": 2.0}, {"softcap": 2.0, "z_loss": 0.25}], ids=str)
+def test_a_budget_is_the_same_for_both_signs_of_an_upstream_gradient(kind, options):
+    """The gradient of a z-loss is added to that of the loss, whatever the sign of both is."""
+    z, y = np.vstack([Z, Z + 0.5]), np.array([0, -100, 2, 1])
+    inputs = (z, y) if kind is refloss.CrossEntropy else (z, Z[:, :3].repeat(2, axis=0)[:3] + np.eye(3), y)
+    rows = np.array([1.0, 2.0, 0.5, 3.0])
+    for loss, upstream in ((kind(**options), 3.0), (kind(**options, reduction="none"), rows)):
+        plus, minus = (budgets.bounds(loss, inputs, UNITS, sign * upstream) for sign in (1.0, -1.0))
+        assert np.array_equal(plus[0], minus[0])
+        for name, allowed in plus[1].items():
+            assert np.allclose(allowed, minus[1][name], rtol=1e-12, atol=0.0)
+
+
 @pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_a_budget_with_a_z_loss_and_a_cap_is_put_together_from_both(reduction):
