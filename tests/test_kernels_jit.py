@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,17 @@ import pytest
 import refloss
 from refloss.engines.kernels import jit, lanes, pairs, rows
 from refloss.engines.kernels.lanes import LANES
-from support.kernel_cases import LENGTHS, arguments, cross_entropies, exponentials_of, is_compiled, quiet, tile_of
+from support.kernel_cases import (
+    LENGTHS,
+    arguments,
+    cross_entropies,
+    exponentials_of,
+    gradient_of_lse,
+    is_compiled,
+    no_gradient_of_lse,
+    quiet,
+    tile_of,
+)
 
 
 def everything():
@@ -52,8 +63,11 @@ def everything():
                         for biased in (True, False):
                             tile, alpha, beta, bias, label_columns = tile_of(random, 4, dtype, n)
                             head, state = (alpha, beta, bias if biased else bias[:0], label_columns), np.empty((4, 4))
-                            rows.exponentials(tile, *head, uniform, keep, *state)
-                            note(f"exponentials, {kind}", state, *([tile] if keep else []))
+                            for cap in (0.0, 30.0):
+                                given = tile.copy()
+                                rows.exponentials(given, *head, uniform, dtype(cap), keep, *state)
+                                what = f"exponentials{', capped' if cap else ''}, {kind}"
+                                note(what, state, *([given] if keep else []))
                 matrix, w = random.standard_normal((2, 3, n)).astype(dtype)
                 rows.project(matrix, w, np.array([1.0, 0.5, 2.0], dtype))
                 note(f"project, {kind}", matrix)
@@ -63,11 +77,17 @@ def everything():
                 note(f"vecdot and accumulate, {kind}", products, matrix, low)
                 rows.subtract_outer(matrix, np.array([1.0, -0.1, 2.0], dtype), b)
                 note(f"subtract_outer, {kind}", matrix)
-                for *case, losses, dz in cross_entropies(random, dtype, n):
-                    rows.cross_entropy(*case, losses, dz)
-                    what = "labels" if not len(case[3]) else "smoothed" if len(case[3]) == 1 else "probabilities"
-                    note(f"cross entropy, {what}, {kind}, losses", losses)
-                    note(f"cross entropy, {what}, {kind}, gradient", *([dz] if case[-1] else []))
+                for of_lse in (no_gradient_of_lse, gradient_of_lse):
+                    for *case, losses, lse, dz in cross_entropies(random, dtype, n, of_lse):
+                        what = "labels" if not len(case[3]) else "smoothed" if len(case[3]) == 1 else "probabilities"
+                        for name, kernel in (
+                            ("", rows.cross_entropy),
+                            (", scaled", partial(rows.capped_cross_entropy, dtype(0.3), dtype(0.0))),
+                            (", capped", partial(rows.capped_cross_entropy, dtype(0.3), dtype(2.0))),
+                        ):
+                            kernel(*case, losses, lse, dz)
+                            note(f"cross entropy{name}, {what}, {kind}, losses", losses, lse)
+                            note(f"cross entropy{name}, {what}, {kind}, gradient", *([dz] if case[-1] else []))
         for d in (1, 2, 5, 64):
             x, w = np.random.default_rng(d).standard_normal((2, 3, d))
             hi, lo = np.empty(3), np.empty(3)

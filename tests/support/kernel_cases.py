@@ -106,7 +106,7 @@ def cross_entropies(random, dtype, classes, of_lse=no_gradient_of_lse):
             targets = random.uniform(0.0, 1.0, ({"labels": 0, "smoothed": 1, "probabilities": 6}[kind], classes))
             targets[:, :: max(2, classes)] = 0.0  # at what is masked in row 1
             row_weight = random.standard_normal(6).astype(dtype)
-            kept = np.array([True, True, True, True, True, kind != "smoothed"])
+            kept = np.array([of_lse is no_gradient_of_lse, True, True, True, True, kind != "smoothed"])
             dz = np.full((6 if with_gradients else 1, classes), 7.0, dtype)
             given = z, label, label_target, targets.astype(dtype), row_weight, *of_lse(random)
             yield *given, kept, with_gradients, np.empty(6), np.empty(6), dz
