@@ -1,9 +1,9 @@
 """The formulas of the page on budgets are what the code computes: read from their TeX and evaluated (see support/tex).
 
-Every displayed formula of docs/testing/budgets.md is bound to what a function of `refloss.testing.errors` returns or,
-for what `refloss.testing.budgets` puts together, to what that passes on or returns. Several formulas may make one
-result. As in test_formulas.py, both sides have to agree, and every formula that is altered in a sign, a factor, a term,
-an index, a function or a condition has to disagree with some result.
+Every displayed formula of docs/testing/budgets.md and budgets-more.md is bound to what a function of
+`refloss.testing.errors` returns or, for what `refloss.testing.budgets` puts together, to what that passes on or
+returns. Several formulas may make one result. As in test_formulas.py, both sides have to agree, and every formula that
+is altered in a sign, a factor, a term, an index, a function or a condition has to disagree with some result.
 
 Units are coarse here, so that no term is too small to be seen: u is 0.004, and numbers below 0.0007 are flushed to 0.
 """
@@ -31,7 +31,8 @@ from refloss.testing.errors import divergence as divergences
 from support import tex
 from support.sampled import chosen
 
-PAGE = (Path(__file__).parents[1] / "docs" / "testing" / "budgets.md").read_text()
+PAGES = Path(__file__).parents[1] / "docs" / "testing"
+PAGE = (PAGES / "budgets.md").read_text() + (PAGES / "budgets-more.md").read_text()
 FORMULAS = dict(re.findall(r"\$\$\\label\{budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))
 AGREES = mpf(2) ** -40  # what float64 rounds
 DIFFERS = mpf(2) ** -20  # what lies between the two would be undecided, and fails
