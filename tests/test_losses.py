@@ -770,7 +770,8 @@ def test_the_curve_takes_one_angle_as_well_as_many():
 
 
 MARGIN_STAGES = (
-    "normalize_x", "normalize_w", "cosine", "angle", "margin", "logits", "log_softmax", "cross_entropy",
+    "normalize_x", "normalize_w", "cosine", "angle", "margin", "logits", "log_softmax", "logsumexp",
+    "cross_entropy",
 )  # fmt: skip
 
 
@@ -806,6 +807,9 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
     np.testing.assert_allclose(output["logits"], scale[:, None] * f, rtol=4 * U)
     largest = np.abs(output["logits"]).max(axis=1, keepdims=True)
     assert (np.abs(output["log_softmax"] - refloss.log_softmax(output["logits"])) <= 8 * U * largest + 8 * U).all()
+    log_sums = refloss.logsumexp(output["logits"])
+    assert (np.abs(output["logsumexp"] - log_sums) <= 8 * U * (largest[:, 0] + math.log(c))).all()
+    assert not gradient["logsumexp"].any()  # nothing else is computed from it
     same(output["cross_entropy"], loss(x, w, y))
 
     expected = refloss.CrossEntropy(**targets_of(loss))
@@ -845,7 +849,7 @@ def test_the_traces_of_the_other_heads():
     x, w, y, b = random.standard_normal((3, 2)), random.standard_normal((4, 2)), np.array([0, 3, 3]), np.ones(4)
     linear = refloss.SoftmaxLoss()
     trace = linear.trace(x, w, y, b)
-    assert tuple(trace) == ("linear", "log_softmax", "cross_entropy")
+    assert tuple(trace) == ("linear", "log_softmax", "logsumexp", "cross_entropy")
     np.testing.assert_allclose(trace["linear"].output, x @ w.T + b, rtol=8 * U, atol=8 * U)
     z = trace["linear"].output
     expected = of(refloss.CrossEntropy(), z, y)[1]["z"]
@@ -853,7 +857,8 @@ def test_the_traces_of_the_other_heads():
     same(trace["cross_entropy"].output, linear(x, w, y, b))
     given_logits = refloss.CrossEntropy(reduction="none")
     trace = given_logits.trace(z, y, upstream=[1.0, 2.0, 0.0])
-    assert tuple(trace) == ("log_softmax", "cross_entropy")
+    assert tuple(trace) == ("log_softmax", "logsumexp", "cross_entropy")
+    same(trace["logsumexp"], (refloss.logsumexp(z), np.zeros(3)))
     same(trace["log_softmax"].output, refloss.log_softmax(z))
     same(trace["log_softmax"].gradient, -np.array([[1.0], [2.0], [0.0]]) * np.eye(4)[y])
     same(trace["cross_entropy"], (given_logits(z, y), [1.0, 2.0, 0.0]))

@@ -66,8 +66,8 @@ def test_psi_is_listed_for_every_margin_loss():
 @pytest.mark.parametrize(
     ("name", "cells"),
     [
-        ("CrossEntropy", ["-", "-", "-", "-", "z"]),
-        ("SoftmaxLoss", ["-", "-", "-", "given", "x, w, b"]),
+        ("CrossEntropy", ["logit_scale=1.0, softcap=None, z_loss=0.0", "-", "-", "-", "z"]),
+        ("SoftmaxLoss", ["logit_scale=1.0, softcap=None, z_loss=0.0", "-", "-", "given", "x, w, b"]),
         ("ModifiedSoftmax", ["-", "cos(theta)", "||x||", "unit", "x, w"]),
         ("ArcFace", ["s=64.0, m=0.5, boundary='none'", "cos(theta + m)", "s", "unit", "x, w"]),
         ("Triplet", ["m=0.2, squared=True", "-", "-", "-", "anchor,"]),
