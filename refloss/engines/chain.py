@@ -181,7 +181,8 @@ def _logits(spec: WithLabels, z: Pair, arrays: Arrays) -> tuple[Stages, Backward
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         dlog_p = cross_entropy.backward(upstream, saved_cross_entropy)
         dz = log_softmax.backward(dlog_p, saved_log_softmax)
-        dlse: StageResult = np.zeros(len(y)) if upstream_lse is None else upstream_lse
+        of_lse = 0.0 if upstream_lse is None else upstream_lse
+        dlse = cross_entropy.row_weights(of_lse, "none", 1.0, len(y))
         gradients = {"log_softmax": dlog_p, "cross_entropy": upstream}
         if saved_z_loss is not None:
             gradients["z_loss"] = cross_entropy.row_weights(upstream, settings.reduction, float(len(y)), len(y))

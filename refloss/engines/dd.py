@@ -227,7 +227,9 @@ def _loss(
         z, backward = forward(rows)
         parts = softmax.exponentials(z)
         log_p, saved_log_softmax = log_softmax.forward(z, parts)
-        dlse: StageResult = None if upstream_lse is None else upstream_lse[rows]
+        dlse: StageResult = None
+        if upstream_lse is not None:
+            dlse = cross_entropy.row_weights(DoubleDouble.of(upstream_lse), "none", 1.0, len(y))[rows]
         if settings.z_loss:
             lse, _ = logsumexp.forward(z, parts)
             terms, saved_z_loss = z_loss.forward(lse, settings.z_loss)

@@ -14,6 +14,9 @@ from refloss.stages.softmax import exp_of_gap
 
 ORDINARY_BITS = 300
 """Logits and settings from 2^-ORDINARY_BITS to 2^ORDINARY_BITS have products in float64."""
+SLOPE_BITS = 200
+"""Slopes from 2^-SLOPE_BITS to 2^SLOPE_BITS are float64 numbers, others `Scaled`: what they are multiplied by may be
+as far out on the other side."""
 SATURATED = 2.0**20
 """|σz / K| beyond which the slope is 0 to any range of numbers."""
 NEGLIGIBLE = 2.0**-300
@@ -71,19 +74,24 @@ def forward(z: Pair, settings: Settings) -> tuple[Pair, Saved]:
     ordinary = all(in_range(part, ORDINARY_BITS) for part in (known, np.asarray(sigma), np.asarray(cap or 1.0)))
     scaled = (known if ordinary else Scaled.of(known)) * sigma
     if cap is None:
-        return where(finite, plain(scaled), z), Saved(np.full(z.shape, sigma))
+        return where(finite, plain(scaled), z), Saved(_with_room(np.full(z.shape, sigma)))
     ratio: Pair = Pair.of(plain(scaled / cap))  # of the kind of z
     ratio = where(np.abs(ratio.hi) < SATURATED, ratio, np.copysign(SATURATED, ratio.hi))
     mantissa, exponent = frexp(np.asarray(cap))
     capped = ldexp(tanh(ratio) * mantissa, exponent)
     capped = where(np.abs(ratio.hi) < NEGLIGIBLE, plain(scaled), capped)
     e = exp_of_gap(where(ratio.hi < 0.0, ratio, -ratio) * 2.0)
-    slope = 4.0 * e / ((1.0 + e) * (1.0 + e)) * sigma
+    slope = 4.0 * e / ((1.0 + e) * (1.0 + e)) * (sigma if ordinary else Scaled.of(np.asarray(sigma)))
     at_cap = np.copysign(cap, z.hi)  # of infinite logits; NaN stays
     return (
         where(finite, capped, np.where(np.isnan(z.hi), z.hi, at_cap)),
-        Saved(where(finite, slope, np.where(np.isnan(z.hi), z.hi, 0.0))),
+        Saved(_with_room(where(finite, slope, np.where(np.isnan(z.hi), z.hi, 0.0)))),
     )
+
+
+def _with_room(slope: Numbers) -> Numbers:
+    """Return slopes as they are, or `Scaled` where products with them may not fit."""
+    return slope if in_range(slope, SLOPE_BITS) else Scaled.of(slope)
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:

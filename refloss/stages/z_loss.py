@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from refloss.error_free import Numbers, Pair, Scaled, StageResult, in_range, rounded
 
-ORDINARY_BITS = 450
-"""A log-sum-exp from 2^-ORDINARY_BITS to 2^ORDINARY_BITS has a square in float64."""
+ORDINARY_BITS = 200
+"""A log-sum-exp and a λ from 2^-ORDINARY_BITS to 2^ORDINARY_BITS have products, also with slopes, in float64."""
 
 
 class Saved(NamedTuple):
