@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from refloss.error_free import Numbers, Scaled, high
+from refloss.error_free import Array, Numbers, Scaled, high
 from refloss.formats import format_of
 from refloss.stages import softcap
 
@@ -32,6 +32,14 @@ def check_options(settings: softcap.Settings) -> None:
     """Refuse a logit scale or a cap whose quotients and products the dtype might not hold."""
     for number in (settings.logit_scale, settings.softcap or 1.0):
         if not 2.0**-40 < number < 2.0**40:
+            raise TooLargeError
+
+
+def check_lse_gradient(dtype: DType, *parts: Array) -> None:
+    """Refuse gradients of log-sum-exps, or what they are added up from, whose products the dtype might not hold."""
+    room = 2.0 ** (64 if is_single(dtype) else 300)
+    for part in parts:
+        if (np.abs(part) > room).any():  # NaN is of a row without probabilities
             raise TooLargeError
 
 

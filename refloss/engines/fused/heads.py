@@ -26,7 +26,7 @@ from refloss.engines import contract
 from refloss.engines.counting import counted
 from refloss.engines.fused.blocks import Classes, group_size
 from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
-from refloss.engines.fused.headroom import DType, check_options, check_targets
+from refloss.engines.fused.headroom import DType, check_lse_gradient, check_options, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
 from refloss.engines.fused.reduction import reduced, row_weights, with_row_terms
 from refloss.engines.fused.row_scaling import ScaledNumbers, add_exponents, ldexp_rows, scaled
@@ -70,6 +70,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     samples = _samples(spec, arrays, row_weight, dtype)
     options = spec.softcap if isinstance(spec, Linear) else softcap.UNCHANGED
     check_options(options)
+    check_targets(dtype, np.asarray([lambda_]))
     b = arrays["b"] * options.logit_scale if "b" in arrays else None
     classes = Classes(arrays["w"], b, targets.uniform, samples.directions, dtype, read_again=keep)
     class_gradients = ClassGradients(
@@ -112,6 +113,7 @@ def _passes(
         state, target = sweep.forward(group, gradients is not None, partial(target_of, group))  # pass 1
         row = finish(state, target.logit, label_target[at], lse_slope)  # pass 2
         losses[at], lse[at] = row.loss, row.lse
+        check_lse_gradient(group.x.rows.dtype, lse_slope * row.lse)
         if target.slope is not None:
             row = row._replace(grad_label=row.grad_label * target.slope)
         if gradients is not None:

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.engines import contract
-from refloss.engines.fused.headroom import DType, TooLargeError, check_options, check_targets, max_logit
+from refloss.engines.fused.headroom import (
+    DType,
+    TooLargeError,
+    check_lse_gradient,
+    check_options,
+    check_targets,
+    max_logit,
+)
 from refloss.engines.fused.reduction import reduced, row_weights, with_row_terms
 from refloss.engines.fused.row_scaling import ScaledNumbers, aligned, ldexp_rows
 from refloss.engines.kernels import rows as row_kernels
@@ -40,8 +47,10 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
     if upstream is not None:
         with_gradients = bool(request.wanted(spec.differentiable()))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
-        lse_gradient = _lse_gradient(spec, arrays, upstream, targets.kept, row_weight)
+        lse_gradient = _lse_gradient(spec, arrays, upstream, targets.kept, row_weight, dtype)
+    of_lse, slope_of_lse = lse_gradient
     weight, losses, lse = row_weight.mantissa.astype(dtype), np.empty(n), np.empty(n)
+    check_targets(dtype, np.asarray([lambda_]))
     kernel, scale = _kernel(spec.softcap, dtype), np.zeros(n)
     may_be_unreliable = _may_be_unreliable(spec, dtype)
     dz = request.output("z", (n, c)) if with_gradients else np.empty((0, c), dtype)
@@ -49,14 +58,13 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
     def sweep(rows: slice) -> None:
         row_dz = dz[rows] if with_gradients else np.empty((1, c), dtype)  # or memory for one row of exponentials
         label, label_target, t, kept = targets.take(rows)
-        of_lse = (part[rows] for part in lse_gradient)
         kernel(
             z[rows],
             label,
             label_target,
             t,
             weight[rows],
-            *of_lse,
+            *(part[rows] for part in lse_gradient),
             kept,
             with_gradients,
             losses[rows],
@@ -70,6 +78,7 @@ def value_and_grad(spec: Logits, arrays: Arrays, upstream: Array | None, request
 
     in_order(sweep, ranges(n, max(1, ENTRIES // c)), partial(deque, maxlen=0))
     _check_overflow(arrays["z"][~np.isfinite(losses)], dtype, spec.softcap)
+    check_lse_gradient(dtype, of_lse + slope_of_lse * lse[: len(of_lse)])
     contract.warn_of_scales("fused", spec, scale, c, dtype)
     row_terms = lambda_ * lse * lse if lambda_ else None
     if reduction != "none":
@@ -83,7 +92,12 @@ _NO_LSE_GRADIENT = np.zeros(0), np.zeros(0)
 
 
 def _lse_gradient(
-    spec: Logits, arrays: Arrays, upstream: Array, kept: NDArray[np.bool_], row_weight: ScaledNumbers
+    spec: Logits,
+    arrays: Arrays,
+    upstream: Array,
+    kept: NDArray[np.bool_],
+    row_weight: ScaledNumbers,
+    dtype: DType,
 ) -> tuple[Array, Array]:
     """Return w and s, by which w + s lse is the gradient of the log-sum-exp of every row, over the row's exponent."""
     lambda_, reduction, n = spec.cross_entropy.z_loss, spec.cross_entropy.reduction, len(kept)
@@ -92,7 +106,9 @@ def _lse_gradient(
     if row_weight.exponent is not None:  # one power of two for both gradients has no room for every pair of them
         raise TooLargeError
     weights = cross_entropy.row_weights(upstream, reduction, float(np.count_nonzero(kept)) or np.nan, n)
-    return arrays.get(UPSTREAM_LSE, np.zeros(n)), 2.0 * lambda_ * plain(weights)
+    of_lse = np.where(kept, arrays.get(UPSTREAM_LSE, 0.0), 0.0)
+    check_targets(dtype, of_lse)
+    return of_lse, 2.0 * lambda_ * plain(weights)
 
 
 def _may_be_unreliable(spec: Logits, dtype: DType) -> bool:
