@@ -143,10 +143,10 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
         logs = logs + (
             log2_lengths(arrays["w"]).max() if longest is None else math.log2(max(longest, FORMATS["float64"].spacing))
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scale = np.exp2(logs)
         scale = scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
-        return scale * _of_options(spec.softcap) if isinstance(spec, Linear) else scale
+        return np.where(scale > 0.0, scale * _of_options(spec.softcap), scale) if isinstance(spec, Linear) else scale
 
 
 def _of_options(settings: softcap.Settings) -> float:
