@@ -181,8 +181,8 @@ def _cross_entropy(call: _Counted[L], z: Pair) -> _Rows:
     if settings.z_loss or UPSTREAM_LSE in call.arrays:
         of_value, of_lse = _row_terms(call, z, parts)
         value = np.logaddexp2(value, of_value)
-        error = np.logaddexp2(error, promised_error + of_lse[:, None] + np.maximum(log_p2, call.least))
         least = np.logaddexp2(least, of_lse[:, None] + call.least)
+        error = np.logaddexp2(np.logaddexp2(error, promised_error + of_lse[:, None] + log_p2), least)
     return _Rows(value, error, least)
 
 
