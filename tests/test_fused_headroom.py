@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from refloss.engines.fused.headroom import TooLargeError, check_options, check_targets, is_single, max_logit
+from refloss.engines.fused.headroom import (
+    TooLargeError,
+    check_lse_gradient,
+    check_options,
+    check_targets,
+    is_single,
+    max_logit,
+)
 from refloss.error_free import Scaled
 from refloss.stages.softcap import UNCHANGED, Settings
 
@@ -37,3 +44,13 @@ def test_scales_and_caps_between_both_ends_fit():
     for settings in (Settings(2.0**40), Settings(2.0**-40), Settings(1.0, 2.0**40), Settings(1.0, 1e-30)):
         with pytest.raises(TooLargeError):
             check_options(settings)
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(FLOAT64, 300), (FLOAT32, 64)])
+def test_gradients_of_log_sum_exps_up_to_an_end_fit(dtype, power):
+    """However small: what they are added to is larger. NaN is of a row that has no log-sum-exp."""
+    check_lse_gradient(dtype)
+    check_lse_gradient(dtype, np.array([0.0, 5e-324, np.nan, -(2.0**power)]), np.empty(0))
+    for beyond in (2.0 ** (power + 1), -np.inf):
+        with pytest.raises(TooLargeError):
+            check_lse_gradient(dtype, np.ones(1), np.array([0.0, beyond]))

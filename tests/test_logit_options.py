@@ -207,6 +207,117 @@ def test_upstream_gradients_at_the_ends_of_the_range(engine, upstream):
             both(engine, loss, z, [0, 2], upstream=upstream, upstream_lse=np.array(of_lse))
 
 
+FAR_OUT = {
+    "a scale whose gradient overflows before short classes": (
+        refloss.SoftmaxLoss(logit_scale=1e300, z_loss=1e-4),
+        ([[0.5, -0.75]], [[1.5e-300, -1.25e-300], [3e-301, -1e-300]], [0]),
+        {"upstream": -0.25, "upstream_lse": [-5e299]},
+    ),
+    "a cap and a scale that make slopes underflow": (
+        refloss.CrossEntropy(logit_scale=1e-300, softcap=1e-300, z_loss=1.0, reduction="none"),
+        ([[12.0], [40.0]], [0, 0]),
+        {"upstream": [-2e214, -6e214], "upstream_lse": [2e30, -5e28]},
+    ),
+    "a probability below the normal numbers": (
+        refloss.CrossEntropy(z_loss=1e-4),
+        ([[614.0, 1329.0], [0.0, -730.0]], [0, 0]),
+        {"upstream": 1.0, "upstream_lse": [2e300, 1e300]},
+    ),
+    "a z-loss that overflows": (
+        refloss.CrossEntropy(logit_scale=0.3, z_loss=1e300, reduction="none"),
+        ([[-450.0, 1326.0, -39.0], [-INF, -1295.0, -1152.0]], [0, 1]),
+        {"upstream": [-4e14, -5e14], "upstream_lse": [-3e229, -5e230]},
+    ),
+    "one class of zeros under a cap far below all": (
+        refloss.SoftmaxLoss(logit_scale=1e30, softcap=1e-300, z_loss=1.0, reduction="sum"),
+        ([[0.75], [-2.0]], [[0.0]], [0, 0]),
+        {"upstream": 1e-300, "upstream_lse": [-1e299, 5e299]},
+    ),
+    "a z-loss behind a scale far out": (
+        refloss.SoftmaxLoss(logit_scale=1e300, softcap=1.0, z_loss=1e30, label_smoothing=0.1, reduction="sum"),
+        ([[0.5, -0.0625]], [[-6e-301, 5.5e-301]], [0]),
+        {"upstream": -0.25, "upstream_lse": [1e30]},
+    ),
+}
+"""Gradients that fit where products on the way to them do not."""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", FAR_OUT)
+def test_products_that_do_not_fit_on_the_way_to_gradients_that_do(name, engine):
+    needs("certified")
+    loss, inputs, followed = FAR_OUT[name]
+    followed = {key: np.array(each) for key, each in followed.items()}
+    against_certified(loss, inputs, followed, engine)
+
+
+def against_certified(loss, inputs, followed, engine, dtype=np.float64):
+    """Within error_bound; no NaN and no warning on the way."""
+    truth = loss.value_and_grad(*inputs, engine="certified", **followed)
+    result = loss.value_and_grad(*inputs, engine=engine, dtype=dtype, **followed)
+    bound = refloss.error_bound(loss, *inputs, engine=engine, dtype=dtype, **followed)
+    parts = [("value", result[0], truth[0], bound[0])]
+    parts += [(name, *each) for name, *each in zip(result[1]._fields, result[1], truth[1], bound[1], strict=True)]
+    for name, *each in parts:
+        part = 0.0 if each[0] is None else checks.rounded_share(*each, float(np.finfo(dtype).max))
+        assert part <= 1.0, f"{loss}: {name} is off by {part:.3g} times what error_bound allows"
+
+
+def size_of(random):
+    return float(random.choice([1.0, 1.0, 1e-300, 1e300, 1e-30, 1e30, 10.0 ** random.uniform(-300.0, 300.0)]))
+
+
+def far_out(random):
+    """A loss, its inputs and upstream gradients, of which any may be at the ends of its range, and logits anywhere."""
+    n, c = int(random.integers(1, 4)), int(random.integers(1, 5))
+    kind = refloss.SoftmaxLoss if random.random() < 0.3 else refloss.CrossEntropy
+    options = {
+        "reduction": str(random.choice(["mean", "sum", "none"])),
+        "label_smoothing": float(random.choice([0.0, 0.0, 0.1, 1.0])),
+        "logit_scale": float(random.choice([1.0, 0.3, size_of(random)])),
+        "softcap": [None, 30.0, 1.0, size_of(random)][random.integers(4)],
+        "z_loss": float(random.choice([0.0, 0.0, 1e-4, 1.0, size_of(random)])),
+    }
+    if random.random() < 0.3:
+        options["class_weight"] = tuple(random.standard_normal(c) * random.choice([1.0, 1e200, 1e-200]))
+    knee = min((options["softcap"] or 1.0) / options["logit_scale"] * random.choice([0.01, 1.0, 20.0, 300.0]), 1e300)
+    y = random.integers(0, c, n)
+    y[random.random(n) < 0.1] = -100
+    if random.random() < 0.3:
+        y = random.standard_normal((n, c)) * random.choice([1.0, 1e200])
+    if kind is refloss.CrossEntropy:
+        z = random.standard_normal((n, c)) * random.choice([1.0, 30.0, 1000.0, knee, size_of(random)])
+        z[random.random((n, c)) < 0.05] = random.choice([-INF, INF, NAN])
+        inputs = z, y
+    else:
+        d = int(random.integers(1, 4))
+        x, w = random.standard_normal((n, d)), random.standard_normal((c, d)) * random.choice([1.0, 10.0, knee])
+        inputs = (x, w, y, *((random.standard_normal(c),) if random.random() < 0.5 else ()))
+    shape = n if options["reduction"] == "none" else ()
+    followed = {"upstream": np.asarray(random.standard_normal(shape) * size_of(random))}
+    if random.random() < 0.5:
+        followed["upstream_lse"] = random.standard_normal(n) * size_of(random)
+    return kind(**options), inputs, followed
+
+
+def test_anything_at_the_ends_of_the_range():
+    """What certified cannot round (a tie, but for e^-1e30) or another engine has no room for (logits) is left out."""
+    needs("certified")
+    random, compared = np.random.default_rng(11), 0
+    while compared < 250:
+        with np.errstate(over="ignore", under="ignore"):
+            loss, inputs, followed = far_out(random)
+        for engine in ENGINES:
+            try:
+                against_certified(loss, inputs, followed, engine)
+            except ArithmeticError:
+                break
+            except ValueError as error:
+                assert "float64 can hold" in str(error)  # noqa: PT017
+        else:
+            compared += 1
+
+
 # ------------------------------------------------------------------------------------------- rows that do not count
 
 
