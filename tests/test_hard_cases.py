@@ -59,7 +59,7 @@ LISTS = {
     refloss.SoftmaxLoss(): [
         *HEADS, *GAPS, ("ordinary-bias", "bias"), ("boundary-ignored-bias", "ignored bias", IGNORED),
         ("hard-bias-offset", "bias offset"), ("hard-offset", "offset"),
-        ("hard-offset-exact", "offset confident"),
+        ("hard-offset-exact", "offset confident"), ("boundary-soft", "soft"),
     ],
     CE: [
         ("ordinary-random", "random"), ("ordinary-wide", "random"),
@@ -95,6 +95,16 @@ def test_float64_has_targets_nearer_to_their_classes():
         name for name, _ in NEARER
     }
     assert not {name for name, _ in NEARER} & {case.name for case in cases(refloss.ArcFace(), "float64")}
+
+
+@pytest.mark.parametrize("kind", [refloss.CrossEntropy, refloss.SoftmaxLoss])
+def test_a_cap_has_a_case_beyond_it(kind):
+    """Every slope there is below 4 e^-2x with x logits over the cap, and some logits are several caps from 0."""
+    (case,) = (case for case in cases(kind(softcap=3.0, logit_scale=0.5), shapes=(9, 7, 13)) if "saturated" in case.id)
+    logits = kind().trace(*case.inputs)["linear"].output if kind is refloss.SoftmaxLoss else case.inputs[0]
+    assert (case.group, case.flags) == ("hard", ("saturated",))
+    assert np.abs(logits).max() * 0.5 / 3.0 > 4.0
+    assert not [case for case in cases(kind()) if "saturated" in case.id]
 
 
 @pytest.mark.parametrize("loss", LISTS, ids=repr)

@@ -15,12 +15,12 @@ LEAST = 3
 """Samples of a batch of which one part has an ignored label and one that counts, and the other has another."""
 
 
-def accumulation(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
+def whole_of_parts(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """The loss of parts, weighted by what counts, is the loss of the whole."""
     _is_sum_of_parts(code, _with_means(code, inputs))
 
 
-def accumulation_with_ignored(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
+def whole_of_parts_with_ignored(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """The loss of parts with ignored labels, weighted by what counts, is the loss of the whole."""
     (n,) = number_of_samples(inputs)
     copies = -(-LEAST // n)

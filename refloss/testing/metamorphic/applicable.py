@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from refloss.testing.hard_cases import Shape
-from refloss.testing.metamorphic.accumulation import accumulation, accumulation_with_ignored
+from refloss.testing.metamorphic.accumulation import whole_of_parts, whole_of_parts_with_ignored
 from refloss.testing.metamorphic.changes import (
     axes,
     far_above,
@@ -57,7 +57,7 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
     if code.weights is None or (code.weights >= 0.0).all():
         yield not_negative
     if shape.n > 1:
-        yield from (order_of_samples, samples_alone, accumulation)
+        yield from (order_of_samples, samples_alone, whole_of_parts)
     if head == "triplet":
         yield from (axes, translation, closed, coincident)
     elif head == "divergence":
@@ -98,6 +98,6 @@ def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
         if scale_of(loss) is not None:
             yield lengths_of_x
     if ignored:
-        yield from (ignored_rows, ignored_batch, ignored_all, accumulation_with_ignored)
+        yield from (ignored_rows, ignored_batch, ignored_all, whole_of_parts_with_ignored)
     if len(weightless_classes(code)):
         yield from (weightless_rows, weightless_batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,16 @@ class Base(NamedTuple):
 
     def changes(self, steps: Mapping[int, tuple[mpf, mpf]]) -> tuple[mpf, mpf]:
         """What that is more at the lower end of steps than unmoved, and at the upper end than at the lower."""
+        low, difference = self._sums(steps)
+        return mp.log1p(low / (1 + self.others)), mp.log1p(difference / (1 + self.others + low))
+
+    def change(self, steps: Mapping[int, tuple[mpf, mpf]]) -> mpf:
+        """The second of these alone."""
+        low, difference = self._sums(steps)
+        return mp.log1p(difference / (1 + self.others + low))
+
+    def _sums(self, steps: Mapping[int, tuple[mpf, mpf]]) -> tuple[mpf, mpf]:
+        """The same of the sum of the exponentials."""
         down_base, up_base = steps.get(self.k, (mpf(0), mpf(0)))
         moving = [(self.ratios[k], *step) for k, step in steps.items() if k != self.k and self.ratios[k]]
         if down_base or up_base:
@@ -37,8 +48,7 @@ class Base(NamedTuple):
         gaps = [(ratio, down - down_base, up - up_base) for ratio, down, up in moving]
         low = mp.fsum(ratio * mp.expm1(down) for ratio, down, _ in gaps)
         difference = mp.fsum(ratio * mp.exp(down) * mp.expm1(up - down) for ratio, down, up in gaps)
-        at_low = 1 + self.others + low
-        return mp.log1p(low / (1 + self.others)), mp.log1p(difference / at_low)
+        return low, difference
 
 
 def undefined(z: Iterable[mpf]) -> bool:
@@ -217,7 +227,17 @@ class Row:
             depth = min(number for number in z if mp.isfinite(number)) - 10**5
             z = [depth if k in targets and number == -INFINITY else number for k, number in enumerate(z)]
         self.z = z
-        self.base, self.largest = Base.of(z, next(iter(targets)) if len(targets) == 1 else None), Base.of(z)
+        self.base = Base.of(z, next(iter(targets)) if len(targets) == 1 else None)
+
+    @cached_property
+    def largest(self) -> Base:
+        """The sum of exponentials as seen from the largest logit."""
+        return self.base if self.base.k == max(range(len(self.z)), key=self.z.__getitem__) else Base.of(self.z)
+
+    @cached_property
+    def alone(self) -> Row:
+        """The same without what follows the log-sum-exp."""
+        return Row(self.given, self.targets, Weights(self.weights.loss), self.cap)
 
     def value(self) -> mpf:
         if self.undefined or self.infinite:
@@ -261,11 +281,11 @@ class Row:
         return change
 
     def _loss_change(self, steps: Mapping[int, tuple[mpf, mpf]]) -> mpf:
-        b, (_, log_change) = self.base.k, self.base.changes(steps)
+        b, log_change = self.base.k, self.base.change(steps)
         down_b, up_b = steps.get(b, (mpf(0), mpf(0)))
-        straight = [t * ((up_b - down_b) - (up - down)) for k, t in self.targets.items() if k != b
-                    for down, up in [steps.get(k, (mpf(0), mpf(0)))]]  # fmt: skip
-        return self.total * log_change + mp.fsum(straight)
+        straight = [-self.targets[k] * (up - down) for k, (down, up) in steps.items() if k != b and k in self.targets]
+        of_base = (self.total - self.targets.get(b, mpf(0))) * (up_b - down_b)
+        return self.total * log_change + of_base + mp.fsum(straight)
 
     def _lse_changes(self, steps: Mapping[int, tuple[mpf, mpf]]) -> tuple[mpf, mpf]:
         """What the log-sum-exp is more at the lower end than unmoved, and at the upper end than at the lower."""
@@ -283,13 +303,12 @@ class Row:
 
         A log-sum-exp has p_k more, times the size of what it is multiplied by; all times the slope of the cap.
         """
-        alone = Row(self.given, self.targets, Weights(self.weights.loss), self.cap)
         if self.undefined:
-            return abs(alone.slope(k))
+            return abs(self.alone.slope(k))
         step = mpf(2) ** (-mp.prec // 3) / self.cap.steepness()
         slope = self.cap.change(self.given[k], step) / step
         p = self.largest.ratios[k] / (1 + self.largest.others)
         of_loss = p * self.size + abs(self.targets.get(k, mpf(0)))
-        size = abs(alone.slope(k)) if one_label else abs(self.weights.loss) * of_loss * slope
+        size = abs(self.alone.slope(k)) if one_label else abs(self.weights.loss) * of_loss * slope
         of_lse = 2 * abs(self.weights.square) * (abs(self.lse()) + self.lse_terms()) + abs(self.weights.lse)
         return size + of_lse * p * slope if of_lse else size
