@@ -93,6 +93,39 @@ def test_a_bias_far_larger_than_the_products_costs_no_digits(bias):
         checks.against_exact(refloss.SoftmaxLoss(), x, w, y, np.array(bias), engine="fused")
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"softcap": 30.0},
+        {"softcap": 0.5, "logit_scale": 3.0, "z_loss": 1e-4},
+        {"logit_scale": 0.0625, "z_loss": 0.5, "label_smoothing": 0.1},
+        {"softcap": 5.0, "z_loss": 0.5, "class_weight": signed_weights_of(300), "reduction": "sum"},
+        {"softcap": 5.0, "z_loss": 0.5, "reduction": "none", "ignore_index": 3},
+    ],
+    ids=str,
+)
+def test_options_at_sizes_of_several_blocks_and_groups(options, dtype, monkeypatch):
+    """Against dd, which is 2^30 times as accurate, within error_bound; of float32 on inputs that it can hold."""
+    in_blocks(monkeypatch, 64)
+    random = random_of(str(options))
+    x, w, b = (random.standard_normal(shape).astype(dtype).astype(np.float64) for shape in ((50, 12), (300, 12), 300))
+    y = random.integers(0, 300, 50)
+    z = (8.0 * random.standard_normal((50, 300))).astype(dtype).astype(np.float64)
+    most = float(np.finfo(dtype).max)
+    for loss, inputs in (
+        (refloss.SoftmaxLoss(**options), (x, w, y)),
+        (refloss.SoftmaxLoss(**options), (x, w, y, 10.0 * b)),
+        (refloss.CrossEntropy(**options), (z, y)),
+    ):
+        upstream = random.standard_normal(50) if loss.reduction == "none" else -1.5
+        result = loss.value_and_grad(*inputs, upstream=upstream, engine="fused", dtype=dtype)
+        truth = loss.value_and_grad(*inputs, upstream=upstream, engine="dd")
+        bound = refloss.error_bound(loss, *inputs, upstream=upstream, engine="fused", dtype=dtype)
+        for each in ((result[0], truth[0], bound[0]), *zip(result[1], truth[1], bound[1], strict=True)):
+            assert each[0] is None or checks.rounded_share(*each, most) <= 1.0
+
+
 # ------------------------------------------------------------------------------------------------ the same as the chain
 
 

@@ -144,7 +144,8 @@ def test_exponentials_times_slopes_may_underflow_where_neither_does(engine, dtyp
     """p = 1 and a slope of 1e-320, p = e^-600 and one of 1e-200, times 1e300: numbers, or 0 by what a bound allows."""
     if dtype is np.float32 and engine != "fused":
         pytest.skip("float32 is of fused alone")
-    for cap, ratio, upstream in ((300.0, 231.0, 1e300), (1.0, 369.0, 1e300), (40.0, 40.0, 1e35)):
+    below = -0.5 * math.log(0.7 * np.finfo(dtype).tiny)  # the slope is four times exp(-2 ratio)
+    for cap, ratio, upstream in ((300.0, 231.0, 1e300), (1.0, 369.0, 1e300), (40.0, 40.0, 1e35), (0.5, below, 1.0)):
         size = float(np.float32(cap * ratio))
         for y in ([0, 1], [1, 0]):
             checks.against_exact(

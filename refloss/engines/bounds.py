@@ -211,7 +211,8 @@ def _capped(call: _Counted[H], z: Pair) -> _Rows:
         return _cross_entropy(call, z)
     capped, saved = softcap.forward(z, call.spec.softcap)
     rows, slope = _cross_entropy(call, capped), _log(saved.slope)
-    least = np.where(slope == -np.inf, slope, rows.least + np.log2(call.spec.softcap.logit_scale))
+    # The slope is 4e/(1 + e)² with an e that may be rounded to 0.
+    least = np.where(slope == -np.inf, slope, rows.least + 2.0 + np.log2(call.spec.softcap.logit_scale))
     return rows._replace(error=np.logaddexp2(_times(rows.error, slope), least))
 
 
