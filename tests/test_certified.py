@@ -255,3 +255,11 @@ def test_nothing_is_shared_with_the_stages_but_settings(path: Path) -> None:
             names = {alias.name for alias in node.names}
             if not node.module.startswith("refloss.engines.certified."):
                 assert names <= SHARED[node.module], f"{path.name} takes {names} from {node.module}"
+
+
+def test_a_gradient_of_the_log_sum_exp_is_enclosed():
+    """dL/dz of upstream 0 is u p, here of p = 1/2."""
+    enclosure = refloss.enclose(refloss.CrossEntropy(), [[1.0, 1.0]], [0], upstream=0.0, upstream_lse=[3.0])
+    assert enclosure.grad["z"].midpoint.tolist() == [[1.5, 1.5]]
+    with pytest.raises(ValueError, match="upstream_lse"):
+        refloss.enclose(refloss.Triplet(), [[1.0]], [[1.0]], [[1.0]], upstream_lse=[3.0])

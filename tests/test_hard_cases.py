@@ -97,6 +97,15 @@ def test_float64_has_targets_nearer_to_their_classes():
     assert not {name for name, _ in NEARER} & {case.name for case in cases(refloss.ArcFace(), "float64")}
 
 
+def test_weights_of_0_are_no_case_of_a_z_loss():
+    """Code may divide by a sum of 0 or leave the loss out: what remains is the z-loss, or NaN."""
+    weights = (1.0, 0.0, 2.0)
+    assert {"boundary-weight-0"} == {
+        case.name for case in cases(refloss.CrossEntropy(class_weight=weights)) if "weight" in case.id
+    }
+    assert not [case for case in cases(refloss.CrossEntropy(class_weight=weights, z_loss=0.1)) if "weight" in case.id]
+
+
 @pytest.mark.parametrize("kind", [refloss.CrossEntropy, refloss.SoftmaxLoss])
 def test_a_cap_has_a_case_beyond_it(kind):
     """Every slope there is below 4 e^-2x with x logits over the cap, and some logits are several caps from 0."""

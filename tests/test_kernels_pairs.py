@@ -100,6 +100,19 @@ def test_expm1_keeps_its_bound():
     assert has_rounded_high_part(computed)
 
 
+def test_expm1_of_what_is_negative():
+    """Down to where it is -1 to every bit of a pair; relative to itself next to 0, too."""
+    random = np.random.default_rng(6)
+    a = pairs_of(
+        random, -np.concatenate([10.0 ** random.uniform(-270.0, 3.0, 200), [0.3466, 37.0, 80.0, 800.0, 1e300]])
+    )
+    computed = applied(pairs.expm1, a)
+    with mp.workdps(400):
+        true = [mp.expm1(number) for number in as_mpf(a)]
+    assert worst(computed, np.array(true)) <= 64
+    assert computed.hi[-1] == -1.0
+
+
 @pytest.mark.filterwarnings("ignore:(invalid|divide by zero|overflow) .*:RuntimeWarning")
 @pytest.mark.parametrize(
     ("name", "a", "b", "expected"),

@@ -54,7 +54,14 @@ def value_and_grad(spec: Spec, arrays: Arrays, upstream: Array, request: Request
     return gradients.pop("value"), gradients
 
 
-def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gradients: bool = True) -> Enclosure:
+def enclose(
+    loss: Any,
+    *inputs_: Any,
+    digits: int = 30,
+    upstream: Any = None,
+    upstream_lse: Any = None,
+    gradients: bool = True,
+) -> Enclosure:
     r"""Enclose a loss and its gradients in balls that are proven to hold the truth.
 
     $$|L - \tilde L| \le r, \qquad |\partial L/\partial v_i - g_i| \le r_i$$
@@ -74,8 +81,8 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
         What the loss is called with.
     digits
         Relative accuracy of the decimals of every entry, from 1 to 1000.
-    upstream
-        The gradient of what comes after the loss, as for ``loss.value_and_grad``.
+    upstream, upstream_lse
+        The gradient of what comes after the loss, and after the log-sum-exp, as for ``loss.value_and_grad``.
     gradients
         False for the value alone.
 
@@ -101,7 +108,7 @@ def enclose(loss: Any, *inputs_: Any, digits: int = 30, upstream: Any = None, gr
     if not 1 <= digits <= 1000:
         raise ValueError(f"digits must be from 1 to 1000; got {digits}")
     gradients = inputs.flag("gradients", gradients)
-    call = call_of(loss, inputs_)
+    call = call_of(loss, inputs_).with_upstream_lse(upstream_lse)
     upstream = inputs.upstream_gradient(upstream, call.spec.reduction, call.samples)
     problem = Problem(call.spec, call.in_float64(), upstream if gradients else None)
     accuracy = int(digits * 3.33) + 4  # bits

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.testing.hard_cases.case import Labels
-from refloss.testing.signatures import Inputs, Loss, class_weight_of, ignore_index_of, labels_of
+from refloss.testing.signatures import (
+    Inputs,
+    Loss,
+    class_weight_of,
+    cross_entropy_of,
+    has_labels,
+    ignore_index_of,
+    labels_of,
+)
 
 CANCELLING = 16.0
 """Largest ratio of the magnitudes of weights of both signs to their sum, for a mean that divides by the sum."""
@@ -56,8 +64,8 @@ def every_second_ignored(loss: Loss, y: Labels) -> Labels:
 
 
 def weightless_labels(loss: Loss, n: int) -> Labels | None:
-    """Return labels (N,) of classes of weight 0, if there are such classes."""
-    weights = class_weight_of(loss)
+    """Return labels (N,) of classes of weight 0, if there are such classes; none for a z-loss, which counts there."""
+    weights = None if has_labels(loss) and cross_entropy_of(loss).z_loss else class_weight_of(loss)
     none = np.flatnonzero(np.equal([1.0] if weights is None else weights, 0.0))
     return np.resize(none, n) if len(none) else None
 
