@@ -149,10 +149,13 @@ def capped_exp_sum(
         lanes[:width] = 0.0
         for start in range(i, min(i + SECTION, row.shape[0]), LANES):
             chunk, chunk_out = row[start : start + LANES], out[start : start + LANES]
-            if _are_near(chunk, settings.near):  # as is the case for most
-                _near_exps(chunk, largest, settings, exps, chunk_out)
-            else:
+            if not _are_near(chunk, settings.near):
                 _capped_exps(chunk, largest, settings, exps, chunk_out)
+            elif start <= argmax < start + LANES:
+                _near_exps(chunk, largest, settings, exps, chunk_out)
+            else:  # as is the case for most
+                _add_near_exps(chunk, largest, settings, exps, chunk_out, lanes)
+                continue
             if start <= argmax < start + LANES:
                 exps[argmax - start] = 0.0
             for j in range(chunk.shape[0]):
@@ -179,6 +182,19 @@ def _near_exps(chunk: FloatArray, largest: Float, settings: Cap, exps: FloatArra
         value = exp(exps[j] - largest)
         out[j] = value * slope_near(exps[j], settings)
         exps[j] = value
+
+
+@njit
+def _add_near_exps(
+    chunk: FloatArray, largest: Float, settings: Cap, exps: FloatArray, out: FloatArray, lanes: FloatArray
+) -> None:
+    """As `_near_exps`, adding the exponentials to the lanes in place of writing them."""
+    for j in range(chunk.shape[0]):
+        exps[j] = capped_near(chunk[j], settings)
+    for j in range(chunk.shape[0]):
+        value = exp(exps[j] - largest)
+        out[j] = value * slope_near(exps[j], settings)
+        lanes[j] += value
 
 
 @njit
