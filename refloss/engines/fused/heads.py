@@ -63,7 +63,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     if upstream is not None:
         wanted = request.wanted(tuple(name for name in spec.differentiable() if name in arrays))
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
-        if isinstance(spec, Linear):
+        if isinstance(spec, Linear) and spec.softcap.logit_scale != 1.0:
             row_weight = row_weight.times(ScaledNumbers.of(np.full(n, spec.softcap.logit_scale), dtype))
     keep = "w" in wanted or "b" in wanted
     size = group_size(n, c, d, dtype, keep=keep)
