@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,15 +26,6 @@ Z = np.array([[0.5, -1.0, 2.0], [0.0, 1.0, -0.5], [3.0, 0.25, 1.0]])
 Y = np.array([2, -100, 1])
 
 
-@dataclass(frozen=True, kw_only=True)
-class WithOptions(refloss.CrossEntropy):
-    """A loss with the settings of kernels for language models; its own value does without."""
-
-    z_loss: float = 0.0
-    softcap: float | None = None
-    logit_scale: float = 1.0
-
-
 def references(dtype="float64", standard="working"):
     return References(dtype, arithmetic(dtype, standard=standard))
 
@@ -47,7 +38,7 @@ def lse(z):
 
 
 def test_settings_that_code_leaves_out_are_tried():
-    plain = WithOptions(class_weight=(1.0, 2.0, 3.0))
+    plain = refloss.CrossEntropy(class_weight=(1.0, 2.0, 3.0))
     assert not {"the z-loss is left out", "no softcap", "no logit scale"} & dict(relatives(plain)).keys()
     assert not {"the z-loss is left out"} & dict(relatives(CE)).keys()
     every = replace(plain, z_loss=1e-3, softcap=30.0, logit_scale=0.5)
@@ -58,7 +49,7 @@ def test_settings_that_code_leaves_out_are_tried():
 
 
 def test_logits_are_those_of_the_softmax():
-    loss = WithOptions(softcap=2.0, logit_scale=0.5)
+    loss = refloss.CrossEntropy(softcap=2.0, logit_scale=0.5)
     rows = rows_of(loss, (Z, Y), references())
     assert np.allclose(rows.z, 2.0 * np.tanh(0.25 * Z[[0, 2]]))
     assert np.allclose(rows.lse, lse(rows.z))
@@ -67,7 +58,7 @@ def test_logits_are_those_of_the_softmax():
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_class_weights_and_the_z_loss(reduction):
     weights, kept = np.array([1.0, 2.0, 4.0]), np.array([0, 2])
-    loss = WithOptions(class_weight=tuple(weights), z_loss=0.25, reduction=reduction)
+    loss = refloss.CrossEntropy(class_weight=tuple(weights), z_loss=0.25, reduction=reduction)
     own = weights[Y[kept]]
     rows = own * (lse(Z[kept]) - Z[kept, Y[kept]])
     z_rows = 0.25 * lse(Z[kept]) ** 2

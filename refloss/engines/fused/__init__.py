@@ -52,10 +52,8 @@ def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Reque
         with np.errstate(all="ignore"):
             loss, gradients = _fused(spec, arrays, upstream, request)
     except TooLargeError:
-        exact = inputs.as_float64(arrays, directions=spec.directions)
-        contract.warn_if_unreliable("chain", spec, exact)
         with np.errstate(over="ignore"):
-            loss, gradients = _by_chain(spec, exact, upstream, request)
+            loss, gradients = _by_chain(spec, arrays, upstream, request)
     with np.errstate(over="ignore"):
         return loss.astype(request.dtype), gradients
 
@@ -66,13 +64,11 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
         case Logits():
             return logits.value_and_grad(spec, arrays, upstream, request)
         case Linear() if not _fits_sweep(spec, arrays):
-            exact = inputs.as_float64(arrays, directions=False)
-            contract.warn_if_unreliable("chain", spec, exact)
-            return _by_chain(spec, exact, upstream, request)
+            return _by_chain(spec, arrays, upstream, request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
         case _:  # Triplet, Divergence
-            return _by_chain(spec, inputs.as_float64(arrays, directions=False), upstream, request)
+            return _by_chain(spec, arrays, upstream, request)
 
 
 def _fits_sweep(spec: Linear, arrays: Arrays) -> bool:
@@ -85,8 +81,10 @@ def _fits_sweep(spec: Linear, arrays: Arrays) -> bool:
     return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not smoothed_and_capped
 
 
-def _by_chain(spec: Spec, exact: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
-    """Compute by the chain, in float64."""
+def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
+    """Compute by the chain, in float64; warn where its result may be wrong altogether."""
+    exact = inputs.as_float64(arrays, directions=spec.directions)
+    contract.warn_if_unreliable("chain", spec, exact)
     if upstream is None:
         return chain.value(spec, exact), {}
     loss, gradients = chain.value_and_grad(spec, exact, upstream)

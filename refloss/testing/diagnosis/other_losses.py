@@ -21,7 +21,6 @@ from refloss.testing.diagnosis.references import (
     agrees,
     number_of_classes,
 )
-from refloss.testing.diagnosis.rows import OPTIONS, option_of
 from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
 from refloss.testing.signatures import (
     Inputs,
@@ -41,8 +40,12 @@ Explanation: TypeAlias = tuple[str, Explained]
 OTHER = 1e-4
 """Smallest relative difference at which a fitted setting counts as another one."""
 
-LEFT_OUT = {"z_loss": "the z-loss is left out", "softcap": "no softcap", "logit_scale": "no logit scale"}
-"""What code says that does without an option."""
+LEFT_OUT = (
+    ("z_loss", 0.0, "the z-loss is left out"),
+    ("softcap", None, "no softcap"),
+    ("logit_scale", 1.0, "no logit scale"),
+)
+"""Settings that only some losses have, the value that changes nothing, and what that is called."""
 
 
 def relatives(loss: Loss) -> Iterator[Explanation]:
@@ -56,9 +59,9 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
         yield from _forms(loss)
     if has_labels(loss):
         yield from _targets(loss)
-        for name, sentence in LEFT_OUT.items():
-            if option_of(loss, name) != OPTIONS[name]:
-                yield from _with(loss, sentence, **{name: OPTIONS[name]})
+        for name, nothing, sentence in LEFT_OUT:
+            if getattr(loss, name, nothing) != nothing:
+                yield from _with(loss, sentence, **{name: nothing})
         if loss.reduction == "mean":
             yield from other_means(loss)
 

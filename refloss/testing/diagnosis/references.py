@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from refloss.engines.chain import Step
 from refloss.error_free import Array
+from refloss.stages import softcap
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import bounds
 from refloss.testing.errors import Arithmetic
@@ -21,6 +22,7 @@ from refloss.testing.signatures import (
     cross_entropy_of,
     head_of,
     ignore_index_of,
+    softcap_of,
     with_settings,
 )
 
@@ -52,6 +54,13 @@ class References:
     def trace(self, loss: Loss, inputs: Inputs) -> Mapping[str, Step]:
         """Return every stage's output."""
         return self._once(("trace", loss), (inputs,), lambda: loss.trace(*inputs))
+
+    def logits(self, loss: Loss, inputs: Inputs) -> Array:
+        """Return the logits of a loss with labels as its softmax takes them."""
+        if head_of(loss) == "logits" and softcap_of(loss) == softcap.UNCHANGED:
+            return inputs[0].astype(np.float64)
+        steps = self.trace(loss, inputs)
+        return np.asarray(next(steps[name].output for name in ("softcap", "linear", "logits") if name in steps))
 
     def gradient(self, loss: Loss, inputs: Inputs, upstream: Array) -> Any:
         """Return the named tuple of the gradients."""

@@ -6,7 +6,7 @@ Symbols: logits z (n, C) of the n rows that count, as the softmax takes them; ta
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
 from refloss.testing.diagnosis.references import References
-from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, head_of, labels_of
-
-OPTIONS = {"z_loss": 0.0, "softcap": None, "logit_scale": 1.0}
-"""Settings that only some losses have, with the value that changes nothing."""
-STAGES = {"linear": "linear", "margin": "logits"}
-"""The stage whose output is the logits, by head."""
+from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, labels_of
 
 
 class LossRows(NamedTuple):
@@ -73,18 +68,9 @@ class LossRows(NamedTuple):
         return self.reduced(losses) + self.reduced(self.z_loss * self.lse**2, float(len(self.z)))
 
 
-def option_of(loss: Loss, name: str) -> Any:
-    """Return one of `OPTIONS`, of a loss without it the value that changes nothing."""
-    return getattr(loss, name, OPTIONS[name])
-
-
 def rows_of(loss: Loss, inputs: Inputs, references: References) -> LossRows:
     """Return the rows of a loss with labels."""
-    settings, head = cross_entropy_of(loss), head_of(loss)
-    z = references.trace(loss, inputs)[STAGES[head]].output if head in STAGES else inputs[0].astype(np.float64)
-    cap = option_of(loss, "softcap")
-    z = z * option_of(loss, "logit_scale")
-    z = z if cap is None else cap * np.tanh(z / cap)
+    settings, z = cross_entropy_of(loss), references.logits(loss, inputs)
     y = inputs[labels_of(loss) or 0]
     kept = cross_entropy.kept(y, settings)
     z, y = z[kept], y[kept]
@@ -96,5 +82,5 @@ def rows_of(loss: Loss, inputs: Inputs, references: References) -> LossRows:
     largest = z.max(axis=1)
     lse = largest + np.log(np.exp(z - largest[:, None]).sum(axis=1))
     v = np.asarray(weights.v, dtype=np.float64)
-    z_loss = float(option_of(loss, "z_loss"))
-    return LossRows(z, lse, label, np.asarray(t), v, kept, float(np.asarray(divisor)), settings.reduction, z_loss)
+    divisor = float(np.asarray(divisor))
+    return LossRows(z, lse, label, np.asarray(t), v, kept, divisor, settings.reduction, settings.z_loss)

@@ -78,8 +78,7 @@ def _gap(loss: Loss, case: Case, references: References) -> tuple[str, ...]:
     """Return the flag "gap" if logits are so far apart that an exponential vanishes, whatever the case is for."""
     if not has_labels(loss) or "truth" not in case.accepts:
         return ()
-    stage = {"linear": "linear", "margin": "logits"}.get(head_of(loss))
-    z = case.inputs[0] if stage is None else references.trace(loss, case.inputs)[stage].output
+    z = references.logits(loss, case.inputs)
     apart = float((z.max(axis=1) - np.where(np.isfinite(z), z, np.inf).min(axis=1)).max())
     return ("gap",) if apart > -np.log(FORMATS[references.dtype].smallest) else ()
 

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from refloss.error_free import Array
 from refloss.losses import CrossEntropy
-from refloss.stages import softcap
 from refloss.testing.diagnosis.references import Outcomes, References
 from refloss.testing.diagnosis.wrong_sums import Errors, WrongStep, sum_steps
 from refloss.testing.signatures import (
@@ -29,7 +28,6 @@ from refloss.testing.signatures import (
     head_of,
     margin_of,
     scale_of,
-    softcap_of,
 )
 
 Length: TypeAlias = Callable[[Array], Array]
@@ -66,26 +64,19 @@ def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iter
     if head_of(loss) == "divergence":
         yield from _divergence_steps(loss)
         return
-    yield from _softmax_steps(loss)
+    yield from _softmax_steps(loss, references)
     if head_of(loss) == "margin":
         yield from _normalization_steps(loss)
     yield from sum_steps(loss, values, references)
 
 
-def _softmax_steps(loss: Loss) -> Iterator[WrongStep]:
+def _softmax_steps(loss: Loss, references: References) -> Iterator[WrongStep]:
     """Softmax twice, over the wrong axis, or with a constant added to its probabilities."""
-    head = head_of(loss)
-    stage = {"logits": "", "linear": "linear", "margin": "logits"}[head]
-
-    def logits(inputs: Inputs) -> Array:
-        steps = loss.trace(*inputs) if stage or softcap_of(loss) != softcap.UNCHANGED else {}
-        last = "softcap" if "softcap" in steps else stage
-        z: Array = steps[last].output if last else inputs[0]
-        return z
+    labels, logits = LABELS[head_of(loss)], functools.partial(references.logits, loss)
 
     def twice(inputs: Inputs) -> Any:
         e = np.exp(logits(inputs) - logits(inputs).max(axis=1, keepdims=True))
-        return CrossEntropy(**cross_entropy_of(loss)._asdict())(e / e.sum(axis=1, keepdims=True), inputs[LABELS[head]])
+        return CrossEntropy(**cross_entropy_of(loss)._asdict())(e / e.sum(axis=1, keepdims=True), inputs[labels])
 
     def over_samples(inputs: Inputs) -> Any:
         z = logits(inputs)
@@ -94,7 +85,7 @@ def _softmax_steps(loss: Loss) -> Iterator[WrongStep]:
 
     def reduced(rows: Array, inputs: Inputs) -> Any:
         """Reduce the entries of the labels."""
-        losses = np.take_along_axis(rows, inputs[LABELS[head]][:, None], axis=1)[:, 0]
+        losses = np.take_along_axis(rows, inputs[labels][:, None], axis=1)[:, 0]
         return losses if loss.reduction == "none" else getattr(losses, loss.reduction)()
 
     def with_constant(eps: float, inputs: Inputs) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from refloss.error_free import Array
 from refloss.testing.diagnosis.references import References
-from refloss.testing.diagnosis.rows import LossRows, option_of, rows_of
+from refloss.testing.diagnosis.rows import LossRows, rows_of
 from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
 from refloss.testing.signatures import Inputs, Loss, cross_entropy_of
 
@@ -121,7 +121,7 @@ def _short(fit: float) -> list[float]:
 
 def _z_losses(loss: Loss, own: Own, errors: Sequence[Errors]) -> Iterator[WrongStep]:
     """A term of lambda lse^2 for each row, which no class weight multiplies and which the mean divides by the rows."""
-    factor = option_of(loss, "z_loss")
+    factor = cross_entropy_of(loss).z_loss
 
     def added(lam: float, inputs: Inputs) -> Array:
         rows = own(inputs)
