@@ -33,6 +33,7 @@ from support.right_codes import (
 )
 from support.right_codes.code import HALVES
 from support.right_codes.divergence_codes import jax_divergence, numpy_divergence, torch_divergence
+from support.right_codes.option_codes import numpy_options, torch_options
 
 Array = np.ndarray[Any, Any]
 Add = Callable[[Array], Array]
@@ -51,6 +52,7 @@ class Code(NamedTuple):
     """Flags of cases for which it has no convention."""
     ordinary: bool = False
     """Whether it is correct for ordinary angles only."""
+    standard: str = "stable"
 
 
 def head(loss: Any) -> str:
@@ -127,6 +129,9 @@ def by_arccos(loss: Any) -> Fn:
 
 def correct(loss: Any, dtype: str) -> Iterator[Code]:
     """Yield the implementations of a loss that count as correct."""
+    if head(loss) in ("logits", "linear") and (loss.softcap is not None or loss.z_loss):
+        yield from with_options(loss)
+        return
     for add in (sequential, pairwise, blocked):
         yield Code(f"NumPy, {add.__name__}", "numpy", in_numpy(loss, add))
     yield Code("torch", "torch", in_torch(loss))
@@ -136,3 +141,13 @@ def correct(loss: Any, dtype: str) -> Iterator[Code]:
     if not has_rule(loss) and not weighted:  # its backward adds up in what it stores
         summed = dtype if dtype in HALVES else None
         yield Code("jax", "jax", in_jax(loss), summed, ("bias", "soft"))
+
+
+def with_options(loss: Any) -> Iterator[Code]:
+    """Yield the implementations of logits that are scaled and capped: they have tanh and 1 - tanh² as they round."""
+    own = torch_options(loss)
+    if head(loss) == "logits":
+        yield Code("NumPy", "numpy", numpy_options(loss), skips=("soft",), standard="working")
+        yield Code("torch", "torch", own, standard="working")
+    else:
+        yield Code("torch", "torch", torch_linear(own), standard="working")

@@ -41,6 +41,8 @@ LOSSES = (
     refloss.CrossEntropy(),
     refloss.CrossEntropy(reduction="none", label_smoothing=0.1),
     refloss.CrossEntropy(class_weight=WEIGHTS),
+    refloss.CrossEntropy(logit_scale=0.5, softcap=30.0, z_loss=1e-3),
+    refloss.SoftmaxLoss(softcap=30.0, z_loss=1e-3),
     refloss.Triplet(),
     refloss.Triplet(squared=False, m=0.5),
     refloss.KLDivergence(),
@@ -157,7 +159,7 @@ def compare(loss: Any, dtype: str, case: Case, code: Code, truth: Remembered, bo
         upstream = np.random.default_rng(zlib.crc32(case.id.encode())).normal(size=4096)
     result = call(code.fn, code.framework, dtype, None, case.inputs, upstream, fields, LABELS.get(kind))
     value, gradient = truth(loss, case.inputs, result.upstream)
-    arithmetic = budgets.arithmetic(dtype, code.accumulate, standard="stable")
+    arithmetic = budgets.arithmetic(dtype, code.accumulate, standard=code.standard)
     allowed, errors = bounds(loss, case.inputs, arithmetic, result.upstream)
     parts = [("value", result.value, value, allowed)]
     for name, theirs in zip(fields, result.gradients or (), strict=True):

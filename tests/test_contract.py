@@ -139,15 +139,15 @@ def test_what_is_promised_with_options():
 
 
 def test_the_scale_of_options():
-    """1 + max |z'| + 2 σ max |z| / K of logits; of a head σ S (1 + 2 / K), a bias in S. None of plain ones."""
+    """1 + max |z'| + 2 σ max |z| / K of logits, of which ±∞ is ±K; of a head σ S (1 + 2 / K). None of plain ones."""
     z = np.array([[1.0, -8.0], [0.5, np.inf], [np.nan, -np.inf]])
     for options, expected in (
         ({}, [1.0, 1.0, 1.0]),
         ({"z_loss": 1.0}, [1.0, 1.0, 1.0]),
         ({"logit_scale": 0.5}, [5.0, 1.25, 1.0]),
-        ({"softcap": 2.0}, [1.0 + 2.0 + 8.0, 1.0 + 0.5 + 0.5, 1.0]),
-        ({"logit_scale": 0.5, "softcap": 2.0}, [1.0 + 2.0 + 4.0, 1.0 + 0.25 + 0.25, 1.0]),
-        ({"softcap": 1e-4}, [1.0 + 1e-4 + 2.0**11, 1.0 + 1e-4 + 2.0**11, 1.0]),  # saturated
+        ({"softcap": 2.0}, [1.0 + 2.0 + 8.0, 1.0 + 2.0 + 0.5, 1.0 + 2.0]),
+        ({"logit_scale": 0.5, "softcap": 2.0}, [1.0 + 2.0 + 4.0, 1.0 + 2.0 + 0.25, 1.0 + 2.0]),
+        ({"softcap": 1e-4}, [1.0 + 1e-4 + 2.0**11, 1.0 + 1e-4 + 2.0**11, 1.0 + 1e-4]),  # saturated
     ):
         spec = refloss.CrossEntropy(**options).spec
         assert contract.scales(spec, {"z": z, "y": np.zeros(3, int)}) == pytest.approx(expected)

@@ -161,8 +161,10 @@ def _of_logits(settings: softcap.Settings, z: Array) -> Array:
         return np.ones(len(z))
     with np.errstate(over="ignore", invalid="ignore"):
         largest = sigma * np.abs(np.where(np.isfinite(z), z, 0.0)).max(axis=1)
-        capped = largest if cap is None else np.minimum(largest, cap) + 2.0 * np.minimum(largest / cap, SATURATED)
-        return np.asarray(1.0 + capped)
+        if cap is None:
+            return np.asarray(1.0 + largest)
+        capped = np.where(np.isinf(z).any(axis=1), cap, np.minimum(largest, cap))  # K of what is infinite, its slope 0
+        return np.asarray(1.0 + capped + 2.0 * np.minimum(largest / cap, SATURATED))
 
 
 def has_options(spec: Spec, arrays: Arrays) -> bool:

@@ -33,6 +33,7 @@ HEADS: tuple[Any, ...] = (
     *(refloss.CombinedMargin(m1=1.35, m2=0.3, m3=0.2, boundary=rule) for rule in (*RULES[1:], "conditional")),
     refloss.CombinedMargin(m1=0.9, m2=0.4, m3=0.15, class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
     refloss.SoftmaxLoss(),
+    refloss.SoftmaxLoss(logit_scale=0.5, softcap=30.0, z_loss=1e-3),
 )
 
 
@@ -215,6 +216,8 @@ CROSS_ENTROPIES: tuple[Any, ...] = (
     refloss.CrossEntropy(reduction="none"),
     refloss.CrossEntropy(label_smoothing=0.1),
     refloss.CrossEntropy(label_smoothing=1e-6, reduction="sum"),
+    refloss.CrossEntropy(softcap=30.0, z_loss=1e-4),
+    refloss.CrossEntropy(logit_scale=0.25, softcap=50.0, z_loss=1.0, label_smoothing=0.1, reduction="none"),
 )
 
 
@@ -388,6 +391,11 @@ BEYOND: dict[str, tuple[Any, Inputs, Any]] = {
         refloss.KLDivergence(reduction="none"),
         ([[0.0, -np.inf, 1.0]] * 3, [[0.0, 0.0, 0.0]] * 3),
         np.array([0.0, -2.0, 3.0]),
+    ),
+    "an infinite logit under a cap of 450": (
+        refloss.CrossEntropy(softcap=450.0, reduction="sum"),
+        ([[1e-12, np.inf, -1e-12], [-np.inf, 1.0, 2.0]], [2, 1]),
+        0.5,
     ),
     "every row ignored": (
         refloss.SoftmaxLoss(reduction="none"),

@@ -36,6 +36,13 @@ class Case(NamedTuple):
     upstream: Any
     single: bool
     """Whether all numbers are float32."""
+    upstream_lse: Any = None
+
+    @property
+    def calls(self) -> dict[str, Any]:
+        """The upstream gradients, as a loss's methods take them."""
+        lse = {} if self.upstream_lse is None else {"upstream_lse": self.upstream_lse}
+        return {"upstream": self.upstream} | lse
 
 
 def drawn(seed: int, number: int) -> Case:
@@ -52,8 +59,16 @@ def drawn(seed: int, number: int) -> Case:
     if single:
         inputs = tuple(map(_in_single, inputs))
     rows = np.shape(inputs[0])[:1] if loss.reduction == "none" else ()
-    upstream = np.clip(random.standard_normal(rows) * _far(random, 0.25), -1e308, 1e308)
-    return Case(kind, loss, inputs, _in_single(upstream) if single else upstream, single)
+    upstream, lse = _upstream(random, rows), None
+    if kind in ("plain heads", "logits") and random.random() < 0.2:
+        lse = _upstream(random, np.shape(inputs[0])[:1])
+    if single:
+        upstream, lse = _in_single(upstream), None if lse is None else _in_single(lse)
+    return Case(kind, loss, inputs, upstream, single, lse)
+
+
+def _upstream(random: Random, shape: tuple[int, ...]) -> np.ndarray:
+    return np.clip(random.standard_normal(shape) * _far(random, 0.25), -1e308, 1e308)
 
 
 def _in_single(numbers: Any) -> Any:
@@ -98,6 +113,18 @@ def _shared(random: Random, c: int) -> dict[str, Any]:
     if random.random() < 0.3:
         ends = (0.0, 1.0, 1.0, 1e-300, 1e300, random.random(), 3.0, -1.0, -random.random())
         settings["class_weight"] = tuple(float(_pick(random, *ends)) for _ in range(c))
+    return settings
+
+
+def _options(random: Random) -> dict[str, Any]:
+    """Draw what is done to logits, and with their log-sum-exp."""
+    settings: dict[str, Any] = {}
+    if random.random() < 0.2:
+        settings["logit_scale"] = _pick(random, 0.1, 3.0, _far(random, 0.5))
+    if random.random() < 0.25:
+        settings["softcap"] = _pick(random, 30.0, 50.0, 1.0, _far(random, 0.5))
+    if random.random() < 0.25:
+        settings["z_loss"] = _pick(random, 1e-4, 1.0, _far(random, 0.5))
     return settings
 
 
@@ -178,7 +205,7 @@ def head(random: Random) -> tuple[Any, Any]:
 def linear(random: Random) -> tuple[Any, Any]:
     """A plain head."""
     n, c, d = _sizes(random)
-    loss = refloss.SoftmaxLoss(**_shared(random, c))
+    loss = refloss.SoftmaxLoss(**_shared(random, c), **_options(random))
     x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
     if random.random() < 0.5:  # logits of ordinary size from long and short vectors
         power = random.integers(-900, 900)
@@ -199,7 +226,7 @@ def logits(random: Random) -> tuple[Any, Any]:
     z = np.clip(z, -1.7e308, 1.7e308)
     if random.random() < 0.15:
         z[random.integers(n), random.integers(c)] = _pick(random, -np.inf, -np.inf, np.nan, np.inf)
-    loss = refloss.CrossEntropy(**_shared(random, c))
+    loss = refloss.CrossEntropy(**_shared(random, c), **_options(random))
     if random.random() < 0.3:
         t = random.random((n, c)) * _pick(random, 1.0, 1.0 / c, _far(random, 1.0))
         t[random.random((n, c)) < 0.2] = 0.0
@@ -276,6 +303,24 @@ def crowds(random: Random) -> tuple[Any, Any]:
     return loss, (x, w, np.zeros(n, np.int64))
 
 
+def divergences(random: Random) -> tuple[Any, Any]:
+    """Two rows of logits: near each other, far apart, masked in one or both."""
+    n, c, _ = _sizes(random)
+    t = random.standard_normal((n, c)) * _far(random, 0.5)
+    apart = _pick(random, 0.0, 1.0, 1e-8, 1e-17, 2.0**-40, _far(random, 0.5))
+    z = t + random.standard_normal((n, c)) * apart
+    if random.random() < 0.3:
+        z += random.standard_normal((n, 1)) * _far(random, 0.5)
+    if random.random() < 0.2:
+        t[:, random.integers(c)] += _pick(random, 40.0, 700.0, 1e308, -1e308)
+    z, t = np.clip(z, -1.7e308, 1.7e308), np.clip(t, -1.7e308, 1.7e308)
+    for logits in (z, t):
+        if random.random() < 0.15:
+            logits[random.integers(n), random.integers(c)] = _pick(random, -np.inf, -np.inf, np.nan, np.inf)
+    form = _pick(random, "forward", "reverse", "jensen-shannon")
+    return refloss.KLDivergence(form=form, reduction=_pick(random, "mean", "sum", "none")), (z, t)
+
+
 KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "margin heads": head,
     "plain heads": linear,
@@ -283,8 +328,9 @@ KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "hinges": hinges,
     "folds": folds,
     "crowds": crowds,
+    "divergences": divergences,
 }
-SHARES = (0.35, 0.16, 0.17, 0.15, 0.165, 0.005)
+SHARES = (0.3, 0.18, 0.18, 0.12, 0.125, 0.005, 0.09)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing
@@ -304,7 +350,7 @@ class Outcome(NamedTuple):
 def truth_of(case: Case) -> Any:
     """Return what certified finds, or why it finds nothing."""
     try:
-        return case.loss.value_and_grad(*case.inputs, upstream=case.upstream, engine="certified")
+        return case.loss.value_and_grad(*case.inputs, **case.calls, engine="certified")
     except (ValueError, ArithmeticError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -313,12 +359,12 @@ def outcome(case: Case, engine: str, truth: Any) -> Outcome:
     """Compare an engine with the truth, by `refloss.error_bound`."""
     options = ENGINES[engine]
     try:
-        result = case.loss.value_and_grad(*case.inputs, upstream=case.upstream, **options)
+        result = case.loss.value_and_grad(*case.inputs, **case.calls, **options)
     except ValueError as error:
         return Outcome(0.0, 0.0, f"refused: {error}")
     if isinstance(truth, str):
         return Outcome(0.0, 0.0, f"no truth: {truth}")
-    bound = refloss.error_bound(case.loss, *case.inputs, upstream=case.upstream, **options)
+    bound = refloss.error_bound(case.loss, *case.inputs, **case.calls, **options)
     most = float(np.finfo(options.get("dtype", np.float64)).max)
     pairs = [(a, b, c) for a, b, c in zip(result[1], truth[1], bound[1], strict=True) if a is not None]
     return Outcome(share(result[0], truth[0], bound[0], most), max(share(*each, most) for each in pairs))
