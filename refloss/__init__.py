@@ -1,7 +1,8 @@
 """refloss: the numerical truth about softmax and margin losses.
 
 Values, hand-derived gradients and stated accuracy for cross entropy, the softmax loss, modified softmax, NormFace,
-A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, the triplet loss, and the Kullback-Leibler divergence.
+A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, AdaFace, MagFace, CurricularFace, MV-Softmax, the
+triplet loss, and the Kullback-Leibler divergence.
 """
 
 import importlib as _importlib
@@ -12,14 +13,18 @@ if _typing.TYPE_CHECKING:
     from refloss.engines.contract import AccuracyWarning
     from refloss.functions import entropy, error_bound, log_softmax, logsumexp, softmax
     from refloss.losses import (
+        AdaFace,
         AMSoftmax,
         ArcFace,
         ASoftmax,
         CombinedMargin,
         CosFace,
         CrossEntropy,
+        CurricularFace,
         KLDivergence,
+        MagFace,
         ModifiedSoftmax,
+        MVSoftmax,
         NormFace,
         SoftmaxLoss,
         SphereFace,
@@ -33,11 +38,15 @@ __all__ = [
     "AMSoftmax",
     "ASoftmax",
     "AccuracyWarning",
+    "AdaFace",
     "ArcFace",
     "CombinedMargin",
     "CosFace",
     "CrossEntropy",
+    "CurricularFace",
     "KLDivergence",
+    "MVSoftmax",
+    "MagFace",
     "ModifiedSoftmax",
     "NormFace",
     "SoftmaxLoss",

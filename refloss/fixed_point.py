@@ -36,10 +36,43 @@ def settled(quantity: Callable[[int], int]) -> Fraction:
     return Fraction(0)
 
 
-def fixed(number: float | Fraction, bits: int) -> int:
-    """Return a number in units of 2^-bits, rounded down."""
+class Surd(NamedTuple):
+    """A number p + q √r of rational p, q and r >= 0: what depends linearly on the length of a row."""
+
+    plain: Fraction
+    """p."""
+    factor: Fraction = Fraction(0)
+    """q."""
+    square: Fraction = Fraction(0)
+    """r."""
+
+    def __bool__(self) -> bool:
+        """Whether it is not 0."""
+        root_square = self.factor**2 * self.square
+        return self.plain**2 != root_square or self.plain * self.factor > 0
+
+    def mapped(self, factor: Fraction, offset: Fraction) -> Surd:
+        """Return it times a factor, and an offset added."""
+        return Surd(self.plain * factor + offset, self.factor * factor, self.square)
+
+    def units(self, bits: int) -> int:
+        """Return it in units of 2^-bits, wrong by less than two."""
+        numerator, denominator = (self.factor**2 * self.square).as_integer_ratio()
+        root = math.isqrt((numerator << 2 * bits) // denominator)
+        return fixed(self.plain, bits) + (root if self.factor >= 0 else -root)
+
+
+def fixed(number: float | Fraction | Surd, bits: int) -> int:
+    """Return a number in units of 2^-bits, rounded down; of a surd wrong by less than two."""
+    if isinstance(number, Surd):
+        return number.units(bits)
     numerator, denominator = number.as_integer_ratio()
     return (numerator << bits) // denominator
+
+
+def square_of(row: Array) -> Fraction:
+    """Return the square of a row's length."""
+    return sum((Fraction(number) ** 2 for number in row.tolist()), Fraction(0))
 
 
 def units(row: Array, unit: int = 1) -> list[int]:
@@ -153,8 +186,8 @@ class Turned(NamedTuple):
 
     angle: ExactAngle
     m1: float
-    m2: float
-    m3: float
+    m2: float | Surd
+    m3: float | Surd
     bits: int
 
     @property
@@ -166,6 +199,12 @@ class Turned(NamedTuple):
     def sin_theta(self) -> int:
         """Sin θ."""
         return self.angle.sin(self.bits)
+
+    @property
+    def phi(self) -> int:
+        """The angle φ."""
+        numerator, denominator = self.m1.as_integer_ratio()
+        return self.angle.theta(self.bits) * numerator // denominator + self.of(self.m2)
 
     @property
     def sin_phi(self) -> int:
@@ -183,14 +222,13 @@ class Turned(NamedTuple):
             return 0
         return self._reduced()[1] - self.cos_theta
 
-    def of(self, number: float) -> int:
+    def of(self, number: float | Surd) -> int:
         """Another number in these units."""
         return fixed(number, self.bits)
 
     def _reduced(self) -> tuple[int, int]:
         """Sine and cosine of φ, from its residual beside the nearest multiple of π."""
-        numerator, denominator = self.m1.as_integer_ratio()
-        phi, half_turn = self.angle.theta(self.bits) * numerator // denominator + self.of(self.m2), pi(self.bits)
+        phi, half_turn = self.phi, pi(self.bits)
         turns = (2 * phi + half_turn) // (2 * half_turn)
         sine, cosine = sin_cos(phi - turns * half_turn, self.bits)
         return (-sine, -cosine) if turns % 2 else (sine, cosine)

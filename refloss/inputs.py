@@ -155,6 +155,17 @@ def embeddings_and_classes(
     return {"x": x, "w": w, "y": y, "b": b}
 
 
+def margins(m: Any, rows: int, largest: float) -> Array:
+    """Return margins m (N,), one per sample, of either sign."""
+    array = float64_array("m", m)
+    if array.shape != (rows,):
+        raise ValueError(f"m must have shape ({rows},), one margin per sample; got shape {array.shape}")
+    outside = ~(np.abs(array) <= largest)
+    if outside.any():
+        raise ValueError(f"m must be margins from {-largest:g} to {largest:g}; got {_first_bad(outside, array, 'm')}")
+    return array
+
+
 def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
     """Return anchors, positives and negatives, all (N, D), by name."""
     points = {
@@ -212,6 +223,24 @@ def angles(value: Any) -> Array:
     if outside.any():
         raise ValueError(f"theta must be in radians, from 0 to pi; got {_first_bad(outside, theta, 'theta')}")
     return theta
+
+
+def lengths(value: Any) -> Array:
+    """Return lengths of embeddings, above 0."""
+    length = float64_array("length", value)
+    outside = ~((length > 0.0) & np.isfinite(length))
+    if outside.any():
+        raise ValueError(f"length must be finite and above 0; got {_first_bad(outside, length, 'length')}")
+    return length
+
+
+def embeddings(x: Any, least: int) -> Array:
+    """Return embeddings x (N, D), none of them zero, at least so many."""
+    rows = _matrix("x", x, "(N, D)")
+    if len(rows) < least or rows.shape[1] == 0:
+        raise ValueError(f"x must have at least {least} samples and one dimension; got shape {rows.shape}")
+    _check_rows("x", rows, np.ones(len(rows), np.bool_), directions=True)
+    return rows
 
 
 def rows_along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array], Any]]:

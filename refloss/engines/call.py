@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from refloss import inputs
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Spec, WithCap
+from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Spec, WithCap
 from refloss.messages import shown
 
 FLATTENED = ("z", "target")
@@ -34,6 +34,11 @@ class Call(NamedTuple):
             for name in self.spec.differentiable()
             if name in self.arrays
         }
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of what the tuple of gradients holds: one for each input, and for margins where they are given."""
+        return tuple(n for n in self.spec.differentiable() if n != MARGINS.name or n in self.arrays)
 
     def with_upstream_lse(self, value: Any) -> Call:
         """Return the call with the upstream gradient of the log-sum-exp of each sample, or as it is for None."""

@@ -1,11 +1,13 @@
 """The chain: the picture read downwards, and then upwards, in NumPy.
 
-    x, W ──► normalize ──► cosine ─────────────┐
-    x, w_y ─► angle ──► margin ────────────────┴─► logits ──► log_softmax, logsumexp ──► cross_entropy ──► loss
+    x, W ──► normalize ──► cosine ──► negatives ┐
+    x, w_y ─► angle ──► margin ─────────────────┴─► logits ──► log_softmax, logsumexp ──► cross_entropy ──► loss
+                 quality ─┘
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the
-loss. Triplet and divergence are pictures of their own.
+loss. `quality`, a number per sample from the length of x, and `negatives` are there for the losses that have them.
+Triplet and divergence are pictures of their own.
 
 Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
 order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
@@ -44,6 +46,7 @@ from refloss.error_free import (
     ldexp,
     plain,
     put,
+    rounded,
     total_by_label,
 )
 from refloss.stages import (
@@ -56,7 +59,9 @@ from refloss.stages import (
     logits,
     logsumexp,
     margin,
+    negatives,
     normalize,
+    quality,
     softcap,
     softmax,
     triplet,
@@ -168,7 +173,8 @@ def _forward(spec: Spec, arrays: Arrays) -> tuple[Stages, Backward]:
 # ---------------------------------------------------------------------------------------- cross entropy on given logits
 
 
-def _logits(spec: WithLabels, z: Pair, arrays: Arrays) -> tuple[Stages, Backward]:
+def _logits(spec: WithLabels, z: Pair, arrays: Arrays, terms: Pair | None = None) -> tuple[Stages, Backward]:
+    """Cross entropy of logits, plus terms of every row that they do not depend on."""
     settings, y, upstream_lse = spec.cross_entropy, arrays["y"], arrays.get(UPSTREAM_LSE)
     parts = softmax.exponentials(z)
     log_p, saved_log_softmax = log_softmax.forward(z, parts)
@@ -176,7 +182,8 @@ def _logits(spec: WithLabels, z: Pair, arrays: Arrays) -> tuple[Stages, Backward
     row_terms, saved_z_loss = z_loss.forward(lse, settings.z_loss) if settings.z_loss else (None, None)
     weights = cross_entropy.weights(y, log_p.shape[1], settings)
     targets = cross_entropy.targets(y, weights, settings.label_smoothing)
-    loss, saved_cross_entropy = cross_entropy.forward(log_p, targets, settings.reduction, row_terms)
+    added = row_terms if terms is None else rounded(terms)
+    loss, saved_cross_entropy = cross_entropy.forward(log_p, targets, settings.reduction, added)
 
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         dlog_p = cross_entropy.backward(upstream, saved_cross_entropy)
@@ -191,8 +198,8 @@ def _logits(spec: WithLabels, z: Pair, arrays: Arrays) -> tuple[Stages, Backward
             dz = dz + logsumexp.backward(dlse, saved_lse)
         return gradients | {"logsumexp": dlse}, {"z": dz}
 
-    terms = {} if row_terms is None else {"z_loss": row_terms}
-    return {"log_softmax": log_p, "logsumexp": lse.hi} | terms | {"cross_entropy": loss}, backward
+    of_lse = {} if row_terms is None else {"z_loss": row_terms}
+    return {"log_softmax": log_p, "logsumexp": lse.hi} | of_lse | {"cross_entropy": loss}, backward
 
 
 def _capped(spec: WithCap, z: Pair, arrays: Arrays) -> tuple[Stages, Backward]:
@@ -235,21 +242,28 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     unit_x, unit_w = normalize.forward(x), normalize.forward(w)
     c, saved_cosine = cosine.forward(unit_x, unit_w)
     theta, saved_angle = angle.forward(x, w[y])
-    psi, saved_margin = margin.forward(theta, spec.margin)
+    v, terms, saved_quality = _quality(spec, arrays, unit_x)
+    psi, saved_margin = margin.forward(theta, spec.margin, v)
+    eta, saved_negatives = _negatives(spec, arrays, c, saved_margin.threshold)
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
-    z, saved_logits = logits.forward(c, psi, y, scale, exponent)
+    z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
-    outputs, logits_backward = _logits(spec, z, arrays)
+    outputs, logits_backward = _logits(spec, z, arrays, terms)
 
     def backward(upstream: Array) -> tuple[Stages, Stages]:
         gradients, dlogits = logits_backward(upstream)
         dz = dlogits["z"]
-        dc, dpsi, dscale = logits.backward(dz, saved_logits)
-        dtheta = margin.backward(dpsi, saved_margin)
+        deta, dpsi, dscale = logits.backward(dz, saved_logits)
+        dtheta, dv = margin.backward(dpsi, saved_margin)
+        dc = deta if saved_negatives is None else negatives.backward(deta, saved_negatives)
         dx_target, dw_target = angle.backward(dtheta, saved_angle)
         dunit_x, dunit_w = cosine.backward(dc, saved_cosine)
         if spec.scale is not None:
             dscale = np.zeros(len(z))
+        if saved_quality is not None and dv is not None:
+            reduction, rows = spec.cross_entropy.reduction, len(z)
+            dterms = cross_entropy.row_weights(upstream, reduction, float(rows), rows)
+            dscale = dscale + quality.backward(dv, dterms, saved_quality)
         dx = normalize.backward(dunit_x, unit_x, dscale) + dx_target
         dw = normalize.backward(dunit_w, unit_w) + _by_class(dw_target, y, len(w))
         gradients |= {
@@ -257,19 +271,45 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             "normalize_w": Normalized(dunit_w, np.zeros(len(w))),
             "cosine": dc,
             "angle": dtheta,
+            "quality": dv,
             "margin": dpsi,
+            "negatives": deta,
             "logits": dz,
         }
-        return gradients, {"x": dx, "w": dw}
+        return gradients, {"x": dx, "w": dw} | ({} if dv is None else {"m": dv})
 
     return {
         "normalize_x": Normalized(unit_x.unit, unit_x.norm.hi),
         "normalize_w": Normalized(unit_w.unit, unit_w.norm.hi),
         "cosine": c.hi,
         "angle": theta.theta.hi,
+        **({} if saved_quality is None or v is None else {"quality": v.value.hi}),
         "margin": psi.hi,
+        **({} if saved_negatives is None else {"negatives": eta.hi}),
         "logits": z.hi,
     } | outputs, backward
+
+
+def _quality(
+    spec: Margin, arrays: Arrays, unit_x: normalize.Directions
+) -> tuple[quality.Quality | None, Pair | None, quality.Saved | None]:
+    """Return the number that each sample's margin depends on, and the terms that its length adds to the loss."""
+    if "m" in arrays:
+        return quality.given(arrays["m"]), None, None
+    if spec.quality is None:
+        return None, None, None
+    v, terms, saved = quality.forward(arrays["x"], unit_x, spec.quality)
+    return v, terms if spec.quality.regularizer else None, saved
+
+
+def _negatives(spec: Margin, arrays: Arrays, c: Pair, threshold: Pair) -> tuple[Pair, negatives.Saved | None]:
+    """Raise the cosines of hard classes, those next to the threshold found again."""
+    if spec.negatives is None:
+        return c, None
+    n, k = negatives.close(c, threshold)
+    known = c.copy()
+    known[n, k] = cosine.of_rows(arrays["x"][n], arrays["w"][k])
+    return negatives.forward(known, threshold, arrays["y"], spec.negatives)
 
 
 def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:

@@ -345,7 +345,7 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     if upstream is None:
         return loss, {}
     narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])
-    narrow.add(np.arange(len(y)), y, *angle.backward(margin.backward(dpsi, saved_margin), saved_angle))
+    narrow.add(np.arange(len(y)), y, *angle.backward(margin.backward(dpsi, saved_margin)[0], saved_angle))
     for block in _blocks(len(near.n), x.shape[1], 2**18):
         n, k = near.n[block], near.k[block]
         narrow.add(n, k, *_by_angle(x[n], w[k], c[n, k]))
@@ -414,7 +414,7 @@ def _by_angle(x: Array, w: Array, dc: StageResult) -> tuple[StageResult, StageRe
     """Carry the gradients of cosines of pairs of rows back as if they were targets, without a margin."""
     theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w))
     _, saved_margin = margin.forward(theta, margin.Settings())
-    return angle.backward(margin.backward(dc, saved_margin), saved_angle)
+    return angle.backward(margin.backward(dc, saved_margin)[0], saved_angle)
 
 
 class _Narrow:

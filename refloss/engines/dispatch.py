@@ -65,7 +65,7 @@ def value_and_grad(call: Call, upstream: Any, wrt: Any, out: Any, engine: str, d
     }
     run = _Run.of(call, engine, Request(computed_in, wanted, contiguous_out))
     loss, by_name = run.value_and_grad(checked_upstream)
-    gradients: Gradients = dict.fromkeys(call.spec.differentiable())
+    gradients: Gradients = dict.fromkeys(call.fields)
     for name in names:
         gradient = by_name[name].astype(computed_in, copy=False).reshape(shapes[name])
         if name in given_out:
@@ -98,7 +98,7 @@ def error_bound(call: Call, engine: str, dtype: Any, upstream: Any) -> tuple[Val
     else:
         bounds = _module("bounds")
         bound, by_name = bounds.value_and_grad(call.spec, exact, checked_upstream, name, computed_in)
-    gradients: Gradients = dict.fromkeys(call.spec.differentiable())
+    gradients: Gradients = dict.fromkeys(call.fields)
     for name, shape in call.shapes.items():
         gradients[name] = by_name[name].reshape(shape)
     return _shaped(bound, call, _FLOAT64), gradients

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
-from refloss.stages import cross_entropy, divergence, margin, softcap, triplet
+from refloss.stages import cross_entropy, divergence, margin, negatives, quality, softcap, triplet
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Inputs of a loss, or their gradients, by name."""
@@ -31,6 +31,8 @@ class Input(NamedTuple):
 
 
 _X, _W, _Y, _B = Input("x", "sample"), Input("w", "class"), Input("y", "sample", "labels"), Input("b", "class")
+MARGINS = Input("m", "sample")
+"""Margins, one per sample; where they are not given, no gradient has such a field."""
 
 
 class _Kind:
@@ -85,16 +87,24 @@ class Linear(_Capped):
 
 @dataclass(frozen=True)
 class Margin(_Labelled):
-    """Cross entropy on scaled cosines, the target's replaced by a curve of its angle."""
+    """Cross entropy on scaled cosines, the target's replaced by a curve of its angle; the margins may be left out."""
 
     margin: margin.Settings
-    """m1, m2, m3, rule, annealing and gradient convention. Engines take one number per margin so far; arrays with one
-    number per sample stop at the stage."""
+    """m1, m2, m3, what a sample's number v adds to them, rule, annealing and gradient convention."""
     scale: float | None
     """The scale; None for the length of the embedding."""
+    quality: quality.Settings | None = None
+    """How v comes of the length of an embedding; None where it does not."""
+    negatives: negatives.Settings | None = None
+    """What becomes of the cosines of hard classes."""
     head: ClassVar[Literal["margin"]] = "margin"
-    inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y)
+    inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y, MARGINS)
     directions: ClassVar[bool] = True
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all samples have the same margins, and all other classes their cosines."""
+        return self.quality is None and self.negatives is None and self.margin.by_quality == margin.CONSTANT
 
 
 @dataclass(frozen=True)

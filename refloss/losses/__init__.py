@@ -8,12 +8,15 @@ from refloss.losses.margin import (
     ASoftmax,
     CombinedMargin,
     CosFace,
+    GivenMarginGradient,
     HeadGradient,
     ModifiedSoftmax,
     NormFace,
     SphereFace,
 )
+from refloss.losses.negatives import CurricularFace, MVSoftmax
 from refloss.losses.pairwise import Triplet, TripletGradient
+from refloss.losses.quality import AdaFace, MagFace
 from refloss.losses.softmax import CrossEntropy, LinearGradient, LogitGradient, SoftmaxLoss
 
 LOSSES: tuple[type[Loss], ...] = (
@@ -25,6 +28,10 @@ LOSSES: tuple[type[Loss], ...] = (
     CosFace,
     ArcFace,
     CombinedMargin,
+    AdaFace,
+    MagFace,
+    CurricularFace,
+    MVSoftmax,
     Triplet,
     KLDivergence,
 )
@@ -34,16 +41,21 @@ __all__ = [
     "LOSSES",
     "AMSoftmax",
     "ASoftmax",
+    "AdaFace",
     "ArcFace",
     "CombinedMargin",
     "CosFace",
     "CrossEntropy",
+    "CurricularFace",
     "DivergenceGradient",
+    "GivenMarginGradient",
     "HeadGradient",
     "KLDivergence",
     "LinearGradient",
     "LogitGradient",
     "Loss",
+    "MVSoftmax",
+    "MagFace",
     "ModifiedSoftmax",
     "NormFace",
     "SoftmaxLoss",

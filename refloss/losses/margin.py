@@ -6,7 +6,10 @@ margins m, in radians where they are angles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +22,10 @@ from refloss.engines.dispatch import Value
 from refloss.engines.spec import Margin
 from refloss.error_free import Array
 from refloss.losses.base import LabelledLoss, Trace
-from refloss.stages import angle, margin
+from refloss.stages import angle, margin, negatives, quality
+
+ON_ANGLE, ON_COSINE = (Fraction(1), Fraction(0)), (Fraction(0), Fraction(1))
+"""A given margin added to the angle, and one taken off the cosine."""
 
 
 class HeadGradient(NamedTuple):
@@ -31,11 +37,27 @@ class HeadGradient(NamedTuple):
     """dL/dw (C, D)."""
 
 
+class GivenMarginGradient(NamedTuple):
+    """Gradient of a margin loss whose margins are given."""
+
+    x: Array
+    """dL/dx (N, D)."""
+    w: Array
+    """dL/dw (C, D)."""
+    m: Array
+    """dL/dm (N,)."""
+
+
+def head_gradient(**gradients: Any) -> HeadGradient | GivenMarginGradient:
+    """Return gradients in the tuple that has their fields."""
+    return GivenMarginGradient(**gradients) if "m" in gradients else HeadGradient(**gradients)
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class MarginLoss(LabelledLoss):
     """What every loss on directions shares: the curve of the target's angle, and a scale."""
 
-    _gradient = HeadGradient
+    _gradient = staticmethod(head_gradient)
 
     gradient: str = "exact"
 
@@ -48,10 +70,20 @@ class MarginLoss(LabelledLoss):
         """The settings of the curve; losses with a margin say which."""
         return margin.Settings(gradient=self.gradient)
 
+    @property
+    def _quality(self) -> quality.Settings | None:
+        """How a number per sample comes of the length of its embedding, for losses that have one."""
+        return None
+
+    @property
+    def _negatives(self) -> negatives.Settings | None:
+        """What becomes of hard classes, for losses that have them."""
+        return None
+
     @cached_property
     def spec(self) -> Margin:
         """What an engine needs to know of this loss."""
-        return Margin(self._cross_entropy, self._margin, getattr(self, "s", None))
+        return Margin(self._cross_entropy, self._margin, getattr(self, "s", None), self._quality, self._negatives)
 
     def target_logit(self, theta: Any) -> Value:
         """Return ψ(θ), which replaces cos θ of the target before the scale, for angles in [0, pi]."""
@@ -133,6 +165,63 @@ class ScaledLoss(MarginLoss):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class PerSampleLoss(ScaledLoss, ABC):
+    """A loss whose margin may be given for every sample, as a fourth argument."""
+
+    @property
+    @abstractmethod
+    def _of_given(self) -> margin.Settings:
+        """The settings of the curve without the margin that is given in its place."""
+
+    @property
+    @abstractmethod
+    def _largest(self) -> float:
+        """How large a given margin may be, of either sign."""
+
+    def __call__(self, x: Any, w: Any, y: Any, m: Any = None, *, engine: str = "auto", dtype: Any = None) -> Value:
+        """Return the loss of embeddings x (N, D), class weights w (C, D), labels y (N,) and, if given, margins m (N,).
+
+        Margins of samples take the place of the setting.
+        """
+        return dispatch.value(self._call(x, w, y, m), engine, dtype)
+
+    def value_and_grad(
+        self,
+        x: Any,
+        w: Any,
+        y: Any,
+        m: Any = None,
+        *,
+        upstream: Any = None,
+        wrt: Any = None,
+        out: Any = None,
+        engine: str = "auto",
+        dtype: Any = None,
+    ) -> tuple[Value, Any]:
+        """Return the loss and its gradients, a named tuple with the fields x (N, D) and w (C, D).
+
+        Where margins m (N,) are given, the tuple has a third field m (N,). The options are those of
+        `CrossEntropy.value_and_grad`; upstream is a number, or (N,) for reduction="none".
+        """
+        return self._value_and_grad(self._call(x, w, y, m), upstream, wrt, out, engine, dtype)
+
+    def trace(self, x: Any, w: Any, y: Any, m: Any = None, *, upstream: Any = None) -> Trace:
+        """Return every stage's output and gradient by stage name; ignored rows hold 0."""
+        return dispatch.trace(self._call(x, w, y, m), upstream)
+
+    @cached_property
+    def _spec_of_given(self) -> Margin:
+        return replace(self.spec, margin=self._of_given)
+
+    def _call(self, x: Any, w: Any, y: Any, m: Any = None) -> Call:
+        call = super()._call(x, w, y)
+        if m is None:
+            return call
+        arrays = call.arrays | {"m": inputs.margins(m, len(call.arrays["x"]), self._largest)}
+        return Call(self._spec_of_given, arrays, call.samples, {**call.arguments, "m": m})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NormFace(ScaledLoss):
     r"""NormFace: unit embeddings and unit class weights, one scale.
 
@@ -201,7 +290,7 @@ class ASoftmax(ScaledLoss):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class CosFace(ScaledLoss):
+class CosFace(PerSampleLoss):
     r"""CosFace (AM-Softmax): the target's cosine lowered.
 
     $$L_n = -\log\frac{e^{s(\cos\theta_{y_n} - m)}}
@@ -241,9 +330,17 @@ class CosFace(ScaledLoss):
     def _margin(self) -> margin.Settings:
         return margin.Settings(m3=self.m, boundary=self.boundary, gradient=self.gradient)
 
+    @property
+    def _of_given(self) -> margin.Settings:
+        return margin.Settings(by_quality=ON_COSINE, boundary=self.boundary, gradient=self.gradient)
+
+    @property
+    def _largest(self) -> float:
+        return 2.0
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ArcFace(ScaledLoss):
+class ArcFace(PerSampleLoss):
     r"""ArcFace: a margin added to the target's angle.
 
     $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}
@@ -285,9 +382,17 @@ class ArcFace(ScaledLoss):
     def _margin(self) -> margin.Settings:
         return margin.Settings(m2=self.m, boundary=self.boundary, gradient=self.gradient)
 
+    @property
+    def _of_given(self) -> margin.Settings:
+        return margin.Settings(by_quality=ON_ANGLE, boundary=self.boundary, gradient=self.gradient)
+
+    @property
+    def _largest(self) -> float:
+        return math.pi
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class CombinedMargin(ScaledLoss):
+class CombinedMargin(PerSampleLoss):
     r"""Combined margin: multiplied and moved angle, lowered cosine.
 
     $$\psi(\theta) = \cos(m_1\theta + m_2) - m_3 \text{ where the rule lets the margin hold}$$
@@ -335,6 +440,14 @@ class CombinedMargin(ScaledLoss):
     @property
     def _margin(self) -> margin.Settings:
         return margin.Settings(self.m1, self.m2, self.m3, self.boundary, gradient=self.gradient)
+
+    @property
+    def _of_given(self) -> margin.Settings:
+        return margin.Settings(self.m1, 0.0, self.m3, self.boundary, gradient=self.gradient, by_quality=ON_ANGLE)
+
+    @property
+    def _largest(self) -> float:
+        return math.pi
 
 
 SphereFace = ASoftmax

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Numbers, Pair, StageResult
+from refloss.error_free import Array, Numbers, Pair, StageResult, dot, scale_rows, sqrt
 from refloss.sliced_product import matmul
 from refloss.stages.normalize import Directions
 
@@ -65,3 +65,9 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult]
         dL/dx̂ (N, D), dL/dŵ (C, D).
     """
     return matmul(upstream, saved.w.T).rounded(), matmul(upstream.T, saved.x.T).rounded()
+
+
+def of_rows(x: Array, w: Array) -> Pair:
+    """Return the cosine of every row of x with the same row of w, right to 100 bits."""
+    (x, _), (w, _) = scale_rows(x), scale_rows(w)
+    return dot(x, w) / (sqrt(dot(x, x)) * sqrt(dot(w, w)))

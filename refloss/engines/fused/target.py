@@ -43,7 +43,7 @@ def margin_target(settings: margin.Settings, scale: float | None, x: ScaledRows,
     s, exponent = logits.scale_of(scale, Pair.of(saved_angle.length_x), exponent_x)
 
     def backward(dz: Array) -> tuple[Array, Array]:
-        dx, dw = angle.backward(margin.backward(dz, saved_margin), saved_angle)
+        dx, dw = angle.backward(margin.backward(dz, saved_margin)[0], saved_angle)
         return plain(dx), plain(dw)
 
     return Target(ldexp(psi * s, exponent), psi.hi, backward)

@@ -1,0 +1,101 @@
+r"""Negatives: a function η of the cosines of the classes that are not the target, another one for the hard ones.
+
+Symbols: cosines c (N, C); labels y (N,); τ (N,) the threshold that the cosine of a hard class is above; t the weight
+of hard classes; η (N, C).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refloss.error_free import Integers, Mask, Numbers, Pair, StageResult, u, where
+
+
+class Settings(NamedTuple):
+    """What becomes of hard classes."""
+
+    rule: str = "curricular"
+    """"curricular" or "reweighted"."""
+    t: float = 0.0
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    hard: Mask
+    """Which classes are hard (N, C)."""
+    slope: StageResult
+    """dη/dc, 1 where they are not (N, C)."""
+
+
+CLOSE = 2.0**-49
+"""Cosines nearer than that to their threshold are found again from the vectors, to 100 bits."""
+TIE = 64.0 * u**2
+"""What differs by less in pairs counts as equal."""
+
+
+def close(c: Pair, threshold: Pair) -> tuple[Integers, Integers]:
+    """Return the samples and classes whose cosine has to be known to more bits before a class is called hard."""
+    n, k = np.nonzero(np.abs((c - threshold[:, None]).hi) < CLOSE)
+    return n, k
+
+
+def is_hard(c: Pair, threshold: Pair) -> Mask:
+    """Decide which cosines are above their threshold, c > τ; at it, none."""
+    return np.asarray((c - threshold[:, None]).hi > TIE)
+
+
+def forward(c: Pair, threshold: Pair, y: Integers, settings: Settings) -> tuple[Pair, Saved]:
+    r"""Raise the cosines of hard classes.
+
+    $$\eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & \text{curricular} \\ (1 + t)\,c_{nk} + t & \text{reweighted}
+    \end{cases}\quad\text{where } c_{nk} > \tau_n,\; k \ne y_n, \qquad \eta_{nk} = c_{nk} \text{ elsewhere}$$
+
+    Sources: CurricularFace (Huang et al. 2020); MV-Softmax (Wang et al. 2020), whose own t is 1 more.
+
+    Parameters
+    ----------
+    c, threshold, y
+        Cosines (N, C), those that `close` names right to 100 bits; thresholds τ (N,); labels (N,).
+    settings
+        The rule and t.
+
+    Returns
+    -------
+    Pair
+        η (N, C); at the targets c.
+    Saved
+        What `backward` needs.
+    """
+    hard = is_hard(c, threshold)
+    hard[np.arange(len(y)), y] = False
+    kind, t = type(c), settings.t
+    if settings.rule == "curricular":
+        raised, slope = c * (c + t), (c * 2.0 + t).rounded()
+    else:
+        share = kind.of(1.0) + t
+        raised, slope = c * share + t, (share + np.zeros(c.shape)).rounded()
+    return where(hard, raised, c), Saved(hard, where(hard, slope, 1.0))
+
+
+def backward(upstream: Numbers, saved: Saved) -> StageResult:
+    r"""Multiply by the slope; which classes are hard, and t, count as constants.
+
+    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(t + 2c_{nk}) \text{ (curricular)},
+    \qquad \frac{\partial L}{\partial\eta_{nk}}\,(1 + t) \text{ (reweighted), for hard classes}$$
+
+    Parameters
+    ----------
+    upstream
+        dL/dη (N, C).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    Numbers
+        dL/dc (N, C).
+    """
+    return upstream * saved.slope
