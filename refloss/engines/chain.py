@@ -271,7 +271,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             "normalize_w": Normalized(dunit_w, np.zeros(len(w))),
             "cosine": dc,
             "angle": dtheta,
-            "quality": dv,
+            **({} if dv is None else {"quality": dv}),
             "margin": dpsi,
             "negatives": deta,
             "logits": dz,
