@@ -244,7 +244,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     theta, saved_angle = angle.forward(x, w[y])
     v, terms, saved_quality = _quality(spec, arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
-    eta, saved_negatives = _negatives(spec, arrays, c, saved_margin.threshold)
+    eta, saved_negatives = _negatives(spec, arrays, c, saved_margin)
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
@@ -302,14 +302,16 @@ def _quality(
     return v, terms if spec.quality.regularizer else None, saved
 
 
-def _negatives(spec: Margin, arrays: Arrays, c: Pair, threshold: Pair) -> tuple[Pair, negatives.Saved | None]:
+def _negatives(spec: Margin, arrays: Arrays, c: Pair, saved: margin.Saved) -> tuple[Pair, negatives.Saved | None]:
     """Raise the cosines of hard classes, those next to the threshold found again."""
     if spec.negatives is None:
         return c, None
-    n, k = negatives.close(c, threshold)
+    x, w = arrays["x"], arrays["w"]
+    n, k = negatives.close(c, saved.threshold)
     known = c.copy()
-    known[n, k] = cosine.of_rows(arrays["x"][n], arrays["w"][k])
-    return negatives.forward(known, threshold, arrays["y"], spec.negatives)
+    known[n, k] = cosine.of_rows(x[n], w[k])
+    exactly = negatives.above(x, w, saved.exactly)
+    return negatives.forward(known, saved.threshold, arrays["y"], spec.negatives, exactly)
 
 
 def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:
