@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refloss.error_free import Array, Integers, Mask, Numbers, Pair, StageResult, where
-from refloss.fixed_point import Between, Turned, settled
+from refloss.fixed_point import Between, Turned, fixed, settled
 
 
 class Settings(NamedTuple):
@@ -98,6 +98,12 @@ def forward(
         share = kind.of(1.0) + t
         raised, slope = c * share + t, (share + np.zeros(c.shape)).rounded()
     return where(hard, raised, c), Saved(hard, where(hard, slope, 1.0))
+
+
+def raised(c: int, settings: Settings, bits: int) -> int:
+    """Return η of a hard class, as its cosine in units of 2^-bits."""
+    t = fixed(settings.t, bits)
+    return c * (t + c) >> bits if settings.rule == "curricular" else c + (t * c >> bits) + t
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
