@@ -271,11 +271,10 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             "normalize_w": Normalized(dunit_w, np.zeros(len(w))),
             "cosine": dc,
             "angle": dtheta,
-            "quality": dv,
             "margin": dpsi,
             "negatives": deta,
             "logits": dz,
-        }
+        } | ({} if dv is None else {"quality": dv})
         return gradients, {"x": dx, "w": dw} | ({} if dv is None else {"m": dv})
 
     return {
