@@ -52,7 +52,7 @@ class IntegerVectors:
         self._x = x
         self.w, self.w_exponent = integers(w)
         if directions:
-            self.w = self.w // np.gcd.reduce(self.w, axis=1, keepdims=True)
+            self.w = self.w // abs(np.gcd.reduce(self.w, axis=1, keepdims=True))  # of one number it has a sign
         self.squares: list[int] = (self.w * self.w).sum(axis=1).tolist()
         self.sample = cache(self._sample)
 
