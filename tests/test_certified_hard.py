@@ -61,6 +61,16 @@ def test_next_to_a_tie(sign: float) -> None:
     encloses(loss, x, w, y, enclosure=enclosure)
 
 
+@pytest.mark.parametrize("m", [0.0, 1e-60])
+def test_an_equal_class(m: float) -> None:
+    """Without a margin it is at the threshold, with any on the angle beyond it."""
+    loss = refloss.CurricularFace(m=m, t=0.5, boundary="none")
+    x, w, y = [[1.0, 2.0]], np.array([[1.0, 1.0], [-1.0, 0.5], [1.0, 1.0]]), [0]
+    enclosure = enclose(loss, x, w, y)
+    assert any(note.endswith(AT) for note in enclosure.notes) == (m == 0.0)
+    encloses(loss, x, w, y, enclosure=enclosure)
+
+
 def test_a_cosine_that_max_bits_cannot_tell_from_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (balls, hard):
         monkeypatch.setattr(module, "MAX_BITS", 256)

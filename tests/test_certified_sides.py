@@ -17,6 +17,7 @@ pytest.importorskip("flint")
 PARALLEL, OPPOSITE = at([3.0, 0.0, 0.0]), at([-3.0, 0.0, 0.0])
 RIGHT, AT_60, AT_120 = at([0.0, 2.0, 0.0]), at([1.0, 1.0, 1.0, 1.0]), at([-1.0, 1.0, 1.0, 1.0])
 AT_45, AT_135, AT_30 = at([1.0, 1.0, 0.0]), at([-1.0, 1.0, 0.0]), at([3.0, 1.0, 1.0, 1.0])
+LONG_AT_60 = at([1.0, 2.0**-100] * 4, [1.0, 2.0**-100])
 HOLDS = "exactly: the margin still holds"
 AT_EPS = refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5, eps=0.5)  # of a length of 1 m2 is ε; of a mean of 0, -ε
 
@@ -42,6 +43,7 @@ AT_EPS = refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5, eps=0.5)  # of a lengt
         (refloss.CosFace(m=0.5, boundary="conditional"), AT_60, "cos theta = m3 exactly: the conditional margin does"),
         (refloss.CosFace(boundary="conditional"), (*AT_120, [-0.5]), "cos theta = m3 exactly: the conditional margin"),
         (refloss.CosFace(boundary="conditional"), (*RIGHT, [0.0]), "cos theta = m3 exactly: the conditional margin"),
+        (refloss.CosFace(m=0.5, boundary="conditional"), LONG_AT_60, "cos theta = m3 exactly: the conditional margin"),
         (refloss.MVSoftmax(), RIGHT, "cos theta = 0 exactly: the easy margin does not hold"),
         (refloss.ArcFace(boundary="min"), (*AT_60, [0.0]), "cos(m1 theta + m2) - m3 = cos theta exactly"),
         (refloss.ArcFace(boundary="keep"), (*OPPOSITE, [0.0]), f"m1 theta + m2 = pi {HOLDS}"),
