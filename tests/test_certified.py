@@ -97,8 +97,9 @@ def test_wrong_gradients_lie_outside() -> None:
         assert not wrong(right, enclosure)
         for title, mutant in mutants.everywhere(mutants.GROSS | mutants.FINE, right).items():
             assert wrong(mutant, enclosure), f"{loss}: {title}"
-        others = {"detached margin": replace(loss, gradient="detached")}
-        if kind is not refloss.AdaFace:  # whose ψ' depends on a length
+        if kind is refloss.AdaFace:  # whose ψ' depends on a length
+            others = {"detached margin": replace(loss, gradient="detached")}
+        else:
             others = mutants.loss_mutants(loss)
         if kind not in (refloss.Triplet, refloss.KLDivergence):
             others |= mutants.settings_mutants(replace(loss, label_smoothing=0.0), len(arguments[0]))
