@@ -46,6 +46,22 @@ def test_classes_on_the_threshold(m: float) -> None:
     assert [int(note.split("class ")[1].split()[0]) for note in at] == [2, 3, 4]
 
 
+def test_three_hundred_rational_cosines_at_the_threshold() -> None:
+    """w = k e_i + δ e_j: its cosine, (k + δ)/(4 √(k² + δ²)), is above 1/4 if δ > 0 and 1/4 if δ = 0."""
+    loss, random_ = refloss.MVSoftmax(m=0.25, s=4.0), random()
+    x, w, y = thresholds.ties(0.25)
+    moved = random_.choice([-1.0, 0.0, 1.0], 300) * 10.0 ** random_.uniform(-300.0, -10.0, 300)
+    classes = np.zeros((300, 16))
+    for row, delta in zip(classes, moved, strict=True):
+        i, j = random_.permutation(16)[:2]
+        row[i], row[j] = random_.uniform(0.5, 2.0), delta
+    w = np.concatenate([w[:2], classes])
+    assert np.array_equal(thresholds.hard(loss, x, w)[2:], moved > 0.0)
+    assert thresholds.misjudged(loss, x, w, y, engine="certified") == 0
+    notes = enclose(loss, x, w, y, gradients=False).notes
+    assert [int(note.split("class ")[1].split()[0]) - 2 for note in notes] == np.flatnonzero(moved == 0.0).tolist()
+
+
 @pytest.mark.parametrize("sign", [-1.0, 0.0, 1.0])
 def test_next_to_a_tie(sign: float) -> None:
     """Cosines of 1/2 and of 1/4, moved by 1e-200 of it: more bits decide."""
