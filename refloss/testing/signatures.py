@@ -110,6 +110,13 @@ def has_options(loss: Loss) -> bool:
     return capped or (has_labels(loss) and cross_entropy_of(loss).z_loss != 0.0)
 
 
+def has_row_terms(loss: Loss) -> bool:
+    """Whether rows have terms that no class weight multiplies: a z-loss, or a regularizer of lengths."""
+    settings = quality_of(loss) if head_of(loss) == "margin" else None
+    of_lengths = settings is not None and settings.regularizer != 0.0
+    return of_lengths or (has_labels(loss) and cross_entropy_of(loss).z_loss != 0.0)
+
+
 def class_weight_of(loss: Loss) -> tuple[float, ...] | None:
     """Return the class weights, if the loss has any."""
     return cross_entropy_of(loss).class_weight if has_labels(loss) else None

@@ -75,6 +75,9 @@ def margin_error(
     psi, moved = at.hi, near[1:] - theta
     apart = np.stack([(curve.psi(there) - at).hi for there in beside])  # in pairs, since roundings are no jumps
     leap = np.abs(apart - slope * moved) > 0.6 * bend * moved**2  # a smooth curve stays within half of that
+    crossed = _crossed(own, here, beside)
+    if v is not None:  # their margins have errors of their own, and reach far
+        leap = leap | crossed
     beyond = max(1.0, settings.m1) * np.abs(moved)  # how far the curve on the other side may fall
     jump = np.where(leap, np.abs(apart) + np.abs(slope * moved) + beyond + bend * moved**2, 0.0).max(axis=0)
 
@@ -90,7 +93,7 @@ def margin_error(
         sum_of_terms = (1.0 - eased) * terms + 3.0 * eased + 2.0 * np.abs(psi)
         of_psi = np.maximum(of_psi, np.abs(slope) * by_cosine + bend * by_cosine**2 / 2.0 + a.u * sum_of_terms)
     of_psi = of_psi + jump + np.abs(curve.by_m2(here).hi) * of_m2 + np.abs(curve.by_m3(here).hi) * of_m3
-    numbers = _by_number(own, here, beside, reach, off, a)
+    numbers = _by_number(own, here, beside, crossed, reach, off, a)
     if on_cosine or settings.gradient == "detached":
         flat = np.full(psi.shape, False)
         return TargetError(of_psi, np.ones_like(psi), np.full_like(psi, 4.0 * a.u), flat, *numbers)
@@ -114,10 +117,18 @@ def margin_error(
     return TargetError(of_psi, steepness, known, slope > 0.0, *numbers)
 
 
+def _crossed(own: margin.Settings | margin.Own, here: margin.Target, beside: list[margin.Target]) -> NDArray[np.bool_]:
+    """Return whether the boundary of the rule, or a fold, is between a target and those beside it (2, N)."""
+    rule = (margin.RULES | margin.OF_ONE_LOSS)[own.boundary]
+    at, folds = rule.beyond(here, own), own.boundary == "monotone"
+    return np.stack([(rule.beyond(t, own) != at) | (folds & (t.folds != here.folds)) for t in beside])
+
+
 def _by_number(
     own: margin.Settings | margin.Own,
     here: margin.Target,
     beside: list[margin.Target],
+    crossed: NDArray[np.bool_],
     reach: Array,
     off: Array,
     a: Arithmetic,
@@ -139,7 +150,7 @@ def _by_number(
         return np.abs(at), np.zeros_like(at)
     moves = abs(b2) * (2.0 + m2) * max(1.0, float(own.m1))
     turn = np.abs(np.stack([by(place) for place in beside]) - at)
-    leap = np.where(turn > 1.1 * moves * reach, turn + moves * reach, 0.0).max(axis=0)
+    leap = np.where(crossed, turn + moves * reach, 0.0).max(axis=0)
     rounded = 4.0 * (abs(b2) + abs(b3)) + 4.0 * np.abs(at) + abs(b2) * (float(own.m1) * here.theta.theta.hi + m2)
     return np.abs(at), moves * off + leap + a.u * rounded
 
