@@ -68,7 +68,7 @@ class Parts(NamedTuple):
         of_hard = negatives_of(self.loss)
         f = self.c.copy()
         if of_hard is not None:
-            f = negatives.forward(Pair.of(self.c), Pair.of(self.tau), self.y, of_hard)[0].hi.copy()
+            f = np.where(self.c > self.tau[:, None], raised(of_hard, self.c), self.c)
         f[np.arange(len(self.y)), self.y] = self.psi
         return self.value_of(f)
 
@@ -83,6 +83,11 @@ class Parts(NamedTuple):
         return value + (self.terms if reduction == "none" else getattr(self.terms, reduction)())
 
 
+def raised(settings: negatives.Settings, c: Array) -> Array:
+    """Return what cosines of hard classes become."""
+    return c * (settings.t + c) if settings.rule == "curricular" else c + (settings.t * c + settings.t)
+
+
 def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
     """Return the parts of a value on some inputs, from their cosines or from others."""
     x, w, y, *given = inputs
@@ -95,5 +100,9 @@ def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
         terms = quality.forward(x, normalize.forward(x), of_length)[1].hi
     parts = Parts(loss, settings, y, length, c, v, np.zeros(len(x)), np.zeros(len(x)), terms)
     m2, m3 = parts.margins
-    psi = parts.target - m3 if is_on_cosine(settings) else target_logit(settings, parts.theta, v)
+    if is_on_cosine(settings):
+        least = {"conditional": m3, "acute": 0.0 * m3}.get(settings.boundary, np.full(len(x), -2.0))
+        psi = np.where(parts.target > least, parts.target - m3, parts.target)
+    else:
+        psi = target_logit(settings, parts.theta, v)
     return parts._replace(psi=psi, tau=np.cos(settings.m1 * parts.theta + m2) - m3)

@@ -18,6 +18,7 @@ from refloss.error_free import Array
 from refloss.losses import CrossEntropy
 from refloss.testing.diagnosis.heads import parts_of
 from refloss.testing.diagnosis.references import Outcomes, References
+from refloss.testing.diagnosis.wrong_heads import head_steps
 from refloss.testing.diagnosis.wrong_sums import Errors, WrongStep, sum_steps
 from refloss.testing.signatures import LABELS, Inputs, Loss, cross_entropy_of, head_of, is_on_cosine
 
@@ -57,6 +58,7 @@ def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iter
         return
     yield from _softmax_steps(loss, references)
     if head_of(loss) == "margin":
+        yield from head_steps(loss)
         yield from _normalization_steps(loss)
     yield from sum_steps(loss, values, references)
 
