@@ -69,8 +69,8 @@ def show_losses() -> None:
     console = make_console()
     console.print(table)
     console.print(
-        "\nk = floor(m*theta/pi); ||x|| is the length of the embedding, v grows with it. m has a gradient where margins "
-        "of samples are given. Defaults that losses share:\n"
+        "\nk = floor(m*theta/pi); ||x|| is the length of the embedding, v grows with it. m has a gradient where "
+        "margins of samples are given. Defaults that losses share:\n"
     )
     console.print(settings)
 

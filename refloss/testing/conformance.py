@@ -74,8 +74,9 @@ def check(
     ----------
     fn
         ``fn(x, w, y)``, ``fn(z, y)`` or ``fn(anchor, positive, negative)``; a linear head may take a bias as its fourth
-        argument, and `ArcFace`, `CosFace` and `CombinedMargin` margins of samples. Returns the value, or the value and the gradients of its inputs: ``(value, dx, dw)``,
-        ``(value, (dx, dw))``, ``(value, {"x": dx, "w": dw})`` or a dict with "loss" or "value".
+        argument, `ArcFace`, `CosFace` and `CombinedMargin` margins of samples. Returns the value, or the value and the
+        gradients of its inputs: ``(value, dx, dw)``, ``(value, (dx, dw))``, ``(value, {"x": dx, "w": dw})`` or a dict
+        with "loss" or "value".
     loss
         The loss of refloss that it implements, or its class for the default settings.
     framework

@@ -214,7 +214,7 @@ def relabelled(loss: Loss) -> Iterator[tuple[str, Callable[[Outcomes], Outcomes]
 
 
 def _with_margins(other: Callable[[Array], Array], outcomes: Outcomes) -> Outcomes:
-    """Return the same cases with other margins, of which no gradient is looked at; those without margins as they are."""
+    """Return the same cases with other margins, whose gradient is not looked at; those without any as they are."""
     return [
         ((*inputs[:3], other(inputs[3])), output._replace(gradients=output.gradients and output.gradients[:2]))
         if len(inputs) > 3

@@ -9,7 +9,6 @@ import numpy as np
 from refloss.error_free import Array
 from refloss.testing.errors.arithmetic import Arithmetic
 
-
 FAR = 175.0
 """Errors of logits up to which the exponential of twice their size, squared, is a number."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from refloss.engines.spec import MARGINS
 from refloss.formats import dtype_name
 from refloss.messages import shown
 from refloss.testing.adapters import ready
@@ -32,7 +33,7 @@ from refloss.testing.options import (
     wanted_gradients,
     writable_inputs,
 )
-from refloss.testing.signatures import Loss, as_loss, class_weight_of, has_labels, ignore_index_of, inputs_of
+from refloss.testing.signatures import Loss, as_loss, class_weight_of, fields_of, has_labels, ignore_index_of, inputs_of
 
 __all__ = ["Properties", "properties"]
 
@@ -95,7 +96,8 @@ def properties(
     bias
         Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
     margins
-        Whether the code takes margins, one per sample, as its fourth argument; if left out, as for `check`.
+        Whether the code takes margins, one per sample, as its fourth argument; if left out, as for `check`. Their
+        gradient is looked at where ``gradients`` names it.
     overwrites
         Names of inputs, "y" among them, that the code may write into.
 
@@ -123,6 +125,8 @@ def properties(
     size, names, with_bias = _size(loss, shape), inputs_of(loss), takes_bias(fn, loss, bias)
     if ("b" in names and not with_bias) or ("m" in names and not given_margins(fn, loss, margins)[0]):
         names = names[:-1]
+    if gradients is True:
+        gradients = [name for name in fields_of(loss) if name != MARGINS.name]
     wanted = tuple(entry for entry in wanted_gradients(loss, gradients) if entry in names)
     allowed = writable_inputs(loss, overwrites)
     code = Code(fn, loss, framework, name, device, a, wanted, {}, set(), set(), {})

@@ -100,7 +100,10 @@ class Steps(NamedTuple):
     """Another choice of what is scaled, if any, of (target, psi, eta, hard, loss)."""
 
 
-def torch_family(loss: Any, steps: Steps = Steps(), upcast: bool = False, gathered: bool = False) -> Callable[..., Any]:
+RIGHT = Steps()
+
+
+def torch_family(loss: Any, steps: Steps = RIGHT, upcast: bool = False, gathered: bool = False) -> Callable[..., Any]:
     """The head of a loss with such margins or classes, the angle by two lengths."""
     import torch
 
