@@ -222,6 +222,12 @@ class Turned(NamedTuple):
             return 0
         return self._reduced()[1] - self.cos_theta
 
+    @property
+    def threshold(self) -> int:
+        """Cos φ - m3."""
+        cos_phi = self._reduced()[1] if self.m2 or self.m1 != 1.0 else self.cos_theta
+        return cos_phi - self.of(self.m3)
+
     def of(self, number: float | Surd) -> int:
         """Another number in these units."""
         return fixed(number, self.bits)

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from refloss.engines import contract, dd
+from refloss.engines import chain, contract, dd
 from refloss.engines.contract import Promise, log2_lengths
 from refloss.engines.counting import counted
 from refloss.engines.protocol import ValueAndGradients
@@ -30,7 +30,7 @@ from refloss.engines.spec import (
     WithCap,
     WithLabels,
 )
-from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
+from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain, u
 from refloss.formats import format_of
 from refloss.stages import (
     angle,
@@ -43,6 +43,7 @@ from refloss.stages import (
     logsumexp,
     margin,
     normalize,
+    quality,
     softcap,
     softmax,
     triplet,
@@ -244,21 +245,53 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     unit_x, unit_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
     c, _ = cosine.forward(unit_x, unit_w)
     theta, _ = angle.forward(call.wide(x), call.wide(w[y]))
-    psi, saved_margin = margin.forward(theta, spec.margin)
+    v, terms, saved_quality = chain.quality_of(spec, call.arrays, unit_x)
+    psi, saved_margin = margin.forward(theta, spec.margin, v)
+    eta, saved_negatives = chain.hard_negatives(spec, call.arrays, c, saved_margin)
     length = log2_lengths(x)
     log_scale = length if spec.scale is None else np.full(len(y), np.log2(spec.scale))
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
-    z, saved_logits = logits.forward(c, psi, y, scale, exponent)
+    z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
     rows = _cross_entropy(call, z)
 
     each = np.arange(len(y))
     slopes = _sines(x, w) if call.engine == "dd" else np.ones(z.shape)
+    if saved_negatives is not None:
+        slopes *= np.where(saved_negatives.hard, 1.0 + np.abs(high(saved_negatives.slope)), 1.0)
     slopes[each, y] = np.abs(high(saved_margin.slope))
     error_angle = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
     error_x = _sum(error_angle, 1) - length
     if spec.scale is None:
         error_x = np.logaddexp2(error_x, _sum(_times(rows.error, _log(saved_logits.f)), 1))
-    return _by_row(call, rows.value, {"x": error_x, "w": _sum(error_angle, 0) - log2_lengths(w)})
+    value, of_m = rows.value, {}
+    if saved_margin.by_quality is not None:
+        error_v = _times(rows.error[each, y], np.log2(np.abs(high(saved_margin.by_quality)) + ROUNDED)) + log_scale
+        if saved_quality is None:
+            of_m = {"m": call.absolute(error_v)}
+        else:
+            error_x = np.logaddexp2(error_x, _times(error_v, _log(saved_quality.slope)))
+    if spec.quality is not None and terms is not None:
+        of_terms, of_pull = _regularizer(call, spec.quality, terms)
+        value, error_x = np.logaddexp2(value, of_terms), np.logaddexp2(error_x, of_pull)
+    value, bounds = _by_row(call, value, {"x": error_x, "w": _sum(error_angle, 0) - log2_lengths(w)})
+    return value, bounds | of_m
+
+
+ROUNDED = 16.0 * u
+"""What the derivative by a margin may be off by, relative to a promise."""
+
+
+def _regularizer(call: _Counted[Margin], settings: quality.Settings, terms: Pair) -> tuple[Array, Array]:
+    """Bound the value of terms that depend on the length, and their gradient (N,), 0 where the length is held."""
+    reduction = call.spec.reduction
+    share = -np.log2(float(len(terms))) if reduction == "mean" else 0.0
+    of_terms = np.log2(call.promise.value) + _log(terms)
+    low, most = (float(bound) for bound in (settings.low, settings.high))
+    a = np.exp2(log2_lengths(call.arrays["x"]))
+    inside = (a > low * (1.0 - 2.0**-30)) & (a < most * (1.0 + 2.0**-30))
+    slopes = np.where(inside, settings.regularizer * (1.0 / most**2 + 1.0 / np.maximum(a, low) ** 2), 0.0)
+    of_pull = _times(_log(call.upstream) + share + np.log2(call.promise.gradient), np.log2(slopes))
+    return of_terms if reduction == "none" else _sum(of_terms, 0) + share, of_pull
 
 
 def _sines(x: Array, w: Array) -> Array:

@@ -242,9 +242,9 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     unit_x, unit_w = normalize.forward(x), normalize.forward(w)
     c, saved_cosine = cosine.forward(unit_x, unit_w)
     theta, saved_angle = angle.forward(x, w[y])
-    v, terms, saved_quality = _quality(spec, arrays, unit_x)
+    v, terms, saved_quality = quality_of(spec, arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
-    eta, saved_negatives = _negatives(spec, arrays, c, saved_margin.threshold)
+    eta, saved_negatives = hard_negatives(spec, arrays, c, saved_margin)
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
@@ -271,11 +271,10 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             "normalize_w": Normalized(dunit_w, np.zeros(len(w))),
             "cosine": dc,
             "angle": dtheta,
-            "quality": dv,
             "margin": dpsi,
             "negatives": deta,
             "logits": dz,
-        }
+        } | ({} if dv is None else {"quality": dv})
         return gradients, {"x": dx, "w": dw} | ({} if dv is None else {"m": dv})
 
     return {
@@ -290,26 +289,28 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     } | outputs, backward
 
 
-def _quality(
+def quality_of(
     spec: Margin, arrays: Arrays, unit_x: normalize.Directions
 ) -> tuple[quality.Quality | None, Pair | None, quality.Saved | None]:
     """Return the number that each sample's margin depends on, and the terms that its length adds to the loss."""
     if "m" in arrays:
-        return quality.given(arrays["m"]), None, None
+        return quality.given(type(unit_x.length).of(arrays["m"])), None, None
     if spec.quality is None:
         return None, None, None
     v, terms, saved = quality.forward(arrays["x"], unit_x, spec.quality)
     return v, terms if spec.quality.regularizer else None, saved
 
 
-def _negatives(spec: Margin, arrays: Arrays, c: Pair, threshold: Pair) -> tuple[Pair, negatives.Saved | None]:
+def hard_negatives(spec: Margin, arrays: Arrays, c: Pair, saved: margin.Saved) -> tuple[Pair, negatives.Saved | None]:
     """Raise the cosines of hard classes, those next to the threshold found again."""
     if spec.negatives is None:
         return c, None
-    n, k = negatives.close(c, threshold)
+    x, w = arrays["x"], arrays["w"]
+    n, k = negatives.close(c, saved.threshold)
     known = c.copy()
-    known[n, k] = cosine.of_rows(arrays["x"][n], arrays["w"][k])
-    return negatives.forward(known, threshold, arrays["y"], spec.negatives)
+    known[n, k] = cosine.of_rows(x[n], w[k])
+    exactly = negatives.above(x, w, saved.exactly)
+    return negatives.forward(known, saved.threshold, arrays["y"], spec.negatives, exactly)
 
 
 def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:

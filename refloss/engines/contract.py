@@ -4,8 +4,8 @@ Everything that says how wrong an engine may be reads it here: `refloss.error_bo
 records, the budgets of `refloss.testing`.
 
 Symbols: u the unit roundoff of the dtype; S_n the scale of a sample: s, or ‖x_n‖ where that is the scale, or
-‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head, times the logit scale σ and, with a cap K, times 1 + 2/K, see `scales`;
-K_n the rounding error of a sum of n rounded terms, in u of its terms.
+‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head, times the logit scale σ and, with a cap K, times 1 + 2/K, see `scales`,
+also for losses with hard classes; K_n the rounding error of a sum of n rounded terms, in u of its terms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from refloss.engines.spec import UPSTREAM_LSE, Arrays, Divergence, Linear, Logits, Margin, Spec, Triplet, WithCap
 from refloss.error_free import Array, high, scale_rows
 from refloss.formats import FORMATS, format_of
-from refloss.stages import cross_entropy, softcap
+from refloss.stages import cross_entropy, negatives, softcap
 
 MAX_TERMS = 512
 """Most terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in such pieces."""
@@ -89,6 +89,17 @@ def promise(
     (argument 2u, 1 - e^-x 2u, denominator 2u, two products), and its slope by (2 σ|z|/K + 8)u, see `scales`; a sum of
     exponentials by 24u. κ of a linear head is 8 more.
 
+    Margins per sample: one that is given is exact, and one by length is right to 2^-90, for lengths and v are pairs,
+    and v = p + q a is found in fixed point where q a is more than 64. No more is lost than with one margin for all.
+    MagFace's regularizer and its slope are sums of two pairs, right to 40u² of the terms λ(a/u² + 1/a) and
+    λ(1/u² + 1/a²), and rounded. The gradient of a margin is that of ψ times -sin φ or -1, or what the rule has for
+    it, right to 60u² in all: the 16u beside its size in `refloss.error_bound` times 8u of `dd` is 128u².
+
+    Hard classes: which are, and which lengths are beyond a bound, is decided exactly, so no promise has a jump. Where
+    cosines are wrong by e, so are η by at most e max |η'| and gaps by 2e max |η'|: S is larger by that factor, 2 + |t|
+    for η = c (t + c) and 1 + t for η = (1 + t) c + t. The slope t + 2c is wrong by 2e, however small it is: 2e of the
+    terms with 1 + |η'| in place of |η'|. That is what 1 more in S allows: 4e.
+
     Divergence: a probability is wrong by 6u (exp and its correction 2u, their sum 3u, the division 1u), q - p by at
     most 14u of itself, and log q - log p by at most twice the sum of these errors, 28u of Σ|q - p|, for at least half
     of q enters the equation that the last step solves, see `refloss.stages.divergence.compare`. A loss passes on 14u of
@@ -130,14 +141,15 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
 
     Logits that are scaled or capped have $S = 1 + \max_k|z'_k| + 2\min(\sigma\max_k|z_k|/K, 2^{10})$: what a capped
     logit is wrong by, and its slope, which beyond is 0 in every dtype. A linear head with a cap has
-    $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of itself where the logit does by 1.
+    $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of itself where the logit does by 1. With hard
+    classes it is $(2 + |t|)\,S + 1$ (CurricularFace) or $(1 + t)\,S$ (MV-Softmax).
     """
     if isinstance(spec, Triplet | Divergence):
         return np.ones(len(next(iter(arrays.values()))))
     if isinstance(spec, Logits):
         return _of_logits(spec.softcap, arrays["z"])
     if isinstance(spec, Margin) and spec.scale is not None:
-        return np.full(len(arrays["x"]), spec.scale)
+        return _of_negatives(spec.negatives, np.full(len(arrays["x"]), spec.scale))
     logs = log2_lengths(arrays["x"])
     if isinstance(spec, Linear):
         logs = logs + (
@@ -146,7 +158,16 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.exp2(logs)
         scale = scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
-        return np.where(scale > 0.0, scale * _of_options(spec.softcap), scale) if isinstance(spec, Linear) else scale
+        if isinstance(spec, Margin):
+            return _of_negatives(spec.negatives, scale)
+        return np.where(scale > 0.0, scale * _of_options(spec.softcap), scale)
+
+
+def _of_negatives(settings: negatives.Settings | None, scale: Array) -> Array:
+    """Return S_n of a margin head whose logits without hard classes have a scale."""
+    if settings is None:
+        return scale
+    return scale * (2.0 + abs(settings.t)) + 1.0 if settings.rule == "curricular" else scale * (1.0 + settings.t)
 
 
 def _of_options(settings: softcap.Settings) -> float:
@@ -206,6 +227,8 @@ def warn_of_scales(engine: str, spec: Spec, scale: Array, width: int, dtype: Any
         "margin": f"x[{n}] of length",
     }
     what = "s of" if isinstance(spec, Margin) and spec.scale is not None else names[spec.head]
+    if isinstance(spec, Margin) and spec.negatives is not None:
+        what = f"{'s' if spec.scale is not None else f'x[{n}]'} with t, a scale of"
     wider = {"fused": ("chain", "dd"), "chain": ("dd",), "dd": ()}[engine]
     able = [name for name in wider if (promise(name, spec.head, scale, options=options).gradient < 1.0).all()]
     message = (

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.spec import PER_CLASS, Arrays, Divergence, Spec, Triplet, WithLabels
+from refloss.engines.spec import PER_CLASS, Arrays, Divergence, Margin, Spec, Triplet, WithLabels
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
 
@@ -54,10 +54,12 @@ def mean_over_zero(spec: L, value_of: Callable[[L], Array]) -> Array:
     $$\frac{L^{(0)}}{0} \text{ for } \varepsilon = 0, \qquad
     (1-\varepsilon)\,\frac{L^{(0)}}{0} + \varepsilon\,\frac{L^{(1)}}{0} \text{ otherwise}$$
 
-    with the sums $L^{(0)}$ without label smoothing and $L^{(1)}$ with smoothing 1, by value_of. A finite z-loss
-    added to it changes nothing.
+    with the sums $L^{(0)}$ without label smoothing and $L^{(1)}$ with smoothing 1, by value_of. A finite z-loss, or
+    regularizer, added to it changes nothing.
     """
     smoothing = spec.cross_entropy.label_smoothing
+    if isinstance(spec, Margin) and spec.quality is not None:
+        spec = replace(spec, quality=spec.quality._replace(regularizer=0.0))
 
     def quotient(label_smoothing: float) -> Array:
         settings = spec.cross_entropy._replace(reduction="sum", label_smoothing=label_smoothing, z_loss=0.0)

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from refloss import inputs
+from refloss.engines.chain import quality_of
 from refloss.engines.counting import counted
 from refloss.engines.kernels import pairs
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
@@ -44,6 +46,7 @@ from refloss.error_free import (
     EXP_TAYLOR,
     Array,
     Integers,
+    Mask,
     Pair,
     Scaled,
     StageResult,
@@ -66,7 +69,9 @@ from refloss.stages import (
     logits,
     logsumexp,
     margin,
+    negatives,
     normalize,
+    quality,
     softcap,
     softmax,
     triplet,
@@ -217,12 +222,17 @@ def _loss(
     classes: int,
     upstream: DoubleDouble | None,
     forward: _Forward,
+    row_terms: StageResult = None,
 ) -> Array:
-    """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples."""
+    """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples.
+
+    Row terms that do not depend on the logits are added; a loss with such terms has no z-loss.
+    """
     settings, y, upstream_lse = spec.cross_entropy, arrays["y"], arrays.get(UPSTREAM_LSE)
     weights = cross_entropy.weights(y, classes, settings, DoubleDouble)
     losses: StageResult = _zeros(len(y))
-    row_terms: StageResult = _zeros(len(y)) if settings.z_loss else None
+    if settings.z_loss:
+        row_terms = _zeros(len(y))
     for rows in _blocks(len(y), classes, 2**16):
         z, backward = forward(rows)
         parts = softmax.exponentials(z)
@@ -317,7 +327,8 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     for block in _classes(x, w):
         c[:, block], _ = cosine.forward(unit_x, normalize.forward(DoubleDouble.of(w[block])))
     theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
-    psi, saved_margin = margin.forward(theta, spec.margin)
+    v, terms, saved_quality = quality_of(spec, arrays, unit_x)
+    psi, saved_margin = margin.forward(theta, spec.margin, v)
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent, DoubleDouble)
     is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
     near = _nearly_parallel(c, y)
@@ -325,32 +336,47 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     dscale: StageResult = _zeros(len(y))
 
     def forward(rows: slice) -> tuple[Pair, _Backward]:
-        z, saved_logits = logits.forward(plain(c[rows]), psi[rows], y[rows], scale[rows], exponent[rows])
+        eta, saved_negatives, exactly, hard = plain(c[rows]), None, _exact_cosines, None
+        if spec.negatives is not None:
+            above = negatives.above(x[rows], w, lambda n, bits: saved_margin.exactly(n + rows.start, bits))
+            threshold = saved_margin.threshold[rows]
+            eta, saved_negatives = negatives.forward(eta, threshold, y[rows], spec.negatives, above)
+            exactly, hard = partial(_exact_etas, spec.negatives), saved_negatives.hard
+        z, saved_logits = logits.forward(eta, psi[rows], y[rows], scale[rows], exponent[rows])
         inputs.check_logits_fit(z.hi)
         huge = np.flatnonzero((exponent[rows] > HUGE) & (exponent[rows] < LARGEST))
         if len(huge):
             f, n = saved_logits.f[huge], rows.start + huge
             close = np.abs(f.hi - f.hi.max(axis=1, keepdims=True)) < NEAR
             close[np.arange(len(n)), y[n]] &= is_cosine[n]
-            z[huge] = ldexp(_less_largest(f, close, x[n], w, _exact_cosines) * scale[n][:, None], exponent[n][:, None])
+            less = _less_largest(f, close, x[n], w, exactly, None if hard is None else hard[huge])
+            z[huge] = ldexp(less * scale[n][:, None], exponent[n][:, None])
 
         def backward(dz: StageResult) -> None:
             nonlocal c, dpsi, dscale
-            dc_rows, dpsi_rows, dscale_rows = logits.backward(dz, saved_logits)
+            deta_rows, dpsi_rows, dscale_rows = logits.backward(dz, saved_logits)
+            dc_rows = deta_rows if saved_negatives is None else negatives.backward(deta_rows, saved_negatives)
             c, dpsi, dscale = _put(c, rows, dc_rows), _put(dpsi, rows, dpsi_rows), _put(dscale, rows, dscale_rows)
 
         return z, backward
 
-    loss = _loss(spec, arrays, len(w), upstream, forward)
+    loss = _loss(spec, arrays, len(w), upstream, forward, terms)
     if upstream is None:
         return loss, {}
+    dtheta, dv = margin.backward(dpsi, saved_margin)
+    dnorm = dscale if spec.scale is None else None
+    if saved_quality is not None and dv is not None:
+        dterms = cross_entropy.row_weights(upstream, spec.reduction, float(len(y)), len(y))
+        by_quality = quality.backward(dv, dterms, saved_quality)
+        dnorm = by_quality if dnorm is None else dnorm + by_quality
     narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])
-    narrow.add(np.arange(len(y)), y, *angle.backward(margin.backward(dpsi, saved_margin)[0], saved_angle))
+    narrow.add(np.arange(len(y)), y, *angle.backward(dtheta, saved_angle))
     for block in _blocks(len(near.n), x.shape[1], 2**18):
         n, k = near.n[block], near.k[block]
         narrow.add(n, k, *_by_angle(x[n], w[k], c[n, k]))
     c[near] = 0.0
-    return loss, _wide_back(c, unit_x, w, narrow, None if spec.scale is not None else dscale)
+    gradients = _wide_back(c, unit_x, w, narrow, dnorm)
+    return loss, gradients if dv is None else gradients | {"m": dv.hi}
 
 
 HUGE = 40
@@ -362,17 +388,24 @@ NEAR = 2.0**-30
 
 
 def _less_largest(
-    f: Pair, close: NDArray[np.bool_], x: Array, w: Array, exactly: Callable[[Array, Array, int], list[Fraction]]
+    f: Pair,
+    close: Mask,
+    x: Array,
+    w: Array,
+    exactly: Callable[[Array, Array, int], list[Fraction]],
+    hard: Mask | None = None,
 ) -> Pair:
     """Subtract from each row its largest entry; exactly where both are close, if those may be taken exactly.
 
-    exactly takes an embedding, classes and one of them: how much more is the entry of each class than that one's?
+    exactly takes an embedding, classes, which have one number more if some are hard, and one of them: how much more is
+    the entry of each class than that one's?
     """
     largest = f.hi.argmax(axis=1)
     less = f - f[np.arange(len(f)), largest][:, None]
     for n in np.flatnonzero(close[np.arange(len(f)), largest]):
         ks = np.flatnonzero(close[n])
-        rows, place = np.unique(w[ks], axis=0, return_inverse=True)  # the same class again takes no time
+        rows = w[ks] if hard is None else np.column_stack([w[ks], hard[n, ks]])
+        rows, place = np.unique(rows, axis=0, return_inverse=True)  # the same class again takes no time
         place = place.reshape(-1)
         gaps = exactly(x[n], rows, int(place[ks == largest[n]][0]))
         hi, lo = np.array([expansion(gap, 2) for gap in gaps]).T
@@ -383,6 +416,16 @@ def _less_largest(
 def _exact_cosines(x: Array, w: Array, k: int) -> list[Fraction]:
     angles = [Between.of(x, row) for row in w]
     return [settled(lambda bits, a=a: a.cos(bits) - angles[k].cos(bits)) for a in angles]  # type: ignore[misc]
+
+
+def _exact_etas(settings: negatives.Settings, x: Array, w: Array, k: int) -> list[Fraction]:
+    etas = [partial(_exact_eta, settings, Between.of(x, row[:-1]), bool(row[-1])) for row in w]
+    return [settled(lambda bits, eta=eta: eta(bits) - etas[k](bits)) for eta in etas]  # type: ignore[misc]
+
+
+def _exact_eta(settings: negatives.Settings, angle: Between, hard: bool, bits: int) -> int:
+    cos = angle.cos(bits)
+    return negatives.raised(cos, settings, bits) if hard else cos
 
 
 def _exact_products(x: Array, w: Array, k: int) -> list[Fraction]:
@@ -431,8 +474,8 @@ class _Narrow:
         self.x, self.w = _put(self.x, n, self.x[n] + dx), _put(self.w, at, self.w[at] + dw)
 
 
-def _wide_back(dc: StageResult, unit_x: normalize.Directions, w: Array, narrow: _Narrow, dscale: StageResult) -> Arrays:
-    """Carry the gradient of the cosines back to embeddings and classes, and add that of the narrow branch."""
+def _wide_back(dc: StageResult, unit_x: normalize.Directions, w: Array, narrow: _Narrow, dnorm: StageResult) -> Arrays:
+    """Carry the gradient of the cosines back to embeddings and classes, and add those of narrow branch and lengths."""
     dunit_x: StageResult = _zeros(*narrow.x.shape)
     dw = np.zeros_like(w)
     for block in _classes(narrow.x.hi, w):
@@ -443,7 +486,7 @@ def _wide_back(dc: StageResult, unit_x: normalize.Directions, w: Array, narrow: 
         first, last = np.searchsorted(narrow.classes, (block.start, block.stop))
         at = narrow.classes[first:last] - block.start
         dw[block] = _put(rows, at, rows[at] + narrow.w[first:last]).hi
-    return {"x": (normalize.backward(dunit_x, unit_x, dscale) + narrow.x).hi, "w": dw}
+    return {"x": (normalize.backward(dunit_x, unit_x, dnorm) + narrow.x).hi, "w": dw}
 
 
 def _triplet(spec: Triplet, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:

@@ -108,6 +108,8 @@ class Saved(NamedTuple):
     """∂ψ/∂v (N,), where there is a v."""
     threshold: Pair
     """cos φ - m3 before any rule (N,): what hard negatives are above."""
+    exactly: Callable[[int, int], Turned]
+    """θ, φ and the margins of a row, to a number of bits."""
 
 
 def at(margin: Settings, quality: Quality | None) -> Settings | Own:
@@ -447,7 +449,7 @@ def forward(angle: Angle, margin: Settings, quality: Quality | None = None) -> t
         by = curve.by_m2(target), curve.by_m3(target)
         first, second = (part * pair_of(b, type(part)) for part, b in zip(by, margin.by_quality, strict=True))
         by_quality = (first + second).rounded()
-    return curve.psi(target), Saved(curve.slope(target).rounded(), by_quality, target.cos_phi - own.m3)
+    return curve.psi(target), Saved(curve.slope(target).rounded(), by_quality, target.cos_phi - own.m3, target.exactly)
 
 
 def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult | None]:

@@ -6,11 +6,13 @@ of hard classes; η (N, C).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Integers, Mask, Numbers, Pair, StageResult, u, where
+from refloss.error_free import Array, Integers, Mask, Numbers, Pair, StageResult, where
+from refloss.fixed_point import Between, Turned, fixed, settled
 
 
 class Settings(NamedTuple):
@@ -32,8 +34,8 @@ class Saved(NamedTuple):
 
 CLOSE = 2.0**-49
 """Cosines nearer than that to their threshold are found again from the vectors, to 100 bits."""
-TIE = 64.0 * u**2
-"""What differs by less in pairs counts as equal."""
+NEAR = 2.0**-90
+"""Cosines nearer than that to their threshold are compared with it in fixed point."""
 
 
 def close(c: Pair, threshold: Pair) -> tuple[Integers, Integers]:
@@ -42,12 +44,29 @@ def close(c: Pair, threshold: Pair) -> tuple[Integers, Integers]:
     return n, k
 
 
-def is_hard(c: Pair, threshold: Pair) -> Mask:
-    """Decide which cosines are above their threshold, c > τ; at it, none."""
-    return np.asarray((c - threshold[:, None]).hi > TIE)
+def above(x: Array, w: Array, exactly: Callable[[int, int], Turned]) -> Callable[[int, int], bool]:
+    """Return what decides exactly whether the cosine of a sample and a class is above the sample's threshold."""
+
+    def decide(n: int, k: int) -> bool:
+        angle = Between.of(x[n], w[k])
+        return settled(lambda bits: angle.cos(bits) - exactly(n, bits).threshold) > 0
+
+    return decide
 
 
-def forward(c: Pair, threshold: Pair, y: Integers, settings: Settings) -> tuple[Pair, Saved]:
+def is_hard(c: Pair, threshold: Pair, y: Integers, exactly: Callable[[int, int], bool]) -> Mask:
+    """Decide which cosines are above their threshold, c > τ; at it, none, and no target is."""
+    difference = (c - threshold[:, None]).hi
+    difference[np.arange(len(y)), y] = -1.0
+    hard = np.asarray(difference > 0.0)
+    for n, k in np.argwhere(np.abs(difference) < NEAR).tolist():
+        hard[n, k] = exactly(n, k)
+    return hard
+
+
+def forward(
+    c: Pair, threshold: Pair, y: Integers, settings: Settings, exactly: Callable[[int, int], bool]
+) -> tuple[Pair, Saved]:
     r"""Raise the cosines of hard classes.
 
     $$\eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & \text{curricular} \\ (1 + t)\,c_{nk} + t & \text{reweighted}
@@ -61,6 +80,8 @@ def forward(c: Pair, threshold: Pair, y: Integers, settings: Settings) -> tuple[
         Cosines (N, C), those that `close` names right to 100 bits; thresholds τ (N,); labels (N,).
     settings
         The rule and t.
+    exactly
+        Decides whether the cosine of a sample and a class is above the threshold, see `above`.
 
     Returns
     -------
@@ -69,8 +90,7 @@ def forward(c: Pair, threshold: Pair, y: Integers, settings: Settings) -> tuple[
     Saved
         What `backward` needs.
     """
-    hard = is_hard(c, threshold)
-    hard[np.arange(len(y)), y] = False
+    hard = is_hard(c, threshold, y, exactly)
     kind, t = type(c), settings.t
     if settings.rule == "curricular":
         raised, slope = c * (c + t), (c * 2.0 + t).rounded()
@@ -78,6 +98,12 @@ def forward(c: Pair, threshold: Pair, y: Integers, settings: Settings) -> tuple[
         share = kind.of(1.0) + t
         raised, slope = c * share + t, (share + np.zeros(c.shape)).rounded()
     return where(hard, raised, c), Saved(hard, where(hard, slope, 1.0))
+
+
+def raised(c: int, settings: Settings, bits: int) -> int:
+    """Return η of a hard class, as its cosine in units of 2^-bits."""
+    t = fixed(settings.t, bits)
+    return c * (t + c) >> bits if settings.rule == "curricular" else c + (t * c >> bits) + t
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:

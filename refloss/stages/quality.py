@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refloss.error_free import Array, Mask, Numbers, Pair, StageResult, expansion, where
-from refloss.fixed_point import Surd, square_of
+from refloss.fixed_point import Surd, settled, square_of
 from refloss.stages.normalize import Directions
 
 
@@ -54,6 +54,8 @@ class Saved(NamedTuple):
 
 NEAR = 2.0**-90
 """Lengths as near to a bound, relative to it, are compared with it in rational numbers."""
+STEEP = 2.0**6
+"""Where q a is larger, what cancels in p + q a may be more than a pair has to spare, and v is found in fixed point."""
 
 
 def given(m: Numbers) -> Quality:
@@ -103,7 +105,8 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
     square = pair_of(settings.high**2, kind)
     terms = (a / square + 1.0 / a) * settings.regularizer
     # 1/u² - 1/a² = (a - u)(a + u) / (a u)²: next to u nothing cancels
-    pull = where(inside, (a - high) * (a + high) / (a * a * square), 0.0) * settings.regularizer
+    acts = inside & (settings.regularizer > 0.0)
+    pull = where(acts, (a - high) * (a + high) / (a * a * square), 0.0) * settings.regularizer
     slope = where(inside & (not settings.detached), q + np.zeros(a.shape), 0.0)
 
     def exactly(n: int) -> Surd:
@@ -111,6 +114,8 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
             return Surd(settings.offset, settings.factor, square_of(x[n]))
         return Surd(settings.offset + settings.factor * (settings.low if below[n] else settings.high))
 
+    for n in np.flatnonzero((a * q).hi > STEEP).tolist():
+        v.hi[n], v.lo[n] = expansion(settled(exactly(n).units), 2)
     return Quality(v, exactly), terms, Saved(slope.rounded(), pull.rounded())
 
 

@@ -12,8 +12,10 @@ How a difference stays exact where the loss is hard:
   angle, and "exactly parallel" is the exact statement |x|^2 |w|^2 = (x.w)^2.
 - A step is small against whatever the loss can change over: 1, 1/s, theta, pi - theta. Each pair of a sample and a
   class has its own.
-- Which side of a boundary the target is on is decided once, at the unmoved inputs; the moved ones follow that branch.
-  Exactly parallel to its class, a target has no direction to turn in: its psi is kept as it is.
+- Which side of a boundary the target is on, which classes are hard and whether a length is beyond its bounds is decided
+  once, at the unmoved inputs; the moved ones follow that branch. A length is compared with its bounds by its square, a
+  rational number; a cosine with its threshold by up to 1400 digits, of which equal ones differ in none.
+  Exactly parallel to its class, a target has no direction to turn in: its angle is kept as it is.
 - With b a reference class (the label, where there is one), the loss of a row is
   L = T log(1 + sum over j != b of exp(z_j - z_b)) + sum over k of t_k (z_b - z_k), T = sum of t_k.
   In L(v + h) - L(v - h) the terms both have in common are left out, so a loss of 1e-300 has a gradient to all digits.
@@ -26,6 +28,9 @@ Definitions, with the numbers of papers and equations:
   annealed as (lambda cos theta + psi) / (1 + lambda); with m = 1 the modified softmax;
 - NormFace, 1704.06369: s cos theta; CosFace, 1801.09414, eq. 4, and AM-Softmax, 1801.05599: s (cos theta - m);
 - ArcFace, 1801.07698, eq. 3: s cos(theta + m), and its combined margin, eq. 4: s (cos(m1 theta + m2) - m3);
+- AdaFace, 2204.00964, and MagFace, 2103.06627: margins that depend on the length of x, as clipped as in their code;
+- CurricularFace, 2004.00288, and MV-Softmax, 1912.00833: hard classes, of which the cosine is above cos(theta + m) or
+  cos theta - m, which classes these are a constant;
 - the detached margin, 2109.05565 ("characteristic gradient detachment"): cos theta + stopgrad(psi - cos theta);
 - FaceNet's triplet loss, 1503.03832: max(0, |a - p|^2 - |a - n|^2 + m);
 - the divergences of Kullback and Leibler, 1951, eq. 2.4, and of Jensen and Shannon (Lin 1991, eq. 4.1).

@@ -168,9 +168,9 @@ class Batch(NamedTuple):
         targets = [None if row is None else {k: abs(t) for k, t in row.items()} for row in self.targets]
         return self._replace(targets=targets, divisor=abs(self.divisor))
 
-    def reduce(self, losses: list[mpf], squares: list[mpf] | None = None) -> Any:
-        """The value from the losses of the rows and, for a z-loss, the squares of their log-sum-exps."""
-        terms = [self.z_loss * square for square in squares or [mpf(0)] * len(losses)]
+    def reduce(self, losses: list[mpf], terms: list[mpf] | None = None) -> Any:
+        """The value from the losses of the rows and, with a z-loss or MagFace's regularizer, their terms beside."""
+        terms = terms or [mpf(0)] * len(losses)
         if self.reduction == "none":
             result = np.empty(len(losses), dtype=object)
             result[:] = [loss + term for loss, term in zip(losses, terms, strict=True)]
@@ -178,7 +178,7 @@ class Batch(NamedTuple):
         total = mp.fsum(losses)
         if self.reduction == "sum":
             return total + mp.fsum(terms)
-        return (total / self.divisor if self.divisor else NAN) + (mp.fsum(terms) / self.count if squares else 0)
+        return (total / self.divisor if self.divisor else NAN) + mp.fsum(terms) / self.count
 
     @property
     def count(self) -> int:
@@ -198,9 +198,13 @@ class Batch(NamedTuple):
             number = number / divisor if divisor else NAN
         return [mpf(0) if targets is None else number for targets in self.targets]
 
+    def of_terms(self, upstream: Any) -> Reals:
+        """What a row's terms beside its loss are multiplied by: no class weight counts."""
+        return self._shares(upstream, mpf(self.count))
+
     def weights(self, upstream: Any, upstream_lse: Any = None) -> list[Weights]:
-        """What every row counts in what follows the loss: no class weight counts for a z-loss."""
-        squares = [self.z_loss * share for share in self._shares(upstream, mpf(self.count))]
+        """What every row counts in what follows the loss."""
+        squares = [self.z_loss * share for share in self.of_terms(upstream)]
         of_lse = exact(np.zeros(len(self.targets)) if upstream_lse is None else upstream_lse).reshape(-1)
         return [Weights(*each) for each in zip(self.coefficients(upstream), squares, of_lse, strict=True)]
 

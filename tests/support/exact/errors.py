@@ -25,13 +25,16 @@ def absolute_terms(
     digits: int = 60,
     projected: bool = False,
 ) -> dict[str, Array]:
-    """The size of what a gradient row is made of before anything cancels: one float64 per row; per entry for z and b.
+    """The size of what a gradient row is made of before anything cancels: one float64 per row, or entry of z, b and m.
 
     With G_nk = dL/dz_nk by differences, or in its place c_n (p_k sum of |t_j| + |t_k|) for smoothed targets and
     probabilities:
 
     - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
+      of a hard class psi' := |t| + 2 (CurricularFace) or 1 + t (MV-Softmax), the largest slope of what replaces its
+      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the size of the
+      derivative of its regularizer more;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
@@ -96,9 +99,10 @@ def logit_terms(loss: Any, inputs: Sequence[Any], upstream: Any, upstream_lse: A
 def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projected: bool) -> dict[str, Array]:
     samples, classes = head.shape
     terms = {"x": filled((samples,), mpf(0)), "w": filled((classes,), mpf(0))}
-    if head.bias is not None:
-        terms["b"] = filled((classes,), mpf(0))
-    weights = head.batch.weights(upstream, upstream_lse)
+    terms |= {
+        name: filled(array.shape, mpf(0)) for name, array in (("b", head.bias), ("m", head.given)) if array is not None
+    }
+    weights, of_terms = head.batch.weights(upstream, upstream_lse), head.batch.of_terms(upstream)
     for n in head.active():
         x = head.samples[n]
         with mp.workdps(digits + GUARD + places(head.size(n))):
@@ -108,15 +112,23 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.classes, strict=True))
                 terms_w = [number * x.norm() for number in g]
             else:
-                sample = head.sample(n)
+                sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
                 slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
-                slopes[sample.label] = abs(head.pairs[n].slope(digits))
+                if negatives:
+                    slopes = [slope * negatives.slope(k) for k, slope in enumerate(slopes)]
+                slopes[sample.label] = abs(pair.slope(digits))
                 slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(slope_terms) / x.norm()
                 if head.margin.scale is None:
-                    f = list(sample.cosines)
-                    f[sample.label] = sample.psi
-                    terms["x"][n] += mp.fsum(abs(number * factor) for number, factor in zip(g, f, strict=True))
+                    terms["x"][n] += mp.fsum(abs(number * f) for number, f in zip(g, sample.f, strict=True))
+                of_v = sample.scale * g[sample.label] * abs(pair.slope_of_v(digits))
+                if head.given is not None:
+                    terms["m"][n] = of_v
+                elif not pair.quality.constant:
+                    terms["x"][n] += of_v * abs(mp.diff(pair.quality.v, x.norm()))
+                if head.regularizer:
+                    slope = mp.diff(pair.quality.term, x.norm())
+                    terms["x"][n] += abs(of_terms[n] * head.regularizer * slope)
                 terms_w = [number / w.norm() for number, w in zip(slope_terms, head.classes, strict=True)]
             terms["w"] += np.array(terms_w, dtype=object)
             if head.bias is not None:

@@ -10,8 +10,9 @@ from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Batch, Row, Settings, Weights
 from support.exact.divergences import DivergenceBatch
-from support.exact.margins import Curve, Sample, TargetPair, curve
+from support.exact.margins import Curve, Negatives, Sample, TargetPair, curve, without
 from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, exact, filled, places, rows
+from support.exact.qualities import quality_of, real
 from support.exact.stages import cross_entropy, triplet
 from support.exact.triplets import Triple
 from support.untraced import untraced
@@ -38,38 +39,50 @@ def value(loss: Any, *inputs: Any, digits: int = 60, absolute: bool = False) -> 
     with mp.workdps(digits + GUARD):
         head = Head(loss, *inputs)
         head.batch = head.batch.absolute() if absolute else head.batch
-        losses, squares = [mpf(0)] * head.shape[0], [mpf(0)] * head.shape[0]
+        losses, terms = [mpf(0)] * head.shape[0], [mpf(0)] * head.shape[0]
         for n in head.active():
             with mp.workdps(digits + GUARD + places(head.size(n))):
                 row = head.row(n)
-                losses[n], squares[n] = row.value(), row.square(absolute)
-        return head.batch.reduce(losses, squares)
+                losses[n], terms[n] = row.value(), head.batch.z_loss * row.square(absolute) + head.term(n)
+        return head.batch.reduce(losses, terms)
 
 
 class Head:
     """A loss on x and w: SoftmaxLoss, or a margin loss. Rows that are ignored are not looked at."""
 
-    def __init__(self, loss: Any, x: Any, w: Any, y: Any, b: Any = None):
+    def __init__(self, loss: Any, x: Any, w: Any, y: Any, more: Any = None):
         samples = exact(x)
         self.classes = rows(w)
         self.shape = (len(samples), len(self.classes))
         self.labels = np.asarray(y)
-        self.bias = None if b is None else exact(b)
+        self.margin = None if name_of(loss) == "SoftmaxLoss" else Curve.of(**curve(loss))
+        extra = None if more is None else exact(more)  # biases of classes, or margins of samples
+        self.bias, self.given = (extra, None) if self.margin is None else (None, extra)
         settings = Settings.of(loss)
         self.batch, self.cap = Batch.of(y, self.shape, settings), settings.cap
+        self.regularizer = mp.convert(float(getattr(loss, "regularizer", 0.0)))
         self.samples = {n: Vector.of(samples[n]) for n in self.active()}
-        self.margin = None if name_of(loss) == "SoftmaxLoss" else Curve.of(**curve(loss))
         self.pairs: dict[int, TargetPair] = {}
+        self.negatives: dict[int, Negatives | None] = {}
         if self.margin is not None:
-            for n, vector in self.samples.items():
-                own = self.classes[self.labels[n]]
-                self.pairs[n] = TargetPair(vector, own, self.margin, detached=loss.gradient == "detached")
+            for n, sample in self.samples.items():
+                label = int(self.labels[n])
+                quality = quality_of(loss, sample, None if self.given is None else self.given[n])
+                c = self.margin if self.given is None else without(self.margin, quality)
+                detached = loss.gradient == "detached"
+                self.pairs[n] = TargetPair(sample, self.classes[label], c, detached=detached, quality=quality)
+                self.negatives[n] = Negatives.of(loss, self.pairs[n], self.classes, label)
 
     def active(self) -> Iterator[int]:
         return (n for n, targets in enumerate(self.batch.targets) if targets is not None)
 
     def sample(self, n: int) -> Sample:
-        return Sample(self.samples[n], self.classes, int(self.labels[n]), self.pairs[n])
+        return Sample(self.samples[n], self.classes, int(self.labels[n]), self.pairs[n], self.negatives[n])
+
+    def term(self, n: int) -> mpf:
+        """What the loss of a row has added for the length of x: only MagFace has such a term."""
+        add = self.pairs[n].quality.term if self.margin is not None else None
+        return self.regularizer * add(self.samples[n].norm()) if add else mpf(0)
 
     def logits(self, n: int) -> Reals:
         if self.margin is not None:
@@ -81,7 +94,9 @@ class Head:
     def size(self, n: int) -> mpf:
         """How large the logits of a row can be."""
         if self.margin is not None:
-            return self.samples[n].norm() if self.margin.scale is None else self.margin.scale
+            scale = self.samples[n].norm() if self.margin.scale is None else self.margin.scale
+            negatives = self.negatives[n]
+            return scale * max(map(negatives.slope, negatives.hard), default=1) if negatives else scale
         size = self.samples[n].norm() * max(w.norm() for w in self.classes)
         return self.cap.size(size + (0 if self.bias is None else max(abs(b) for b in self.bias)))
 
@@ -132,13 +147,15 @@ def gradients(
     with mp.workdps(digits + GUARD):
         head = Head(loss, *inputs)
         weights = head.batch.weights(upstream, upstream_lse)
+        of_terms = head.batch.of_terms(upstream)
     shapes = {"x": np.shape(inputs[0]), "w": np.shape(inputs[1])}
-    if head.bias is not None:
-        shapes["b"] = head.bias.shape
+    shapes |= {name: array.shape for name, array in (("b", head.bias), ("m", head.given)) if array is not None}
     wanted = Wanted(shapes, entries)
     for n in head.active():
-        part = linear_gradients if head.margin is None else margin_gradients
-        part(head, n, weights[n], wanted, digits)
+        if head.margin is None:
+            linear_gradients(head, n, weights[n], wanted, digits)
+        else:
+            margin_gradients(head, n, weights[n], of_terms[n], wanted, digits)
     return wanted.arrays
 
 
@@ -191,17 +208,19 @@ def linear_gradients(head: Head, n: int, weights: Weights, wanted: Wanted, digit
                 wanted.add("b", k, row.change(k, -small, small) / (2 * small))
 
 
-def margin_gradients(head: Head, n: int, weights: Weights, wanted: Wanted, digits: int) -> None:
-    """A margin loss, sample n: entries of x move all logits, entries of a class move its own.
+def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted: Wanted, digits: int) -> None:
+    """A margin loss, sample n: entries of x move all logits, those of a class and a given margin one.
 
     Steps are relative to the norm of the row that moves: below 10**-(digits/2 + 6), below 1/s and 1/m1 times that and,
-    where the target's angle moves, below sin theta times that, for psi changes over lengths of theta and pi - theta.
-    Where the slope of psi is small, the step and the rounding are small against that too.
+    where the target's angle moves, below sin theta times that, for psi changes over lengths of theta and pi - theta;
+    where its margin moves, so that it moves by no more. Where the slope of psi is small, the step and the rounding are
+    small against that too.
     """
     x, pair, label = head.samples[n], head.pairs[n], int(head.labels[n])
-    slope = abs(pair.slope(GUARD)) or mpf(1)
+    slope, slope_of_v = (abs(number) or mpf(1) for number in (pair.slope(GUARD), pair.slope_of_v(GUARD)))
     tens = digits // 2 + 6 + places(head.size(n)) + places(pair.c.m1)
     tens_x, tens_label = tens + places(1 / pair.sine), tens + places(1 / pair.sine) + places(1 / slope) // 2 + 1
+    tens_x += places(real(pair.quality.steepness) * x.norm())
     faint = places(1 / head.size(n))  # logits that small change exp by as little
 
     with mp.workdps(digits + tens_x + faint + GUARD):
@@ -210,6 +229,9 @@ def margin_gradients(head: Head, n: int, weights: Weights, wanted: Wanted, digit
         step = move.length(x)
         for i in wanted.columns("x", n):
             change = row.change_of_all(sample.x_moved(i, move, -1), sample.x_moved(i, move, 1))
+            if head.regularizer:
+                of_length = sample.term_moved(i, move, 1) - sample.term_moved(i, move, -1)
+                change += of_term * head.regularizer * of_length
             wanted.add("x", (n, i), change / (2 * step))
 
     def move_classes(which: Iterable[int], tens: int, extra: int) -> None:
@@ -224,6 +246,12 @@ def margin_gradients(head: Head, n: int, weights: Weights, wanted: Wanted, digit
 
     move_classes((k for k in range(len(head.classes)) if k != label), tens, faint)
     move_classes([label], tens_label, faint + places(1 / slope))
+
+    if head.given is not None and wanted.masks["m"][n]:
+        tens_m = tens + places(1 / slope_of_v) // 2 + 1
+        with mp.workdps(digits + tens_m + faint + places(1 / slope_of_v) + GUARD):
+            sample, step = head.sample(n), mpf(10) ** -tens_m
+            wanted.add("m", n, row.change(label, sample.m_moved(-step), sample.m_moved(step)) / (2 * step))
 
 
 def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:

@@ -161,14 +161,14 @@ def cross_entropy(
         rows_of_z = numbers.reshape(-1, numbers.shape[-1])
         batch = Batch.of(y, numbers.shape, settings)
         batch = batch.absolute() if absolute else batch
-        losses, squares = [mpf(0)] * len(rows_of_z), [mpf(0)] * len(rows_of_z)
+        losses, terms = [mpf(0)] * len(rows_of_z), [mpf(0)] * len(rows_of_z)
         for n, targets in enumerate(batch.targets):
             if targets is not None:
                 z = list(rows_of_z[n])
                 with mp.workdps(mp.dps + settings.cap.places(z)):
                     row = Row(z, targets, cap=settings.cap)
-                    losses[n], squares[n] = row.value(), row.square(absolute)
-        return batch.reduce(losses, squares)
+                    losses[n], terms[n] = row.value(), batch.z_loss * row.square(absolute)
+        return batch.reduce(losses, terms)
 
 
 @untraced
