@@ -153,6 +153,8 @@ def _arrow(layout: Layout, start: str, end: str, marker: str) -> str:
     if (start, end) == ("softcap", "log_softmax"):  # between the boxes, so that it crosses nothing
         between, turn = (a1 + a2) / 2, (TURN + 0.5) * layout.row
         points = [(a1 + leave, b1), (between, b1), (between, turn), (a2, turn), (a2, b2 + side)]
+    elif (start, end) == ("margin", "negatives"):  # from below: the arrow from cosine comes from the side
+        points = [(a1 + leave, b1), (a2, b2 + side)]
     elif a1 == a2:
         points = [(a1, b1 - side), (a2, b2 + side)]
     else:
