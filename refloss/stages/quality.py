@@ -122,8 +122,8 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
 def backward(upstream: Numbers, upstream_terms: Numbers, saved: Saved) -> StageResult:
     r"""Carry the gradients of v and of the regularizer to the length; at a bound as inside of it.
 
-    $$\frac{\partial L}{\partial\lVert x\rVert} = [l \le \lVert x\rVert \le u]\left(q\,\frac{\partial L}{\partial v} +
-    \lambda\Bigl(\frac{1}{u^2} - \frac{1}{a^2}\Bigr)\frac{\partial L}{\partial r}\right)$$
+    $$\frac{\partial L}{\partial\lVert x\rVert} = [\lVert x\rVert \ge l]\,[\lVert x\rVert \le u]\left(q\,\frac{\partial
+    L}{\partial v} + \lambda\Bigl(\frac{1}{u^2} - \frac{1}{a^2}\Bigr)\frac{\partial L}{\partial r}\right)$$
 
     without the first term for a v that is detached.
 
