@@ -1105,7 +1105,8 @@ def test_the_row_of_mv_softmax_is_what_the_code_computes_and_no_altered_one_is()
         for m in (0.35, 0.2):
             loss = refloss.MVSoftmax(m=m)
             for theta in np.linspace(0.05, 3.1, 24):
-                known = {r"\psi": lambda _, psi=_exact(loss.target_logit(theta)): psi}
+                value_there = _exact(loss.target_logit(theta))
+                known = {r"\psi": lambda _, value_there=value_there: value_there}
                 scopes.append(tex.Scope({r"\theta": _exact(theta), "m_3": mpf(m), **known}))
         assert _missed(rf"\psi(\theta) = h\,({value}) + (1 - h)\,({psi}), \qquad h = [{where}]", scopes) == []
 

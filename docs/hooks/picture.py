@@ -14,10 +14,10 @@ DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
 ALTERNATIVE = (
     "x and W go through normalize, cosine and negatives, the wide branch with every class; x and w_y through angle and "
     "margin, the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. "
-    "Some losses alone have quality, from the length of x to margin, and negatives, to which margin gives thresholds; "
-    "for all others negatives is left out. The plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
-    "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through triplet "
-    "to the loss, a divergence from two rows of logits through divergence."
+    "Only some losses have quality, from the length of x to margin, and negatives, to which margin gives thresholds; "
+    "all others leave negatives out. The plain softmax head has linear in place of both branches, then softcap, which "
+    "goes on to log_softmax and to logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from "
+    "three embeddings through triplet to the loss, a divergence from two rows of logits through divergence."
 )
 
 
