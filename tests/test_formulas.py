@@ -883,19 +883,23 @@ def _(rng):
 
 @_formula("refloss.losses.quality:AdaFace")
 def _(rng):
-    loss = refloss.AdaFace(m=0.4, h=0.333, mean=20.0, std=4.0, eps=0.2)
-    values = {"m": mpf(0.4), "h": mpf(0.333), r"\mu": mpf(20), r"\sigma": mpf(4), r"\epsilon": mpf(0.2)}
-    for length in (1e-4, 3.0, 18.0, 30.0, 70.0, 500.0):
+    loss = refloss.AdaFace(m=0.4, h=0.5, mean=20.0, std=3.8, eps=0.2)
+    for length, v in ((1.0, -1.0), (18.0, -0.25), (22.0, 0.25), (70.0, 1.0)):
         for theta in (0.1, 0.3, 1.0, 2.5, 2.74, 3.1):
             psi = _exact(loss.target_logit(theta, length))
-            x = {r"\theta": _exact(theta), "x": _exact(np.array([0.6, 0.8]) * length)}
-            yield tex.Scope(values | x | {r"\psi": lambda _, psi=psi: psi})
-    for mean, length in ((0.0, 1e-5), (100.0, 500.0)):  # where the length is held and the quality is not
-        loss = refloss.AdaFace(m=0.4, h=0.5, mean=mean, std=0.0, eps=0.2)
-        values |= {"h": mpf(0.5), r"\mu": mpf(mean), r"\sigma": mpf(0)}
-        psi = _exact(loss.target_logit(1.0, length))
-        x = {r"\theta": mpf(1), "x": _exact(np.array([0.6, 0.8]) * length)}
-        yield tex.Scope(values | x | {r"\psi": lambda _, psi=psi: psi})
+            values = {"m": mpf(0.4), "v": mpf(v), r"\epsilon": mpf(0.2), r"\theta": _exact(theta)}
+            yield tex.Scope(values | {r"\psi": lambda _, psi=psi: psi})
+
+
+@_formula("refloss.losses.quality:AdaFace", 1)
+def _(rng):
+    for mean, std in ((20.0, 4.0), (0.0, 0.0), (100.0, 0.0)):  # with the last two a length is held and v is not
+        loss = refloss.AdaFace(h=0.5, mean=mean, std=std, eps=0.3)
+        x = rng.normal(size=(6, D)) * [[1e-5], [1.0], [7.0], [9.0], [20.0], [300.0]]
+        v = loss.trace(x, np.eye(D), np.zeros(6, int))["quality"].output
+        settings = {"h": mpf(0.5), r"\mu": mpf(mean), r"\sigma": mpf(std), r"\epsilon": mpf(0.3)}
+        for entry, of_x in zip(_exact(v), _exact(x), strict=True):
+            yield tex.Scope(settings | {"v": entry, "x": of_x})
 
 
 def _updates(rng, which):

@@ -55,8 +55,9 @@ class QualityLoss(ScaledLoss, ABC):
 class AdaFace(QualityLoss):
     r"""AdaFace: a margin on the angle for short embeddings, and one on the cosine for long ones.
 
-    $$\psi(\theta) = \cos\bigl(\operatorname{clip}(\theta - m v,\, \epsilon,\, \pi - \epsilon)\bigr) - m\,(1 + v),
-    \qquad v = \operatorname{clip}\left(h\,\frac{a - \mu}{\sigma + \epsilon},\, -1,\, 1\right), \qquad
+    $$\psi(\theta) = \cos\bigl(\operatorname{clip}(\theta - m v,\, \epsilon,\, \pi - \epsilon)\bigr) - m\,(1 + v)$$
+
+    $$v = \operatorname{clip}\left(h\,\frac{a - \mu}{\sigma + \epsilon},\, -1,\, 1\right), \qquad
     a = \operatorname{clip}(\lVert x\rVert,\, 10^{-3},\, 100)$$
 
     v, the quality, counts as a constant in the gradient. μ and σ are the mean and the standard deviation of lengths so
