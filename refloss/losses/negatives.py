@@ -21,8 +21,9 @@ from refloss.stages.margin import RULES, Settings, check_rule
 class CurricularFace(ScaledLoss):
     r"""CurricularFace: ArcFace whose hard classes count more the further training is.
 
-    $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\,\eta_{nk}}}, \qquad
-    \eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}, \qquad
+    $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\,\eta_{nk}}}$$
+
+    $$\eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}, \qquad
     \tau_n = \cos(\theta_{y_n} + m)$$
 
     with the cosines $c_{nk}$. ψ is that of `ArcFace`, with its rule; the threshold τ is cos(θ + m) before any rule.

@@ -70,8 +70,10 @@ def forward(
     r"""Raise the cosines of hard classes.
 
     $$\eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}
-    \text{ (curricular)}, \qquad
-    \begin{cases} (1 + t)\,c_{nk} + t & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases} \text{ (reweighted)}$$
+    \text{ (curricular)}$$
+
+    $$\eta_{nk} = \begin{cases} (1 + t)\,c_{nk} + t & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}
+    \text{ (reweighted)}$$
 
     for the classes k that are not the target. Sources: CurricularFace (Huang et al. 2020); MV-Softmax (Wang et al.
     2020), whose own t is 1 more.
@@ -111,8 +113,9 @@ def raised(c: int, settings: Settings, bits: int) -> int:
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Multiply by the slope; which classes are hard, and t, count as constants.
 
-    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(t + 2c_{nk}) \text{ (curricular)},
-    \qquad \frac{\partial L}{\partial\eta_{nk}}\,(1 + t) \text{ (reweighted)}$$
+    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(t + 2c_{nk}) \text{ (curricular)}$$
+
+    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(1 + t) \text{ (reweighted)}$$
 
     for hard classes, and dL/dη for all others.
 
