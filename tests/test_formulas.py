@@ -336,36 +336,33 @@ def _(rng):
         )
 
 
-def _hard(rng):
+def _hard(rng, rule):
     """Cosines of which about half are above their thresholds, as is one class more: the target."""
-    c, threshold = rng.uniform(-1.0, 1.0, size=(N, C + 1)), rng.uniform(-0.5, 0.5, size=N)
-    for choice, rule in enumerate(("curricular", "reweighted")):
-        settings = negatives.Settings(rule, 0.3)
-        y = np.full(N, C)
-        yield choice, c, threshold, negatives.forward(Pair.of(c), Pair.of(threshold), y, settings, lambda n, k: False)
+    c, threshold, y = rng.uniform(-1.0, 1.0, size=(N, C + 1)), rng.uniform(-0.5, 0.5, size=N), np.full(N, C)
+    settings = negatives.Settings(rule, 0.3)
+    return c, threshold, *negatives.forward(Pair.of(c), Pair.of(threshold), y, settings, lambda n, k: False)
 
 
-@_formula("refloss.stages.negatives:forward")
-def _(rng):
-    for choice, c, threshold, (eta, _) in _hard(rng):
-        values = {r"\eta": _exact(eta[:, :C]), "c": _exact(c[:, :C]), r"\tau": _exact(threshold), "t": mpf(0.3)}
-        yield tex.Scope(values, RANGES, choice)
+def _raised(rng, rule):
+    c, threshold, eta, _ = _hard(rng, rule)
+    values = {r"\eta": _exact(eta[:, :C]), "c": _exact(c[:, :C]), r"\tau": _exact(threshold), "t": mpf(0.3)}
+    yield tex.Scope(values, RANGES)
 
 
-@_formula("refloss.stages.negatives:backward")
-def _(rng):
-    for choice, c, _, (_, saved) in _hard(rng):
-        g = rng.normal(size=c.shape)
-        gradient = negatives.backward(g, saved)
-        n, k = np.nonzero(saved.hard)
-        assert (gradient[~saved.hard] == g[~saved.hard]).all()
-        hard = {
-            r"\partial L/\partial c": gradient[n, k],
-            r"\partial L/\partial \eta": g[n, k],
-            "c": c[n, k],
-        }
-        rows = {name: [[entry] for entry in _exact(values)] for name, values in hard.items()}
-        yield tex.Scope(rows | {"t": mpf(0.3)}, {"n": len(n), "k": 1}, choice)
+def _gradients_of_hard(rng, rule):
+    c, _, _, saved = _hard(rng, rule)
+    g = rng.normal(size=c.shape)
+    gradient = negatives.backward(g, saved)
+    assert (gradient[~saved.hard] == g[~saved.hard]).all()
+    n, k = np.nonzero(saved.hard)
+    values = {r"\partial L/\partial c": gradient[n, k], r"\partial L/\partial \eta": g[n, k], "c": c[n, k]}
+    rows = {name: [[entry] for entry in _exact(value)] for name, value in values.items()}
+    yield tex.Scope(rows | {"t": mpf(0.3)}, {"n": len(n), "k": 1})
+
+
+for place, rule in enumerate(("curricular", "reweighted")):
+    _formula("refloss.stages.negatives:forward", place)(lambda rng, rule=rule: _raised(rng, rule))
+    _formula("refloss.stages.negatives:backward", place)(lambda rng, rule=rule: _gradients_of_hard(rng, rule))
 
 
 def _branches(rng):
@@ -953,14 +950,44 @@ def _hard_heads(rng, loss, psi, **settings):
         angles = scope.values[r"\theta:2"]
         c = [[mp.cos(entry) for entry in row] for row in angles]
         tau = [psi(angles[n][y]) for n, y in enumerate(scope.values["y"])]
-        known = {"c": c, r"\psi": psi} | ({r"\tau": tau} if isinstance(loss, refloss.MVSoftmax) else {})
-        yield scope._replace(values={**scope.values, **known})
+        yield scope._replace(values={**scope.values, "c": c, r"\psi": psi, r"\tau": tau})
+
+
+def _curricular(rng):
+    """Scopes of CurricularFace, with its η of all classes."""
+    loss = refloss.CurricularFace(s=2.5, m=0.6, t=0.4, boundary="none", reduction="none")
+    for scope in _hard_heads(rng, loss, lambda theta: mp.cos(theta + mpf(0.6)), m=0.6):
+        eta = [
+            [c * (mpf(0.4) + c) if c > tau else c for c in row]
+            for row, tau in zip(scope.values["c"], scope.values[r"\tau"], strict=True)
+        ]
+        yield scope._replace(values={**scope.values, r"\eta": eta})
 
 
 @_formula("refloss.losses.negatives:CurricularFace")
 def _(rng):
-    loss = refloss.CurricularFace(s=2.5, m=0.6, t=0.4, boundary="none", reduction="none")
-    yield from _hard_heads(rng, loss, lambda theta: mp.cos(theta + mpf(0.6)), m=0.6)
+    for scope in _curricular(rng):
+        yield scope._replace(values={name: value for name, value in scope.values.items() if name != r"\tau"})
+
+
+@_formula("refloss.losses.negatives:CurricularFace", 1)
+def _(rng):
+    """η of the classes that are not the target, as the stage returns it."""
+    for _ in range(8):
+        x, w, y = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.permutation(C)[:N]
+        loss = refloss.CurricularFace(m=0.6, t=0.4)
+        others = np.array([[k for k in range(C) if k != label] for label in y])
+        eta = np.take_along_axis(loss.trace(x, w, y)["negatives"].output, others, axis=1)
+        angles = [[mp.acos(mp.fsum(map(mp.fmul, _unit(a), _unit(b)))) for b in _exact(w)] for a in _exact(x)]
+        values = {
+            r"\eta": _exact(eta),
+            "c": [[mp.cos(row[k]) for k in kept] for row, kept in zip(angles, others.tolist(), strict=True)],
+            r"\theta": lambda bound, angles=angles: angles[bound["n"]],
+            "y": _exact(y),
+            "m": mpf(0.6),
+            "t": mpf(0.4),
+        }
+        yield tex.Scope(values, RANGES | {"k": C - 1})
 
 
 @_formula("refloss.losses.negatives:CurricularFace.updated")
