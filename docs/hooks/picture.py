@@ -42,8 +42,8 @@ BOXES = {
     "softcap": Spot(4, 3),
     "logsumexp": Spot(5, 3),
     "z_loss": Spot(6, 3),
-    "triplet": Spot(2, 4),
-    "divergence": Spot(2, 5),
+    "triplet": Spot(1, 4),
+    "divergence": Spot(5, 4),
 }
 WORDS = {
     "x, W": Spot(0, 0),
@@ -51,9 +51,9 @@ WORDS = {
     "‖x‖": Spot(0, 2),
     "x, W, b": Spot(0, 3),
     "a, p, n": Spot(0, 4),
-    "z, target": Spot(0, 5),
+    "z, target": Spot(4, 4),
 }
-ENDS = {"loss": Spot(7, 0.5), "loss ": Spot(7, 4), "loss  ": Spot(7, 5)}
+ENDS = {"loss": Spot(7, 0.5), "loss ": Spot(2, 4), "loss  ": Spot(6, 4)}
 OF_SOME = ("quality", "negatives")
 """Boxes that only some losses on directions have."""
 ARROWS = [
@@ -119,7 +119,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _svg(layout: Layout, url: str, stage: str) -> str:
-    right, bottom = 8 * layout.along, 6 * layout.row
+    right, bottom = 8 * layout.along, 5 * layout.row
     size = (bottom, right) if layout.down else (right, bottom)
     marker = f"tip-{layout.name}"
     tip = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"'
