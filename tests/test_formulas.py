@@ -320,7 +320,7 @@ def _(rng):
 @_formula("refloss.stages.quality:backward")
 def _(rng):
     x, g, h = _lengths(rng), rng.normal(size=N), rng.normal(size=N)
-    gradient = quality.backward(g, h, quality.forward(x, normalize.forward(x), LENGTHS)[2])
+    gradient = quality.backward(g, quality.forward(x, normalize.forward(x), LENGTHS)[2], h)
     for n in range(N):
         length = _norm(_exact(x[n]))
         yield tex.Scope(

@@ -131,7 +131,7 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
     return Quality(v, exactly), terms, Saved(slope.rounded(), pull.rounded())
 
 
-def backward(upstream: Numbers, upstream_terms: Numbers, saved: Saved) -> StageResult:
+def backward(upstream: Numbers, saved: Saved, upstream_terms: Numbers) -> StageResult:
     r"""Carry the gradients of v and of the regularizer to the length; at a bound as inside of it.
 
     $$\frac{\partial L}{\partial\lVert x\rVert} = [\lVert x\rVert \ge l]\,[\lVert x\rVert \le u]\left(q\,\frac{\partial
@@ -141,10 +141,12 @@ def backward(upstream: Numbers, upstream_terms: Numbers, saved: Saved) -> StageR
 
     Parameters
     ----------
-    upstream, upstream_terms
-        dL/dv and dL/dr (N,).
+    upstream
+        dL/dv (N,).
     saved
         What `forward` saved.
+    upstream_terms
+        dL/dr (N,).
 
     Returns
     -------
