@@ -131,20 +131,22 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
     return Quality(v, exactly), terms, Saved(slope.rounded(), pull.rounded())
 
 
-def backward(upstream: Numbers, upstream_terms: Numbers, saved: Saved) -> StageResult:
+def backward(upstream: Numbers, saved: Saved, upstream_terms: Numbers) -> StageResult:
     r"""Carry the gradients of v and of the regularizer to the length; at a bound as inside of it.
 
-    $$\frac{\partial L}{\partial\lVert x\rVert} = [l \le \lVert x\rVert \le u]\left(q\,\frac{\partial L}{\partial v} +
-    \lambda\Bigl(\frac{1}{u^2} - \frac{1}{a^2}\Bigr)\frac{\partial L}{\partial r}\right)$$
+    $$\frac{\partial L}{\partial\lVert x\rVert} = [\lVert x\rVert \ge l]\,[\lVert x\rVert \le u]\left(q\,\frac{\partial
+    L}{\partial v} + \lambda\Bigl(\frac{1}{u^2} - \frac{1}{a^2}\Bigr)\frac{\partial L}{\partial r}\right)$$
 
     without the first term for a v that is detached.
 
     Parameters
     ----------
-    upstream, upstream_terms
-        dL/dv and dL/dr (N,).
+    upstream
+        dL/dv (N,).
     saved
         What `forward` saved.
+    upstream_terms
+        dL/dr (N,).
 
     Returns
     -------
