@@ -84,6 +84,14 @@ def integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def count(name: str, value: Any) -> int:
+    """Return an integer from 1 on."""
+    number = integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more; got {number}")
+    return number
+
+
 # ----------------------------------------------------------------------------------------------------- arrays of a call
 
 
@@ -112,9 +120,19 @@ def logits_and_targets(
 
 
 def embeddings_and_classes(
-    x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int | None, *, directions: bool
+    x: Any,
+    w: Any,
+    y: Any,
+    b: Any,
+    weights: tuple[float, ...] | None,
+    ignored: int | None,
+    *,
+    directions: bool,
+    centers: int | None = None,
 ) -> dict[str, Any]:
     """Return embeddings x (N, D), class weights w (C, D), labels y (N,) and bias b (C,) by name.
+
+    Class weights with so many centers a class come as w (C, centers, D), and leave as rows (C centers, D).
 
     Where classes are no directions, y may be probabilities (N, C): any finite numbers.
 
@@ -122,7 +140,9 @@ def embeddings_and_classes(
     until `as_float64` converts and checks it, or an engine does so block by block.
     """
     x, w = _matrix("x", x, "(N, D)"), float_array("w", w)
-    if w.ndim != 2:
+    if centers is not None:
+        w = _rows_of_centers(w, centers)
+    elif w.ndim != 2:
         raise ValueError(f"w must have shape (C, D); got shape {w.shape}")
     if len(x) == 0:
         raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
@@ -134,8 +154,9 @@ def embeddings_and_classes(
             f"w must have shape (C, {x.shape[1]}), a class a row, to go with x of shape {x.shape}; "
             f"got shape {w.shape}{hint}"
         )
-    _check_length(weights, len(w))
-    shape = (len(x), len(w))
+    classes = len(w) // (centers or 1)
+    _check_length(weights, classes)
+    shape = (len(x), classes)
     y = _as_array("y", y)
     if not directions and y.dtype.kind not in "iu" and y.shape == shape:
         y = float64_array("y", y)
@@ -143,7 +164,7 @@ def embeddings_and_classes(
         kept = np.ones(len(x), np.bool_)
     else:
         otherwise = "" if directions else f", or float probabilities of shape {shape}"
-        y = labels(y, shape[:1], len(w), ignored, otherwise=otherwise)
+        y = labels(y, shape[:1], classes, ignored, otherwise=otherwise)
         kept = y != ignored
     _check_rows("x", x, kept, directions)
     if b is None:
@@ -153,6 +174,12 @@ def embeddings_and_classes(
         raise ValueError(f"b must have shape ({len(w)},), one bias a class; got shape {b.shape}")
     _check_finite("b", b)
     return {"x": x, "w": w, "y": y, "b": b}
+
+
+def _rows_of_centers(w: NDArray[Any], centers: int) -> NDArray[Any]:
+    if w.ndim != 3 or w.shape[1] != centers:
+        raise ValueError(f"w must have shape (C, {centers}, D), {centers} centers a class; got shape {w.shape}")
+    return w.reshape(-1, w.shape[2])
 
 
 def margins(m: Any, rows: int, largest: float) -> Array:

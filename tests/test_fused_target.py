@@ -20,13 +20,15 @@ def test_of_a_margin_head(loss, length):
     w[y[0]] = x[0] * (1.0 + 2.0**-50 * np.arange(4))  # nearly parallel
     x *= length
     rows = scaled(x, np.dtype(np.float64)), scaled(w[y], np.dtype(np.float64))
-    target = margin_target(loss.spec.margin, loss.spec.scale, *rows)
+    target = margin_target(loss.spec, *rows)
     steps = loss.trace(x, w, y)
     psi = np.asarray(getattr(steps["margin"].output, "hi", steps["margin"].output))
     np.testing.assert_allclose(target.over_scale, psi, rtol=2 * U, atol=0.0)
     scale = np.linalg.norm(x / length, axis=1) * length if loss.spec.scale is None else loss.spec.scale
     np.testing.assert_allclose(target.logit.hi, psi * scale, rtol=16 * U, atol=0.0)
-    dx, dw = target.backward(np.ones(6))
+    dx, dw, dv = target.backward(np.ones(6))
+    assert dv is None
+    assert target.terms is None
     assert dx.shape == dw.shape == (6, 4)
     assert (np.abs((dx * rows[0].rows).sum(axis=1)) <= 16 * U * np.abs(dx * rows[0].rows).sum(axis=1)).all()  # across x
     assert (np.abs((dw * rows[1].rows).sum(axis=1)) <= 16 * U * np.abs(dw * rows[1].rows).sum(axis=1)).all()
@@ -43,7 +45,7 @@ def test_of_a_linear_head(power, with_bias):
     np.testing.assert_allclose(target.logit.hi, logit, rtol=0.0, atol=16 * U)
     assert np.array_equal(target.over_scale, target.logit.hi)
     dz = np.arange(1.0, 6.0)
-    dx, dw = target.backward(dz)
+    dx, dw, _ = target.backward(dz)
     assert np.array_equal(dx, dz[:, None] * np.ldexp(w[y], -power))
     assert np.array_equal(dw, dz[:, None] * rows[0].rows)
     assert target.slope is None

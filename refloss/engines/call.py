@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from refloss import inputs
-from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Spec, WithCap
+from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Margin, Spec, WithCap
 from refloss.messages import shown
 
 FLATTENED = ("z", "target")
@@ -29,11 +29,15 @@ class Call(NamedTuple):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the gradients, by the name of the input."""
-        return {
-            name: (*self.samples, *self.arrays[name].shape[1:]) if name in FLATTENED else self.arrays[name].shape
-            for name in self.spec.differentiable()
-            if name in self.arrays
-        }
+        return {name: self._shape(name) for name in self.spec.differentiable() if name in self.arrays}
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        rows, *columns = self.arrays[name].shape
+        if name in FLATTENED:
+            return (*self.samples, *columns)
+        if name == "w" and isinstance(self.spec, Margin) and self.spec.centers is not None:
+            return (rows // self.spec.centers, self.spec.centers, *columns)
+        return (rows, *columns)
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -97,14 +97,17 @@ class Margin(_Labelled):
     """How v comes of the length of an embedding; None where it does not."""
     negatives: negatives.Settings | None = None
     """What becomes of the cosines of hard classes."""
+    centers: int | None = None
+    """How many rows of w, side by side, a class has, given as w (C, K, D); None for one, given as w (C, D)."""
     head: ClassVar[Literal["margin"]] = "margin"
     inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y, MARGINS)
     directions: ClassVar[bool] = True
 
     @property
     def is_plain(self) -> bool:
-        """Whether all samples have the same margins, and all other classes their cosines."""
-        return self.quality is None and self.negatives is None and self.margin.by_quality == margin.CONSTANT
+        """Whether samples have the same margins, and classes one center whose cosine changes for the target alone."""
+        varies = self.quality is not None or self.margin.by_quality != margin.CONSTANT
+        return not varies and self.negatives is None and self.centers is None
 
 
 @dataclass(frozen=True)

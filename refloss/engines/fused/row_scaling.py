@@ -65,6 +65,10 @@ class ScaledRows(NamedTuple):
         """Return the same rows as float64."""
         return self._replace(rows=self.rows.astype(np.float64))
 
+    def unrounded(self, vectors: NDArray[np.floating]) -> ScaledRows:
+        """Return the vectors that the rows were rounded from, scaled by the same powers of two, as float64."""
+        return self._replace(rows=ldexp_rows(np.asarray(vectors, np.float64), negated(self.exponent)))
+
 
 def aligned(array: NDArray[np.floating], dtype: DType) -> Array:
     """Return an array that a BLAS takes as it is: of that dtype, in C order and aligned."""

@@ -1,0 +1,99 @@
+r"""Sub-centers: of the centers of a class the one nearest to the embedding stands for the class.
+
+Symbols: K centers per class; cosines c (N, C K) of all centers, those of a class side by side; κ (N, C) which center.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refloss.error_free import Array, Integers, Numbers, Pair, StageResult, where
+from refloss.fixed_point import Between
+
+
+class Saved(NamedTuple):
+    """What backward needs."""
+
+    chosen: Integers
+    """Which row of w stands for each class (N, C)."""
+    rows: int
+    """How many rows w has."""
+
+
+CLOSE = 2.0**-49
+"""Cosines nearer than that to the largest of their class are found again from the vectors, to 100 bits."""
+NEAR = 2.0**-90
+"""Cosines nearer than that to the largest are compared with it in rational numbers."""
+
+
+def close(c: Pair, centers: int) -> tuple[Integers, Integers]:
+    """Return the samples and rows of w whose cosines have to be known to more bits before a center is chosen."""
+    of_class = c.hi.reshape(len(c), -1, centers)
+    near = of_class > of_class.max(axis=2, keepdims=True) - CLOSE
+    near &= near.sum(axis=2, keepdims=True) > 1
+    n, rows = np.nonzero(near.reshape(c.shape))
+    return n, rows
+
+
+def nearest(x: Array, w: Array, c: Pair, centers: int) -> Integers:
+    """Choose the center of the largest cosine in each class, exactly; of equal ones the first (N, C)."""
+    n, rows = c.shape
+    hi, lo = (part.reshape(n, -1, centers) for part in (c.hi, c.lo))
+    largest = hi.max(axis=2, keepdims=True)
+    best = np.where(hi == largest, lo, -np.inf).argmax(axis=2)
+    first = np.arange(rows // centers) * centers
+    top = np.take_along_axis(hi, best[:, :, None], 2), np.take_along_axis(lo, best[:, :, None], 2)
+    near = (top[0] - hi) + (top[1] - lo) < NEAR
+    for sample, k in np.argwhere(near.sum(axis=2) > 1).tolist():
+        those = np.flatnonzero(near[sample, k]).tolist()
+        squares = [Between.of(x[sample], w[first[k] + j]).signed_square for j in those]
+        best[sample, k] = those[squares.index(max(squares))]
+    return np.asarray(first + best)
+
+
+def forward(c: Pair, chosen: Integers) -> tuple[Pair, Saved]:
+    r"""Take the largest cosine of each class.
+
+    $$c_{nk} = \max_{j\le K} c_{nkj} = c_{nk\kappa_{nk}}$$
+
+    Source: Sub-center ArcFace (Deng et al., ECCV 2020).
+
+    Parameters
+    ----------
+    c
+        Cosines of all centers (N, C K).
+    chosen
+        The row of w that stands for each class (N, C), by `nearest`.
+
+    Returns
+    -------
+    Pair
+        Cosines (N, C).
+    Saved
+        What `backward` needs.
+    """
+    return c[np.arange(len(c))[:, None], chosen], Saved(chosen, c.shape[1])
+
+
+def backward(upstream: Numbers, saved: Saved) -> StageResult:
+    r"""Give the gradient of a class to the center that stands for it; the choice counts as a constant.
+
+    $$\frac{\partial L}{\partial c_{nkj}} = [j = \kappa_{nk}]\,\frac{\partial L}{\partial c_{nk}}$$
+
+    Parameters
+    ----------
+    upstream
+        dL/dc (N, C).
+    saved
+        What `forward` saved.
+
+    Returns
+    -------
+    Numbers
+        dL/dc of all centers (N, C K).
+    """
+    rows = np.arange(saved.rows)
+    classes = rows // (saved.rows // saved.chosen.shape[1])
+    return where(saved.chosen[:, classes] == rows, upstream[:, classes], 0.0)
