@@ -29,12 +29,16 @@ class Curve(NamedTuple):
 
     @classmethod
     def of(cls, m1: Any, m2: Any, m3: Any, boundary: str, annealing: Any, scale: Any = None, eps: float = 0.0) -> Curve:
-        first, second, third, weight, near = (mp.convert(float(number)) for number in (m1, m2, m3, annealing, eps))
+        first, second, third, weight, near = map(number_of, (m1, m2, m3, annealing, eps))
         return cls(first, second, third, boundary, weight, None if scale is None else mp.convert(float(scale)), near)
 
     def margins(self) -> tuple[mpf, mpf]:
         """m2 and m3, of all samples."""
         return self.m2, self.m3
+
+
+def number_of(number: Any) -> mpf:
+    return number if isinstance(number, mpf) else mp.convert(float(number))
 
 
 def branch_of(theta: Callable[[], mpf], c: Curve, digits: int | None = None, margins: Margins | None = None) -> Branch:
