@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Integers, Numbers, Pair, StageResult, where
+from refloss.error_free import Array, Integers, Mask, Numbers, Pair, StageResult, where
 from refloss.fixed_point import Between
 
 
@@ -77,6 +77,21 @@ def forward(c: Pair, chosen: Integers) -> tuple[Pair, Saved]:
     return c[np.arange(len(c))[:, None], chosen], Saved(chosen, c.shape[1])
 
 
+def stands(saved: Saved) -> Mask:
+    """Return which centers stand for their class (N, C K)."""
+    return np.asarray(saved.chosen[:, _classes(saved)] == np.arange(saved.rows))
+
+
+def of_all(numbers: Numbers, saved: Saved, elsewhere: float = 0.0) -> StageResult:
+    """Return numbers of classes (N, C) at the centers that stand for them, and another elsewhere (N, C K)."""
+    return where(stands(saved), numbers[:, _classes(saved)], elsewhere)
+
+
+def _classes(saved: Saved) -> Integers:
+    """Return the class of every row of w."""
+    return np.asarray(np.arange(saved.rows) // (saved.rows // saved.chosen.shape[1]))
+
+
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Give the gradient of a class to the center that stands for it; the choice counts as a constant.
 
@@ -94,6 +109,4 @@ def backward(upstream: Numbers, saved: Saved) -> StageResult:
     Numbers
         dL/dc of all centers (N, C K).
     """
-    rows = np.arange(saved.rows)
-    classes = rows // (saved.rows // saved.chosen.shape[1])
-    return where(saved.chosen[:, classes] == rows, upstream[:, classes], 0.0)
+    return of_all(upstream, saved)
