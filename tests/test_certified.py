@@ -226,6 +226,7 @@ SHARED = {  # with the engines that this one checks: settings, types, and what i
     "refloss.engines.counting": {"mean_over_zero"},
     "refloss.engines.protocol": {"IN_FLOAT64", "Request", "ValueAndGradients"},
     "refloss.engines.spec": {
+        "MARGINS",
         "PER_CLASS",
         "Arrays",
         "Divergence",
@@ -241,6 +242,8 @@ SHARED = {  # with the engines that this one checks: settings, types, and what i
     "refloss.error_free": {"Array", "Mask"},
     "refloss.stages.cross_entropy": {"Settings"},
     "refloss.stages.margin": {"Settings"},
+    "refloss.stages.negatives": {"Settings"},
+    "refloss.stages.quality": {"Settings"},
     "refloss.stages.softcap": {"Settings"},
     "refloss.stages.triplet": {"Settings"},
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from refloss.engines.certified.balls import Arb, arb, pi
-from refloss.engines.certified.exact import half_turns, integers, parallel, sign
+from refloss.engines.certified.exact import IntegerVectors, half_turns, integers, parallel, sign
 
 pytest.importorskip("flint")
 
@@ -46,3 +46,9 @@ def test_signs_by_as_many_bits_as_it_takes() -> None:
     assert sign(lambda: arb(0), lambda: False) == 0
     assert sign(lambda: pi() - pi(), lambda: True) == 0
     assert sign(lambda: pi() - pi(), lambda: False) is None
+
+
+def test_directions_keep_their_sides() -> None:
+    vectors = IntegerVectors(np.ones((1, 1)), np.array([[-3.0], [0.5]]), directions=True)
+    assert vectors.w.tolist() == [[-1], [1]]
+    assert vectors.sample(0).dots[0] == -vectors.sample(0).dots[1]

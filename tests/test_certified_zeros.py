@@ -328,3 +328,10 @@ def test_an_upstream_of_0_proves_nothing_about_other_rows() -> None:
     assert not enclosure.grad["w"].midpoint[0].any()
     assert not enclosure.notes
     assert enclose(refloss.NormFace(reduction="none"), x, w, y, upstream=[0.0, 1.0]).grad["w"].midpoint[0, 1] != 0.0
+
+
+def test_in_one_dimension_classes_have_two_sides() -> None:
+    """z = (200, 200, -200): dL/dx = G_0 + G_1 - G_2 = -2 G_2, about -e^-400."""
+    x, w = [[200.0]], [[1.0], [1.0], [-1.0]]
+    encloses(refloss.ModifiedSoftmax(), x, w, [0])
+    assert refloss.ModifiedSoftmax().value_and_grad(x, w, [0], engine="certified")[1].x[0, 0] < 0.0
