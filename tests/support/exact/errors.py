@@ -33,8 +33,8 @@ def absolute_terms(
     - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
       of a hard class psi' := |t| + 2 (CurricularFace) or 1 + t (MV-Softmax), the largest slope of what replaces its
-      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the size of the
-      derivative of its regularizer more;
+      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the sizes of
+      the two terms of its regularizer's derivative, lambda / u^2 and lambda / a^2, more, unless the length is held;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
@@ -128,7 +128,8 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                     terms["x"][n] += of_v * abs(mp.diff(pair.quality.v, x.norm()))
                 if head.regularizer:
                     slope = mp.diff(pair.quality.term, x.norm())
-                    terms["x"][n] += abs(of_terms[n] * head.regularizer * slope)
+                    added = slope + 2 / x.norm() ** 2 if slope else mpf(0)  # 1/u² + 1/a² of what is 1/u² - 1/a²
+                    terms["x"][n] += abs(of_terms[n] * head.regularizer) * added
                 terms_w = [number / w.norm() for number, w in zip(slope_terms, sample.classes, strict=True)]
             terms["w"][head.chosen[n]] += np.array(terms_w, dtype=object)
             if head.bias is not None:
