@@ -32,9 +32,8 @@ def absolute_terms(
 
     - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
-      of a hard class psi' := |t| + 2 (CurricularFace) or 1 + t (MV-Softmax), the largest slope of what replaces its
-      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the sizes of
-      the two terms of its regularizer's derivative, lambda / u^2 and lambda / a^2, more, unless the length is held;
+      of a hard class psi' := 1 + |deta/dc|, for its cosine is a sum of terms of up to 1; a given margin:
+      |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and lambda (1/u_a^2 + 1/a^2) more;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
@@ -115,7 +114,8 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
                 slopes = [sine_of(x, w) for w in sample.classes] if projected else [mpf(1)] * classes
                 if negatives:
-                    slopes = [slope * negatives.slope(k) for k, slope in enumerate(slopes)]
+                    sizes = (negatives.size(k, c) for k, c in enumerate(sample.cosines))
+                    slopes = [slope * size for slope, size in zip(slopes, sizes, strict=True)]
                 slopes[sample.label] = abs(pair.slope(digits))
                 slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(slope_terms) / x.norm()
@@ -127,9 +127,7 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 elif not pair.quality.constant:
                     terms["x"][n] += of_v * abs(mp.diff(pair.quality.v, x.norm()))
                 if head.regularizer:
-                    slope = mp.diff(pair.quality.term, x.norm())
-                    added = slope + 2 / x.norm() ** 2 if slope else mpf(0)  # 1/u² + 1/a² of what is 1/u² - 1/a²
-                    terms["x"][n] += abs(of_terms[n] * head.regularizer) * added
+                    terms["x"][n] += abs(of_terms[n] * head.regularizer) * pair.quality.term_size(x.norm())
                 terms_w = [number / w.norm() for number, w in zip(slope_terms, sample.classes, strict=True)]
             terms["w"][head.chosen[n]] += np.array(terms_w, dtype=object)
             if head.bias is not None:

@@ -273,11 +273,13 @@ class Negatives(NamedTuple):
             return c
         return c * (self.t + c) if self.curricular else (1 + self.t) * c + self.t
 
-    def slope(self, k: int) -> mpf:
-        """The largest size of the slope of that, of all cosines."""
-        if k not in self.hard:
-            return mpf(1)
-        return abs(self.t) + 2 if self.curricular else 1 + self.t
+    def size(self, k: int, c: mpf) -> mpf:
+        """1 and the size of the slope of that, for c is wrong by what its terms up to 1 are; 1 where c stays."""
+        return 1 + abs(mp.diff(lambda c: self.eta(k, c), c)) if k in self.hard else mpf(1)
+
+    def steepest(self) -> mpf:
+        """What the slope is at most."""
+        return 2 + abs(self.t)
 
 
 def nearest(x: Vector, centers: Sequence[Vector]) -> int:
@@ -340,7 +342,6 @@ class Sample:
 
     def term_moved(self, i: int, move: Moved, sign: int) -> mpf:
         """What the term of the length is when entry i of x moves."""
-        assert self.target.quality.term is not None
         return self.target.quality.term(self.length_moved(move, move.square(self.x, i, sign)))
 
     def w_moved(self, k: int, i: int, move: Moved, sign: int) -> mpf:
