@@ -63,7 +63,7 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
     match spec:
         case Logits():
             return logits.value_and_grad(spec, arrays, upstream, request)
-        case Linear() if not _fits_sweep(spec, arrays):
+        case Linear() | Margin() if not _fits_sweep(spec, arrays):
             return _by_chain(spec, arrays, upstream, request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
@@ -71,14 +71,17 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
             return _by_chain(spec, arrays, upstream, request)
 
 
-def _fits_sweep(spec: Linear, arrays: Arrays) -> bool:
+def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
     """Whether one number per sample is enough beside the blocks of classes.
 
-    It is not for probabilities in place of labels, for smoothed targets behind a cap, whose slope differs from sample
-    to sample, and where the log-sum-exp has an upstream gradient.
+    It is not for probabilities in place of labels, for smoothed targets behind a cap or of hard classes, whose slopes
+    differ from sample to sample, where the length of the embedding scales hard classes, whose logits are not the sum
+    that the gradient of x has along x, and where the log-sum-exp has an upstream gradient.
     """
-    smoothed_and_capped = spec.cross_entropy.label_smoothing != 0.0 and spec.softcap.softcap is not None
-    return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not smoothed_and_capped
+    smoothed = spec.cross_entropy.label_smoothing != 0.0
+    if isinstance(spec, Margin):
+        return spec.negatives is None or (spec.scale is not None and not smoothed)
+    return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not (smoothed and spec.softcap.softcap is not None)
 
 
 def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:

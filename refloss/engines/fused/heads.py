@@ -89,7 +89,8 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     # the slope of a z-loss relative to that of the row's loss, whose weight is another where "mean" divides by weights
     lse_slope = 2.0 * lambda_ * (float(targets.divisor) / n if reduction == "mean" and n else 1.0)
     target_of = partial(_label_branch, spec, arrays)
-    losses, lse, terms = _passes(samples, targets.label_target, lse_slope, sweep, target_of, gradients)
+    target_first = isinstance(spec, Margin) and spec.negatives is not None
+    losses, lse, terms = _passes(samples, targets.label_target, lse_slope, sweep, target_of, target_first, gradients)
     if n:
         contract.warn_if_unreliable("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
@@ -107,6 +108,7 @@ def _passes(
     lse_slope: float,
     sweep: Sweep,
     target_of: Callable[[slice, Samples], Target],
+    target_first: bool,
     gradients: _Gradients | None,
 ) -> tuple[Array, Array, Array | None]:
     """Return loss and log-sum-exp of every sample, and terms of its target, if there are any.
@@ -116,7 +118,11 @@ def _passes(
     losses, lse, terms = np.empty(len(samples.y)), np.empty(len(samples.y)), list[Array]()
     for at in ranges(len(samples.y), sweep.size):
         group = samples.take(at)
-        state, target = sweep.forward(group, gradients is not None, partial(target_of, at, group))  # pass 1
+        if target_first:  # it is the threshold of hard classes
+            target = target_of(at, group)
+            state, _ = sweep.forward(group, gradients is not None, lambda: None, target.hard)
+        else:
+            state, target = sweep.forward(group, gradients is not None, partial(target_of, at, group))  # pass 1
         row = finish(state, target.logit, label_target[at], lse_slope)  # pass 2
         losses[at], lse[at] = row.loss, row.lse
         check_lse_gradient(group.x.rows.dtype, lse_slope * row.lse)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refloss.engines.fused.hard_classes import HardClasses
+from refloss.engines.fused.products import pair_dots
 from refloss.engines.fused.row_scaling import ScaledRows, ldexp_rows
 from refloss.engines.kernels import pairs
 from refloss.engines.spec import Margin
@@ -55,8 +57,8 @@ class Target(NamedTuple):
     """From s dL/dz_y (N,) to the gradients."""
     slope: Array | None = None
     """The slope of a cap at z_y (N,); None without a cap."""
-    threshold: Pair | None = None
-    """The threshold of hard classes (N,), of a margin head."""
+    hard: HardClasses | None = None
+    """What makes other classes hard, of losses that have such."""
     terms: Terms | None = None
     """Terms of the rows of the loss, where there are any."""
 
@@ -82,12 +84,15 @@ def margin_target(spec: Margin, x: ScaledRows, w: ScaledRows, m: Array | None = 
     def backward(dz: Array) -> TargetGradients:
         dtheta, dv = margin.backward(dz, saved_margin)
         dx, dw = (plain(part) for part in angle.backward(dtheta, saved_angle))
-        if saved_quality is not None:
+        if saved_quality is not None and dv is not None:
             dlength = quality.backward(dv, np.zeros(len(dz)), saved_quality)
             dx += _along(np.ldexp(dlength, exponent_x), x, saved_angle)
         return TargetGradients(dx, dw, dv)
 
-    return Target(ldexp(psi * s, exponent), psi.hi, backward, None, saved_margin.threshold, terms)
+    hard = None
+    if spec.negatives is not None and spec.scale is not None:
+        hard = HardClasses.of(spec.negatives, spec.scale, x.rows, saved_margin.threshold)
+    return Target(ldexp(psi * s, exponent), psi.hi, backward, hard=hard, terms=terms)
 
 
 def _along(dlength: Array, x: ScaledRows, saved: angle.Saved) -> Array:
@@ -97,9 +102,8 @@ def _along(dlength: Array, x: ScaledRows, saved: angle.Saved) -> Array:
 
 def linear_target(x: ScaledRows, w: ScaledRows, b: Array | None, settings: softcap.Settings) -> Target:
     """Return the target of a linear head, w·x + b, scaled and capped; its classes count as they are, not scaled."""
-    hi, lo = np.empty(len(x.rows)), np.empty(len(x.rows))
-    pairs.vecdot(x.rows, w.rows, hi, lo)
-    logit = Pair(hi * x.factor * w.factor, lo * x.factor * w.factor)
+    dots = pair_dots(x.rows, w.rows)
+    logit = Pair(dots.hi * x.factor * w.factor, dots.lo * x.factor * w.factor)
     logit = logit if b is None else logit + b
     logit = logit if settings.logit_scale == 1.0 else logit * settings.logit_scale
     slope = None
