@@ -9,6 +9,7 @@ before the sweep; s the scale; z = s c; η what becomes of c; K_D the error of a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -21,9 +22,10 @@ from refloss.engines.fused.products import pair_dots
 from refloss.engines.kernels import rows as row_kernels
 from refloss.engines.kernels.lanes import Raise
 from refloss.engines.slices import ranges
-from refloss.error_free import Array, Integers, Pair, scale_rows, sqrt
+from refloss.error_free import Array, Integers, Mask, Pair, scale_rows, sqrt
+from refloss.fixed_point import Turned
 from refloss.formats import format_of
-from refloss.stages import negatives
+from refloss.stages import margin, negatives
 
 ENTRIES_AT_ONCE = 2**16
 """Entries of vectors whose cosines are computed again at once."""
@@ -41,12 +43,14 @@ class HardClasses(NamedTuple):
     """Embeddings as they came, times powers of two (N, D)."""
     threshold: Pair
     """τ (N,)."""
+    exactly: Callable[[int, int], Turned]
+    """What τ is rounded from, of a row, to a number of bits."""
 
     @classmethod
-    def of(cls, settings: negatives.Settings, scale: float, x: Array, threshold: Pair) -> Self:
+    def of(cls, settings: negatives.Settings, scale: float, x: Array, saved: margin.Saved) -> Self:
         """Return them, unless the scale is such that the dtype might not hold quotients and products."""
         check_scale(scale)
-        return cls(settings, scale, x, threshold)
+        return cls(settings, scale, x, saved.threshold, saved.exactly)
 
     def of_block(self, w: NDArray[np.floating], block: Block, alpha: Array, tile: Array) -> row_kernels.Hard:
         """Return the same for the kernel, of a block whose classes came as w (B, D), and products g (N, B).
@@ -75,11 +79,19 @@ class HardClasses(NamedTuple):
         rows, logits, slopes = np.repeat(np.arange(len(self.x)), np.diff(first)), *np.empty((2, len(columns)))
         one, a, b, c = self._raise(_FLOAT64)
         for at in ranges(len(rows), max(1, ENTRIES_AT_ONCE // w.shape[1])):
-            cosines = _cosines(self.x[rows[at]], np.asarray(w[columns[at]], np.float64))
-            is_hard = negatives.is_hard(cosines[:, None], self.threshold[rows[at]])[:, 0]
-            z = self.scale * cosines.hi
+            n, own_w = rows[at], np.asarray(w[columns[at]], np.float64)
+            cosines = _cosines(self.x[n], own_w)
+            z, is_hard = self.scale * cosines.hi, self._are_hard(n, own_w, cosines)
             logits[at], slopes[at] = np.where(is_hard, (a * z + b) * z + c, z), np.where(is_hard, 2.0 * a * z + b, one)
         return row_kernels.Known(first, columns, logits.astype(dtype), slopes.astype(dtype))
+
+    def _are_hard(self, n: Integers, w: Array, cosines: Pair) -> Mask:
+        """Decide which cosines of samples n and classes w, row by row, are above their threshold: exactly."""
+        difference = (cosines - self.threshold[n]).hi
+        is_hard, decide = np.asarray(difference > 0.0), negatives.above(self.x, w, self.exactly)
+        for place in np.flatnonzero(np.abs(difference) < negatives.NEAR).tolist():
+            is_hard[place] = decide(int(n[place]), place)
+        return is_hard
 
 
 def _cosines(x: Array, w: Array) -> Pair:

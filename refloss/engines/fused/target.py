@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refloss.engines import chain
 from refloss.engines.fused.hard_classes import HardClasses
 from refloss.engines.fused.products import pair_dots
 from refloss.engines.fused.row_scaling import ScaledRows, ldexp_rows
@@ -70,13 +71,12 @@ def margin_target(spec: Margin, x: ScaledRows, w: ScaledRows, m: Array | None = 
     """
     theta, saved_angle = _angle(x, w)
     exponent_x = np.zeros(len(x.rows), np.int32) if x.exponent is None else x.exponent
-    v = None if m is None else quality.given(m)
-    terms, saved_quality = None, None
-    if spec.quality is not None:
-        vectors = ldexp_rows(x.rows, x.exponent)
-        v, added, saved_quality = quality.forward(vectors, normalize.forward(vectors), spec.quality)
-        if spec.quality.regularizer:
-            pull = quality.backward(np.zeros(len(vectors)), np.ones(len(vectors)), saved_quality)
+    v, terms, saved_quality = None, None, None
+    if m is not None or spec.quality is not None:
+        own = {"x": ldexp_rows(x.rows, x.exponent)} | ({} if m is None else {"m": m})
+        v, added, saved_quality = chain.quality_of(spec, own, normalize.forward(own["x"]))
+        if added is not None and saved_quality is not None:
+            pull = quality.backward(np.zeros(len(x.rows)), np.ones(len(x.rows)), saved_quality)
             terms = Terms(added.hi, _along(pull, x, saved_angle))
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     s, exponent = logits.scale_of(spec.scale, Pair.of(saved_angle.length_x), exponent_x)
@@ -91,7 +91,7 @@ def margin_target(spec: Margin, x: ScaledRows, w: ScaledRows, m: Array | None = 
 
     hard = None
     if spec.negatives is not None and spec.scale is not None:
-        hard = HardClasses.of(spec.negatives, spec.scale, x.rows, saved_margin.threshold)
+        hard = HardClasses.of(spec.negatives, spec.scale, x.rows, saved_margin)
     return Target(ldexp(psi * s, exponent), psi.hi, backward, hard=hard, terms=terms)
 
 
