@@ -105,9 +105,9 @@ class Margin(_Labelled):
 
     @property
     def is_plain(self) -> bool:
-        """Whether samples have the same margins, and classes one center whose cosine changes for the target alone."""
+        """Whether samples have the same margins, and no cosine but the target's changes."""
         varies = self.quality is not None or self.margin.by_quality != margin.CONSTANT
-        return not varies and self.negatives is None and self.centers is None
+        return not varies and self.negatives is None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Symbols: K centers per class; cosines c (N, C K) of all centers, those of a clas
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +39,16 @@ def close(c: Pair, centers: int) -> tuple[Integers, Integers]:
     return n, rows
 
 
-def nearest(x: Array, w: Array, c: Pair, centers: int) -> Integers:
-    """Choose the center of the largest cosine in each class, exactly; of equal ones the first (N, C)."""
+def squares(x: Array, w: Array) -> Callable[[int, int], Fraction]:
+    """Return what gives the square of the cosine of a sample and a row of w, with the sign of the cosine, exactly."""
+    return lambda n, row: Between.of(x[n], w[row]).signed_square
+
+
+def nearest(c: Pair, centers: int, square: Callable[[int, int], Fraction]) -> Integers:
+    """Choose the center of the largest cosine in each class, exactly; of equal ones the first (N, C).
+
+    The square of a cosine, with its sign, is what `squares` returns.
+    """
     n, rows = c.shape
     hi, lo = (part.reshape(n, -1, centers) for part in (c.hi, c.lo))
     largest = hi.max(axis=2, keepdims=True)
@@ -48,8 +58,8 @@ def nearest(x: Array, w: Array, c: Pair, centers: int) -> Integers:
     near = (top[0] - hi) + (top[1] - lo) < NEAR
     for sample, k in np.argwhere(near.sum(axis=2) > 1).tolist():
         those = np.flatnonzero(near[sample, k]).tolist()
-        squares = [Between.of(x[sample], w[first[k] + j]).signed_square for j in those]
-        best[sample, k] = those[squares.index(max(squares))]
+        exactly = [square(sample, int(first[k]) + j) for j in those]
+        best[sample, k] = those[exactly.index(max(exactly))]
     return np.asarray(first + best)
 
 
@@ -65,7 +75,7 @@ def forward(c: Pair, chosen: Integers) -> tuple[Pair, Saved]:
     c
         Cosines of all centers (N, C K).
     chosen
-        The row of w that stands for each class (N, C), by `nearest`.
+        The row of w that stands for each class (N, C), see `nearest`.
 
     Returns
     -------

@@ -74,12 +74,15 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
 def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
     """Whether one number per sample is enough beside the blocks of classes.
 
-    It is not for probabilities in place of labels, for smoothed targets behind a cap or of hard classes, whose slopes
-    differ from sample to sample, where the length of the embedding scales hard classes, whose logits are not the sum
-    that the gradient of x has along x, and where the log-sum-exp has an upstream gradient.
+    It is not for probabilities in place of labels, for smoothed targets behind a cap, of hard classes, whose slopes
+    differ from sample to sample, or of centers, of which another may stand for a class in every sample, where the
+    length of the embedding scales hard classes, whose logits are not the sum that the gradient of x has along x, and
+    where the log-sum-exp has an upstream gradient.
     """
     smoothed = spec.cross_entropy.label_smoothing != 0.0
     if isinstance(spec, Margin):
+        if spec.centers is not None:
+            return not smoothed
         return spec.negatives is None or (spec.scale is not None and not smoothed)
     return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not (smoothed and spec.softcap.softcap is not None)
 

@@ -16,6 +16,7 @@ Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from refloss import inputs
 from refloss.engines import contract
 from refloss.engines.counting import counted
 from refloss.engines.fused.blocks import Classes, group_size
+from refloss.engines.fused.centers import Centers
 from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
 from refloss.engines.fused.headroom import DType, check_lse_gradient, check_options, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
@@ -56,7 +58,8 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     """Return the same for samples that all count."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape
-    targets = _label_targets(arrays["y"], c, spec.cross_entropy, dtype)
+    centers = _centers(spec, arrays)
+    targets = _label_targets(arrays["y"], c if centers is None else c // centers.per_class, spec.cross_entropy, dtype)
     lambda_ = spec.cross_entropy.z_loss
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
@@ -69,12 +72,21 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
             row_weight = row_weight.times(ScaledNumbers.of(np.full(n, spec.softcap.logit_scale), dtype))
     keep = "w" in wanted or "b" in wanted
     size = group_size(n, c, d, dtype, keep=keep)
-    samples = _samples(spec, arrays, row_weight, dtype)
+    own_rows = arrays["y"] if centers is None else centers.own_rows(arrays["w"], arrays["y"])
+    samples = _samples(spec, arrays, own_rows, row_weight, dtype, centers)
     options = spec.softcap if isinstance(spec, Linear) else softcap.UNCHANGED
     check_options(options)
     check_targets(dtype, np.asarray([lambda_]))
     b = arrays["b"] * options.logit_scale if "b" in arrays else None
-    classes = Classes(arrays["w"], b, targets.uniform, samples.directions, dtype, read_again=keep)
+    classes = Classes(
+        arrays["w"],
+        b,
+        targets.uniform,
+        samples.directions,
+        dtype,
+        read_again=keep,
+        centers=1 if centers is None else centers.per_class,
+    )
     class_gradients = ClassGradients(
         dw=request.output("w", (c, d)) if "w" in wanted else None,
         db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
@@ -155,10 +167,23 @@ def _label_targets(y: Integers, classes: int, settings: cross_entropy.Settings, 
     return _LabelTargets(label_target, uniform, plain(weights.divisor))
 
 
-def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:
+def _centers(spec: Linear | Margin, arrays: Arrays) -> Centers | None:
+    """Return what chooses among the centers of a class."""
+    return Centers(spec.centers, arrays["x"]) if isinstance(spec, Margin) and spec.centers is not None else None
+
+
+def _samples(
+    spec: Linear | Margin,
+    arrays: Arrays,
+    own_rows: Integers,
+    row_weight: ScaledNumbers,
+    dtype: DType,
+    centers: Centers | None,
+) -> Samples:
+    """Return the samples, with the rows of w that stand for their classes."""
     if isinstance(spec, Margin):
-        return Samples.of_margin(arrays["x"], arrays["y"], spec.scale, row_weight, dtype)
-    return Samples.of_linear(arrays["x"], arrays["y"], row_weight, spec.softcap.logit_scale, dtype)
+        return replace(Samples.of_margin(arrays["x"], own_rows, spec.scale, row_weight, dtype), centers=centers)
+    return Samples.of_linear(arrays["x"], own_rows, row_weight, spec.softcap.logit_scale, dtype)
 
 
 def _label_branch(spec: Linear | Margin, arrays: Arrays, at: slice, samples: Samples) -> Target:
