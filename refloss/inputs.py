@@ -140,21 +140,19 @@ def embeddings_and_classes(
     until `as_float64` converts and checks it, or an engine does so block by block.
     """
     x, w = _matrix("x", x, "(N, D)"), float_array("w", w)
-    if centers is not None:
-        w = _rows_of_centers(w, centers)
-    elif w.ndim != 2:
+    if centers is None and w.ndim != 2:
         raise ValueError(f"w must have shape (C, D); got shape {w.shape}")
+    if centers is not None and (w.ndim != 3 or w.shape[1] != centers):
+        raise ValueError(f"w must have shape (C, {centers}, D), {centers} centers a class; got shape {w.shape}")
     if len(x) == 0:
         raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
     if x.shape[1] == 0 or len(w) == 0:
         raise ValueError(f"x and w need at least one dimension and one class; got shapes {x.shape} and {w.shape}")
-    if x.shape[1] != w.shape[1]:
-        hint = "; did you mean w.T?" if w.shape[0] == x.shape[1] else ""
-        raise ValueError(
-            f"w must have shape (C, {x.shape[1]}), a class a row, to go with x of shape {x.shape}; "
-            f"got shape {w.shape}{hint}"
-        )
-    classes = len(w) // (centers or 1)
+    if x.shape[1] != w.shape[-1]:
+        expected = f"(C, {x.shape[1]}), a class a row" if centers is None else f"(C, {centers}, {x.shape[1]})"
+        hint = "; did you mean w.T?" if centers is None and w.shape[0] == x.shape[1] else ""
+        raise ValueError(f"w must have shape {expected}, to go with x of shape {x.shape}; got shape {w.shape}{hint}")
+    classes, w = len(w), w.reshape(-1, x.shape[1])
     _check_length(weights, classes)
     shape = (len(x), classes)
     y = _as_array("y", y)
@@ -174,12 +172,6 @@ def embeddings_and_classes(
         raise ValueError(f"b must have shape ({len(w)},), one bias a class; got shape {b.shape}")
     _check_finite("b", b)
     return {"x": x, "w": w, "y": y, "b": b}
-
-
-def _rows_of_centers(w: NDArray[Any], centers: int) -> NDArray[Any]:
-    if w.ndim != 3 or w.shape[1] != centers:
-        raise ValueError(f"w must have shape (C, {centers}, D), {centers} centers a class; got shape {w.shape}")
-    return w.reshape(-1, w.shape[2])
 
 
 def margins(m: Any, counted: NDArray[np.bool_], largest: float) -> Array:
@@ -289,17 +281,22 @@ def rows_along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array
     return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1])), restore
 
 
-def as_float64(arrays: dict[str, Any], *, directions: bool) -> dict[str, Any]:
+def as_float64(arrays: dict[str, Any], *, directions: bool, centers: int | None = None) -> dict[str, Any]:
     """Return the arrays of a call as float64, converted exactly, and check w, which `embeddings_and_classes` left."""
     if "w" in arrays:
-        check_classes(arrays["w"], directions=directions)
+        check_classes(arrays["w"], directions=directions, centers=centers)
     return {
         name: array if name == "y" and array.ndim == 1 else float64_array(name, array) for name, array in arrays.items()
     }
 
 
-def check_classes(w: NDArray[Any], *, directions: bool) -> None:
-    """Refuse class weights that are not finite or, where they are directions, zero."""
+def check_classes(w: NDArray[Any], *, directions: bool, centers: int | None = None) -> None:
+    """Refuse class weights that are not finite or, where they are directions, zero.
+
+    Rows that are so many centers a class are named by class and center.
+    """
+    if centers is not None:
+        w = w.reshape(-1, centers, w.shape[1])
     _check_rows("w", w, np.ones(len(w), np.bool_), directions)
 
 
@@ -358,9 +355,10 @@ def _matrix(name: str, value: Any, shape: str) -> Array:
 def _check_rows(name: str, rows: NDArray[Any], counted: NDArray[np.bool_], directions: bool) -> None:
     _check_finite(name, rows, counted)
     if directions:
-        zero = counted & ~rows.any(axis=1)
+        zero = np.asarray(~rows.any(axis=-1))
+        zero[~counted] = False
         if zero.any():
-            where = f"{name}[{zero.argmax()}]"
+            where = f"{name}[{', '.join(map(str, np.argwhere(zero)[0]))}]"
             raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in {where}")
 
 

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from refloss import inputs
-from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Margin, Spec, WithCap
+from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Spec, WithCap, centers_of
 from refloss.messages import shown
 
 FLATTENED = ("z", "target")
@@ -35,8 +35,9 @@ class Call(NamedTuple):
         rows, *columns = self.arrays[name].shape
         if name in FLATTENED:
             return (*self.samples, *columns)
-        if name == "w" and isinstance(self.spec, Margin) and self.spec.centers is not None:
-            return (rows // self.spec.centers, self.spec.centers, *columns)
+        centers = centers_of(self.spec)
+        if name == "w" and centers is not None:
+            return (rows // centers, centers, *columns)
         return (rows, *columns)
 
     @property
@@ -55,7 +56,7 @@ class Call(NamedTuple):
 
     def in_float64(self) -> Arrays:
         """Return the inputs in float64, w checked."""
-        return inputs.as_float64(self.arrays, directions=self.spec.directions)
+        return inputs.as_float64(self.arrays, directions=self.spec.directions, centers=centers_of(self.spec))
 
 
 def call_of(loss: Any, arguments: tuple[Any, ...]) -> Call:

@@ -149,6 +149,12 @@ WithLabels: TypeAlias = Logits | Linear | Margin
 """Losses that end in cross entropy."""
 Spec: TypeAlias = Logits | Linear | Margin | Triplet | Divergence
 
+
+def centers_of(spec: Spec) -> int | None:
+    """Return how many rows of w a class has, where w is given as (C, K, D)."""
+    return spec.centers if isinstance(spec, Margin) else None
+
+
 KINDS = (Logits, Linear, Margin, Triplet, Divergence)
 PER_CLASS = frozenset(each.name for kind in KINDS for each in kind.inputs if each.per == "class")
 """Names of the inputs that have one row per class; the others have one per sample."""

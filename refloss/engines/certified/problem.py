@@ -44,6 +44,7 @@ from refloss.engines.spec import (
     Triplet,
     WithCap,
     WithLabels,
+    centers_of,
 )
 from refloss.error_free import Array, Mask
 from refloss.stages.cross_entropy import Settings as CrossEntropySettings
@@ -151,10 +152,8 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
         return round_correctly(Problem(other, arrays, None))["value"]
 
     capped = isinstance(spec, WithCap) and spec.softcap.softcap is not None
-    centers = (spec.centers or 1) if isinstance(spec, Margin) else 1
-    rows, targets = known_rows(
-        arrays, spec.cross_entropy, lambda: mean_over_zero(spec, value_of), capped=capped, centers=centers
-    )
+    over_zero, centers = (lambda: mean_over_zero(spec, value_of)), centers_of(spec) or 1
+    rows, targets = known_rows(arrays, spec.cross_entropy, over_zero, capped=capped, centers=centers)
     computed, targets, z_loss = _computed(arrays, rows), targets.rows(rows.computed), spec.cross_entropy.z_loss
     upstream_is_zero, lse_counts = _is_zero(upstream, rows), ~_is_zero(arrays.get(UPSTREAM_LSE, 0.0), rows)
     lse_counts = lse_counts | (~upstream_is_zero & (z_loss != 0.0))

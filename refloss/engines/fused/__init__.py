@@ -32,7 +32,7 @@ from refloss.engines import chain, contract
 from refloss.engines.fused import heads, logits
 from refloss.engines.fused.headroom import TooLargeError
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, centers_of
 from refloss.error_free import Array
 
 
@@ -89,7 +89,7 @@ def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
 
 def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Compute by the chain, in float64; warn where its result may be wrong altogether."""
-    exact = inputs.as_float64(arrays, directions=spec.directions)
+    exact = inputs.as_float64(arrays, directions=spec.directions, centers=centers_of(spec))
     contract.warn_if_unreliable("chain", spec, exact)
     if upstream is None:
         return chain.value(spec, exact), {}

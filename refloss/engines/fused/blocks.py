@@ -153,7 +153,7 @@ class Classes:
         dtype: DType,
         *,
         read_again: bool,
-        centers: int = 1,
+        centers: int | None = None,
     ) -> None:
         self.w, self.b, self.uniform_targets = w, b, uniform_targets
         """W (C, D), b (C,), and the targets of smoothed labels, t (C,) or nothing."""
@@ -194,7 +194,7 @@ class Classes:
     def _check_norm(self, at: slice, norm: Array) -> None:
         """Refuse rows whose lengths (B,) are not finite, or 0 where they are directions, or leave products no room."""
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
-            inputs.check_classes(self.w, directions=self.directions)
+            inputs.check_classes(self.w, directions=self.directions, centers=self.centers)
             raise TooLargeError
         room = 2.0 ** (60 if is_single(self.dtype) else 500)
         if not self.directions and not 1.0 / room < norm.max() < room and self.w[at].any():

@@ -37,7 +37,7 @@ from refloss.engines.fused.sweep import Sweep
 from refloss.engines.fused.target import Target, linear_target, margin_target
 from refloss.engines.protocol import Request, ValueAndGradients
 from refloss.engines.slices import ranges
-from refloss.engines.spec import Arrays, Linear, Margin
+from refloss.engines.spec import Arrays, Linear, Margin, centers_of
 from refloss.error_free import Array, Integers, Pair, plain, total_by_label
 from refloss.stages import cross_entropy, softcap
 
@@ -58,8 +58,8 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     """Return the same for samples that all count."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape
-    centers = _centers(spec, arrays)
-    targets = _label_targets(arrays["y"], c if centers is None else c // centers.per_class, spec.cross_entropy, dtype)
+    per_class = centers_of(spec)
+    targets = _label_targets(arrays["y"], c // (per_class or 1), spec.cross_entropy, dtype)
     lambda_ = spec.cross_entropy.z_loss
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
@@ -72,8 +72,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
             row_weight = row_weight.times(ScaledNumbers.of(np.full(n, spec.softcap.logit_scale), dtype))
     keep = "w" in wanted or "b" in wanted
     size = group_size(n, c, d, dtype, keep=keep)
-    own_rows = arrays["y"] if centers is None else centers.own_rows(arrays["w"], arrays["y"])
-    samples = _samples(spec, arrays, own_rows, row_weight, dtype, centers)
+    samples = _samples(spec, arrays, row_weight, dtype)
     options = spec.softcap if isinstance(spec, Linear) else softcap.UNCHANGED
     check_options(options)
     check_targets(dtype, np.asarray([lambda_]))
@@ -85,7 +84,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
         samples.directions,
         dtype,
         read_again=keep,
-        centers=1 if centers is None else centers.per_class,
+        centers=per_class,
     )
     class_gradients = ClassGradients(
         dw=request.output("w", (c, d)) if "w" in wanted else None,
@@ -106,7 +105,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     if n:
         contract.warn_if_unreliable("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
-        inputs.check_classes(classes.w, directions=classes.directions)
+        inputs.check_classes(classes.w, directions=classes.directions, centers=classes.centers)
     finished = {} if gradients is None else gradients.finish()  # pass 4
     loss = with_row_terms(
         reduced(losses, reduction, targets.divisor), lambda_ * lse * lse if lambda_ else terms, reduction
@@ -167,23 +166,14 @@ def _label_targets(y: Integers, classes: int, settings: cross_entropy.Settings, 
     return _LabelTargets(label_target, uniform, plain(weights.divisor))
 
 
-def _centers(spec: Linear | Margin, arrays: Arrays) -> Centers | None:
-    """Return what chooses among the centers of a class."""
-    return Centers(spec.centers, arrays["x"]) if isinstance(spec, Margin) and spec.centers is not None else None
-
-
-def _samples(
-    spec: Linear | Margin,
-    arrays: Arrays,
-    own_rows: Integers,
-    row_weight: ScaledNumbers,
-    dtype: DType,
-    centers: Centers | None,
-) -> Samples:
-    """Return the samples, with the rows of w that stand for their classes."""
-    if isinstance(spec, Margin):
-        return replace(Samples.of_margin(arrays["x"], own_rows, spec.scale, row_weight, dtype), centers=centers)
-    return Samples.of_linear(arrays["x"], own_rows, row_weight, spec.softcap.logit_scale, dtype)
+def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:
+    if isinstance(spec, Linear):
+        return Samples.of_linear(arrays["x"], arrays["y"], row_weight, spec.softcap.logit_scale, dtype)
+    samples = Samples.of_margin(arrays["x"], arrays["y"], spec.scale, row_weight, dtype)
+    if spec.centers is None:
+        return samples
+    centers = Centers(spec.centers, arrays["x"])
+    return replace(samples, y=centers.own_rows(arrays["w"], samples.y), centers=centers)
 
 
 def _label_branch(spec: Linear | Margin, arrays: Arrays, at: slice, samples: Samples) -> Target:

@@ -31,6 +31,7 @@ class Samples:
 
     x: ScaledRows
     y: Integers
+    """The row of W that stands for the class of each label (N,)."""
     alpha: Array
     """α (N,)."""
     max_product: float

@@ -32,7 +32,7 @@ class Sweep:
         """What logits are capped at."""
         self.classes, self.size = classes, size
         """All classes, and the samples of a group."""
-        self.blocks = block_ranges(len(classes.w), size, classes.dtype, classes.centers)
+        self.blocks = block_ranges(len(classes.w), size, classes.dtype, classes.centers or 1)
         """The blocks of classes."""
         self.tiles = Tiles(size, self.blocks, classes.dtype, keep=keep)
         self.states: list[PartialState] = []
