@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 
@@ -20,8 +18,8 @@ ENGINES = [("chain", np.float64), ("dd", np.float64), ("fused", np.float64), ("f
 ENGINES += [("certified", np.float64)]
 
 
-def never(n, row):
-    raise AssertionError(f"nothing is as near to sample {n} as row {row}")
+def never(n, rows):
+    raise AssertionError(f"nothing is as near to sample {n} as rows {rows}")
 
 
 def chosen(kind, x, w):
@@ -30,7 +28,7 @@ def chosen(kind, x, w):
     c = kind.of(cosine.forward(normalize.forward(x), normalize.forward(rows))[0].hi)
     n, row = sub_centers.close(c, count)
     c[n, row] = cosine.of_rows(x[n], rows[row])
-    return sub_centers.nearest(c, count, sub_centers.squares(x, rows)) - count * np.arange(len(w))
+    return sub_centers.nearest(c, count, sub_centers.exactly(x, rows)) - count * np.arange(len(w))
 
 
 @kinds
@@ -57,18 +55,28 @@ def test_low_parts_decide_between_equal_high_ones(kind):
 
 
 def test_what_is_within_2_to_the_minus_90_is_asked_for():
-    """And nothing else; of equal squares the first is taken."""
-    lo = np.array([[0.0, -(2.0**-100), 2.0**-80, 2.0**-80 - 2.0**-91, 0.0, 0.0]])
-    squares = {2: Fraction(1, 4), 3: Fraction(1, 4) + Fraction(1, 10**60), 4: Fraction(1, 16), 5: Fraction(1, 16)}
+    """And nothing else."""
+    lo = np.array([[0.0, 2.0**-81, 2.0**-80, 2.0**-80 - 2.0**-91, 2.0**-80, 0.0]])
     asked = []
 
-    def square(n, row):
-        asked.append((n, row))
-        return squares[row]
+    def last(n, rows):
+        asked.append((n, rows))
+        return rows[-1]
 
-    nearest = sub_centers.nearest(Pair(np.full((1, 6), 0.5), lo), 2, lambda n, row: square(n, row) if row > 1 else 0)
-    assert nearest.tolist() == [[0, 3, 4]]
-    assert asked == [(0, 2), (0, 3), (0, 4), (0, 5)]
+    nearest = sub_centers.nearest(Pair(np.full((1, 6), 0.5), lo), 3, last)
+    assert nearest.tolist() == [[2, 4]]
+    assert asked == [(0, [3, 4])]
+
+
+def test_of_equal_squares_the_first_is_taken():
+    w = np.array([[1.0, 2.0, 0.0], [3.0, 1.0, 0.0], [2.0, 4.0, 0.0], [1.0, 2.0, 0.0], [2.0, 0.0, 1.0]])
+    decide = sub_centers.exactly(np.array([[0.0, 0.0, 2.0], [1.0, 1.0, 1.0]]), w)
+    assert decide(1, [0, 2, 3]) == 0
+    assert decide(1, [2, 3, 0]) == 2
+    assert decide(1, [0, 3]) == 0  # the same numbers
+    assert decide(1, [1, 0, 4]) == 0  # 16/10, 9/5, 9/5
+    assert decide(1, [1, 4, 0]) == 4
+    assert decide(0, [1, 0]) == 1  # both at right angles
 
 
 def test_close_names_what_float64_does_not_tell():

@@ -302,7 +302,7 @@ def class_cosines(spec: Margin, arrays: Arrays, cosines: Pair) -> tuple[Pair, In
     n, rows = sub_centers.close(cosines, spec.centers)
     known = cosines.copy()
     known[n, rows] = cosine.of_rows(x[n], w[rows])
-    chosen = sub_centers.nearest(known, spec.centers, sub_centers.squares(x, w))
+    chosen = sub_centers.nearest(known, spec.centers, sub_centers.exactly(x, w))
     c, saved = sub_centers.forward(known, chosen)
     return c, chosen[np.arange(len(y)), y], saved
 

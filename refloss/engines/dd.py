@@ -399,7 +399,7 @@ def _class_cosines(
         rows = _rows(classes, centers or 1)
         cosines, _ = cosine.forward(unit_x, normalize.forward(DoubleDouble.of(w[rows])))
         if saved is not None and centers is not None:
-            chosen = sub_centers.nearest(cosines, centers, sub_centers.squares(x, w[rows]))
+            chosen = sub_centers.nearest(cosines, centers, sub_centers.exactly(x, w[rows]))
             cosines, _ = sub_centers.forward(cosines, chosen)
             saved.chosen[:, classes] = rows.start + chosen
         c[:, classes] = cosines

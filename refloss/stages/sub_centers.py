@@ -6,7 +6,6 @@ Symbols: K centers per class; cosines c (N, C K) of all centers, those of a clas
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -39,15 +38,22 @@ def close(c: Pair, centers: int) -> tuple[Integers, Integers]:
     return n, rows
 
 
-def squares(x: Array, w: Array) -> Callable[[int, int], Fraction]:
-    """Return what gives the square of the cosine of a sample and a row of w, with the sign of the cosine, exactly."""
-    return lambda n, row: Between.of(x[n], w[row]).signed_square
+def exactly(x: Array, w: Array) -> Callable[[int, list[int]], int]:
+    """Return what finds the nearest of some rows of w to a sample, the first of equal ones, in rational numbers."""
+
+    def decide(n: int, rows: list[int]) -> int:
+        if (w[rows] == w[rows[0]]).all():
+            return rows[0]
+        squares = [Between.of(x[n], w[row]).signed_square for row in rows]
+        return rows[squares.index(max(squares))]
+
+    return decide
 
 
-def nearest(c: Pair, centers: int, square: Callable[[int, int], Fraction]) -> Integers:
-    """Choose the center of the largest cosine in each class, exactly; of equal ones the first (N, C).
+def nearest(c: Pair, centers: int, decide: Callable[[int, list[int]], int]) -> Integers:
+    """Choose the center of the largest cosine in each class; of equal ones the first (N, C).
 
-    The square of a cosine, with its sign, is what `squares` returns.
+    Those next to the largest are told apart by what `exactly` returns.
     """
     n, rows = c.shape
     hi, lo = (part.reshape(n, -1, centers) for part in (c.hi, c.lo))
@@ -57,9 +63,8 @@ def nearest(c: Pair, centers: int, square: Callable[[int, int], Fraction]) -> In
     top = np.take_along_axis(hi, best[:, :, None], 2), np.take_along_axis(lo, best[:, :, None], 2)
     near = (top[0] - hi) + (top[1] - lo) < NEAR
     for sample, k in np.argwhere(near.sum(axis=2) > 1).tolist():
-        those = np.flatnonzero(near[sample, k]).tolist()
-        exactly = [square(sample, int(first[k]) + j) for j in those]
-        best[sample, k] = those[exactly.index(max(exactly))]
+        rows_near = (first[k] + np.flatnonzero(near[sample, k])).tolist()
+        best[sample, k] = decide(sample, rows_near) - first[k]
     return np.asarray(first + best)
 
 

@@ -21,7 +21,6 @@ from refloss.engines.fused.products import pair_cosines
 from refloss.engines.kernels import rows as row_kernels
 from refloss.engines.slices import ranges
 from refloss.error_free import Array, Integers, Pair
-from refloss.fixed_point import Between
 from refloss.formats import format_of
 from refloss.stages import sub_centers
 
@@ -74,4 +73,4 @@ def _nearest(x: Array, centers: Array) -> Integers:
     rows, count, width = centers.shape
     cosines = pair_cosines(np.repeat(x, count, axis=0), centers.reshape(-1, width))
     c = Pair(cosines.hi.reshape(rows, count), cosines.lo.reshape(rows, count))
-    return sub_centers.nearest(c, count, lambda row, j: Between.of(x[row], centers[row, j]).signed_square)[:, 0]
+    return sub_centers.nearest(c, count, lambda row, those: sub_centers.exactly(x, centers[row])(row, those))[:, 0]
