@@ -7,6 +7,7 @@ import pytest
 
 import refloss
 from refloss import testing
+from refloss.engines.fused.row_scaling import scaled
 from support import checks
 from support.checks import agree_with_chain as agree
 from support.fused_cases import (
@@ -31,6 +32,18 @@ def test_an_entry_that_scaling_loses_is_left_to_the_chain():
     result, expected = (loss.value_and_grad(x, w, [0], engine=engine) for engine in ("fused", "chain"))
     assert bits(result) == bits(expected)
     assert abs(result[1].x[0, 1]) > 1.0
+
+
+def test_unrounded_are_the_vectors_themselves_by_the_same_powers_of_two():
+    x, _, _ = ordinary(4, 7, 3)
+    x[2] *= 1e-30
+    for dtype in (np.float64, np.float32):
+        rows = scaled(x, np.dtype(dtype))
+        exactly = rows.unrounded(x)
+        assert exactly.rows.dtype == np.float64
+        assert np.array_equal(np.ldexp(exactly.rows, rows.exponent[:, None]), x)
+        assert np.array_equal(exactly.rows.astype(dtype), rows.rows)
+        assert np.array_equal(exactly.rows, rows.in_float64().rows) == (dtype is np.float64)
 
 
 def test_extreme_lengths_are_no_matter(monkeypatch):

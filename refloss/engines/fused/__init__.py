@@ -13,12 +13,14 @@ extreme, and keeps ‖x_n‖ as a factor; `blocks` multiplies it with the classe
 `online_softmax` merges over blocks; `target` takes it through its angle to its own class; `Samples.dx` weights the sum,
 subtracts the part of smoothed targets and the part along x_n, adds the gradient of ‖x_n‖ where that is the scale,
 divides by ‖x_n‖, adds the target's part and scales back. Before, `counting` leaves out ignored samples, and afterwards
-puts 0 in their place.
+puts 0 in their place. Margins by the length of x_n are the target's part. Where classes count more above a threshold,
+`target` comes first, and `hard_classes` says of each block which of them do.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
 - `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
 - `sweep`: the passes over blocks, shared out among threads; `blocks`: how classes are cut and read.
 - `samples`, `target`, `smoothed_targets`: embeddings and dL/dx; the target logit; the targets of label smoothing.
+- `hard_classes`: classes that count more, decided exactly.
 - `row_scaling`, `products`, `reduction`, `headroom`: numbers near the ends of the range; sums of any length; from rows
   to the loss and back; what has no room, and is left to the chain.
 """

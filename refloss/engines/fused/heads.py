@@ -6,9 +6,10 @@ r"""Heads: the loss of embeddings and class weights, and its gradients, with one
     pass 4   for every sample             the target's part of dL/dW and dL/db
 
 The target is left out of the blocks: it goes through the narrow branch, see `target`, while pass 1 runs, as dL/dx is
-computed while pass 3 runs. The gradient of W needs the exponentials again: they are kept, N x C at most, and never more
-than W or `MIN_KEPT_BYTES` takes, by cutting the samples into groups, which go through passes 1 to 3 one after the
-other. The gradients of groups are added up together with their rounding errors.
+computed while pass 3 runs. Where it is the threshold of hard classes, it goes first. The gradient of W needs the
+exponentials again: they are kept, N x C at most, and never more than W or `MIN_KEPT_BYTES` takes, by cutting the
+samples into groups, which go through passes 1 to 3 one after the other. The gradients of groups are added up together
+with their rounding errors.
 
 Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,) the labels; b (C,), or no bias.
 """
@@ -129,11 +130,12 @@ def _passes(
     losses, lse, terms = np.empty(len(samples.y)), np.empty(len(samples.y)), list[Array]()
     for at in ranges(len(samples.y), sweep.size):
         group = samples.take(at)
+        narrow = partial(target_of, at, group)
         if target_first:  # it is the threshold of hard classes
-            target = target_of(at, group)
-            state, _ = sweep.forward(group, gradients is not None, lambda: None, target.hard)
+            target = narrow()
+            state, _ = sweep.forward(group, gradients is not None, lambda: None, target.hard)  # pass 1
         else:
-            state, target = sweep.forward(group, gradients is not None, partial(target_of, at, group))  # pass 1
+            state, target = sweep.forward(group, gradients is not None, narrow)  # pass 1
         row = finish(state, target.logit, label_target[at], lse_slope)  # pass 2
         losses[at], lse[at] = row.loss, row.lse
         check_lse_gradient(group.x.rows.dtype, lse_slope * row.lse)
