@@ -122,6 +122,9 @@ HARD = [
     *_every(refloss.CurricularFace, ("hard", "easy", "none"), {"t": 0.3}, {"t": -0.7, "m": 0.25}),
     *_every(refloss.MVSoftmax, ("easy", "none"), {}, {"m": 0.0, "t": 1.0}, {"margin": "arc", "m": 0.5}),
 ]
+CENTERS = [
+    refloss.SubCenterArcFace(boundary=rule, centers=count) for rule, count in (("none", 3), ("hard", 2), ("easy", 1))
+]
 MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED, *HARD]
 BY_LENGTH = [
     refloss.AdaFace(),
@@ -193,7 +196,7 @@ def margins_of(loss: Any) -> tuple[float, float, float]:
             return loss.m, 0.0, 0.0
         case refloss.CosFace() | refloss.MVSoftmax(margin="am") | refloss.AdaFace():
             return 1.0, 0.0, loss.m
-        case refloss.ArcFace() | refloss.CurricularFace() | refloss.MVSoftmax():
+        case refloss.ArcFace() | refloss.CurricularFace() | refloss.MVSoftmax() | refloss.SubCenterArcFace():
             return 1.0, loss.m, 0.0
         case refloss.MagFace():
             return 1.0, loss.l_m, 0.0

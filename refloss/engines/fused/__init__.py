@@ -83,7 +83,7 @@ def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
     """
     smoothed = spec.cross_entropy.label_smoothing != 0.0
     if isinstance(spec, Margin):
-        if spec.centers is not None:
+        if spec.centers is not None and spec.centers > 1:
             return not smoothed
         return spec.negatives is None or (spec.scale is not None and not smoothed)
     return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not (smoothed and spec.softcap.softcap is not None)
