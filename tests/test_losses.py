@@ -39,8 +39,8 @@ FAMILIES = {
 by_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 heads = strategies.cases(lengths=False) | strategies.linear_cases(lengths=False)
 margin_heads = strategies.cases(lengths=False)
-by_length, given_margins = strategies.length_cases(), strategies.given_cases()
-all_heads = heads | by_length | given_margins
+by_length, given_margins, of_centers = strategies.length_cases(), strategies.given_cases(), strategies.center_cases()
+all_heads = heads | by_length | given_margins | of_centers
 triplets = strategies.triplets()
 divergences = strategies.divergences()
 upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, max_size=3).map(np.array)
@@ -111,6 +111,13 @@ def test_margin_losses_keep_the_contract(family, data):
 @settings(max_examples=100)
 @given(by_length | given_margins)
 def test_losses_with_margins_per_sample_keep_the_contract(case):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=100)
+@given(of_centers)
+def test_losses_with_centers_keep_the_contract(case):
     loss, inputs = case
     checks.against_exact(loss, *inputs)
 

@@ -31,11 +31,12 @@ NEAR = 2.0**-90
 
 def close(c: Pair, centers: int) -> tuple[Integers, Integers]:
     """Return the samples and rows of w whose cosines have to be known to more bits before a center is chosen."""
-    of_class = c.hi.reshape(len(c), -1, centers)
+    samples, rows = c.shape
+    of_class = c.hi.reshape(samples, rows // centers, centers)
     near = of_class > of_class.max(axis=2, keepdims=True) - CLOSE
     near &= near.sum(axis=2, keepdims=True) > 1
-    n, rows = np.nonzero(near.reshape(c.shape))
-    return n, rows
+    n, row = np.nonzero(near.reshape(c.shape))
+    return n, row
 
 
 def exactly(x: Array, w: Array) -> Callable[[int, list[int]], int]:
@@ -55,8 +56,8 @@ def nearest(c: Pair, centers: int, decide: Callable[[int, list[int]], int]) -> I
 
     Those next to the largest are told apart by what `exactly` returns.
     """
-    n, rows = c.shape
-    hi, lo = (part.reshape(n, -1, centers) for part in (c.hi, c.lo))
+    samples, rows = c.shape
+    hi, lo = (part.reshape(samples, rows // centers, centers) for part in (c.hi, c.lo))
     largest = hi.max(axis=2, keepdims=True)
     best = np.where(hi == largest, lo, -np.inf).argmax(axis=2)
     first = np.arange(rows // centers) * centers

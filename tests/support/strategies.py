@@ -362,6 +362,27 @@ def given_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tupl
 
 
 @st.composite
+def center_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tuple[Any, Any]:
+    """A loss with centers and inputs for it, w (C, K, D): centers anywhere, equal, opposite, or next to each other."""
+    loss, (x, w, y) = draw(cases(settings, ignored, lengths=False, among=CENTERS))
+    built = np.repeat(w[:, None, :], loss.centers, axis=1)
+    for k, j in np.ndindex(len(w), loss.centers - 1):
+        place = draw(st.sampled_from(("anywhere", "multiple", "entries in another order", "beside")))
+        if place == "anywhere":
+            built[k, j + 1] = draw(
+                st.sampled_from(list(x[np.any(x, axis=1) & np.isfinite(x).all(axis=1)] / 2.0) or [w[k]])
+            )
+        elif place == "multiple":
+            built[k, j + 1] *= draw(st.sampled_from((-1.0, 2.0, 0.25, 3.0)))
+        elif place == "entries in another order":
+            built[k, j + 1] = draw(st.permutations(w[k].tolist()))
+        else:
+            at = int(np.abs(w[k]).argmax())
+            built[k, j + 1, at] *= 1.0 + draw(st.sampled_from((-(2.0**-52), 2.0**-52, 1e-12)))
+    return loss, (x, built, y)
+
+
+@st.composite
 def linear_cases(draw: Draw, lengths: bool = True) -> tuple[Any, Any]:
     """The softmax loss and inputs for it, with and without a bias: (loss, (x, w, y)) or (loss, (x, w, y, b))."""
     classes = draw(st.integers(1, 5))
