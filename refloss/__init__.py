@@ -1,8 +1,8 @@
 """refloss: the numerical truth about softmax and margin losses.
 
 Values, hand-derived gradients and stated accuracy for cross entropy, the softmax loss, modified softmax, NormFace,
-A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, AdaFace, MagFace, CurricularFace, MV-Softmax, the
-triplet loss, and the Kullback-Leibler divergence.
+A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, AdaFace, MagFace, CurricularFace, MV-Softmax,
+sub-center ArcFace, the triplet loss, and the Kullback-Leibler divergence.
 """
 
 import importlib as _importlib
@@ -28,6 +28,7 @@ if _typing.TYPE_CHECKING:
         NormFace,
         SoftmaxLoss,
         SphereFace,
+        SubCenterArcFace,
         Triplet,
     )
     from refloss.ulp import ulp_error
@@ -51,6 +52,7 @@ __all__ = [
     "NormFace",
     "SoftmaxLoss",
     "SphereFace",
+    "SubCenterArcFace",
     "Triplet",
     "enclose",
     "entropy",

@@ -156,6 +156,11 @@ class Between(NamedTuple):
         a, b = units(x), units(w)
         return cls(inner(a, b), inner(a, a) * inner(b, b))
 
+    @property
+    def signed_square(self) -> Fraction:
+        """cos² θ with the sign of cos θ."""
+        return Fraction(self.dot * abs(self.dot), self.square)
+
     def theta(self, bits: int) -> int:
         """The angle."""
         return atan2(self.sin(bits), self.cos(bits), bits)

@@ -84,6 +84,14 @@ def integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def count(name: str, value: Any) -> int:
+    """Return an integer from 1 on."""
+    number = integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more; got {number}")
+    return number
+
+
 # ----------------------------------------------------------------------------------------------------- arrays of a call
 
 
@@ -112,9 +120,19 @@ def logits_and_targets(
 
 
 def embeddings_and_classes(
-    x: Any, w: Any, y: Any, b: Any, weights: tuple[float, ...] | None, ignored: int | None, *, directions: bool
+    x: Any,
+    w: Any,
+    y: Any,
+    b: Any,
+    weights: tuple[float, ...] | None,
+    ignored: int | None,
+    *,
+    directions: bool,
+    centers: int | None = None,
 ) -> dict[str, Any]:
     """Return embeddings x (N, D), class weights w (C, D), labels y (N,) and bias b (C,) by name.
+
+    Class weights with so many centers a class come as w (C, centers, D), and leave as rows (C centers, D).
 
     Where classes are no directions, y may be probabilities (N, C): any finite numbers.
 
@@ -122,20 +140,21 @@ def embeddings_and_classes(
     until `as_float64` converts and checks it, or an engine does so block by block.
     """
     x, w = _matrix("x", x, "(N, D)"), float_array("w", w)
-    if w.ndim != 2:
+    if centers is None and w.ndim != 2:
         raise ValueError(f"w must have shape (C, D); got shape {w.shape}")
+    if centers is not None and (w.ndim != 3 or w.shape[1] != centers):
+        raise ValueError(f"w must have shape (C, {centers}, D), {centers} centers a class; got shape {w.shape}")
     if len(x) == 0:
         raise ValueError(f"x holds no sample: an empty batch has no loss; got shape {x.shape}")
     if x.shape[1] == 0 or len(w) == 0:
         raise ValueError(f"x and w need at least one dimension and one class; got shapes {x.shape} and {w.shape}")
-    if x.shape[1] != w.shape[1]:
-        hint = "; did you mean w.T?" if w.shape[0] == x.shape[1] else ""
-        raise ValueError(
-            f"w must have shape (C, {x.shape[1]}), a class a row, to go with x of shape {x.shape}; "
-            f"got shape {w.shape}{hint}"
-        )
-    _check_length(weights, len(w))
-    shape = (len(x), len(w))
+    if x.shape[1] != w.shape[-1]:
+        expected = f"(C, {x.shape[1]}), a class a row" if centers is None else f"(C, {centers}, {x.shape[1]})"
+        hint = "; did you mean w.T?" if centers is None and w.shape[0] == x.shape[1] else ""
+        raise ValueError(f"w must have shape {expected}, to go with x of shape {x.shape}; got shape {w.shape}{hint}")
+    classes, w = len(w), w.reshape(-1, x.shape[1])
+    _check_length(weights, classes)
+    shape = (len(x), classes)
     y = _as_array("y", y)
     if not directions and y.dtype.kind not in "iu" and y.shape == shape:
         y = float64_array("y", y)
@@ -143,7 +162,7 @@ def embeddings_and_classes(
         kept = np.ones(len(x), np.bool_)
     else:
         otherwise = "" if directions else f", or float probabilities of shape {shape}"
-        y = labels(y, shape[:1], len(w), ignored, otherwise=otherwise)
+        y = labels(y, shape[:1], classes, ignored, otherwise=otherwise)
         kept = y != ignored
     _check_rows("x", x, kept, directions)
     if b is None:
@@ -262,17 +281,22 @@ def rows_along(name: str, value: Any, axis: int) -> tuple[Array, Callable[[Array
     return np.ascontiguousarray(moved.reshape(-1, moved.shape[-1])), restore
 
 
-def as_float64(arrays: dict[str, Any], *, directions: bool) -> dict[str, Any]:
+def as_float64(arrays: dict[str, Any], *, directions: bool, centers: int | None = None) -> dict[str, Any]:
     """Return the arrays of a call as float64, converted exactly, and check w, which `embeddings_and_classes` left."""
     if "w" in arrays:
-        check_classes(arrays["w"], directions=directions)
+        check_classes(arrays["w"], directions=directions, centers=centers)
     return {
         name: array if name == "y" and array.ndim == 1 else float64_array(name, array) for name, array in arrays.items()
     }
 
 
-def check_classes(w: NDArray[Any], *, directions: bool) -> None:
-    """Refuse class weights that are not finite or, where they are directions, zero."""
+def check_classes(w: NDArray[Any], *, directions: bool, centers: int | None = None) -> None:
+    """Refuse class weights that are not finite or, where they are directions, zero.
+
+    Rows that are so many centers a class are named by class and center.
+    """
+    if centers is not None:
+        w = w.reshape(-1, centers, w.shape[1])
     _check_rows("w", w, np.ones(len(w), np.bool_), directions)
 
 
@@ -331,9 +355,10 @@ def _matrix(name: str, value: Any, shape: str) -> Array:
 def _check_rows(name: str, rows: NDArray[Any], counted: NDArray[np.bool_], directions: bool) -> None:
     _check_finite(name, rows, counted)
     if directions:
-        zero = counted & ~rows.any(axis=1)
+        zero = np.asarray(~rows.any(axis=-1))
+        zero[~counted] = False
         if zero.any():
-            where = f"{name}[{zero.argmax()}]"
+            where = f"{name}[{', '.join(map(str, np.argwhere(zero)[0]))}]"
             raise ValueError(f"{name} must have no zero vector, whose direction is undefined; got zeros in {where}")
 
 

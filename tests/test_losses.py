@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mpmath import mp
 
 import refloss
-from support import cases, checks, exact, strategies, textbook
+from support import cases, centers, checks, exact, strategies, textbook
 from support.checks import TWICE
 from support.checks import value_and_gradients as of
 from support.exact.margins import Curve
@@ -39,8 +39,8 @@ FAMILIES = {
 by_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 heads = strategies.cases(lengths=False) | strategies.linear_cases(lengths=False)
 margin_heads = strategies.cases(lengths=False)
-by_length, given_margins = strategies.length_cases(), strategies.given_cases()
-all_heads = heads | by_length | given_margins
+by_length, given_margins, of_centers = strategies.length_cases(), strategies.given_cases(), strategies.center_cases()
+all_heads = heads | by_length | given_margins | of_centers
 triplets = strategies.triplets()
 divergences = strategies.divergences()
 upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, max_size=3).map(np.array)
@@ -111,6 +111,13 @@ def test_margin_losses_keep_the_contract(family, data):
 @settings(max_examples=100)
 @given(by_length | given_margins)
 def test_losses_with_margins_per_sample_keep_the_contract(case):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=100)
+@given(of_centers)
+def test_losses_with_centers_keep_the_contract(case):
     loss, inputs = case
     checks.against_exact(loss, *inputs)
 
@@ -665,6 +672,9 @@ HEADS = [
     *(replace(loss, s=8.0, **SETTINGS) for loss in (*strategies.BY_LENGTH, *strategies.HARD)),
     *(replace(loss, s=None, reduction="sum") for loss in (*strategies.BY_LENGTH, *strategies.HARD)),
     *(replace(loss, gradient="detached") for loss in (*strategies.BY_LENGTH, *strategies.HARD)),
+    *strategies.CENTERS,
+    *(replace(loss, s=8.0, **SETTINGS) for loss in strategies.CENTERS),
+    *(replace(loss, s=None, gradient="detached") for loss in strategies.CENTERS),
     refloss.SoftmaxLoss(),
     refloss.SoftmaxLoss(**SETTINGS),
 ]
@@ -682,6 +692,7 @@ SMOOTH = [
     refloss.MagFace(l_a=1.0, u_a=3.0, s=8.0),
     refloss.CurricularFace(t=0.3, s=8.0),
     refloss.MVSoftmax(s=8.0),
+    refloss.SubCenterArcFace(s=8.0),
     refloss.SoftmaxLoss(),
 ]
 
@@ -1035,3 +1046,133 @@ def test_rows_that_are_ignored_keep_their_upstream_to_themselves(engine, ignored
             else:
                 assert (of_all[kept] == of_some).all()
                 assert (of_all[~kept] == 0.0).all()
+
+
+# ------------------------------------------------------------------------------------------------- classes with centers
+
+
+EVERY_ENGINE = [("chain", np.float64), ("dd", np.float64), ("fused", np.float64), ("fused", np.float32)]
+EVERY_ENGINE += [("certified", np.float64)]
+every_engine = pytest.mark.parametrize(("engine", "dtype"), EVERY_ENGINE)
+
+
+def with_centers(seed=0, n=6, c=5, k=3, d=4):
+    random = np.random.default_rng(seed)
+    return random.standard_normal((n, d)), random.standard_normal((c, k, d)), random.integers(0, c, n)
+
+
+@every_engine
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"s": None, "boundary": "hard", "reduction": "none"},
+        {"m": 0.3, "gradient": "detached", "class_weight": (1.0, 0.5, 2.0, 3.0, 0.25), "reduction": "sum"},
+        {"s": 8.0, "label_smoothing": 0.1, "ignore_index": 2},
+    ],
+    ids=str,
+)
+def test_one_center_is_arcface_bit_for_bit(engine, dtype, options):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    x, w, y = with_centers(k=1)
+    how = {"engine": engine, "dtype": dtype}
+    value, gradients = refloss.SubCenterArcFace(centers=1, **options).value_and_grad(x, w, y, **how)
+    expected, expected_gradients = refloss.ArcFace(**options).value_and_grad(x, w[:, 0], y, **how)
+    assert np.asarray(value).tobytes() == np.asarray(expected).tobytes()
+    assert gradients.x.tobytes() == expected_gradients.x.tobytes()
+    assert gradients.w.shape == (5, 1, 4)
+    assert gradients.w.tobytes() == expected_gradients.w.tobytes()
+
+
+@every_engine
+@pytest.mark.parametrize("s", [8.0, None])
+def test_a_class_counts_by_its_nearest_center_alone(engine, dtype, s):
+    """One sample: the same bits as of ArcFace on the centers that stand for the classes, and 0 at all others."""
+    if engine == "certified":
+        pytest.importorskip("flint")
+    how = {"engine": engine, "dtype": dtype}
+    for seed in range(3):
+        x, w, y = with_centers(seed, n=1)
+        chosen = np.arange(5), centers.truth(x, w)[0]
+        value, gradients = refloss.SubCenterArcFace(s=s).value_and_grad(x, w, y, **how)
+        expected, expected_gradients = refloss.ArcFace(s=s).value_and_grad(x, w[chosen], y, **how)
+        within = 64.0 * (s or 4.0) * np.finfo(dtype).eps  # sums over 15 rows have another order than over 5
+        assert abs(value - expected) <= within * expected
+        assert np.abs(gradients.x - expected_gradients.x).max() <= within * np.abs(expected_gradients.x).max()
+        own = np.abs(expected_gradients.w).max(axis=1, keepdims=True)
+        assert (np.abs(gradients.w[chosen] - expected_gradients.w) <= within * own).all()
+        gradients.w[chosen] = 0.0
+        assert not gradients.w.any()
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd", "fused"])
+def test_the_order_of_centers_does_not_matter(engine):
+    loss = refloss.SubCenterArcFace(s=8.0)
+    x, w, y = with_centers(n=20)
+    order = np.random.default_rng(1).permuted(np.tile(np.arange(3), (5, 1)), axis=1)[..., None]
+    value, gradients = loss.value_and_grad(x, w, y, engine=engine)
+    moved, moved_gradients = loss.value_and_grad(x, np.take_along_axis(w, order, 1), y, engine=engine)
+    bound = refloss.error_bound(loss, x, w, y, engine=engine)
+    assert abs(value - moved) <= 2.0 * bound[0]
+    assert (np.abs(gradients.x - moved_gradients.x) <= 2.0 * bound[1].x).all()
+    back = np.take_along_axis(moved_gradients.w, np.argsort(order, axis=1), 1)
+    assert (np.abs(gradients.w - back) <= 2.0 * bound[1].w).all()
+
+
+@every_engine
+def test_of_equal_centers_the_first_takes_all_of_the_gradient(engine, dtype):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    x, w, y = with_centers(k=1)
+    same = w * np.array([[1.0], [4.0], [0.5]])
+    _, gradients = refloss.SubCenterArcFace(s=8.0).value_and_grad(x, same, y, engine=engine, dtype=dtype)
+    assert gradients.w[:, 0].any(axis=1).all()
+    assert not gradients.w[:, 1:].any()
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd", "fused", "certified"])
+def test_error_bounds_of_centers_that_stand_for_no_class_are_0(engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    loss = refloss.SubCenterArcFace(s=8.0)
+    x, w, y = with_centers(n=2)
+    _, of_gradients = refloss.error_bound(loss, x, w, y, engine=engine)
+    assert of_gradients.w.shape == w.shape
+    chosen = centers.truth(x, w)
+    for k, j in np.ndindex(5, 3):
+        if engine == "certified":  # half a unit in the last place, of 0 as well
+            assert (of_gradients.w[k, j] > 0.0).all()
+        else:
+            assert (of_gradients.w[k, j] > 0.0).all() == (j in chosen[:, k])
+    x, w, y = with_centers(k=2)
+    _, of_gradients = refloss.error_bound(
+        refloss.SubCenterArcFace(centers=2, label_smoothing=0.1), x, w, y, engine="dd"
+    )
+    assert of_gradients.x.shape == x.shape
+
+
+def test_results_go_where_they_are_told():
+    loss = refloss.SubCenterArcFace(s=8.0)
+    x, w, y = with_centers()
+    _, expected = loss.value_and_grad(x, w, y, engine="fused")
+    for out in (np.empty_like(w), np.empty_like(w, order="F"), np.empty((5, 6, 4))[:, ::2]):
+        _, gradients = loss.value_and_grad(x, w, y, engine="fused", wrt="w", out={"w": out})
+        assert gradients.w is out
+        assert gradients.x is None
+        assert np.array_equal(out, expected.w)
+    assert np.array_equal(loss.value_and_grad(x, np.asfortranarray(w), y, engine="fused")[1].w, expected.w)
+
+
+def test_the_trace_names_the_centers():
+    loss, (x, w, y) = refloss.SubCenterArcFace(s=8.0), with_centers()
+    trace = loss.trace(x, w, y)
+    assert tuple(trace) == (*MARGIN_STAGES[:3], "sub_centers", *MARGIN_STAGES[3:])
+    all_of_them, taken = trace["cosine"], trace["sub_centers"]
+    assert all_of_them.output.shape == all_of_them.gradient.shape == (6, 15)
+    np.testing.assert_allclose(taken.output, all_of_them.output.reshape(6, 5, 3).max(axis=2), rtol=0, atol=4 * U)
+    assert np.array_equal(all_of_them.gradient.reshape(6, 5, 3).sum(axis=2), taken.gradient)
+    chosen = centers.truth(x, w)
+    theta = exact.angle(x, w[y, chosen[np.arange(6), y]]).astype(float)
+    np.testing.assert_allclose(trace["angle"].output, theta, rtol=3 * U)
+    assert trace["normalize_w"].output.unit.shape == (15, 4)

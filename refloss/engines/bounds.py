@@ -46,6 +46,7 @@ from refloss.stages import (
     quality,
     softcap,
     softmax,
+    sub_centers,
     triplet,
 )
 
@@ -243,8 +244,8 @@ def _by_row(call: _Counted[S], value: Array, rows: Arrays) -> ValueAndGradients:
 def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     x, w, y, spec = call.arrays["x"], call.arrays["w"], call.arrays["y"], call.spec
     unit_x, unit_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
-    c, _ = cosine.forward(unit_x, unit_w)
-    theta, _ = angle.forward(call.wide(x), call.wide(w[y]))
+    c, own, saved_centers = chain.class_cosines(spec, call.arrays, cosine.forward(unit_x, unit_w)[0])
+    theta, _ = angle.forward(call.wide(x), call.wide(w[own]))
     v, terms, saved_quality = chain.quality_of(spec, call.arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     eta, saved_negatives = chain.hard_negatives(spec, call.arrays, c, saved_margin)
@@ -255,7 +256,10 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     rows = _cross_entropy(call, z)
 
     each = np.arange(len(y))
-    slopes = _sines(x, w) if call.engine == "dd" else np.ones(z.shape)
+    slopes = np.ones(z.shape)
+    if call.engine == "dd":
+        sines = _sines(x, w)
+        slopes = sines if saved_centers is None else np.take_along_axis(sines, saved_centers.chosen, 1)
     if spec.negatives is not None and saved_negatives is not None:
         slopes *= np.where(saved_negatives.hard, contract.steepest(spec.negatives), 1.0)
     slopes[each, y] = np.abs(high(saved_margin.slope))
@@ -273,7 +277,10 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     if spec.quality is not None and terms is not None:
         of_terms, of_pull = _regularizer(call, spec.quality, terms)
         value, error_x = np.logaddexp2(value, of_terms), np.logaddexp2(error_x, of_pull)
-    value, bounds = _by_row(call, value, {"x": error_x, "w": _sum(error_angle, 0) - log2_lengths(w)})
+    error_w = error_angle if saved_centers is None else sub_centers.of_all(error_angle, saved_centers, -np.inf)
+    value, bounds = _by_row(call, value, {"x": error_x, "w": _sum(error_w, 0) - log2_lengths(w)})
+    if saved_centers is not None:  # the gradient of a center that stands for its class in no sample is exactly 0
+        bounds["w"][~sub_centers.stands(saved_centers).any(axis=0)] = 0.0
     return value, bounds | of_m
 
 

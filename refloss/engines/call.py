@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from refloss import inputs
-from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Spec, WithCap
+from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Spec, WithCap, centers_of
 from refloss.messages import shown
 
 FLATTENED = ("z", "target")
@@ -29,11 +29,16 @@ class Call(NamedTuple):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the gradients, by the name of the input."""
-        return {
-            name: (*self.samples, *self.arrays[name].shape[1:]) if name in FLATTENED else self.arrays[name].shape
-            for name in self.spec.differentiable()
-            if name in self.arrays
-        }
+        return {name: self._shape(name) for name in self.spec.differentiable() if name in self.arrays}
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        rows, *columns = self.arrays[name].shape
+        if name in FLATTENED:
+            return (*self.samples, *columns)
+        centers = centers_of(self.spec)
+        if name == "w" and centers is not None:
+            return (rows // centers, centers, *columns)
+        return (rows, *columns)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ class Call(NamedTuple):
 
     def in_float64(self) -> Arrays:
         """Return the inputs in float64, w checked."""
-        return inputs.as_float64(self.arrays, directions=self.spec.directions)
+        return inputs.as_float64(self.arrays, directions=self.spec.directions, centers=centers_of(self.spec))
 
 
 def call_of(loss: Any, arguments: tuple[Any, ...]) -> Call:

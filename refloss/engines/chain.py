@@ -1,7 +1,7 @@
 """The chain: the picture read downwards, and then upwards, in NumPy.
 
-    x, W ──► normalize ──► cosine ──► negatives ┐
-    x, w_y ─► angle ──► margin ─────────────────┴─► logits ──► log_softmax, logsumexp ──► cross_entropy ──► loss
+    x, W ──► normalize ──► cosine ──► sub_centers ──► negatives ┐
+    x, w_y ─► angle ──► margin ─────────────────────────────────┴─► logits ──► log_softmax, logsumexp ──► ...
                  quality ─┘
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
@@ -64,6 +64,7 @@ from refloss.stages import (
     quality,
     softcap,
     softmax,
+    sub_centers,
     triplet,
     z_loss,
 )
@@ -240,8 +241,9 @@ def _linear(spec: Linear, arrays: Arrays) -> tuple[Stages, Backward]:
 def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     unit_x, unit_w = normalize.forward(x), normalize.forward(w)
-    c, saved_cosine = cosine.forward(unit_x, unit_w)
-    theta, saved_angle = angle.forward(x, w[y])
+    cosines, saved_cosine = cosine.forward(unit_x, unit_w)
+    c, own, saved_centers = class_cosines(spec, arrays, cosines)
+    theta, saved_angle = angle.forward(x, w[own])
     v, terms, saved_quality = quality_of(spec, arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     eta, saved_negatives = hard_negatives(spec, arrays, c, saved_margin)
@@ -257,7 +259,8 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
         dtheta, dv = margin.backward(dpsi, saved_margin)
         dc = deta if saved_negatives is None else negatives.backward(deta, saved_negatives)
         dx_target, dw_target = angle.backward(dtheta, saved_angle)
-        dunit_x, dunit_w = cosine.backward(dc, saved_cosine)
+        dcosines = dc if saved_centers is None else sub_centers.backward(dc, saved_centers)
+        dunit_x, dunit_w = cosine.backward(dcosines, saved_cosine)
         if spec.scale is not None:
             dscale = np.zeros(len(z))
         if saved_quality is not None and dv is not None:
@@ -265,11 +268,12 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             dterms = cross_entropy.row_weights(upstream, reduction, float(rows), rows)
             dscale = dscale + quality.backward(dv, saved_quality, dterms)
         dx = normalize.backward(dunit_x, unit_x, dscale) + dx_target
-        dw = normalize.backward(dunit_w, unit_w) + _by_class(dw_target, y, len(w))
+        dw = normalize.backward(dunit_w, unit_w) + _by_class(dw_target, own, len(w))
         gradients |= {
             "normalize_x": Normalized(dunit_x, dscale),
             "normalize_w": Normalized(dunit_w, np.zeros(len(w))),
-            "cosine": dc,
+            "cosine": dcosines,
+            "sub_centers": dc,
             "angle": dtheta,
             "margin": dpsi,
             "negatives": deta,
@@ -280,13 +284,27 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     return {
         "normalize_x": Normalized(unit_x.unit, unit_x.norm.hi),
         "normalize_w": Normalized(unit_w.unit, unit_w.norm.hi),
-        "cosine": c.hi,
+        "cosine": cosines.hi,
+        **({} if saved_centers is None else {"sub_centers": c.hi}),
         "angle": theta.theta.hi,
         **({} if saved_quality is None or v is None else {"quality": v.value.hi}),
         "margin": psi.hi,
         **({} if saved_negatives is None else {"negatives": eta.hi}),
         "logits": z.hi,
     } | outputs, backward
+
+
+def class_cosines(spec: Margin, arrays: Arrays, cosines: Pair) -> tuple[Pair, Integers, sub_centers.Saved | None]:
+    """Return the cosine of every class, the row of w of every target, and of classes with centers which was chosen."""
+    x, w, y = arrays["x"], arrays["w"], arrays["y"]
+    if spec.centers is None:
+        return cosines, y, None
+    n, rows = sub_centers.close(cosines, spec.centers)
+    known = cosines.copy()
+    known[n, rows] = cosine.of_rows(x[n], w[rows])
+    chosen = sub_centers.nearest(known, spec.centers, sub_centers.exactly(x, w))
+    c, saved = sub_centers.forward(known, chosen)
+    return c, chosen[np.arange(len(y)), y], saved
 
 
 def quality_of(

@@ -74,6 +74,7 @@ from refloss.stages import (
     quality,
     softcap,
     softmax,
+    sub_centers,
     triplet,
     z_loss,
 )
@@ -194,8 +195,14 @@ def _blocks(count: int, width: int, entries: int) -> list[slice]:
     return ranges(count, max(1, entries // max(1, width)))
 
 
-def _classes(x: Array, w: Array) -> list[slice]:
-    return _blocks(len(w), max(w.shape[1], len(x)), 2**18)
+def _classes(x: Array, w: Array, centers: int = 1) -> list[slice]:
+    """Cut classes, of which each has so many rows of w, into blocks."""
+    return _blocks(len(w) // centers, max(w.shape[1], len(x)) * centers, 2**18)
+
+
+def _rows(classes: slice, centers: int) -> slice:
+    """Return the rows of w of a block of classes."""
+    return slice(classes.start * centers, classes.stop * centers)
 
 
 def _zeros(*shape: int) -> DoubleDouble:
@@ -299,7 +306,8 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
         ones, zeros = np.ones((len(huge), 1)), np.zeros(len(w))
         rows_x, rows_w = np.hstack([x.hi[huge], ones]), np.column_stack([w, zeros if b is None else b])
         close = np.abs(z.hi[huge] - z.hi[huge].max(axis=1, keepdims=True)) < NEAR * size[huge, None]
-        z[huge] = _less_largest(z[huge], close, rows_x, rows_w, _exact_products)
+        row_of = np.broadcast_to(np.arange(len(w)), close.shape)
+        z[huge] = _less_largest(z[huge], close, rows_x, rows_w, _exact_products, row_of)
 
     def forward(rows: slice) -> tuple[Pair, _Backward]:
         def backward(dz: StageResult) -> None:
@@ -323,10 +331,11 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
 def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     unit_x = normalize.forward(DoubleDouble.of(x))
-    c: StageResult = _zeros(len(x), len(w))  # the cosines, and then their gradient
-    for block in _classes(x, w):
-        c[:, block], _ = cosine.forward(unit_x, normalize.forward(DoubleDouble.of(w[block])))
-    theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[y]))
+    c: StageResult  # the cosines, and then their gradient
+    c, saved_centers = _class_cosines(x, unit_x, w, spec.centers)
+    row_of = np.broadcast_to(np.arange(len(w)), c.shape) if saved_centers is None else saved_centers.chosen
+    own = row_of[np.arange(len(y)), y]
+    theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[own]))
     v, terms, saved_quality = quality_of(spec, arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent, DoubleDouble)
@@ -349,7 +358,7 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
             f, n = saved_logits.f[huge], rows.start + huge
             close = np.abs(f.hi - f.hi.max(axis=1, keepdims=True)) < NEAR
             close[np.arange(len(n)), y[n]] &= is_cosine[n]
-            less = _less_largest(f, close, x[n], w, exactly, None if hard is None else hard[huge])
+            less = _less_largest(f, close, x[n], w, exactly, row_of[n], None if hard is None else hard[huge])
             z[huge] = ldexp(less * scale[n][:, None], exponent[n][:, None])
 
         def backward(dz: StageResult) -> None:
@@ -360,7 +369,7 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
 
         return z, backward
 
-    loss = _loss(spec, arrays, len(w), upstream, forward, terms)
+    loss = _loss(spec, arrays, row_of.shape[1], upstream, forward, terms)
     if upstream is None:
         return loss, {}
     dtheta, dv = margin.backward(dpsi, saved_margin)
@@ -369,14 +378,32 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
         dterms = cross_entropy.row_weights(upstream, spec.reduction, float(len(y)), len(y))
         by_quality = quality.backward(dv, saved_quality, dterms)
         dnorm = by_quality if dnorm is None else dnorm + by_quality
-    narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])
-    narrow.add(np.arange(len(y)), y, *angle.backward(dtheta, saved_angle))
+    narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([own, row_of[near]])), x.shape[1])
+    narrow.add(np.arange(len(y)), own, *angle.backward(dtheta, saved_angle))
     for block in _blocks(len(near.n), x.shape[1], 2**18):
         n, k = near.n[block], near.k[block]
-        narrow.add(n, k, *_by_angle(x[n], w[k], c[n, k]))
+        rows = row_of[n, k]
+        narrow.add(n, rows, *_by_angle(x[n], w[rows], c[n, k]))
     c[near] = 0.0
-    gradients = _wide_back(c, unit_x, w, narrow, dnorm)
+    gradients = _wide_back(c, unit_x, w, narrow, dnorm, saved_centers)
     return loss, gradients if dv is None else gradients | {"m": dv.hi}
+
+
+def _class_cosines(
+    x: Array, unit_x: normalize.Directions, w: Array, centers: int | None
+) -> tuple[DoubleDouble, sub_centers.Saved | None]:
+    """Return the cosine of every class, and of classes with centers which row of w stands for each."""
+    c = _zeros(len(x), len(w) // (centers or 1))
+    saved = None if centers is None else sub_centers.Saved(np.empty(c.shape, np.int64), len(w))
+    for classes in _classes(x, w, centers or 1):
+        rows = _rows(classes, centers or 1)
+        cosines, _ = cosine.forward(unit_x, normalize.forward(DoubleDouble.of(w[rows])))
+        if saved is not None and centers is not None:
+            chosen = sub_centers.nearest(cosines, centers, sub_centers.exactly(x, w[rows]))
+            cosines, _ = sub_centers.forward(cosines, chosen)
+            saved.chosen[:, classes] = rows.start + chosen
+        c[:, classes] = cosines
+    return c, saved
 
 
 HUGE = 40
@@ -393,18 +420,21 @@ def _less_largest(
     x: Array,
     w: Array,
     exactly: Callable[[Array, Array, int], list[Fraction]],
+    row_of: Integers,
     hard: Mask | None = None,
 ) -> Pair:
     """Subtract from each row its largest entry; exactly where both are close, if those may be taken exactly.
 
     exactly takes an embedding, classes, which have one number more if some are hard, and one of them: how much more is
-    the entry of each class than that one's?
+    the entry of each class than that one's? The row of w of every class is `row_of` (N, C).
     """
     largest = f.hi.argmax(axis=1)
     less = f - f[np.arange(len(f)), largest][:, None]
     for n in np.flatnonzero(close[np.arange(len(f)), largest]):
         ks = np.flatnonzero(close[n])
-        rows = w[ks] if hard is None else np.column_stack([w[ks], hard[n, ks]])
+        rows = w[row_of[n, ks]]
+        if hard is not None:
+            rows = np.column_stack([rows, hard[n, ks]])
         rows, place = np.unique(rows, axis=0, return_inverse=True)  # the same class again takes no time
         place = place.reshape(-1)
         gaps = exactly(x[n], rows, int(place[ks == largest[n]][0]))
@@ -474,13 +504,25 @@ class _Narrow:
         self.x, self.w = _put(self.x, n, self.x[n] + dx), _put(self.w, at, self.w[at] + dw)
 
 
-def _wide_back(dc: StageResult, unit_x: normalize.Directions, w: Array, narrow: _Narrow, dnorm: StageResult) -> Arrays:
+def _wide_back(
+    dc: StageResult,
+    unit_x: normalize.Directions,
+    w: Array,
+    narrow: _Narrow,
+    dnorm: StageResult,
+    saved_centers: sub_centers.Saved | None,
+) -> Arrays:
     """Carry the gradient of the cosines back to embeddings and classes, and add those of narrow branch and lengths."""
     dunit_x: StageResult = _zeros(*narrow.x.shape)
     dw = np.zeros_like(w)
-    for block in _classes(narrow.x.hi, w):
+    centers = len(w) // dc.shape[1]
+    for classes in _classes(narrow.x.hi, w, centers):
+        block, dcosines = _rows(classes, centers), dc[:, classes]
+        if saved_centers is not None:
+            chosen = saved_centers.chosen[:, classes] - block.start
+            dcosines = sub_centers.backward(dcosines, sub_centers.Saved(chosen, block.stop - block.start))
         unit_w = normalize.forward(DoubleDouble.of(w[block]))
-        dunit_x_block, dunit_w = cosine.backward(dc[:, block], cosine.Saved(unit_x.unit, unit_w.unit))
+        dunit_x_block, dunit_w = cosine.backward(dcosines, cosine.Saved(unit_x.unit, unit_w.unit))
         dunit_x = dunit_x + dunit_x_block
         rows = normalize.backward(dunit_w, unit_w)
         first, last = np.searchsorted(narrow.classes, (block.start, block.stop))

@@ -97,14 +97,17 @@ class Margin(_Labelled):
     """How v comes of the length of an embedding; None where it does not."""
     negatives: negatives.Settings | None = None
     """What becomes of the cosines of hard classes."""
+    centers: int | None = None
+    """How many rows of w, side by side, a class has, given as w (C, K, D); None for one, given as w (C, D)."""
     head: ClassVar[Literal["margin"]] = "margin"
     inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y, MARGINS)
     directions: ClassVar[bool] = True
 
     @property
     def is_plain(self) -> bool:
-        """Whether all samples have the same margins, and all other classes their cosines."""
-        return self.quality is None and self.negatives is None and self.margin.by_quality == margin.CONSTANT
+        """Whether samples have the same margins, and no cosine but the target's changes."""
+        varies = self.quality is not None or self.margin.by_quality != margin.CONSTANT
+        return not varies and self.negatives is None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,12 @@ WithCap: TypeAlias = Logits | Linear
 WithLabels: TypeAlias = Logits | Linear | Margin
 """Losses that end in cross entropy."""
 Spec: TypeAlias = Logits | Linear | Margin | Triplet | Divergence
+
+
+def centers_of(spec: Spec) -> int | None:
+    """Return how many rows of w a class has, where w is given as (C, K, D)."""
+    return spec.centers if isinstance(spec, Margin) else None
+
 
 KINDS = (Logits, Linear, Margin, Triplet, Divergence)
 PER_CLASS = frozenset(each.name for kind in KINDS for each in kind.inputs if each.per == "class")

@@ -1,6 +1,7 @@
 """What: the losses, as frozen settings, by family. No arithmetic happens here."""
 
 from refloss.losses.base import Loss
+from refloss.losses.centers import SubCenterArcFace
 from refloss.losses.divergence import DivergenceGradient, KLDivergence
 from refloss.losses.margin import (
     AMSoftmax,
@@ -32,6 +33,7 @@ LOSSES: tuple[type[Loss], ...] = (
     MagFace,
     CurricularFace,
     MVSoftmax,
+    SubCenterArcFace,
     Triplet,
     KLDivergence,
 )
@@ -60,6 +62,7 @@ __all__ = [
     "NormFace",
     "SoftmaxLoss",
     "SphereFace",
+    "SubCenterArcFace",
     "Triplet",
     "TripletGradient",
 ]

@@ -80,10 +80,16 @@ class MarginLoss(LabelledLoss):
         """What becomes of hard classes, for losses that have them."""
         return None
 
+    @property
+    def _centers(self) -> int | None:
+        """How many centers a class has, for losses of w (C, K, D)."""
+        return None
+
     @cached_property
     def spec(self) -> Margin:
         """What an engine needs to know of this loss."""
-        return Margin(self._cross_entropy, self._margin, getattr(self, "s", None), self._quality, self._negatives)
+        scale = getattr(self, "s", None)
+        return Margin(self._cross_entropy, self._margin, scale, self._quality, self._negatives, self._centers)
 
     def target_logit(self, theta: Any) -> Value:
         """Return ψ(θ), which replaces cos θ of the target before the scale, for angles in [0, pi]."""
@@ -126,7 +132,9 @@ class MarginLoss(LabelledLoss):
         return dispatch.trace(self._call(x, w, y), upstream)
 
     def _call(self, x: Any, w: Any, y: Any) -> Call:
-        arrays = inputs.embeddings_and_classes(x, w, y, None, self.class_weight, self.ignore_index, directions=True)
+        arrays = inputs.embeddings_and_classes(
+            x, w, y, None, self.class_weight, self.ignore_index, directions=True, centers=self._centers
+        )
         return Call(self.spec, arrays, arrays["y"].shape, {"x": x, "w": w, "y": y})
 
 

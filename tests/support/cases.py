@@ -49,19 +49,26 @@ HEADS: tuple[Any, ...] = (
     refloss.MVSoftmax(margin="arc", m=0.5, t=3.0),
     refloss.MVSoftmax(m=0.0, s=None, boundary="none"),
     refloss.MVSoftmax(m=0.25, s=8.0, gradient="detached", class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.SubCenterArcFace(),
+    refloss.SubCenterArcFace(centers=1, s=16.0),
+    refloss.SubCenterArcFace(m=0.3, centers=2, s=None, boundary="hard", class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.SubCenterArcFace(centers=4, s=4.0, gradient="detached", label_smoothing=0.1),
     refloss.SoftmaxLoss(),
     refloss.SoftmaxLoss(logit_scale=0.5, softcap=30.0, z_loss=1e-3),
 )
 
 
 def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
-    """Every named case of a head: (name, (x, w, y)); of the plain head also (x, w, y, b), of given margins m also m."""
-    for name, theta in angles(loss).items():
-        yield name, at_angle(random, theta)
-    for name, theta in {"1e-8": 1e-8, "1e-17": 1e-17, "1e-300": 1e-300, "pi - 1e-8": math.pi - 1e-8}.items():
-        yield f"theta = {name}, axes", on_axes(theta)
-    for name, change in PLACED.items():
-        yield name, change(random)
+    """Every named case of a head: (name, (x, w, y)); of the plain head also (x, w, y, b), of given margins m also m.
+
+    Of classes with centers, w (C, K, D).
+    """
+    if isinstance(loss, refloss.SubCenterArcFace):
+        for name, inputs in _of_classes(loss, random):
+            yield name, with_centers(loss.centers, random, *inputs)
+        yield from centers(loss.centers, random)
+        return
+    yield from _of_classes(loss, random)
     if type(loss).__name__ == "SoftmaxLoss":
         yield "with a bias", (*ordinary(random), random.standard_normal(5) * 30.0)
     if isinstance(loss, (refloss.ArcFace, refloss.CosFace, refloss.CombinedMargin)):
@@ -75,12 +82,23 @@ def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
             yield "classes on the threshold", (x, w[[0, 1, 2, 3, 5]], y)
 
 
+def _of_classes(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
+    """The cases that all heads have, with one row of w per class."""
+    for name, theta in angles(loss).items():
+        yield name, at_angle(random, theta)
+    for name, theta in {"1e-8": 1e-8, "1e-17": 1e-17, "1e-300": 1e-300, "pi - 1e-8": math.pi - 1e-8}.items():
+        yield f"theta = {name}, axes", on_axes(theta)
+    for name, change in PLACED.items():
+        yield name, change(random)
+
+
 def angles(loss: Any) -> dict[str, float]:
     """Target angles by name: towards 0, towards pi, and around every multiple of pi of the margin's own angle."""
     thetas = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
     thetas |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
     m1 = getattr(loss, "m1", loss.m if isinstance(loss, refloss.ASoftmax) else 1.0)
-    on_angle = isinstance(loss, (refloss.ArcFace, refloss.CurricularFace)) or getattr(loss, "margin", "") == "arc"
+    arcs = refloss.ArcFace, refloss.CurricularFace, refloss.SubCenterArcFace
+    on_angle = isinstance(loss, arcs) or getattr(loss, "margin", "") == "arc"
     m2 = getattr(loss, "m2", loss.m if on_angle else 0.0)
     for k in range(1, int((m1 * math.pi + m2) / math.pi) + 1):
         for side in (-1e-3, -1e-8, 0.0, 1e-8, 1e-3):
@@ -156,6 +174,50 @@ def _added(loss: Any, length: float) -> float:
         return loss.l_m + share * (loss.u_m - loss.l_m)
     v = loss.h * (min(max(length, 1e-3), 100.0) - loss.mean) / (loss.std + loss.eps)
     return -loss.m * min(max(v, -1.0), 1.0)
+
+
+def with_centers(count: int, random: Random, x: Any, w: np.ndarray, y: np.ndarray) -> Inputs:
+    """Classes of so many centers, one of which is the row of w.
+
+    Others of a label's class are multiples of it by powers of two, which leave the angle as it is, or opposite to it
+    where that is further away; those of other classes are normal.
+    """
+    labels = np.asarray(y).tolist()
+    sizes = np.abs(w).max(axis=1)
+    built = sizes[:, None, None] * random.standard_normal((len(w), count, w.shape[1]))
+    built[np.arange(len(w)), random.integers(0, count, len(w))] = w
+    for row, k in zip(np.asarray(x), labels, strict=True):
+        acute = (row / np.abs(row).max()) @ (w[k] / sizes[k]) > 0.0
+        factors = np.ldexp(1.0, np.arange(count))
+        factors[1::2] *= -1.0 if acute else 1.0
+        built[k] = random.permutation(factors)[:, None] * w[k]
+    return x, built, y
+
+
+def centers(count: int, random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Centers that are equal, or nearly: which of a class is nearest decides where its gradient goes."""
+    x, w, y = ordinary(random, 3)
+    alike = np.repeat(w[:, None, :], count, axis=1)
+    yield "equal centers", (x, alike, y)
+    yield "centers that are multiples of one", (x, alike * np.arange(count, 0, -1)[:, None], y)
+    yield "antiparallel centers", (x, alike * (1.0 - 2.0 * (np.arange(count) % 2))[:, None], y)
+    beside = alike.copy()
+    for j in range(1, count):
+        beside[np.arange(5), j, random.integers(0, 4, 5)] *= 1.0 + (-1) ** j * 2.0**-52
+    yield "centers within an ulp", (x, beside, y)
+    orders = np.array([[1.0, 2.0, 3.0, 5.0], [5.0, 1.0, 3.0, 2.0], [2.0, 5.0, 1.0, 3.0], [3.0, 2.0, 5.0, 1.0]])
+    signs = np.array([1.0, -1.0, 1.0, -1.0, 1.0])[:, None, None]
+    yield (
+        "centers of the same entries in other orders",
+        (np.array([[1.0] * 4, [-0.3] * 4]), signs * orders[:count], [0, 1]),
+    )
+    x, near = np.array([[1.0, 2.0**-40, 0.3], [-1.0, 2.0**-40, 0.4]]), np.zeros((3, count, 3))
+    near[:, :, 0], near[2, :, 2] = 1.0, -0.5
+    near[:, :, 1] = 2.0**-60 * (np.arange(count) % 3 - 1.0)  # 2^-100 to either side of the first
+    yield "centers within 2^-100", (x, near, np.array([0, 2]))
+    across = np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 3.0], [0.0, 1.0, 1.0]])[:count]
+    yield "centers at right angles to x", (np.array([[2.0, 0.0, 0.0]]), np.stack([across, -across, across + 0.5]), [1])
+    yield "one class", (x, near[:1], np.array([0, 0]))
 
 
 def ordinary(random: Random, n: int = 2, c: int = 5, d: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

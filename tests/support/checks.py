@@ -25,7 +25,10 @@ def scale_of(loss: Any, *inputs: Any) -> float:
 
 def _arrays(loss: Any, inputs: Any) -> dict[str, Any]:
     names = tuple(each.name for each in loss.spec.inputs)
-    return {name: np.asarray(it, np.float64) for name, it in zip(names, inputs, strict=False) if it is not None}
+    arrays = {name: np.asarray(it, np.float64) for name, it in zip(names, inputs, strict=False) if it is not None}
+    if "w" in arrays:  # all centers of all classes
+        arrays["w"] = arrays["w"].reshape(-1, arrays["w"].shape[-1])
+    return arrays
 
 
 def allowed(loss: Any, *inputs: Any, engine: str = "chain", dtype: Any = np.float64) -> tuple[float, float]:

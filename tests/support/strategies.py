@@ -122,6 +122,9 @@ HARD = [
     *_every(refloss.CurricularFace, ("hard", "easy", "none"), {"t": 0.3}, {"t": -0.7, "m": 0.25}),
     *_every(refloss.MVSoftmax, ("easy", "none"), {}, {"m": 0.0, "t": 1.0}, {"margin": "arc", "m": 0.5}),
 ]
+CENTERS = [
+    refloss.SubCenterArcFace(boundary=rule, centers=count) for rule, count in (("none", 3), ("hard", 2), ("easy", 1))
+]
 MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED, *HARD]
 BY_LENGTH = [
     refloss.AdaFace(),
@@ -193,7 +196,7 @@ def margins_of(loss: Any) -> tuple[float, float, float]:
             return loss.m, 0.0, 0.0
         case refloss.CosFace() | refloss.MVSoftmax(margin="am") | refloss.AdaFace():
             return 1.0, 0.0, loss.m
-        case refloss.ArcFace() | refloss.CurricularFace() | refloss.MVSoftmax():
+        case refloss.ArcFace() | refloss.CurricularFace() | refloss.MVSoftmax() | refloss.SubCenterArcFace():
             return 1.0, loss.m, 0.0
         case refloss.MagFace():
             return 1.0, loss.l_m, 0.0
@@ -356,6 +359,27 @@ def given_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tupl
             m = min(max(edge + draw(st.sampled_from(BESIDE)), -most), most)
         margins.append(m)
     return loss, (x, w, y, np.array(margins))
+
+
+@st.composite
+def center_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tuple[Any, Any]:
+    """A loss with centers and inputs for it, w (C, K, D): centers anywhere, equal, opposite, or next to each other."""
+    loss, (x, w, y) = draw(cases(settings, ignored, lengths=False, among=CENTERS))
+    built = np.repeat(w[:, None, :], loss.centers, axis=1)
+    for k, j in np.ndindex(len(w), loss.centers - 1):
+        place = draw(st.sampled_from(("anywhere", "multiple", "entries in another order", "beside")))
+        if place == "anywhere":
+            built[k, j + 1] = draw(
+                st.sampled_from(list(x[np.any(x, axis=1) & np.isfinite(x).all(axis=1)] / 2.0) or [w[k]])
+            )
+        elif place == "multiple":
+            built[k, j + 1] *= draw(st.sampled_from((-1.0, 2.0, 0.25, 3.0)))
+        elif place == "entries in another order":
+            built[k, j + 1] = draw(st.permutations(w[k].tolist()))
+        else:
+            at = int(np.abs(w[k]).argmax())
+            built[k, j + 1, at] *= 1.0 + draw(st.sampled_from((-(2.0**-52), 2.0**-52, 1e-12)))
+    return loss, (x, built, y)
 
 
 @st.composite

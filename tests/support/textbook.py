@@ -23,14 +23,18 @@ def inputs(loss, seed=0, samples=4, classes=3, dims=3):
         x, w = random.standard_normal((samples, dims)), random.standard_normal((classes, dims))
         y = random.integers(0, classes, samples)
         x += np.linspace(-2.0, 2.0, samples)[:, None] * w[y]
-        theta = exact.angle(x, w[y]).astype(float)
+        own = w[y]
+        if isinstance(loss, refloss.SubCenterArcFace):
+            w = np.concatenate([w[:, None], random.standard_normal((classes, loss.centers - 1, dims))], axis=1)
+            own = w[y, of_centers(x, w).argmax(axis=2)[np.arange(samples), y]]
+        theta = exact.angle(x, own).astype(float)
         smooth = all(abs(theta - at).min() > 0.02 for at in (0.0, math.pi, *strategies.kinks(loss)))
         smooth = smooth and is_smooth(loss, x, w, y, theta)
     return x, w, y
 
 
 def is_smooth(loss, x, w, y, theta):
-    """Whether no class is within 0.02 of its threshold, and no length or angle by length within that of an edge."""
+    """Whether nothing is within 0.02 of an edge: a class of its threshold, a length, an angle by length, a center."""
     lengths = np.linalg.norm(x, axis=1)
     if isinstance(loss, (refloss.AdaFace, refloss.MagFace)):
         v, m2, _ = by_length(loss, lengths)
@@ -42,7 +46,17 @@ def is_smooth(loss, x, w, y, theta):
         near = np.abs(cos - threshold(loss, theta)[:, None]) < 0.02
         near[np.arange(len(y)), y] = False
         return not near.any()
+    if isinstance(loss, refloss.SubCenterArcFace):
+        ranked = np.sort(of_centers(x, w), axis=2)
+        return bool((ranked[..., 1:] - ranked[..., :-1] > 0.02)[..., -1:].all())
     return True
+
+
+def of_centers(x, w):
+    """The cosines of all centers (N, C, K)."""
+    rows = w.reshape(-1, w.shape[-1])
+    x_norm, w_norm = (np.sqrt((v * v).sum(axis=1, keepdims=True)) for v in (x, rows))
+    return ((x @ rows.T) / (x_norm * w_norm.T)).reshape(len(x), *w.shape[:2])
 
 
 def by_length(loss, length):
@@ -149,8 +163,12 @@ def cross_entropy(loss, z, y):
 def head(loss, x, w, y, b=0.0):
     if isinstance(loss, refloss.SoftmaxLoss):
         return cross_entropy(loss, x @ w.T + b, y)
-    x_norm, w_norm = (np.sqrt((v * v).sum(axis=1, keepdims=True)) for v in (x, w))
-    cos = (x @ w.T) / (x_norm * w_norm.T)
+    x_norm = np.sqrt((x * x).sum(axis=1, keepdims=True))
+    if w.ndim == 3:
+        cos = of_centers(x, w)
+        cos = np.take_along_axis(cos, cos.real.argmax(axis=2)[..., None], 2)[..., 0]
+    else:
+        cos = of_centers(x, w[:, None])[..., 0]
     own = np.eye(len(w), dtype=bool)[y]
     theta = np.arccos(cos[own])
     at_target = psi(loss, theta, x_norm[:, 0])

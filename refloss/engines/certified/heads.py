@@ -20,7 +20,7 @@ from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import Arrays, Linear, Margin
-from refloss.error_free import Array, Mask
+from refloss.error_free import Array, Integers, Mask
 from refloss.stages.margin import Settings as MarginSettings
 from refloss.stages.softcap import Settings as CapSettings
 
@@ -91,31 +91,36 @@ def margin(
     samples: Sequence[SampleMargins],
     angles: Sequence[TargetAngle],
     hard: HardClasses | None,
+    row_of: Integers,
     parallel: Parallel,
 ) -> Scored:
     """z_nk = s cos θ_nk, or s η of that, and s ψ(θ) for the label; s is the length of x where the scale is None.
 
-    `angles` say which function of θ each row's ψ is, `parallel` whether x_n and w_k are exactly parallel.
+    `angles` say which function of θ each row's ψ is, `row_of` which row of w stands for a class, `parallel` whether a
+    row of x and one of w are exactly parallel.
     """
     settings = spec.margin
     x, w, y = tape.leaf(arrays["x"]), tape.leaf(arrays["w"]), arrays["y"]
     label = np.arange(len(y)), y
+    own = np.arange(len(y)), row_of[label]
     square_x, square_w = (x * x).sum(axis=1), (w * w).sum(axis=1)
     dot, length = x.linear(w), square_x.sqrt()[:, None]
     cos = _constant_where_parallel(dot / (length * square_w.sqrt()), parallel)
-    own = record_margins(tape, arrays, square_x, spec, samples)
+    if spec.centers is not None:
+        cos = cos[np.arange(len(y))[:, None], row_of]
+    margins = record_margins(tape, arrays, square_x, spec, samples)
     times = {name: np.array([arb(getattr(each.psi, name)) for each in angles], object) for name in Psi._fields}
     target = cos[label]
-    curve = target * times["cos_theta"] + own.m3 * times["m3"] + arb(settings.eps).cos() * times["cos_eps"]
+    curve = target * times["cos_theta"] + margins.m3 * times["m3"] + arb(settings.eps).cos() * times["cos_eps"]
     curve += times["one"]
     dropped = np.flatnonzero([each.psi.drop for each in angles])
     if len(dropped):
-        curve = curve.set_at(dropped, curve[dropped] + _drop(own.m2[dropped], settings) * times["drop"][dropped])
+        curve = curve.set_at(dropped, curve[dropped] + _drop(margins.m2[dropped], settings) * times["drop"][dropped])
     turned = np.flatnonzero([each.psi.cos_phi for each in angles])
     if len(turned):
         turning = [angles[n] for n in turned.tolist()]
-        theta = _theta(dot[label][turned], (square_x * square_w[y])[turned], turning)
-        cos_phi = _cos_phi(theta * arb(float(settings.m1)) + own.m2[turned], turning)
+        theta = _theta(dot[own][turned], (square_x * square_w[own[1]])[turned], turning)
+        cos_phi = _cos_phi(theta * arb(float(settings.m1)) + margins.m2[turned], turning)
         curve = curve.set_at(turned, curve[turned] + cos_phi * times["cos_phi"][turned])
     if settings.annealing:
         curve = (target * arb(settings.annealing) + curve) / (arb(settings.annealing) + 1)
@@ -123,7 +128,7 @@ def margin(
         curve = target + (curve.value - target.value)
     eta = cos if hard is None else hard.eta(cos)
     z = eta.set_at(label, curve) * (length if spec.scale is None else arb(spec.scale))
-    return Scored({"x": x, "w": w} | own.leaves, z, own.terms)
+    return Scored({"x": x, "w": w} | margins.leaves, z, margins.terms)
 
 
 def _drop(m2: Variable, settings: MarginSettings) -> Variable:

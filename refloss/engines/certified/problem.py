@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refloss.engines.certified.balls import Arb, Balls, arb, exact_balls, rational, zero_balls
+from refloss.engines.certified.centers import nearest_centers
 from refloss.engines.certified.exact import IntegerVectors, parallel
 from refloss.engines.certified.hard import HardClasses
 from refloss.engines.certified.heads import Recorded, Scored, cross_entropy, divergence, linear, logits, margin, triplet
@@ -43,6 +44,7 @@ from refloss.engines.spec import (
     Triplet,
     WithCap,
     WithLabels,
+    centers_of,
 )
 from refloss.error_free import Array, Mask
 from refloss.stages.cross_entropy import Settings as CrossEntropySettings
@@ -150,7 +152,8 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
         return round_correctly(Problem(other, arrays, None))["value"]
 
     capped = isinstance(spec, WithCap) and spec.softcap.softcap is not None
-    rows, targets = known_rows(arrays, spec.cross_entropy, lambda: mean_over_zero(spec, value_of), capped=capped)
+    over_zero, centers = (lambda: mean_over_zero(spec, value_of)), centers_of(spec) or 1
+    rows, targets = known_rows(arrays, spec.cross_entropy, over_zero, capped=capped, centers=centers)
     computed, targets, z_loss = _computed(arrays, rows), targets.rows(rows.computed), spec.cross_entropy.z_loss
     upstream_is_zero, lse_counts = _is_zero(upstream, rows), ~_is_zero(arrays.get(UPSTREAM_LSE, 0.0), rows)
     lse_counts = lse_counts | (~upstream_is_zero & (z_loss != 0.0))
@@ -195,14 +198,24 @@ def _margin_head(
     """A margin head and its proofs; every decision is made here, and what is at a boundary is noted."""
     x, w, y = computed["x"], computed["w"], computed["y"]
     samples = margins_of(computed, spec)
-    angles = [TargetAngle(a, w[k], spec.margin, own) for a, k, own in zip(x, y, samples, strict=True)]
     vectors = IntegerVectors(x, w, directions=True)
+    row_of, ties = nearest_centers(vectors, len(y), spec.centers)
+    targets_w = w[row_of[np.arange(len(y)), y]]
+    angles = [TargetAngle(a, b, spec.margin, own) for a, b, own in zip(x, targets_w, samples, strict=True)]
     hard = None if spec.negatives is None else HardClasses(spec.negatives, y, vectors, angles)
-    for row, angle, own in zip(np.flatnonzero(rows.computed), angles, samples, strict=True):
-        rows.notes.extend(f"row {row}: {note}" for note in (*bound_notes(spec, own), *angle.notes))
-    is_parallel = cache(lambda n, k: parallel(x[n], w[k]))
-    head = partial(margin, arrays=computed, spec=spec, samples=samples, angles=angles, hard=hard, parallel=is_parallel)
-    return head, MarginProofs(computed, spec, samples, angles, hard, vectors, targets, upstream_is_zero)
+    for row, tied, own, angle in zip(np.flatnonzero(rows.computed), ties, samples, angles, strict=True):
+        rows.notes.extend(f"row {row}: {note}" for note in (*tied, *bound_notes(spec, own), *angle.notes))
+    head = partial(
+        margin,
+        arrays=computed,
+        spec=spec,
+        samples=samples,
+        angles=angles,
+        hard=hard,
+        row_of=row_of,
+        parallel=cache(lambda n, row: parallel(x[n], w[row])),
+    )
+    return head, MarginProofs(computed, spec, samples, angles, hard, vectors, row_of, targets, upstream_is_zero)
 
 
 def _computed(arrays: Arrays, rows: Rows) -> Arrays:

@@ -50,7 +50,7 @@ class Targets(NamedTuple):
 
 
 def known_rows(
-    arrays: Arrays, settings: Settings, over_zero: Callable[[], Array], *, capped: bool = False
+    arrays: Arrays, settings: Settings, over_zero: Callable[[], Array], *, capped: bool = False, centers: int = 1
 ) -> tuple[Rows, Targets]:
     """Return what is known of the rows, and their targets.
 
@@ -64,9 +64,11 @@ def known_rows(
         Returns the loss where "mean" divides by a total weight of 0.
     capped
         Whether logits have a cap, at which infinite ones are: no class is masked then.
+    centers
+        How many rows of w a class has.
     """
     y = arrays["y"]
-    classes = arrays["z"].shape[-1] if "z" in arrays else len(arrays["w"])
+    classes = arrays["z"].shape[-1] if "z" in arrays else len(arrays["w"]) // centers
     weight = np.ones(classes) if settings.class_weight is None else np.array(settings.class_weight)
     if y.ndim == 1:
         kept = y != settings.ignore_index

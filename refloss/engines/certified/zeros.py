@@ -26,7 +26,7 @@ from refloss.engines.certified.masks import Masks, weighing
 from refloss.engines.certified.sides import TargetAngle
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import MARGINS, PER_CLASS, Arrays, Margin
-from refloss.error_free import Mask
+from refloss.error_free import Integers, Mask
 
 
 class Proofs(ABC):
@@ -224,12 +224,13 @@ class MarginProofs(CrossEntropyProofs):
         angles: Sequence[TargetAngle],
         hard: HardClasses | None,
         vectors: IntegerVectors,
+        row_of: Integers,
         targets: Targets,
         upstream_is_zero: Mask,
     ):
         super().__init__(targets, upstream_is_zero)
         self.arrays, self.spec, self.scale, self.samples = arrays, spec, spec.scale, samples
-        self.angles, self.hard, self.vectors = angles, hard, vectors
+        self.angles, self.hard, self.vectors, self.row_of = angles, hard, vectors, row_of
         self.regularized = spec.quality is not None and spec.quality.regularizer != 0.0
 
     def label(self, n: int) -> Label:
@@ -246,16 +247,21 @@ class MarginProofs(CrossEntropyProofs):
         by_scale = self.scale is None and not angle.is_cosine
         return Label(int(self.arrays["y"][n]), angle.is_cosine, gradient, by_length or by_scale)
 
+    def _products(self, n: int) -> tuple[list[int], list[int]]:
+        """Return x·w and w·w of what stands for each class of a sample (C,)."""
+        rows, dots = self.row_of[n].tolist(), self.vectors.sample(n).dots
+        return [dots[row] for row in rows], [self.vectors.squares[row] for row in rows]
+
     def is_hard(self, n: int, k: int) -> bool:
         """Return whether a class is hard."""
         return self.hard is not None and bool(self.hard.mask[n, k])
 
     def logits(self, n: int) -> Sequence[Hashable]:
         """Return sign and square of x_n · w_k / ‖w_k‖ and whether the class is hard, "target" where ψ is not cos θ."""
-        dots = self.vectors.sample(n).dots
+        dots, squares = self._products(n)
         logits: list[Hashable] = [
             (_sign(dot), Fraction(dot * dot, square), self.is_hard(n, k))
-            for k, (dot, square) in enumerate(zip(dots, self.vectors.squares, strict=True))
+            for k, (dot, square) in enumerate(zip(dots, squares, strict=True))
         ]
         label = self.label(n)
         if not label.is_cosine:
@@ -267,7 +273,8 @@ class MarginProofs(CrossEntropyProofs):
 
         That is nothing, what becomes of hard classes, or the margin with this sample's m2 and m3.
         """
-        x, _, dots = self.vectors.sample(n)
+        x = self.vectors.sample(n).x
+        dots, squares = self._products(n)
         square, own = int(x @ x), self.samples[n]
         length = square_of(self.arrays["x"][n]) if self.scale is None else None
         return [
@@ -277,7 +284,7 @@ class MarginProofs(CrossEntropyProofs):
                 Fraction(dot * dot, square * other),
                 length,
             )
-            for k, (logit, dot, other) in enumerate(zip(self.logits(n), dots, self.vectors.squares, strict=True))
+            for k, (logit, dot, other) in enumerate(zip(self.logits(n), dots, squares, strict=True))
         ]
 
     def value_is_zero(self, samples: Iterable[int]) -> bool:
@@ -299,14 +306,17 @@ class MarginProofs(CrossEntropyProofs):
         """A key for dη/dc of a class other than the label's, 0 where it is 0."""
         return Fraction(1) if self.hard is None else self.hard.slope(n, k)
 
-    def _of_w(self, n: int, k: int) -> Mask:
-        """Where G_k = 0, or the logit does not change with the entry of w_k."""
+    def _of_w(self, n: int, row: int) -> Mask:
+        """Where G_k = 0, or the logit does not change with the entry of w_k, or another center stands for the class."""
         x, _, dots = self.vectors.sample(n)
         classes, label = self.classes(n), self.label(n)
+        k = row * self.row_of.shape[1] // len(self.vectors.w)
+        if self.row_of[n, k] != row:
+            return np.ones(x.shape, np.bool_)
         constant = label.gradient == "constant" if k == label.k else self._slope(n, k) == 0
         if constant or classes.names[k] in classes.zero_gradient:
             return np.ones(x.shape, np.bool_)
-        tangent = x * self.vectors.squares[k] - self.vectors.w[k] * dots[k]  # x less its part along w_k
+        tangent = x * self.vectors.squares[row] - self.vectors.w[row] * dots[row]  # x less its part along w_k
         return np.asarray(tangent == 0)
 
     def _of_x(self, n: int) -> Mask:
@@ -315,13 +325,13 @@ class MarginProofs(CrossEntropyProofs):
         r_k is the part of w_k across x or, of cosines where the scale is the length of x, w_k itself. What is a
         multiple of x beside has to be 0 by itself: of hard classes, of the label and of the regularizer.
         """
-        x, _, dots = self.vectors.sample(n)
-        w, classes, label = self.vectors.w, self.classes(n), self.label(n)
+        x, w, classes = self.vectors.sample(n).x, self.vectors.w[self.row_of[n]], self.classes(n)
+        (dots, squares), label = self._products(n), self.label(n)
         tangents = w * int(x @ x) - np.array(dots, object)[:, None] * x
         r = tangents.copy() if self.scale is not None else w.copy()
         slopes = [self._slope(n, k) for k in range(len(w))]
         r[[slope == 0 for slope in slopes]] = 0
-        keys: list[Hashable] = list(zip(self.vectors.squares, slopes, strict=True))
+        keys: list[Hashable] = list(zip(squares, slopes, strict=True))
         if label.gradient != "as cosine":
             keys[label.k] = "target"
             r[label.k] = tangents[label.k] if label.gradient == "otherwise" else 0

@@ -34,7 +34,7 @@ from refloss.engines import chain, contract
 from refloss.engines.fused import heads, logits
 from refloss.engines.fused.headroom import TooLargeError
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec
+from refloss.engines.spec import UPSTREAM_LSE, Arrays, Linear, Logits, Margin, Spec, centers_of
 from refloss.error_free import Array
 
 
@@ -76,19 +76,22 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
 def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
     """Whether one number per sample is enough beside the blocks of classes.
 
-    It is not for probabilities in place of labels, for smoothed targets behind a cap or of hard classes, whose slopes
-    differ from sample to sample, where the length of the embedding scales hard classes, whose logits are not the sum
-    that the gradient of x has along x, and where the log-sum-exp has an upstream gradient.
+    It is not for probabilities in place of labels, for smoothed targets behind a cap, of hard classes, whose slopes
+    differ from sample to sample, or of centers, of which another may stand for a class in every sample, where the
+    length of the embedding scales hard classes, whose logits are not the sum that the gradient of x has along x, and
+    where the log-sum-exp has an upstream gradient.
     """
     smoothed = spec.cross_entropy.label_smoothing != 0.0
     if isinstance(spec, Margin):
+        if spec.centers is not None and spec.centers > 1:
+            return not smoothed
         return spec.negatives is None or (spec.scale is not None and not smoothed)
     return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not (smoothed and spec.softcap.softcap is not None)
 
 
 def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
     """Compute by the chain, in float64; warn where its result may be wrong altogether."""
-    exact = inputs.as_float64(arrays, directions=spec.directions)
+    exact = inputs.as_float64(arrays, directions=spec.directions, centers=centers_of(spec))
     contract.warn_if_unreliable("chain", spec, exact)
     if upstream is None:
         return chain.value(spec, exact), {}

@@ -33,14 +33,17 @@ MIN_KEPT_BYTES = 2**26
 """Bytes of exponentials that may be kept even where W takes fewer."""
 
 
-def block_ranges(classes: int, samples: int, dtype: DType) -> list[slice]:
+def block_ranges(classes: int, samples: int, dtype: DType, centers: int = 1) -> list[slice]:
     """Cut classes into blocks, whose tiles of samples take `BLOCK_BYTES`, or more where that is below `MIN_CLASSES`.
 
-    The last few blocks are narrower, so that at the end no thread waits long for another.
+    The last few blocks are narrower, so that at the end no thread waits long for another. Where classes have several
+    rows each, all of these are in one block.
     """
     width = max(MIN_CLASSES, BLOCK_BYTES // dtype.itemsize // samples)
+    width = -(-width // centers) * centers
     rest_from = max(classes // width - 1, 0) * width
     narrow = max(-(-(classes - rest_from) // 8), width // 8, 1)
+    narrow = -(-narrow // centers) * centers
     rest = ranges(classes - rest_from, narrow)
     return ranges(rest_from, width) + [slice(rest_from + at.start, rest_from + at.stop) for at in rest]
 
@@ -150,10 +153,11 @@ class Classes:
         dtype: DType,
         *,
         read_again: bool,
+        centers: int | None = None,
     ) -> None:
         self.w, self.b, self.uniform_targets = w, b, uniform_targets
         """W (C, D), b (C,), and the targets of smoothed labels, t (C,) or nothing."""
-        self.dtype, self.directions, self.read_again = dtype, directions, read_again
+        self.dtype, self.directions, self.read_again, self.centers = dtype, directions, read_again, centers
         self.longest: list[float] = []
         """The length of the longest class of each block; 1 where they are directions."""
         self.scaling: dict[int, tuple[Array, Exponents | None]] = {}
@@ -190,7 +194,7 @@ class Classes:
     def _check_norm(self, at: slice, norm: Array) -> None:
         """Refuse rows whose lengths (B,) are not finite, or 0 where they are directions, or leave products no room."""
         if not np.isfinite(norm).all() or (self.directions and not norm.all()):
-            inputs.check_classes(self.w, directions=self.directions)
+            inputs.check_classes(self.w, directions=self.directions, centers=self.centers)
             raise TooLargeError
         room = 2.0 ** (60 if is_single(self.dtype) else 500)
         if not self.directions and not 1.0 / room < norm.max() < room and self.w[at].any():

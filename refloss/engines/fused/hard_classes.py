@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from refloss.engines import contract
 from refloss.engines.fused.blocks import Block
 from refloss.engines.fused.headroom import DType, check_scale
-from refloss.engines.fused.products import pair_dots
+from refloss.engines.fused.products import pair_cosines
 from refloss.engines.kernels import rows as row_kernels
 from refloss.engines.kernels.lanes import Raise
 from refloss.engines.slices import ranges
-from refloss.error_free import Array, Integers, Mask, Pair, scale_rows, sqrt
+from refloss.error_free import Array, Integers, Mask, Pair
 from refloss.fixed_point import Turned
 from refloss.formats import format_of
 from refloss.stages import margin, negatives
@@ -80,7 +80,7 @@ class HardClasses(NamedTuple):
         one, a, b, c = self._raise(_FLOAT64)
         for at in ranges(len(rows), max(1, ENTRIES_AT_ONCE // w.shape[1])):
             n, own_w = rows[at], np.asarray(w[columns[at]], np.float64)
-            cosines = _cosines(self.x[n], own_w)
+            cosines = pair_cosines(self.x[n], own_w)
             z, is_hard = self.scale * cosines.hi, self._are_hard(n, own_w, cosines)
             logits[at], slopes[at] = np.where(is_hard, (a * z + b) * z + c, z), np.where(is_hard, 2.0 * a * z + b, one)
         return row_kernels.Known(first, columns, logits.astype(dtype), slopes.astype(dtype))
@@ -92,9 +92,3 @@ class HardClasses(NamedTuple):
         for place in np.flatnonzero(np.abs(difference) < negatives.NEAR).tolist():
             is_hard[place] = decide(int(n[place]), place)
         return is_hard
-
-
-def _cosines(x: Array, w: Array) -> Pair:
-    """Return what `cosine.of_rows` does, from a kernel."""
-    (x, _), (w, _) = scale_rows(x), scale_rows(w)
-    return pair_dots(x, w) / (sqrt(pair_dots(x, x)) * sqrt(pair_dots(w, w)))

@@ -17,6 +17,7 @@ Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from refloss import inputs
 from refloss.engines import contract
 from refloss.engines.counting import counted
 from refloss.engines.fused.blocks import Classes, group_size
+from refloss.engines.fused.centers import Centers
 from refloss.engines.fused.class_gradients import ClassGradients, GroupBackward
 from refloss.engines.fused.headroom import DType, check_lse_gradient, check_options, check_targets
 from refloss.engines.fused.online_softmax import PartialState, RowLoss, finish
@@ -36,7 +38,7 @@ from refloss.engines.fused.sweep import Sweep
 from refloss.engines.fused.target import Target, linear_target, margin_target
 from refloss.engines.protocol import Request, ValueAndGradients
 from refloss.engines.slices import ranges
-from refloss.engines.spec import Arrays, Linear, Margin
+from refloss.engines.spec import Arrays, Linear, Margin, centers_of
 from refloss.error_free import Array, Integers, Pair, plain, total_by_label
 from refloss.stages import cross_entropy, softcap
 
@@ -57,7 +59,8 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     """Return the same for samples that all count."""
     dtype, reduction = np.dtype(request.dtype), spec.cross_entropy.reduction
     n, (c, d) = len(arrays["y"]), arrays["w"].shape
-    targets = _label_targets(arrays["y"], c, spec.cross_entropy, dtype)
+    per_class = centers_of(spec)
+    targets = _label_targets(arrays["y"], c // (per_class or 1), spec.cross_entropy, dtype)
     lambda_ = spec.cross_entropy.z_loss
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
@@ -75,7 +78,15 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     check_options(options)
     check_targets(dtype, np.asarray([lambda_]))
     b = arrays["b"] * options.logit_scale if "b" in arrays else None
-    classes = Classes(arrays["w"], b, targets.uniform, samples.directions, dtype, read_again=keep)
+    classes = Classes(
+        arrays["w"],
+        b,
+        targets.uniform,
+        samples.directions,
+        dtype,
+        read_again=keep,
+        centers=per_class,
+    )
     class_gradients = ClassGradients(
         dw=request.output("w", (c, d)) if "w" in wanted else None,
         db=Pair(np.zeros(c), np.zeros(c)) if "b" in wanted else None,
@@ -95,7 +106,7 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     if n:
         contract.warn_if_unreliable("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
-        inputs.check_classes(classes.w, directions=classes.directions)
+        inputs.check_classes(classes.w, directions=classes.directions, centers=classes.centers)
     finished = {} if gradients is None else gradients.finish()  # pass 4
     loss = with_row_terms(
         reduced(losses, reduction, targets.divisor), lambda_ * lse * lse if lambda_ else terms, reduction
@@ -158,9 +169,13 @@ def _label_targets(y: Integers, classes: int, settings: cross_entropy.Settings, 
 
 
 def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, dtype: DType) -> Samples:
-    if isinstance(spec, Margin):
-        return Samples.of_margin(arrays["x"], arrays["y"], spec.scale, row_weight, dtype)
-    return Samples.of_linear(arrays["x"], arrays["y"], row_weight, spec.softcap.logit_scale, dtype)
+    if isinstance(spec, Linear):
+        return Samples.of_linear(arrays["x"], arrays["y"], row_weight, spec.softcap.logit_scale, dtype)
+    samples = Samples.of_margin(arrays["x"], arrays["y"], spec.scale, row_weight, dtype)
+    if spec.centers is None:
+        return samples
+    centers = Centers(spec.centers, arrays["x"])
+    return replace(samples, y=centers.own_rows(arrays["w"], samples.y), centers=centers)
 
 
 def _label_branch(spec: Linear | Margin, arrays: Arrays, at: slice, samples: Samples) -> Target:

@@ -11,7 +11,7 @@ import numpy as np
 from refloss.engines.contract import MAX_TERMS
 from refloss.engines.kernels import pairs
 from refloss.engines.kernels import rows as row_kernels
-from refloss.error_free import Array, Pair
+from refloss.error_free import Array, Pair, scale_rows, sqrt
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array:
@@ -37,6 +37,12 @@ def pair_dots(a: Array, b: Array) -> Pair:
     hi, lo = np.empty(len(a)), np.empty(len(a))
     pairs.vecdot(a, b, hi, lo)
     return Pair(hi, lo)
+
+
+def pair_cosines(a: Array, b: Array) -> Pair:
+    """Return what `cosine.of_rows` does, from a kernel (R,)."""
+    (a, _), (b, _) = scale_rows(a), scale_rows(b)
+    return pair_dots(a, b) / (sqrt(pair_dots(a, a)) * sqrt(pair_dots(b, b)))
 
 
 def squared_norms(rows: Array) -> Array:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from refloss.engines.fused.centers import Centers
 from refloss.engines.fused.headroom import DType
 from refloss.engines.fused.online_softmax import PartialState, RowLoss
 from refloss.engines.fused.products import row_dots
@@ -30,6 +31,7 @@ class Samples:
 
     x: ScaledRows
     y: Integers
+    """The row of W that stands for the class of each label (N,)."""
     alpha: Array
     """α (N,)."""
     max_product: float
@@ -40,6 +42,8 @@ class Samples:
     """Whether logits are those of unit vectors."""
     scale_is_norm: bool
     """Whether the scale is the length of x."""
+    centers: Centers | None = None
+    """What chooses among the centers of a class, where classes have such."""
 
     @classmethod
     def of_margin(
@@ -73,6 +77,7 @@ class Samples:
             y=self.y[rows],
             alpha=self.alpha[rows],
             grad_weight=self.grad_weight.take(rows),
+            centers=None if self.centers is None else self.centers.take(rows),
         )
 
     def dx(

@@ -30,8 +30,10 @@ class Sweep:
     def __init__(self, classes: Classes, size: int, cap: float | None = None, *, keep: bool) -> None:
         self.cap = cap
         """What logits are capped at."""
-        self.classes, self.size, self.blocks = classes, size, block_ranges(len(classes.w), size, classes.dtype)
-        """All classes, the samples of a group, and the blocks of classes."""
+        self.classes, self.size = classes, size
+        """All classes, and the samples of a group."""
+        self.blocks = block_ranges(len(classes.w), size, classes.dtype, classes.centers or 1)
+        """The blocks of classes."""
         self.tiles = Tiles(size, self.blocks, classes.dtype, keep=keep)
         self.states: list[PartialState] = []
         """The state of each block, without gradients, of the group that went forward last."""
@@ -46,6 +48,8 @@ class Sweep:
         def block_state(at: slice) -> PartialState:
             block, tile = self._block(at, samples)
             product(samples.x.rows, block.w.T, tile)  # pass 1a: x W_kᵀ
+            if samples.centers is not None:
+                samples.centers.keep_nearest(self.classes.w[at], block, samples.x.norm, tile)
             raised = None if hard is None else hard.of_block(self.classes.w[at], block, alpha, tile)
             state = partial_state(block, alpha, tile, gradients, self.cap, raised)
             self.tiles.release(tile)

@@ -181,6 +181,37 @@ def _raised_and_max(
 
 
 @njit
+def keep_nearest(
+    tile: FloatArray, beta: FloatArray, label_columns: Integers, centers: int, reach: Array, lowest: Float
+) -> tuple[Integers, Integers]:
+    """Make the products, as in `exponentials`, of all but the nearest of the centers of a class `lowest`, -inf.
+
+    The centers of a class are side by side; of the label's class all become -inf. Where the largest product with β is
+    not larger than another by more than a reach (N,), all are left as they are; these rows and classes are returned.
+    """
+    rows, classes, total = np.empty(16, np.int64), np.empty(16, np.int64), 0
+    for i in range(len(tile)):
+        row, own = tile[i], label_columns[i] // centers
+        for k in range(len(row) // centers):
+            largest, second = lowest, lowest
+            for j in range(k * centers, (k + 1) * centers):
+                value = row[j] * beta[j]
+                second = max(second, min(largest, value))
+                largest = max(largest, value)
+            if k == own:
+                largest = -lowest  # which none of them is
+            elif not largest - second > reach[i]:
+                if total == len(rows):
+                    rows, classes = np.concatenate((rows, rows)), np.concatenate((classes, classes))
+                rows[total], classes[total] = i, k
+                total += 1
+                continue
+            for j in range(k * centers, (k + 1) * centers):
+                row[j] = row[j] if row[j] * beta[j] == largest else lowest
+    return rows[:total], classes[:total]
+
+
+@njit
 def near_threshold(
     tile: FloatArray,
     alpha: FloatArray,

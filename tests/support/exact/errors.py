@@ -98,7 +98,7 @@ def logit_terms(loss: Any, inputs: Sequence[Any], upstream: Any, upstream_lse: A
 
 def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projected: bool) -> dict[str, Array]:
     samples, classes = head.shape
-    terms = {"x": filled((samples,), mpf(0)), "w": filled((classes,), mpf(0))}
+    terms = {"x": filled((samples,), mpf(0)), "w": filled((len(head.rows),), mpf(0))}
     terms |= {
         name: filled(array.shape, mpf(0)) for name, array in (("b", head.bias), ("m", head.given)) if array is not None
     }
@@ -109,11 +109,11 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
             row = head.row(n, weights[n])
             g = [row.terms(k, head.batch.one_label) for k in range(classes)]
             if head.margin is None:
-                terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.classes, strict=True))
+                terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.rows, strict=True))
                 terms_w = [number * x.norm() for number in g]
             else:
                 sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
-                slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
+                slopes = [sine_of(x, w) for w in sample.classes] if projected else [mpf(1)] * classes
                 if negatives:
                     sizes = map(negatives.size, range(classes))
                     slopes = [slope * size for slope, size in zip(slopes, sizes, strict=True)]
@@ -129,11 +129,11 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                     terms["x"][n] += of_v * abs(mp.diff(pair.quality.v, x.norm()))
                 if head.regularizer:
                     terms["x"][n] += abs(of_terms[n] * head.regularizer) * pair.quality.term_size(x.norm())
-                terms_w = [number / w.norm() for number, w in zip(slope_terms, head.classes, strict=True)]
-            terms["w"] += np.array(terms_w, dtype=object)
+                terms_w = [number / w.norm() for number, w in zip(slope_terms, sample.classes, strict=True)]
+            terms["w"][head.chosen[n]] += np.array(terms_w, dtype=object)
             if head.bias is not None:
                 terms["b"] += np.array(g, dtype=object)
-    return terms
+    return terms | {"w": terms["w"].reshape(head.shape_of_rows)}
 
 
 @untraced

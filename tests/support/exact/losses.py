@@ -10,7 +10,7 @@ from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Batch, Row, Settings, Weights
 from support.exact.divergences import DivergenceBatch
-from support.exact.margins import Curve, Negatives, Sample, TargetPair, curve, without
+from support.exact.margins import Curve, Negatives, Sample, TargetPair, curve, nearest, without
 from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, exact, filled, places, rows
 from support.exact.qualities import quality_of, real
 from support.exact.stages import cross_entropy, triplet
@@ -48,12 +48,16 @@ def value(loss: Any, *inputs: Any, digits: int = 60, absolute: bool = False) -> 
 
 
 class Head:
-    """A loss on x and w: SoftmaxLoss, or a margin loss. Rows that are ignored are not looked at."""
+    """A loss on x and w: SoftmaxLoss, or a margin loss. Rows that are ignored are not looked at.
+
+    Of centers w (C, K, D) those of a class are side by side; the nearest one stands for the class.
+    """
 
     def __init__(self, loss: Any, x: Any, w: Any, y: Any, more: Any = None):
         samples = exact(x)
-        self.classes = rows(w)
-        self.shape = (len(samples), len(self.classes))
+        self.rows = rows(np.reshape(w, (-1, np.shape(w)[-1])))
+        self.shape_of_rows, self.centers = np.shape(w)[:-1], int(getattr(loss, "centers", 1))
+        self.shape = (len(samples), len(self.rows) // self.centers)
         self.labels = np.asarray(y)
         self.margin = None if name_of(loss) == "SoftmaxLoss" else Curve.of(**curve(loss))
         extra = None if more is None else exact(more)  # biases of classes, or margins of samples
@@ -62,6 +66,7 @@ class Head:
         self.batch, self.cap = Batch.of(y, self.shape, settings), settings.cap
         self.regularizer = mp.convert(float(getattr(loss, "regularizer", 0.0)))
         self.samples = {n: Vector.of(samples[n]) for n in self.active()}
+        self.chosen = {n: self.nearest_rows(sample) for n, sample in self.samples.items()}
         self.pairs: dict[int, TargetPair] = {}
         self.negatives: dict[int, Negatives | None] = {}
         if self.margin is not None:
@@ -70,14 +75,24 @@ class Head:
                 quality = quality_of(loss, sample, None if self.given is None else self.given[n])
                 c = self.margin if self.given is None else without(self.margin, quality)
                 detached = loss.gradient == "detached"
-                self.pairs[n] = TargetPair(sample, self.classes[label], c, detached=detached, quality=quality)
-                self.negatives[n] = Negatives.of(loss, self.pairs[n], self.classes, label)
+                classes = self.classes(n)
+                self.pairs[n] = TargetPair(sample, classes[label], c, detached=detached, quality=quality)
+                self.negatives[n] = Negatives.of(loss, self.pairs[n], classes, label)
 
     def active(self) -> Iterator[int]:
         return (n for n, targets in enumerate(self.batch.targets) if targets is not None)
 
+    def nearest_rows(self, x: Vector) -> list[int]:
+        """Which row of w stands for each class."""
+        k = self.centers
+        return [first + nearest(x, self.rows[first : first + k]) for first in range(0, len(self.rows), k)]
+
+    def classes(self, n: int) -> list[Vector]:
+        """What stands for each class of a sample."""
+        return [self.rows[row] for row in self.chosen[n]]
+
     def sample(self, n: int) -> Sample:
-        return Sample(self.samples[n], self.classes, int(self.labels[n]), self.pairs[n], self.negatives[n])
+        return Sample(self.samples[n], self.classes(n), int(self.labels[n]), self.pairs[n], self.negatives[n])
 
     def term(self, n: int) -> mpf:
         """What the loss of a row has added for the length of x: only MagFace has such a term."""
@@ -87,7 +102,7 @@ class Head:
         if self.margin is not None:
             return self.sample(n).z
         x = self.samples[n]
-        z = [mp.ldexp(mpf(x.dot(w)), x.exponent + w.exponent) for w in self.classes]
+        z = [mp.ldexp(mpf(x.dot(w)), x.exponent + w.exponent) for w in self.rows]
         return z if self.bias is None else [number + b for number, b in zip(z, self.bias, strict=True)]
 
     def size(self, n: int) -> mpf:
@@ -96,7 +111,7 @@ class Head:
             scale = self.samples[n].norm() if self.margin.scale is None else self.margin.scale
             negatives = self.negatives[n]
             return scale * negatives.steepest() if negatives else scale
-        size = self.samples[n].norm() * max(w.norm() for w in self.classes)
+        size = self.samples[n].norm() * max(w.norm() for w in self.rows)
         return self.cap.size(size + (0 if self.bias is None else max(abs(b) for b in self.bias)))
 
     def row(self, n: int, weights: Weights | None = None) -> Row:
@@ -113,6 +128,11 @@ class Wanted:
             for index in indices:
                 self.masks[name][tuple(index)] = True
                 self.arrays[name][tuple(index)] = mpf(0)
+
+    def as_rows(self, name: str) -> None:
+        """Take the centers of all classes as rows."""
+        for arrays in (self.arrays, self.masks):
+            arrays[name] = arrays[name].reshape(-1, arrays[name].shape[-1])
 
     def columns(self, name: str, row: int) -> list[int]:
         """The entries asked for in one row."""
@@ -150,12 +170,13 @@ def gradients(
     shapes = {"x": np.shape(inputs[0]), "w": np.shape(inputs[1])}
     shapes |= {name: array.shape for name, array in (("b", head.bias), ("m", head.given)) if array is not None}
     wanted = Wanted(shapes, entries)
+    wanted.as_rows("w")
     for n in head.active():
         if head.margin is None:
             linear_gradients(head, n, weights[n], wanted, digits)
         else:
             margin_gradients(head, n, weights[n], of_terms[n], wanted, digits)
-    return wanted.arrays
+    return wanted.arrays | {"w": wanted.arrays["w"].reshape(np.shape(inputs[1]))}
 
 
 def logit_gradients(
@@ -185,7 +206,7 @@ def logit_gradients(
 
 def linear_gradients(head: Head, n: int, weights: Weights, wanted: Wanted, digits: int) -> None:
     """SoftmaxLoss, sample n: a step moves logit k by step * w_ki (x), step * x_ni (w), step (b)."""
-    x, classes = head.samples[n], head.classes
+    x, classes = head.samples[n], head.rows
     tens = digits // 2 + 6
     norms = [w.norm() for w in classes if w.square]
     spread = places(max(norms) / min(norms)) if norms else 0
@@ -237,13 +258,13 @@ def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted:
         with mp.workdps(digits + tens + extra + GUARD):
             sample = head.sample(n)
             for k in which:
-                move = Moved.by(head.classes[k], tens)
-                step = move.length(head.classes[k])
-                for i in wanted.columns("w", k):
+                move, center = Moved.by(sample.classes[k], tens), head.chosen[n][k]
+                step = move.length(sample.classes[k])
+                for i in wanted.columns("w", center):
                     change = row.change(k, sample.w_moved(k, i, move, -1), sample.w_moved(k, i, move, 1))
-                    wanted.add("w", (k, i), change / (2 * step))
+                    wanted.add("w", (center, i), change / (2 * step))
 
-    move_classes((k for k in range(len(head.classes)) if k != label), tens, faint)
+    move_classes((k for k in range(head.shape[1]) if k != label), tens, faint)
     move_classes([label], tens_label, faint + places(1 / slope))
 
     if head.given is not None and wanted.masks["m"][n]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,7 +182,7 @@ def curve(loss: Any) -> dict[str, Any]:
             margin = {"m1": loss.m, "annealing": loss.annealing, "boundary": loss.boundary}
         case "CosFace" | "AMSoftmax":
             margin = {"m3": loss.m, "boundary": loss.boundary}
-        case "ArcFace" | "CurricularFace":
+        case "ArcFace" | "CurricularFace" | "SubCenterArcFace":
             margin = {"m2": loss.m, "boundary": loss.boundary}
         case "CombinedMargin":
             margin = {"m1": loss.m1, "m2": loss.m2, "m3": loss.m3, "boundary": loss.boundary}
@@ -280,6 +280,16 @@ class Negatives(NamedTuple):
     def steepest(self) -> mpf:
         """What the size of the slope is at most, of all cosines."""
         return abs(self.t) + 2 if self.curricular else 1 + self.t
+
+
+def nearest(x: Vector, centers: Sequence[Vector]) -> int:
+    """Which center makes the smallest angle with x, the first of those that do: exactly, by integers."""
+    best = 0
+    for j in range(1, len(centers)):
+        dot, least = x.dot(centers[j]), x.dot(centers[best])
+        if dot * abs(dot) * centers[best].square > least * abs(least) * centers[j].square:
+            best = j
+    return best
 
 
 class Sample:
