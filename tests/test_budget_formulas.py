@@ -25,6 +25,7 @@ from mpmath import mp, mpf
 import refloss
 from refloss.error_free import Pair
 from refloss.stages import angle, margin, softmax
+from refloss.stages.softcap import Settings
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
 from refloss.testing.errors import divergence as divergences
@@ -57,16 +58,14 @@ class Bound(NamedTuple):
 
 BOUND: list[Bound] = []
 SYMMETRIC = "arguments exchanged"  # the largest or least of two, and a distance, are the same in either order
+SECOND_CASE = ["0: factor 0 dropped", "0: factor 1 dropped", "0: upside down", "0: 1 + 1"]
+"""Of a threshold, written a second time where the first case fails."""
 EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     "polynomial": ["0: sign of all"],  # r is a root of either sign
     "reach": ["1: cases exchanged"],  # of two sides
     "scale-length": ["0: sign of all", "0: twice all"],  # of 0
-    "beyond": [
-        "0: factor 0 dropped",
-        "0: factor 1 dropped",
-        "0: upside down",
-        "0: 1 + 1",
-    ],  # where the first case fails
+    "beyond": SECOND_CASE,
+    "lse-beyond": SECOND_CASE,
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
     "directions-size": ["0: sign of all"],  # of a vector whose magnitudes count
     "divisor": ["1: sign of all"],  # of a number whose magnitude counts
@@ -364,7 +363,7 @@ def test_a_target_whose_sine_is_within_twice_its_error_has_no_direction(theta):
 
 
 class Spied(NamedTuple):
-    """Calls of the functions of errors in the course of a budget: arguments and results, by name."""
+    """Calls of functions in the course of a budget: arguments and results, by name."""
 
     calls: dict[str, list[tuple[tuple[Any, ...], Any]]]
     value: Any
@@ -381,7 +380,7 @@ def _spied(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> Spied
     calls: dict[str, list[tuple[tuple[Any, ...], Any]]] = {}
 
     def spy(name: str) -> Callable[..., Any]:
-        function = getattr(errors, name)
+        function = getattr(budgets, name)
 
         def called(*arguments: Any) -> Any:
             result = function(*arguments)
@@ -391,6 +390,7 @@ def _spied(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> Spied
         return called
 
     names = ("cosine_error", "margin_error", "cross_entropy_error", "normalize_error")
+    names = (*names, "softcap_error", "log_sum_exp_error", "_with_options")
     with patch.multiple(budgets, TRUTH=OWN, **{name: spy(name) for name in names}):
         value, allowed = budgets.bounds(loss, inputs, a, upstream)
     return Spied(calls, value, allowed)
@@ -614,6 +614,112 @@ def _distance(squared: bool) -> Callable[[Any, Any], mpf]:
     return distance
 
 
+# --------------------------------------------------------------------------------------------------- options of logits
+
+CAPS = (
+    (0.5, 4.0, (0.01, 0.2, 0.05, 0.3)),
+    (1.7, 0.25, (0.002, 0.2, 0.05, 0.0)),
+    (2.0, 3.0, (0.1, 40.0, 2.0, 0.5)),  # errors of which no logit, or no slope, is left
+)
+"""Scales, caps, and errors of logits."""
+
+
+def _capped(rng: np.random.Generator, standards: tuple[str, ...] = ("stable",)) -> Iterator[tex.Scope]:
+    for scale, cap, off in CAPS:
+        z = rng.normal(size=C) * 2.0
+        for standard in standards:
+            a = COARSE._replace(log_p=standard)
+            capped = errors.softcap_error(z, np.array(off), Settings(scale, cap), a)
+            values = {"r": scale, "K": cap, "z": z, r"\Delta z": np.array(off)}
+            values |= {"z'": capped.z, r"\Delta z'": capped.of_z, r"\Delta h": capped.of_slope / scale}
+            yield _scope(a, values, standards.index(standard))
+
+
+@_formulas("logit-scale")
+def _(rng):
+    for scale, _, off in CAPS:
+        z = rng.normal(size=C)
+        capped = errors.softcap_error(z, np.array(off), Settings(scale), COARSE)
+        values = {"r": scale, "z": z, r"\Delta z": np.array(off), "z'": capped.z, r"\Delta z'": capped.of_z}
+        yield _scope(COARSE, values)
+
+
+@_formulas("cap-argument", "capped")
+def _(rng):
+    yield from _capped(rng)
+
+
+@_formulas("cap-argument", "slope-moved", "slope")
+def _(rng):
+    yield from _capped(rng, ("stable", "relative"))
+
+
+@_formulas("lse-beyond", "lse", "lse-error", "probability", needed=("gaps", "beyond", "moved", "loss-working"))
+def _(rng):
+    given = list(_rows(rng))
+    unknown = (given[0][0], np.full((1, C), 40.3), COARSE)
+    for rows, dz, a in (*given, unknown):
+        for standard in ("stable", "working", "relative"):
+            lse, of_lse, of_p = errors.log_sum_exp_error(rows, dz, a._replace(log_p=standard))
+            values = {"z": rows.z[0], "z'": rows.z[0], r"\Delta z": dz[0], r"\Delta z'": dz[0]}
+            values |= {"p": rows.p[0], "q": rows.q[0], **dict.fromkeys(("d", r"\gamma"), rows.z[0].max() - rows.z[0])}
+            values |= {"\\operatorname{lse}": lse[0], r"\Delta \operatorname{lse}": of_lse[0], r"\Delta p": of_p[0]}
+            yield _scope(a, values, choice=1)  # "working", whatever the standard
+
+
+LAMBDA = 0.25
+
+
+def _with_z_loss(rng: np.random.Generator, **settings: Any) -> Spied:
+    """The budget of a loss with every option; the log-sum-exp of the first row is negative."""
+    loss = refloss.CrossEntropy(logit_scale=0.5, softcap=4.0, z_loss=LAMBDA, **settings)
+    inputs = rng.normal(size=(N, C)) * 2.0 - 8.0 * (np.arange(N) == 0)[:, None], rng.permutation(C)[:N]
+    return _spied(loss, inputs, COARSE, WEIGHTS if loss.reduction == "none" else -0.7)
+
+
+@_formulas("z-loss")
+def _(rng):
+    spied = _with_z_loss(rng, reduction="none")
+    *_, without, _, _ = spied.arguments("_with_options")
+    lse, of_lse, _ = spied.result("log_sum_exp_error")
+    values = {r"\Delta Z": spied.value - without, r"\lambda": LAMBDA}
+    yield _scope(COARSE, values | {r"\operatorname{lse}": lse, r"\Delta \operatorname{lse}": of_lse})
+
+
+@_formulas("z-loss", "z-loss-value")
+def _(rng):
+    mean = 1.0 / N
+    for reduction, weight, plain, own in (
+        ("mean", mean, mean, None),
+        ("sum", 1.0, 1.0, None),
+        ("mean", -0.5 * mean, mean, (-2.0,) * C),
+        ("sum", 1.0, 1.0, (-2.0,) * C),
+    ):
+        spied = _with_z_loss(rng, reduction=reduction, class_weight=own)
+        _, rows, *_, without, _, _ = spied.arguments("_with_options")
+        lse, of_lse, _ = spied.result("log_sum_exp_error")
+        values = {r"\Delta \mathcal L_z": spied.value - without, r"\omega": weight, r"\omega'": plain}
+        values |= {"L": rows.loss, r"\lambda": LAMBDA, r"\operatorname{lse}": lse, r"\Delta \operatorname{lse}": of_lse}
+        yield _scope(COARSE, values)
+
+
+@_formulas("z-loss-part", "z-loss-gradient", "capped-gradient")
+def _(rng):
+    for reduction in ("mean", "sum", "none"):
+        spied = _with_z_loss(rng, reduction=reduction, class_weight=(1.0, 2.0, 0.5, 1.5))
+        capped = spied.result("softcap_error")
+        _, rows, *_ = spied.arguments("_with_options")
+        *_, g, of_g = spied.arguments("_with_options")
+        lse, of_lse, of_p = spied.result("log_sum_exp_error")
+        _, gradient, of_gradient = spied.result("_with_options")
+        for n in range(N):
+            upstream = WEIGHTS[n] if reduction == "none" else -0.7 / (N if reduction == "mean" else 1)
+            values = {r"\beta'": upstream, r"\lambda": LAMBDA, "r": 0.5, "h": capped.slope[n] / 0.5}
+            values |= {"\\operatorname{lse}": lse[n], r"\Delta \operatorname{lse}": of_lse[n], r"\Delta p": of_p[n]}
+            values |= {"p": rows.p[n], "G": g[n], r"\Delta G": of_g[n], r"\Delta h": capped.of_slope[n] / 0.5}
+            yield _scope(COARSE, values | {"A": gradient[n], r"\Delta A": of_gradient[n]})
+
+
 # --------------------------------------------------------------------------------------------------------- divergences
 
 
@@ -643,7 +749,7 @@ def _(rng):
         yield _scope(COARSE, values | {"L": (p.p * (p.log_p - q.log_p)).sum()})
 
 
-@_formulas("divergence-gradient")
+@_formulas("divergence-sum", "divergence-maximum", "divergence-gradient")
 def _(rng):
     for _ in range(N):
         z, _, q, _ = _sides(rng)
