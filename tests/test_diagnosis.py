@@ -89,6 +89,18 @@ def test_what_is_wrong_with_an_option_is_named(torch, place, name):
     assert [sentence[: len(said)] for sentence in report.diagnoses] == [said] * bool(said), str(report.diagnoses)
 
 
+def test_no_cap_is_fitted_to_an_error_of_the_gradients_alone():
+    """In bfloat16 the budget of a cap that changes little is wide enough for 5 per cent."""
+
+    def larger(z, y):
+        value, dz = numpy_logits(CE)(z, y)
+        return value, (dz * z.dtype.type(1.05)).astype(z.dtype)
+
+    report = check(larger, CE, dtype="bfloat16")
+    assert report.state == "does not conform"
+    assert not any("softcap" in sentence or "logit_scale" in sentence for sentence in report.diagnoses)
+
+
 def test_logits_are_those_of_the_softmax():
     loss = refloss.CrossEntropy(softcap=2.0, logit_scale=0.5)
     rows = rows_of(loss, (Z, Y), references())

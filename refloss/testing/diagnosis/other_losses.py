@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from refloss.error_free import Array
 from refloss.stages import divergence, margin
+from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.references import (
     Explained,
     Outcomes,
@@ -20,6 +21,7 @@ from refloss.testing.diagnosis.references import (
     SmoothedOthers,
     all_agree,
     number_of_classes,
+    over_budget,
 )
 from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
 from refloss.testing.diagnosis.variants import variants
@@ -175,12 +177,19 @@ def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[E
         own = getattr(loss, name, None)
         if isinstance(own, float):
             yield from _settings(loss, name, 1.001 * own, partial(_secant, own), outcomes, references)
-    if has_cap(loss):
+    # A cap has wider budgets. Where no value is wrong, they alone might cover an error of the gradients.
+    if has_cap(loss) and any(_value_is_wrong(loss, inputs, output, references) for inputs, output in outcomes):
         scale, cap = softcap_of(loss)
         beside = CAPS[-1] if cap is None else 1.001 * cap
         yield from _settings(loss, "softcap", beside, partial(_crossings, CAPS), outcomes, references)
         crossings = partial(_crossings, scale * SCALES)
         yield from _settings(loss, "logit_scale", 1.001 * scale, crossings, outcomes, references)
+
+
+def _value_is_wrong(loss: Loss, inputs: Inputs, output: Found, references: References) -> bool:
+    """Whether the value, or that of a row, is over budget."""
+    _, over = next(over_budget(loss, inputs, output, references))
+    return over is not None and bool(over.any())
 
 
 Solver: TypeAlias = Callable[[Callable[[float], float], float], Iterable[float]]
