@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import refloss
+from support import thresholds
 from support.checks import rounded_share as share
 
 Random = np.random.Generator
@@ -133,10 +134,21 @@ def _margin(random: Random, c: int) -> Any:
     settings = _shared(random, c)
     if random.random() < 0.2:
         settings["gradient"] = "detached"
-    name = _pick(random, "Modified", "Norm", "A", "Cos", "Arc", "Arc", "Combined", "Combined")
+    name = _pick(
+        random, "Modified", "Norm", "A", "Cos", "Arc", "Arc", "Combined", "Combined", "Ada", "Mag", "Curricular", "MV"
+    )
     if name == "Modified":
         return refloss.ModifiedSoftmax(**settings)
     settings["s"] = _pick(random, 1.0, 64.0, 8.0, None, _far(random, 0.5))
+    if name in ("Ada", "Mag"):
+        return _by_length(random, name, settings)
+    if name in ("Curricular", "MV"):
+        return _of_hard_classes(random, name, settings)
+    return _of_one_margin(random, name, settings)
+
+
+def _of_one_margin(random: Random, name: str, settings: dict[str, Any]) -> Any:
+    """Draw a loss whose margins are the same for all samples, if they are not given."""
     if name == "Norm":
         return refloss.NormFace(**settings)
     if name == "A":
@@ -151,6 +163,32 @@ def _margin(random: Random, c: int) -> Any:
     return refloss.CombinedMargin(
         m1=m1, m2=_pick(random, 0.3, 1.0, 0.1), m3=_pick(random, 0.2, 0.1), boundary=_pick(random, *RULES), **settings
     )
+
+
+def _by_length(random: Random, name: str, settings: dict[str, Any]) -> Any:
+    """Draw a loss with margins by length: bounds that are near to each other or far, v that moves slowly or steeply."""
+    if name == "Ada":
+        width = _pick(random, 100.0, 0.5, 0.0, 1e-3, float(random.random()))
+        mean = _pick(random, 20.0, 1.0, 0.0, float(10.0 ** random.uniform(-4.0, 3.0)))
+        h, eps = _pick(random, 0.333, 0.0, 1.0, 10.0), _pick(random, 1e-3, 1.0, 0.25, 1e-12)
+        return refloss.AdaFace(m=_pick(random, 0.4, 0.0, 1.0), h=h, mean=mean, std=width, eps=eps, **settings)
+    low = _pick(random, 10.0, 1.0, float(10.0 ** random.uniform(-4.0, 3.0)))
+    most = low * _pick(random, 11.0, 3.0, 1.0 + 1e-3, 1.0 + 1e-9)
+    l_m = _pick(random, 0.45, 0.0, 1.0)
+    u_m, weight = l_m + _pick(random, 0.35, 0.0, 2.0), _pick(random, 35.0, 0.0, 1e-3, 1e6)
+    rule = _pick(random, "easy", *RULES)
+    return refloss.MagFace(l_a=low, u_a=most, l_m=l_m, u_m=u_m, regularizer=weight, boundary=rule, **settings)
+
+
+def _of_hard_classes(random: Random, name: str, settings: dict[str, Any]) -> Any:
+    """Draw a loss that raises the cosines of hard classes."""
+    if name == "Curricular":
+        t = _pick(random, 0.0, 0.3, 1.0, -1.0, float(random.uniform(-1.0, 1.0)))
+        rule = _pick(random, "hard", *RULES)
+        return refloss.CurricularFace(m=_pick(random, 0.5, 0.1, 1.5), t=t, boundary=rule, **settings)
+    kind, rule = _pick(random, "am", "arc"), _pick(random, "easy", "none")
+    m, t = _pick(random, 0.35, 0.0, 0.25, 1.0), _pick(random, 0.2, 0.0, 1.0, 100.0)
+    return refloss.MVSoftmax(m=m, t=t, margin=kind, boundary=rule, **settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------- kinds
@@ -199,7 +237,49 @@ def head(random: Random) -> tuple[Any, Any]:
         w[random.integers(c)] = x[random.integers(n)] * _pick(random, 1.0, -1.0, 0.5, 1.0 + 2.0**-40)
     if random.random() < 0.2:
         w[:] = w[random.integers(c)]
-    return _margin(random, c), (x, w, _labels(random, n, c))
+    loss, inputs = _margin(random, c), (x, w, _labels(random, n, c))
+    if isinstance(loss, refloss.ArcFace | refloss.CosFace | refloss.CombinedMargin) and random.random() < 0.3:
+        most = 1.9 if isinstance(loss, refloss.CosFace) else 3.0
+        return loss, (*inputs, random.uniform(-most, most, n) * _pick(random, 1.0, 0.2, 0.0, 1e-17))
+    return loss, inputs
+
+
+def lengths(random: Random) -> tuple[Any, Any]:
+    """Embeddings as long as a bound of their length, beside it by 1e-9 of that down to nothing, or anywhere between."""
+    n, c, d = _sizes(random)
+    settings = _shared(random, c) | {"s": _pick(random, 1.0, 64.0, None)}
+    if random.random() < 0.2:
+        settings["gradient"] = "detached"
+    loss = _by_length(random, _pick(random, "Ada", "Mag"), settings)
+    if isinstance(loss, refloss.MagFace):
+        bounds = [loss.l_a, loss.u_a]
+    else:
+        width = (loss.std + loss.eps) / max(loss.h, 1e-3)
+        bounds = [1e-3, 100.0, loss.mean + width, abs(loss.mean - width) or 1.0]
+    x, w = random.standard_normal((n, d + 1)), random.standard_normal((c, d + 1))
+    for row in range(n):
+        bound = _pick(random, *bounds)
+        if random.random() < 0.3:
+            x[row] *= bound * random.uniform(0.5, 1.5) / np.linalg.norm(x[row])
+            continue
+        size = _pick(random, bound, float(np.nextafter(bound, 0.0)), float(np.nextafter(bound, np.inf)), 0.6 * bound)
+        rest = 0.8 * bound if size == 0.6 * bound else bound * _pick(random, 0.0, 10.0 ** random.uniform(-30.0, -7.0))
+        x[row] = 0.0
+        x[row, :2] = random.permutation([size, rest]) * random.choice([-1.0, 1.0], 2)
+    return loss, (x, w, _labels(random, n, c))
+
+
+def on_thresholds(random: Random) -> tuple[Any, Any]:
+    """Classes on the threshold above which they are hard, or within 1e-16 of it, and no others that count."""
+    c = int(random.integers(1, 4))
+    settings = _shared(random, c + 2) | {"s": _pick(random, 1.0, 8.0, 64.0)}
+    if random.random() < 0.3:
+        m = _pick(random, 0.0, 0.25)
+        x, w, y = thresholds.ties(m)
+        loss = refloss.MVSoftmax(m=m, t=_pick(random, 0.2, 1.0), boundary=_pick(random, "easy", "none"), **settings)
+        return loss, (x, w[: c + 2], y)
+    loss = _of_hard_classes(random, _pick(random, "Curricular", "MV"), settings)
+    return loss, thresholds.near(loss, random, c, int(random.integers(2, 6)))
 
 
 def linear(random: Random) -> tuple[Any, Any]:
@@ -279,6 +359,10 @@ def folds(random: Random) -> tuple[Any, Any]:
         angle = math.atan2(float(np.linalg.norm(w[0] - w[0] @ unit * unit)), float(w[0] @ unit))
         m2 = min(max(k * math.pi - m1 * angle, 0.01), math.pi) if 0.01 < k * math.pi - m1 * angle < math.pi else m2
     rule = _pick(random, *RULES)
+    if name == "arc" and random.random() < 0.4:  # the margin given, of either sign: φ at 0 as well
+        angle = math.atan2(float(np.linalg.norm(w[0] - w[0] @ unit * unit)), float(w[0] @ unit))
+        m2 = -angle + _pick(random, 0.0, 1e-300, 10.0 ** random.uniform(-16.0, -8.0)) if random.random() < 0.5 else m2
+        return refloss.ArcFace(s=s, boundary=rule, **settings), (x, w, np.zeros(n, np.int64), np.full(n, min(m2, 3.1)))
     if name == "arc":
         loss = refloss.ArcFace(s=s, m=m2, boundary=rule, **settings)
     elif name == "a":
@@ -329,8 +413,10 @@ KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "folds": folds,
     "crowds": crowds,
     "divergences": divergences,
+    "lengths": lengths,
+    "thresholds": on_thresholds,
 }
-SHARES = (0.3, 0.18, 0.18, 0.12, 0.125, 0.005, 0.09)
+SHARES = (0.28, 0.16, 0.15, 0.1, 0.125, 0.005, 0.08, 0.06, 0.04)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing
