@@ -12,7 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, Mask, Numbers, Pair, StageResult, expansion, where
+from refloss.error_free import (
+    Array,
+    Mask,
+    Numbers,
+    Pair,
+    StageResult,
+    dot,
+    expansion,
+    ldexp,
+    scale_rows,
+    sqrt,
+    where,
+)
 from refloss.fixed_point import Surd, settled, square_of
 from refloss.stages.normalize import Directions
 
@@ -97,7 +109,7 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
         What `backward` needs.
     """
     kind = type(directions.length)
-    norm, low, high = directions.norm, pair_of(settings.low, kind), pair_of(settings.high, kind)
+    norm, low, high = _norm(x, directions), pair_of(settings.low, kind), pair_of(settings.high, kind)
     below, above = _beyond(x, norm, settings.low, -1.0), _beyond(x, norm, settings.high, 1.0)
     a, inside = where(below, low, where(above, high, norm)), ~(below | above)
 
@@ -121,20 +133,22 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
     return Quality(v, exactly), terms, Saved(slope.rounded(), pull.rounded())
 
 
-def backward(upstream: Numbers, upstream_terms: Numbers, saved: Saved) -> StageResult:
+def backward(upstream: Numbers, saved: Saved, upstream_terms: Numbers) -> StageResult:
     r"""Carry the gradients of v and of the regularizer to the length; at a bound as inside of it.
 
-    $$\frac{\partial L}{\partial\lVert x\rVert} = [l \le \lVert x\rVert \le u]\left(q\,\frac{\partial L}{\partial v} +
-    \lambda\Bigl(\frac{1}{u^2} - \frac{1}{a^2}\Bigr)\frac{\partial L}{\partial r}\right)$$
+    $$\frac{\partial L}{\partial\lVert x\rVert} = [\lVert x\rVert \ge l]\,[\lVert x\rVert \le u]\left(q\,\frac{\partial
+    L}{\partial v} + \lambda\Bigl(\frac{1}{u^2} - \frac{1}{a^2}\Bigr)\frac{\partial L}{\partial r}\right)$$
 
     without the first term for a v that is detached.
 
     Parameters
     ----------
-    upstream, upstream_terms
-        dL/dv and dL/dr (N,).
+    upstream
+        dL/dv (N,).
     saved
         What `forward` saved.
+    upstream_terms
+        dL/dr (N,).
 
     Returns
     -------
@@ -142,6 +156,14 @@ def backward(upstream: Numbers, upstream_terms: Numbers, saved: Saved) -> StageR
         dL/d‖x‖ (N,).
     """
     return upstream * saved.slope + upstream_terms * saved.pull
+
+
+def _norm(x: Array, directions: Directions) -> Pair:
+    """Return lengths right to 100 bits: of float64 rows `normalize` has 75 or so."""
+    if type(directions.length) is not Pair:
+        return directions.norm
+    scaled, exponent = scale_rows(x)
+    return ldexp(sqrt(dot(scaled, scaled)), exponent)
 
 
 def _beyond(x: Array, norm: Pair, bound: Fraction, side: float) -> Mask:

@@ -208,9 +208,9 @@ class Label(NamedTuple):
     is_cosine: bool
     """Whether its logit is s cos θ, as those of other classes are."""
     gradient: str
-    """How its logit depends on the vectors: "as cosine", as a "constant" or "otherwise"."""
+    """How its logit depends on the angle: "as cosine", as a "constant" or "otherwise"."""
     by_length: bool
-    """Whether it changes with the length of x."""
+    """Whether its gradient on x has a multiple of x beside what it has as such a function of the angle."""
 
 
 class MarginProofs(CrossEntropyProofs):
@@ -239,15 +239,12 @@ class MarginProofs(CrossEntropyProofs):
         psi = angle.psi
         depends = (on_m2 and (psi.cos_phi or psi.drop)) or (on_m3 and psi.m3)
         by_length = bool(depends) and moves(self.spec, self.samples[n])
-        if self.scale is None:
-            gradient = "as cosine" if angle.is_cosine and not by_length else "otherwise"
-        elif by_length:
-            gradient = "otherwise"
-        elif angle.like_cosine or margin.gradient == "detached":
+        if angle.like_cosine or margin.gradient == "detached":
             gradient = "as cosine"
         else:
             gradient = "constant" if angle.is_constant and not margin.annealing else "otherwise"
-        return Label(int(self.arrays["y"][n]), angle.is_cosine, gradient, by_length or self.scale is None)
+        by_scale = self.scale is None and not angle.is_cosine
+        return Label(int(self.arrays["y"][n]), angle.is_cosine, gradient, by_length or by_scale)
 
     def is_hard(self, n: int, k: int) -> bool:
         """Return whether a class is hard."""
@@ -315,28 +312,25 @@ class MarginProofs(CrossEntropyProofs):
     def _of_x(self, n: int) -> Mask:
         """Where Σ_k G_k η'_k r_k / l_k = 0, r_k being integers and l_k = ‖w_k‖: see `_cancels`.
 
-        r_k is the part of w_k across x, or w_k itself where the scale is the length of x. Hard classes then have a
-        multiple of x beside, of which the sum has to be 0 alone, and so has the gradient of the regularizer.
+        r_k is the part of w_k across x or, of cosines where the scale is the length of x, w_k itself. What is a
+        multiple of x beside has to be 0 by itself: of hard classes, of the label and of the regularizer.
         """
         x, _, dots = self.vectors.sample(n)
-        w, classes = self.vectors.w, self.classes(n)
+        w, classes, label = self.vectors.w, self.classes(n), self.label(n)
         tangents = w * int(x @ x) - np.array(dots, object)[:, None] * x
         r = tangents.copy() if self.scale is not None else w.copy()
-        label = self.label(n)
         slopes = [self._slope(n, k) for k in range(len(w))]
         r[[slope == 0 for slope in slopes]] = 0
         keys: list[Hashable] = list(zip(self.vectors.squares, slopes, strict=True))
         if label.gradient != "as cosine":
             keys[label.k] = "target"
-            if label.by_length:  # not cancelled by others, and 0 only where neither angle nor length changes
-                r[label.k] = abs(tangents[label.k]) + abs(x)
-            elif label.gradient == "constant":
-                r[label.k] = 0
+            r[label.k] = tangents[label.k] if label.gradient == "otherwise" else 0
         mask = _cancels(classes, keys, r)
         if self.scale is None and self.hard is not None:
             along = [self.hard.along_x(n, k) for k in range(len(w))]
             mask &= _cancels(classes, ["along x"] * len(w), np.array(along, object)[:, None] * x)
-        if self.regularized and not self._is_at_minimum(n):
+        by_label = label.by_length and classes.names[label.k] not in classes.zero_gradient
+        if by_label or (self.regularized and not self._is_at_minimum(n)):
             mask &= (x == 0).astype(np.bool_)
         return mask
 

@@ -115,7 +115,8 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
                 slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
                 if negatives:
-                    slopes = [slope * negatives.slope(k) for k, slope in enumerate(slopes)]
+                    sizes = map(negatives.size, range(classes))
+                    slopes = [slope * size for slope, size in zip(slopes, sizes, strict=True)]
                 slopes[sample.label] = abs(pair.slope(digits))
                 slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(slope_terms) / x.norm()
@@ -127,9 +128,7 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 elif not pair.quality.constant:
                     terms["x"][n] += of_v * abs(mp.diff(pair.quality.v, x.norm()))
                 if head.regularizer:
-                    slope = mp.diff(pair.quality.term, x.norm())
-                    added = slope + 2 / x.norm() ** 2 if slope else mpf(0)  # 1/u² + 1/a² of what is 1/u² - 1/a²
-                    terms["x"][n] += abs(of_terms[n] * head.regularizer) * added
+                    terms["x"][n] += abs(of_terms[n] * head.regularizer) * pair.quality.term_size(x.norm())
                 terms_w = [number / w.norm() for number, w in zip(slope_terms, head.classes, strict=True)]
             terms["w"] += np.array(terms_w, dtype=object)
             if head.bias is not None:

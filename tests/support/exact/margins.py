@@ -273,10 +273,12 @@ class Negatives(NamedTuple):
             return c
         return c * (self.t + c) if self.curricular else (1 + self.t) * c + self.t
 
-    def slope(self, k: int) -> mpf:
-        """The largest size of the slope of that, of all cosines."""
-        if k not in self.hard:
-            return mpf(1)
+    def size(self, k: int) -> mpf:
+        """The largest slope of that, what a cosine's error is multiplied by at most; 1 where c stays."""
+        return self.steepest() if k in self.hard else mpf(1)
+
+    def steepest(self) -> mpf:
+        """What the size of the slope is at most, of all cosines."""
         return abs(self.t) + 2 if self.curricular else 1 + self.t
 
 
@@ -330,7 +332,6 @@ class Sample:
 
     def term_moved(self, i: int, move: Moved, sign: int) -> mpf:
         """What the term of the length is when entry i of x moves."""
-        assert self.target.quality.term is not None
         return self.target.quality.term(self.length_moved(move, move.square(self.x, i, sign)))
 
     def w_moved(self, k: int, i: int, move: Moved, sign: int) -> mpf:
