@@ -119,7 +119,7 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
         return Surd(settings.offset + settings.factor * (settings.low if below[n] else settings.high))
 
     terms = pull = slope = kind.of(np.zeros(a.shape))
-    if settings.factor * max(settings.high, 1) > STEEP:
+    if settings.factor * max(settings.high, Fraction(1)) > STEEP:
         v = kind(*np.array([expansion(settled(exactly(n).units), 2) for n in range(len(x))]).reshape(-1, 2).T)
     else:
         v = a * pair_of(settings.factor, kind) + pair_of(settings.offset, kind)
