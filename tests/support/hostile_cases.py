@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import refloss
-from support import thresholds
 from support.checks import rounded_share as share
 
 Random = np.random.Generator
@@ -134,21 +133,10 @@ def _margin(random: Random, c: int) -> Any:
     settings = _shared(random, c)
     if random.random() < 0.2:
         settings["gradient"] = "detached"
-    name = _pick(
-        random, "Modified", "Norm", "A", "Cos", "Arc", "Arc", "Combined", "Combined", "Ada", "Mag", "Curricular", "MV"
-    )
+    name = _pick(random, "Modified", "Norm", "A", "Cos", "Arc", "Arc", "Combined", "Combined")
     if name == "Modified":
         return refloss.ModifiedSoftmax(**settings)
     settings["s"] = _pick(random, 1.0, 64.0, 8.0, None, _far(random, 0.5))
-    if name in ("Ada", "Mag"):
-        return _by_length(random, name, settings)
-    if name in ("Curricular", "MV"):
-        return _of_hard_classes(random, name, settings)
-    return _of_one_margin(random, name, settings)
-
-
-def _of_one_margin(random: Random, name: str, settings: dict[str, Any]) -> Any:
-    """Draw a loss whose margins are the same for all samples, if they are not given."""
     if name == "Norm":
         return refloss.NormFace(**settings)
     if name == "A":
@@ -163,32 +151,6 @@ def _of_one_margin(random: Random, name: str, settings: dict[str, Any]) -> Any:
     return refloss.CombinedMargin(
         m1=m1, m2=_pick(random, 0.3, 1.0, 0.1), m3=_pick(random, 0.2, 0.1), boundary=_pick(random, *RULES), **settings
     )
-
-
-def _by_length(random: Random, name: str, settings: dict[str, Any]) -> Any:
-    """Draw a loss with margins by length: bounds that are near to each other or far, v that moves slowly or steeply."""
-    if name == "Ada":
-        width = _pick(random, 100.0, 0.5, 0.0, 1e-3, float(random.random()))
-        mean = _pick(random, 20.0, 1.0, 0.0, float(10.0 ** random.uniform(-4.0, 3.0)))
-        h, eps = _pick(random, 0.333, 0.0, 1.0, 10.0), _pick(random, 1e-3, 1.0, 0.25, 1e-12)
-        return refloss.AdaFace(m=_pick(random, 0.4, 0.0, 1.0), h=h, mean=mean, std=width, eps=eps, **settings)
-    low = _pick(random, 10.0, 1.0, float(10.0 ** random.uniform(-4.0, 3.0)))
-    most = low * _pick(random, 11.0, 3.0, 1.0 + 1e-3, 1.0 + 1e-9)
-    l_m = _pick(random, 0.45, 0.0, 1.0)
-    u_m, weight = l_m + _pick(random, 0.35, 0.0, 2.0), _pick(random, 35.0, 0.0, 1e-3, 1e6)
-    rule = _pick(random, "easy", *RULES)
-    return refloss.MagFace(l_a=low, u_a=most, l_m=l_m, u_m=u_m, regularizer=weight, boundary=rule, **settings)
-
-
-def _of_hard_classes(random: Random, name: str, settings: dict[str, Any]) -> Any:
-    """Draw a loss that raises the cosines of hard classes."""
-    if name == "Curricular":
-        t = _pick(random, 0.0, 0.3, 1.0, -1.0, float(random.uniform(-1.0, 1.0)))
-        rule = _pick(random, "hard", *RULES)
-        return refloss.CurricularFace(m=_pick(random, 0.5, 0.1, 1.5), t=t, boundary=rule, **settings)
-    kind, rule = _pick(random, "am", "arc"), _pick(random, "easy", "none")
-    m, t = _pick(random, 0.35, 0.0, 0.25, 1.0), _pick(random, 0.2, 0.0, 1.0, 100.0)
-    return refloss.MVSoftmax(m=m, t=t, margin=kind, boundary=rule, **settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------- kinds
@@ -237,49 +199,95 @@ def head(random: Random) -> tuple[Any, Any]:
         w[random.integers(c)] = x[random.integers(n)] * _pick(random, 1.0, -1.0, 0.5, 1.0 + 2.0**-40)
     if random.random() < 0.2:
         w[:] = w[random.integers(c)]
-    loss, inputs = _margin(random, c), (x, w, _labels(random, n, c))
-    if isinstance(loss, refloss.ArcFace | refloss.CosFace | refloss.CombinedMargin) and random.random() < 0.3:
-        most = 1.9 if isinstance(loss, refloss.CosFace) else 3.0
-        return loss, (*inputs, random.uniform(-most, most, n) * _pick(random, 1.0, 0.2, 0.0, 1e-17))
-    return loss, inputs
+    return _margin(random, c), (x, w, _labels(random, n, c))
 
 
-def lengths(random: Random) -> tuple[Any, Any]:
-    """Embeddings as long as a bound of their length, beside it by 1e-9 of that down to nothing, or anywhere between."""
+def _with_scale(random: Random, c: int) -> dict[str, Any]:
+    """Draw what losses on directions have in common."""
+    settings = _shared(random, c) | {"s": _pick(random, 1.0, 64.0, 16.0, None, _far(random, 0.5))}
+    return settings | ({"gradient": "detached"} if random.random() < 0.2 else {})
+
+
+def per_sample(random: Random) -> tuple[Any, Any]:
+    """Margins given, of any sign and size, and margins by lengths: at their bounds, or of a steep function."""
     n, c, d = _sizes(random)
-    settings = _shared(random, c) | {"s": _pick(random, 1.0, 64.0, None)}
-    if random.random() < 0.2:
-        settings["gradient"] = "detached"
-    loss = _by_length(random, _pick(random, "Ada", "Mag"), settings)
-    if isinstance(loss, refloss.MagFace):
-        bounds = [loss.l_a, loss.u_a]
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
+    if random.random() < 0.3:
+        w[random.integers(c)] = x[random.integers(n)] * _pick(random, 1.0, -1.0, 0.5, 1.0 + 2.0**-40)
+    settings, name = _with_scale(random, c), _pick(random, "Cos", "Arc", "Combined", "Ada", "Ada", "Mag", "Mag")
+    if name in ("Cos", "Arc", "Combined"):
+        most = 2.0 if name == "Cos" else math.pi
+        ends = (0.0, 0.5, -0.5, most, -most, 1e-300, -1e-20, float(random.uniform(-most, most)))
+        m = np.array([_pick(random, *ends) for _ in range(n)])
+        if name == "Cos":
+            loss: Any = refloss.CosFace(boundary=_pick(random, "none", "conditional"), **settings)
+        elif name == "Arc":
+            loss = refloss.ArcFace(m=1.0, boundary=_pick(random, *RULES), **settings)
+        else:
+            m1, rule = _pick(random, 1.0, 2.0, 0.5, float(random.uniform(0.1, 30.0))), _pick(random, *RULES)
+            loss = refloss.CombinedMargin(m1=m1, m2=1.0, m3=_pick(random, 0.2, 0.1), boundary=rule, **settings)
+        return loss, (x, w, _labels(random, n, c), m)
+    lengths = [_pick(random, 1.0, 10.0, 20.0, 100.0, 110.0, 1e-3, float(random.uniform(0.5, 200.0))) for _ in range(n)]
+    along = random.random()
+    if along < 0.3:
+        x = np.array(lengths)[:, None] * np.eye(1, d)
+    elif along < 0.7:
+        x = random.standard_normal((n, d))
+        x *= (np.array(lengths) / np.linalg.norm(x, axis=1))[:, None]
+    if name == "Ada":
+        loss = refloss.AdaFace(
+            m=_pick(random, 0.4, 1.0, 0.0),
+            h=_pick(random, 0.333, 1.0, 0.0, 1e6),
+            mean=_pick(random, 20.0, 0.0, 1.0, float(random.uniform(0.0, 100.0))),
+            std=_pick(random, 100.0, 1.0, 0.0, 10.0),
+            eps=_pick(random, 1e-3, 1.0, 1e-15, 1e-300),
+            **settings,
+        )
     else:
-        width = (loss.std + loss.eps) / max(loss.h, 1e-3)
-        bounds = [1e-3, 100.0, loss.mean + width, abs(loss.mean - width) or 1.0]
-    x, w = random.standard_normal((n, d + 1)), random.standard_normal((c, d + 1))
-    for row in range(n):
-        bound = _pick(random, *bounds)
-        if random.random() < 0.3:
-            x[row] *= bound * random.uniform(0.5, 1.5) / np.linalg.norm(x[row])
-            continue
-        size = _pick(random, bound, float(np.nextafter(bound, 0.0)), float(np.nextafter(bound, np.inf)), 0.6 * bound)
-        rest = 0.8 * bound if size == 0.6 * bound else bound * _pick(random, 0.0, 10.0 ** random.uniform(-30.0, -7.0))
-        x[row] = 0.0
-        x[row, :2] = random.permutation([size, rest]) * random.choice([-1.0, 1.0], 2)
+        low, l_m = _pick(random, 10.0, 1.0, 1e-6, float(random.uniform(0.1, 5.0))), _pick(random, 0.45, 0.0, 1.0, 3.0)
+        loss = refloss.MagFace(
+            l_a=low,
+            u_a=low * _pick(random, 11.0, 2.0, 1.0 + 2.0**-40, 1e5),
+            l_m=l_m,
+            u_m=min(math.pi, l_m + _pick(random, 0.0, 0.35, 1.0)),
+            regularizer=_pick(random, 35.0, 0.0, 1e-3, 1e6),
+            boundary=_pick(random, *RULES),
+            **settings,
+        )
     return loss, (x, w, _labels(random, n, c))
 
 
-def on_thresholds(random: Random) -> tuple[Any, Any]:
-    """Classes on the threshold above which they are hard, or within 1e-16 of it, and no others that count."""
-    c = int(random.integers(1, 4))
-    settings = _shared(random, c + 2) | {"s": _pick(random, 1.0, 8.0, 64.0)}
-    if random.random() < 0.3:
-        m = _pick(random, 0.0, 0.25)
-        x, w, y = thresholds.ties(m)
-        loss = refloss.MVSoftmax(m=m, t=_pick(random, 0.2, 1.0), boundary=_pick(random, "easy", "none"), **settings)
-        return loss, (x, w[: c + 2], y)
-    loss = _of_hard_classes(random, _pick(random, "Curricular", "MV"), settings)
-    return loss, thresholds.near(loss, random, c, int(random.integers(2, 6)))
+def hard_classes(random: Random) -> tuple[Any, Any]:
+    """Classes on their threshold, next to it by 1e-40 to 1e-8, or anywhere; t from end to end."""
+    n, c, d = _sizes(random)
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
+    settings, y = _with_scale(random, c), _labels(random, n, c)
+    if random.random() < 0.5:
+        t = _pick(random, 0.0, 1.0, -1.0, float(random.uniform(-1.0, 1.0)), 1e-300)
+        m, rule = _pick(random, 0.5, 0.0, 1.0, math.pi), _pick(random, "hard", *RULES)
+        loss: Any = refloss.CurricularFace(m=m, t=t, boundary=rule, **settings)
+    else:
+        t = _pick(random, 0.2, 0.0, 1.0, 1e3, 1e6, 1e-300)
+        m, rule = _pick(random, 0.35, 0.0, 1.0, float(random.uniform(0.0, 2.0))), _pick(random, "easy", "none")
+        loss = refloss.MVSoftmax(m=m, t=t, margin=_pick(random, "am", "arc"), boundary=rule, **settings)
+    on_angle, target, k = getattr(loss, "margin", "arc") == "arc", w[max(y[0], 0)], random.integers(c)
+    near = random.random()
+    if near < 0.3:  # as far from x as the target is
+        w[k] = target * _pick(random, 1.0, 2.0, 3.0, 1.0 + 2.0**-52)
+    if near < 0.2:  # or nearly
+        w[k, random.integers(d)] += np.abs(w[k]).max() * 10.0 ** random.uniform(-40.0, -8.0)
+    elif near > 0.5 and d > 1:  # at the threshold's angle
+        unit = x[0] / np.abs(x[0]).max()
+        unit /= np.linalg.norm(unit)
+        cos = float(
+            np.clip(target / np.abs(target).max() @ unit / np.linalg.norm(target / np.abs(target).max()), -1, 1)
+        )
+        threshold = math.cos(math.acos(cos) + m) if on_angle else cos - m
+        across = random.standard_normal(d)
+        across -= across @ unit * unit
+        if abs(threshold) < 1.0:
+            w[k] = threshold * unit + math.sqrt(1.0 - threshold**2) * across / np.linalg.norm(across)
+    return loss, (x, w, y)
 
 
 def linear(random: Random) -> tuple[Any, Any]:
@@ -413,10 +421,10 @@ KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "folds": folds,
     "crowds": crowds,
     "divergences": divergences,
-    "lengths": lengths,
-    "thresholds": on_thresholds,
+    "margins per sample": per_sample,
+    "hard classes": hard_classes,
 }
-SHARES = (0.28, 0.16, 0.15, 0.1, 0.125, 0.005, 0.08, 0.06, 0.04)
+SHARES = (0.24, 0.14, 0.14, 0.1, 0.105, 0.005, 0.07, 0.1, 0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing
