@@ -84,6 +84,8 @@ CASES = {
     "A-Softmax, theta near 1e-3": near(refloss.ASoftmax(m=2.0), 1e-3, differences=True),
     "CombinedMargin": head(refloss.CombinedMargin(s=8.0, m1=1.35, m2=0.5, m3=0.25, boundary="monotone")),
     "CombinedMargin, theta near 1e-8": near(refloss.CombinedMargin(s=4.0), 1e-8),
+    "SubCenterArcFace": head(refloss.SubCenterArcFace(s=8.0, centers=2)),
+    "SubCenterArcFace, smoothed and weighted": head(refloss.SubCenterArcFace(s=8.0, **textbook.SETTINGS)),
     "SoftmaxLoss": head(refloss.SoftmaxLoss()),
     "CrossEntropy": on_logits(refloss.CrossEntropy()),
     "CrossEntropy, smoothed and weighted": on_logits(refloss.CrossEntropy(**textbook.SETTINGS)),
@@ -112,6 +114,8 @@ def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, d
     names = dict(zip(("x", "w"), case.inputs[:2], strict=True))
     if "x" in gradients and not isinstance(case.loss, refloss.SoftmaxLoss):
         kinds = kinds | mutants.input_mutants(names)
+    if isinstance(case.loss, refloss.SubCenterArcFace):
+        kinds = kinds | mutants.CENTERS
     wrong = mutants.everywhere(kinds, gradients)
     for title, other in (
         mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss)
