@@ -283,7 +283,7 @@ def test_a_bound_has_no_jump_at_a_threshold(engine, apart):
 def test_a_steep_function_of_the_length_costs_nothing(engine):
     """v = 0.333 (a - 20) / ε is a difference of two terms of 7 / ε, which pairs do not hold."""
     x = np.array([[20.0, 0.0], [12.0, 16.0], [np.nextafter(20.0, 0.0), 1e-7], [20.0, 1e-8]])
-    for eps in (1e-3, 1e-15, 1e-200):
+    for eps in (1e-3, 1e-15, 1e-200, 5e-324):
         loss = refloss.AdaFace(s=8.0, std=0.0, eps=eps)
         checks.against_exact(loss, x, W, [0, 1, 2, 0], engine=engine)
     loss = refloss.MagFace(s=8.0, l_a=20.0 - 2.0**-40, u_a=20.0 + 2.0**-40)

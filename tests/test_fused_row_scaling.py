@@ -116,9 +116,19 @@ def test_upstream_gradients_are_powers_of_two_away_from_each_other():
             moved = loss.value_and_grad(x, w, y, upstream=np.full(6, 2.0**power), engine="fused")[1]
             for name, part in checks.as_dict(ones).items():
                 assert np.array_equal(getattr(moved, name), np.ldexp(part, power)), (loss, power, name)
-        powers = np.array([-900, 0, 300, -300, 10, 900])
-        moved = loss.value_and_grad(x, w, y, upstream=2.0**powers, engine="fused")[1]
+        powers = np.array([-900, 0, 300, -300, 10, 900])  # a sum over them, as dL/dW is, is left to the chain
+        moved = loss.value_and_grad(x, w, y, upstream=2.0**powers, wrt="x", engine="fused")[1]
         assert np.array_equal(moved.x, np.ldexp(ones.x, powers[:, None]))
+
+
+def test_a_small_sample_is_not_lost_beside_large_ones_whose_gradients_are_0():
+    x, w = np.array([[-6.5e-120], [-5e228], [-2.4e271]]), np.array([[2.5], [-1.2]])
+    for y, b in (([1, 1, 1], None), ([1, 1, 1], [0.5, -0.5])):
+        check_against_certified(refloss.SoftmaxLoss(), x, w, y, b)
+    single = np.array([[1e-20], [-1e14]], np.float32)
+    check_against_certified(refloss.SoftmaxLoss(), single, w.astype(np.float32), [0, 1], dtype=np.float32)
+    upstream = [1e-200, 1e200]
+    check_against_certified(refloss.NormFace(s=2000.0, reduction="none"), [[1.0], [1.0]], w, [1, 0], upstream=upstream)
 
 
 def test_a_sample_that_weighs_nothing_hides_no_other():

@@ -202,7 +202,7 @@ def test_backward_against_differences(name):
     x *= (lengths / np.linalg.norm(x, axis=1))[:, None]
     _, _, saved = forward(x, settings)
     upstream, of_terms = np.random.default_rng(4).standard_normal((2, 4))
-    gradient = quality.backward(upstream, of_terms, saved)
+    gradient = quality.backward(upstream, saved, of_terms)
     held = [side(row, settings.low) < 0 or side(row, settings.high) > 0 for row in x]
     with mp.workdps(60):
         p, q, u_a, factor = *map(real, (settings.offset, settings.factor, settings.high)), mpf(settings.regularizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import Field, fields
-from typing import Any, TypedDict, get_args, get_type_hints
+from typing import Any, TypedDict
 
 from rich.table import Table
 
@@ -12,6 +12,7 @@ import refloss
 from refloss.cli.loss_names import public_losses
 from refloss.cli.options import AsJson
 from refloss.cli.printing import make_console, make_table, show_json
+from refloss.testing.signatures import fields_of
 
 PSI = {
     "ModifiedSoftmax": "cos(theta)",
@@ -20,8 +21,12 @@ PSI = {
     "CosFace": "cos(theta) - m",
     "ArcFace": "cos(theta + m)",
     "CombinedMargin": "cos(m1*theta + m2) - m3",
+    "AdaFace": "cos(theta - m*v) - m*(1 + v)",
+    "MagFace": "cos(theta + l_m + (u_m - l_m)*v)",
+    "CurricularFace": "cos(theta + m)",
+    "MVSoftmax": "cos(theta) - m",
 }
-"""ψ of the losses that have one, with their default settings; k = floor(m*theta/pi)."""
+"""ψ of the losses that have one, with their default settings; k = floor(m*theta/pi), v grows with the length of x."""
 
 
 class LossData(TypedDict):
@@ -63,7 +68,10 @@ def show_losses() -> None:
         settings.add_row(f"  {default(field)}", f"not {', '.join(without)}" if without else "")
     console = make_console()
     console.print(table)
-    console.print("\nk = floor(m*theta/pi); ||x|| is the length of the embedding. Defaults that losses share:\n")
+    console.print(
+        "\nk = floor(m*theta/pi); ||x|| is the length of the embedding, v grows with it. m has a gradient where "
+        "margins of samples are given. Defaults that losses share:\n"
+    )
     console.print(settings)
 
 
@@ -77,7 +85,7 @@ def loss_data(loss: type[Any], aliases: Sequence[str]) -> LossData:
         "psi": PSI.get(loss.__name__),
         "scale": None if spec.head != "margin" else "||x||" if spec.scale is None else "s",
         "weights": {"margin": "unit", "linear": "given"}.get(spec.head),
-        "gradients": list(get_args(get_type_hints(loss.value_and_grad)["return"])[1]._fields),
+        "gradients": list(fields_of(loss())),
     }
 
 

@@ -23,37 +23,48 @@ from refloss.engines import contract
 from refloss.engines.chain import Step
 from refloss.error_free import Array, Pair
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
-from refloss.stages import cross_entropy, log_softmax, softcap, softmax
+from refloss.stages import cross_entropy, log_softmax, margin, quality, softcap, softmax
 from refloss.testing.errors import (
     UNKNOWN,
     Arithmetic,
     Capped,
     Divergences,
     Head,
+    Held,
     Rows,
+    SampleMargins,
     Side,
     Triplets,
     chord_error,
     cosine_error,
     cross_entropy_error,
     divergence_error,
+    length_error,
     log_sum_exp_error,
     margin_error,
+    margins_error,
+    negatives_error,
     normalize_error,
+    quality_error,
+    regularizer_error,
     scale_error,
     softcap_error,
+    threshold_error,
     triplet_error,
 )
 from refloss.testing.options import one_name
 from refloss.testing.signatures import (
     Loss,
-    MarginLoss,
-    adds_to_cosine,
     as_loss,
     cross_entropy_of,
     divergence_of,
+    given_margin,
     head_of,
+    is_on_cosine,
     margin_of,
+    negatives_of,
+    numbers_of,
+    quality_of,
     scale_of,
     softcap_of,
     triplet_of,
@@ -300,15 +311,9 @@ def _with_options(
     z_loss = cross_entropy_of(loss).z_loss
     if z_loss:
         lse, of_lse, of_p = log_sum_exp_error(rows, capped.of_z, a)
-        n = len(lse)
         of_terms = z_loss * (2.0 * np.abs(lse) * of_lse + of_lse**2 + (4.0 * a.u + TRUTH) * lse**2)
-        if loss.reduction == "none":
-            value = value.copy()
-            value[counting.kept] += of_terms
-        else:
-            of_terms = of_terms + (a.sum_of(n) + 2.0) * a.u * z_loss * lse**2
-            value = value + of_terms.sum() / (max(n, 1) if loss.reduction == "mean" else 1)
-            value = value + a.u * np.abs((rows.loss * counting.weight).sum())
+        summed = (a.sum_of(len(lse)) + 2.0) * a.u * z_loss * lse**2
+        value = _with_terms(loss, rows, of_terms, summed, counting, a, value)
         plain = 2.0 * z_loss * counting.plain_weights[:, None]
         through = plain * lse[:, None] * rows.p
         g = g + through
@@ -319,6 +324,22 @@ def _with_options(
     if softcap_of(loss) != softcap.UNCHANGED:
         error = error + (2.0 * a.u + TRUTH) * capped.slope * np.abs(g) + a.smallest
     return value, capped.slope * g, error
+
+
+def _with_terms(
+    loss: Loss, rows: Rows, of_terms: Array, summed: Array, counting: _Counting, a: Arithmetic, value: Array
+) -> Array:
+    """Return the error of the value with further terms of every row, which no class weight multiplies.
+
+    summed is what adding them up loses, for each of them (N,).
+    """
+    if loss.reduction == "none":
+        value = value.copy()
+        value[counting.kept] += of_terms
+        return value
+    of_terms = of_terms + summed
+    value = value + of_terms.sum() / (max(len(of_terms), 1) if loss.reduction == "mean" else 1)
+    return np.asarray(value + a.u * np.abs((rows.loss * counting.weight).sum()))
 
 
 def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
@@ -364,18 +385,27 @@ def _linear(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
 
 
 def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
-    x, w, y = inputs
+    x, w, y, *given = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     if not counting.kept.any():
         value = np.full(len(y) if loss.reduction == "none" else (), a.smallest)
-        return value, {"x": np.full(x.shape, a.smallest), "w": np.full(w.shape, a.smallest)}
-    steps = loss.trace(x[counting.kept], w, counting.y)
+        return value, {name: np.full(each.shape, a.smallest) for name, each in zip("xwm", (x, w, *given), strict=False)}
+    x, given = x[counting.kept], [m.astype(np.float64)[counting.kept] for m in given]
+    steps = loss.trace(x, w, counting.y, *given)
     z = steps["logits"].output
-    s = scale_of(loss)
+    s, settings = scale_of(loss), given_margin(loss) if given else margin_of(loss)
     head = _head(steps, counting.y, s)
     of_f = cosine_error(head, a)
     each = np.arange(len(z))
-    target = margin_error(head, margin_of(loss), of_f[each, counting.y], a)
+    held, margins = _sample_margins(loss, settings, x, head.length_x, a, *given)
+    target = margin_error(head, settings, of_f[each, counting.y], a, margins)
+    steepness, of_steepness, sign = np.ones_like(z), np.zeros_like(z), np.ones_like(z)
+    of_hard = negatives_of(loss)
+    if of_hard is not None:
+        threshold = threshold_error(head, settings, of_f[each, counting.y], a)
+        others = negatives_error(head.c, of_f, threshold, of_hard, a)
+        of_f, steepness, of_steepness = others.eta, np.abs(others.slope), others.of_slope
+        sign = np.where(others.slope < 0.0, -1.0, 1.0)
     of_f[each, counting.y] = target.psi
     length = (a.sum_of(x.shape[1]) / 2.0 + 1.0) * a.u if s is None else 0.0
     scale = head.scale[:, None]
@@ -385,10 +415,8 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
 
     row_weight, g = np.abs(counting.row_weights)[:, None], counting.row_weights[:, None] * rows.g
     error = counting.divided(row_weight * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
-    steepness, of_steepness = np.ones_like(g), np.zeros_like(g)
     steepness[each, counting.y], of_steepness[each, counting.y] = target.steepness, target.of_steepness
-    sign = np.ones_like(g)
-    sign[each, counting.y] = np.where(cast(MarginLoss, loss).target_slope(head.theta) > 0.0, -1.0, 1.0)
+    sign[each, counting.y] = np.where(target.rises, -1.0, 1.0)
     upward = scale * g * steepness * sign
     # On a boundary neither error is small, and their product counts.
     of_upward = scale * (steepness * error + (np.abs(g) + error) * of_steepness)
@@ -396,24 +424,60 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     unknown = of_steepness >= UNKNOWN
     of_upward[unknown] = 0.0  # the error of the gradient of such a target is in of_target
     tangent = np.zeros_like(upward)
-    if not adds_to_cosine(loss):
+    if not is_on_cosine(settings):
         tangent[each, counting.y] = (upward * head.c)[each, counting.y]
     of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
     dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
     dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
     most = scale[:, 0] * (np.abs(g) + error)[each, counting.y]
-    of_target = chord_error(head, margin_of(loss), most, unknown[each, counting.y], a)
+    of_target = chord_error(head, settings, most, unknown[each, counting.y], a)
     dx += of_target / head.length_x[:, None]
     np.add.at(dw, counting.y, of_target / head.length_w[counting.y][:, None])
     if s is None:
         dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)
-    return value, {"x": _put_back(dx, counting.kept, a), "w": dw + a.smallest}
+    allowed = {"x": dx, "w": dw + a.smallest}
+    if margins is not None:
+        own, of_own = head.scale * np.abs(g)[each, counting.y], head.scale * error[each, counting.y]
+        by_v = own * target.by_v
+        of_by_v = of_own * target.by_v + (own + of_own) * target.of_by_v + (4.0 * a.u + length + TRUTH) * by_v
+        if held is None:
+            allowed["m"] = _put_back(of_by_v, counting.kept, a)
+        else:
+            value, of_length = _through_length(loss, rows, held, by_v, of_by_v, counting, a, value)
+            allowed["x"] = dx + np.abs(head.x) * of_length[:, None]
+    return value, allowed | {"x": _put_back(allowed["x"], counting.kept, a)}
+
+
+def _sample_margins(
+    loss: Loss, settings: margin.Settings, x: Array, length: Array, a: Arithmetic, m: Array | None = None
+) -> tuple[Held | None, SampleMargins | None]:
+    """Return the held lengths and the margins of samples with their errors; those that are given have none."""
+    numbers, of_length = numbers_of(loss, x, m), quality_of(loss)
+    if numbers is None:
+        return None, None
+    if of_length is None:
+        return None, SampleMargins(numbers, np.zeros(len(x)), np.zeros(len(x)))
+    held = quality_error(length, of_length, a.sum_of(x.shape[1]), a)
+    return held, margins_error(numbers, held.of_v, settings, a)
+
+
+def _through_length(
+    loss: Loss, rows: Rows, held: Held, by_v: Array, of_by_v: Array, counting: _Counting, a: Arithmetic, value: Array
+) -> tuple[Array, Array]:
+    """Return the error of the value with the terms of the lengths, and that of dL/d‖x‖ (N,)."""
+    settings = cast(quality.Settings, quality_of(loss))
+    weights = np.abs(counting.plain_weights) * np.ones(len(held.a))
+    if settings.regularizer:
+        terms, of_terms = regularizer_error(held, settings, TRUTH, a)
+        summed = (a.sum_of(len(terms)) + 2.0) * a.u * terms
+        value = _with_terms(loss, rows, of_terms + a.u * rows.terms, summed, counting, a, value)
+    return value, length_error(held, settings, by_v, of_by_v, weights, TRUTH, a)
 
 
 def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     (x, length_x), (w, length_w) = steps["normalize_x"].output, steps["normalize_w"].output
-    f = steps["cosine"].output.copy()
+    f = steps["negatives" if "negatives" in steps else "cosine"].output.copy()
     f[np.arange(len(y)), y] = steps["margin"].output
     scale = length_x if s is None else np.full(len(y), s)
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)

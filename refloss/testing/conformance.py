@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.engines.call import call_of
+from refloss.engines.spec import MARGINS
 from refloss.formats import dtype_name, rounded
 from refloss.inputs import upstream_gradient
 from refloss.messages import shown
@@ -34,13 +35,14 @@ from refloss.testing.options import (
     as_list,
     as_numbers,
     as_seed,
+    given_margins,
     some_names,
     takes_bias,
     wanted_gradients,
     writable_inputs,
 )
 from refloss.testing.report import ENDS, UNDECIDED, Conformance, Report, Result
-from refloss.testing.signatures import FIELDS, INPUTS, Inputs, Loss, as_loss, head_of, labels_of
+from refloss.testing.signatures import Inputs, Loss, as_loss, fields_of, inputs_of, labels_of, own_margin
 
 
 def check(
@@ -59,6 +61,7 @@ def check(
     ignored: bool = True,
     soft: bool = False,
     bias: bool | None = None,
+    margins: bool | None = None,
     overwrites: Sequence[str] = (),
     xfail: Mapping[str, str] | None = None,
     seed: int = 0,
@@ -71,8 +74,9 @@ def check(
     ----------
     fn
         ``fn(x, w, y)``, ``fn(z, y)`` or ``fn(anchor, positive, negative)``; a linear head may take a bias as its fourth
-        argument. Returns the value, or the value and the gradients of its inputs: ``(value, dx, dw)``,
-        ``(value, (dx, dw))``, ``(value, {"x": dx, "w": dw})`` or a dict with "loss" or "value".
+        argument, `ArcFace`, `CosFace` and `CombinedMargin` margins of samples. Returns the value, or the value and the
+        gradients of its inputs: ``(value, dx, dw)``, ``(value, (dx, dw))``, ``(value, {"x": dx, "w": dw})`` or a dict
+        with "loss" or "value".
     loss
         The loss of refloss that it implements, or its class for the default settings.
     framework
@@ -97,6 +101,10 @@ def check(
         Whether the code takes probabilities for labels.
     bias
         Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
+    margins
+        Whether the code takes margins, one per sample, as its fourth argument; if left out, whether that has no default
+        or is ``m=None``. If it has no default, all cases without margins have the loss's own for every sample. Their
+        gradient is compared where the code has one, or where ``gradients`` names it.
     overwrites
         Names of inputs, "y" among them, that the code may write into.
     xfail
@@ -123,16 +131,20 @@ def check(
     """
     loss, dtype = as_loss(loss), dtype_name(dtype)
     wanted, writable = wanted_gradients(loss, gradients), writable_inputs(loss, overwrites)
-    judge = Judge(loss, dtype, standard, accumulate, matmul, wanted, writable)
+    optional = (MARGINS.name,) if gradients is True else ()
+    judge = Judge(loss, dtype, standard, accumulate, matmul, wanted, writable, optional)
     fn, track, seed = as_function("fn", fn), as_function("track", track), as_seed("seed", seed)
     ready(framework, dtype, device)
     groups = some_names("groups", groups, GROUPS, least=1)
     bias, soft, ignored = takes_bias(fn, loss, bias), as_flag("soft", soft), as_flag("ignored", ignored)
+    with_margins, always = given_margins(fn, loss, margins)
     known = (
-        named_cases(loss, dtype, shapes, seed, bias=bias, soft=soft, ignored=ignored)
+        named_cases(loss, dtype, shapes, seed, bias=bias, soft=soft, ignored=ignored, margins=with_margins)
         if cases is None
         else _own_cases(loss, cases, dtype)
     )
+    if always:
+        known = [_with_margins(loss, case, dtype) for case in known]
     chosen = [case for case in known if case.group in groups]
     if not chosen:
         raise ValueError(f"cases: expected at least one in the groups {', '.join(groups)}; got none")
@@ -167,7 +179,7 @@ def check(
         expected.dead,
         diagnoses,
         (*notes, *judge.notes(results, framework)),
-        judge.names(chosen),
+        judge.names(results),
         standard,
         judge.meets(results),
         "" if device is None else str(device),
@@ -266,13 +278,13 @@ def assert_close(
     """
     loss, dtype = as_loss(loss), dtype_name(dtype)
     named = {name: entry for name, entry in gradients.items() if entry is not None}
-    fields = FIELDS[head_of(loss)]
+    fields = fields_of(loss)
     for name in gradients:
         if name.removeprefix("grad_") not in fields:
             raise TypeError(f"{name}: expected one of {', '.join(f'grad_{field}' for field in fields)}")
     if value is None and not named:
         raise ValueError("value: expected it or a gradient to compare; got neither")
-    names = INPUTS[head_of(loss)]
+    names = inputs_of(loss)
     arrays = tuple(_as_input(names[i] if i < len(names) else "inputs", entry) for i, entry in enumerate(inputs))
     judge = Judge(loss, dtype, standard, accumulate, matmul, fields, ())
     case = Case("given", "ordinary", (), "", arrays)
@@ -332,6 +344,14 @@ def _own(loss: Loss, case: Any, dtype: str) -> Case:
         except (ValueError, TypeError) as error:
             raise ValueError(f"cases: {case.id!r} is no input of {loss}: {error}") from None
     return case._replace(inputs=tuple(exact))
+
+
+def _with_margins(loss: Loss, case: Case, dtype: str) -> Case:
+    """Return a case with the loss's own margin for every sample, where it has none."""
+    if len(case.inputs) > 3:
+        return case
+    m = np.full(len(case.inputs[0]), own_margin(loss))
+    return case._replace(inputs=(*case.inputs, rounded(m, dtype)))
 
 
 def _tracked(track: Callable[[Sequence[Case]], Iterable[Case]], chosen: Sequence[Case]) -> Iterator[Case]:

@@ -15,7 +15,7 @@ from refloss.testing.comparison import compare, finite, shares_of
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case, counts_nothing
 from refloss.testing.report import Quantity, Report, Result, refused
-from refloss.testing.signatures import FIELDS, INPUTS, Loss, has_labels, head_of
+from refloss.testing.signatures import Loss, fields_of, has_labels, inputs_of
 
 
 class Judge:
@@ -30,24 +30,25 @@ class Judge:
         matmul: Any,
         wanted: tuple[str, ...],
         writable: tuple[str, ...],
+        optional: tuple[str, ...] = (),
     ) -> None:
         self.loss, self.dtype, self.standard, self.wanted, self.writable = loss, dtype, standard, wanted, writable
+        self.optional = optional
         self.arithmetic = arithmetic(dtype, accumulate, matmul, standard)
         self.standards = {name: arithmetic(dtype, accumulate, matmul, name) for name in ladder(dtype, loss)}
         self.truths: dict[int, tuple[Any, ...]] = {}
 
     def fields(self, case: Case) -> tuple[str, ...]:
         """Return the names of the inputs of a case that have gradients."""
-        fields = FIELDS[head_of(self.loss)]
-        return fields[: len(case.inputs) - 1] if head_of(self.loss) == "linear" else fields
+        fields = fields_of(self.loss)
+        return fields[: len(case.inputs) - 1] if has_labels(self.loss) else fields
 
-    def names(self, chosen: Sequence[Case]) -> tuple[str, ...]:
-        """Return the quantities that have to be compared."""
-        present = {name for case in chosen for name in self.fields(case)}
-        return (
-            "value",
-            *(f"d{name}" for name in FIELDS[head_of(self.loss)] if name in present and name in self.wanted),
-        )
+    def names(self, results: Sequence[Result]) -> tuple[str, ...]:
+        """Return the quantities that have to be compared; optional ones if they were in some case."""
+        present = {name for result in results for name in self.fields(result.case)}
+        compared = {entry.name for result in results for entry in result.quantities}
+        named = [name for name in fields_of(self.loss) if name in present and name in self.wanted]
+        return "value", *(f"d{name}" for name in named if name not in self.optional or f"d{name}" in compared)
 
     def quantities(self, case: Case, output: Found) -> tuple[Quantity, ...]:
         """Compare value and gradients, and refuse inputs that the code wrote into."""
@@ -61,7 +62,7 @@ class Judge:
     def overwritten(self, case: Case, output: Found) -> tuple[Quantity, ...]:
         """Refuse inputs that the code wrote into, unless it may."""
         said = "is not what it was before the call: the code writes into its input"
-        names = [INPUTS[head_of(self.loss)][place] for place in output.changed]
+        names = [inputs_of(self.loss)[place] for place in output.changed]
         return tuple(refused(name, said) for name in names if name not in self.writable)
 
     def compared(self, case: Case, output: Found, a: Arithmetic) -> tuple[Quantity, ...]:
@@ -82,6 +83,8 @@ class Judge:
         for name in self.fields(case):
             if name in self.wanted:
                 theirs, ours = returned.get(name), getattr(grad, name)
+                if name in self.optional and (theirs is None or not theirs.any()):
+                    continue  # a constant of the code
                 quantities.append(
                     refused(f"d{name}", "was not returned")
                     if theirs is None
@@ -111,7 +114,8 @@ class Judge:
             missing = elsewhere and output is not None and output.gradients is None
             if counts_nothing(self.loss, result.case.inputs):
                 missing = False  # nothing depends on the inputs there
-            names = [name for name in self.fields(result.case) if name in self.wanted] if missing else []
+            needed = [name for name in self.fields(result.case) if name not in self.optional]
+            names = [name for name in needed if name in self.wanted] if missing else []
             for name in names:
                 result = result.with_complaint(f"d{name}", "was not returned, as it was in other cases")
             return result
@@ -159,6 +163,9 @@ class Judge:
         outputs = [result.found for result in results if result.found is not None]
         if self.wanted and outputs and all(output.gradients is None for output in outputs):
             yield "the value alone was returned: no gradient was looked at"
+        given = [result for result in results if result.found is not None and len(result.case.inputs) > 3]
+        if self.optional and given and not any(entry.name == "dm" for result in given for entry in result.quantities):
+            yield "margins that were given count as constants: no gradient of theirs was looked at"
         kinds = sorted({output.kind for output in outputs} - {self.dtype, ""})
         if kinds:
             yield f"the value came back in {', '.join(kinds)}, not in {self.dtype}"

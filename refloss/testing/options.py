@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.messages import shown
-from refloss.testing.signatures import FIELDS, INPUTS, Loss, head_of
+from refloss.testing.signatures import INPUTS, Loss, fields_of, head_of, inputs_of, takes_margins
 
 
 def one_name(option: str, value: Any, names: Iterable[str]) -> str:
@@ -92,7 +92,7 @@ def as_numbers(option: str, value: Any, read: Callable[[Any], NDArray[Any]]) -> 
 
 def wanted_gradients(loss: Loss, gradients: bool | Sequence[str]) -> tuple[str, ...]:
     """Return the names of the gradients that have to be returned."""
-    fields = FIELDS[head_of(loss)]
+    fields = fields_of(loss)
     if isinstance(gradients, bool):
         return fields if gradients else ()
     return some_names("gradients", gradients, fields, "True, False or ")
@@ -100,7 +100,7 @@ def wanted_gradients(loss: Loss, gradients: bool | Sequence[str]) -> tuple[str, 
 
 def writable_inputs(loss: Loss, overwrites: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the inputs that the code may write into."""
-    return some_names("overwrites", overwrites, INPUTS[head_of(loss)])
+    return some_names("overwrites", overwrites, inputs_of(loss))
 
 
 def takes_bias(fn: Callable[..., Any], loss: Loss, bias: bool | None) -> bool:
@@ -114,6 +114,26 @@ def takes_bias(fn: Callable[..., Any], loss: Loss, bias: bool | None) -> bool:
     except (TypeError, ValueError):
         return False
     return not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
+
+
+def given_margins(fn: Callable[..., Any], loss: Loss, margins: bool | None) -> tuple[bool, bool]:
+    """Whether code takes margins of samples, and whether it has to be given them.
+
+    It takes them as the option says or, if it is None, where its fourth argument has no default or is ``m=None``; in
+    the first case it has to be given them.
+    """
+    margins = None if margins is None else as_flag("margins", margins)
+    if not takes_margins(loss) or margins is False:
+        return False, False
+    try:
+        fourth = [each for each in inspect.signature(fn).parameters.values() if each.kind in _POSITIONAL][3]
+    except (TypeError, ValueError, IndexError):
+        return bool(margins), False
+    needed = fourth.default is fourth.empty
+    return bool(margins) or needed or (fourth.name == "m" and fourth.default is None), needed
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _listed(names: Iterable[str]) -> str:

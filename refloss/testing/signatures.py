@@ -9,18 +9,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from refloss.engines.chain import Step
-from refloss.engines.spec import KINDS, Divergence, Margin, Spec, Triplet, WithCap, WithLabels
+from refloss.engines.spec import KINDS, MARGINS, Divergence, Margin, Spec, Triplet, WithCap, WithLabels
+from refloss.error_free import Array
+from refloss.losses.margin import PerSampleLoss
 from refloss.messages import shown
-from refloss.stages import cross_entropy, divergence, margin, softcap, triplet
+from refloss.stages import angle, cross_entropy, divergence, margin, negatives, normalize, quality, softcap, triplet
 
 Inputs: TypeAlias = tuple[NDArray[Any], ...]
 """What a loss is called with, in order: float64 arrays, and integer labels or probabilities."""
 
 INPUTS: dict[str, tuple[str, ...]] = {kind.head: tuple(each.name for each in kind.inputs) for kind in KINDS}
-"""Names of the inputs of a loss, by its head; a linear head may go without its bias."""
+"""Names of the inputs of a loss, by its head; a linear head may go without its bias, a margin without its margins."""
 LABELS = {head: names.index("y") for head, names in INPUTS.items() if "y" in names}
 """Position of the labels among the inputs."""
 FIELDS: dict[str, tuple[str, ...]] = {kind.head: kind.differentiable() for kind in KINDS}
@@ -48,16 +51,6 @@ class Loss(Protocol):
         """Return every stage's output and gradient."""
 
 
-class MarginLoss(Loss, Protocol):
-    """A loss with a margin head."""
-
-    def target_logit(self, theta: Any) -> Any:
-        """Return ψ(θ)."""
-
-    def target_slope(self, theta: Any) -> Any:
-        """Return dψ/dθ."""
-
-
 def as_loss(loss: Any) -> Loss:
     """Return a loss; of its class, the loss with the default settings."""
     instance = loss() if isinstance(loss, type) and hasattr(loss, "spec") else loss
@@ -74,6 +67,21 @@ def with_settings(loss: Loss, **changes: object) -> Loss:
 def head_of(loss: Loss) -> str:
     """Return what the loss begins with: "logits", "linear" or "margin"; or what it is: "triplet" or "divergence"."""
     return loss.spec.head
+
+
+def takes_margins(loss: Loss) -> bool:
+    """Whether a loss may be called with margins, one per sample, as its fourth input."""
+    return isinstance(loss, PerSampleLoss)
+
+
+def inputs_of(loss: Loss) -> tuple[str, ...]:
+    """Return the names of the inputs of a loss; the last may be left out where it is a bias, or margins."""
+    return tuple(name for name in INPUTS[head_of(loss)] if name != MARGINS.name or takes_margins(loss))
+
+
+def fields_of(loss: Loss) -> tuple[str, ...]:
+    """Return the names of the inputs of a loss that have gradients."""
+    return tuple(name for name in inputs_of(loss) if name != "y")
 
 
 def labels_of(loss: Loss) -> int | None:
@@ -102,6 +110,13 @@ def has_options(loss: Loss) -> bool:
     return capped or (has_labels(loss) and cross_entropy_of(loss).z_loss != 0.0)
 
 
+def has_row_terms(loss: Loss) -> bool:
+    """Whether rows have terms that no class weight multiplies: a z-loss, or a regularizer of lengths."""
+    settings = quality_of(loss) if head_of(loss) == "margin" else None
+    of_lengths = settings is not None and settings.regularizer != 0.0
+    return of_lengths or (has_labels(loss) and cross_entropy_of(loss).z_loss != 0.0)
+
+
 def class_weight_of(loss: Loss) -> tuple[float, ...] | None:
     """Return the class weights, if the loss has any."""
     return cross_entropy_of(loss).class_weight if has_labels(loss) else None
@@ -117,10 +132,49 @@ def margin_of(loss: Loss) -> margin.Settings:
     return cast(Margin, loss.spec).margin
 
 
+def given_margin(loss: Loss) -> margin.Settings:
+    """Return the settings of the curve of a loss that is given a margin for each sample."""
+    return cast(PerSampleLoss, loss)._of_given
+
+
+def own_margin(loss: Loss) -> float:
+    """Return the margin in whose place others may be given."""
+    settings = margin_of(loss)
+    return float(settings.m3 if given_margin(loss).by_quality[1] else settings.m2)
+
+
+def quality_of(loss: Loss) -> quality.Settings | None:
+    """Return how the margin of a sample depends on the length of its embedding; None where it does not."""
+    return cast(Margin, loss.spec).quality
+
+
+def negatives_of(loss: Loss) -> negatives.Settings | None:
+    """Return what becomes of the cosines of hard classes; None for losses that have none."""
+    return cast(Margin, loss.spec).negatives
+
+
+def numbers_of(loss: Loss, x: Array, m: Array | None) -> quality.Quality | None:
+    """Return the number per sample that margins depend on: given, or from the lengths of embeddings x; else None."""
+    settings = quality_of(loss)
+    if m is not None:
+        return quality.given(m)
+    return None if settings is None else quality.forward(x, normalize.forward(x), settings)[0]
+
+
+def target_logit(settings: margin.Settings, theta: Array, v: quality.Quality | None) -> Array:
+    """Return ψ of angles (N,), with the margins of samples if there are any."""
+    curve = margin.curve_of(margin.at(settings, v))
+    return np.asarray(curve.psi(margin.turned(angle.of(theta), settings, v)).hi)
+
+
+def is_on_cosine(settings: margin.Settings) -> bool:
+    """Whether a margin is taken off the target's cosine, and its angle is never needed."""
+    return settings.m1 == 1.0 and settings.m2 == 0.0 and settings.by_quality[0] == 0
+
+
 def adds_to_cosine(loss: Loss) -> bool:
     """Whether the margin is taken off the target's cosine, and its angle is never needed."""
-    settings = margin_of(loss)
-    return settings.m1 == 1.0 and settings.m2 == 0.0
+    return is_on_cosine(margin_of(loss))
 
 
 def scale_of(loss: Loss) -> float | None:

@@ -48,15 +48,22 @@ def test_losses_shows_every_default(loss):
         assert not common or loss.__name__ not in (common[1] or "")
 
 
+INSIDE = {"CurricularFace": math.pi - 0.51, "MagFace": math.pi / 2.0 - 0.01, "MVSoftmax": math.pi / 2.0 - 0.01}
+"""Where the rule lets the margin hold, for losses that have one by default."""
+
+
 @pytest.mark.parametrize("name", PSI)
 def test_psi_in_the_table_is_the_curve(name):
     loss = getattr(refloss, name)()
     text = ROWS[name][1]
     assert text == PSI[name]
-    for theta in np.linspace(0.01, 3.13, 50):
-        symbols = {field.name: getattr(loss, field.name) for field in fields(loss)}
-        symbols |= {"theta": theta, "cos": math.cos, "k": math.floor(symbols.get("m", 1.0) * theta / math.pi)}
-        assert eval(text.replace("^", "**"), symbols) == pytest.approx(loss.target_logit(theta), abs=32 * u)
+    symbols = {field.name: getattr(loss, field.name) for field in fields(loss)}
+    lengths, v = (), 0.0
+    if loss.spec.quality is not None:
+        lengths, v = (60.0,), float(loss.spec.quality.offset + 60 * loss.spec.quality.factor)
+    for theta in np.linspace(0.11, INSIDE.get(name, 3.13), 50):
+        symbols |= {"theta": theta, "cos": math.cos, "k": math.floor(symbols.get("m", 1.0) * theta / math.pi), "v": v}
+        assert eval(text.replace("^", "**"), symbols) == pytest.approx(loss.target_logit(theta, *lengths), abs=32 * u)
 
 
 def test_psi_is_listed_for_every_margin_loss():
@@ -69,7 +76,7 @@ def test_psi_is_listed_for_every_margin_loss():
         ("CrossEntropy", ["logit_scale=1.0, softcap=None, z_loss=0.0", "-", "-", "-", "z"]),
         ("SoftmaxLoss", ["logit_scale=1.0, softcap=None, z_loss=0.0", "-", "-", "given", "x, w, b"]),
         ("ModifiedSoftmax", ["-", "cos(theta)", "||x||", "unit", "x, w"]),
-        ("ArcFace", ["s=64.0, m=0.5, boundary='none'", "cos(theta + m)", "s", "unit", "x, w"]),
+        ("ArcFace", ["s=64.0, m=0.5, boundary='none'", "cos(theta + m)", "s", "unit", "x, w, m"]),
         ("Triplet", ["m=0.2, squared=True", "-", "-", "-", "anchor,"]),
     ],
 )

@@ -548,6 +548,21 @@ BEYOND: dict[str, tuple[Any, Inputs, Any]] = {
         ([[0.0, -np.inf, 1.0]] * 3, [[0.0, 0.0, 0.0]] * 3),
         np.array([0.0, -2.0, 3.0]),
     ),
+    "x of lengths from 1e-120 to 1e271, the long ones confident": (
+        refloss.SoftmaxLoss(),
+        ([[-6.5e-120], [-5e228], [-2.4e271]], [[2.5], [-1.2]], [1, 1, 1]),
+        2.0,
+    ),
+    "x of lengths from 1e-120 to 1e271 under a cap": (
+        refloss.SoftmaxLoss(logit_scale=3.0, softcap=30.0),
+        ([[-6.5e-120], [-5e228], [-2.4e271]], [[2.5], [-1.2]], [1, 0, 0]),
+        2.0,
+    ),
+    "weights of 1e-200 beside 1e200, whose row is confident": (
+        refloss.NormFace(s=2000.0, class_weight=(1e-200, 1e200), reduction="sum"),
+        ([[1.0, 0.1], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [0, 1]),
+        None,
+    ),
     "an infinite logit under a cap of 450": (
         refloss.CrossEntropy(softcap=450.0, reduction="sum"),
         ([[1e-12, np.inf, -1e-12], [-np.inf, 1.0, 2.0]], [2, 1]),

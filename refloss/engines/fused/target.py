@@ -76,7 +76,7 @@ def margin_target(spec: Margin, x: ScaledRows, w: ScaledRows, m: Array | None = 
         own = {"x": ldexp_rows(x.rows, x.exponent)} | ({} if m is None else {"m": m})
         v, added, saved_quality = chain.quality_of(spec, own, normalize.forward(own["x"]))
         if added is not None and saved_quality is not None:
-            pull = quality.backward(np.zeros(len(x.rows)), np.ones(len(x.rows)), saved_quality)
+            pull = quality.backward(np.zeros(len(x.rows)), saved_quality, np.ones(len(x.rows)))
             terms = Terms(added.hi, _along(pull, x, saved_angle))
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     s, exponent = logits.scale_of(spec.scale, Pair.of(saved_angle.length_x), exponent_x)
@@ -85,7 +85,7 @@ def margin_target(spec: Margin, x: ScaledRows, w: ScaledRows, m: Array | None = 
         dtheta, dv = margin.backward(dz, saved_margin)
         dx, dw = (plain(part) for part in angle.backward(dtheta, saved_angle))
         if saved_quality is not None and dv is not None:
-            dlength = quality.backward(dv, np.zeros(len(dz)), saved_quality)
+            dlength = quality.backward(dv, saved_quality, np.zeros(len(dz)))
             dx += _along(np.ldexp(dlength, exponent_x), x, saved_angle)
         return TargetGradients(dx, dw, dv)
 

@@ -22,6 +22,8 @@ from refloss.testing.diagnosis.references import (
     number_of_classes,
 )
 from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
+from refloss.testing.diagnosis.variants import variants
+from refloss.testing.diagnosis.wrong_heads import other_margins
 from refloss.testing.signatures import (
     Inputs,
     Loss,
@@ -127,7 +129,7 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
     for rule in margin.RULES:
         if rule != settings.boundary and hasattr(loss, "boundary"):
             yield from _with(loss, f"value and gradient agree with boundary={rule!r}", boundary=rule)
-    angle = {"ArcFace": "m", "CombinedMargin": "m2"}.get(type(loss).__name__)
+    angle = {"ArcFace": "m", "CombinedMargin": "m2", "CurricularFace": "m"}.get(type(loss).__name__)
     if angle:
         yield from _with(loss, "margin taken in degrees", **{angle: np.radians(getattr(loss, angle))})
     if hasattr(loss, "m"):
@@ -141,6 +143,7 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
         yield from _with(loss, "no scale", s=1.0)
         if loss.s is not None:
             yield from _with(loss, "the length of the embedding as the scale", s=None)
+    yield from variants(loss)
 
 
 def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[Explanation]:
@@ -148,7 +151,7 @@ def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[E
 
     Secants fit the setting in the case where it shows most; then the shortest decimal number that agrees is taken.
     """
-    for name in ("m", "m2", "s"):
+    for name in ("m", "m2", "s", "t", "h", "regularizer"):
         own = getattr(loss, name, None)
         if not isinstance(own, float):
             continue
@@ -206,3 +209,15 @@ def relabelled(loss: Loss) -> Iterator[tuple[str, Callable[[Outcomes], Outcomes]
 
     for by in (1, -1):
         yield f"every label is off by one: value and gradient agree with y {'+' if by > 0 else '-'} 1", shift(by)
+    for sentence, other in other_margins(loss):
+        yield sentence, partial(_with_margins, other)
+
+
+def _with_margins(other: Callable[[Array], Array], outcomes: Outcomes) -> Outcomes:
+    """Return the same cases with other margins, whose gradient is not looked at; those without any as they are."""
+    return [
+        ((*inputs[:3], other(inputs[3])), output._replace(gradients=output.gradients and output.gradients[:2]))
+        if len(inputs) > 3
+        else (inputs, output)
+        for inputs, output in outcomes
+    ]

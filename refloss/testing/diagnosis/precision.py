@@ -41,10 +41,8 @@ def _is_clamped(loss: Loss, failing: Outcomes, references: References, distance:
     """
     showing, most = 0, float(np.asarray(1.0 - distance).astype(dtype_of(references.dtype)))
     for inputs, output in failing:
-        x, _, y = inputs
         stages = references.trace(loss, inputs)
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        value = np.asarray(value_of_cosines(loss, length, y, np.clip(stages["cosine"].output, -most, most)))
+        value = np.asarray(value_of_cosines(loss, inputs, np.clip(stages["cosine"].output, -most, most)))
         apart = np.abs(value - references.value(loss, inputs))
         if (apart > 0.1 * references.bounds(loss, inputs, output.upstream)[0]).any():
             showing += 1
@@ -170,4 +168,4 @@ def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, 
     c = x @ w.T
     if not unit:
         c = c / length / np.linalg.norm(inputs[1], axis=1)
-    return np.asarray(value_of_cosines(loss, length, rest[0], c))
+    return np.asarray(value_of_cosines(loss, inputs, c))

@@ -109,6 +109,24 @@ class SmoothedOthers(NamedTuple):
         return f"label_smoothing={cross_entropy_of(self.loss).label_smoothing:g} * C / (C - 1)"
 
 
+class SummedTerms(NamedTuple):
+    """A loss whose regularizer is not averaged: in refloss, another factor for each N."""
+
+    loss: Loss
+    regularizer: float
+
+    def of(self, inputs: Inputs) -> Loss:
+        """Return the loss for the number of samples of these inputs."""
+        y = labels_alone(inputs[LABELS[head_of(self.loss)]])
+        return with_settings(
+            self.loss, regularizer=self.regularizer * np.count_nonzero(y != ignore_index_of(self.loss))
+        )
+
+    def __str__(self) -> str:
+        """Say what to do instead."""
+        return "the mean divides it too"
+
+
 class Reweighted(NamedTuple):
     """A mean that weighs its rows otherwise than by what counts."""
 
@@ -166,7 +184,7 @@ def labels_alone(y: NDArray[Any]) -> NDArray[Any]:
 
 InRows: TypeAlias = Reweighted | Retargeted
 """What is given by the losses of rows and by their shares."""
-Explained: TypeAlias = Loss | SmoothedOthers | Reweighted | Retargeted
+Explained: TypeAlias = Loss | SmoothedOthers | SummedTerms | Reweighted | Retargeted
 """What an explanation compares results with."""
 
 
@@ -203,7 +221,7 @@ def over_budget(
 def agrees(loss: Explained, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None) -> bool:
     """Whether value and gradients are those of this loss, within its budget."""
     try:
-        fixed = loss.of(inputs) if isinstance(loss, SmoothedOthers) else loss
+        fixed = loss.of(inputs) if isinstance(loss, SmoothedOthers | SummedTerms) else loss
         masks = (over for _, over in over_budget(fixed, inputs, output, references, a))
         return all(over is not None and not over.any() for over in masks)
     except (ValueError, TypeError):

@@ -9,26 +9,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from refloss.error_free import Array
 from refloss.losses import CrossEntropy
+from refloss.testing.diagnosis.heads import parts_of
 from refloss.testing.diagnosis.references import Outcomes, References
+from refloss.testing.diagnosis.wrong_heads import head_steps
 from refloss.testing.diagnosis.wrong_sums import Errors, WrongStep, sum_steps
-from refloss.testing.signatures import (
-    LABELS,
-    Inputs,
-    Loss,
-    MarginLoss,
-    adds_to_cosine,
-    cross_entropy_of,
-    head_of,
-    margin_of,
-    scale_of,
-)
+from refloss.testing.signatures import LABELS, Inputs, Loss, cross_entropy_of, head_of, is_on_cosine
 
 Length: TypeAlias = Callable[[Array], Array]
 """The divisor of rows, from their lengths."""
@@ -66,6 +58,7 @@ def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iter
         return
     yield from _softmax_steps(loss, references)
     if head_of(loss) == "margin":
+        yield from head_steps(loss)
         yield from _normalization_steps(loss)
     yield from sum_steps(loss, values, references)
 
@@ -120,10 +113,10 @@ def _normalization_steps(loss: Loss) -> Iterator[WrongStep]:
 
     def with_lengths(of_x: Length, of_w: Length, sign: float = 1.0) -> Callable[[Inputs], Any]:
         def value(inputs: Inputs) -> Any:
-            x, w, y = inputs
+            x, w, *_ = inputs
             length = np.linalg.norm(x, axis=1, keepdims=True)
             c = (x / of_x(length)) @ (w / of_w(np.linalg.norm(w, axis=1, keepdims=True))).T
-            return value_of_cosines(loss, length, y, c, sign)
+            return value_of_cosines(loss, inputs, c, sign)
 
         return value
 
@@ -140,16 +133,13 @@ def _normalization_steps(loss: Loss) -> Iterator[WrongStep]:
         yield f"{eps:g} added under the root of every length", with_lengths(under_root, under_root)
 
 
-def value_of_cosines(loss: Loss, length: Array, y: NDArray[Any], c: Array, sign: float = 1.0) -> ArrayLike:
-    """Return the value of a margin loss from lengths of embeddings and cosines; margins of either sign."""
-    rows, settings = np.arange(len(y)), margin_of(loss)
-    target, c = c[rows, y], c.copy()
-    if adds_to_cosine(loss):
-        c[rows, y] = target - sign * settings.m3
-    elif sign > 0.0:
-        c[rows, y] = cast(MarginLoss, loss).target_logit(np.arccos(np.clip(target, -1.0, 1.0)))
-    else:
-        phi = settings.m1 * np.arccos(np.clip(target, -1.0, 1.0)) - settings.m2
-        c[rows, y] = np.cos(phi) + settings.m3
-    s = scale_of(loss)
-    return CrossEntropy(**cross_entropy_of(loss)._asdict())((length if s is None else s) * c, y)
+def value_of_cosines(loss: Loss, inputs: Inputs, c: Array, sign: float = 1.0) -> ArrayLike:
+    """Return the value of a margin loss from other cosines; margins of either sign."""
+    parts = parts_of(loss, inputs, c)
+    if sign < 0.0:
+        m2, m3 = parts.margins
+        if is_on_cosine(parts.settings):
+            parts = parts._replace(psi=parts.target + m3)
+        else:
+            parts = parts._replace(psi=np.cos(parts.settings.m1 * parts.theta - m2) + m3)
+    return parts.value()

@@ -18,7 +18,16 @@ from refloss.testing.errors.cosine import Head, cosine_error
 from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error, log_sum_exp_error
 from refloss.testing.errors.divergence import Divergences, divergence_error
 from refloss.testing.errors.margin import POLYNOMIALS, TargetError, chord_error, margin_error, polynomial_error
+from refloss.testing.errors.negatives import NegativesError, negatives_error, threshold_error
 from refloss.testing.errors.normalize import Side, normalize_error, scale_error
+from refloss.testing.errors.quality import (
+    Held,
+    SampleMargins,
+    length_error,
+    margins_error,
+    quality_error,
+    regularizer_error,
+)
 from refloss.testing.errors.softcap import Capped, softcap_error
 from refloss.testing.errors.triplet import Triplets, triplet_error
 
@@ -29,7 +38,10 @@ __all__ = [
     "Capped",
     "Divergences",
     "Head",
+    "Held",
+    "NegativesError",
     "Rows",
+    "SampleMargins",
     "Side",
     "TargetError",
     "Triplets",
@@ -39,11 +51,17 @@ __all__ = [
     "cosine_error",
     "cross_entropy_error",
     "divergence_error",
+    "length_error",
     "log_sum_exp_error",
     "margin_error",
+    "margins_error",
+    "negatives_error",
     "normalize_error",
     "polynomial_error",
+    "quality_error",
+    "regularizer_error",
     "scale_error",
     "softcap_error",
+    "threshold_error",
     "triplet_error",
 ]

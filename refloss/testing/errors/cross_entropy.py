@@ -9,6 +9,9 @@ import numpy as np
 from refloss.error_free import Array
 from refloss.testing.errors.arithmetic import Arithmetic
 
+FAR = 175.0
+"""Errors of logits up to which the exponential of twice their size, squared, is a number."""
+
 
 class Rows(NamedTuple):
     """True values of cross entropy."""
@@ -120,10 +123,13 @@ def _gaps(rows: Rows) -> tuple[Array, Array, Array]:
 def _propagated(rows: Rows, dz: Array) -> tuple[Array, Array]:
     """Return the errors of the loss of each row and of the probabilities that errors of the logits cause."""
     p, total = rows.p, np.abs(rows.t).sum(axis=1, keepdims=True)
-    wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 40.0)) / 2.0, dz)  # beyond first order
+    wide = np.where(dz > 1e-3, np.expm1(np.minimum(2.0 * dz, 2.0 * FAR)) / 2.0, dz)  # beyond first order
     moved = (p * wide).sum(axis=1, keepdims=True)
     of_loss = (np.abs(rows.g) * dz).sum(axis=1) + (total * p * wide**2).sum(axis=1)
-    return of_loss, p * (rows.q * wide + np.maximum(moved - p * wide, 0.0))
+    of_p = p * (rows.q * wide + np.maximum(moved - p * wide, 0.0))
+    most = dz.max(axis=1, keepdims=True)
+    any_p = most > FAR  # then any probability may be the result, and no loss moves by more than two logits
+    return np.where(any_p, 2.0 * total * most, of_loss[:, None])[:, 0], np.where(any_p, 1.0, of_p)
 
 
 def _relative_error(rows: Rows, dz: Array, a: Arithmetic) -> tuple[Array, Array]:

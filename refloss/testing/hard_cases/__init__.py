@@ -44,6 +44,7 @@ def cases(
     bias: bool = False,
     soft: bool = False,
     ignored: bool = True,
+    margins: bool = False,
 ) -> list[Case]:
     """Return the cases of a loss.
 
@@ -66,6 +67,8 @@ def cases(
         takes labels only may do anything there.
     ignored
         Whether there are cases with ignored labels.
+    margins
+        Whether a loss that can be given margins, one per sample, has cases with them.
 
     Returns
     -------
@@ -78,9 +81,8 @@ def cases(
         For an invalid argument, naming it.
     """
     loss, dtype, seed = as_loss(loss), dtype_name(dtype), as_seed("seed", seed)
-    bias, soft, ignored = (
-        as_flag(name, value) for name, value in (("bias", bias), ("soft", soft), ("ignored", ignored))
-    )
+    given = (("bias", bias), ("soft", soft), ("ignored", ignored), ("margins", margins))
+    bias, soft, ignored, margins = (as_flag(name, value) for name, value in given)
     selected = []
     for size in sizes(loss, shapes):
         for draft in _drafts(loss, dtype, size, seed):
@@ -90,7 +92,9 @@ def cases(
                 continue
             if "soft" in flags and not soft and head_of(loss) == "linear":
                 continue  # few heads take them, and then they say so
-            if ("bias" in flags and not bias) or ("ignored" in flags and not (ignored and can_ignore(loss))):
+            if ("bias" in flags and not bias) or ("margins" in flags and not margins):
+                continue
+            if "ignored" in flags and not (ignored and can_ignore(loss)):
                 continue
             group = "range" if "soft" in flags and not soft else draft.group
             exact = tuple(_rounded(entry, dtype, i == place) for i, entry in enumerate(draft.inputs))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array
+from refloss.error_free import Array, high
+from refloss.formats import FORMATS
+from refloss.stages import margin
 from refloss.testing.hard_cases.case import Labels, Setting
-from refloss.testing.signatures import Inputs, Loss, MarginLoss, head_of, margin_of, scale_of
+from refloss.testing.signatures import Inputs, head_of, margin_of, numbers_of, quality_of, scale_of, target_logit
 
 SURE = 24
 """The most certain target has probability 1 - 2^-24, which float32 rounds to 1."""
@@ -35,11 +37,30 @@ def _tangents(setting: Setting, y: Labels) -> tuple[Array, Array, Array]:
     return w, w[y], unit(tangent)
 
 
-def at_angles(setting: Setting, y: Labels, theta: tuple[float, float]) -> Inputs:
-    """Return embeddings whose angles from their classes are evenly spaced between two angles."""
+def at_angles(setting: Setting, y: Labels, theta: tuple[float | Array, float | Array]) -> Inputs:
+    """Return embeddings whose angles from their classes are evenly spaced between two angles.
+
+    Each may be one number per sample (N,): then sample n is between its own two.
+    """
     w, own, tangent = _tangents(setting, y)
-    angles = np.linspace(*theta, setting.size.n)[:, None]
+    n = setting.size.n
+    angles = np.linspace(*theta, n)
+    angles = (angles[np.arange(n), np.arange(n)] if angles.ndim > 1 else angles)[:, None]
     return np.cos(angles) * own + np.sin(angles) * tangent, w, y
+
+
+def sample_lengths(setting: Setting, least: float = 0.1, most: float = 0.9) -> Array | None:
+    """Return lengths of embeddings (N,) between two shares of those that margins depend on; None if on none."""
+    settings = quality_of(setting.loss) if head_of(setting.loss) == "margin" else None
+    if settings is None:
+        return None
+    low, largest = float(settings.low), np.sqrt(FORMATS[setting.dtype].largest) / 2.0
+    return np.linspace(least, most, setting.size.n) * (max(min(float(settings.high), largest), low) - low) + low
+
+
+def of_lengths(x: Array, lengths: Array | None) -> Array:
+    """Return embeddings with other lengths; those of zeros stay."""
+    return x if lengths is None else lengths[:, None] * unit(x)
 
 
 def with_rivals(setting: Setting, y: Labels, theta: float) -> Inputs:
@@ -80,8 +101,8 @@ def certain(setting: Setting, y: Labels) -> Inputs | None:
     n, c, d = setting.size
     if c < 2 or d < 2:
         return None
-    loss, each = setting.loss, np.arange(n)
-    by_length = head_of(loss) == "linear" or scale_of(loss) is None
+    loss, each, lengths = setting.loss, np.arange(n), sample_lengths(setting)
+    by_length = head_of(loss) == "linear" or (scale_of(loss) is None and lengths is None)
     y = np.where(np.arange(n) % 2 == 0, c - 1, y[0])
     w = unit(setting.normal(c, d))
     for target in dict.fromkeys(y) if d > 3 else ():
@@ -105,10 +126,11 @@ def certain(setting: Setting, y: Labels) -> Inputs | None:
             theta, scale = (
                 (np.full(n, np.arctan(turn)), middle * np.hypot(1.0, turn))
                 if by_length
-                else (middle, cast(float, scale_of(loss)))
+                else (middle, np.asarray(lengths if scale_of(loss) is None else np.full(n, scale_of(loss))))
             )
-            z = z if by_length else scale * z
-            z[each, y] = scale * cast(MarginLoss, loss).target_logit(theta)
+            z = z if by_length else scale[:, None] * z
+            v = None if lengths is None else numbers_of(loss, lengths[:, None], None)
+            z[each, y] = scale * target_logit(margin_of(loss), theta, v)
         target = z[each, y].copy()
         z[each, y] = -np.inf
         more = target - log_sum_exp(z) < log_odds(n)
@@ -122,15 +144,57 @@ def log_sum_exp(z: Array) -> Array:
     return np.asarray(largest[:, 0] + np.log(np.exp(z - largest).sum(axis=1)))
 
 
-def boundaries(loss: Loss) -> Iterator[tuple[str, float, str]]:
-    """Yield the angles at which the curve of the target has a boundary or a fold: name, angle, reason."""
-    margin = margin_of(loss)
-    if margin.boundary in ("easy", "conditional"):
-        yield "cosine", float(np.arccos(0.0 if margin.boundary == "easy" else margin.m3)), "the rule's boundary"
-    elif margin.boundary == "min":
-        yield "half", float(np.pi - margin.m2 / 2.0), "where the margin's curve meets the cosine"
-    elif margin.m1 != 1.0 or margin.m2:
-        for fold in range(1, int(margin.m1 + margin.m2 / np.pi) + 1):
-            theta = (fold * np.pi - margin.m2) / margin.m1
-            if 0.1 < theta < np.pi - 0.1:
-                yield f"fold{fold}", float(theta), f"m1 theta + m2 = {fold} pi"
+class Boundary(NamedTuple):
+    """A boundary of the curve of the target."""
+
+    name: str
+    theta: float | Array
+    """Where it is, or where it is for each sample (N,)."""
+    reason: str
+    lengths: Array | None
+    """Lengths of the embeddings, if margins depend on them."""
+
+
+def boundaries(setting: Setting) -> Iterator[Boundary]:
+    """Yield the angles at which the curve of the target has a boundary or a fold."""
+    settings, lengths = margin_of(setting.loss), sample_lengths(setting)
+    m1, m2 = settings.m1, _m2(setting, lengths)
+    if settings.boundary in ("easy", "acute", "conditional"):
+        theta = float(np.arccos(settings.m3 if settings.boundary == "conditional" else 0.0))
+        yield Boundary("cosine", theta, "the rule's boundary", lengths)
+    elif settings.boundary == "min":
+        yield Boundary("half", np.pi - m2 / 2.0, "where the margin's curve meets the cosine", lengths)
+    elif settings.boundary == "clip":
+        for name, at, shares in (("least", settings.eps, (0.8, 0.95)), ("most", np.pi - settings.eps, (0.05, 0.2))):
+            ends = sample_lengths(setting, *shares)
+            theta = at - _m2(setting, ends)
+            if np.all((theta > 0.05) & (theta < np.pi - 0.05)):
+                yield Boundary(f"clip-{name}", theta, f"theta + m2 = {at:g}, where it is clipped", ends)
+    elif m1 != 1.0 or np.any(m2):
+        for fold in range(1, int(m1 + np.max(m2) / np.pi) + 1):
+            theta = (fold * np.pi - m2) / m1
+            if np.all((theta > 0.1) & (theta < np.pi - 0.1)):
+                yield Boundary(f"fold{fold}", theta, f"m1 theta + m2 = {fold} pi", lengths)
+
+
+def _m2(setting: Setting, lengths: Array | None) -> float | Array:
+    """Return m2, of every sample where it depends on the length of its embedding."""
+    settings = margin_of(setting.loss)
+    if lengths is None:
+        return settings.m2
+    return high(margin.at(settings, numbers_of(setting.loss, lengths[:, None], None)).m2)
+
+
+def beside_threshold(setting: Setting, y: Labels, off: float) -> Inputs:
+    """Return classes at the threshold of hard ones, or so many radians beyond: each for one of the embeddings."""
+    n, c, d = setting.size
+    x, w, _ = at_angles(setting, y, (0.5, 0.9))
+    settings = margin_of(setting.loss)
+    theta = np.arccos(np.clip(cosines(x, w[y]), -1.0, 1.0))
+    at = np.arccos(np.clip(np.cos(settings.m1 * theta + settings.m2) - settings.m3, -1.0, 1.0))
+    for place, rival in enumerate(np.setdiff1d(np.arange(c), y)):
+        near, angle = x[place % n], at[place % n] + off
+        tangent = setting.normal(d)
+        tangent -= (tangent @ near) * near
+        w[rival] = np.cos(angle) * near + np.sin(angle) * tangent / max(float(np.linalg.norm(tangent)), 1e-300)
+    return x, w, y

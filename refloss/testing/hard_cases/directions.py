@@ -8,7 +8,19 @@ from typing import TypeAlias
 import numpy as np
 
 from refloss.error_free import Array
-from refloss.testing.hard_cases.angles import SURE, at_angles, boundaries, certain, cosines, orthogonal, with_rivals
+from refloss.formats import FORMATS
+from refloss.testing.hard_cases.angles import (
+    SURE,
+    at_angles,
+    beside_threshold,
+    boundaries,
+    certain,
+    cosines,
+    of_lengths,
+    orthogonal,
+    sample_lengths,
+    with_rivals,
+)
 from refloss.testing.hard_cases.case import Draft, Labels, Setting
 from refloss.testing.hard_cases.labels import (
     NOTHING,
@@ -19,7 +31,19 @@ from refloss.testing.hard_cases.labels import (
     ignored_reason,
     weightless_labels,
 )
-from refloss.testing.signatures import adds_to_cosine, head_of, ignore_index_of, scale_of, softcap_of
+from refloss.testing.signatures import (
+    adds_to_cosine,
+    given_margin,
+    head_of,
+    ignore_index_of,
+    is_on_cosine,
+    negatives_of,
+    own_margin,
+    quality_of,
+    scale_of,
+    softcap_of,
+    takes_margins,
+)
 
 RandomRows: TypeAlias = Callable[[Labels], tuple[Array, Array]]
 """Random x and w for labels."""
@@ -29,7 +53,20 @@ NO_DIRECTION = "has no direction, and its loss no value: to refuse it is right, 
 
 
 def direction_cases(setting: Setting) -> Iterator[Draft]:
-    """Yield the cases of a linear head or of a margin."""
+    """Yield the cases of a linear head or of a margin.
+
+    Where margins depend on the lengths of embeddings, all embeddings have such lengths that they do, except where a
+    case is about lengths.
+    """
+    lengths = sample_lengths(setting)
+    for draft in _of_any_length(setting):
+        x, *others = draft.inputs
+        keep = lengths is None or {"lengths", "overflow", "zero vector"} & set(draft.flags)
+        yield draft if keep else draft._replace(inputs=(of_lengths(x, lengths), *others))
+
+
+def _of_any_length(setting: Setting) -> Iterator[Draft]:
+    """Yield the cases."""
     n, c, d = setting.size
     loss, labels, normal = setting.loss, setting.labels, setting.normal
     on_margin = head_of(loss) == "margin"
@@ -53,6 +90,9 @@ def direction_cases(setting: Setting) -> Iterator[Draft]:
     if on_margin:
         yield from _boundary_cases(setting)
         yield from _angle_cases(setting)
+        yield from _quality_cases(setting, random)
+        if negatives_of(loss) is not None:
+            yield from _threshold_cases(setting)
     x, w = random(y := labels())
     if n > 1:
         yield Draft("boundary", "ignored", ("ignored",), ignored_reason(loss), (x, w, every_second_ignored(loss, y)))
@@ -74,18 +114,79 @@ def direction_cases(setting: Setting) -> Iterator[Draft]:
         yield from _option_cases(setting, random)
     elif scale_of(loss) is not None:
         yield from _length_cases(setting, random)
+    if takes_margins(loss):
+        yield from _margin_cases(setting, random)
 
 
 def _boundary_cases(setting: Setting) -> Iterator[Draft]:
     """Targets on each boundary of the rule of the margin and on both sides of it."""
-    for name, theta, reason in boundaries(setting.loss):
+    for name, theta, reason, lengths in boundaries(setting):
+        flags = ("boundary",) if lengths is None else ("boundary", "lengths")
+
+        def at(*angles: float | Array, lengths: Array | None = lengths) -> tuple[Array, ...]:
+            x, *others = at_angles(setting, setting.labels(), angles)  # type: ignore[arg-type]
+            return of_lengths(x, lengths), *others
+
         for side, off in (("before", -0.02), ("after", 0.02)):
-            angles = (max(theta + off, 0.05), min(theta + off, np.pi - 0.05))
-            inputs = at_angles(setting, setting.labels(), angles)
-            yield Draft("boundary", f"{name}-{side}", ("boundary",), f"0.02 rad {side} {reason}", inputs)
+            inputs = at(np.maximum(theta + off, 0.05), np.minimum(theta + off, np.pi - 0.05))
+            yield Draft("boundary", f"{name}-{side}", flags, f"0.02 rad {side} {reason}", inputs)
         either = f"on {reason}, as near as the dtype can: what holds on either side is accepted"
-        inputs = at_angles(setting, setting.labels(), (theta, theta))
-        yield Draft("boundary", f"{name}-on", ("boundary",), either, inputs)
+        yield Draft("boundary", f"{name}-on", flags, either, at(theta, theta))
+
+
+def _quality_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
+    """Embeddings as long as the bounds of the length that margins depend on, beside them, and far beyond."""
+    settings, n = quality_of(setting.loss), setting.size.n
+    least, most = FORMATS[setting.dtype].smallest, FORMATS[setting.dtype].largest
+    for name, bound in () if settings is None else (("least", settings.low), ("most", settings.high)):
+        for side, factor in (("below", 0.98), ("on", 1.0), ("above", 1.02), ("far", 0.5 if name == "least" else 2.0)):
+            length = float(bound) * factor
+            if not 1e3 * least < length**2 < most:  # no code of this dtype adds up such squares
+                continue
+            x, w = random(y := setting.labels())
+            where = {"on": "as long as", "far": "twice beyond"}.get(side, f"2 % {side}")
+            reason = f"embeddings {where} the {'shortest' if name == 'least' else 'longest'} that count by their length"
+            inputs = of_lengths(x, np.full(n, length)), w, y
+            yield Draft("boundary", f"length-{name}-{side}", ("lengths", "bound"), reason, inputs)
+
+
+def _threshold_cases(setting: Setting) -> Iterator[Draft]:
+    """Classes at the threshold of hard ones, and on both sides of it."""
+    c, labels = setting.size.c, setting.labels
+    for side, off in (("hard", -0.02), ("easy", 0.02), ("on", 0.0)) if c > 1 and setting.size.d > 1 else ():
+        inputs = beside_threshold(setting, labels() % ((c + 1) // 2), off)
+        reason = f"classes 0.02 rad beside the threshold of hard ones, {side}"
+        if side == "on":
+            reason = "classes on the threshold of hard ones, as near as the dtype can: hard or not is accepted"
+        yield Draft("boundary", f"threshold-{side}", ("threshold",), reason, inputs)
+
+
+def _margin_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
+    """Margins that are given, one per sample."""
+    labels, n = setting.labels, setting.size.n
+    settings = given_margin(setting.loss)
+    m = np.minimum((own_margin(setting.loss) or 0.25) * np.linspace(0.5, 1.5, n), 1.5)
+    y = labels()
+    yield Draft("ordinary", "margins", ("margins",), "a margin for each sample", (*random(y), y, m))
+    y = labels()
+    reason = "margins of 0 and below 0 among those that are given"
+    signs = np.resize([0.0, -0.125, m[0]], n)
+    yield Draft("boundary", "margins-signs", ("margins",), reason, (*random(y), y, signs))
+    if n > 1:
+        x, w = random(y := labels())
+        inputs = x, w, every_second_ignored(setting.loss, y), m
+        yield Draft("boundary", "ignored-margins", ("ignored", "margins"), ignored_reason(setting.loss), inputs)
+    reason = "targets at 0.01 rad of their class, each with its margin"
+    yield Draft("hard", "margins-near", ("margins", "small angle"), reason, (*at_angles(setting, y, (1e-2, 1e-2)), m))
+    side = np.where(np.arange(n) % 2 == 0, -0.02, 0.02)
+    if is_on_cosine(settings):
+        x, w, y = at_angles(setting, labels(), (0.5, 1.2))
+        m, reason = cosines(x, w[y]) + side, "margins 0.02 beside the cosine of their target"
+    else:
+        turned = np.linspace(1.0, 2.0, n) * min(settings.m1, 1.0)
+        x, w, y = at_angles(setting, labels(), (turned[0] / settings.m1, turned[-1] / settings.m1))
+        m, reason = np.pi - turned + side, "margins 0.02 beside that of m1 theta + m2 = pi"
+    yield Draft("boundary", "margins-rule", ("margins", "boundary"), reason, (x, w, y, m))
 
 
 def _angle_cases(setting: Setting) -> Iterator[Draft]:

@@ -14,8 +14,7 @@ from refloss.testing.signatures import (
     Inputs,
     Loss,
     class_weight_of,
-    cross_entropy_of,
-    has_labels,
+    has_row_terms,
     ignore_index_of,
     labels_of,
 )
@@ -64,8 +63,8 @@ def every_second_ignored(loss: Loss, y: Labels) -> Labels:
 
 
 def weightless_labels(loss: Loss, n: int) -> Labels | None:
-    """Return labels (N,) of classes of weight 0, if there are such classes; none for a z-loss, which counts there."""
-    weights = None if has_labels(loss) and cross_entropy_of(loss).z_loss else class_weight_of(loss)
+    """Return labels (N,) of classes of weight 0, if there are any; none where a row has other terms, which count."""
+    weights = None if has_row_terms(loss) else class_weight_of(loss)
     none = np.flatnonzero(np.equal([1.0] if weights is None else weights, 0.0))
     return np.resize(none, n) if len(none) else None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from refloss.engines.spec import MARGINS
 from refloss.formats import dtype_name
 from refloss.messages import shown
 from refloss.testing.adapters import ready
@@ -25,13 +26,14 @@ from refloss.testing.metamorphic.strategies import strategy
 from refloss.testing.options import (
     as_flag,
     as_function,
+    given_margins,
     is_shape,
     is_whole,
     takes_bias,
     wanted_gradients,
     writable_inputs,
 )
-from refloss.testing.signatures import INPUTS, Loss, as_loss, class_weight_of, has_labels, head_of, ignore_index_of
+from refloss.testing.signatures import Loss, as_loss, class_weight_of, fields_of, has_labels, ignore_index_of, inputs_of
 
 __all__ = ["Properties", "properties"]
 
@@ -55,6 +57,7 @@ def properties(
     ignored: bool = True,
     gradients: bool | Sequence[str] = True,
     bias: bool | None = None,
+    margins: bool | None = None,
     overwrites: Sequence[str] = (),
 ) -> Properties:
     """Search for inputs on which foreign code contradicts itself; no expected value is needed.
@@ -92,6 +95,9 @@ def properties(
         False for code that returns only a value; or names of inputs, if only those gradients have to be returned.
     bias
         Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
+    margins
+        Whether the code takes margins, one per sample, as its fourth argument; if left out, as for `check`. Their
+        gradient is looked at where ``gradients`` names it.
     overwrites
         Names of inputs, "y" among them, that the code may write into.
 
@@ -116,9 +122,11 @@ def properties(
     ready(framework, name, device)
     if not is_whole(examples):
         raise ValueError(f"examples: expected a positive integer; got {shown(examples)}")
-    size, names, with_bias = _size(loss, shape), INPUTS[head_of(loss)], takes_bias(fn, loss, bias)
-    if "b" in names and not with_bias:
+    size, names, with_bias = _size(loss, shape), inputs_of(loss), takes_bias(fn, loss, bias)
+    if ("b" in names and not with_bias) or ("m" in names and not given_margins(fn, loss, margins)[0]):
         names = names[:-1]
+    if gradients is True:
+        gradients = [name for name in fields_of(loss) if name != MARGINS.name]
     wanted = tuple(entry for entry in wanted_gradients(loss, gradients) if entry in names)
     allowed = writable_inputs(loss, overwrites)
     code = Code(fn, loss, framework, name, device, a, wanted, {}, set(), set(), {})

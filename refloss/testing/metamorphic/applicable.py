@@ -45,7 +45,15 @@ from refloss.testing.metamorphic.within_result import (
     repeatable,
     slope,
 )
-from refloss.testing.signatures import cross_entropy_of, has_options, head_of, margin_of, scale_of
+from refloss.testing.signatures import (
+    cross_entropy_of,
+    has_options,
+    has_row_terms,
+    head_of,
+    margin_of,
+    quality_of,
+    scale_of,
+)
 
 Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
 
@@ -57,7 +65,7 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
     if code.weights is None or (code.weights >= 0.0).all():
         yield not_negative
     if shape.n > 1:
-        yield from (order_of_samples, samples_alone, whole_of_parts)
+        yield from (order_of_samples, samples_alone, whole_of_parts) if _is_shared(code) else (order_of_samples,)
     if head == "triplet":
         yield from (axes, translation, closed, coincident)
     elif head == "divergence":
@@ -73,8 +81,19 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
     balanced = head == "divergence" or (head == "logits" and not has_options(code.loss))
     if balanced or (head == "triplet" and len(code.gradients) == 3):
         yield nothing_in_sum
-    if head != "margin" or margin_of(code.loss).gradient == "exact":
+    if head != "margin" or _is_slope(code):
         yield slope
+
+
+def _is_shared(code: Code) -> bool:
+    """Whether a batch's mean is that of its samples by what they count; not with terms that no class weight divides."""
+    return code.loss.reduction != "mean" or code.weights is None or not has_row_terms(code.loss)
+
+
+def _is_slope(code: Code) -> bool:
+    """Whether the gradient of a margin loss is that of its value: not where a part counts as a constant."""
+    of_length = quality_of(code.loss)
+    return margin_of(code.loss).gradient == "exact" and (of_length is None or not of_length.detached)
 
 
 def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
@@ -95,9 +114,11 @@ def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
         yield vector_for_all_classes
     if head == "margin":
         yield lengths_of_w
-        if scale_of(loss) is not None:
+        if scale_of(loss) is not None and quality_of(loss) is None:
             yield lengths_of_x
     if ignored:
-        yield from (ignored_rows, ignored_batch, ignored_all, whole_of_parts_with_ignored)
+        yield from (ignored_rows, ignored_batch, ignored_all)
+        if _is_shared(code):
+            yield whole_of_parts_with_ignored
     if len(weightless_classes(code)):
         yield from (weightless_rows, weightless_batch)

@@ -164,7 +164,7 @@ def upstream(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
         allowed = part.allowed[name] + rest.allowed[name] + one.allowed[name]
         within(f"{named(name)} is not linear in the upstream gradient", off, allowed, inputs)
         if name not in PER_CLASS:
-            each = factors[..., None]
+            each = factors[..., None] if one.parts[name].ndim > 1 else factors
             off = part.parts[name] - each * one.parts[name]
             allowed = part.allowed[name] + np.abs(each) * one.allowed[name]
             within(f"{named(name)} is not proportional to the upstream gradient", off, allowed, inputs)

@@ -8,7 +8,14 @@ from refloss.error_free import Array
 from refloss.testing.hard_cases import weights_cancel
 from refloss.testing.hard_cases.case import Labels
 from refloss.testing.metamorphic.code import Code
-from refloss.testing.signatures import Loss, class_weight_of, cross_entropy_of, has_labels, ignore_index_of
+from refloss.testing.signatures import (
+    Loss,
+    class_weight_of,
+    cross_entropy_of,
+    has_labels,
+    has_row_terms,
+    ignore_index_of,
+)
 
 
 def labels_that_count(loss: Loss, classes: int) -> Labels:
@@ -46,6 +53,7 @@ def with_a_mean(loss: Loss, y: Labels) -> Labels:
 
 
 def weightless_classes(code: Code) -> Labels:
-    """Return classes whose samples do not count; with label smoothing there are none."""
+    """Return classes whose samples do not count; with label smoothing, or other terms of a row, there are none."""
     smoothed = has_labels(code.loss) and cross_entropy_of(code.loss).label_smoothing
-    return np.zeros(0, np.int64) if code.weights is None or smoothed else np.flatnonzero(code.weights == 0.0)
+    counts = smoothed or has_row_terms(code.loss)
+    return np.zeros(0, np.int64) if code.weights is None or counts else np.flatnonzero(code.weights == 0.0)

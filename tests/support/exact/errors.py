@@ -32,8 +32,9 @@ def absolute_terms(
 
     - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
-      of a hard class psi' := 1 + |deta/dc|, for its cosine is a sum of terms of up to 1; a given margin:
-      |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and lambda (1/u_a^2 + 1/a^2) more;
+      of a hard class psi' := |t| + 2 (CurricularFace) or 1 + t (MV-Softmax), the largest slope of what replaces its
+      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the sizes of
+      the two terms of its regularizer's derivative, lambda / u^2 and lambda / a^2, more, unless the length is held;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
@@ -114,7 +115,7 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
                 slopes = [sine_of(x, w) for w in sample.classes] if projected else [mpf(1)] * classes
                 if negatives:
-                    sizes = (negatives.size(k, c) for k, c in enumerate(sample.cosines))
+                    sizes = map(negatives.size, range(classes))
                     slopes = [slope * size for slope, size in zip(slopes, sizes, strict=True)]
                 slopes[sample.label] = abs(pair.slope(digits))
                 slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]

@@ -273,13 +273,13 @@ class Negatives(NamedTuple):
             return c
         return c * (self.t + c) if self.curricular else (1 + self.t) * c + self.t
 
-    def size(self, k: int, c: mpf) -> mpf:
-        """1 and the size of the slope of that, for c is wrong by what its terms up to 1 are; 1 where c stays."""
-        return 1 + abs(mp.diff(lambda c: self.eta(k, c), c)) if k in self.hard else mpf(1)
+    def size(self, k: int) -> mpf:
+        """The largest slope of that, what a cosine's error is multiplied by at most; 1 where c stays."""
+        return self.steepest() if k in self.hard else mpf(1)
 
     def steepest(self) -> mpf:
-        """What the slope is at most."""
-        return 2 + abs(self.t)
+        """What the size of the slope is at most, of all cosines."""
+        return abs(self.t) + 2 if self.curricular else 1 + self.t
 
 
 def nearest(x: Vector, centers: Sequence[Vector]) -> int:

@@ -32,6 +32,7 @@ from support.right_codes.numpy_codes import (
     without_bias,
 )
 from support.right_codes.option_codes import numpy_options, torch_capped_in_place, torch_options
+from support.right_codes.quality_codes import jax_family, numpy_family, torch_family
 from support.right_codes.results import as_dict, as_one_dict, in_place, nested, plain_number, refusing, turned
 from support.right_codes.torch_codes import (
     torch_arccos_in_double,
@@ -376,6 +377,65 @@ def of_options(dtype: str) -> Iterator[Right]:
     yield Right("capped, F.cross_entropy, lse ** 2, probabilities", "torch", fn, OPTIONS[5], DTYPES, "working", soft)
 
 
+GIVEN = (
+    refloss.ArcFace(),
+    refloss.ArcFace(s=30.0, boundary="hard"),
+    refloss.ArcFace(s=None, reduction="none"),
+    refloss.ArcFace(s=16.0, boundary="easy", class_weight=WEIGHTS, reduction="sum"),
+    refloss.CosFace(),
+    refloss.CosFace(boundary="conditional", label_smoothing=0.1),
+    refloss.CombinedMargin(m1=1.35, m2=0.2, m3=0.1),
+    refloss.ArcFace(gradient="detached"),
+)
+"""Losses whose margins may be given."""
+QUALITIES = (
+    refloss.AdaFace(),
+    refloss.AdaFace(h=1.0, std=5.0, reduction="none"),
+    refloss.AdaFace(s=16.0, h=1.0, std=20.0, gradient="detached"),
+    refloss.AdaFace(s=None, label_smoothing=0.1),
+    refloss.MagFace(),
+    refloss.MagFace(boundary="hard", s=32.0, reduction="none"),
+    refloss.MagFace(s=30.0, class_weight=WEIGHTS, l_a=0.5, u_a=8.0, regularizer=2.0),
+    refloss.MagFace(boundary="none", gradient="detached", reduction="sum"),
+    refloss.MagFace(s=None, regularizer=0.0),
+)
+"""Losses whose margins depend on lengths."""
+HARD = (
+    refloss.CurricularFace(),
+    refloss.CurricularFace(t=0.3, boundary="none", reduction="none"),
+    refloss.CurricularFace(s=None, t=-0.2, boundary="easy"),
+    refloss.CurricularFace(s=30.0, t=0.6, label_smoothing=0.1, gradient="detached"),
+    refloss.MVSoftmax(),
+    refloss.MVSoftmax(margin="arc", m=0.5, boundary="none", reduction="none"),
+    refloss.MVSoftmax(margin="arc", m=0.5, t=1.0, class_weight=WEIGHTS),
+    refloss.MVSoftmax(boundary="none", t=0.0, s=16.0, reduction="sum"),
+)
+"""Losses whose hard classes count more."""
+
+
+def of_samples_and_classes(dtype: str) -> Iterator[Right]:
+    """Margins of samples, given or by length, and hard classes."""
+    gathers = dtype in SINGLES
+    rules = {"none", "hard", "easy", "conditional", "clip", "acute"}
+    for loss in (*GIVEN, *QUALITIES, *HARD):
+        fn = torch_family(loss, gathered=gathers)
+        yield Right(f"two lengths, of samples, {loss}", "torch", fn, loss, DTYPES, "stable", {})
+        upcast = torch_family(loss, upcast=True)
+        yield Right(f"two lengths of samples in float32, {loss}", "torch", upcast, loss, HALVES, "mixed", {})
+        if loss.spec.margin.boundary in rules:
+            fn = numpy_family(loss)
+            yield Right(f"of samples by hand, {loss}", "numpy", fn, loss, DTYPES, "stable", {})
+            fn = numpy_family(loss, upcast=True)
+            yield Right(f"of samples by hand in float32, {loss}", "numpy", fn, loss, HALVES, "mixed", {})
+    for loss in (GIVEN[0], QUALITIES[0], HARD[1]):
+        fn = numpy_family(loss, "projection")
+        yield Right(f"of samples by one projection, {loss}", "numpy", fn, loss, DTYPES, "stable", {})
+        summed: dict[str, Any] = {"accumulate": dtype} if dtype in HALVES else {}
+        yield Right(f"of samples in jax, {loss}", "jax", jax_family(loss), loss, DTYPES, "stable", summed | UNIGNORED)
+        single = jax_family(loss, upcast=True)
+        yield Right(f"of samples in jax, in float32, {loss}", "jax", single, loss, HALVES, "mixed", UNIGNORED)
+
+
 FAMILIES = (
     of_numpy_logits,
     of_torch_logits,
@@ -386,4 +446,5 @@ FAMILIES = (
     of_triplets,
     of_divergences,
     of_options,
+    of_samples_and_classes,
 )

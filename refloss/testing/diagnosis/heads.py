@@ -1,0 +1,108 @@
+"""The parts that the value of a margin loss is made of, from which it is computed with one of them changed.
+
+Symbols: embeddings x (N, D); cosines c (N, C); θ the angle of the target, ψ what stands for its cosine, τ the threshold
+of hard classes, v the number that a margin depends on, r the terms of a regularizer (N,). All are float64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refloss.error_free import Array, Pair, high
+from refloss.losses import CrossEntropy
+from refloss.stages import margin, negatives, normalize, quality
+from refloss.testing.signatures import (
+    Inputs,
+    Loss,
+    cross_entropy_of,
+    given_margin,
+    is_on_cosine,
+    margin_of,
+    negatives_of,
+    numbers_of,
+    quality_of,
+    scale_of,
+    target_logit,
+)
+
+
+class Parts(NamedTuple):
+    """What a value is made of."""
+
+    loss: Loss
+    settings: margin.Settings
+    """Settings of the curve."""
+    y: NDArray[np.int64]
+    length: Array
+    """Lengths of embeddings (N,)."""
+    c: Array
+    """Cosines (N, C)."""
+    v: quality.Quality | None
+    psi: Array
+    tau: Array
+    terms: Array
+    """r (N,)."""
+
+    @property
+    def target(self) -> Array:
+        """The target's cosine (N,)."""
+        return np.asarray(self.c[np.arange(len(self.y)), self.y])
+
+    @property
+    def theta(self) -> Array:
+        """θ (N,)."""
+        return np.arccos(np.clip(self.target, -1.0, 1.0))
+
+    @property
+    def margins(self) -> tuple[Array, Array]:
+        """m2 and m3 of each sample (N,)."""
+        own = margin.at(self.settings, self.v)
+        m2, m3 = (np.broadcast_to(high(m) if isinstance(m, Pair) else m, self.y.shape) for m in (own.m2, own.m3))
+        return np.asarray(m2), np.asarray(m3)
+
+    def value(self) -> ArrayLike:
+        """Return the value."""
+        of_hard = negatives_of(self.loss)
+        f = self.c.copy()
+        if of_hard is not None:
+            f = np.where(self.c > self.tau[:, None], raised(of_hard, self.c), self.c)
+        f[np.arange(len(self.y)), self.y] = self.psi
+        return self.value_of(f)
+
+    def value_of(self, f: Array) -> ArrayLike:
+        """Return the value from what is scaled (N, C), ψ at the targets."""
+        s = scale_of(self.loss)
+        scaled = (self.length[:, None] if s is None else s) * f
+        value = np.asarray(CrossEntropy(**cross_entropy_of(self.loss)._asdict())(scaled, self.y))
+        if not self.terms.any():
+            return value
+        reduction = self.loss.reduction
+        return value + (self.terms if reduction == "none" else getattr(self.terms, reduction)())
+
+
+def raised(settings: negatives.Settings, c: Array) -> Array:
+    """Return what cosines of hard classes become."""
+    return c * (settings.t + c) if settings.rule == "curricular" else c + (settings.t * c + settings.t)
+
+
+def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
+    """Return the parts of a value on some inputs, from their cosines or from others."""
+    x, w, y, *given = inputs
+    length = np.linalg.norm(x, axis=1)
+    if c is None:
+        c = (x / length[:, None]) @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
+    settings, v = given_margin(loss) if given else margin_of(loss), numbers_of(loss, x, *(given or (None,)))
+    terms, of_length = np.zeros(len(x)), quality_of(loss)
+    if of_length is not None and of_length.regularizer:
+        terms = quality.forward(x, normalize.forward(x), of_length)[1].hi
+    parts = Parts(loss, settings, y, length, c, v, np.zeros(len(x)), np.zeros(len(x)), terms)
+    m2, m3 = parts.margins
+    if is_on_cosine(settings):
+        least = {"conditional": m3, "acute": 0.0 * m3}.get(settings.boundary, np.full(len(x), -2.0))
+        psi = np.where(parts.target > least, parts.target - m3, parts.target)
+    else:
+        psi = target_logit(settings, parts.theta, v)
+    return parts._replace(psi=psi, tau=np.cos(settings.m1 * parts.theta + m2) - m3)
