@@ -180,7 +180,9 @@ def torch_eta(torch: ModuleType, loss: Any, cos: Any, theta: Any) -> Any:
 def torch_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any = None) -> Any:
     """Cross entropy of scaled cosines, psi in the target's place and eta in those of others; "mean" of all rows."""
     length = x.norm(dim=1, keepdim=True)
-    cos = (x / length) @ (w / w.norm(dim=1, keepdim=True)).T
+    unit = w / w.norm(dim=-1, keepdim=True)
+    cos = torch.einsum("nd,...d->n...", x / length, unit) if w.ndim == 3 else (x / length) @ unit.T
+    cos = cos.amax(dim=2) if w.ndim == 3 else cos
     target = torch.nn.functional.one_hot(y, len(w)).bool()
     theta = torch.acos(cos[target])
     psi = torch_psi(torch, theta, loss, length[:, 0], m)
