@@ -90,6 +90,8 @@ CASES = {
     "A-Softmax, theta near 1e-3": near(refloss.ASoftmax(m=2.0), 1e-3, differences=True),
     "CombinedMargin": head(refloss.CombinedMargin(s=8.0, m1=1.35, m2=0.5, m3=0.25, boundary="monotone")),
     "CombinedMargin, theta near 1e-8": near(refloss.CombinedMargin(s=4.0), 1e-8),
+    "SubCenterArcFace": head(refloss.SubCenterArcFace(s=8.0, centers=2)),
+    "SubCenterArcFace, smoothed and weighted": head(refloss.SubCenterArcFace(s=8.0, **textbook.SETTINGS)),
     "ArcFace, margins given": given(refloss.ArcFace(s=8.0)),
     "CosFace, margins given": given(refloss.CosFace(s=8.0)),
     "CombinedMargin, margins given": given(refloss.CombinedMargin(s=8.0, m1=1.35, m3=0.25, reduction="sum")),
@@ -127,6 +129,8 @@ def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, d
     """Every mutant of the gradients of a case, on every input; none of them may be what it came from."""
     _, gradients = case.result
     names = dict(zip(("x", "w"), case.inputs[:2], strict=True))
+    if isinstance(case.loss, refloss.SubCenterArcFace):
+        kinds = kinds | mutants.CENTERS
     wrong = mutants.everywhere(kinds, gradients)
     if "x" in gradients and not isinstance(case.loss, refloss.SoftmaxLoss):
         directions = {name: gradients[name] for name in names}

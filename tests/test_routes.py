@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss import ArcFace, CombinedMargin, CosFace, CurricularFace, MagFace, MVSoftmax
-from support import cases, checks, exact, mutants, published
+from refloss import ArcFace, CombinedMargin, CosFace, CurricularFace, MagFace, MVSoftmax, SubCenterArcFace
+from support import cases, centers, checks, exact, mutants, published
 from support.frameworks import (
     Comparison,
     agree,
@@ -75,7 +75,16 @@ def hold_engines(loss: Any, *inputs: Any) -> None:
 
 def inputs_for(loss: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Targets near their class, far from it and nearly opposite to it: on both sides of every boundary."""
-    return head_inputs(31, classes=5, d=4)
+    x, w, y = head_inputs(31, classes=5, d=4)
+    if isinstance(loss, SubCenterArcFace):
+        w = with_centers(w, loss.centers)
+    return x, w, y
+
+
+def with_centers(w: np.ndarray, count: int) -> np.ndarray:
+    """Classes with their centers next to each other, so that what is opposite to one is so to all."""
+    apart = 0.1 * np.random.default_rng(32).standard_normal((len(w), count, w.shape[1]))
+    return w[:, None] + apart * np.linalg.norm(w, axis=1)[:, None, None]
 
 
 @pytest.mark.parametrize("loss", HEADS.values(), ids=HEADS)
@@ -130,6 +139,8 @@ PUBLISHED = [
     (published.curricularface, CurricularFace(t=0.3)),
     (published.mv_softmax, MVSoftmax()),
     (published.mv_softmax, MVSoftmax(margin="arc", m=0.5, boundary="none")),
+    (published.sub_center_arcface, SubCenterArcFace()),
+    (published.sub_center_arcface, SubCenterArcFace(m=0.3, centers=2)),
     (published.elastic, ArcFace()),
     (published.elastic, CosFace()),
 ]
@@ -148,7 +159,11 @@ def test_the_ways_of_the_papers_code(torch, theirs, loss):
     x, w, y = random.standard_normal((12, 5)), random.standard_normal((7, 5)), random.integers(0, 7, 12)
     x += np.linspace(-1.0, 2.0, 12)[:, None] * w[y]
     x *= 20.0 if getattr(loss, "u_a", 0.0) > 100.0 else 1.0  # so that lengths are between their bounds
-    theta = exact.angle(x, w[y]).astype(float)
+    own = w[y]
+    if isinstance(loss, SubCenterArcFace):
+        w = with_centers(w, loss.centers)
+        own = w[y, centers.truth(x, w)[np.arange(12), y]]
+    theta = exact.angle(x, own).astype(float)
     assert theta.min() > 0.2
     assert theta.max() < math.pi - 0.2
     given = {"m": random.normal(0.4, 0.1, 12)} if theirs is published.elastic else {}

@@ -276,12 +276,16 @@ def head_bound(
         S G_y times a number up to B = 1 + m, which is wrong by dm, by the angle's m1 dc / sin theta, and by 32u.
     (h) What replaces a hard class's cosine has slope eta', 2 + |t| at most, which is wrong by 2 dc and 4u of that, and
         is itself wrong by 4u more.
+    (i) Which center of a class is nearest no rounding decides, so that one is all there is of the class.
     """
     (n, d), classes, at, by_norm = x.shape, len(w), (np.arange(len(x)), y), getattr(loss, "s", None) is None
-    length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)[:, None]
+    length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=-1)
     s = length_x if by_norm else np.full((n, 1), loss.s)
     dc, contract = (2.0 * d + 8.0) * U, max(32.0, 8.0 * s.max())
-    f, slope, slope_off = x @ w.T / length_x / length_w.T, np.ones((n, classes)), np.zeros((n, classes))
+    c = (x @ w.reshape(-1, d).T / length_x / length_w.reshape(-1)).reshape(n, classes, -1)
+    nearest = c == c.max(axis=2, keepdims=True)
+    assert (np.sort(c, axis=2)[..., 1:] - np.sort(c, axis=2)[..., :-1] > 2.0 * dc)[..., -1:].all()
+    f, slope, slope_off = c.max(axis=2), np.ones((n, classes)), np.zeros((n, classes))
     theta, of_length = np.arccos(f[at]), lengths_bound(loss, length_x[:, 0], d)
     f = textbook.eta(loss, f, theta)
     if hasattr(loss, "t"):
@@ -302,7 +306,7 @@ def head_bound(
     bounds = {
         "value": (rows.loss - 0.5 * contract * U * log_softmax(s * f)[at] + of_length.term).mean(),
         "x": (lost / length_x + radial).sum(axis=1, keepdims=True) + np.reshape(along, (-1, 1)),
-        "w": lost.sum(axis=0)[:, None] / length_w,
+        "w": (lost[..., None] * nearest).sum(axis=0).reshape(*length_w.shape, 1) / length_w[..., None],
     }
     return bounds if m is None else bounds | {"m": of_m}
 

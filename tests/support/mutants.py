@@ -73,6 +73,19 @@ FINE: dict[str, Mutant] = {
 }
 
 
+def _of_centers(change: Callable[[np.ndarray], np.ndarray]) -> Mutant:
+    """Change the gradients of centers (C, K, D), where such are first; others are doubled."""
+    return lambda g: _changed(g, lambda array: change(array) if array.ndim == 3 else 2.0 * array)
+
+
+CENTERS: dict[str, Mutant] = {
+    "to another center": _of_centers(lambda array: np.roll(array, 1, axis=1)),
+    "to all centers alike": _of_centers(lambda array: 0.0 * array + array.mean(axis=1, keepdims=True)),
+    "a little to all centers": _of_centers(lambda array: array + 1e-3 * array.sum(axis=1, keepdims=True)),
+}
+"""What a gradient of centers may be wrong by."""
+
+
 class Altered(NamedTuple):
     """A loss whose gradients come of a stage that has a function replaced."""
 
@@ -171,7 +184,7 @@ def input_mutants(inputs: Gradients) -> dict[str, Mutant]:
     def unprojected(gradients: Gradients) -> Gradients:
         name = next(iter(gradients))
         array, v = gradients[name], inputs[name]
-        lengths, sizes = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (v, array))
+        lengths, sizes = (np.linalg.norm(rows, axis=-1, keepdims=True) for rows in (v, array))
         return gradients | {name: array + 0.1 * sizes * v / lengths}
 
     return {"projection dropped": unprojected}

@@ -47,6 +47,15 @@ def magface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
     return torch.nn.functional.cross_entropy(z, y) + loss.regularizer * regularizer
 
 
+def sub_center_arcface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Deng et al. 2020: the largest cosine of the centers of a class, and from there on ArcFace by addition."""
+    cos = cosines(torch, x, w.reshape(-1, w.shape[2])).view(len(x), len(w), -1)
+    cos, _ = torch.max(cos, dim=2)
+    with_margin = cos * math.cos(loss.m) - (1.0 - cos**2).sqrt() * math.sin(loss.m)
+    target = on_target(torch, y, torch.ones(len(y), dtype=x.dtype), len(w))
+    return torch.nn.functional.cross_entropy(loss.s * (target * with_margin + (1.0 - target) * cos), y)
+
+
 def curricularface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
     """Huang et al. 2020: hard classes by comparing with the target's cosine before its rule."""
     cos, m = cosines(torch, x, w), loss.m
