@@ -28,6 +28,7 @@ import mutation
 import performance
 import performance_parts
 import pictures
+import ratios
 import soundness
 import verdicts
 from pages import ROOT, Measured, Rows
@@ -62,6 +63,7 @@ WRONG = Measurement("wrong", verdicts.wrong, verdicts.WRONG)
 HOSTILE = Measurement("hostile", hostile.measured, hostile.SEEDS)
 MUTANTS = Measurement("mutants", mutation.measured, range(len(mutation.ROUNDS)))
 PERFORMANCE = Measurement("performance", performance_parts.measured, performance_parts.SEEDS, alone=True)
+RATIOS = Measurement("ratios", ratios.measured, ratios.SEEDS, alone=True)
 
 RECORDS = {
     "chain": Record((ENGINES,), accuracy_pages.write_chain),
@@ -70,6 +72,7 @@ RECORDS = {
     "certified": Record((ENGINES, ENGINE_TIMES), accuracy_pages.write_certified),
     "hostile": Record((HOSTILE,), hostile.write),
     "performance": Record((PERFORMANCE,), performance.write),
+    "ratios": Record((RATIOS,), ratios.write),
     "implementations": Record((LIBRARIES,), implementations.write),
     "kernels": Record((KERNELS,), kernels.write),
     "budgets": Record((SOUND, RIGHT, WRONG), budgets.write),

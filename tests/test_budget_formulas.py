@@ -1,6 +1,6 @@
 """The formulas of the page on budgets are what the code computes: read from their TeX and evaluated (see support/tex).
 
-Every displayed formula of docs/testing/budgets.md and budgets-more.md is bound to what a function of
+Every displayed formula of docs/testing/budgets.md, budgets-more.md and budgets-family.md is bound to what a function of
 `refloss.testing.errors` returns or, for what `refloss.testing.budgets` puts together, to what that passes on or
 returns. Several formulas may make one result. As in test_formulas.py, both sides have to agree, and every formula that
 is altered in a sign, a factor, a term, an index, a function or a condition has to disagree with some result.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,8 @@ from mpmath import mp, mpf
 
 import refloss
 from refloss.error_free import Pair
-from refloss.stages import angle, margin, softmax
+from refloss.stages import angle, margin, negatives, quality, softmax
+from refloss.stages.softcap import Settings
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
 from refloss.testing.errors import divergence as divergences
@@ -32,7 +34,7 @@ from support import tex
 from support.sampled import chosen
 
 PAGES = Path(__file__).parents[1] / "docs" / "testing"
-PAGE = (PAGES / "budgets.md").read_text() + (PAGES / "budgets-more.md").read_text()
+PAGE = "".join((PAGES / f"budgets{part}.md").read_text() for part in ("", "-more", "-family"))
 FORMULAS = dict(re.findall(r"\$\$\\label\{budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))
 AGREES = mpf(2) ** -40  # what float64 rounds
 DIFFERS = mpf(2) ** -20  # what lies between the two would be undecided, and fails
@@ -57,18 +59,17 @@ class Bound(NamedTuple):
 
 BOUND: list[Bound] = []
 SYMMETRIC = "arguments exchanged"  # the largest or least of two, and a distance, are the same in either order
+SECOND_CASE = ["0: factor 0 dropped", "0: factor 1 dropped", "0: upside down", "0: 1 + 1"]
+"""Of a threshold, written a second time where the first case fails."""
 EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     "polynomial": ["0: sign of all"],  # r is a root of either sign
     "reach": ["1: cases exchanged"],  # of two sides
     "scale-length": ["0: sign of all", "0: twice all"],  # of 0
-    "beyond": [
-        "0: factor 0 dropped",
-        "0: factor 1 dropped",
-        "0: upside down",
-        "0: 1 + 1",
-    ],  # where the first case fails
+    "beyond": [line.replace("0:", "1:") for line in SECOND_CASE],
+    "lse-beyond": SECOND_CASE,
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
     "directions-size": ["0: sign of all"],  # of a vector whose magnitudes count
+    "psi-sample": ["1: factor 0 dropped"],  # of d_3, which is 1 inside of a rule
     "divisor": ["1: sign of all"],  # of a number whose magnitude counts
 }
 
@@ -364,7 +365,7 @@ def test_a_target_whose_sine_is_within_twice_its_error_has_no_direction(theta):
 
 
 class Spied(NamedTuple):
-    """Calls of the functions of errors in the course of a budget: arguments and results, by name."""
+    """Calls of functions in the course of a budget: arguments and results, by name."""
 
     calls: dict[str, list[tuple[tuple[Any, ...], Any]]]
     value: Any
@@ -381,7 +382,7 @@ def _spied(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> Spied
     calls: dict[str, list[tuple[tuple[Any, ...], Any]]] = {}
 
     def spy(name: str) -> Callable[..., Any]:
-        function = getattr(errors, name)
+        function = getattr(budgets, name)
 
         def called(*arguments: Any) -> Any:
             result = function(*arguments)
@@ -391,6 +392,7 @@ def _spied(loss: Any, inputs: Any, a: Arithmetic, upstream: Any = None) -> Spied
         return called
 
     names = ("cosine_error", "margin_error", "cross_entropy_error", "normalize_error")
+    names = (*names, "softcap_error", "log_sum_exp_error", "_with_options")
     with patch.multiple(budgets, TRUTH=OWN, **{name: spy(name) for name in names}):
         value, allowed = budgets.bounds(loss, inputs, a, upstream)
     return Spied(calls, value, allowed)
@@ -484,6 +486,8 @@ def _rows(rng: np.random.Generator) -> Iterator[tuple[Rows, Any, Arithmetic]]:
             (np.array([0.3, 1.0, 0.5, 0.8]), np.full(C, 0.0009995)),
             (np.array([0.3, 1.0, 0.5, 0.8]), np.full(C, 0.0015)),
             (np.array([0.3, 1.0, 0.5, 0.8]), np.full(C, 20.3)),
+            (np.array([0.3, 1.0, 0.5, 0.8]), np.array([1.0, 174.6, 2.0, 3.0])),
+            (np.array([0.3, 1.0, 0.5, 0.8]), np.array([1.0, 175.4, 2.0, 3.0])),
         ):
             for a in (COARSE, tiny):
                 p, saved = softmax.forward(Pair.of(z[None]))
@@ -588,6 +592,139 @@ def _(rng):
         yield _scope(COARSE, {**values, r"\Delta s": bound[n, 0]})
 
 
+# ------------------------------------------------------------------------------------ margins of samples, hard classes
+
+
+def _lengths() -> Iterator[tuple[quality.Settings, Any, errors.Held]]:
+    """Bounds, lengths between, beside and beyond them, and what is known of these."""
+    for offset, factor in ((Fraction(-1), Fraction(1, 8)), (Fraction(1, 2), Fraction(1, 16))):
+        settings = quality.Settings(Fraction(3), Fraction(11), offset, factor, 1.7)
+        length = np.array([1.0, 2.99, 3.02, 5.0, 8.5, 10.99, 11.01, 14.0])
+        yield settings, length, errors.quality_error(length, settings, COARSE.sum_of(D), COARSE)
+
+
+@_formulas("held")
+def _(rng):
+    for settings, _, held in _lengths():
+        alpha, beta = float(settings.offset), float(settings.factor)
+        for a, of_v in zip(held.a, held.of_v, strict=True):
+            values = {"k": held.kappa, "a": a, r"\beta": beta, r"\alpha": alpha, r"\nu": alpha + beta * a}
+            yield _scope(COARSE, {**values, r"\Delta \nu": of_v})
+
+
+@_formulas("sample-margin")
+def _(rng):
+    for b2, b3, m2, m3 in ((0.3, 0.0, 0.5, 0.0), (-0.4, 0.4, 0.0, 0.3), (0.2, -0.7, 0.1, 0.6)):
+        settings = margin.Settings(1.0, m2, m3, by_quality=(Fraction(b2), Fraction(b3)))
+        number, of_v = rng.uniform(-1.0, 1.0, size=(2, N))
+        found = errors.margins_error(quality.given(number), np.abs(of_v), settings, COARSE)
+        for n in range(N):
+            for b, m, error in ((b2, m2, found.of_m2[n]), (b3, m3, found.of_m3[n])):
+                values = {"b": b, "m": m, r"\nu": number[n], r"\Delta \nu": abs(of_v[n]), r"\Delta m": error}
+                if b:
+                    yield _scope(COARSE, values)
+
+
+@_formulas("psi-sample", "number")
+def _(rng):
+    for m1, b2, b3 in ((1.0, 0.3, 0.5), (0.7, -0.4, 0.2), (1.6, 0.5, -0.3)):
+        settings = margin.Settings(m1, 0.2, 0.3, by_quality=(Fraction(b2), Fraction(b3)))
+        for theta, number, of_m2, of_m3 in rng.uniform(0.3, 1.2, size=(4, 4)) * (1.0, 1.0, 0.01, 0.01):
+            margins = errors.SampleMargins(quality.given(np.array([number])), np.array([of_m2]), np.array([of_m3]))
+            head = _head(x=np.ones((1, D)), theta=np.array([theta]))
+            found = errors.margin_error(head, settings, np.array([FINE.u / 8.0]), FINE, margins)
+            own = margin.at(settings, margins.v)
+            curve, here = margin.curve_of(own), margin.turned(angle.of(np.array([theta])), settings, margins.v)
+            psi, slope, d2, d3 = (float(getattr(curve, part)(here).hi[0]) for part in margin.Curve._fields)
+            values = {r"\psi": psi, r"\psi'": slope, "d_2": d2, "d_3": d3, r"\theta": theta, "B": max(1.0, m1**2)}
+            values |= {
+                "m_1": m1,
+                "m_2": abs(0.2 + b2 * number),
+                "m_3": abs(0.3 + b3 * number),
+                "n": abs(b2 * d2 + b3 * d3),
+            }
+            values |= {"b_2": b2, "b_3": b3, r"\Delta m_2": of_m2, r"\Delta m_3": of_m3}
+            values |= {r"\Delta \theta": errors.angle_error(np.float64(theta), FINE.sum_of(D), FINE)}
+            yield _scope(FINE, {**values, r"\Delta \psi": found.psi[0], r"\Delta n": found.of_by_v[0]})
+
+
+@_formulas("length-gradient", "regularizer")
+def _(rng):
+    for settings, length, held in _lengths():
+        by_v, of_by_v, weights = rng.uniform(0.2, 1.5, size=(3, len(length)))
+        bound = errors.length_error(held, settings, by_v, of_by_v, -weights, OWN, COARSE)
+        terms, of_terms = errors.regularizer_error(held, settings, OWN, COARSE)
+        for n in range(len(length)):
+            values = {
+                "G": by_v[n],
+                r"\Delta G": of_by_v[n],
+                "g": -weights[n],
+                "a": held.a[n],
+                "U": 11.0,
+                "k": held.kappa,
+            }
+            values |= {r"\beta": float(settings.factor), r"\lambda": settings.regularizer, r"\Delta t": bound[n]}
+            values |= {
+                "i": float(held.reached[n]),
+                "o": float(held.undecided[n]),
+                "r": terms[n],
+                r"\Delta r": of_terms[n],
+            }
+            yield _scope(COARSE, values)
+
+
+def test_a_detached_quality_has_no_part_in_the_gradient_of_the_length():
+    for settings, length, held in _lengths():
+        one = np.ones(len(length))
+        detached = settings._replace(detached=True, regularizer=0.0)
+        assert not errors.length_error(held, detached, one, one, one, OWN, COARSE).any()
+
+
+@_formulas("threshold")
+def _(rng):
+    for choice, settings in (
+        (0, margin.Settings(m2=0.4, m3=0.2)),
+        (0, margin.Settings(m2=0.9)),
+        (1, margin.Settings(m3=0.3)),
+    ):
+        for theta in rng.uniform(0.4, 2.8, size=4):
+            for off in (FINE.u, 0.05):
+                head = _head(x=np.ones((1, D)), theta=np.array([theta]))
+                tau, of_tau = errors.threshold_error(head, settings, np.array([off]), FINE)
+                values = {r"\theta": theta, "m_2": settings.m2, "m_3": settings.m3, "S": np.sin(theta + settings.m2)}
+                values |= {r"\Delta \theta": errors.angle_error(np.float64(theta), FINE.sum_of(D), FINE), "T": tau[0]}
+                values |= {
+                    r"\Delta \theta_c": errors.arccos_error(np.float64(theta), np.float64(off)),
+                    r"\Delta c": off,
+                }
+                yield _scope(FINE, {**values, r"\Delta T": of_tau[0]}, choice)
+
+
+def _hard(rule: str) -> Iterator[tex.Scope]:
+    """Classes that are hard, that are not, and that may be either, with slopes of both signs."""
+    for t in (0.3, 0.9) if rule == "reweighted" else (-0.3, 0.9):
+        c = np.array([[-0.6, -0.2, 0.1, 0.55, 0.8]])
+        of_c = np.full(c.shape, 0.021)
+        for choice, tau in enumerate((0.9, -0.9, None)):
+            place = np.array([0.1 if tau is None else tau])
+            reach = np.array([0.01]) if tau is not None else np.array([3.0])
+            found = errors.negatives_error(c, of_c, (place, reach), negatives.Settings(rule, t), COARSE)
+            for k in range(c.shape[1]):
+                values = {"c": c[0, k], r"\Delta c": of_c[0, k], "t": t}
+                values |= {r"\Delta \eta": found.eta[0, k], r"\Delta \eta'": found.of_slope[0, k]}
+                yield _scope(COARSE, values, choice)
+
+
+@_formulas("curricular", "hard", "hard-slope")
+def _(rng):
+    yield from _hard("curricular")
+
+
+@_formulas("reweighted", "hard", "hard-slope")
+def _(rng):
+    yield from _hard("reweighted")
+
+
 # ------------------------------------------------------------------------------------------------------------- triplet
 
 
@@ -612,6 +749,112 @@ def _distance(squared: bool) -> Callable[[Any, Any], mpf]:
         return length**2 if squared else length
 
     return distance
+
+
+# --------------------------------------------------------------------------------------------------- options of logits
+
+CAPS = (
+    (0.5, 4.0, (0.01, 0.2, 0.05, 0.3)),
+    (1.7, 0.25, (0.002, 0.2, 0.05, 0.0)),
+    (2.0, 3.0, (0.1, 40.0, 2.0, 0.5)),  # errors of which no logit, or no slope, is left
+)
+"""Scales, caps, and errors of logits."""
+
+
+def _capped(rng: np.random.Generator, standards: tuple[str, ...] = ("stable",)) -> Iterator[tex.Scope]:
+    for scale, cap, off in CAPS:
+        z = rng.normal(size=C) * 2.0
+        for standard in standards:
+            a = COARSE._replace(log_p=standard)
+            capped = errors.softcap_error(z, np.array(off), Settings(scale, cap), a)
+            values = {"r": scale, "K": cap, "z": z, r"\Delta z": np.array(off)}
+            values |= {"z'": capped.z, r"\Delta z'": capped.of_z, r"\Delta h": capped.of_slope / scale}
+            yield _scope(a, values, standards.index(standard))
+
+
+@_formulas("logit-scale")
+def _(rng):
+    for scale, _, off in CAPS:
+        z = rng.normal(size=C)
+        capped = errors.softcap_error(z, np.array(off), Settings(scale), COARSE)
+        values = {"r": scale, "z": z, r"\Delta z": np.array(off), "z'": capped.z, r"\Delta z'": capped.of_z}
+        yield _scope(COARSE, values)
+
+
+@_formulas("cap-argument", "capped")
+def _(rng):
+    yield from _capped(rng)
+
+
+@_formulas("cap-argument", "slope-moved", "slope")
+def _(rng):
+    yield from _capped(rng, ("stable", "relative"))
+
+
+@_formulas("lse-beyond", "lse", "lse-error", "probability", needed=("gaps", "beyond", "moved", "loss-working"))
+def _(rng):
+    given = list(_rows(rng))
+    unknown = (given[0][0], np.full((1, C), 40.3), COARSE)
+    for rows, dz, a in (*given, unknown):
+        for standard in ("stable", "working", "relative"):
+            lse, of_lse, of_p = errors.log_sum_exp_error(rows, dz, a._replace(log_p=standard))
+            values = {"z": rows.z[0], "z'": rows.z[0], r"\Delta z": dz[0], r"\Delta z'": dz[0]}
+            values |= {"p": rows.p[0], "q": rows.q[0], **dict.fromkeys(("d", r"\gamma"), rows.z[0].max() - rows.z[0])}
+            values |= {"\\operatorname{lse}": lse[0], r"\Delta \operatorname{lse}": of_lse[0], r"\Delta p": of_p[0]}
+            yield _scope(a, values, choice=1)  # "working", whatever the standard
+
+
+LAMBDA = 0.25
+
+
+def _with_z_loss(rng: np.random.Generator, **settings: Any) -> Spied:
+    """The budget of a loss with every option; the log-sum-exp of the first row is negative."""
+    loss = refloss.CrossEntropy(logit_scale=0.5, softcap=4.0, z_loss=LAMBDA, **settings)
+    inputs = rng.normal(size=(N, C)) * 2.0 - 8.0 * (np.arange(N) == 0)[:, None], rng.permutation(C)[:N]
+    return _spied(loss, inputs, COARSE, WEIGHTS if loss.reduction == "none" else -0.7)
+
+
+@_formulas("z-loss")
+def _(rng):
+    spied = _with_z_loss(rng, reduction="none")
+    *_, without, _, _ = spied.arguments("_with_options")
+    lse, of_lse, _ = spied.result("log_sum_exp_error")
+    values = {r"\Delta Z": spied.value - without, r"\lambda": LAMBDA}
+    yield _scope(COARSE, values | {r"\operatorname{lse}": lse, r"\Delta \operatorname{lse}": of_lse})
+
+
+@_formulas("z-loss", "z-loss-value")
+def _(rng):
+    mean = 1.0 / N
+    for reduction, weight, plain, own in (
+        ("mean", mean, mean, None),
+        ("sum", 1.0, 1.0, None),
+        ("mean", -0.5 * mean, mean, (-2.0,) * C),
+        ("sum", 1.0, 1.0, (-2.0,) * C),
+    ):
+        spied = _with_z_loss(rng, reduction=reduction, class_weight=own)
+        _, rows, *_, without, _, _ = spied.arguments("_with_options")
+        lse, of_lse, _ = spied.result("log_sum_exp_error")
+        values = {r"\Delta \mathcal L_z": spied.value - without, r"\omega": weight, r"\omega'": plain}
+        values |= {"L": rows.loss, r"\lambda": LAMBDA, r"\operatorname{lse}": lse, r"\Delta \operatorname{lse}": of_lse}
+        yield _scope(COARSE, values)
+
+
+@_formulas("z-loss-part", "z-loss-gradient", "capped-gradient")
+def _(rng):
+    for reduction in ("mean", "sum", "none"):
+        spied = _with_z_loss(rng, reduction=reduction, class_weight=(1.0, 2.0, 0.5, 1.5))
+        capped = spied.result("softcap_error")
+        _, rows, *_ = spied.arguments("_with_options")
+        *_, g, of_g = spied.arguments("_with_options")
+        lse, of_lse, of_p = spied.result("log_sum_exp_error")
+        _, gradient, of_gradient = spied.result("_with_options")
+        for n in range(N):
+            upstream = WEIGHTS[n] if reduction == "none" else -0.7 / (N if reduction == "mean" else 1)
+            values = {r"\beta'": upstream, r"\lambda": LAMBDA, "r": 0.5, "h": capped.slope[n] / 0.5}
+            values |= {"\\operatorname{lse}": lse[n], r"\Delta \operatorname{lse}": of_lse[n], r"\Delta p": of_p[n]}
+            values |= {"p": rows.p[n], "G": g[n], r"\Delta G": of_g[n], r"\Delta h": capped.of_slope[n] / 0.5}
+            yield _scope(COARSE, values | {"A": gradient[n], r"\Delta A": of_gradient[n]})
 
 
 # --------------------------------------------------------------------------------------------------------- divergences
@@ -643,7 +886,7 @@ def _(rng):
         yield _scope(COARSE, values | {"L": (p.p * (p.log_p - q.log_p)).sum()})
 
 
-@_formulas("divergence-gradient")
+@_formulas("divergence-sum", "divergence-maximum", "divergence-gradient")
 def _(rng):
     for _ in range(N):
         z, _, q, _ = _sides(rng)

@@ -193,6 +193,7 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
         (refloss.AdaFace(s=2.0, m=0.5, h=1.0, mean=2.0, std=0.5, eps=0.5), ""),
         (refloss.AdaFace(s=None, m=0.5, h=1.0, mean=1.0, std=0.5, label_smoothing=1.0), ""),
         (refloss.MagFace(s=2.0, l_a=1.0, u_a=2.0, l_m=0.0), ""),
+        (refloss.MagFace(s=2.0, l_a=1.0, u_a=3.0, regularizer=0.0), ""),
         (refloss.MagFace(s=None, l_a=1.0, u_a=3.0, label_smoothing=1.0, regularizer=0.0), ""),
         (refloss.MagFace(s=2.0, l_a=1.0, u_a=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
         (refloss.MagFace(s=2.0, l_a=1.0, u_a=2.0, regularizer=0.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
@@ -201,6 +202,9 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
         (refloss.CurricularFace(s=None, t=-1.0, label_smoothing=0.5), ""),
         (refloss.CurricularFace(s=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
         (refloss.MVSoftmax(s=2.0, m=0.0, t=1.0, boundary="none"), ""),
+        (refloss.MVSoftmax(s=None, m=0.0, t=1.0, boundary="none"), ""),
+        (refloss.MVSoftmax(s=2.0, m=0.5, t=1.0, boundary="none"), ""),
+        (refloss.MVSoftmax(s=2.0, m=0.5, t=1.0, label_smoothing=1.0), ""),
         (refloss.MVSoftmax(s=None, m=0.5, t=1.0, label_smoothing=1.0), ""),
         (refloss.MVSoftmax(s=None, margin="arc", m=1.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
     ],
@@ -217,6 +221,10 @@ def test_no_proof_of_0_is_wrong(loss: Any, more: str) -> None:
         ),  # w_0 turns, but not along axis 1
         ([[1.0, 1.0, 3.0]], [[1.0, -1.0, 1.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0]], [1]),  # x·w_0 = w_0·w_0
         ([[1.0, 2.0, 3.0]], np.ones((3, 3)), [0]),
+        ([[-1.0, -2.0, -3.0]], np.ones((3, 3)), [0]),
+        ([[1.0, 2.0, 1.0], [4.0, 2.0, 2.0]], [[3.0, 1.0, 0.0], [1.0, 3.0, 0.0], [1.0, 1.0, 0.0]], [0, 1]),  # the same θ
+        ([[2.0, 0.0, 0.0]], [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [2.0, 1.0, 0.0]], [0]),  # no w_k turns along x
+        ([[1.0, 1.0, 1.0]], [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 0.0, 0.0]], [0]),  # x alone has axis 1
     ]
     for _ in range(12):
         x, w = (g.integers(-1, 3, shape).astype(float) for shape in ((2, 3), (3, 3)))

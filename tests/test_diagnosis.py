@@ -16,8 +16,10 @@ from refloss.testing.diagnosis.references import References, agrees
 from refloss.testing.diagnosis.rounded import LOG_P, rounded_probabilities
 from refloss.testing.diagnosis.rows import rows_of
 from refloss.testing.diagnosis.wrong_sums import Errors, sum_steps
+from refloss.testing.hard_cases import SHAPES
 from support.foreign import ours
 from support.right_codes.numpy_codes import max_first, numpy_logits
+from support.wrong_codes.option_codes import options
 
 CE = refloss.CrossEntropy()
 LINEAR = refloss.SoftmaxLoss()
@@ -46,6 +48,57 @@ def test_settings_that_code_leaves_out_are_tried():
     assert named["the z-loss is left out"] == replace(every, z_loss=0.0)
     assert named["no softcap"] == replace(every, softcap=None)
     assert named["no logit scale"] == replace(every, logit_scale=1.0)
+
+
+AGREES = "value and gradient agree with"
+CAUSES = {  # of wrong options: how the only cause begins
+    "no softcap": "no softcap",
+    "another softcap": f"{AGREES} softcap=30:",
+    "softcap of 50 for 30": f"{AGREES} softcap=50:",
+    "softcap left on": f"{AGREES} softcap=15:",
+    "another softcap beside the scale": f"{AGREES} softcap=2.5:",
+    "another softcap behind a linear layer": f"{AGREES} softcap=20:",
+    "no logit scale": "no logit scale",
+    "another logit scale": f"{AGREES} logit_scale=0.125:",
+    "logit scale left on": f"{AGREES} logit_scale=0.25:",
+    "another logit scale beside the cap": f"{AGREES} logit_scale=0.3",  # 0.375, or 0.38 where that agrees
+    "softcap after the loss": "the softcap is applied to the loss, not to the logits",
+    "softcap after the loss of each row": "the softcap is applied to the loss, not to the logits",
+    "scaled after the cap": "the logit scale multiplies the capped logits: ",
+    "tanh without its cap before it": "the logits are not divided by the softcap before the tanh: ",
+    "tanh without its cap after it": "the tanh is not multiplied by the softcap: ",
+    "clamp instead of tanh": "the logits are clamped to ±15, not capped by a tanh",
+    "no slope of tanh in the backward": "the gradient of z lacks the slope of the softcap",
+    "no slope of the scale in the backward": "the gradient of z lacks the slope of the logit scale",
+    "no slope of tanh and of the scale in the backward": (
+        "the gradient of z lacks the slope of the softcap and of the logit scale"
+    ),
+    "slope 1 - tanh for 1 - tanh²": "",
+    "slope of the capped logit": "",
+}
+
+
+@pytest.mark.parametrize(("place", "name"), list(enumerate(CAUSES)), ids=CAUSES)
+def test_what_is_wrong_with_an_option_is_named(torch, place, name):
+    """Each in one of its frameworks and of its dtypes, the next one in the next."""
+    codes = [code for code in options() if code[0] == name]
+    _, framework, fn, loss, dtypes = codes[place % len(codes)]
+    report = check(fn, loss, framework=framework, dtype=dtypes[place // 2 % len(dtypes)], shapes=SHAPES[:1])
+    said = CAUSES[name]
+    assert report.state == "does not conform"
+    assert [sentence[: len(said)] for sentence in report.diagnoses] == [said] * bool(said), str(report.diagnoses)
+
+
+def test_no_cap_is_fitted_to_an_error_of_the_gradients_alone():
+    """In bfloat16 the budget of a cap that changes little is wide enough for 5 per cent."""
+
+    def larger(z, y):
+        value, dz = numpy_logits(CE)(z, y)
+        return value, (dz * z.dtype.type(1.05)).astype(z.dtype)
+
+    report = check(larger, CE, dtype="bfloat16")
+    assert report.state == "does not conform"
+    assert not any("softcap" in sentence or "logit_scale" in sentence for sentence in report.diagnoses)
 
 
 def test_logits_are_those_of_the_softmax():

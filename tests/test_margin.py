@@ -633,7 +633,7 @@ def test_backward_multiplies_by_the_slope():
     settings = Settings(m2=0.5, boundary="hard")
     theta = np.array([0.3, 1.0, 2.0, 2.6, 2.7, 3.0])
     _, saved = margin.forward(angle.of(theta), settings)
-    assert saved._fields == ("slope", "by_quality", "threshold")
+    assert saved._fields == ("slope", "by_quality", "threshold", "exactly")
     assert saved.by_quality is None
     upstream = np.random.default_rng(1).standard_normal(6)
 

@@ -97,9 +97,9 @@ CASES = {
     "CombinedMargin, margins given": given(refloss.CombinedMargin(s=8.0, m1=1.35, m3=0.25, reduction="sum")),
     "AdaFace": head(refloss.AdaFace(s=8.0), differences=False),  # its gradient leaves out what a length does to v
     "AdaFace, v between its bounds": head(refloss.AdaFace(s=8.0, h=0.5, mean=2.0, std=1.0), differences=False),
-    "MagFace": head(refloss.MagFace(s=8.0, l_a=0.5, u_a=7.0, l_m=0.25)),
-    "MagFace, another rule": head(refloss.MagFace(s=8.0, l_a=0.5, u_a=7.0, boundary="hard", regularizer=1.0)),
-    "MagFace, smoothed and weighted": head(refloss.MagFace(s=8.0, l_a=0.5, u_a=7.0, **textbook.SETTINGS)),
+    "MagFace": head(refloss.MagFace(s=8.0, l_a=0.25, u_a=7.0, l_m=0.25)),
+    "MagFace, another rule": head(refloss.MagFace(s=8.0, l_a=0.25, u_a=7.0, boundary="hard", regularizer=1.0)),
+    "MagFace, smoothed and weighted": head(refloss.MagFace(s=8.0, l_a=0.25, u_a=7.0, **textbook.SETTINGS)),
     "CurricularFace": head(refloss.CurricularFace(s=8.0, t=0.3)),
     "MV-Softmax": head(refloss.MVSoftmax(s=8.0)),
     "MV-Softmax, smoothed and weighted": head(refloss.MVSoftmax(s=8.0, margin="arc", m=0.5, **textbook.SETTINGS)),

@@ -1,6 +1,7 @@
 """Verdicts over many codes: each right one passes at its standard, and no wrong one passes.
 
-The codes are in `right_codes` and `wrong_codes`. Each is checked in one of its dtypes, the next code in the next one.
+The codes are in `right_codes` and `wrong_codes`. A run draws half of them, others for every commit; .ci/record has all.
+Each is checked in one of its dtypes, the next code in the next one.
 Right codes are checked with the cases of one default shape, or of all where one decides too little; of those that take
 longest, in jax and on directions, every fifth and every fourth. A wrong code that a few cases do not show has to be
 refused by all of them.
@@ -17,7 +18,7 @@ from refloss.testing.judge import Judge
 pytest.importorskip("torch")
 pytest.importorskip("optax")
 
-from support import right_codes, wrong_codes
+from support import right_codes, sampled, wrong_codes
 
 pytestmark = pytest.mark.usefixtures("torch", "jax")
 UNREAD = {
@@ -60,7 +61,7 @@ def chosen():
             yield name, dtypes[place % len(dtypes)]
 
 
-CHOSEN = list(chosen())
+CHOSEN = [(name, dtype) for name, dtype in chosen() if sampled.chosen(name)]
 
 
 @pytest.mark.untraced
@@ -84,8 +85,12 @@ def test_codes_have_names_of_their_own():
         assert len(names) == len(set(names))
 
 
+IDS = [f"{code.framework}, {code.name}" for code in WRONG]
+DRAWN = [place for place, code in enumerate(WRONG) if sampled.chosen(f"{IDS[place]} {code.settings}")]
+
+
 @pytest.mark.untraced
-@pytest.mark.parametrize("place", range(len(WRONG)), ids=[f"{code.framework}, {code.name}" for code in WRONG])
+@pytest.mark.parametrize("place", DRAWN, ids=[IDS[place] for place in DRAWN])
 def test_what_is_wrong_does_not_pass(place):
     code = WRONG[place]
     dtype = code.dtypes[place % len(code.dtypes)]

@@ -104,9 +104,14 @@ def softcap_of(loss: Loss) -> softcap.Settings:
     return cast(WithCap, loss.spec).softcap
 
 
+def has_cap(loss: Loss) -> bool:
+    """Whether a loss has settings of a scale and a cap of its logits."""
+    return head_of(loss) in ("logits", "linear")
+
+
 def has_options(loss: Loss) -> bool:
     """Whether a loss on logits has a cap or a z-loss, so that what all logits have in common counts too."""
-    capped = head_of(loss) in ("logits", "linear") and softcap_of(loss).softcap is not None
+    capped = has_cap(loss) and softcap_of(loss).softcap is not None
     return capped or (has_labels(loss) and cross_entropy_of(loss).z_loss != 0.0)
 
 

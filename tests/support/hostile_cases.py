@@ -367,6 +367,10 @@ def folds(random: Random) -> tuple[Any, Any]:
         angle = math.atan2(float(np.linalg.norm(w[0] - w[0] @ unit * unit)), float(w[0] @ unit))
         m2 = min(max(k * math.pi - m1 * angle, 0.01), math.pi) if 0.01 < k * math.pi - m1 * angle < math.pi else m2
     rule = _pick(random, *RULES)
+    if name == "arc" and random.random() < 0.4:  # the margin given, of either sign: φ at 0 as well
+        angle = math.atan2(float(np.linalg.norm(w[0] - w[0] @ unit * unit)), float(w[0] @ unit))
+        m2 = -angle + _pick(random, 0.0, 1e-300, 10.0 ** random.uniform(-16.0, -8.0)) if random.random() < 0.5 else m2
+        return refloss.ArcFace(s=s, boundary=rule, **settings), (x, w, np.zeros(n, np.int64), np.full(n, min(m2, 3.1)))
     if name == "arc":
         loss = refloss.ArcFace(s=s, m=m2, boundary=rule, **settings)
     elif name == "a":

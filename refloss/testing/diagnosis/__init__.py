@@ -14,7 +14,7 @@ from itertools import islice
 import numpy as np
 
 from refloss.testing.adapters import Found
-from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients, wrong_upstreams
+from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients, wrong_slopes, wrong_upstreams
 from refloss.testing.diagnosis.other_losses import Explanation, fitted, of_shards, relabelled, relatives
 from refloss.testing.diagnosis.precision import by_arccos, clamped, short_numbers
 from refloss.testing.diagnosis.references import Outcomes, References, all_agree
@@ -89,7 +89,7 @@ def _causes(loss: Loss, failing: Outcomes, right: Outcomes, references: Referenc
     """Return causes that explain all of the failures, from the surest kind that has one."""
     causes = _certain_causes(loss, failing, right, references, fit=True)
     causes = causes or rounded_probabilities(loss, failing, references) or wrong_upstreams(loss, failing, references)
-    causes = causes or wrong_gradients(loss, failing, references)
+    causes = causes or wrong_slopes(loss, failing, references) or wrong_gradients(loss, failing, references)
     if head_of(loss) == "margin" and not causes:
         causes = clamped(loss, failing, references) or by_arccos(loss, failing, references)
     return causes or list(single_entry(loss, failing, references)) or short_numbers(loss, failing, right, references)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refloss.error_free import Array
+from refloss.stages import softcap
 from refloss.testing.diagnosis.references import Outcomes, References, agrees, over_budget
 from refloss.testing.errors import Arithmetic
-from refloss.testing.signatures import Loss, head_of, labels_of
+from refloss.testing.signatures import Loss, head_of, labels_of, softcap_of
 
 
 class _Gradient(NamedTuple):
@@ -47,6 +48,29 @@ def wrong_upstreams(loss: Loss, failing: Outcomes, references: References) -> li
         if not same and all(agrees(loss, inputs, output, references) for inputs, output in others):
             return [sentence]
     return []
+
+
+def wrong_slopes(loss: Loss, failing: Outcomes, references: References) -> list[str]:
+    """Say which slope of scaled and capped logits the gradient of z lacks."""
+    if head_of(loss) != "logits" or softcap_of(loss) == softcap.UNCHANGED:
+        return []
+    with np.errstate(all="ignore"):  # rows of zeros have no direction
+        gradients = _by_name(loss, failing, references).get("z", [])
+    if len(gradients) < len(failing) or all(one.near(one.theirs, one.ours) for one in gradients):
+        return []
+    scale, cap = softcap_of(loss)
+    lacking: dict[str, Sequence[Array | float]] = {}
+    if cap is not None:
+        lacking["softcap"] = [1.0 - (references.logits(loss, inputs) / cap) ** 2 for inputs, _ in failing]
+    if scale != 1.0:
+        lacking["logit scale"] = [scale] * len(failing)
+    if len(lacking) == 2:
+        lacking["softcap and of the logit scale"] = [scale * slope for slope in lacking["softcap"]]
+    return [
+        f"the gradient of z lacks the slope of the {what}"
+        for what, slopes in lacking.items()
+        if all(one.near(one.theirs * slope, one.ours) for one, slope in zip(gradients, slopes, strict=True))
+    ]
 
 
 def wrong_gradients(loss: Loss, failing: Outcomes, references: References) -> list[str]:

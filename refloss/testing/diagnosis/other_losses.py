@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from refloss.error_free import Array
 from refloss.stages import divergence, margin
+from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.references import (
     Explained,
     Outcomes,
@@ -18,8 +19,9 @@ from refloss.testing.diagnosis.references import (
     Retargeted,
     Reweighted,
     SmoothedOthers,
-    agrees,
+    all_agree,
     number_of_classes,
+    over_budget,
 )
 from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
 from refloss.testing.diagnosis.variants import variants
@@ -30,10 +32,12 @@ from refloss.testing.signatures import (
     class_weight_of,
     cross_entropy_of,
     divergence_of,
+    has_cap,
     has_labels,
     head_of,
     labels_of,
     margin_of,
+    softcap_of,
     with_settings,
 )
 
@@ -41,6 +45,10 @@ Explanation: TypeAlias = tuple[str, Explained]
 """A sentence, and the loss that it names."""
 OTHER = 1e-4
 """Smallest relative difference at which a fitted setting counts as another one."""
+CAPS = np.geomspace(0.25, 4096.0, 29)
+"""Caps between which the value is compared with that of the code."""
+SCALES = np.geomspace(2.0**-10, 2.0**10, 41)
+"""Multiples of a logit scale, likewise."""
 
 LEFT_OUT = (
     ("z_loss", 0.0, "the z-loss is left out"),
@@ -59,6 +67,8 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
         yield from _margins(loss)
     if head_of(loss) == "divergence":
         yield from _forms(loss)
+    if has_cap(loss):
+        yield from _caps(loss)
     if has_labels(loss):
         yield from _targets(loss)
         for name, nothing, sentence in LEFT_OUT:
@@ -66,6 +76,17 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
                 yield from _with(loss, sentence, **{name: nothing})
         if loss.reduction == "mean":
             yield from other_means(loss)
+
+
+def _caps(loss: Loss) -> Iterator[Explanation]:
+    """Yield a cap that lacks one of its two factors, and a logit scale after it."""
+    scale, cap = softcap_of(loss)
+    if cap is None:
+        return
+    yield from _with(loss, "the logits are not divided by the softcap before the tanh", logit_scale=scale * cap)
+    yield from _with(loss, "the tanh is not multiplied by the softcap", logit_scale=scale / cap, softcap=1.0)
+    if scale != 1.0:
+        yield from _with(loss, "the logit scale multiplies the capped logits", softcap=scale * cap)
 
 
 def _forms(loss: Loss) -> Iterator[Explanation]:
@@ -147,38 +168,62 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
 
 
 def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[Explanation]:
-    """Yield the loss with another margin, or another scale, that has this value.
+    """Yield the loss with another margin, scale or cap that has this value.
 
-    Secants fit the setting in the case where it shows most; then the shortest decimal number that agrees is taken.
+    The setting is fitted in the case where it shows most, a margin or its scale by secants, which start near it; then
+    the shortest decimal number that agrees in all of these cases is taken.
     """
     for name in ("m", "m2", "s", "t", "h", "regularizer"):
         own = getattr(loss, name, None)
-        if not isinstance(own, float):
-            continue
-        with_setting = partial(_with_setting, loss, name)
-        try:
-            effects = [
-                abs(_mean(with_setting(1.001 * own)(*inputs)) - _mean(references.value(loss, inputs)))
-                / max(float(np.mean(references.bounds(loss, inputs, output.upstream)[0])), 1e-300)
-                for inputs, output in outcomes
-            ]
-            inputs, output = outcomes[int(np.argmax(effects))]
-            fit = _secant(lambda setting: _mean(with_setting(setting)(*inputs)), own, _mean(output.value))  # noqa: B023
+        if isinstance(own, float):
+            yield from _settings(loss, name, 1.001 * own, partial(_secant, own), outcomes, references)
+    # A cap has wider budgets. Where no value is wrong, they alone might cover an error of the gradients.
+    if has_cap(loss) and any(_value_is_wrong(loss, inputs, output, references) for inputs, output in outcomes):
+        scale, cap = softcap_of(loss)
+        beside = CAPS[-1] if cap is None else 1.001 * cap
+        yield from _settings(loss, "softcap", beside, partial(_crossings, CAPS), outcomes, references)
+        crossings = partial(_crossings, scale * SCALES)
+        yield from _settings(loss, "logit_scale", 1.001 * scale, crossings, outcomes, references)
+
+
+def _value_is_wrong(loss: Loss, inputs: Inputs, output: Found, references: References) -> bool:
+    """Whether the value, or that of a row, is over budget."""
+    _, over = next(over_budget(loss, inputs, output, references))
+    return over is not None and bool(over.any())
+
+
+Solver: TypeAlias = Callable[[Callable[[float], float], float], Iterable[float]]
+"""Settings at which a value is the one that is asked for."""
+
+
+def _settings(
+    loss: Loss, name: str, beside: float, solve: Solver, outcomes: Outcomes, references: References
+) -> Iterator[Explanation]:
+    """Yield the loss with another value of one setting; `beside` is one that shows in which case it matters."""
+    own, with_setting = getattr(loss, name), partial(_with_setting, loss, name)
+    try:
+        effects = [
+            abs(_mean(with_setting(beside)(*inputs)) - _mean(references.value(loss, inputs)))
+            / max(float(np.mean(references.bounds(loss, inputs, output.upstream)[0])), 1e-300)
+            for inputs, output in outcomes
+        ]
+        inputs, output = outcomes[int(np.argmax(effects))]
+        for fit in solve(lambda setting: _mean(with_setting(setting)(*inputs)), _mean(output.value)):
             for digits in range(1, 7):
                 short = float(f"{fit:.{digits}g}")
-                other = abs(short - own) > OTHER * abs(own)
-                if other and agrees(with_setting(short), inputs, output, references):
+                other = own is None or abs(short - own) > OTHER * abs(own)
+                if other and all_agree(with_setting(short), outcomes, references):
                     yield f"value and gradient agree with {name}={short:g}", with_setting(short)
-                    break
-        except (ValueError, TypeError):
-            continue
+                    return
+    except (ValueError, TypeError):
+        return
 
 
 def _with_setting(loss: Loss, name: str, setting: float) -> Loss:
     return with_settings(loss, **{name: setting})
 
 
-def _secant(value: Callable[[float], float], start: float, target: float) -> float:
+def _secant(start: float, value: Callable[[float], float], target: float) -> Iterator[float]:
     """Solve value(setting) = target by at most six secants."""
     low, high = start, 1.001 * start
     first, second = value(low), value(high)
@@ -187,7 +232,18 @@ def _secant(value: Callable[[float], float], start: float, target: float) -> flo
             break
         low, high = high, high + (target - second) * (high - low) / (second - first)
         first, second = second, value(high)
-    return high
+    yield high
+
+
+def _crossings(grid: Array, value: Callable[[float], float], target: float) -> Iterator[float]:
+    """Solve value(setting) = target by bisection, between neighbours of a grid on either side of a solution."""
+    above = [value(float(setting)) > target for setting in grid]
+    for place in np.flatnonzero(np.diff(above)):
+        low, high = float(grid[place]), float(grid[place + 1])
+        for _ in range(40):
+            middle = float(np.sqrt(low * high))
+            low, high = (middle, high) if (value(middle) > target) == above[place] else (low, middle)
+        yield high
 
 
 def _mean(value: Any) -> float:

@@ -18,9 +18,20 @@ from refloss.error_free import Array
 from refloss.losses import CrossEntropy
 from refloss.testing.diagnosis.heads import parts_of
 from refloss.testing.diagnosis.references import Outcomes, References
+from refloss.testing.diagnosis.rows import rows_of
 from refloss.testing.diagnosis.wrong_heads import head_steps
 from refloss.testing.diagnosis.wrong_sums import Errors, WrongStep, sum_steps
-from refloss.testing.signatures import LABELS, Inputs, Loss, cross_entropy_of, head_of, is_on_cosine
+from refloss.testing.signatures import (
+    LABELS,
+    Inputs,
+    Loss,
+    cross_entropy_of,
+    has_cap,
+    head_of,
+    is_on_cosine,
+    softcap_of,
+    with_settings,
+)
 
 Length: TypeAlias = Callable[[Array], Array]
 """The divisor of rows, from their lengths."""
@@ -56,6 +67,8 @@ def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iter
     if head_of(loss) == "divergence":
         yield from _divergence_steps(loss)
         return
+    if has_cap(loss):
+        yield from _cap_steps(loss, references)
     yield from _softmax_steps(loss, references)
     if head_of(loss) == "margin":
         yield from head_steps(loss)
@@ -90,6 +103,32 @@ def _softmax_steps(loss: Loss, references: References) -> Iterator[WrongStep]:
     for eps in ADDED_TO_PROBABILITIES:
         sentence = f"{eps:g} added to probabilities before their logarithm: take log_softmax"
         yield sentence, functools.partial(with_constant, eps)
+
+
+def _cap_steps(loss: Loss, references: References) -> Iterator[WrongStep]:
+    """A cap on the loss, or on that of each row, and a clamp in its place."""
+    cap = softcap_of(loss).softcap
+    if cap is None:
+        return
+    uncapped = with_settings(loss, softcap=None)
+
+    def capped(losses: Array) -> Array:
+        return np.asarray(cap * np.tanh(losses / cap))
+
+    def of_value(inputs: Inputs) -> Any:
+        return capped(references.value(uncapped, inputs))
+
+    def of_rows(inputs: Inputs) -> Any:
+        rows = rows_of(uncapped, inputs, references)
+        return rows.value(capped(rows.losses(rows.t)))
+
+    def clamped(inputs: Inputs) -> Any:
+        z = np.clip(references.logits(uncapped, inputs), -cap, cap)
+        return CrossEntropy(**cross_entropy_of(loss)._asdict())(z, inputs[LABELS[head_of(loss)]])
+
+    for value in (of_value, of_rows):
+        yield "the softcap is applied to the loss, not to the logits", value
+    yield f"the logits are clamped to ±{cap:g}, not capped by a tanh", clamped
 
 
 def _divergence_steps(loss: Loss) -> Iterator[WrongStep]:

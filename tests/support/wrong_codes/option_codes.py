@@ -16,6 +16,7 @@ from support.wrong_codes.code import Array
 
 CAPPED = refloss.CrossEntropy(softcap=15.0)
 SCALED = refloss.CrossEntropy(logit_scale=0.25)
+ROWS = replace(CAPPED, reduction="none")
 BOTH = refloss.CrossEntropy(logit_scale=0.25, softcap=15.0)
 Z_LOSS = refloss.CrossEntropy(z_loss=0.125)
 WEIGHTED = refloss.CrossEntropy(z_loss=0.125, class_weight=WEIGHTS)
@@ -27,6 +28,13 @@ def options() -> Iterator[tuple[Any, ...]]:
     forgotten = {
         "no softcap": (CAPPED, replace(CAPPED, softcap=None)),
         "another softcap": (CAPPED, replace(CAPPED, softcap=30.0)),
+        "softcap of 50 for 30": (replace(CAPPED, softcap=30.0), replace(CAPPED, softcap=50.0)),
+        "softcap left on": (refloss.CrossEntropy(), CAPPED),
+        "another logit scale": (SCALED, replace(SCALED, logit_scale=0.125)),
+        "logit scale left on": (refloss.CrossEntropy(), SCALED),
+        "another logit scale beside the cap": (BOTH, replace(BOTH, logit_scale=0.375)),
+        "another softcap beside the scale": (BOTH, replace(BOTH, softcap=2.5)),
+        "tanh without its cap after it": (CAPPED, replace(CAPPED, logit_scale=1.0 / 15.0, softcap=1.0)),
         "no logit scale": (SCALED, replace(SCALED, logit_scale=1.0)),
         "the scale forgotten beside the cap": (BOTH, replace(BOTH, logit_scale=1.0)),
         "no z-loss": (Z_LOSS, replace(Z_LOSS, z_loss=0.0)),
@@ -40,14 +48,17 @@ def options() -> Iterator[tuple[Any, ...]]:
         yield name, "numpy", numpy_options(other), loss, dtypes
     no_cap = torch_linear(torch_options(replace(HEAD, softcap=None)))
     yield "no softcap behind a linear layer", "torch", no_cap, HEAD, DTYPES
+    other_cap = torch_linear(torch_options(replace(HEAD, softcap=20.0)))
+    yield "another softcap behind a linear layer", "torch", other_cap, HEAD, DTYPES
     no_z_loss = torch_linear(torch_options(replace(HEAD, z_loss=0.0)))
     yield "no z-loss behind a linear layer", "torch", no_z_loss, HEAD, DTYPES
 
     yield "softcap after the loss", "torch", capped_loss(CAPPED), CAPPED, DTYPES
+    yield "softcap after the loss of each row", "torch", capped_loss(ROWS), ROWS, DTYPES
     yield "scaled after the cap", "torch", torch_options(BOTH, capped=capped_then_scaled), BOTH, DTYPES
     yield "tanh without its cap before it", "torch", torch_options(CAPPED, capped=tanh_of_logits), CAPPED, DTYPES
     yield "clamp instead of tanh", "torch", torch_options(CAPPED, capped=clamped), CAPPED, DTYPES
-    for name, loss in {"tanh": CAPPED, "the scale": SCALED}.items():
+    for name, loss in {"tanh": CAPPED, "the scale": SCALED, "tanh and of the scale": BOTH}.items():
         fn = torch_options(loss, capped=straight_through)
         yield f"no slope of {name} in the backward", "torch", fn, loss, DTYPES
     yield "slope 1 - tanh for 1 - tanh²", "numpy", with_slope(CAPPED, lambda tanh: 1 - np.abs(tanh)), CAPPED, DTYPES
