@@ -100,6 +100,10 @@ def promise(
     η = (1 + t) c + t: S is larger by that factor. The slope t + 2c is wrong by 2e, however small it is, which is e of
     terms that have the largest slope in its place. That is what 1 more in S allows, for ρ = 4e S.
 
+    Centers: which of a class is nearest is decided exactly, so no promise has a jump either. A class counts as its
+    nearest center, C in K_C are all rows of w, and the gradient of a center that stands for its class in no sample is
+    exactly 0.
+
     Divergence: a probability is wrong by 6u (exp and its correction 2u, their sum 3u, the division 1u), q - p by at
     most 14u of itself, and log q - log p by at most twice the sum of these errors, 28u of Σ|q - p|, for at least half
     of q enters the equation that the last step solves, see `refloss.stages.divergence.compare`. A loss passes on 14u of
