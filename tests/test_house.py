@@ -49,7 +49,8 @@ def test_no_test_imports_a_test(path):
 
 @pytest.mark.parametrize("path", sorted(TESTS.glob("support/exact/*.py")), ids=lambda path: path.stem)
 def test_exact_truth_shares_no_line_with_refloss(path):
-    assert packages(path) <= {"__future__", "collections", "functools", "typing", "numpy", "mpmath", "support"}
+    library = {"__future__", "collections", "fractions", "functools", "typing"}
+    assert packages(path) <= library | {"numpy", "mpmath", "support"}
     helpers = {name for name in floors.imported_names(path) if name.startswith("support.")}
     assert all(name.startswith(("support.exact.", "support.untraced.")) for name in helpers)
 
