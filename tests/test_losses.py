@@ -258,9 +258,9 @@ def test_reflections_and_swapped_axes_turn_the_gradients_with_them(case, data):
     loss, (x, w, *rest) = case
     axes = np.array(data.draw(st.permutations(range(x.shape[1]))))
     signs = np.array(data.draw(st.lists(st.sampled_from((1.0, -1.0)), min_size=len(axes), max_size=len(axes))))
-    value, gradients = of(loss, x[:, axes] * signs, w[:, axes] * signs, *rest)
+    value, gradients = of(loss, x[:, axes] * signs, w[..., axes] * signs, *rest)
     for name in ("x", "w"):
-        gradients[name] = (gradients[name] * signs)[:, np.argsort(axes)]
+        gradients[name] = (gradients[name] * signs)[..., np.argsort(axes)]
     agree(loss, (x, w, *rest), (value, gradients), of(loss, x, w, *rest))
 
 
