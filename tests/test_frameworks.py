@@ -317,6 +317,24 @@ def test_pytorch_metric_learning(
     agree(value, wrong, **gradients)
 
 
+@of_pml
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("seed", [31, 32])
+def test_pytorch_metric_learning_with_centers(torch: ModuleType, pml: ModuleType, seed: int, count: int) -> None:
+    """Centers of a class are next to each other as columns of their weights, as they are in ours as rows."""
+    x, w, y = head_inputs(seed)
+    apart = 0.1 * np.random.default_rng(seed).standard_normal((len(w), count, w.shape[1]))
+    w = w[:, None] + apart * np.linalg.norm(w, axis=1)[:, None, None]
+    loss = refloss.SubCenterArcFace(m=math.radians(28.6), boundary="hard", centers=count)
+    other = pml.SubCenterArcFaceLoss(num_classes=len(w), embedding_size=w.shape[2], sub_centers=count)
+    bounds, ours = head_bound(loss, x, w, y, -1.7, 1.0), loss.value_and_grad(x, w, y, upstream=-1.7)
+    value, by_row = pml_gradients(torch, other, x, w.reshape(-1, w.shape[2]), y, -1.7)
+    theirs = value, by_row | {"w": by_row["w"].reshape(w.shape)}
+    value, gradients = beside(theirs, ours, bounds)
+    wrong = {title: it.value_and_grad(x, w, y, upstream=-1.7)[1]._asdict() for title, it in loss_mutants(loss).items()}
+    agree(value, wrong, **gradients)
+
+
 # ------------------------------------------------------------------------------------------------------------- triplet
 
 

@@ -172,3 +172,16 @@ def test_many_samples_and_groups_agree_with_the_chain(monkeypatch):
     assert abs(result[0] - truth[0]) <= bound[0]
     for ours, true, allowed in zip(result[1], truth[1], bound[1], strict=True):
         assert (np.abs(ours - true) <= allowed + checks.U * np.abs(true)).all()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
+def test_a_file_of_centers_is_read_and_their_gradient_written(kind, tmp_path, monkeypatch):
+    in_blocks(monkeypatch, 64)
+    loss, random = refloss.SubCenterArcFace(s=16.0), random_of("file")
+    x, y, in_memory = random.standard_normal((20, 8)), random.integers(0, 100, 20), random.standard_normal((100, 3, 8))
+    in_memory.astype(kind).tofile(tmp_path / "w")
+    w = np.memmap(tmp_path / "w", kind, "r", shape=(100, 3, 8))
+    into = np.memmap(tmp_path / "dw", np.float64, "w+", shape=(100, 3, 8))
+    value, gradients = loss.value_and_grad(x, w, y, engine="fused", out={"w": into})
+    assert gradients.w is into
+    assert bits((value, gradients)) == bits(loss.value_and_grad(x, np.array(w), y, engine="fused"))

@@ -14,13 +14,14 @@ extreme, and keeps ‖x_n‖ as a factor; `blocks` multiplies it with the classe
 subtracts the part of smoothed targets and the part along x_n, adds the gradient of ‖x_n‖ where that is the scale,
 divides by ‖x_n‖, adds the target's part and scales back. Before, `counting` leaves out ignored samples, and afterwards
 puts 0 in their place. Margins by the length of x_n are the target's part. Where classes count more above a threshold,
-`target` comes first, and `hard_classes` says of each block which of them do.
+`target` comes first, and `hard_classes` says of each block which of them do. Of classes with several centers, rows of
+W side by side, `centers` leaves the nearest one in a block; the others are as if their logits were -inf.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
 - `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
 - `sweep`: the passes over blocks, shared out among threads; `blocks`: how classes are cut and read.
 - `samples`, `target`, `smoothed_targets`: embeddings and dL/dx; the target logit; the targets of label smoothing.
-- `hard_classes`: classes that count more, decided exactly.
+- `hard_classes`: classes that count more, decided exactly; `centers`: the nearest center of a class, likewise.
 - `row_scaling`, `products`, `reduction`, `headroom`: numbers near the ends of the range; sums of any length; from rows
   to the loss and back; what has no room, and is left to the chain.
 """

@@ -11,7 +11,8 @@ exponentials again: they are kept, N x C at most, and never more than W or `MIN_
 samples into groups, which go through passes 1 to 3 one after the other. The gradients of groups are added up together
 with their rounding errors.
 
-Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,) the labels; b (C,), or no bias.
+Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,) the labels; b (C,), or no bias. Of
+classes with centers C counts these, and from `Samples` on a label is the row of W that stands for its class.
 """
 
 from __future__ import annotations
