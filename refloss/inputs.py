@@ -155,12 +155,12 @@ def embeddings_and_classes(
     return {"x": x, "w": w, "y": y, "b": b}
 
 
-def margins(m: Any, rows: int, largest: float) -> Array:
-    """Return margins m (N,), one per sample, of either sign."""
+def margins(m: Any, counted: NDArray[np.bool_], largest: float) -> Array:
+    """Return margins m (N,), one per sample, of either sign; those of samples that do not count may be anything."""
     array = float64_array("m", m)
-    if array.shape != (rows,):
-        raise ValueError(f"m must have shape ({rows},), one margin per sample; got shape {array.shape}")
-    outside = ~(np.abs(array) <= largest)
+    if array.shape != counted.shape:
+        raise ValueError(f"m must have shape ({len(counted)},), one margin per sample; got shape {array.shape}")
+    outside = counted & ~(np.abs(array) <= largest)
     if outside.any():
         raise ValueError(f"m must be margins from {-largest:g} to {largest:g}; got {_first_bad(outside, array, 'm')}")
     return array

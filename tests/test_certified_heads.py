@@ -24,9 +24,9 @@ def test_the_largest_logit_is_exact_beyond_float64() -> None:
 
 def test_linear_is_a_product_and_a_bias() -> None:
     arrays = {"x": np.array([[1.0, 2.0]]), "w": np.eye(2), "y": np.array([0])}
-    leaves, z = linear(Tape(), arrays, UNCHANGED)
+    leaves, z, _ = linear(Tape(), arrays, UNCHANGED)
     assert list(leaves) == ["x", "w"]
     assert z.value.astype(float).tolist() == [[1.0, 2.0]]
-    leaves, z = linear(Tape(), arrays | {"b": np.array([0.5, -0.5])}, UNCHANGED)
+    leaves, z, _ = linear(Tape(), arrays | {"b": np.array([0.5, -0.5])}, UNCHANGED)
     assert list(leaves) == ["x", "w", "b"]
     assert z.value.astype(float).tolist() == [[1.5, 1.5]]

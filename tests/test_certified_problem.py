@@ -23,13 +23,19 @@ pytest.importorskip("flint")
         (refloss.SoftmaxLoss(), (*cases.ordinary(random()), None)),
         (refloss.ASoftmax(m=3, annealing=2.0), cases.ordinary(random())),
         (refloss.ArcFace(gradient="detached"), cases.ordinary(random())),
+        (refloss.ArcFace(boundary="hard"), (*cases.ordinary(random()), np.array([0.5, -0.25]))),
+        (refloss.AdaFace(mean=2.0, std=1.0), cases.ordinary(random())),
+        (refloss.MagFace(l_a=1.0, u_a=3.0, class_weight=(1.0, 2.0, 3.0, 4.0, 5.0)), cases.ordinary(random())),
+        (refloss.CurricularFace(t=0.25), cases.ordinary(random())),
+        (refloss.MVSoftmax(s=None), cases.ordinary(random())),
         (refloss.Triplet(squared=False), tuple(random().standard_normal((3, 4, 5)))),
     ],
     ids=lambda part: type(part).__name__,
 )
 def test_more_bits_give_balls_within_those_of_fewer(loss: Any, inputs: Any) -> None:
     upstream = np.array([1.0, -2.0, 0.5]) if loss.reduction == "none" else np.array(-0.7)
-    problem = Problem(loss.spec, loss._call(*inputs).arrays, upstream)
+    call = loss._call(*inputs)
+    problem = Problem(call.spec, call.arrays, upstream)
     by_bits = []
     for bits in (60, 300):
         with precision(bits):

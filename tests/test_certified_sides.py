@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ pytest.importorskip("flint")
 PARALLEL, OPPOSITE = at([3.0, 0.0, 0.0]), at([-3.0, 0.0, 0.0])
 RIGHT, AT_60, AT_120 = at([0.0, 2.0, 0.0]), at([1.0, 1.0, 1.0, 1.0]), at([-1.0, 1.0, 1.0, 1.0])
 AT_45, AT_135, AT_30 = at([1.0, 1.0, 0.0]), at([-1.0, 1.0, 0.0]), at([3.0, 1.0, 1.0, 1.0])
+LONG_AT_60 = at([1.0, 2.0**-100] * 4, [1.0, 2.0**-100])
 HOLDS = "exactly: the margin still holds"
+AT_EPS = refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5, eps=0.5)  # of a length of 1 m2 is ε; of a mean of 0, -ε
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,15 @@ HOLDS = "exactly: the margin still holds"
         ),
         (refloss.ArcFace(boundary="easy"), RIGHT, "cos theta = 0 exactly: the easy margin does not hold"),
         (refloss.CosFace(m=0.5, boundary="conditional"), AT_60, "cos theta = m3 exactly: the conditional margin does"),
+        (refloss.CosFace(boundary="conditional"), (*AT_120, [-0.5]), "cos theta = m3 exactly: the conditional margin"),
+        (refloss.CosFace(boundary="conditional"), (*RIGHT, [0.0]), "cos theta = m3 exactly: the conditional margin"),
+        (refloss.CosFace(m=0.5, boundary="conditional"), LONG_AT_60, "cos theta = m3 exactly: the conditional margin"),
+        (refloss.MVSoftmax(), RIGHT, "cos theta = 0 exactly: the easy margin does not hold"),
+        (refloss.ArcFace(boundary="min"), (*AT_60, [0.0]), "cos(m1 theta + m2) - m3 = cos theta exactly"),
+        (refloss.ArcFace(boundary="keep"), (*OPPOSITE, [0.0]), f"m1 theta + m2 = pi {HOLDS}"),
+        (refloss.ArcFace(), (*PARALLEL, [-0.5]), "theta = 0 exactly: the tangent of least norm, 0, is used"),
+        (AT_EPS, PARALLEL, "theta = 0 exactly: the tangent of least norm, 0, is used"),
+        (replace(AT_EPS, mean=0.0), OPPOSITE, "theta = pi exactly: the tangent of least norm, 0, is used"),
         *(
             (
                 refloss.CombinedMargin(m1=m1, m2=0.0, m3=m3, boundary="min"),
@@ -84,6 +96,15 @@ def test_every_kink_is_named_and_follows_its_convention(loss: Any, inputs: Any, 
         (refloss.CombinedMargin(m1=1.0, m2=1e-30, m3=0.0, boundary="min", gradient="detached"), PARALLEL),
         (refloss.CombinedMargin(m1=3.0, m2=0.0, m3=0.0, boundary="min"), AT_135),
         (refloss.CombinedMargin(m1=2.0, m2=0.0, boundary="keep"), OPPOSITE),
+        (refloss.ArcFace(boundary="hard"), (*AT_60, [-3.0])),
+        (refloss.ArcFace(boundary="monotone"), (*AT_60, [-3.0])),
+        (refloss.ArcFace(boundary="monotone"), (*AT_60, [3.0])),
+        (refloss.CombinedMargin(m1=2.0, m3=0.0, boundary="continuous"), (*AT_120, [0.5])),
+        (refloss.CosFace(boundary="conditional"), (*AT_120, [-0.75])),
+        (replace(AT_EPS, m=0.75), OPPOSITE),  # φ = π + 3/4
+        (replace(AT_EPS, m=0.75, mean=0.0), PARALLEL),  # φ = -3/4
+        (replace(AT_EPS, mean=1.0), AT_60),  # v = 0
+        (refloss.MVSoftmax(), AT_120),
     ],
     ids=lambda part: type(part).__name__,
 )
@@ -106,3 +127,5 @@ def test_sides_that_max_bits_cannot_tell_count_as_equal(monkeypatch: pytest.Monk
         monkeypatch.setattr(module, "MAX_BITS", 256)
     loss = refloss.CombinedMargin(m1=1.0, m2=1e-200, boundary="clamp")
     assert any("differ by less than 256 bits tell: counted as equal" in note for note in enclose(loss, *OPPOSITE).notes)
+    notes = enclose(AT_EPS, *at([1.0, 1e-200, 0.0])).notes
+    assert "row 0: m1 theta + m2 and eps differ by less than 256 bits tell: undecided, counted as equal" in notes

@@ -23,7 +23,7 @@ def test_every_operation_knows_its_derivative() -> None:
     a, b = (tape.leaf(point) for point in points)
     row = a[0] * b[1]
     out = ((a / b).sqrt() - (a * b).cos()).exp().log1p() + a.atan2(b) + row - a.linear(b).sum(axis=1)[:, None]
-    out = (out * out.set_at(([0], [1]), row[[0]]) / (b - a).norm()[:, None] + 1).sum()
+    out = (out * out.set_at(([0], [1]), row[[0]]) / (b - a).norm()[:, None] + a.sin()).sum()
     outputs = [(out, exact_balls(1.0)), (row, exact_balls([0.5, -2.0, 0.0]))]
     gradients = tape.backward(outputs, {"a": a, "b": b, "unused": tape.leaf(1.0)})
     assert set(gradients) == {"a", "b"}
@@ -37,7 +37,9 @@ def test_every_operation_knows_its_derivative() -> None:
         put = sums.copy()
         put[0, 1] = r[0]
         lengths = at(mp.sqrt, otypes=[object])(((q - p) ** 2).sum(axis=1))
-        return (sums * put / lengths[:, None] + 1).sum() + (r * [mpf(0.5), mpf(-2.0), mpf(0)]).sum()
+        return (sums * put / lengths[:, None] + at(mp.sin, otypes=[object])(p)).sum() + (
+            r * [mpf(0.5), mpf(-2.0), mpf(0)]
+        ).sum()
 
     for which, gradient in enumerate(gradients.values()):
         for i in np.ndindex(2, 3):

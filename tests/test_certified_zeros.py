@@ -164,32 +164,49 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("loss", "biased"),
+    ("loss", "more"),
     [
-        (refloss.SoftmaxLoss(class_weight=(1.0, 0.0, 1.0)), True),
-        (refloss.SoftmaxLoss(label_smoothing=1.0), False),
-        (refloss.SoftmaxLoss(class_weight=(1.0, -1.0, 0.0), reduction="sum"), True),
-        (refloss.SoftmaxLoss(softcap=2.0), True),
-        (refloss.SoftmaxLoss(softcap=2.0, label_smoothing=1.0, reduction="sum"), True),
-        (refloss.SoftmaxLoss(softcap=1.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), False),
-        (refloss.SoftmaxLoss(logit_scale=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), True),
-        (refloss.SoftmaxLoss(z_loss=0.5), True),
-        (refloss.SoftmaxLoss(z_loss=0.5, softcap=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), False),
-        (refloss.SoftmaxLoss(z_loss=1.0, label_smoothing=1.0), False),
-        (refloss.NormFace(class_weight=(1.0, -1.0, 1.0), reduction="sum"), False),
-        (refloss.ArcFace(class_weight=(1.0, -1.0, 0.0), reduction="sum", s=None, label_smoothing=0.5), False),
-        (refloss.NormFace(label_smoothing=1.0), False),
-        (refloss.ModifiedSoftmax(), False),
-        (refloss.CosFace(s=None, m=1.0, label_smoothing=0.5), False),
-        (refloss.CosFace(label_smoothing=1.0), False),
-        (refloss.ArcFace(s=None), False),
-        (refloss.ArcFace(s=None, gradient="detached"), False),
-        (refloss.ArcFace(s=2.0, m=3.0, boundary="clamp"), False),
-        (refloss.ASoftmax(m=4, s=3.0, annealing=1.0), False),
+        (refloss.SoftmaxLoss(class_weight=(1.0, 0.0, 1.0)), "b"),
+        (refloss.SoftmaxLoss(label_smoothing=1.0), ""),
+        (refloss.SoftmaxLoss(class_weight=(1.0, -1.0, 0.0), reduction="sum"), "b"),
+        (refloss.SoftmaxLoss(softcap=2.0), "b"),
+        (refloss.SoftmaxLoss(softcap=2.0, label_smoothing=1.0, reduction="sum"), "b"),
+        (refloss.SoftmaxLoss(softcap=1.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
+        (refloss.SoftmaxLoss(logit_scale=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), "b"),
+        (refloss.SoftmaxLoss(z_loss=0.5), "b"),
+        (refloss.SoftmaxLoss(z_loss=0.5, softcap=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
+        (refloss.SoftmaxLoss(z_loss=1.0, label_smoothing=1.0), ""),
+        (refloss.NormFace(class_weight=(1.0, -1.0, 1.0), reduction="sum"), ""),
+        (refloss.ArcFace(class_weight=(1.0, -1.0, 0.0), reduction="sum", s=None, label_smoothing=0.5), ""),
+        (refloss.NormFace(label_smoothing=1.0), ""),
+        (refloss.ModifiedSoftmax(), ""),
+        (refloss.CosFace(s=None, m=1.0, label_smoothing=0.5), ""),
+        (refloss.CosFace(label_smoothing=1.0), ""),
+        (refloss.ArcFace(s=None), ""),
+        (refloss.ArcFace(s=None, gradient="detached"), ""),
+        (refloss.ArcFace(s=2.0, m=3.0, boundary="clamp"), ""),
+        (refloss.ASoftmax(m=4, s=3.0, annealing=1.0), ""),
+        (refloss.ArcFace(s=2.0, boundary="easy"), "m"),
+        (refloss.ArcFace(s=None, boundary="hard", label_smoothing=1.0), "m"),
+        (refloss.CosFace(s=None, boundary="conditional", gradient="detached"), "m"),
+        (refloss.CosFace(s=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), "m"),
+        (refloss.AdaFace(s=2.0, m=0.5, h=1.0, mean=2.0, std=0.5, eps=0.5), ""),
+        (refloss.AdaFace(s=None, m=0.5, h=1.0, mean=1.0, std=0.5, label_smoothing=1.0), ""),
+        (refloss.MagFace(s=2.0, l_a=1.0, u_a=2.0, l_m=0.0), ""),
+        (refloss.MagFace(s=None, l_a=1.0, u_a=3.0, label_smoothing=1.0, regularizer=0.0), ""),
+        (refloss.MagFace(s=2.0, l_a=1.0, u_a=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
+        (refloss.MagFace(s=2.0, l_a=1.0, u_a=2.0, regularizer=0.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
+        (refloss.MagFace(s=2.0, l_a=1.0, u_a=2.0, l_m=0.5, u_m=3.0, boundary="clamp", gradient="detached"), ""),
+        (refloss.CurricularFace(s=2.0, t=-1.0, m=2.0, boundary="none"), ""),
+        (refloss.CurricularFace(s=None, t=-1.0, label_smoothing=0.5), ""),
+        (refloss.CurricularFace(s=2.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
+        (refloss.MVSoftmax(s=2.0, m=0.0, t=1.0, boundary="none"), ""),
+        (refloss.MVSoftmax(s=None, m=0.5, t=1.0, label_smoothing=1.0), ""),
+        (refloss.MVSoftmax(s=None, margin="arc", m=1.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
     ],
     ids=repr,
 )
-def test_no_proof_of_0_is_wrong(loss: Any, biased: bool) -> None:
+def test_no_proof_of_0_is_wrong(loss: Any, more: str) -> None:
     """Small integers, full of coincidences; every claim about every entry, asked for or not, against mpmath."""
     g, claims = random(1), 0
     calls = [
@@ -206,8 +223,11 @@ def test_no_proof_of_0_is_wrong(loss: Any, biased: bool) -> None:
         x[:, 0], w[:, 0] = 1.0, 1.0  # no zero vectors
         calls.append((x, w, g.integers(0, 3, 2)))
     for inputs in calls:
-        inputs = (*inputs, g.integers(-1, 2, 3).astype(float)) if biased else inputs  # noqa: PLW2901
-        problem = Problem(loss.spec, checked_arrays(loss, inputs), np.array(1.0))
+        if more:  # biases, or margins
+            inputs = (*inputs, g.integers(-1, 2, 3 if more == "b" else len(inputs[0])).astype(float))  # noqa: PLW2901
+        spare = [None] if isinstance(loss, refloss.SoftmaxLoss) and not more else []
+        call = loss._call(*inputs, *spare)
+        problem = Problem(call.spec, call.arrays, np.array(1.0))
         for name, true, noise in truths(loss, *inputs):
             for i in np.ndindex(true.shape):
                 if problem.unknown[name][i] and problem.is_zero(name, i):
@@ -295,11 +315,6 @@ def test_no_proof_of_0_of_triplets_is_wrong(squared: bool) -> None:
     assert claims
 
 
-def checked_arrays(loss: Any, inputs: Any) -> dict[str, Any]:
-    spare = [None] if isinstance(loss, refloss.SoftmaxLoss) and len(inputs) == 3 else []
-    return loss._call(*inputs, *spare).arrays
-
-
 def test_losses_that_almost_cancel_are_not_called_0() -> None:
     """Samples with the same logits and opposite weights, one of them moved by 1e-30 of itself."""
     loss = refloss.CrossEntropy(reduction="sum", class_weight=(1.0, -1.0))
@@ -328,3 +343,10 @@ def test_an_upstream_of_0_proves_nothing_about_other_rows() -> None:
     assert not enclosure.grad["w"].midpoint[0].any()
     assert not enclosure.notes
     assert enclose(refloss.NormFace(reduction="none"), x, w, y, upstream=[0.0, 1.0]).grad["w"].midpoint[0, 1] != 0.0
+
+
+def test_in_one_dimension_classes_have_two_sides() -> None:
+    """z = (200, 200, -200): dL/dx = G_0 + G_1 - G_2 = -2 G_2, about -e^-400."""
+    x, w = [[200.0]], [[1.0], [1.0], [-1.0]]
+    encloses(refloss.ModifiedSoftmax(), x, w, [0])
+    assert refloss.ModifiedSoftmax().value_and_grad(x, w, [0], engine="certified")[1].x[0, 0] < 0.0

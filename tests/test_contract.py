@@ -5,6 +5,7 @@ The module `refloss.engines.bounds` is tested here, through `refloss.error_bound
 
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def _random(name):
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
-def _drawn(loss, random):
+def _drawn(loss, random, given=""):
     name = type(loss).__name__
     if name == "CrossEntropy":
         return random.normal(size=(3, 4)) * 5.0, random.integers(0, 4, 3)
@@ -30,8 +31,9 @@ def _drawn(loss, random):
         return tuple(random.normal(size=(3, 4)) for _ in range(3))
     if name == "KLDivergence":
         return tuple(random.normal(size=(3, 4)) for _ in range(2))
-    bias = (random.normal(size=4),) if name == "SoftmaxLoss" else ()
-    return random.normal(size=(3, 5)), random.normal(size=(4, 5)), random.integers(0, 4, 3), *bias
+    more = (random.normal(size=4),) if name == "SoftmaxLoss" else ()
+    more = (random.uniform(-0.5, 1.5, 3),) if given == "m" else more
+    return random.normal(size=(3, 5)), random.normal(size=(4, 5)), random.integers(0, 4, 3), *more
 
 
 LOSSES = [
@@ -57,6 +59,16 @@ LOSSES = [
     ),
     refloss.SoftmaxLoss(logit_scale=0.5, softcap=2.0, z_loss=0.25, class_weight=(1.0, 0.5, 2.0, 3.0)),
     refloss.SoftmaxLoss(z_loss=0.25, reduction="none"),
+    refloss.CosFace(s=8.0, boundary="conditional"),
+    refloss.ArcFace(s=8.0, boundary="hard", reduction="none"),
+    refloss.AdaFace(s=8.0, mean=2.0, std=1.0),
+    refloss.MagFace(s=8.0, l_a=1.0, u_a=4.0, class_weight=(1.0, 0.5, 2.0, 3.0)),
+    refloss.MagFace(s=None, l_a=2.0, u_a=2.5, boundary="hard", reduction="none", label_smoothing=0.1),
+    refloss.MagFace(s=8.0, l_a=1.0, u_a=4.0, gradient="detached", reduction="sum"),
+    refloss.CurricularFace(s=4.0, t=0.3),
+    refloss.CurricularFace(s=None, t=-0.5, reduction="none", label_smoothing=0.1),
+    refloss.MVSoftmax(s=None),
+    refloss.MVSoftmax(s=4.0, t=3.0, margin="arc", reduction="sum"),
     refloss.Triplet(m=5.0),
     refloss.Triplet(m=5.0, squared=False, reduction="none"),
     refloss.KLDivergence(),
@@ -65,25 +77,28 @@ LOSSES = [
 ]
 
 
-GIVEN = [(loss, given) for loss in LOSSES for given in (False, True) if not given or hasattr(loss, "softcap")]
+PER_SAMPLE = refloss.ArcFace | refloss.CosFace | refloss.CombinedMargin
+GIVEN = [(loss, "") for loss in LOSSES]
+GIVEN += [(loss, "lse") for loss in LOSSES if hasattr(loss, "softcap")]
+GIVEN += [(loss, "m") for loss in LOSSES if isinstance(loss, PER_SAMPLE)]
 
 
 @pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
-@pytest.mark.parametrize(("loss", "given"), GIVEN, ids=[f"{loss}{', lse' if given else ''}" for loss, given in GIVEN])
+@pytest.mark.parametrize(("loss", "given"), GIVEN, ids=[f"{loss}, {given}" for loss, given in GIVEN])
 def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
     """Terms and values are those of mpmath. Logarithms and the scales of rows cost less than 2^-20.
 
-    Some with an upstream gradient of the log-sum-exps.
+    Some with an upstream gradient of the log-sum-exps, or with margins per sample.
     """
     random = _random(repr(loss))
-    inputs = _drawn(loss, random)
+    inputs = _drawn(loss, random, given)
     shape = np.shape(inputs[1])[:1] if loss.spec.head == "logits" else np.shape(inputs[0])[:1]
     upstream = random.normal(size=shape) if loss.reduction == "none" else -1.7
-    followed = {"upstream": upstream} | ({"upstream_lse": random.normal(size=3)} if given else {})
+    followed = {"upstream": upstream} | ({"upstream_lse": random.normal(size=3)} if given == "lse" else {})
     of_value, of_gradients = refloss.error_bound(loss, *inputs, engine=engine, **followed)
     by_name = checks._arrays(loss, inputs)
     sizes = (4, 5) if "w" in by_name else (1, 1)
-    scales, options = contract.scales(loss.spec, by_name), given or contract.has_options(loss.spec, by_name)
+    scales, options = contract.scales(loss.spec, by_name), given == "lse" or contract.has_options(loss.spec, by_name)
     promise = contract.promise(engine, loss.spec.head, scales, *sizes, options=options)
     value = np.asarray(exact.value(loss, *inputs, absolute=True), np.float64)
     whole = promise.value if loss.reduction == "none" else promise.value.max()
@@ -99,7 +114,8 @@ def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
             assert (each.min() * size * (1.0 - 2.0**-20) <= bound).all()
             assert (bound <= each.max() * size * (1.0 + 2.0**-20) + 1e-300).all()
         else:
-            assert bound == pytest.approx(np.broadcast_to(each * size, bound.shape), rel=2.0**-20)
+            of_rows = each if bound.ndim == 2 else each[:, 0]
+            assert bound == pytest.approx(np.broadcast_to(of_rows * size, bound.shape), rel=2.0**-20)
 
 
 def test_what_is_promised():
@@ -158,6 +174,20 @@ def test_the_scale_of_options():
         assert contract.scales(refloss.SoftmaxLoss(**options).spec, arrays | b) == pytest.approx([expected * 8.0 / 6.0])
 
 
+def test_the_scale_of_hard_classes():
+    """Times the largest slope of c (t + c), 2 + |t|, and 1 more for its own error, or times that of (1 + t) c + t."""
+    arrays = {"x": np.array([[3.0, 4.0]]), "w": W, "y": np.zeros(1, int)}
+    for loss, expected in (
+        (refloss.CurricularFace(s=8.0, t=0.5), 8.0 * 2.5 + 1.0),
+        (refloss.CurricularFace(s=None, t=-1.0), 5.0 * 3.0 + 1.0),
+        (refloss.MVSoftmax(s=8.0, t=0.5), 12.0),
+        (refloss.MVSoftmax(s=None, t=0.0), 5.0),
+        (refloss.AdaFace(s=8.0), 8.0),
+        (refloss.MagFace(s=None), 5.0),
+    ):
+        assert contract.scales(loss.spec, arrays) == pytest.approx([expected], rel=4.0 * U)
+
+
 def test_what_has_options():
     """A scale, a cap, a z-loss, or an upstream gradient of the log-sum-exp, of a loss on logits."""
     for kind in (refloss.CrossEntropy, refloss.SoftmaxLoss):
@@ -200,6 +230,60 @@ def test_closed_hinges_are_exact():
     assert value[0] == 0.0 < value[1]
     assert [(part[0] == 0.0).all() and (part[1] > 0.0).all() for part in gradients] == [True] * 3
     assert refloss.error_bound(refloss.Triplet(), anchor[:1], anchor[:1], anchor[:1] + 9.0)[0] == 0.0
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
+def test_the_gradient_of_a_margin_may_be_off_where_it_is_0(engine):
+    """At θ = 0 the derivative by a margin of 0 is -sin 0: what is left is ρ 16u |s G| of a target with G = p - 1."""
+    loss, x = refloss.ArcFace(s=8.0), np.array([[3.0, 0.0]])
+    _, gradients = refloss.error_bound(loss, x, W, [0], [0.0], engine=engine)
+    promise = contract.promise(engine, "margin", np.array([8.0]), 3, 2)
+    g = 8.0 * (1.0 - refloss.softmax(8.0 * W[:, 0] / np.linalg.norm(W, axis=1))[0])
+    assert gradients.m == pytest.approx((promise.gradient + promise.sums) * 16.0 * U * g, rel=1e-6)
+    assert gradients.m.shape == (1,)
+
+
+@pytest.mark.parametrize("kind", ["exact", "detached"])
+def test_terms_of_a_length_are_none_where_it_is_held(kind):
+    """Terms of x and of the value are those of ArcFace with the margin at the bound; inside, there are more."""
+    x = X / np.linalg.norm(X, axis=1)[:, None]
+    ada = refloss.AdaFace(s=8.0, m=0.25, gradient=kind)  # v = -1 and the rule does nothing
+    value, gradients = refloss.error_bound(replace(ada, mean=90.0, std=1.0), x, W, Y)
+    plain = refloss.error_bound(refloss.ArcFace(s=8.0, m=0.25, gradient=kind), x, W, Y)
+    assert value == pytest.approx(plain[0], rel=1e-9)
+    assert gradients.x == pytest.approx(plain[1].x, rel=1e-9)
+    assert refloss.error_bound(ada, x, W, Y)[1].x.shape == x.shape
+    mag = refloss.MagFace(s=8.0, l_a=2.0, u_a=4.0, l_m=0.25, boundary="none", gradient=kind)
+    plain = refloss.error_bound(refloss.ArcFace(s=8.0, m=0.25, gradient=kind), x, W, Y)
+    value, gradients = refloss.error_bound(mag, x, W, Y)
+    assert value == pytest.approx(plain[0] + 32.0 * U * 35.0 * (2.0 / 16.0 + 0.5), rel=1e-9)
+    assert gradients.x == pytest.approx(plain[1].x, rel=1e-9)
+    _, gradients = refloss.error_bound(replace(mag, l_a=0.5), x, W, Y)
+    assert (gradients.x > plain[1].x + 64.0 * U * 35.0 * (1.0 / 16.0 + 1.0) / 2.0 * 0.99).all()
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+@pytest.mark.parametrize("apart", [1e-16, 1e-31, 1e-200])
+def test_a_bound_has_no_jump_at_a_threshold(engine, apart):
+    """Which classes are hard is decided exactly: both kinds are right, next to the threshold and on it."""
+    x = np.array([[1.0, 1.0], [2.0, -1.0]])
+    w = np.array([[1.0, 0.0], [1.0, apart], [1.0, -apart], [3.0, 0.0], [-1.0, 0.5]])
+    for loss in (
+        refloss.MVSoftmax(m=0.0, t=2.0, boundary="none"),
+        refloss.CurricularFace(m=0.0, t=0.5, boundary="none"),
+    ):
+        checks.against_exact(loss, x, w, [0, 0], engine=engine, digits=300)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_a_steep_function_of_the_length_costs_nothing(engine):
+    """v = 0.333 (a - 20) / ε is a difference of two terms of 7 / ε, which pairs do not hold."""
+    x = np.array([[20.0, 0.0], [12.0, 16.0], [np.nextafter(20.0, 0.0), 1e-7], [20.0, 1e-8]])
+    for eps in (1e-3, 1e-15, 1e-200, 5e-324):
+        loss = refloss.AdaFace(s=8.0, std=0.0, eps=eps)
+        checks.against_exact(loss, x, W, [0, 1, 2, 0], engine=engine)
+    loss = refloss.MagFace(s=8.0, l_a=20.0 - 2.0**-40, u_a=20.0 + 2.0**-40)
+    checks.against_exact(loss, x, W, [0, 1, 2, 0], engine=engine)
 
 
 @pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
@@ -270,6 +354,8 @@ def test_a_loss_is_asked_for():
     ("loss", "inputs", "engine", "words"),
     [
         (refloss.NormFace(s=1e18), (X, W, Y), "chain", r"^s of 1e\+18: .* engine='chain' in float64 .*'dd' can"),
+        (refloss.CurricularFace(s=1e18), (X, W, Y), "chain", r"^s with t, a scale of 2e\+18: .*'dd' can"),
+        (refloss.MVSoftmax(s=None, t=1e6), (X * 1e15, W, Y), "chain", r"^x\[0\] with t, a scale of 2.24e\+21: .*'dd'"),
         (refloss.NormFace(s=1e30), (X, W, Y), "dd", r"^s of 1e\+30: .* engine='certified' can"),
         (refloss.ModifiedSoftmax(), (X * [[1.0], [1e20]], W, Y), "chain", r"^x\[1\] of length 1\.12e\+20: .*'dd'"),
         (refloss.SoftmaxLoss(), (X * 1e10, W * 1e10, Y), "chain", r"^x\[0\] and w with a product of len.*'dd' can"),

@@ -99,3 +99,9 @@ def test_a_loss_over_weights_that_cancel(engine):
     """Losses of log 2 and log 4, of weights 1 and -1: their sum is negative."""
     z, loss = np.log([[1.0, 1.0], [3.0, 1.0]]), refloss.CrossEntropy(class_weight=(1.0, -1.0))
     assert loss(z, [0, 1], engine=engine) == -np.inf
+
+
+def test_a_regularizer_is_no_part_of_a_sum_over_zero():
+    """Two equal losses of weights 1 and -1; the lengths' terms, which no weight multiplies, are both positive."""
+    loss = refloss.MagFace(class_weight=(1.0, -1.0))
+    assert np.isnan(loss(np.ones((2, 2)), np.ones((2, 2)), [0, 1], engine="chain"))

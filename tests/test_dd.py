@@ -13,7 +13,7 @@ from mpmath import mp, mpf
 import refloss
 from refloss.engines.dd import DoubleDouble, _nearly_parallel
 from refloss.error_free import Pair
-from support import cases, checks, exact
+from support import cases, checks, exact, thresholds
 
 
 def _random(name: str) -> np.random.Generator:
@@ -60,6 +60,8 @@ STEEP = (
     refloss.NormFace(s=1.0),
     refloss.CombinedMargin(s=128.0, m1=1.35, boundary="monotone"),
     refloss.ArcFace(s=128.0, gradient="detached", label_smoothing=0.1, reduction="sum"),
+    refloss.CurricularFace(s=128.0, t=-1.0, label_smoothing=0.1),
+    refloss.MVSoftmax(s=128.0, t=2.0),
 )
 
 
@@ -75,7 +77,7 @@ def test_other_classes_next_to_x_and_opposite_to_it(loss, apart):
         x, w, _ = cases.ordinary(random, 2, 6, d)
         w[1], w[2] = 2.0 * x[0] + apart * random.standard_normal(d), -3.0 * x[0] + apart * random.standard_normal(d)
         w[4] = 4.0 * x[1]  # exactly
-        _check(f"{d}", loss, x, w, np.array([0, 3]), digits=200)
+        _check(f"{d}", loss, x, w, np.array([0, 3]), digits=400)
 
 
 def test_gradients_of_parallel_classes_are_exactly_0():
@@ -102,25 +104,44 @@ def test_heads_keep_the_contract_at_real_widths(build):
     checks.against_exact(loss, x, w, y, engine="dd", entries=cases.some_entries(_random("entries"), x, w, y))
 
 
-@pytest.mark.parametrize("loss", [refloss.ArcFace(s=30.0), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)
-def test_blocks_change_nothing_that_is_promised(loss, monkeypatch):
+IN_BLOCKS = (
+    (refloss.ArcFace(s=30.0), ()),
+    (refloss.ASoftmax(), ()),
+    (refloss.SoftmaxLoss(), ()),
+    (refloss.ArcFace(s=30.0), (np.array([0.5, -0.25, 0.0, 1.0, 0.1]),)),
+    (refloss.MagFace(s=30.0, l_a=0.5, u_a=2.0), ()),
+    (refloss.CurricularFace(s=30.0, t=0.25), ()),
+    (refloss.MVSoftmax(s=None), ()),
+)
+
+
+@pytest.mark.parametrize(("loss", "margins"), IN_BLOCKS, ids=repr)
+def test_blocks_change_nothing_that_is_promised(loss, margins, monkeypatch):
     """Blocks of a sample, or of a class, where the work would else be one block."""
     from refloss.engines import dd
 
     x, w, y = cases.ordinary(_random("blocks"), 5, 7, 3)
     y[:2] = 6  # a class that the last block must find
     w[2] = 2.0 * x[1]  # and one for the narrow branch
-    whole = loss.value_and_grad(x, w, y, engine="dd")
+    inputs = (x, w, y, *margins)
+    whole = loss.value_and_grad(*inputs, engine="dd")
     blocks = dd._blocks
     monkeypatch.setattr(dd, "_blocks", lambda count, width, entries: blocks(count, width, 2 * width))
-    cut = loss.value_and_grad(x, w, y, engine="dd")
+    cut = loss.value_and_grad(*inputs, engine="dd")
     assert abs(cut[0] - whole[0]) <= 2.0 * checks.U * whole[0]
-    checks.against_exact(loss, x, w, y, engine="dd", result=cut, digits=100)
+    checks.against_exact(loss, *inputs, engine="dd", result=cut, digits=100)
 
 
 REDUCED = [
     replace(loss, **changes)
-    for loss in (refloss.ArcFace(), refloss.ASoftmax(m=3), refloss.SoftmaxLoss())
+    for loss in (
+        refloss.ArcFace(),
+        refloss.ASoftmax(m=3),
+        refloss.SoftmaxLoss(),
+        refloss.AdaFace(mean=1.0, std=1.0),
+        refloss.MagFace(l_a=1.0, u_a=4.0),
+        refloss.CurricularFace(t=0.5),
+    )
     for changes in (
         {"reduction": "sum"},
         {"reduction": "none"},
@@ -146,6 +167,8 @@ def test_every_setting(loss):
     if isinstance(loss, refloss.SoftmaxLoss):
         b = random.standard_normal(5)
         checks.against_exact(loss, x, w, y, b, upstream=upstream, engine="dd")
+    if isinstance(loss, refloss.ArcFace):
+        checks.against_exact(loss, x, w, y, random.uniform(-1.0, 1.0, 4), upstream=upstream, engine="dd")
 
 
 @pytest.mark.parametrize("loss", [refloss.CrossEntropy(), refloss.CrossEntropy(reduction="none")], ids=repr)
@@ -198,6 +221,43 @@ def test_equal_logits_are_equal_at_any_scale():
         assert refloss.SoftmaxLoss()(s * np.ones((1, 4)), permuted, [1], [0.1] * 3, engine="dd") == math.log(3.0)
 
 
+@pytest.mark.parametrize("kind", [refloss.CurricularFace, refloss.MVSoftmax])
+@pytest.mark.parametrize("s", [1e13, 1e50, 1e300])
+def test_equal_hard_classes_are_equal_at_any_scale(kind, s):
+    """Three classes in multiples, the target far away: each has a third of the probability, and of the gradient."""
+    x, w = [[0.3, 0.2, -0.9]], np.array([[1.0, 2.0, -3.0]]) * np.array([[1.0], [3.0], [7.0]])
+    target = [[-0.3, 0.1, 0.9]]
+    _, grad = kind(s=s, reduction="sum").value_and_grad(x, np.vstack([target, w]), [0], engine="dd")
+    of_directions = grad.w[1:] * np.linalg.norm(w, axis=1)[:, None]
+    assert of_directions == pytest.approx(of_directions[[0, 0, 0]], rel=16.0 * checks.U)
+
+
+@pytest.mark.parametrize("apart", [1e-12, 1e-31, 1e-100, 1e-300])
+def test_the_side_of_a_threshold_counts_however_near_it_is(apart):
+    """Cosines of classes and of the target, less no margin, that agree to 300 digits: one is hard, and one not."""
+    x, w = [[1.0, 1.0]], np.array([[1.0, 0.0], [1.0, apart], [1.0, -apart], [3.0, 0.0]])
+    for s in (8.0, 1e50):
+        loss = refloss.MVSoftmax(m=0.0, t=1.0, s=s, margin="arc", boundary="none")
+        for engine in ("chain", "dd"):
+            _, grad = loss.value_and_grad(x, w, [0], engine=engine)
+            assert np.abs(grad.w[1]).max() > 4.0 * np.abs(grad.w[2:]).max()
+
+
+HARD = (
+    refloss.CurricularFace(s=8.0, t=0.3),
+    refloss.MVSoftmax(s=8.0),
+    refloss.MVSoftmax(s=8.0, margin="arc", m=0.5, t=1.0),
+)
+
+
+@pytest.mark.parametrize("loss", HARD, ids=repr)
+def test_a_thousand_classes_built_onto_the_threshold_are_told(loss):
+    """Half of them above it, all within 1e-16 or so."""
+    x, w, y = thresholds.near(loss, _random(repr(loss)), 1000)
+    assert 300 < thresholds.hard(loss, x, w).sum() < 700
+    assert thresholds.misjudged(loss, x, w, y, engine="dd") == 0
+
+
 HUGE = [
     refloss.ModifiedSoftmax(),
     refloss.NormFace(s=1e18),
@@ -206,6 +266,10 @@ HUGE = [
     refloss.ArcFace(s=1e100, boundary="keep"),
     refloss.SoftmaxLoss(),
     refloss.SoftmaxLoss(label_smoothing=0.1),
+    refloss.CurricularFace(s=1e18, t=0.5),
+    refloss.CurricularFace(s=1e100, t=-1.0),
+    refloss.MVSoftmax(s=1e100, m=0.0, boundary="none"),
+    refloss.MVSoftmax(s=None, t=1e6),
 ]
 
 

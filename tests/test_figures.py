@@ -160,6 +160,47 @@ def test_the_combined_margin_at_an_angle_is_the_one_that_arcface_would_need():
         assert all(b >= a for a, b in pairwise(np.flatnonzero(known)))
 
 
+def test_margins_given_are_drawn_with_the_closed_form_of_their_gradient():
+    psi, slopes = _axes("margins-given")
+    for m in (0.3, 0.5, 0.7):
+        theta, value = _line(psi, f"m = {m}")
+        assert np.allclose(value, np.cos(theta + m), rtol=0, atol=1e-14)
+        p = 1.0 / (1.0 + np.exp(-4.0 * value))  # the other class is at right angles
+        expected = 4.0 * (1.0 - p) * np.sin(theta + m)
+        # the bound of the engine for terms up to s = 4, and as much for p and the sine here
+        assert np.allclose(_line(slopes, f"m = {m}")[1], expected, rtol=0, atol=256.0 * 2.0**-53)
+
+
+def test_margins_by_length_are_drawn_as_they_are():
+    (axes,) = _axes("adaface-margin")
+    for length, v in ((5, -1), (20, 0), (35, 1)):
+        theta, value = _line(axes, f"‖x‖ = {length}: v = {v}".replace("-", "−"))
+        expected = np.cos(np.clip(theta - 0.4 * v, 1e-3, np.pi - 1e-3)) - 0.4 * (1 + v)
+        assert np.allclose(value, expected, rtol=0, atol=1e-14)
+    psi, term = _axes("magface-margin")
+    for length, m in ((10, 0.45), (60, 0.625), (110, 0.8)):
+        theta, value = _line(psi, f"‖x‖ = {length}")
+        assert np.allclose(value, np.cos(theta + m), rtol=0, atol=1e-14)
+    length, value = _line(term, "a/u² + 1/a")
+    a = np.clip(length, 10.0, 110.0)
+    assert np.allclose(value, a / 110.0**2 + 1.0 / a, rtol=0, atol=1e-14)
+
+
+def test_hard_classes_are_drawn_as_they_are():
+    for axes, eta in zip(
+        _axes("hard-classes"), (lambda c, t: c * (t + c), lambda c, t: (1.0 + t) * c + t), strict=True
+    ):
+        for line in axes.lines:
+            label = str(line.get_label())
+            if label.startswith("t = "):
+                c, value = _line(axes, label)
+                hard = c > np.cos(1.7)
+                assert hard.any()
+                assert not hard.all()
+                expected = np.where(hard, eta(c, float(label.removeprefix("t = "))), c)
+                assert np.allclose(value, expected, rtol=0, atol=1e-14)
+
+
 def test_the_rounding_of_a_softmax_is_drawn_as_it_is():
     """Before the subtraction: half a unit of numbers from 1/2 to 1, and all of it beyond; afterwards: half a unit."""
     (axes,) = _axes("rounded-softmax")

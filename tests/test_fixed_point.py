@@ -10,7 +10,7 @@ import pytest
 from mpmath import mp, mpf
 
 from refloss import fixed_point
-from refloss.fixed_point import BITS, Between, Radians, Turned
+from refloss.fixed_point import BITS, Between, Radians, Surd, Turned
 from support import exact
 
 # A series adds up one term rounded down for every two bits or so; an angle is wrong by the errors of the sine and the
@@ -62,6 +62,73 @@ def test_units_are_the_numbers():
     units = fixed_point.units(row, fixed_point.UNIT)
     assert [Fraction(k, fixed_point.UNIT) for k in units] == [Fraction(v) for v in row.tolist()]
     assert fixed_point.inner(units, units[::-1]) == 2 * (units[0] * units[3] + units[1] * units[2])
+
+
+SURDS = [
+    (Fraction(1, 3), Fraction(-2, 7), Fraction(5)),
+    (Fraction(-3), Fraction(3), Fraction(10**20 + 1, 10**20)),  # 1.5e-20
+    (Fraction(3, 4), Fraction(0), Fraction(2)),
+    (Fraction(0), Fraction(-1, 10**6), Fraction(12100)),
+    (Fraction(10**12), Fraction(1, 10**8), Fraction(2) / 3),
+]
+
+
+@pytest.mark.parametrize("surd", SURDS)
+def test_surds_are_wrong_by_less_than_two_units(bits, surd):
+    p, q, r = ((mpf(part.numerator) / part.denominator) for part in surd)
+    assert abs(mpf(Surd(*surd).units(bits)) - (p + q * mp.sqrt(r)) * mpf(2) ** bits) < 2
+    assert fixed_point.fixed(Surd(*surd), bits) == Surd(*surd).units(bits)
+
+
+def test_surds_are_mapped_exactly():
+    once = Surd(Fraction(1, 3), Fraction(-2), Fraction(5)).mapped(Fraction(-3, 2), Fraction(1, 2))
+    assert once == (Fraction(0), Fraction(3), Fraction(5))
+
+
+@pytest.mark.parametrize(
+    ("surd", "is_0"),
+    [
+        ((Fraction(-2), Fraction(1), Fraction(4)), True),
+        ((Fraction(2), Fraction(1), Fraction(4)), False),
+        ((Fraction(2), Fraction(-1), Fraction(4)), True),
+        ((Fraction(-2), Fraction(-1), Fraction(4)), False),
+        ((Fraction(-2), Fraction(1), 4 + Fraction(1, 10**90)), False),
+        ((Fraction(0), Fraction(0), Fraction(7)), True),
+        ((Fraction(0), Fraction(3), Fraction(0)), True),
+        ((Fraction(0), Fraction(3), Fraction(1, 7)), False),
+    ],
+)
+def test_a_surd_is_0_or_not_exactly(surd, is_0):
+    assert bool(Surd(*surd)) != is_0
+
+
+def test_square_of_is_exact():
+    assert fixed_point.square_of(np.array([66.0, 88.0, 1e-7])) == 110**2 + Fraction(1e-7) ** 2
+    assert fixed_point.square_of(np.array([3e-320, 0.0])) == Fraction(3e-320) ** 2
+
+
+@pytest.mark.parametrize(("x", "w"), VECTORS)
+def test_angles_with_a_margin_by_length(bits, x, w):
+    """Margins that are surds, of either sign; the angle φ and the threshold cos φ - m3 too."""
+    row = np.array([0.3, 0.1, 0.7])
+    length = mp.sqrt(mpf(0.3) ** 2 + mpf(0.1) ** 2 + mpf(0.7) ** 2)
+    square = fixed_point.square_of(row)
+    theta = exact.angle([x], [w], digits=1400)[0]
+    for q in (Fraction(1, 3), Fraction(-1, 3)):
+        m2, m3 = Surd(Fraction(1, 7), q, square), Surd(Fraction(-1, 5), -q, square)
+        at = Turned(Between.of(np.array(x), np.array(w)), 1.0, m2, m3, bits)
+        third = mpf(q.numerator) / q.denominator * length
+        phi = theta + mpf(1) / 7 + third
+        assert _close(at.phi, phi, bits)
+        assert _close(at.sin_phi, mp.sin(phi), bits, 4 * UNITS)
+        assert _close(at.threshold, mp.cos(phi) + mpf(1) / 5 + third, bits, 4 * UNITS)
+        assert _close(at.of(m3), -mpf(1) / 5 - third, bits, 2)
+
+
+def test_the_threshold_without_a_margin_on_the_angle():
+    at = Turned(Between.of(np.array([1.0, 0.0]), np.array([3.0, 4.0])), 1.0, 0.0, 0.25, 256)
+    with mp.workprec(400):
+        assert _close(at.threshold, mpf(3) / 5 - mpf(1) / 4, 256, 2)
 
 
 @pytest.mark.parametrize(("x", "w"), VECTORS)

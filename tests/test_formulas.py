@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,9 @@ from refloss.stages import (
     logits,
     logsumexp,
     margin,
+    negatives,
     normalize,
+    quality,
     softcap,
     softmax,
     triplet,
@@ -53,6 +56,7 @@ EQUAL = {  # alterations that alter nothing
     "refloss.stages.softcap:forward": ("2: minus dropped", "2: abs dropped"),  # the slope is the same for e and 1/e
     "refloss.functions:logsumexp": ("1: index 0 of z is a",),  # the largest of equal numbers
     "refloss.stages.triplet:forward": SYMMETRIC,
+    "refloss.stages.quality:forward": tuple(f"1: {what}" for what in ["arguments exchanged"] * 2),  # of min and max
     "refloss.losses.pairwise:Triplet": SYMMETRIC,
 }
 
@@ -261,11 +265,29 @@ def _(rng):
             )
 
 
+@_formula("refloss.stages.margin:backward", 1)
+def _(rng):
+    for settings, theta in _margins(rng):
+        of_v = settings._replace(by_quality=(Fraction(7, 10), Fraction(-3, 5)))
+        v, g = rng.normal(size=len(theta)) * 0.3, rng.normal(size=len(theta))
+        _, gradient = margin.backward(g, margin.forward(angle.of(theta), of_v, quality.given(v))[1])
+        for n, at in enumerate(_exact(theta)):
+            yield tex.Scope(
+                {
+                    r"\partial L/\partial v": _exact(gradient)[n],
+                    r"\partial L/\partial \psi": _exact(g)[n],
+                    r"\varphi": settings.m1 * at + mpf(settings.m2) + mpf(7) / 10 * mpf(v[n]),
+                    "b_2": mpf(7) / 10,
+                    "b_3": mpf(-3) / 5,
+                }
+            )
+
+
 @_formula("refloss.stages.margin:backward")
 def _(rng):
     for settings, theta in _margins(rng):
         g = rng.normal(size=len(theta))
-        gradient = margin.backward(g, margin.forward(angle.of(theta), settings)[1])
+        gradient, _ = margin.backward(g, margin.forward(angle.of(theta), settings)[1])
         for n, at in enumerate(_exact(theta)):
             yield tex.Scope(
                 {
@@ -276,6 +298,71 @@ def _(rng):
                     "m_1": mpf(settings.m1),
                 }
             )
+
+
+LENGTHS = quality.Settings(Fraction(1, 2), Fraction(3, 2), Fraction(-1, 3), Fraction(4, 5), 0.7)
+OF_LENGTHS = {"l": mpf(1) / 2, "u": mpf(3) / 2, "p": -mpf(1) / 3, "q": mpf(4) / 5, r"\lambda": mpf(0.7)}
+
+
+def _lengths(rng):
+    """Embeddings below, between and above the bounds."""
+    return rng.normal(size=(N, D)) * [[0.05], [0.4], [5.0]]
+
+
+@_formula("refloss.stages.quality:forward")
+def _(rng):
+    x = _lengths(rng)
+    v, terms, _ = quality.forward(x, normalize.forward(x), LENGTHS)
+    with mp.workdps(40):
+        yield tex.Scope(OF_LENGTHS | {"v": _exact(v.value), "r": _exact(terms), "x": _exact(x)}, RANGES)
+
+
+@_formula("refloss.stages.quality:backward")
+def _(rng):
+    x, g, h = _lengths(rng), rng.normal(size=N), rng.normal(size=N)
+    gradient = quality.backward(g, quality.forward(x, normalize.forward(x), LENGTHS)[2], h)
+    for n in range(N):
+        length = _norm(_exact(x[n]))
+        yield tex.Scope(
+            OF_LENGTHS
+            | {
+                r"\partial L/\partial \lVert x\rVert": _exact(gradient)[n],
+                r"\partial L/\partial v": _exact(g[n]),
+                r"\partial L/\partial r": _exact(h[n]),
+                "x": _exact(x[n]),
+                "a": min(max(length, OF_LENGTHS["l"]), OF_LENGTHS["u"]),
+            },
+            RANGES,
+        )
+
+
+def _hard(rng, rule):
+    """Cosines of which about half are above their thresholds, as is one class more: the target."""
+    c, threshold, y = rng.uniform(-1.0, 1.0, size=(N, C + 1)), rng.uniform(-0.5, 0.5, size=N), np.full(N, C)
+    settings = negatives.Settings(rule, 0.3)
+    return c, threshold, *negatives.forward(Pair.of(c), Pair.of(threshold), y, settings, lambda n, k: False)
+
+
+def _raised(rng, rule):
+    c, threshold, eta, _ = _hard(rng, rule)
+    values = {r"\eta": _exact(eta[:, :C]), "c": _exact(c[:, :C]), r"\tau": _exact(threshold), "t": mpf(0.3)}
+    yield tex.Scope(values, RANGES)
+
+
+def _gradients_of_hard(rng, rule):
+    c, _, _, saved = _hard(rng, rule)
+    g = rng.normal(size=c.shape)
+    gradient = negatives.backward(g, saved)
+    assert (gradient[~saved.hard] == g[~saved.hard]).all()
+    n, k = np.nonzero(saved.hard)
+    values = {r"\partial L/\partial c": gradient[n, k], r"\partial L/\partial \eta": g[n, k], "c": c[n, k]}
+    rows = {name: [[entry] for entry in _exact(value)] for name, value in values.items()}
+    yield tex.Scope(rows | {"t": mpf(0.3)}, {"n": len(n), "k": 1})
+
+
+for place, rule in enumerate(("curricular", "reweighted")):
+    _formula("refloss.stages.negatives:forward", place)(lambda rng, rule=rule: _raised(rng, rule))
+    _formula("refloss.stages.negatives:backward", place)(lambda rng, rule=rule: _gradients_of_hard(rng, rule))
 
 
 def _branches(rng):
@@ -791,6 +878,137 @@ def _(rng):
             )
 
 
+@_formula("refloss.losses.quality:AdaFace")
+def _(rng):
+    loss = refloss.AdaFace(m=0.4, h=0.5, mean=20.0, std=3.8, eps=0.2)
+    for length, v in ((1.0, -1.0), (18.0, -0.25), (22.0, 0.25), (70.0, 1.0)):
+        for theta in (0.1, 0.3, 1.0, 2.5, 2.74, 3.1):
+            psi = _exact(loss.target_logit(theta, length))
+            values = {"m": mpf(0.4), "v": mpf(v), r"\epsilon": mpf(0.2), r"\theta": _exact(theta)}
+            yield tex.Scope(values | {r"\psi": lambda _, psi=psi: psi})
+
+
+@_formula("refloss.losses.quality:AdaFace", 1)
+def _(rng):
+    for mean, std in ((20.0, 4.0), (0.0, 0.0), (100.0, 0.0)):  # with the last two a length is held and v is not
+        loss = refloss.AdaFace(h=0.5, mean=mean, std=std, eps=0.3)
+        x = rng.normal(size=(6, D)) * [[1e-5], [1.0], [7.0], [9.0], [20.0], [300.0]]
+        v = loss.trace(x, np.eye(D), np.zeros(6, int))["quality"].output
+        settings = {"h": mpf(0.5), r"\mu": mpf(mean), r"\sigma": mpf(std), r"\epsilon": mpf(0.3)}
+        for entry, of_x in zip(_exact(v), _exact(x), strict=True):
+            yield tex.Scope(settings | {"v": entry, "x": of_x})
+
+
+def _updates(rng, which):
+    loss = refloss.AdaFace(mean=3.0, std=2.0, momentum=0.3)
+    x = rng.normal(size=(N, D)) * 3.0
+    values = {
+        "a": [_norm(entry) for entry in _exact(x)],
+        "N": mpf(N),
+        r"\alpha": mpf(0.3),
+        r"\mu": mpf(3),
+        r"\sigma": mpf(2),
+        r"\bar a": mp.fsum(_norm(entry) for entry in _exact(x)) / N,
+    }
+    new = loss.updated(x)
+    known = {r"\mu'": new.mean} if which == 0 else {r"\sigma'": new.std}
+    if which == 0:
+        del values[r"\bar a"]
+    yield tex.Scope(values | {name: _exact(value) for name, value in known.items()}, RANGES)
+
+
+_formula("refloss.losses.quality:AdaFace.updated", 0)(lambda rng: _updates(rng, 0))
+_formula("refloss.losses.quality:AdaFace.updated", 1)(lambda rng: _updates(rng, 1))
+
+BOUNDS = {"l_m": mpf(0.3), "u_m": mpf(0.9), "l:1": [mpf(2)], "u:1": [mpf(5)], "a:0": 0}  # l_a and u_a have an index
+
+
+@_formula("refloss.losses.quality:MagFace")
+def _(rng):
+    loss = refloss.MagFace(
+        l_a=2.0, u_a=5.0, l_m=0.3, u_m=0.9, s=2.5, regularizer=0.7, boundary="none", reduction="none"
+    )
+    for scope in _heads(rng, loss, s=2.5):
+        a = [min(max(_norm(entry), mpf(2)), mpf(5)) for entry in scope.values["x"]]
+        m = [mpf(0.3) + (mpf(0.9) - mpf(0.3)) * (entry - 2) / 3 for entry in a]
+        yield scope._replace(values={**scope.values, **BOUNDS, "a:1": a, "m": m, r"\lambda": mpf(0.7)})
+
+
+@_formula("refloss.losses.quality:MagFace", 1)
+def _(rng):
+    loss = refloss.MagFace(l_a=2.0, u_a=5.0, l_m=0.3, u_m=0.9, boundary="none")
+    x = rng.normal(size=(N, D)) * [[0.1], [1.5], [9.0]]
+    theta = 1.0
+    psi = [loss.target_logit(theta, np.linalg.norm(entry)) for entry in x]
+    m = [mp.acos(entry) - theta for entry in _exact(psi)]
+    yield tex.Scope({**BOUNDS, "m": m, "x": _exact(x)}, RANGES)
+
+
+def _hard_heads(rng, loss, psi, **settings):
+    """Scopes of a loss with hard classes; psi is what replaces the cosine of the target, and its threshold."""
+    for scope in (scope for _ in range(8) for scope in _heads(rng, loss, s=2.5, t=0.4, **settings)):
+        angles = scope.values[r"\theta:2"]
+        c = [[mp.cos(entry) for entry in row] for row in angles]
+        tau = [psi(angles[n][y]) for n, y in enumerate(scope.values["y"])]
+        yield scope._replace(values={**scope.values, "c": c, r"\psi": psi, r"\tau": tau})
+
+
+def _curricular(rng):
+    """Scopes of CurricularFace, with its η of all classes."""
+    loss = refloss.CurricularFace(s=2.5, m=0.6, t=0.4, boundary="none", reduction="none")
+    for scope in _hard_heads(rng, loss, lambda theta: mp.cos(theta + mpf(0.6)), m=0.6):
+        eta = [
+            [c * (mpf(0.4) + c) if c > tau else c for c in row]
+            for row, tau in zip(scope.values["c"], scope.values[r"\tau"], strict=True)
+        ]
+        yield scope._replace(values={**scope.values, r"\eta": eta})
+
+
+@_formula("refloss.losses.negatives:CurricularFace")
+def _(rng):
+    for scope in _curricular(rng):
+        yield scope._replace(values={name: value for name, value in scope.values.items() if name != r"\tau"})
+
+
+@_formula("refloss.losses.negatives:CurricularFace", 1)
+def _(rng):
+    """η of the classes that are not the target, as the stage returns it."""
+    for _ in range(8):
+        x, w, y = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.permutation(C)[:N]
+        loss = refloss.CurricularFace(m=0.6, t=0.4)
+        others = np.array([[k for k in range(C) if k != label] for label in y])
+        eta = np.take_along_axis(loss.trace(x, w, y)["negatives"].output, others, axis=1)
+        angles = [[mp.acos(mp.fsum(map(mp.fmul, _unit(a), _unit(b)))) for b in _exact(w)] for a in _exact(x)]
+        values = {
+            r"\eta": _exact(eta),
+            "c": [[mp.cos(row[k]) for k in kept] for row, kept in zip(angles, others.tolist(), strict=True)],
+            r"\theta": lambda bound, angles=angles: angles[bound["n"]],
+            "y": _exact(y),
+            "m": mpf(0.6),
+            "t": mpf(0.4),
+        }
+        yield tex.Scope(values, RANGES | {"k": C - 1})
+
+
+@_formula("refloss.losses.negatives:CurricularFace.updated")
+def _(rng):
+    for scope in _heads(rng, refloss.CosFace()):
+        x, w = rng.normal(size=(N, D)), rng.normal(size=(C, D))
+        y = np.array(scope.values["y"])
+        new = refloss.CurricularFace(t=0.4, momentum=0.3).updated(x, w, y)
+        angles = [[mp.acos(mp.fsum(map(mp.fmul, _unit(a), _unit(b)))) for b in _exact(w)] for a in _exact(x)]
+        values = {"t'": _exact(new.t), "t": mpf(0.4), r"\alpha": mpf(0.3), "N": mpf(N), "y": scope.values["y"]}
+        yield tex.Scope(values | {r"\theta": lambda bound, angles=angles: angles[bound["n"]]}, RANGES)
+
+
+@_formula("refloss.losses.negatives:MVSoftmax")
+def _(rng):
+    settings = {"s": 2.5, "m": 0.3, "t": 0.4, "boundary": "none", "reduction": "none"}
+    yield from _hard_heads(rng, refloss.MVSoftmax(**settings), lambda theta: mp.cos(theta) - mpf(0.3))
+    on_angle = refloss.MVSoftmax(**settings, margin="arc")
+    yield from _hard_heads(rng, on_angle, lambda theta: mp.cos(theta + mpf(0.3)))
+
+
 @_formula("refloss.losses.pairwise:Triplet")
 def _(rng):
     a, p, n = rng.normal(size=(N, D)), rng.normal(size=(N, D)), rng.normal(size=(N, D))
@@ -817,14 +1035,18 @@ def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     formulas = []
     modules = [angle, cosine, cross_entropy, divergence, linear, log_softmax, logits, logsumexp, margin, normalize]
-    modules += [softcap, softmax, triplet, z_loss]
-    losses = ("softmax", "margin", "pairwise", "divergence")
+    modules += [negatives, quality, softcap, softmax, triplet, z_loss]
+    losses = ("softmax", "margin", "quality", "negatives", "pairwise", "divergence")
     names = ("refloss.functions", *(f"refloss.losses.{family}" for family in losses))
     for module in (*modules, *map(importlib.import_module, names)):
         for name, item in vars(module).items():
-            if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) == (module.__name__, name):
-                count = len(DISPLAY.findall(inspect.getdoc(item) or ""))
-                formulas += [(f"{module.__name__}:{name}", which) for which in range(count)]
+            if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) != (module.__name__, name):
+                continue
+            own = vars(item).items() if inspect.isclass(item) else ()
+            methods = {f"{name}.{method}": part for method, part in own if inspect.isfunction(part)}
+            for documented, part in ({name: item} | methods).items():
+                count = len(DISPLAY.findall(inspect.getdoc(part) or ""))
+                formulas += [(f"{module.__name__}:{documented}", which) for which in range(count)]
     return formulas
 
 
@@ -868,12 +1090,19 @@ def test_a_formula_is_what_the_code_computes_and_no_altered_one_is(bound):
 ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.*?) ?\|$", re.MULTILINE)
 PLAIN = {"φ": r"\varphi", "π": r"\pi", "θ": r"\theta", "≤": r"\le", "m3": "m_3", "cos": r"\cos"}
 TABLE = {rule: (where, there) for rule, where, there in ROW.findall(_docstring("refloss.stages.margin:forward"))}
+OF_ONE_LOSS = {  # the other of which, with its two boundaries, is in the formula of AdaFace
+    rule: (where, there)
+    for rule, where, there in re.findall(
+        r"^\| `(\w+)` \([\w-]+\) \| (.+?) \| (.*?) ?\|$", _docstring("refloss.stages.margin:forward"), re.MULTILINE
+    )
+}
 GENERAL = ((1.35, 0.45, 0.2), (3.2, 0.7, 0.4))
 ADDED = ((1.0, 0.0, 0.35), (1.0, 0.0, 0.2))  # margins on the cosine alone
 
 
 def test_the_table_of_rules_has_every_rule():
     assert set(TABLE) == set(margin.RULES)
+    assert set(OF_ONE_LOSS) == set(margin.OF_ONE_LOSS)
     assert TABLE.pop("none") == ("nowhere", "")
 
 
@@ -895,6 +1124,22 @@ def test_a_row_of_the_table_is_what_the_code_computes_and_no_altered_one_is(rule
                 values |= {"m_1": mpf(m1), "m_2": mpf(m2), "m_3": mpf(m3)}
                 scopes.append(tex.Scope({**values, r"\psi": lambda _, psi=psi: psi}))
         assert _missed(source, scopes) == []
+
+
+def test_the_row_of_mv_softmax_is_what_the_code_computes_and_no_altered_one_is():
+    (where, there), psi = OF_ONE_LOSS["acute"], r"\cos\theta - m_3"
+    for plain, symbol in PLAIN.items():
+        where = where.replace(plain, symbol)
+    (value,) = INLINE.findall(there)
+    with mp.workdps(40):
+        scopes = []
+        for m in (0.35, 0.2):
+            loss = refloss.MVSoftmax(m=m)
+            for theta in np.linspace(0.05, 3.1, 24):
+                value_there = _exact(loss.target_logit(theta))
+                known = {r"\psi": lambda _, value_there=value_there: value_there}
+                scopes.append(tex.Scope({r"\theta": _exact(theta), "m_3": mpf(m), **known}))
+        assert _missed(rf"\psi(\theta) = h\,({value}) + (1 - h)\,({psi}), \qquad h = [{where}]", scopes) == []
 
 
 def test_annealing_is_what_the_code_computes_and_no_altered_formula_is():

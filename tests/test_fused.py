@@ -129,6 +129,19 @@ def test_options_at_sizes_of_several_blocks_and_groups(options, dtype, monkeypat
 # ------------------------------------------------------------------------------------------------ the same as the chain
 
 
+OF_SAMPLES = (
+    refloss.AdaFace(),
+    refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5),
+    refloss.MagFace(l_a=1.0, u_a=3.0),
+    refloss.MagFace(l_a=2.0, u_a=2.5, boundary="hard", regularizer=0.0),
+    refloss.CurricularFace(t=0.3),
+    refloss.CurricularFace(t=-0.5, m=0.2, boundary="easy"),
+    refloss.MVSoftmax(),
+    refloss.MVSoftmax(margin="arc", t=2.0),
+)
+"""Losses with a margin by length, and with hard classes."""
+
+
 @st.composite
 def shaped(draw):
     """A loss of any settings and ordinary inputs of any shape: (loss, inputs, upstream, classes of a block)."""
@@ -139,8 +152,9 @@ def shaped(draw):
     kind = draw(st.sampled_from(("margin", "margin", "linear", "logits")))
     shared = draw(strategies.shared(c))
     if kind == "margin":
-        loss = draw(strategies.losses())
-        inputs = (x, w, y)
+        loss = draw(strategies.losses() | strategies.losses(among=OF_SAMPLES))
+        m = draw(st.booleans()) and isinstance(loss, (refloss.ArcFace, refloss.CosFace, refloss.CombinedMargin))
+        inputs = (x, w, y, random.uniform(-1.0, 1.5, n)) if m else (x, w, y)
         loss = replace(loss, **shared)
     elif kind == "linear":
         loss, b = refloss.SoftmaxLoss(**shared), random.standard_normal(c)
@@ -187,7 +201,10 @@ def test_hard_cases_are_those_of_the_chain(case, block):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", [refloss.ArcFace, refloss.ASoftmax, refloss.SoftmaxLoss, refloss.CrossEntropy])
+@pytest.mark.parametrize(
+    "kind",
+    [refloss.ArcFace, refloss.ASoftmax, refloss.MagFace, refloss.MVSoftmax, refloss.SoftmaxLoss, refloss.CrossEntropy],
+)
 def test_every_setting(kind, settings, reduction):
     """In more samples than dimensions, and blocks of 64 classes."""
     random = random_of(f"{kind} {settings} {reduction}")

@@ -68,7 +68,7 @@ def test_class_weights_are_refused_as_by_the_chain(change, block, dtype, monkeyp
     x, w, _ = ordinary(3, 8, 3)
     y = [0, 1, 2]
     change(w)
-    for loss in (refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()):
+    for loss in (refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss(), refloss.CurricularFace()):
         if isinstance(loss, refloss.SoftmaxLoss) and np.isfinite(w).all():  # to which zeros are a class like any other
             result, expected = (loss.value_and_grad(x, w, y, engine=engine) for engine in ("fused", "chain"))
             np.testing.assert_allclose(result[0], expected[0], rtol=64 * U, atol=0.0)
@@ -147,7 +147,10 @@ def room(n, d, dtype=np.float64):
     return blocks + states + 8 * FLOAT * C + 24 * FLOAT * n * d
 
 
-@pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss()], ids=repr)
+ONE_BUFFER = refloss.ArcFace(), refloss.ASoftmax(), refloss.SoftmaxLoss(), refloss.MagFace(), refloss.CurricularFace()
+
+
+@pytest.mark.parametrize("loss", ONE_BUFFER, ids=repr)
 def test_value_and_gradients_take_one_buffer_of_all_logits(loss, peak):
     x, w, y = ordinary(N, C, D)
     for dtype in (np.float64, np.float32):

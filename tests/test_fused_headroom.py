@@ -9,6 +9,7 @@ from refloss.engines.fused.headroom import (
     TooLargeError,
     check_lse_gradient,
     check_options,
+    check_scale,
     check_targets,
     is_single,
     max_logit,
@@ -44,6 +45,14 @@ def test_scales_and_caps_between_both_ends_fit():
     for settings in (Settings(2.0**40), Settings(2.0**-40), Settings(1.0, 2.0**40), Settings(1.0, 1e-30)):
         with pytest.raises(TooLargeError):
             check_options(settings)
+
+
+def test_scales_of_hard_classes_between_both_ends_fit():
+    for scale in (2.0**-39, 64.0, 2.0**39):
+        check_scale(scale)
+    for scale in (2.0**-40, 2.0**40, 1e300):
+        with pytest.raises(TooLargeError):
+            check_scale(scale)
 
 
 @pytest.mark.parametrize(("dtype", "power"), [(FLOAT64, 300), (FLOAT32, 64)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import refloss
+from support import checks
 from support.fused_cases import bits, ordinary
 
 
@@ -13,7 +14,12 @@ from support.fused_cases import bits, ordinary
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_all_rows_ignored(reduction, dtype):
     x, w, y = np.full((3, 2), np.nan), np.array([[1.0, 2.0], [3.0, 1.0]]), np.full(3, -100)
-    for loss in (refloss.ArcFace(reduction=reduction), refloss.SoftmaxLoss(reduction=reduction, label_smoothing=0.1)):
+    for loss in (
+        refloss.ArcFace(reduction=reduction),
+        refloss.SoftmaxLoss(reduction=reduction, label_smoothing=0.1),
+        refloss.MagFace(reduction=reduction),
+        refloss.CurricularFace(reduction=reduction),
+    ):
         for out in ({}, {"w": np.full((2, 2), 7.0, dtype)}):
             value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype, out=out)
             np.testing.assert_array_equal(value, loss(x, w, y, engine="chain"))
@@ -42,7 +48,12 @@ def test_only_what_is_wanted_comes_back_and_has_the_same_bits(engine, dtype):
     """With N up to D samples are one group whatever is wanted; a BLAS may round products of other groups otherwise."""
     x, w, y = ordinary(6, 9, 7)
     b = np.linspace(-1.0, 1.0, 9)
-    for loss, inputs in ((refloss.ArcFace(), (x, w, y)), (refloss.SoftmaxLoss(label_smoothing=0.1), (x, w, y, b))):
+    for loss, inputs in (
+        (refloss.ArcFace(), (x, w, y)),
+        (refloss.SoftmaxLoss(label_smoothing=0.1), (x, w, y, b)),
+        (refloss.ArcFace(), (x, w, y, b[:6])),
+        (refloss.CurricularFace(t=0.5), (x, w, y)),
+    ):
         value, whole = loss.value_and_grad(*inputs, engine=engine, dtype=dtype)
         names = [name for name, part in whole._asdict().items() if part is not None]
         for wrt in (*names, names, names[:2], ("w",), names[1:], ()):
@@ -80,6 +91,7 @@ def test_gradients_are_written_where_they_are_wanted(engine, room):
     for loss, inputs in (
         (refloss.ArcFace(), {"x": x, "w": w, "y": y}),
         (refloss.SoftmaxLoss(ignore_index=int(y[0])), {"x": x, "w": w, "y": y, "b": b}),
+        (refloss.ArcFace(ignore_index=int(y[0])), {"x": x, "w": w, "y": y, "m": b[:6]}),
         (refloss.CrossEntropy(), {"z": x.reshape(2, 3, 4), "y": [[0, 1, 2], [3, 0, 1]]}),
         (refloss.Triplet(), {"anchor": x, "positive": x[::-1].copy(), "negative": w[:6]}),
     ):
@@ -127,9 +139,60 @@ def test_what_does_not_fit_a_sweep_is_that_of_the_chain(options, soft, given):
     assert single[1].w.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        refloss.CurricularFace(label_smoothing=0.1),
+        refloss.CurricularFace(s=None),
+        refloss.MVSoftmax(s=2.0**41),
+        refloss.MVSoftmax(s=2.0**-41),
+    ],
+    ids=repr,
+)
+def test_hard_classes_that_do_not_fit_a_sweep_are_those_of_the_chain(loss, dtype):
+    """Smoothed targets, the length as the scale, scales far out: the chain's numbers, rounded to the dtype."""
+    x, w, y = ordinary(6, 9, 4)
+    value, expected = loss.value_and_grad(x, w, y, engine="chain")
+    result = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype)
+    gradients = {name: gradient.astype(dtype) for name, gradient in expected._asdict().items()}
+    assert bits(result) == bits((value.astype(dtype), gradients))
+    assert loss(x, w, y, engine="fused", dtype=dtype) == dtype(value)
+
+
 def test_a_sweep_takes_smoothed_targets_without_a_cap_and_a_cap_without_them(monkeypatch):
     monkeypatch.setattr("refloss.engines.chain.value_and_grad", lambda *_: pytest.fail("by the chain"))
     x, w, y = ordinary(6, 9, 4)
     for options in ({"softcap": 2.0, "z_loss": 0.5}, {"z_loss": 0.5, "logit_scale": 0.5, "label_smoothing": 0.1}):
         for dtype in (np.float64, np.float32):
             refloss.SoftmaxLoss(**options).value_and_grad(x, w, y, np.ones(9), engine="fused", dtype=dtype)
+
+
+def test_a_sweep_takes_margins_per_sample_and_hard_classes(monkeypatch):
+    monkeypatch.setattr("refloss.engines.chain.value_and_grad", lambda *_: pytest.fail("by the chain"))
+    x, w, y = ordinary(6, 9, 4)
+    for loss, *m in (
+        (refloss.AdaFace(label_smoothing=0.1),),
+        (refloss.MagFace(s=None),),
+        (refloss.CosFace(s=None, label_smoothing=0.1), np.linspace(-1.0, 1.0, 6)),
+        (refloss.CurricularFace(),),
+        (refloss.MVSoftmax(s=2.0**-39),),
+    ):
+        for dtype in (np.float64, np.float32):
+            loss.value_and_grad(x, w, y, *m, engine="fused", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_regularizer_has_no_class_weight_and_any_upstream(dtype):
+    """Of a mean the terms are divided by the number of samples that count; their gradient may overflow alone."""
+    x, w, y = ordinary(6, 9, 4)
+    weights, ones = tuple(np.linspace(0.5, 2.0, 9)), (1.0,) * 9
+    plain, weighted = (refloss.MagFace(l_a=1.0, u_a=3.0, class_weight=each) for each in (None, weights))
+    without = refloss.MagFace(l_a=1.0, u_a=3.0, class_weight=weights, regularizer=0.0)
+    terms = plain(x, w, y) - refloss.MagFace(l_a=1.0, u_a=3.0, class_weight=ones, regularizer=0.0)(x, w, y)
+    unit = np.finfo(dtype).eps / 2.0
+    value = weighted(x, w, y, engine="fused", dtype=dtype)
+    assert abs(value - without(x, w, y) - terms) <= 2.0 * (8 + 16) * 64.0 * unit * abs(value)  # the contract, D = 4
+    for upstream in (1e-300, 1e30):
+        how = {"upstream": upstream, "dtype": dtype}
+        checks.against_certified(weighted, x.astype(dtype), w.astype(dtype), y, engine="fused", **how)

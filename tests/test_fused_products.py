@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -34,6 +35,15 @@ def test_products_are_cut_into_halves_of_whole_pieces(monkeypatch):
         assert sum(terms) == k
         assert max(terms) <= 4
         assert len(terms) == -(-k // 4)
+
+
+def test_dots_of_pairs_are_those_of_the_kernel():
+    a, b = np.random.default_rng(0).standard_normal((2, 5, 9))
+    dots = products.pair_dots(a, b)
+    for n in range(5):
+        true = sum(map(Fraction.__mul__, map(Fraction, a[n]), map(Fraction, b[n])))
+        size = float(np.abs(a[n] * b[n]).sum())
+        assert abs(Fraction(dots.hi[n]) + Fraction(dots.lo[n]) - true) <= 22.0 * U * U * size  # (6 + 4 log2 D) u²
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])

@@ -7,6 +7,7 @@ import pytest
 
 import refloss
 from refloss import testing
+from refloss.engines.fused.row_scaling import scaled
 from support import checks
 from support.checks import agree_with_chain as agree
 from support.fused_cases import (
@@ -31,6 +32,18 @@ def test_an_entry_that_scaling_loses_is_left_to_the_chain():
     result, expected = (loss.value_and_grad(x, w, [0], engine=engine) for engine in ("fused", "chain"))
     assert bits(result) == bits(expected)
     assert abs(result[1].x[0, 1]) > 1.0
+
+
+def test_unrounded_are_the_vectors_themselves_by_the_same_powers_of_two():
+    x, _, _ = ordinary(4, 7, 3)
+    x[2] *= 1e-30
+    for dtype in (np.float64, np.float32):
+        rows = scaled(x, np.dtype(dtype))
+        exactly = rows.unrounded(x)
+        assert exactly.rows.dtype == np.float64
+        assert np.array_equal(np.ldexp(exactly.rows, rows.exponent[:, None]), x)
+        assert np.array_equal(exactly.rows.astype(dtype), rows.rows)
+        assert np.array_equal(exactly.rows, rows.in_float64().rows) == (dtype is np.float64)
 
 
 def test_extreme_lengths_are_no_matter(monkeypatch):
@@ -103,9 +116,19 @@ def test_upstream_gradients_are_powers_of_two_away_from_each_other():
             moved = loss.value_and_grad(x, w, y, upstream=np.full(6, 2.0**power), engine="fused")[1]
             for name, part in checks.as_dict(ones).items():
                 assert np.array_equal(getattr(moved, name), np.ldexp(part, power)), (loss, power, name)
-        powers = np.array([-900, 0, 300, -300, 10, 900])
-        moved = loss.value_and_grad(x, w, y, upstream=2.0**powers, engine="fused")[1]
+        powers = np.array([-900, 0, 300, -300, 10, 900])  # a sum over them, as dL/dW is, is left to the chain
+        moved = loss.value_and_grad(x, w, y, upstream=2.0**powers, wrt="x", engine="fused")[1]
         assert np.array_equal(moved.x, np.ldexp(ones.x, powers[:, None]))
+
+
+def test_a_small_sample_is_not_lost_beside_large_ones_whose_gradients_are_0():
+    x, w = np.array([[-6.5e-120], [-5e228], [-2.4e271]]), np.array([[2.5], [-1.2]])
+    for y, b in (([1, 1, 1], None), ([1, 1, 1], [0.5, -0.5])):
+        check_against_certified(refloss.SoftmaxLoss(), x, w, y, b)
+    single = np.array([[1e-20], [-1e14]], np.float32)
+    check_against_certified(refloss.SoftmaxLoss(), single, w.astype(np.float32), [0, 1], dtype=np.float32)
+    upstream = [1e-200, 1e200]
+    check_against_certified(refloss.NormFace(s=2000.0, reduction="none"), [[1.0], [1.0]], w, [1, 0], upstream=upstream)
 
 
 def test_a_sample_that_weighs_nothing_hides_no_other():

@@ -21,9 +21,11 @@ def some_work(dtype=np.float64):
     x, w, y = ordinary(40, 700, 16)
     smoothed = refloss.ArcFace(s=30.0, label_smoothing=0.1)
     capped = refloss.SoftmaxLoss(softcap=5.0, z_loss=0.125)
-    for loss in (refloss.ArcFace(s=30.0), refloss.ASoftmax(), smoothed, refloss.SoftmaxLoss(), capped):
+    by_length, hard = refloss.MagFace(l_a=1.0, u_a=5.0), refloss.CurricularFace(s=30.0, t=0.5)
+    for loss in (refloss.ArcFace(s=30.0), refloss.ASoftmax(), smoothed, refloss.SoftmaxLoss(), capped, by_length, hard):
         yield bits(loss.value_and_grad(x, w, y, engine="fused", dtype=dtype))
         yield loss(x, w, y, engine="fused", dtype=dtype).tobytes()
+    yield bits(refloss.ArcFace(s=30.0).value_and_grad(x, w, y, np.linspace(-0.5, 1.0, 40), engine="fused", dtype=dtype))
     z = x @ w.T
     for loss in (refloss.CrossEntropy(), refloss.CrossEntropy(softcap=5.0, z_loss=0.125, logit_scale=0.5)):
         yield bits(loss.value_and_grad(z, y, engine="fused", dtype=dtype))

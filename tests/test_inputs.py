@@ -17,13 +17,17 @@ import pytest
 
 import refloss
 from refloss import (
+    AdaFace,
     ArcFace,
     ASoftmax,
     CombinedMargin,
     CosFace,
     CrossEntropy,
+    CurricularFace,
     KLDivergence,
+    MagFace,
     ModifiedSoftmax,
+    MVSoftmax,
     NormFace,
     SoftmaxLoss,
     Triplet,
@@ -38,9 +42,12 @@ W = np.array([[1.0, 2.0, 2.0], [-2.0, 1.0, 3.0], [3.0, -1.0, 1.0], [1.0, -4.0, 2
 Y = np.array([0, 1, 2, 3, 0])
 B = np.array([1.0, 0.0, -1.0, 2.0])
 Z = X @ W.T
+M = np.array([0.5, -0.25, 0.0, 1.0, 0.75])
 P = np.abs(Z)  # "probabilities": they need not sum to 1
 
 HEADS = [SoftmaxLoss, ModifiedSoftmax, NormFace, ASoftmax, CosFace, ArcFace, CombinedMargin]
+HEADS += [AdaFace, MagFace, CurricularFace, MVSoftmax]
+PER_SAMPLE = [CosFace, ArcFace, CombinedMargin]
 LOSSES = [CrossEntropy, *HEADS, Triplet, KLDivergence]
 FLOATS: dict[type, dict[str, Any]] = {  # what each loss is called with, less its labels
     CrossEntropy: {"z": Z},
@@ -133,6 +140,60 @@ ASoftmax(m=31)
     ValueError: m must be a finite number >= 1 and <= 30; got 31.0
 ASoftmax(annealing=-1)
     ValueError: annealing must be a finite number >= 0 and <= 1e+100; got -1.0
+AdaFace(m=1.5)
+    ValueError: m must be a finite number >= 0 and <= 1; got 1.5
+AdaFace(h=-1)
+    ValueError: h must be a finite number >= 0 and <= 1000000; got -1.0
+AdaFace(mean=-20)
+    ValueError: mean must be a finite number >= 0 and <= 1000000; got -20.0
+AdaFace(std=NAN)
+    ValueError: std must be a finite number >= 0 and <= 1000000; got nan
+AdaFace(momentum=1.1)
+    ValueError: momentum must be a finite number >= 0 and <= 1; got 1.1
+AdaFace(eps=0)
+    ValueError: eps must be a finite number > 0 and <= 1; got 0.0
+AdaFace(mean="20")
+    TypeError: mean must be a number; got '20'
+MagFace(l_a=0)
+    ValueError: l_a must be a finite number >= 1e-06 and <= 1000000; got 0.0
+MagFace(u_a=10)
+    ValueError: u_a must be a finite number > 10 and <= 1000000; got 10.0
+MagFace(l_m=-0.1)
+    ValueError: l_m must be a finite number >= 0 and <= 3.141592653589793; got -0.1
+MagFace(l_m=25)
+    ValueError: l_m must be a finite number >= 0 and <= 3.141592653589793; got 25.0 (radians: 28.6 degrees are 0.5)
+MagFace(u_m=0.4)
+    ValueError: u_m must be a finite number >= 0.45 and <= 3.141592653589793; got 0.4
+MagFace(regularizer=-35)
+    ValueError: regularizer must be a finite number >= 0 and <= 1000000; got -35.0
+MagFace(boundary="conditional")
+    ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
+    got 'conditional'
+MagFace(l_m=0, u_m=0, boundary="hard")
+    ValueError: boundary='hard' acts past m1 theta + m2 = pi, which m1=1, m2=0, m3=0 never reach
+CurricularFace(m=28.6)
+    ValueError: m must be a finite number >= 0 and <= 3.141592653589793; got 28.6 (radians: 28.6 degrees are 0.5)
+CurricularFace(t=-1.5)
+    ValueError: t must be a finite number >= -1 and <= 1; got -1.5
+CurricularFace(momentum=-0.1)
+    ValueError: momentum must be a finite number >= 0 and <= 1; got -0.1
+CurricularFace(m=0)
+    ValueError: boundary='hard' acts past m1 theta + m2 = pi, which m1=1, m2=0, m3=0 never reach
+CurricularFace(boundary="acute")
+    ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
+    got 'acute'
+MVSoftmax(margin="cos")
+    ValueError: margin must be one of 'am', 'arc'; got 'cos'
+MVSoftmax(m=2.5)
+    ValueError: m must be a finite number >= 0 and <= 2; got 2.5
+MVSoftmax(margin="arc", m=4)
+    ValueError: m must be a finite number >= 0 and <= 3.141592653589793; got 4.0 (radians: 28.6 degrees are 0.5)
+MVSoftmax(t=-0.1)
+    ValueError: t must be a finite number >= 0 and <= 1000000; got -0.1
+MVSoftmax(boundary="hard")
+    ValueError: boundary must be one of 'easy', 'none'; got 'hard'
+MVSoftmax(s=0)
+    ValueError: s must be a finite number > 0; got 0.0
 Triplet(m=-0.2)
     ValueError: m must be a finite number >= 0; got -0.2
 Triplet(m=INF)
@@ -404,6 +465,47 @@ CrossEntropy().value_and_grad(Z, Y, dtype=int)
 ArcFace()(X, W, Y, dtype="single precision")
     TypeError: dtype must be one of NumPy's; got 'single precision'
 
+ArcFace()(X, W, Y, 0.5)
+    ValueError: m must have shape (5,), one margin per sample; got shape ()
+CosFace()(X, W, Y, M[:4])
+    ValueError: m must have shape (5,), one margin per sample; got shape (4,)
+CombinedMargin()(X, W, Y, M[:, None])
+    ValueError: m must have shape (5,), one margin per sample; got shape (5, 1)
+ArcFace()(X, W, Y, at(M, 2, -3.2))
+    ValueError: m must be margins from -3.14159 to 3.14159; got -3.2 at m[2]
+CombinedMargin().value_and_grad(X, W, Y, at(M, 4, NAN))
+    ValueError: m must be margins from -3.14159 to 3.14159; got nan at m[4]
+CosFace().trace(X, W, Y, at(M, 0, 2.5))
+    ValueError: m must be margins from -2 to 2; got 2.5 at m[0]
+ArcFace()(X, W, Y, ["a"] * 5)
+    TypeError: m must hold real numbers that float64 can hold; got list of dtype <U1
+ArcFace().value_and_grad(X, W, Y, wrt="m")
+    ValueError: wrt must name inputs among 'x', 'w'; got 'm'
+ArcFace().value_and_grad(X, W, Y, M, wrt="b")
+    ValueError: wrt must name inputs among 'x', 'w', 'm'; got 'b'
+ArcFace().value_and_grad(X, W, Y, M, out={"m": M})
+    ValueError: out['m'] must not share memory with m, which stays as it is
+AdaFace().updated(X[:1])
+    ValueError: x must have at least 2 samples and one dimension; got shape (1, 3)
+AdaFace().updated(X[0])
+    ValueError: x must have shape (N, D); got shape (3,)
+AdaFace().updated(at(X, 3, 0.0))
+    ValueError: x must have no zero vector, whose direction is undefined; got zeros in x[3]
+AdaFace().updated(at(X, (1, 2), INF))
+    ValueError: x must be finite; got inf at x[1, 2]
+CurricularFace().updated(X, W.T, Y)
+    ValueError: w must have shape (C, 3), a class a row, to go with x of shape (5, 3); got shape (3, 4);
+    did you mean w.T?
+CurricularFace().updated(X, W, Y + 1)
+    ValueError: y must be labels from 0 to 3, or ignore_index=-100; got 4 at y[3]
+MagFace().target_logit(0.5, [20.0, 0.0])
+    ValueError: length must be finite and above 0; got 0.0 at length[1]
+AdaFace().target_slope(0.5, INF)
+    ValueError: length must be finite and above 0; got inf
+AdaFace().target_logit(0.5, "long")
+    TypeError: length must hold real numbers that float64 can hold; got str of dtype <U4
+AdaFace().target_logit(4.0, 20.0)
+    ValueError: theta must be in radians, from 0 to pi; got 4.0
 ArcFace().value_and_grad(X, W, Y, wrt="b")
     ValueError: wrt must name inputs among 'x', 'w'; got 'b'
 SoftmaxLoss().value_and_grad(X, W, Y, wrt=("x", "b"))
@@ -562,6 +664,12 @@ def test_the_ends_of_every_range_are_taken() -> None:
     CrossEntropy(label_smoothing=1, ignore_index=2**63 - 1)
     ArcFace(s=5e-324, m=0)
     CombinedMargin(m1=30, m2=math.pi, m3=2)
+    AdaFace(m=0, h=0, mean=0, std=0, momentum=0)
+    AdaFace(m=1, h=1e6, mean=1e6, std=1e6, momentum=1, eps=1)
+    MagFace(l_a=1e-6, u_a=1e6, l_m=0, u_m=math.pi, regularizer=0)
+    CurricularFace(m=math.pi, t=-1, momentum=1)
+    MVSoftmax(m=2, t=1e6)
+    MVSoftmax(margin="arc", m=math.pi, t=0, boundary="none")
     ASoftmax(m=1, annealing=0)
     Triplet(m=0)
     assert ArcFace(m=0).target_logit([0, math.pi]).tolist() == [1.0, -1.0]
@@ -991,11 +1099,57 @@ def test_all_rows_may_be_ignored(loss: type, reduction: str, expected: Any) -> N
     assert trace["log_softmax"].output.shape == (5, 4)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", PER_SAMPLE)
+def test_margins_of_ignored_rows_are_not_looked_at(loss: type, reduction: str) -> None:
+    instance, y = loss(reduction=reduction), at(Y, [1, 3], -100)
+    expected = answers(instance, {"x": X, "w": W, "y": y, "m": M})
+    assert bits(answers(instance, {"x": X, "w": W, "y": y, "m": at(M, [1, 3], [NAN, 100.0])})) == bits(expected)
+    _, gradient = instance.value_and_grad(X, W, y, at(M, [1, 3], INF))
+    assert gradient.m[[1, 3]].tolist() == [0.0, 0.0]
+    assert gradient.m[[0, 2, 4]].all()
+
+
+@pytest.mark.parametrize("loss", PER_SAMPLE)
+def test_margins_may_be_stored_in_any_way(loss: type) -> None:
+    expected = bits(answers(loss(), {"x": X, "w": W, "y": Y, "m": M}))
+    for m in (M.tolist(), M.astype(np.float32), M.astype(np.float16), np.repeat(M, 2)[::2], M[::-1].copy()[::-1]):
+        assert bits(answers(loss(), {"x": X, "w": W, "y": Y, "m": m})) == expected
+    kept = read_only(M)
+    assert bits(answers(loss(), {"x": X, "w": W, "y": Y, "m": kept})) == expected
+    whole = loss()(X, W, Y, [0, 1, 0, 1, 0])
+    assert whole == loss()(X, W, Y, [0.0, 1.0, 0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("loss", PER_SAMPLE)
+def test_the_tuple_of_gradients_has_margins_where_they_are_given(loss: type) -> None:
+    assert loss().value_and_grad(X, W, Y)[1]._fields == ("x", "w")
+    gradient = loss().value_and_grad(X, W, Y, M)[1]
+    assert gradient._fields == ("x", "w", "m")
+    assert gradient.m.shape == (5,)
+    only = loss().value_and_grad(X, W, Y, M, wrt="m")[1]
+    assert only.x is only.w is None
+    assert only.m.tolist() == gradient.m.tolist()
+    out = np.empty(5)
+    assert loss().value_and_grad(X, W, Y, m=M, out={"m": out})[1].m is out
+    assert out.tolist() == gradient.m.tolist()
+
+
+@pytest.mark.parametrize("loss", PER_SAMPLE)
+def test_the_ends_of_the_range_of_a_margin_are_taken(loss: type) -> None:
+    most = 2.0 if loss is CosFace else math.pi
+    for m in (most, -most):
+        value, gradient = loss().value_and_grad(X, W, Y, np.full(5, m))
+        assert np.isfinite(value)
+        assert all(np.isfinite(array).all() for array in leaves(gradient))
+
+
 @pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
 def test_one_class_costs_nothing(loss: type) -> None:
     arguments = {"x": X, "w": W[:1], "b": B[:1], "z": Z[:, :1]}
     arguments = {name: arguments[name] for name in FLOATS[loss]} | {"y": [0] * 5}
-    for settings in ({}, {"label_smoothing": 0.5, "class_weight": [2.0]}):
+    own = {"regularizer": 0.0} if loss is MagFace else {}
+    for settings in (own, own | {"label_smoothing": 0.5, "class_weight": [2.0]}):
         value, gradient = loss(**settings).value_and_grad(**arguments)
         assert value == 0.0
         assert not any(array.any() for array in leaves(gradient))

@@ -63,9 +63,10 @@ def everything():
                         for biased in (True, False):
                             tile, alpha, beta, bias, label_columns = tile_of(random, 4, dtype, n)
                             head, state = (alpha, beta, bias if biased else bias[:0], label_columns), np.empty((4, 4))
+                            no_hard = rows.no_hard_classes(np.dtype(dtype))
                             for cap in (0.0, 30.0):
                                 given = tile.copy()
-                                rows.exponentials(given, *head, uniform, dtype(cap), keep, *state)
+                                rows.exponentials(given, *head, uniform, dtype(cap), no_hard, keep, *state)
                                 what = f"exponentials{', capped' if cap else ''}, {kind}"
                                 note(what, state, *([given] if keep else []))
                 matrix, w = random.standard_normal((2, 3, n)).astype(dtype)

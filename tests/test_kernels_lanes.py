@@ -33,6 +33,24 @@ def test_max_of(dtype, n):
 
 @both
 @lengths
+def test_scale_and_raise(dtype, n):
+    """Bit for bit what NumPy makes; what is masked stays so, and a NaN is not hard."""
+    random = np.random.default_rng(n)
+    row, factors = random.standard_normal((2, n)).astype(dtype)
+    row[0], row[-1] = -np.inf, np.nan
+    one, a, b, c = settings = lanes.Raise(*map(dtype, (1.0, 0.5, -0.3, 0.7)))
+    with quiet():
+        z = row * dtype(3.0) * np.abs(factors)
+        expected = np.where(z > dtype(0.2), (a * z + b) * z + c, z), np.where(z > dtype(0.2), a * z + a * z + b, one)
+        slopes, count = np.empty_like(row), int((np.abs(z - dtype(0.2)) <= dtype(0.5)).sum())
+        assert lanes.count_near(row, dtype(3.0), np.abs(factors), dtype(0.2), dtype(0.5)) == count
+        lanes.scale_and_raise(row, dtype(3.0), np.abs(factors), dtype(0.2), settings, slopes)
+    np.testing.assert_array_equal(row, expected[0])
+    np.testing.assert_array_equal(slopes, expected[1])
+
+
+@both
+@lengths
 def test_sums_of_rows(dtype, n):
     random, scratch = np.random.default_rng(n), np.empty(LANES)
     a, b = random.standard_normal((2, n)).astype(dtype)

@@ -9,7 +9,7 @@ import pytest
 
 import refloss
 from refloss.engines.kernels import rows
-from refloss.engines.kernels.lanes import LANES
+from refloss.engines.kernels.lanes import LANES, Raise
 from refloss.error_free import two_sum
 from support.kernel_cases import (
     BITS,
@@ -47,7 +47,8 @@ def test_exponentials_and_their_sums(dtype, n, with_gradients, smoothed, biased)
     uniform_targets = random.uniform(0.0, 1.0, n).astype(dtype) if smoothed else np.zeros(0, dtype)
     row_max, max_low, sum_exp_minus_one, target_gap = state = np.empty((4, 4))
     with quiet():
-        rows.exponentials(tile, alpha, beta, bias, label_columns, uniform_targets, dtype(0.0), with_gradients, *state)
+        options = uniform_targets, dtype(0.0), rows.no_hard_classes(np.dtype(dtype))
+        rows.exponentials(tile, alpha, beta, bias, label_columns, *options, with_gradients, *state)
     for i, row in enumerate(z):
         visible = [k for k in range(n) if k != label_columns[i]]
         if not visible:
@@ -84,7 +85,8 @@ def test_of_equal_logits_the_largest_is_that_which_lost_most(dtype):
     tile, ones = np.full((1, 4), size), np.ones(4, dtype)
     row_max, max_low, sum_exp_minus_one, _ = state = [np.empty(1) for _ in range(4)]
     with quiet():
-        rows.exponentials(tile, ones[:1], ones, bias, np.array([-1]), ones[:0], dtype(0.0), True, *state)
+        options = ones[:0], dtype(0.0), rows.no_hard_classes(np.dtype(dtype))
+        rows.exponentials(tile, ones[:1], ones, bias, np.array([-1]), *options, True, *state)
     assert (row_max[0], max_low[0]) == (size, 2.0)
     expected = np.exp([-1.0, 0.0, -5.0, 0.0])
     assert np.abs(tile[0] / expected - 1.0).max() <= 2.0 * np.finfo(dtype).eps  # an ulp each, and one to round expected
@@ -147,7 +149,8 @@ def test_exponentials_of_capped_logits(dtype, n, with_gradients, biased, cap):
     with quiet():
         for row, capped_row, slope in zip(z, capped, slopes, strict=True):
             rows.cap_row(row, dtype(1.0), dtype(cap), capped_row, slope)
-        rows.exponentials(tile, alpha, beta, bias, label_columns, bias[:0], dtype(cap), with_gradients, *state)
+        options = bias[:0], dtype(cap), rows.no_hard_classes(np.dtype(dtype))
+        rows.exponentials(tile, alpha, beta, bias, label_columns, *options, with_gradients, *state)
     row_max, max_low, sum_exp_minus_one, target_gap = state
     u = 2.0 ** -BITS[dtype]
     for i, row in enumerate(capped):
@@ -170,6 +173,66 @@ def test_exponentials_of_capped_logits(dtype, n, with_gradients, biased, cap):
             expected[visible] = e * beta[visible] * slopes[i][visible]
             rtol = (9.0 + (4.0 if biased else 0.0)) * u
             np.testing.assert_allclose(tile[i], expected, rtol=rtol, atol=4.0 * np.finfo(dtype).tiny)
+
+
+@both
+@lengths
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_exponentials_of_hard_logits(dtype, n, with_gradients):
+    """NumPy makes the same logits and slopes, bit for bit; those that are known replace them."""
+    random = np.random.default_rng(n)
+    tile, alpha, beta, bias, label_columns = tile_of(random, 4, dtype, n)
+    threshold = dtype([-np.inf, 0.0, 3.0, np.inf])
+    one, a, b, c = settings = Raise(*map(dtype, (1.0, 0.01, 0.5, 2.0)))
+    z = tile * alpha[:, None] * beta
+    is_hard = z > threshold[:, None]
+    slopes = np.where(is_hard, a * z + a * z + b, one)
+    z = np.where(is_hard, (a * z + b) * z + c, z)
+    columns = np.array([k for k in {0, n - 1} if k != label_columns[1]], np.int64)
+    z[1, columns], slopes[1, columns] = 1.5, -2.0
+    counts = np.array([0, 0, len(columns), len(columns), len(columns)])
+    known = rows.Known(counts, columns, *(np.full(len(columns), number, dtype) for number in (1.5, -2.0)))
+    state = np.empty((4, 4))
+    with quiet():
+        options = bias[:0], dtype(0.0), rows.Hard(threshold, settings, known)
+        rows.exponentials(tile, alpha, beta, bias[:0], label_columns, *options, with_gradients, *state)
+    row_max, max_low, sum_exp_minus_one, target_gap = state
+    assert not max_low.any()
+    assert not target_gap.any()
+    u = 2.0 ** -BITS[dtype]
+    for i, row in enumerate(z):
+        visible = [k for k in range(n) if k != label_columns[i]]
+        if not visible:
+            assert row_max[i] == -np.inf
+            continue
+        largest = row[visible].max()
+        argmax = visible[int(row[visible].argmax())]
+        assert row_max[i] == largest
+        e = np.exp((row[visible] - largest).astype(np.float64))
+        terms, tiny = [v for k, v in zip(visible, e, strict=True) if k != argmax], np.finfo(dtype).tiny
+        allowed = (2.0 * u + depth(n) * 2.0**-53) * math.fsum(terms) + n * tiny
+        assert abs(sum_exp_minus_one[i] - math.fsum(terms)) <= allowed
+        if with_gradients:
+            expected = np.zeros(n)
+            expected[visible] = e * beta[visible] * slopes[i][visible]
+            np.testing.assert_allclose(tile[i], expected, rtol=7.0 * u, atol=4.0 * tiny)
+
+
+@both
+@lengths
+@pytest.mark.parametrize("reach", [0.0, 0.5, 100.0])  # few, some, all
+def test_near_threshold(dtype, n, reach):
+    random = np.random.default_rng(n)
+    tile, alpha, beta, _, label_columns = tile_of(random, 4, dtype, n)
+    z = tile * alpha[:, None] * beta
+    threshold = z[:, n // 2].copy()  # to which one is exactly equal
+    threshold[3] = np.nan
+    near = np.abs(z - threshold[:, None]) <= dtype(reach)
+    near[np.arange(4)[label_columns >= 0], label_columns[label_columns >= 0]] = False
+    with quiet():
+        first, columns = rows.near_threshold(tile, alpha, beta, label_columns, threshold, dtype(reach))
+    assert list(first) == [0, *np.cumsum(near.sum(axis=1))]
+    assert list(columns) == list(np.nonzero(near)[1])
 
 
 def capped_formula(row, sigma, cap):

@@ -22,6 +22,8 @@ import refloss
 from support import cases, checks, exact, strategies, textbook
 from support.checks import TWICE
 from support.checks import value_and_gradients as of
+from support.exact.margins import Curve
+from support.exact.qualities import quality_of, real
 from support.textbook import SETTINGS
 from support.textbook import inputs as ordinary
 
@@ -32,10 +34,13 @@ FAMILIES = {
     "lowered": strategies.LOWERED,
     "added": strategies.ADDED,
     "combined": strategies.COMBINED,
+    "hard classes": strategies.HARD,
 }
 by_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 heads = strategies.cases(lengths=False) | strategies.linear_cases(lengths=False)
 margin_heads = strategies.cases(lengths=False)
+by_length, given_margins = strategies.length_cases(), strategies.given_cases()
+all_heads = heads | by_length | given_margins
 triplets = strategies.triplets()
 divergences = strategies.divergences()
 upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, max_size=3).map(np.array)
@@ -103,6 +108,13 @@ def test_margin_losses_keep_the_contract(family, data):
     checks.against_exact(loss, *inputs)
 
 
+@settings(max_examples=100)
+@given(by_length | given_margins)
+def test_losses_with_margins_per_sample_keep_the_contract(case):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs)
+
+
 @settings(max_examples=80)
 @given(strategies.linear_cases())
 def test_the_softmax_loss_keeps_the_contract(case):
@@ -161,7 +173,7 @@ def agree_or_infinite(loss, inputs, first, second):
 
 
 @settings(max_examples=40)
-@given(heads, upstreams)
+@given(all_heads, upstreams)
 def test_the_contract_holds_for_every_upstream_gradient(case, upstream):
     loss, inputs = case
     if loss.reduction == "none":
@@ -196,13 +208,16 @@ def test_a_shift_of_all_logits_changes_no_bit(case, sixteenths):
 
 
 @settings(max_examples=40)
-@given(heads, st.data())
+@given(all_heads, st.data())
 def test_the_order_of_classes_does_not_matter(case, data):
     loss, (x, w, y, *b) = case
     order = np.array(data.draw(st.permutations(range(len(w)))))
     other, labels = reordered(loss, y, order)
-    value, gradients = of(other, x, w[order], labels, *(bias[order] for bias in b))
-    back = {name: gradient if name == "x" else gradient[np.argsort(order)] for name, gradient in gradients.items()}
+    by_class = isinstance(loss, refloss.SoftmaxLoss)
+    value, gradients = of(other, x, w[order], labels, *(more[order] if by_class else more for more in b))
+    back = {
+        name: gradient if name in ("x", "m") else gradient[np.argsort(order)] for name, gradient in gradients.items()
+    }
     agree(loss, (x, w, y, *b), (value, back), of(loss, x, w, y, *b))
 
 
@@ -217,11 +232,12 @@ def test_the_order_of_given_classes_does_not_matter(case, data):
 
 
 @settings(max_examples=40)
-@given(heads | on_logits() | triplets, st.data())
+@given(all_heads | on_logits() | triplets, st.data())
 def test_the_order_of_samples_does_not_matter(case, data):
     loss, inputs = case
     order = np.array(data.draw(st.permutations(range(len(inputs[0])))))
-    by_class = {1, 3} if len(inputs) == 4 or (hasattr(loss, "label_smoothing") and len(inputs) == 3) else set()
+    by_class = {1} if hasattr(loss, "label_smoothing") and len(inputs) > 2 else set()
+    by_class |= {3} if isinstance(loss, refloss.SoftmaxLoss) else set()
     moved = [array if place in by_class else array[order] for place, array in enumerate(inputs)]
     value, gradients = of(loss, *moved)
     back = np.argsort(order)
@@ -230,7 +246,7 @@ def test_the_order_of_samples_does_not_matter(case, data):
 
 
 @settings(max_examples=40)
-@given(heads, st.data())
+@given(all_heads, st.data())
 def test_reflections_and_swapped_axes_turn_the_gradients_with_them(case, data):
     loss, (x, w, *rest) = case
     axes = np.array(data.draw(st.permutations(range(x.shape[1]))))
@@ -558,15 +574,17 @@ def test_the_mean_divides_by_the_weights_of_the_labels_that_count(case, weights)
 
 
 @settings(max_examples=40)
-@given(heads)
+@given(all_heads)
 def test_rows_that_are_ignored_might_not_be_there(case):
     loss, (x, w, y, *b) = case
     kept = y != loss.ignore_index
     assume(kept.any())
     value, gradients = of(loss, x, w, y, *b)
-    fewer, fewer_gradients = of(loss, x[kept], w, y[kept], *b)
+    by_class = isinstance(loss, refloss.SoftmaxLoss)
+    fewer, fewer_gradients = of(loss, x[kept], w, y[kept], *(more if by_class else more[kept] for more in b))
     same(value[kept] if loss.reduction == "none" else value, fewer)
-    same(gradients.pop("x")[kept], fewer_gradients.pop("x"))
+    for name in {"x", "m"} & gradients.keys():
+        same(gradients.pop(name)[kept], fewer_gradients.pop(name))
     all_same((0.0, gradients), (0.0, fewer_gradients))
 
 
@@ -604,7 +622,7 @@ def test_label_smoothing_is_a_mixture_of_labels(case, eps):
 
 
 @settings(max_examples=40)
-@given(heads | triplets, upstreams, upstreams)
+@given(all_heads | triplets, upstreams, upstreams)
 def test_gradients_are_linear_in_what_comes_from_above(case, first, second):
     """Doubling is exact; a sum of two is within three contracts of parts that are no larger than those of |g| + |h|."""
     loss, inputs = case
@@ -624,14 +642,14 @@ def test_gradients_are_linear_in_what_comes_from_above(case, first, second):
 
 
 @settings(max_examples=40)
-@given(heads | triplets)
+@given(all_heads | triplets)
 def test_a_sample_alone_moves_only_its_own_row(case):
     loss, inputs = case
     loss = replace(loss, reduction="none")
     n = len(inputs[0])
     for row in range(n):
         gradients = of(loss, *inputs, upstream=np.eye(n)[row])[1]
-        for name in set(gradients) & {"x", "anchor", "positive", "negative"}:
+        for name in set(gradients) & {"x", "m", "anchor", "positive", "negative"}:
             assert not np.delete(gradients[name], row, axis=0).any()
 
 
@@ -643,6 +661,10 @@ HEADS = [
     *(replace(loss, s=8.0, **SETTINGS) for loss in strategies.MULTIPLIED),
     *(replace(loss, s=None) for loss in (*strategies.LOWERED, refloss.ArcFace(), refloss.CombinedMargin())),
     *(replace(loss, gradient="detached") for loss in (*strategies.MULTIPLIED, *strategies.ADDED)),
+    *strategies.BY_LENGTH,
+    *(replace(loss, s=8.0, **SETTINGS) for loss in (*strategies.BY_LENGTH, *strategies.HARD)),
+    *(replace(loss, s=None, reduction="sum") for loss in (*strategies.BY_LENGTH, *strategies.HARD)),
+    *(replace(loss, gradient="detached") for loss in (*strategies.BY_LENGTH, *strategies.HARD)),
     refloss.SoftmaxLoss(),
     refloss.SoftmaxLoss(**SETTINGS),
 ]
@@ -657,6 +679,9 @@ SMOOTH = [
     refloss.ArcFace(),
     refloss.CombinedMargin(reduction="sum"),
     refloss.CombinedMargin(m1=1.35, m2=0.5, m3=0.25, boundary="monotone", s=None),
+    refloss.MagFace(l_a=1.0, u_a=3.0, s=8.0),
+    refloss.CurricularFace(t=0.3, s=8.0),
+    refloss.MVSoftmax(s=8.0),
     refloss.SoftmaxLoss(),
 ]
 
@@ -759,6 +784,38 @@ def test_the_curve_and_its_slope_are_those_of_the_definition(loss):
     assert (off.astype(float) <= U * np.sin(theta) + slack).all()
 
 
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+@pytest.mark.parametrize("loss", strategies.BY_LENGTH, ids=repr)
+def test_the_curve_by_length_is_that_of_the_definition(loss, gradient):
+    """1u and 64u^2 (1 + phi + m3 + |psi|), as for one margin: those by length are right to 100 bits."""
+    theta, loss = curve_angles(loss), replace(loss, gradient=gradient)
+    slack = 64.0 * U**2 * (2.0 + theta + 2.0)
+    for length in (1e-200, 0.3, 1.0, 1.75, 2.5, 3.0, 10.0, 47.0, 100.0, 110.0, 1e200):
+        (row,) = exact.rows([[length]])
+        with mp.workdps(60):
+            c, of_row = Curve.of(**exact.curve(loss)), quality_of(loss, row, None)
+            v = of_row.v(row.norm())
+            m2, m3 = c.m2 + real(of_row.on_angle) * v, c.m3 + real(of_row.on_cosine) * v
+        more = {"m2": m2, "m3": m3, "boundary": c.boundary, "eps": c.eps}
+        computed = loss.target_logit(theta, length)
+        off = np.abs(exact.exact(computed) - exact.psi(theta, **more)).astype(float)
+        assert (off <= U * np.abs(computed) + slack).all(), (length, theta[np.argmax(off)])
+        computed = loss.target_slope(theta, length)
+        true = exact.psi_slope(theta, **({} if gradient == "detached" else more))
+        off = np.abs(exact.exact(computed) - true).astype(float)
+        assert (off <= U * np.abs(computed) + slack).all(), (length, theta[np.argmax(off)])
+
+
+def test_the_curve_by_length_takes_angles_and_lengths_of_any_shape():
+    loss, theta, length = refloss.MagFace(), np.linspace(0.1, 2.0, 3), np.array([[5.0], [50.0]])
+    whole = loss.target_logit(theta, length)
+    assert whole.shape == (2, 3)
+    assert isinstance(loss.target_slope(0.5, 20.0), np.float64)
+    for i, k in np.ndindex(2, 3):
+        assert loss.target_logit(theta[k], length[i, 0]) == whole[i, k]
+    assert loss.target_logit(1.0, length).shape == (2, 1)
+
+
 def test_the_curve_takes_one_angle_as_well_as_many():
     loss = refloss.ArcFace()
     theta = np.linspace(0.0, math.pi, 6).reshape(2, 3)
@@ -786,7 +843,8 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
     """
     loss, (x, w, y) = case
     trace = loss.trace(x, w, y)
-    assert tuple(trace) == MARGIN_STAGES
+    has_negatives = isinstance(loss, refloss.CurricularFace | refloss.MVSoftmax)
+    assert tuple(trace) == (MARGIN_STAGES[:5] + ("negatives",) * has_negatives + MARGIN_STAGES[5:])
     output = {name: step.output for name, step in trace.items()}
     gradient = {name: step.gradient for name, step in trace.items()}
     n, c = len(x), len(w)
@@ -802,7 +860,11 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
     )
     theta = exact.angle(x, w[y]).astype(float)
     np.testing.assert_allclose(output["angle"], theta, rtol=3 * U)
-    f = output["cosine"].copy()
+    if has_negatives:
+        raised = textbook.eta(loss, output["cosine"], theta)
+        is_hard = output["negatives"] != output["cosine"]
+        np.testing.assert_allclose(output["negatives"][is_hard], raised[is_hard], rtol=0, atol=8 * U)
+    f = output["negatives" if has_negatives else "cosine"].copy()
     f[rows, y] = output["margin"]
     np.testing.assert_allclose(output["logits"], scale[:, None] * f, rtol=4 * U)
     largest = np.abs(output["logits"]).max(axis=1, keepdims=True)
@@ -819,7 +881,12 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
     on_cosine = scale[:, None] * gradient["logits"]
     np.testing.assert_allclose(gradient["margin"], on_cosine[rows, y], rtol=2 * U)
     on_cosine[rows, y] = 0.0
-    np.testing.assert_allclose(gradient["cosine"], on_cosine, rtol=2 * U)
+    np.testing.assert_allclose(gradient["negatives" if has_negatives else "cosine"], on_cosine, rtol=2 * U)
+    if has_negatives:
+        of_c = loss.t + 2 * output["cosine"] if isinstance(loss, refloss.CurricularFace) else 1 + loss.t
+        slope = np.where(is_hard, of_c, 1.0)
+        off = np.abs(gradient["cosine"] - on_cosine * slope)
+        assert (off <= 2 * U * np.abs(on_cosine * slope) + 8 * U * np.abs(on_cosine)).all()
     assert gradient["log_softmax"].shape == (n, c)
     assert gradient["normalize_x"].unit.shape == x.shape
 
@@ -877,7 +944,7 @@ def test_the_traces_of_the_other_heads():
 
 
 @settings(max_examples=25)
-@given(strategies.cases() | strategies.linear_cases() | on_logits() | triplets | divergences)
+@given(strategies.cases() | all_heads | strategies.linear_cases() | on_logits() | triplets | divergences)
 def test_the_same_call_gives_the_same_bits(case):
     loss, inputs = case
     first, again = of(loss, *inputs), of(loss, *(np.array(array) for array in inputs))

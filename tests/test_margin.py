@@ -1,6 +1,7 @@
 """Stage margin: psi and its slope under every boundary rule against mpmath and certified results."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,19 +9,23 @@ from mpmath import mp, mpf
 
 import refloss
 from refloss.error_free import PI, Pair, u, where
-from refloss.stages import angle, margin
-from refloss.stages.margin import RULES, Settings
+from refloss.stages import angle, margin, quality
+from refloss.stages.margin import OF_ONE_LOSS, RULES, Settings
 from support import checks, exact
 
 # m1, m2, m3 of ArcFace, SphereFace, CosFace, the combined margins of papers and issues, and m that is no integer.
 MARGINS = [(1.0, 0.5, 0.0), (4.0, 0.0, 0.0), (3.0, 0.0, 0.0), (1.0, 0.0, 0.35), (1.0, 0.3, 0.2), (0.9, 0.4, 0.15)]
 MARGINS += [(1.35, 0.3, 0.2), (1.5, 0.0, 0.0), (2.7, 1.0, 0.1), (1.0, 3.0, 0.0), (1.0, 0.0, 0.0)]
+MARGINS += [(1.0, -0.5, 0.0), (1.0, -3.0, 0.4), (1.35, -0.3, -0.2)]  # given per sample they may be below 0
+EPS = 1e-3  # of the rule "clip"
+ALL_RULES = [*RULES, *OF_ONE_LOSS]
 
 
 def thetas(settings):
     """Angles from 0 to pi, and around every multiple of pi of the margin's own angle and around the boundaries."""
     angles = [0.0, 1e-300, 1e-16, 1e-8, 1e-4, 0.5, 1.0, math.pi / 2, 2.0, 3.0, math.pi - 1e-4, math.pi - 1e-8, math.pi]
-    edges = [(k * math.pi - settings.m2) / settings.m1 for k in range(1, 6)] + [math.acos(settings.m3), math.pi / 2]
+    edges = [(k * math.pi - settings.m2) / settings.m1 for k in range(6)] + [math.acos(settings.m3), math.pi / 2]
+    edges += [(edge - settings.m2) / settings.m1 for edge in (EPS, math.pi - EPS)]
     for edge in edges:
         angles += [edge + side for side in (-1e-4, -1e-8, -1e-12, 0.0, 1e-12, 1e-8, 1e-4)]
     return np.array([theta for theta in angles if 0.0 <= theta <= math.pi])
@@ -34,8 +39,13 @@ def noise(settings):
     both, 35u² or so together. That is less than 21u² phi, with 16u² phi where it is taken for a multiple of pi. Up to
     four sums at 3u² of numbers up to 2 + 2 phi / pi. Annealing: a product, a sum, a quotient, 21u² of the same numbers.
     """
-    phi = settings.m1 * math.pi + settings.m2
+    phi = settings.m1 * math.pi + abs(settings.m2)
     return (32.0 + 21.0 * phi + (12.0 + 21.0) * (2.0 + 2.0 * phi / math.pi)) * u**2
+
+
+def options_of(settings):
+    """The settings as mpmath's curve takes them."""
+    return {name: getattr(settings, name) for name in ("m1", "m2", "m3", "boundary", "annealing", "eps")}
 
 
 def whole(pair):
@@ -50,21 +60,38 @@ def values(curve, theta, settings):
 
 @pytest.mark.parametrize("annealing", [0.0, 5.0, 1e-3])
 @pytest.mark.parametrize("margins", MARGINS, ids=str)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ALL_RULES)
 def test_every_rule_against_its_formula_and_the_derivative_of_that(rule, margins, annealing):
     """psi is a pair: `noise`. The slope is rounded once, 1u, and has m1 times the noise of the sine.
 
     So next to a zero of the slope it is right relative to itself: noise is 1e-29 or less.
     """
-    settings = Settings(*margins, boundary=rule, annealing=annealing)
+    settings = Settings(*margins, boundary=rule, annealing=annealing, eps=EPS)
     theta = thetas(settings)
     psi, saved = margin.forward(angle.of(theta), settings)
-    options = dict(zip(("m1", "m2", "m3"), margins, strict=True)) | {"boundary": rule, "annealing": annealing}
+    options = options_of(settings)
     true, true_slope = exact.psi(theta, **options), exact.psi_slope(theta, **options)
     with mp.workdps(60):
         assert (abs(whole(psi) - true) <= noise(settings)).all()
         error = abs(exact.exact(saved.slope) - true_slope)
         assert (error <= checks.U * abs(true_slope) + max(1.0, settings.m1) * noise(settings)).all()
+
+
+@pytest.mark.parametrize("annealing", [0.0, 5.0])
+@pytest.mark.parametrize("margins", [*MARGINS[:10:3], *MARGINS[-3:]], ids=str)
+@pytest.mark.parametrize("rule", ALL_RULES)
+def test_every_rule_changes_with_its_margins_as_its_formula_does(rule, margins, annealing):
+    """What the margins change of psi is one of its sines, or a sum of fewer of them than psi: pairs, with `noise`.
+
+    A product by m2, which is pi at most, and an additive margin's 1 have no more than psi's sums.
+    """
+    settings = Settings(*margins, boundary=rule, annealing=annealing, eps=EPS)
+    theta, curve = thetas(settings), margin.curve_of(settings)
+    at = margin.turned(angle.of(theta), settings)
+    for name in ("m2", "m3"):
+        true = exact.psi_slope(theta, by=name, **options_of(settings))
+        with mp.workdps(60):
+            assert (abs(whole(getattr(curve, f"by_{name}")(at)) - true) <= noise(settings)).all()
 
 
 @pytest.mark.parametrize("side", [1e-4, 1e-8, 1e-12, -1e-12, -1e-8, -1e-4])
@@ -123,6 +150,33 @@ def test_the_boundary_itself_belongs_to_the_margin(rule, m1, x, w):
     assert saved.slope.tolist() == [0.0]
 
 
+@pytest.mark.parametrize("eps", [1e-3, 0.3, 2.0**-40])
+@pytest.mark.parametrize("m2", [0.4, -0.4, 0.0])
+def test_a_clipped_angle_is_on_the_side_of_its_bounds_that_the_exact_angle_is(m2, eps):
+    """Angles nearest to a bound in pairs are 2^-104 or so beside it: ψ' is 0 beyond, and that of the margin within."""
+    settings = Settings(m2=m2, m3=0.25, boundary="clip", eps=eps)
+    for bound, beyond in ((Pair.of(eps), -1.0), (PI - eps, 1.0)):
+        if not 0.0 < (bound - m2).hi < math.pi:
+            continue
+        for pair in (bound - m2 - 2.0**-90, bound - m2, bound - m2 + 2.0**-90):
+            one = Pair(pair.hi[None], pair.lo[None])
+            psi, saved = margin.forward(angle.of(one), settings)
+            with mp.workdps(60):
+                phi = whole(one)[0] + mpf(m2)
+                at = mpf(eps) if beyond < 0.0 else mp.pi - mpf(eps)
+                is_beyond = (phi - at) * beyond > 0
+                assert exact.value_error(saved.slope, [mpf(0) if is_beyond else -mp.sin(phi)]) <= 1.0 + 2.0**-10
+                assert abs(whole(psi)[0] - (mp.cos(at if is_beyond else phi) - 0.25)) <= noise(settings)
+
+
+def test_at_its_bound_a_clipped_angle_has_the_inner_slope():
+    """θ = 0 and m2 = ε: the one φ = ε there is (Lindemann). As torch.clamp has it."""
+    parallel, _ = angle.forward(np.array([[1.0, 2.0]]), np.array([[2.0, 4.0]]))
+    settings = Settings(m2=0.25, boundary="clip", eps=0.25)
+    _, saved = margin.forward(parallel, settings)
+    assert math.isclose(saved.slope[0], -math.sin(0.25), rel_tol=1e-15)
+
+
 def test_rules_that_can_act_are_not_refused():
     for rule in RULES:
         margin.check_rule(rule, 1.5, 0.5, 0.25)
@@ -132,7 +186,7 @@ def test_rules_that_can_act_are_not_refused():
         margin.check_rule("hard", 1.0, 0.0, 0.25)
 
 
-@pytest.mark.parametrize("rule", ["easy", "conditional"])
+@pytest.mark.parametrize("rule", ["easy", "conditional", "acute"])
 def test_where_the_cosine_is_at_its_bound_the_margin_is_off(rule):
     """cos theta > 0, cos theta > m3: as the code it comes from has it. Vectors at a right angle are there exactly."""
     settings = Settings(m2=0.5, m3=0.0, boundary=rule)
@@ -488,7 +542,7 @@ def bounded(curve, low=0.0, high=2.0):
         inner = where((inner - steepest).hi < 0.0, steepest, inner)
         return where((inner - gentlest).hi > 0.0, gentlest, inner)
 
-    return margin.Curve(curve.psi, slope)
+    return curve._replace(slope=slope)
 
 
 def test_a_bounded_curve_has_a_slope_in_cos_theta_between_0_and_2():
@@ -579,11 +633,84 @@ def test_backward_multiplies_by_the_slope():
     settings = Settings(m2=0.5, boundary="hard")
     theta = np.array([0.3, 1.0, 2.0, 2.6, 2.7, 3.0])
     _, saved = margin.forward(angle.of(theta), settings)
-    assert saved._fields == ("slope",)
+    assert saved._fields == ("slope", "by_quality", "threshold")
+    assert saved.by_quality is None
     upstream = np.random.default_rng(1).standard_normal(6)
 
     def function(theta):
         return exact.psi(theta, m2=0.5, boundary="hard", digits=mp.dps)
 
     # The slope 1u (its noise is nothing beside it here), the product 1u.
-    checks.against_exact_vjp(function, [theta], upstream, [margin.backward(upstream, saved)], 2.0 + 1e-9)
+    dtheta, dv = margin.backward(upstream, saved)
+    assert dv is None
+    checks.against_exact_vjp(function, [theta], upstream, [dtheta], 2.0 + 1e-9)
+
+
+# ------------------------------------------------------------------------------------------------- margins per sample
+
+
+BY_QUALITY = [(Fraction(1), Fraction(0)), (Fraction(0), Fraction(1)), (Fraction(-1, 2), Fraction(1, 4))]
+
+
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+@pytest.mark.parametrize("by_quality", BY_QUALITY, ids=str)
+@pytest.mark.parametrize("rule", ALL_RULES)
+def test_margins_per_sample_are_those_of_single_ones(rule, by_quality, gradient):
+    """m2 + b2 v and m3 + b3 v, which numbers as short as these have exactly: ψ, slope and threshold have the same bits.
+
+    The derivative by v is rounded once, 1u, and has the noise of two derivatives, with factors of 1 at most.
+    """
+    settings = Settings(1.25, 0.5, 0.125, rule, 2.0, gradient, by_quality, EPS)
+    v = np.array([0.0, 1.0, -1.0, 0.25, 1.75, -0.5, 2.0, -2.0, 0.0, 0.5])
+    theta = np.array([0.0, 0.1, 0.3, 1.0, 1.6, 2.0, 2.5, 2.9, 3.0, math.pi])
+    psi, saved = margin.forward(angle.of(theta), settings, quality.given(v))
+    b2, b3 = map(float, by_quality)
+    for n, number in enumerate(v.tolist()):
+        own = Settings(1.25, 0.5 + b2 * number, 0.125 + b3 * number, rule, 2.0, gradient, eps=EPS)
+        one, alone = margin.forward(angle.of(theta[[n]]), own)
+        assert (psi.hi[n], psi.lo[n], saved.slope[n]) == (one.hi[0], one.lo[0], alone.slope[0])
+        assert (saved.threshold.hi[n], saved.threshold.lo[n]) == (alone.threshold.hi[0], alone.threshold.lo[0])
+        parts = [exact.psi_slope(theta[[n]], by=name, **options_of(own))[0] for name in ("m2", "m3")]
+        with mp.workdps(60):
+            true = mpf(0) if gradient == "detached" else b2 * parts[0] + b3 * parts[1]
+            assert abs(mpf(saved.by_quality[n]) - true) <= checks.U * abs(true) + 2.0 * noise(own)
+
+
+def test_the_threshold_is_the_margin_before_its_rule():
+    theta = np.array([0.3, 1.0, 2.0, 2.9])
+    for rule in RULES:
+        settings = Settings(1.0, 0.5, 0.25, rule)
+        _, saved = margin.forward(angle.of(theta), settings)
+        with mp.workdps(60):
+            assert (abs(whole(saved.threshold) - exact.psi(theta, m2=0.5, m3=0.25)) <= noise(settings)).all()
+
+
+def test_backward_carries_to_the_number_of_a_sample():
+    """1u for the derivative, 1u for the product; its noise is nothing beside it here."""
+    theta, v = np.array([0.3, 1.0, 2.0, 2.6, 2.9, 3.0]), np.array([0.5, -0.25, 0.0, 0.25, 0.5, 1.0])
+    settings = Settings(m2=0.25, m3=0.5, boundary="hard", by_quality=(Fraction(1, 2), Fraction(-1, 4)))
+    _, saved = margin.forward(angle.of(theta), settings, quality.given(v))
+    upstream = np.random.default_rng(2).standard_normal(6)
+    _, dv = margin.backward(upstream, saved)
+
+    def function(v):
+        rows = [
+            exact.psi([t], m2=0.25 + number / 2, m3=0.5 - number / 4, boundary="hard", digits=mp.dps)[0]
+            for t, number in zip(theta, v, strict=True)
+        ]
+        return np.array(rows)
+
+    checks.against_exact_vjp(function, [v], upstream, [dv], 2.0 + 1e-9)
+
+
+@pytest.mark.parametrize("side", [1e-4, 1e-8, 1e-12, -1e-12, -1e-8, -1e-4])
+@pytest.mark.parametrize("k", [0, 1])
+def test_next_to_a_multiple_of_pi_slopes_with_margins_of_either_sign_are_right_relative_to_themselves(k, side):
+    """1u, with 2^-10 u for noise: beside 1e-12, 1e-29 is that little. The same of what the margin changes."""
+    theta = np.array([1e-8, 0.3, 1.0, 2.0, 3.0, math.pi - 1e-5])
+    m = k * math.pi - theta + side
+    settings = Settings(by_quality=(Fraction(1), Fraction(0)))
+    _, saved = margin.forward(angle.of(theta), settings, quality.given(m))
+    true = [exact.psi_slope([t], m2=one, digits=60)[0] for t, one in zip(theta, m, strict=True)]
+    assert exact.value_error(saved.slope, true) <= 1.0 + 2.0**-10
+    assert exact.value_error(saved.by_quality, true) <= 1.0 + 2.0**-10

@@ -22,10 +22,11 @@ from support.odd_values import ODD
 Z, Y = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]]), np.array([0, 1])
 X, W, B = np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3)
 LOGITS, LINEAR, MARGIN, TRIPLET = refloss.CrossEntropy(), refloss.SoftmaxLoss(), refloss.ArcFace(), refloss.Triplet()
+BY_LENGTH, HARD = refloss.AdaFace(), refloss.CurricularFace()
 INPUTS = {
     LOGITS: {"z": Z, "y": Y},
     LINEAR: {"x": X, "w": W, "y": Y, "b": B},
-    MARGIN: {"x": X, "w": W, "y": Y},
+    MARGIN: {"x": X, "w": W, "y": Y, "m": np.array([0.5, -0.25])},
     TRIPLET: {"anchor": X, "positive": X, "negative": X + 1.0},
 }
 CLASSES = {getattr(refloss, name) for name in refloss.__all__ if name[0].isupper()} - {refloss.AccuracyWarning}
@@ -71,7 +72,7 @@ def calls() -> Iterator[tuple[str, Option]]:
     for loss, inputs in INPUTS.items():
         of_lse = ("upstream_lse",) if loss in {LOGITS, LINEAR} else ()
         methods = {
-            "": called(loss, loss, "engine", "dtype"),
+            "()": called(loss, loss, "engine", "dtype"),
             ".value_and_grad": called(loss, loss.value_and_grad, "engine", "dtype", "upstream", "wrt", "out", *of_lse),
             ".trace": called(loss, loss.trace, "upstream", *of_lse),
         }
@@ -94,6 +95,10 @@ def functions() -> Iterator[tuple[str, Option]]:
         "logsumexp": vary(refloss.logsumexp, ("z", "axis"), z=Z),
         "target_logit": [Option(MARGIN.target_logit, "theta")],
         "target_slope": [Option(MARGIN.target_slope, "theta")],
+        "target_logit by length": vary(BY_LENGTH.target_logit, ("theta", "length"), theta=0.5, length=20.0),
+        "target_slope by length": vary(BY_LENGTH.target_slope, ("theta", "length"), theta=0.5, length=20.0),
+        "updated by length": vary(BY_LENGTH.updated, ("x",)),
+        "updated by cosines": vary(HARD.updated, ("x", "w", "y"), x=X, w=W, y=Y),
         "ulp_error": vary(refloss.ulp_error, ("result", "truth"), result=1.0, truth=1.0),
         "error_bound": [
             *vary(lambda **options: refloss.error_bound(LOGITS, Z, Y, **options), BOUND),
@@ -183,6 +188,8 @@ TAKEN: dict[str, set[str]] = {
     "truth": INTEGERS | {"NaN", "infinity", "an array", "an empty list"},
     "result": NUMBERS - {"True"},
     "theta": {"an empty list"},
+    "length": {"an empty list"},
+    **{f"ArcFace{method}.m": {"None"} for method in ("()", ".value_and_grad", ".trace")},
     **{name: {"an array"} for name in ("z", "x", "w", "y", "anchor", "positive", "negative")},
 }
 """Odd values that options take."""

@@ -170,7 +170,7 @@ def test_given_margins_are_on_both_sides_of_the_rule(loss):
     assert {True, False} == set((apart > 0.0).tolist())
 
 
-# ------------------------------------------------------------------------------------------------------- lengths, angles
+# ------------------------------------------------------------------------------------------------------ lengths, angles
 
 
 @pytest.mark.parametrize("loss", [ADA, MAG, refloss.AdaFace(h=1.0, std=5.0, mean=30.0)], ids=str)
@@ -272,7 +272,7 @@ def test_at_the_threshold_a_class_may_be_hard_or_not(t):
     assert budget(loss, *beside, dtype="float32").value.max() < 1e-2 * allowed.value.max()
 
 
-# ---------------------------------------------------------------------------------------------------------- right, wrong
+# --------------------------------------------------------------------------------------------------------- right, wrong
 
 
 @pytest.mark.parametrize("loss", [ADA, MAG, HARD[1], HARD[5]], ids=str)

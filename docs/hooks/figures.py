@@ -529,6 +529,77 @@ def softcap(figure: Figure) -> None:
     right.set_ylabel("relative error of the slope")
 
 
+def margins_given(figure: Figure) -> None:
+    """ψ of ArcFace for three samples with margins of their own; what each margin adds to the loss, per radian."""
+    left, right = figure.subplots(1, 2)
+    x, w = np.stack([np.cos(ANGLES), np.sin(ANGLES), np.zeros_like(ANGLES)], axis=-1), np.eye(3)[[0, 2]]
+    loss, y = refloss.ArcFace(s=4.0, reduction="sum"), np.zeros(len(ANGLES), int)
+    psi, slopes = {"cos θ": (ANGLES, np.cos(ANGLES))}, {}
+    for m in (0.3, 0.5, 0.7):
+        given = np.full(len(ANGLES), m)
+        psi[f"m = {m}"] = (ANGLES, loss.trace(x, w, y, given)["margin"].output)
+        slopes[f"m = {m}"] = (ANGLES, loss.value_and_grad(x, w, y, given)[1].m)
+    _lines(left, psi)
+    _lines(right, slopes)
+    for axes, label in ((left, "ψ(θ)"), (right, "∂L/∂m, s = 4")):
+        _angle_axis(axes)
+        axes.set_ylabel(label)
+
+
+def adaface_margin(figure: Figure) -> None:
+    """ψ of AdaFace for embeddings of three lengths, those at which its quality is -1, 0 and 1, beside cos θ."""
+    axes = figure.add_subplot()
+    loss = refloss.AdaFace(mean=20.0, std=3.0)
+    curves = {"cos θ": (ANGLES, np.cos(ANGLES))}
+    for length, quality in ((5.0, "v = −1"), (20.0, "v = 0"), (35.0, "v = 1")):
+        curves[f"‖x‖ = {length:.0f}: {quality}"] = (ANGLES, loss.target_logit(ANGLES, length))
+    _lines(axes, curves)
+    _angle_axis(axes)
+    axes.set_ylabel("ψ(θ), m = 0.4")
+
+
+def magface_margin(figure: Figure) -> None:
+    """ψ of MagFace for three lengths, without a rule; its regularizer over the length, flat beyond the bounds."""
+    left, right = figure.subplots(1, 2)
+    loss = refloss.MagFace(boundary="none")
+    curves = {f"‖x‖ = {length:.0f}": (ANGLES, loss.target_logit(ANGLES, length)) for length in (10.0, 60.0, 110.0)}
+    _lines(left, {"cos θ": (ANGLES, np.cos(ANGLES))} | curves)
+    _angle_axis(left)
+    left.set_ylabel("ψ(θ)")
+    lengths = np.linspace(2.0, 140.0, 139)
+    x, y = lengths[:, None] * np.array([[1.0, 0.0]]), np.zeros(len(lengths), int)
+    with_term, without = (
+        replace(loss, reduction="none", regularizer=weight)(x, [[1.0, 0.0]], y) for weight in (1.0, 0.0)
+    )
+    _lines(right, {"a/u² + 1/a": (lengths, with_term - without)})
+    for bound in (loss.l_a, loss.u_a):
+        right.axvline(bound, color=COLOURS[5], ls=":")
+    right.set_xlabel("‖x‖")
+    right.set_ylim(bottom=0.0)
+
+
+def hard_classes(figure: Figure) -> None:
+    """η of a class over its cosine, CurricularFace and MV-Softmax for three t each; the threshold as a dotted line."""
+    left, right = figure.subplots(1, 2)
+    theta, c = 1.2, np.linspace(-1.0, 1.0, 201)
+    w = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # an embedding θ from the first has up to sin θ with the other
+    across = np.stack([c, np.sqrt(1.0 - c**2), np.zeros_like(c)], axis=-1)
+    x, y = np.cos(theta) * w[0] + np.sin(theta) * across, np.zeros(len(c), int)
+    curricular = {f"t = {t}": refloss.CurricularFace(t=t) for t in (0.0, 0.4, 0.8)}
+    mv = {f"t = {t}": refloss.MVSoftmax(t=t, m=0.5, margin="arc") for t in (0.1, 0.2, 0.3)}
+    for axes, losses, title in ((left, curricular, "CurricularFace"), (right, mv, "MV-Softmax")):
+        curves = {"c": (c, c)}
+        for name, loss in losses.items():
+            steps = loss.trace(x, w, y)
+            curves[name] = (steps["cosine"].output[:, 1], steps["negatives"].output[:, 1])
+        _lines(axes, curves)
+        axes.axvline(np.cos(theta + 0.5), color=COLOURS[5], ls=":")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("cosine c of another class")
+        axes.set_ylim(-1.0, 1.5)
+    left.set_ylabel("η")
+
+
 FIGURES: dict[str, Callable[[Figure], None]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
@@ -548,6 +619,10 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
         rules,
         rules_slope,
         combined,
+        margins_given,
+        adaface_margin,
+        magface_margin,
+        hard_classes,
         triplet,
         image_class,
         confident_loss,

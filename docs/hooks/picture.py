@@ -12,11 +12,12 @@ from mkdocs.utils import get_relative_url
 
 DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
 ALTERNATIVE = (
-    "x and W go through normalize and cosine, the wide branch with every class; x and w_y through angle and margin, "
-    "the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. The "
-    "plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
-    "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through triplet "
-    "to the loss, a divergence from two rows of logits through divergence."
+    "x and W go through normalize, cosine and negatives, the wide branch with every class; x and w_y through angle and "
+    "margin, the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. "
+    "Only some losses have quality, from the length of x to margin, and negatives, to which margin gives thresholds; "
+    "all others leave negatives out. The plain softmax head has linear in place of both branches, then softcap, which "
+    "goes on to log_softmax and to logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from "
+    "three embeddings through triplet to the loss, a divergence from two rows of logits through divergence."
 )
 
 
@@ -32,31 +33,40 @@ BOXES = {
     "cosine": Spot(2, 0),
     "angle": Spot(1, 1),
     "margin": Spot(2, 1),
-    "logits": Spot(3, 0.5),
-    "log_softmax": Spot(4, 0.5),
-    "cross_entropy": Spot(5, 0.5),
-    "linear": Spot(2, 2),
-    "softcap": Spot(3, 2),
-    "logsumexp": Spot(4, 2),
-    "z_loss": Spot(5, 2),
-    "triplet": Spot(2, 3),
-    "divergence": Spot(2, 4),
+    "quality": Spot(2, 2),
+    "negatives": Spot(3, 0),
+    "logits": Spot(4, 0.5),
+    "log_softmax": Spot(5, 0.5),
+    "cross_entropy": Spot(6, 0.5),
+    "linear": Spot(2, 3),
+    "softcap": Spot(4, 3),
+    "logsumexp": Spot(5, 3),
+    "z_loss": Spot(6, 3),
+    "triplet": Spot(1, 4),
+    "divergence": Spot(5, 4),
 }
 WORDS = {
     "x, W": Spot(0, 0),
     "x, w_y": Spot(0, 1),
-    "x, W, b": Spot(0, 2),
-    "a, p, n": Spot(0, 3),
-    "z, target": Spot(0, 4),
+    "‖x‖": Spot(0, 2),
+    "x, W, b": Spot(0, 3),
+    "a, p, n": Spot(0, 4),
+    "z, target": Spot(4, 4),
 }
-ENDS = {"loss": Spot(6, 0.5), "loss ": Spot(6, 3), "loss  ": Spot(6, 4)}
+ENDS = {"loss": Spot(7, 0.5), "loss ": Spot(2, 4), "loss  ": Spot(6, 4)}
+OF_SOME = ("quality", "negatives")
+"""Boxes that only some losses on directions have."""
 ARROWS = [
     ("x, W", "normalize"),
     ("normalize", "cosine"),
-    ("cosine", "logits"),
+    ("cosine", "negatives"),
+    ("negatives", "logits"),
     ("x, w_y", "angle"),
     ("angle", "margin"),
     ("margin", "logits"),
+    ("‖x‖", "quality"),
+    ("quality", "margin"),
+    ("margin", "negatives"),
     ("logits", "log_softmax"),
     ("log_softmax", "cross_entropy"),
     ("cross_entropy", "loss"),
@@ -74,7 +84,9 @@ ARROWS = [
 SPOTS = BOXES | WORDS | ENDS
 OTHER = {"x, W, b", "linear", "softcap", "logsumexp", "z_loss", "a, p, n", "triplet", "z, target", "divergence"}
 """Where dashed arrows start: those of other heads, and of what only heads on logits have."""
-TURN = 1.25  # the row in which the arrow from softcap runs along the chain
+DASHED = {("‖x‖", "quality"), ("quality", "margin"), ("margin", "negatives")}
+"""Dashed arrows of boxes that only some losses have."""
+TURN = 2.25  # the row in which the arrow from softcap runs along the chain
 
 
 class Layout(NamedTuple):
@@ -107,7 +119,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _svg(layout: Layout, url: str, stage: str) -> str:
-    right, bottom = 7 * layout.along, 5 * layout.row
+    right, bottom = 8 * layout.along, 5 * layout.row
     size = (bottom, right) if layout.down else (right, bottom)
     marker = f"tip-{layout.name}"
     tip = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"'
@@ -119,7 +131,8 @@ def _svg(layout: Layout, url: str, stage: str) -> str:
     for name, spot in BOXES.items():
         x, y = layout.centre(spot)
         link = get_relative_url(f"stages/{name}/", url)
-        here = ' class="here"' if name == stage else ""
+        classes = [*["here"] * (name == stage), *["some"] * (name in OF_SOME)]
+        here = f' class="{" ".join(classes)}"' if classes else ""
         parts.append(
             f'<a href="{link}"{here}><rect x="{x - layout.width / 2:g}" y="{y - HALF}" width="{layout.width:g}" '
             f'height="{2 * HALF}" rx="5"/><text x="{x:g}" y="{y:g}">{name}</text></a>'
@@ -140,10 +153,12 @@ def _arrow(layout: Layout, start: str, end: str, marker: str) -> str:
     if (start, end) == ("softcap", "log_softmax"):  # between the boxes, so that it crosses nothing
         between, turn = (a1 + a2) / 2, (TURN + 0.5) * layout.row
         points = [(a1 + leave, b1), (between, b1), (between, turn), (a2, turn), (a2, b2 + side)]
+    elif (start, end) == ("margin", "negatives"):  # from below: the arrow from cosine comes from the side
+        points = [(a1 + leave, b1), (a2, b2 + side)]
     elif a1 == a2:
         points = [(a1, b1 - side), (a2, b2 + side)]
     else:
         points = [(a1 + leave, b1), (a2 - enter, b2)]
     path = "L".join(" ".join(f"{place:g}" for place in (point[::-1] if layout.down else point)) for point in points)
-    other = ' class="other"' if start in OTHER else ""
+    other = ' class="other"' if start in OTHER or (start, end) in DASHED else ""
     return f'<path{other} d="M{path}" marker-end="url(#{marker})"/>'

@@ -256,8 +256,8 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
 
     each = np.arange(len(y))
     slopes = _sines(x, w) if call.engine == "dd" else np.ones(z.shape)
-    if saved_negatives is not None:
-        slopes *= np.where(saved_negatives.hard, 1.0 + np.abs(high(saved_negatives.slope)), 1.0)
+    if spec.negatives is not None and saved_negatives is not None:
+        slopes *= np.where(saved_negatives.hard, contract.steepest(spec.negatives), 1.0)
     slopes[each, y] = np.abs(high(saved_margin.slope))
     error_angle = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
     error_x = _sum(error_angle, 1) - length

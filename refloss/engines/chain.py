@@ -263,7 +263,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
         if saved_quality is not None and dv is not None:
             reduction, rows = spec.cross_entropy.reduction, len(z)
             dterms = cross_entropy.row_weights(upstream, reduction, float(rows), rows)
-            dscale = dscale + quality.backward(dv, dterms, saved_quality)
+            dscale = dscale + quality.backward(dv, saved_quality, dterms)
         dx = normalize.backward(dunit_x, unit_x, dscale) + dx_target
         dw = normalize.backward(dunit_w, unit_w) + _by_class(dw_target, y, len(w))
         gradients |= {

@@ -96,9 +96,9 @@ def promise(
     it, right to 60u² in all: the 16u beside its size in `refloss.error_bound` times 8u of `dd` is 128u².
 
     Hard classes: which are, and which lengths are beyond a bound, is decided exactly, so no promise has a jump. Where
-    cosines are wrong by e, so are η by at most e max |η'| and gaps by 2e max |η'|: S is larger by that factor, 2 + |t|
-    for η = c (t + c) and 1 + t for η = (1 + t) c + t. The slope t + 2c is wrong by 2e, however small it is: 2e of the
-    terms with 1 + |η'| in place of |η'|. That is what 1 more in S allows: 4e.
+    cosines are wrong by e, so is η by at most e times its largest slope, 2 + |t| for η = c (t + c) and 1 + t for
+    η = (1 + t) c + t: S is larger by that factor. The slope t + 2c is wrong by 2e, however small it is, which is e of
+    terms that have the largest slope in its place. That is what 1 more in S allows, for ρ = 4e S.
 
     Divergence: a probability is wrong by 6u (exp and its correction 2u, their sum 3u, the division 1u), q - p by at
     most 14u of itself, and log q - log p by at most twice the sum of these errors, 28u of Σ|q - p|, for at least half
@@ -167,7 +167,12 @@ def _of_negatives(settings: negatives.Settings | None, scale: Array) -> Array:
     """Return S_n of a margin head whose logits without hard classes have a scale."""
     if settings is None:
         return scale
-    return scale * (2.0 + abs(settings.t)) + 1.0 if settings.rule == "curricular" else scale * (1.0 + settings.t)
+    return scale * steepest(settings) + (1.0 if settings.rule == "curricular" else 0.0)
+
+
+def steepest(settings: negatives.Settings) -> float:
+    """Return the largest slope that hard classes may have."""
+    return 2.0 + abs(settings.t) if settings.rule == "curricular" else 1.0 + settings.t
 
 
 def _of_options(settings: softcap.Settings) -> float:

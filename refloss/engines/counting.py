@@ -54,8 +54,8 @@ def mean_over_zero(spec: L, value_of: Callable[[L], Array]) -> Array:
     $$\frac{L^{(0)}}{0} \text{ for } \varepsilon = 0, \qquad
     (1-\varepsilon)\,\frac{L^{(0)}}{0} + \varepsilon\,\frac{L^{(1)}}{0} \text{ otherwise}$$
 
-    with the sums $L^{(0)}$ without label smoothing and $L^{(1)}$ with smoothing 1, by value_of. A finite z-loss, or
-    regularizer, added to it changes nothing.
+    with the sums $L^{(0)}$ without label smoothing and $L^{(1)}$ with smoothing 1, by value_of, of cross entropy alone:
+    a finite z-loss or regularizer added to it changes nothing.
     """
     smoothing = spec.cross_entropy.label_smoothing
     if isinstance(spec, Margin) and spec.quality is not None:

@@ -367,7 +367,7 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     dnorm = dscale if spec.scale is None else None
     if saved_quality is not None and dv is not None:
         dterms = cross_entropy.row_weights(upstream, spec.reduction, float(len(y)), len(y))
-        by_quality = quality.backward(dv, dterms, saved_quality)
+        by_quality = quality.backward(dv, saved_quality, dterms)
         dnorm = by_quality if dnorm is None else dnorm + by_quality
     narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([y, near.k])), x.shape[1])
     narrow.add(np.arange(len(y)), y, *angle.backward(dtheta, saved_angle))

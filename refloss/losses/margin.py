@@ -217,7 +217,8 @@ class PerSampleLoss(ScaledLoss, ABC):
         call = super()._call(x, w, y)
         if m is None:
             return call
-        arrays = call.arrays | {"m": inputs.margins(m, len(call.arrays["x"]), self._largest)}
+        counted = call.arrays["y"] != self.ignore_index
+        arrays = call.arrays | {"m": inputs.margins(m, counted, self._largest)}
         return Call(self._spec_of_given, arrays, call.samples, {**call.arguments, "m": m})
 
 

@@ -21,12 +21,13 @@ from refloss.stages.margin import RULES, Settings, check_rule
 class CurricularFace(ScaledLoss):
     r"""CurricularFace: ArcFace whose hard classes count more the further training is.
 
-    $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\,\eta_{nk}}}, \qquad
-    \eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & c_{nk} > \cos(\theta_{y_n} + m)\\ c_{nk} & \text{otherwise}
-    \end{cases}$$
+    $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\,\eta_{nk}}}$$
 
-    with the cosines $c_{nk}$. ψ is that of `ArcFace`, with its rule; the threshold is cos(θ + m) before any rule. Which
-    classes are hard, and t, count as constants. t is the running mean of the target's cosine: a setting, which
+    $$\eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}, \qquad
+    \tau_n = \cos(\theta_{y_n} + m)$$
+
+    with the cosines $c_{nk}$. ψ is that of `ArcFace`, with its rule; the threshold τ is cos(θ + m) before any rule.
+    Which classes are hard, and t, count as constants. t is the running mean of the target's cosine: a setting, which
     `updated` replaces. Source: CurricularFace (Huang et al. 2020), https://arxiv.org/abs/2004.00288.
 
     Parameters
@@ -68,9 +69,9 @@ class CurricularFace(ScaledLoss):
     def updated(self, x: Any, w: Any, y: Any) -> CurricularFace:
         r"""Return the loss with t of the next step, from a batch of embeddings, the class weights and the labels.
 
-        $$t \leftarrow \alpha\,\frac{1}{N}\sum_n\cos\theta_{y_n} + (1 - \alpha)\,t$$
+        $$t' = \alpha\,\frac{1}{N}\sum_n\cos\theta_{y_n} + (1 - \alpha)\,t$$
 
-        with the momentum α, over the samples that count. The authors' code does this before each step, without
+        with the momentum α, over the N samples that count. The authors' code does this before each step, without
         gradient.
         """
         arrays = self._call(x, w, y).in_float64()
@@ -95,7 +96,7 @@ class MVSoftmax(ScaledLoss):
     r"""MV-Softmax: a margin on the cosine or on the angle, and hard classes that count more.
 
     $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\,\eta_{nk}}}, \qquad
-    \eta_{nk} = \begin{cases} (1 + t)\,c_{nk} + t & c_{nk} > \tau_n\\ c_{nk} & \text{otherwise} \end{cases}$$
+    \eta_{nk} = \begin{cases} (1 + t)\,c_{nk} + t & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}$$
 
     with the cosines $c_{nk}$; $\psi = \tau = \cos\theta - m$ with the margin "am", $\cos(\theta + m)$ with "arc", and τ
     is that also where a rule changes ψ. Which classes are hard counts as a constant. Source: MV-Softmax (Wang et al.

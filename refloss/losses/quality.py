@@ -55,8 +55,9 @@ class QualityLoss(ScaledLoss, ABC):
 class AdaFace(QualityLoss):
     r"""AdaFace: a margin on the angle for short embeddings, and one on the cosine for long ones.
 
-    $$\psi(\theta) = \cos\bigl(\operatorname{clip}(\theta - m v,\, \epsilon,\, \pi - \epsilon)\bigr) - m\,(1 + v),
-    \qquad v = \operatorname{clip}\left(h\,\frac{a - \mu}{\sigma + \epsilon},\, -1,\, 1\right), \qquad
+    $$\psi(\theta) = \cos\bigl(\operatorname{clip}(\theta - m v,\, \epsilon,\, \pi - \epsilon)\bigr) - m\,(1 + v)$$
+
+    $$v = \operatorname{clip}\left(h\,\frac{a - \mu}{\sigma + \epsilon},\, -1,\, 1\right), \qquad
     a = \operatorname{clip}(\lVert x\rVert,\, 10^{-3},\, 100)$$
 
     v, the quality, counts as a constant in the gradient. μ and σ are the mean and the standard deviation of lengths so
@@ -107,8 +108,9 @@ class AdaFace(QualityLoss):
     def updated(self, x: Any) -> AdaFace:
         r"""Return the loss with μ and σ of the next step, from the lengths a of a batch of embeddings x (N, D).
 
-        $$\mu \leftarrow \alpha\,\bar a + (1 - \alpha)\,\mu, \qquad \sigma \leftarrow \alpha\sqrt{\frac{1}{N - 1}\sum_n
-        (a_n - \bar a)^2} + (1 - \alpha)\,\sigma$$
+        $$\mu' = \alpha\,\bar a + (1 - \alpha)\,\mu, \qquad \bar a = \frac{1}{N}\sum_n a_n$$
+
+        $$\sigma' = \alpha\sqrt{\frac{1}{N - 1}\sum_n (a_n - \bar a)^2} + (1 - \alpha)\,\sigma$$
 
         with the momentum α. The authors' code does this before each step, without gradient. One sample has no standard
         deviation and is refused.
@@ -138,12 +140,12 @@ class AdaFace(QualityLoss):
 class MagFace(QualityLoss):
     r"""MagFace: a margin on the angle that grows with the length of the embedding, and a term that makes lengths grow.
 
-    $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m(a_n))}}
-    {e^{s\cos(\theta_{y_n} + m(a_n))} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}
+    $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m_n)}}
+    {e^{s\cos(\theta_{y_n} + m_n)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}
     + \lambda\left(\frac{a_n}{u_a^2} + \frac{1}{a_n}\right)$$
 
-    $$m(a) = l_m + (u_m - l_m)\,\frac{a - l_a}{u_a - l_a}, \qquad
-    a = \operatorname{clip}(\lVert x\rVert,\, l_a,\, u_a)$$
+    $$m_n = l_m + (u_m - l_m)\,\frac{a_n - l_a}{u_a - l_a}, \qquad
+    a_n = \operatorname{clip}(\lVert x_n\rVert,\, l_a,\, u_a)$$
 
     The gradient goes through the length, in the margin and in the regularizer; beyond its bounds it is 0. No class
     weight multiplies the regularizer, and "mean" divides it by the number of samples that count. Source: MagFace (Meng

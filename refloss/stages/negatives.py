@@ -69,10 +69,14 @@ def forward(
 ) -> tuple[Pair, Saved]:
     r"""Raise the cosines of hard classes.
 
-    $$\eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & \text{curricular} \\ (1 + t)\,c_{nk} + t & \text{reweighted}
-    \end{cases}\quad\text{where } c_{nk} > \tau_n,\; k \ne y_n, \qquad \eta_{nk} = c_{nk} \text{ elsewhere}$$
+    $$\eta_{nk} = \begin{cases} c_{nk}\,(t + c_{nk}) & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}
+    \text{ (curricular)}$$
 
-    Sources: CurricularFace (Huang et al. 2020); MV-Softmax (Wang et al. 2020), whose own t is 1 more.
+    $$\eta_{nk} = \begin{cases} (1 + t)\,c_{nk} + t & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}
+    \text{ (reweighted)}$$
+
+    for the classes k that are not the target. Sources: CurricularFace (Huang et al. 2020); MV-Softmax (Wang et al.
+    2020), whose own t is 1 more.
 
     Parameters
     ----------
@@ -109,8 +113,11 @@ def raised(c: int, settings: Settings, bits: int) -> int:
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Multiply by the slope; which classes are hard, and t, count as constants.
 
-    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(t + 2c_{nk}) \text{ (curricular)},
-    \qquad \frac{\partial L}{\partial\eta_{nk}}\,(1 + t) \text{ (reweighted), for hard classes}$$
+    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(t + 2c_{nk}) \text{ (curricular)}$$
+
+    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(1 + t) \text{ (reweighted)}$$
+
+    for hard classes, and dL/dη for all others.
 
     Parameters
     ----------

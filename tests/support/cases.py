@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import refloss
+from support import thresholds
 
 Inputs = tuple[Any, ...]
 Random = np.random.Generator
@@ -32,13 +33,29 @@ HEADS: tuple[Any, ...] = (
     refloss.CombinedMargin(),
     *(refloss.CombinedMargin(m1=1.35, m2=0.3, m3=0.2, boundary=rule) for rule in (*RULES[1:], "conditional")),
     refloss.CombinedMargin(m1=0.9, m2=0.4, m3=0.15, class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.AdaFace(),
+    refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5 - 2.0**-10, eps=2.0**-10),  # v = -1 at 1.5 and 1 at 2.5
+    refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5, s=None, gradient="detached"),
+    refloss.MagFace(),
+    refloss.MagFace(l_a=1.0, u_a=3.0),
+    refloss.MagFace(l_a=1.0, u_a=3.0, l_m=0.0, boundary="hard", s=None, class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.MagFace(l_a=1.0, u_a=3.0, boundary="monotone", s=4.0, label_smoothing=0.1, regularizer=1e-3),
+    refloss.MagFace(l_a=1.0, u_a=3.0, gradient="detached"),
+    refloss.CurricularFace(),
+    refloss.CurricularFace(t=0.3),
+    refloss.CurricularFace(t=-0.7, s=None, boundary="easy"),
+    refloss.CurricularFace(t=1.0, s=4.0, gradient="detached", label_smoothing=0.1),
+    refloss.MVSoftmax(),
+    refloss.MVSoftmax(margin="arc", m=0.5, t=3.0),
+    refloss.MVSoftmax(m=0.0, s=None, boundary="none"),
+    refloss.MVSoftmax(m=0.25, s=8.0, gradient="detached", class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
     refloss.SoftmaxLoss(),
     refloss.SoftmaxLoss(logit_scale=0.5, softcap=30.0, z_loss=1e-3),
 )
 
 
 def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
-    """Every named case of a head: (name, (x, w, y)) or, for the plain head, (x, w, y, b)."""
+    """Every named case of a head: (name, (x, w, y)); of the plain head also (x, w, y, b), of given margins m also m."""
     for name, theta in angles(loss).items():
         yield name, at_angle(random, theta)
     for name, theta in {"1e-8": 1e-8, "1e-17": 1e-17, "1e-300": 1e-300, "pi - 1e-8": math.pi - 1e-8}.items():
@@ -47,6 +64,15 @@ def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
         yield name, change(random)
     if type(loss).__name__ == "SoftmaxLoss":
         yield "with a bias", (*ordinary(random), random.standard_normal(5) * 30.0)
+    if isinstance(loss, (refloss.ArcFace, refloss.CosFace, refloss.CombinedMargin)):
+        yield from given_margins(loss, random)
+    if isinstance(loss, (refloss.AdaFace, refloss.MagFace)):
+        yield from lengths(loss, random)
+    if isinstance(loss, (refloss.CurricularFace, refloss.MVSoftmax)):
+        yield "classes built onto the threshold", thresholds.near(loss, random, 3)
+        if getattr(loss, "margin", "arc") == "am" and loss.m in (0.0, 0.25):
+            x, w, y = thresholds.ties(loss.m)
+            yield "classes on the threshold", (x, w[[0, 1, 2, 3, 5]], y)
 
 
 def angles(loss: Any) -> dict[str, float]:
@@ -54,7 +80,8 @@ def angles(loss: Any) -> dict[str, float]:
     thetas = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
     thetas |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
     m1 = getattr(loss, "m1", loss.m if isinstance(loss, refloss.ASoftmax) else 1.0)
-    m2 = getattr(loss, "m2", loss.m if isinstance(loss, refloss.ArcFace) else 0.0)
+    on_angle = isinstance(loss, (refloss.ArcFace, refloss.CurricularFace)) or getattr(loss, "margin", "") == "arc"
+    m2 = getattr(loss, "m2", loss.m if on_angle else 0.0)
     for k in range(1, int((m1 * math.pi + m2) / math.pi) + 1):
         for side in (-1e-3, -1e-8, 0.0, 1e-8, 1e-3):
             if 0.0 < (theta := (k * math.pi - m2) / m1 + side) < math.pi:
@@ -62,6 +89,73 @@ def angles(loss: Any) -> dict[str, float]:
     if "easy" in repr(loss):
         thetas |= {f"theta = pi/2 {side:+g}": math.pi / 2 + side for side in (-1e-8, 1e-8)}
     return thetas
+
+
+def given_margins(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Margins of both signs: ordinary ones, at small and large angles, and such that the target is at a boundary."""
+    x, w, y = ordinary(random, 4)
+    yield "margins given", (x, w, y, random.uniform(-1.0, 1.5, 4))
+    for name, theta in {"1e-8": 1e-8, "pi - 1e-5": math.pi - 1e-5}.items():
+        yield f"theta = {name}, margins given", (*at_angle(random, theta, 3), np.array([0.5, -0.5, 0.0]))
+    yield "exactly parallel, margins given", (*_parallel(1.0)(random), np.array([0.4, -0.4]))
+    m1, sides = getattr(loss, "m1", 1.0), np.array([-1e-3, -1e-8, 0.0, 1e-8, 1e-3])
+    for theta in (0.7, 2.0, 3.0):
+        x, w, y = at_angle(random, theta, 5)
+        if isinstance(loss, refloss.CosFace):
+            yield f"theta = {theta:g}, cos theta = m, margins given", (x, w, y, math.cos(theta) + sides)
+            continue
+        for k in range(4):
+            margin = k * math.pi - m1 * theta
+            if abs(margin) <= math.pi - 1e-3:
+                yield f"theta = {theta:g}, phi = {k} pi, margins given", (x, w, y, margin + sides)
+
+
+def lengths(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Embeddings as long as the bounds, and nearly; short and long ones at the edges of the rule."""
+    if isinstance(loss, refloss.MagFace):
+        bounds, edges = [loss.l_a, loss.u_a], [math.pi]
+    else:
+        width = (loss.std + loss.eps) / loss.h
+        bounds, edges = [1e-3, 100.0, loss.mean - width, loss.mean + width], [loss.eps, math.pi - loss.eps]
+    for bound in bounds:
+        if bound > 0.0:
+            yield f"|x| = {bound:g} and next to it", _next_to(bound, random)
+    if bounds[1] == 110.0:
+        _, w, y = ordinary(random, 3, 5, 3)
+        yield "|x| = 110 (1 + 4e-19), 110 (1 + 4e-37), 110", ([[66.0, 88.0, t] for t in (1e-7, 1e-16, 0.0)], w, y)
+    for length in (1e-2 * max(min(bounds), 1e-3), 1e2 * max(bounds)):
+        for name, theta in {"1e-8": 1e-8, "pi - 1e-5": math.pi - 1e-5}.items():
+            yield f"theta = {name}, |x| = {length:g}", _of_length(length, at_angle(random, theta))
+        for edge in edges:
+            for side in (-1e-3, -1e-8, 0.0, 1e-8, 1e-3):
+                if 0.0 < (theta := edge - _added(loss, length) + side) < math.pi:
+                    yield f"phi = {edge:g} {side:+g}, |x| = {length:g}", _of_length(length, at_angle(random, theta))
+
+
+def _next_to(bound: float, random: Random) -> Inputs:
+    """Lengths of exactly that, beyond it by 4e-19 and 4e-37 of it, an ulp to either side, and next to it from below."""
+    below, above = np.nextafter(bound, 0.0), np.nextafter(bound, np.inf)
+    across = math.sqrt((bound - below) * (bound + below))
+    rows = [[bound, 0.0], [bound, 1e-9 * bound], [bound, 1e-18 * bound], [below, 0.0], [above, 0.0], [below, across]]
+    rows += [[below, (1.0 - 2.0**-40) * across], [below, (1.0 + 2.0**-40) * across]]
+    x = np.zeros((len(rows), 4))
+    x[:, [1, 2]] = rows
+    _, w, y = ordinary(random, len(rows))
+    return x, w, y
+
+
+def _of_length(length: float, inputs: Inputs) -> Inputs:
+    x, w, y = inputs
+    return x * (length / np.linalg.norm(x, axis=1))[:, None], w, y
+
+
+def _added(loss: Any, length: float) -> float:
+    """The margin on the angle of an embedding of a length, as float64 has it."""
+    if isinstance(loss, refloss.MagFace):
+        share = (min(max(length, loss.l_a), loss.u_a) - loss.l_a) / (loss.u_a - loss.l_a)
+        return loss.l_m + share * (loss.u_m - loss.l_m)
+    v = loss.h * (min(max(length, 1e-3), 100.0) - loss.mean) / (loss.std + loss.eps)
+    return -loss.m * min(max(v, -1.0), 1.0)
 
 
 def ordinary(random: Random, n: int = 2, c: int = 5, d: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -391,6 +485,21 @@ BEYOND: dict[str, tuple[Any, Inputs, Any]] = {
         refloss.KLDivergence(reduction="none"),
         ([[0.0, -np.inf, 1.0]] * 3, [[0.0, 0.0, 0.0]] * 3),
         np.array([0.0, -2.0, 3.0]),
+    ),
+    "x of lengths from 1e-120 to 1e271, the long ones confident": (
+        refloss.SoftmaxLoss(),
+        ([[-6.5e-120], [-5e228], [-2.4e271]], [[2.5], [-1.2]], [1, 1, 1]),
+        2.0,
+    ),
+    "x of lengths from 1e-120 to 1e271 under a cap": (
+        refloss.SoftmaxLoss(logit_scale=3.0, softcap=30.0),
+        ([[-6.5e-120], [-5e228], [-2.4e271]], [[2.5], [-1.2]], [1, 0, 0]),
+        2.0,
+    ),
+    "weights of 1e-200 beside 1e200, whose row is confident": (
+        refloss.NormFace(s=2000.0, class_weight=(1e-200, 1e200), reduction="sum"),
+        ([[1.0, 0.1], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [0, 1]),
+        None,
     ),
     "an infinite logit under a cap of 450": (
         refloss.CrossEntropy(softcap=450.0, reduction="sum"),

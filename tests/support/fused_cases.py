@@ -61,6 +61,11 @@ BLOCKED = (
     refloss.SoftmaxLoss(logit_scale=0.25, softcap=3.0, z_loss=0.5, class_weight=signed_weights_of(7)),
     refloss.SoftmaxLoss(logit_scale=3.0, z_loss=0.5, class_weight=weights_of(7), label_smoothing=0.1),
     refloss.CombinedMargin(reduction="none", gradient="detached"),
+    refloss.AdaFace(s=30.0, mean=2.0, std=0.5, h=1.0, label_smoothing=0.1),
+    refloss.MagFace(s=30.0, l_a=1.0, u_a=3.0, class_weight=weights_of(7)),
+    refloss.MagFace(s=None, l_a=1.0, u_a=3.0, reduction="none", boundary="hard"),
+    refloss.CurricularFace(s=20.0, t=0.4, class_weight=signed_weights_of(7)),
+    refloss.MVSoftmax(s=20.0, margin="arc", t=0.5, reduction="sum"),
 )
 ENDS = [5e-324, -1e-200, 1e-60, 1e60, -1e200, 1e308]
 LONGEST = float(np.finfo(np.float32).max)

@@ -202,6 +202,94 @@ def head(random: Random) -> tuple[Any, Any]:
     return _margin(random, c), (x, w, _labels(random, n, c))
 
 
+def _with_scale(random: Random, c: int) -> dict[str, Any]:
+    """Draw what losses on directions have in common."""
+    settings = _shared(random, c) | {"s": _pick(random, 1.0, 64.0, 16.0, None, _far(random, 0.5))}
+    return settings | ({"gradient": "detached"} if random.random() < 0.2 else {})
+
+
+def per_sample(random: Random) -> tuple[Any, Any]:
+    """Margins given, of any sign and size, and margins by lengths: at their bounds, or of a steep function."""
+    n, c, d = _sizes(random)
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
+    if random.random() < 0.3:
+        w[random.integers(c)] = x[random.integers(n)] * _pick(random, 1.0, -1.0, 0.5, 1.0 + 2.0**-40)
+    settings, name = _with_scale(random, c), _pick(random, "Cos", "Arc", "Combined", "Ada", "Ada", "Mag", "Mag")
+    if name in ("Cos", "Arc", "Combined"):
+        most = 2.0 if name == "Cos" else math.pi
+        ends = (0.0, 0.5, -0.5, most, -most, 1e-300, -1e-20, float(random.uniform(-most, most)))
+        m = np.array([_pick(random, *ends) for _ in range(n)])
+        if name == "Cos":
+            loss: Any = refloss.CosFace(boundary=_pick(random, "none", "conditional"), **settings)
+        elif name == "Arc":
+            loss = refloss.ArcFace(m=1.0, boundary=_pick(random, *RULES), **settings)
+        else:
+            m1, rule = _pick(random, 1.0, 2.0, 0.5, float(random.uniform(0.1, 30.0))), _pick(random, *RULES)
+            loss = refloss.CombinedMargin(m1=m1, m2=1.0, m3=_pick(random, 0.2, 0.1), boundary=rule, **settings)
+        return loss, (x, w, _labels(random, n, c), m)
+    lengths = [_pick(random, 1.0, 10.0, 20.0, 100.0, 110.0, 1e-3, float(random.uniform(0.5, 200.0))) for _ in range(n)]
+    along = random.random()
+    if along < 0.3:
+        x = np.array(lengths)[:, None] * np.eye(1, d)
+    elif along < 0.7:
+        x = random.standard_normal((n, d))
+        x *= (np.array(lengths) / np.linalg.norm(x, axis=1))[:, None]
+    if name == "Ada":
+        loss = refloss.AdaFace(
+            m=_pick(random, 0.4, 1.0, 0.0),
+            h=_pick(random, 0.333, 1.0, 0.0, 1e6),
+            mean=_pick(random, 20.0, 0.0, 1.0, float(random.uniform(0.0, 100.0))),
+            std=_pick(random, 100.0, 1.0, 0.0, 10.0),
+            eps=_pick(random, 1e-3, 1.0, 1e-15, 1e-300),
+            **settings,
+        )
+    else:
+        low, l_m = _pick(random, 10.0, 1.0, 1e-6, float(random.uniform(0.1, 5.0))), _pick(random, 0.45, 0.0, 1.0, 3.0)
+        loss = refloss.MagFace(
+            l_a=low,
+            u_a=low * _pick(random, 11.0, 2.0, 1.0 + 2.0**-40, 1e5),
+            l_m=l_m,
+            u_m=min(math.pi, l_m + _pick(random, 0.0, 0.35, 1.0)),
+            regularizer=_pick(random, 35.0, 0.0, 1e-3, 1e6),
+            boundary=_pick(random, *RULES),
+            **settings,
+        )
+    return loss, (x, w, _labels(random, n, c))
+
+
+def hard_classes(random: Random) -> tuple[Any, Any]:
+    """Classes on their threshold, next to it by 1e-40 to 1e-8, or anywhere; t from end to end."""
+    n, c, d = _sizes(random)
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
+    settings, y = _with_scale(random, c), _labels(random, n, c)
+    if random.random() < 0.5:
+        t = _pick(random, 0.0, 1.0, -1.0, float(random.uniform(-1.0, 1.0)), 1e-300)
+        m, rule = _pick(random, 0.5, 0.0, 1.0, math.pi), _pick(random, "hard", *RULES)
+        loss: Any = refloss.CurricularFace(m=m, t=t, boundary=rule, **settings)
+    else:
+        t = _pick(random, 0.2, 0.0, 1.0, 1e3, 1e6, 1e-300)
+        m, rule = _pick(random, 0.35, 0.0, 1.0, float(random.uniform(0.0, 2.0))), _pick(random, "easy", "none")
+        loss = refloss.MVSoftmax(m=m, t=t, margin=_pick(random, "am", "arc"), boundary=rule, **settings)
+    on_angle, target, k = getattr(loss, "margin", "arc") == "arc", w[max(y[0], 0)], random.integers(c)
+    near = random.random()
+    if near < 0.3:  # as far from x as the target is
+        w[k] = target * _pick(random, 1.0, 2.0, 3.0, 1.0 + 2.0**-52)
+    if near < 0.2:  # or nearly
+        w[k, random.integers(d)] += np.abs(w[k]).max() * 10.0 ** random.uniform(-40.0, -8.0)
+    elif near > 0.5 and d > 1:  # at the threshold's angle
+        unit = x[0] / np.abs(x[0]).max()
+        unit /= np.linalg.norm(unit)
+        cos = float(
+            np.clip(target / np.abs(target).max() @ unit / np.linalg.norm(target / np.abs(target).max()), -1, 1)
+        )
+        threshold = math.cos(math.acos(cos) + m) if on_angle else cos - m
+        across = random.standard_normal(d)
+        across -= across @ unit * unit
+        if abs(threshold) < 1.0:
+            w[k] = threshold * unit + math.sqrt(1.0 - threshold**2) * across / np.linalg.norm(across)
+    return loss, (x, w, y)
+
+
 def linear(random: Random) -> tuple[Any, Any]:
     """A plain head."""
     n, c, d = _sizes(random)
@@ -329,8 +417,10 @@ KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "folds": folds,
     "crowds": crowds,
     "divergences": divergences,
+    "margins per sample": per_sample,
+    "hard classes": hard_classes,
 }
-SHARES = (0.3, 0.18, 0.18, 0.12, 0.125, 0.005, 0.09)
+SHARES = (0.24, 0.14, 0.14, 0.1, 0.105, 0.005, 0.07, 0.1, 0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing

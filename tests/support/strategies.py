@@ -118,7 +118,18 @@ COMBINED = _every(
     {}, {"m1": 1.35, "m2": 0.5, "m3": 0.25}, {"m1": 0.9, "m2": 0.4, "m3": 0.15}, {"m1": 3.0, "m2": 0.0, "m3": 0.0},
     {"m1": 0.5, "m2": 2.0, "m3": 0.0}, {"m1": 1.0, "m2": 1.5, "m3": 0.01},
 )  # fmt: skip
-MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED]
+HARD = [
+    *_every(refloss.CurricularFace, ("hard", "easy", "none"), {"t": 0.3}, {"t": -0.7, "m": 0.25}),
+    *_every(refloss.MVSoftmax, ("easy", "none"), {}, {"m": 0.0, "t": 1.0}, {"margin": "arc", "m": 0.5}),
+]
+MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED, *HARD]
+BY_LENGTH = [
+    refloss.AdaFace(),
+    refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5 - 2.0**-10, eps=2.0**-10),
+    *_every(refloss.MagFace, ("easy", "hard", "monotone"), {}, {"l_a": 1.0, "u_a": 3.0}),
+]
+PER_SAMPLE = [*LOWERED, *ADDED, *COMBINED]
+"""Losses of which the margins may be given."""
 SCALES = (64.0, 1.0, 30.0, 0.01, 300.0, None)
 
 
@@ -176,14 +187,16 @@ def losses(draw: Draw, settings: bool = False, classes: int = 1, among: Sequence
 
 
 def margins_of(loss: Any) -> tuple[float, float, float]:
-    """m1, m2 and m3 of a loss, from its public parameters."""
+    """m1, m2 and m3 of a loss, from its public parameters; for MagFace the smallest m2, for AdaFace those of v = 0."""
     match loss:
         case refloss.ASoftmax():
             return loss.m, 0.0, 0.0
-        case refloss.CosFace():
+        case refloss.CosFace() | refloss.MVSoftmax(margin="am") | refloss.AdaFace():
             return 1.0, 0.0, loss.m
-        case refloss.ArcFace():
+        case refloss.ArcFace() | refloss.CurricularFace() | refloss.MVSoftmax():
             return 1.0, loss.m, 0.0
+        case refloss.MagFace():
+            return 1.0, loss.l_m, 0.0
         case refloss.CombinedMargin():
             return loss.m1, loss.m2, loss.m3
     return 1.0, 0.0, 0.0
@@ -194,6 +207,10 @@ def kinks(loss: Any) -> list[float]:
     m1, m2, m3 = margins_of(loss)
     angles = [(k * math.pi - m2) / m1 for k in range(1, int(m1 + m2 / math.pi) + 2)]
     rule = getattr(loss, "boundary", "none")
+    if isinstance(loss, refloss.MagFace):
+        angles.append(math.pi - loss.u_m)
+    if isinstance(loss, refloss.AdaFace):  # of v = -1 and of v = 1
+        angles += [math.pi - loss.eps - loss.m, loss.eps + loss.m]
     if rule == "easy":
         angles.append(math.pi / 2)
     if rule == "conditional" and m3 <= 1.0:
@@ -302,6 +319,43 @@ def cases(
     classes = draw(st.integers(1, 5))
     loss = draw(losses(settings, classes, **fixed))
     return loss, draw(heads(loss, classes, ignored, lengths))
+
+
+BOUNDS = (1.0, 1.5, 2.5, 3.0, 10.0, 100.0, 110.0)
+"""Lengths at which a number by length of `BY_LENGTH` is held."""
+
+
+@st.composite
+def length_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tuple[Any, Any]:
+    """A loss with margins by length and inputs for it, some rows as long as a bound, or nearly: (loss, (x, w, y))."""
+    loss, (x, w, y) = draw(cases(settings, ignored, lengths=False, among=BY_LENGTH))
+    for n, row in enumerate(x):
+        place, bound = draw(st.sampled_from(("as it is", "between", "on it", "beside"))), draw(st.sampled_from(BOUNDS))
+        if place == "between":
+            x[n] *= draw(st.floats(0.5, 2.0)) * bound / np.linalg.norm(row)
+        elif place != "as it is":
+            at = int(np.abs(row).argmax())
+            x[n] = np.sign(row[at]) * bound * np.eye(len(row))[at]
+            x[n, at - 1] += bound * draw(st.sampled_from((1e-9, 1e-18, 1e-30))) if place == "beside" else 0.0
+    return loss, (x, w, y)
+
+
+@st.composite
+def given_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tuple[Any, Any]:
+    """A loss whose margins are given: ordinary ones of both signs, and those that put φ onto 0 and π."""
+    loss, (x, w, y) = draw(cases(settings, ignored, lengths=False, among=PER_SAMPLE))
+    most = 2.0 if isinstance(loss, refloss.CosFace) else math.pi
+    m1, _, _ = margins_of(loss)
+    margins = []
+    for row, label in zip(x, y, strict=True):
+        m = draw(st.floats(-most, most) | st.sampled_from((0.0, 0.5, -0.5, most, -most)))
+        if label != IGNORED and draw(st.booleans()):
+            cos = float(row @ w[label] / np.linalg.norm(row) / np.linalg.norm(w[label]))
+            theta = math.acos(min(max(cos, -1.0), 1.0))
+            edge = cos if most == 2.0 else draw(st.integers(0, 2)) * math.pi - m1 * theta
+            m = min(max(edge + draw(st.sampled_from(BESIDE)), -most), most)
+        margins.append(m)
+    return loss, (x, w, y, np.array(margins))
 
 
 @st.composite

@@ -25,20 +25,72 @@ def inputs(loss, seed=0, samples=4, classes=3, dims=3):
         x += np.linspace(-2.0, 2.0, samples)[:, None] * w[y]
         theta = exact.angle(x, w[y]).astype(float)
         smooth = all(abs(theta - at).min() > 0.02 for at in (0.0, math.pi, *strategies.kinks(loss)))
+        smooth = smooth and is_smooth(loss, x, w, y, theta)
     return x, w, y
 
 
-def psi(loss, theta):
+def is_smooth(loss, x, w, y, theta):
+    """Whether no class is within 0.02 of its threshold, and no length or angle by length within that of an edge."""
+    lengths = np.linalg.norm(x, axis=1)
+    if isinstance(loss, (refloss.AdaFace, refloss.MagFace)):
+        v, m2, _ = by_length(loss, lengths)
+        edges = (loss.eps, math.pi - loss.eps) if isinstance(loss, refloss.AdaFace) else (math.pi,)
+        beside = [by_length(loss, lengths + side)[0] - v for side in (-0.02, 0.02)]
+        return np.allclose(beside[0], -beside[1], atol=1e-12) and all(abs(theta + m2 - at).min() > 0.02 for at in edges)
+    if isinstance(loss, (refloss.CurricularFace, refloss.MVSoftmax)):
+        cos = (x @ w.T) / (lengths[:, None] * np.linalg.norm(w, axis=1))
+        near = np.abs(cos - threshold(loss, theta)[:, None]) < 0.02
+        near[np.arange(len(y)), y] = False
+        return not near.any()
+    return True
+
+
+def by_length(loss, length):
+    """The number v of a sample, and its margins m2 and m3; for complex lengths at which nothing changes over."""
+    _, m2, m3 = strategies.margins_of(loss)
+    if isinstance(loss, refloss.AdaFace):
+        v = loss.h * (np.clip(length.real, 1e-3, 100.0) - loss.mean) / (loss.std + loss.eps)
+        v = np.clip(v, -1.0, 1.0)
+        return v, -loss.m * v, loss.m + loss.m * v
+    if isinstance(loss, refloss.MagFace):
+        a = held(loss, length)
+        v = (a - loss.l_a) / (loss.u_a - loss.l_a)
+        return v, loss.l_m + (loss.u_m - loss.l_m) * v, 0.0
+    return 0.0, m2, m3
+
+
+def held(loss, length):
+    """MagFace's length between its bounds."""
+    return np.where(length.real < loss.l_a, loss.l_a, np.where(length.real > loss.u_a, loss.u_a, length))
+
+
+def threshold(loss, theta):
+    """What the cosine of a hard class is above."""
+    _, m2, m3 = strategies.margins_of(loss)
+    return np.cos(theta.real + m2) - m3
+
+
+def psi(loss, theta, length=None):
     """psi as papers and public code write it, for complex angles at which nothing changes over."""
     m1, m2, m3 = strategies.margins_of(loss)
+    if length is not None:
+        _, m2, m3 = by_length(loss, length)
     phi, cos = m1 * theta + m2, np.cos(theta)
     margin = np.cos(phi) - m3
     exceeds_pi = phi.real > np.pi
     k = np.floor(phi.real / np.pi)
+    rule = getattr(loss, "boundary", "none")
+    if isinstance(loss, refloss.MVSoftmax) and rule == "easy":
+        rule = "off"
+    if isinstance(loss, refloss.AdaFace):
+        rule, eps = "clip", loss.eps
+        phi = np.where(phi.real < eps, eps, np.where(phi.real > math.pi - eps, math.pi - eps, phi))
     by_rule = {
         "none": margin,
         "hard": np.where(exceeds_pi, cos - m2 * np.sin(m2) - m3, margin),
         "easy": np.where(cos.real > 0, margin, cos - m3),
+        "off": np.where(cos.real > 0, margin, cos),
+        "clip": np.cos(phi) - m3,
         "keep": np.where(exceeds_pi, cos - m3, margin),
         "continuous": np.where(exceeds_pi, cos - np.cos((np.pi - m2) / m1) - 1 - m3, margin),
         "monotone": (-1) ** k * np.cos(phi) - 2 * k - m3,
@@ -47,8 +99,17 @@ def psi(loss, theta):
         "conditional": np.where(cos.real > m3, margin, cos),
     }
     weight = getattr(loss, "annealing", 0.0)
-    annealed = (weight * cos + by_rule[getattr(loss, "boundary", "none")]) / (1 + weight)
+    annealed = (weight * cos + by_rule[rule]) / (1 + weight)
     return cos + (annealed - cos).real if loss.gradient == "detached" else annealed
+
+
+def eta(loss, cos, theta):
+    """What replaces the cosines of classes that are not the label's, for complex cosines."""
+    if not isinstance(loss, (refloss.CurricularFace, refloss.MVSoftmax)):
+        return cos
+    hard = cos.real > threshold(loss, theta)[:, None]
+    raised = cos * (loss.t + cos) if isinstance(loss, refloss.CurricularFace) else (1 + loss.t) * cos + loss.t
+    return np.where(hard, raised, cos)
 
 
 def torch_psi(torch: ModuleType, theta: Any, loss: Any) -> Any:
@@ -91,9 +152,16 @@ def head(loss, x, w, y, b=0.0):
     x_norm, w_norm = (np.sqrt((v * v).sum(axis=1, keepdims=True)) for v in (x, w))
     cos = (x @ w.T) / (x_norm * w_norm.T)
     own = np.eye(len(w), dtype=bool)[y]
-    at_target = psi(loss, np.arccos(cos[own]))
+    theta = np.arccos(cos[own])
+    at_target = psi(loss, theta, x_norm[:, 0])
     s = getattr(loss, "s", None)
-    return cross_entropy(loss, (x_norm if s is None else s) * np.where(own, at_target[:, None], cos), y)
+    f = np.where(own, at_target[:, None], eta(loss, cos, theta))
+    value = cross_entropy(loss, (x_norm if s is None else s) * f, y)
+    if isinstance(loss, refloss.MagFace):
+        a = held(loss, x_norm[:, 0])
+        terms = loss.regularizer * (a / loss.u_a**2 + 1 / a).sum()
+        return value + (terms / len(y) if loss.reduction == "mean" else terms)
+    return value
 
 
 def triplet(loss, a, p, n):

@@ -7,10 +7,10 @@ exactly, by integers. Nothing is shared with `refloss.stages` except for the set
 only what a mean is whose weights add up to 0, so that they cannot be wrong together.
 
 By file, bottom to top: `balls` (numbers, arrays, precision), `rounding` (of a ball to float64 and to decimals), `tape`
-(automatic differentiation), `exact` (integers), `known` (entries known beforehand), `sides` (the margin's boundaries),
-`hinges` (triplets), `targets` (of cross entropy), `masks` (of divergences), `heads` (the losses), `zeros` (proofs that
-an entry is 0), `refinement` (more bits until every entry is decided), `problem` (a loss on its inputs, from all of
-these).
+(automatic differentiation), `exact` (integers), `known` (entries known beforehand), `margins` (of samples), `sides`
+(the margin's boundaries), `hard` (classes above their threshold), `hinges` (triplets), `targets` (of cross entropy),
+`masks` (of divergences), `heads` (the losses), `zeros` (proofs that an entry is 0), `refinement` (more bits until every
+entry is decided), `problem` (a loss on its inputs, from all of these).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def enclose(
     loss
         Any loss of refloss.
     *inputs_
-        What the loss is called with.
+        What the loss is called with, margins of samples as well where they are given.
     digits
         Relative accuracy of the decimals of every entry, from 1 to 1000.
     upstream, upstream_lse

@@ -1,26 +1,28 @@
 """Exact decisions: what balls cannot decide, as questions about integers.
 
 Inputs are float64, hence rational, and so is cos² θ = (x·w)²/(x·x)(w·w): whether two vectors are parallel and which
-rational multiple of π their angle is, if any, are questions about integers.
+rational multiple of π their angle is, if any, are questions about integers. Cosines, and margins that depend on a
+length, are rational multiples of roots of rational numbers: whether a sum of such is 0 is one, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import cache
+from math import isqrt
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.engines.certified.balls import START_BITS, Arb, precision, precisions
+from refloss.engines.certified.balls import START_BITS, Arb, precision, precisions, rational
 from refloss.error_free import Array
 
 BigInts: TypeAlias = NDArray[np.object_]  # Python integers
 
-# The stages have their own `integers` and _NIVEN, in error_free and fixed_point. This engine checks the stages, so it
-# takes neither from there: a mistake in a shared one would pass unnoticed.
+# The stages have their own `integers`, _NIVEN and Surd, in error_free and fixed_point. This engine checks the stages,
+# so it takes none from there: a mistake in a shared one would pass unnoticed.
 _NIVEN = (Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(1, 6), Fraction(0))  # θ/π where 4 cos² θ = 0, ..., 4
 
 
@@ -50,7 +52,7 @@ class IntegerVectors:
         self._x = x
         self.w, self.w_exponent = integers(w)
         if directions:
-            self.w = self.w // np.gcd.reduce(self.w, axis=1, keepdims=True)
+            self.w = self.w // abs(np.gcd.reduce(self.w, axis=1, keepdims=True))  # of one number it has a sign
         self.squares: list[int] = (self.w * self.w).sum(axis=1).tolist()
         self.sample = cache(self._sample)
 
@@ -77,6 +79,73 @@ def half_turns(dot: int, squares: int) -> Fraction | None:
     if rest:
         return None
     return _NIVEN[quarters] if dot >= 0 else 1 - _NIVEN[quarters]
+
+
+def root(square: Fraction) -> Fraction | None:
+    """Return the root of a positive number where it is rational."""
+    numerator, denominator = isqrt(square.numerator), isqrt(square.denominator)
+    is_root = numerator**2 == square.numerator and denominator**2 == square.denominator
+    return Fraction(numerator, denominator) if is_root else None
+
+
+Term: TypeAlias = tuple[Fraction, Fraction]  # q and r of q √r
+
+
+def cancel(terms: Iterable[Term]) -> bool:
+    """Return whether Σ q √r = 0, r >= 0.
+
+    Roots of rational numbers, no ratio of two of them rational, are linearly independent over the rational numbers
+    (Besicovitch): q of all terms whose roots have rational ratios add up to 0, as multiples of one of them.
+    """
+    sums: dict[Fraction, Fraction] = {}
+    for factor, square in terms:
+        if not factor or not square:
+            continue
+        for other in sums:
+            ratio = root(square / other)
+            if ratio is not None:
+                sums[other] += factor * ratio
+                break
+        else:
+            sums[square] = factor
+    return not any(sums.values())
+
+
+class Surd(NamedTuple):
+    """A number p + q √r with rational p, q and r >= 0."""
+
+    plain: Fraction
+    """p."""
+    factor: Fraction = Fraction(0)
+    """q."""
+    square: Fraction = Fraction(0)
+    """r."""
+
+    def __bool__(self) -> bool:
+        """Whether it is not 0."""
+        return not cancel(self.terms())
+
+    def terms(self) -> list[Term]:
+        """Return what adds up to it."""
+        return [(self.plain, Fraction(1)), (self.factor, self.square)]
+
+    def times(self, factor: Fraction) -> Surd:
+        """Return it times a rational number."""
+        return Surd(self.plain * factor, self.factor * factor, self.square)
+
+    def plus(self, number: Fraction) -> Surd:
+        """Return it with a rational number added."""
+        return self._replace(plain=self.plain + number)
+
+    def negative(self) -> Surd:
+        """Return it with the other sign."""
+        return self.times(Fraction(-1))
+
+    def ball(self) -> Arb:
+        """Return it at the current precision."""
+        if not self.factor:
+            return rational(self.plain)
+        return rational(self.plain) + rational(self.factor) * rational(self.square).sqrt()
 
 
 def sign(quantity: Callable[[], Arb], is_zero: Callable[[], bool]) -> int | None:

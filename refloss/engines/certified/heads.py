@@ -12,18 +12,31 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from refloss.engines.certified.balls import Balls, arb, exact_balls
+from refloss.engines.certified.balls import Balls, arb, exact_balls, pi
+from refloss.engines.certified.hard import HardClasses
+from refloss.engines.certified.margins import SampleMargins, record_margins
 from refloss.engines.certified.masks import Masks
-from refloss.engines.certified.sides import Psi
+from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import Targets
-from refloss.engines.spec import Arrays, Linear
+from refloss.engines.spec import Arrays, Linear, Margin
 from refloss.error_free import Array, Mask
 from refloss.stages.margin import Settings as MarginSettings
 from refloss.stages.softcap import Settings as CapSettings
 
 Leaves: TypeAlias = dict[str, Variable]
 Parallel: TypeAlias = Callable[[int, int], int]
+
+
+class Scored(NamedTuple):
+    """What is recorded of a head."""
+
+    leaves: Leaves
+    """The inputs whose gradients are wanted."""
+    z: Variable
+    """Logits (N, C)."""
+    terms: Variable | None = None
+    """What every row's loss has added, whatever its class weight is (N,)."""
 
 
 class Recorded(NamedTuple):
@@ -37,7 +50,7 @@ class Recorded(NamedTuple):
     """The log-sum-exp of the rows (N,) of a loss on logits."""
 
 
-def logits(tape: Tape, arrays: Arrays, present: Mask, settings: CapSettings) -> tuple[Leaves, Variable]:
+def logits(tape: Tape, arrays: Arrays, present: Mask, settings: CapSettings) -> Scored:
     """Logits that are inputs; masked ones, which do not count, are replaced by the largest.
 
     With a cap none is masked: infinite ones are constants, at the cap.
@@ -45,18 +58,19 @@ def logits(tape: Tape, arrays: Arrays, present: Mask, settings: CapSettings) -> 
     z = arrays["z"]
     if settings.softcap is None:
         leaf = tape.leaf(np.where(present, z, z.max(axis=1, keepdims=True)))
-        return {"z": leaf}, softcap(leaf, settings)
+        return Scored({"z": leaf}, softcap(leaf, settings))
     at_cap = np.isinf(z)
     leaf = tape.leaf(np.where(at_cap, 0.0, z))
     capped = softcap(leaf, settings)
-    return {"z": leaf}, capped.set_at(np.nonzero(at_cap), exact_balls(np.copysign(settings.softcap, z[at_cap])))
+    at = exact_balls(np.copysign(settings.softcap, z[at_cap]))
+    return Scored({"z": leaf}, capped.set_at(np.nonzero(at_cap), at))
 
 
-def linear(tape: Tape, arrays: Arrays, settings: CapSettings) -> tuple[Leaves, Variable]:
+def linear(tape: Tape, arrays: Arrays, settings: CapSettings) -> Scored:
     """z_nk = x_n · w_k + b_k."""
     leaves = {name: tape.leaf(array) for name, array in arrays.items() if name in Linear.differentiable()}
     z = leaves["x"].linear(leaves["w"])
-    return leaves, softcap(z + leaves["b"] if "b" in leaves else z, settings)
+    return Scored(leaves, softcap(z + leaves["b"] if "b" in leaves else z, settings))
 
 
 def softcap(z: Variable, settings: CapSettings) -> Variable:
@@ -71,36 +85,66 @@ def softcap(z: Variable, settings: CapSettings) -> Variable:
 
 
 def margin(
-    tape: Tape, arrays: Arrays, settings: MarginSettings, scale: float | None, psi: Sequence[Psi], parallel: Parallel
-) -> tuple[Leaves, Variable]:
-    """z_nk = s cos θ_nk, and s ψ(θ) for the label; s is the length of x where scale is None.
+    tape: Tape,
+    arrays: Arrays,
+    spec: Margin,
+    samples: Sequence[SampleMargins],
+    angles: Sequence[TargetAngle],
+    hard: HardClasses | None,
+    parallel: Parallel,
+) -> Scored:
+    """z_nk = s cos θ_nk, or s η of that, and s ψ(θ) for the label; s is the length of x where the scale is None.
 
-    `psi` says which function of θ each row's ψ is, `parallel` whether x_n and w_k are exactly parallel.
+    `angles` say which function of θ each row's ψ is, `parallel` whether x_n and w_k are exactly parallel.
     """
+    settings = spec.margin
     x, w, y = tape.leaf(arrays["x"]), tape.leaf(arrays["w"]), arrays["y"]
     label = np.arange(len(y)), y
     square_x, square_w = (x * x).sum(axis=1), (w * w).sum(axis=1)
     dot, length = x.linear(w), square_x.sqrt()[:, None]
     cos = _constant_where_parallel(dot / (length * square_w.sqrt()), parallel)
+    own = record_margins(tape, arrays, square_x, spec, samples)
+    times = {name: np.array([arb(getattr(each.psi, name)) for each in angles], object) for name in Psi._fields}
     target = cos[label]
-    curve = target * np.array([arb(each.cos_theta) for each in psi], object)
-    curve += np.array([arb(0) if each.constant is None else each.constant() for each in psi], object)
-    turned = np.array([n for n, each in enumerate(psi) if each.cos_phi], np.intp)
+    curve = target * times["cos_theta"] + own.m3 * times["m3"] + arb(settings.eps).cos() * times["cos_eps"]
+    curve += times["one"]
+    dropped = np.flatnonzero([each.psi.drop for each in angles])
+    if len(dropped):
+        curve = curve.set_at(dropped, curve[dropped] + _drop(own.m2[dropped], settings) * times["drop"][dropped])
+    turned = np.flatnonzero([each.psi.cos_phi for each in angles])
     if len(turned):
-        theta = _angle(dot[turned, y[turned]], square_x[turned] * square_w[y[turned]])
-        m1, m2 = (exact_balls(np.broadcast_to(m, len(y))[turned]) for m in (settings.m1, settings.m2))
-        phi = theta * m1 + m2
-        curve = curve.set_at(turned, curve[turned] + phi.cos() * np.array([psi[n].cos_phi for n in turned], object))
+        turning = [angles[n] for n in turned.tolist()]
+        theta = _theta(dot[label][turned], (square_x * square_w[y])[turned], turning)
+        cos_phi = _cos_phi(theta * arb(float(settings.m1)) + own.m2[turned], turning)
+        curve = curve.set_at(turned, curve[turned] + cos_phi * times["cos_phi"][turned])
     if settings.annealing:
         curve = (target * arb(settings.annealing) + curve) / (arb(settings.annealing) + 1)
     if settings.gradient == "detached":
         curve = target + (curve.value - target.value)
-    return {"x": x, "w": w}, cos.set_at(label, curve) * (length if scale is None else arb(scale))
+    eta = cos if hard is None else hard.eta(cos)
+    z = eta.set_at(label, curve) * (length if spec.scale is None else arb(spec.scale))
+    return Scored({"x": x, "w": w} | own.leaves, z, own.terms)
 
 
-def _angle(dot: Variable, squares: Variable) -> Variable:
-    """The angle of two vectors, from their product and the product of their squares."""
-    return (squares - dot * dot).sqrt().atan2(dot)
+def _drop(m2: Variable, settings: MarginSettings) -> Variable:
+    """What m2 lowers cos θ by beyond φ = π."""
+    if settings.boundary == "hard":
+        return m2 * m2.sin()
+    return ((m2 * arb(-1) + pi()) / arb(float(settings.m1))).cos()
+
+
+def _theta(dot: Variable, squares: Variable, angles: Sequence[TargetAngle]) -> Variable:
+    """Angles, from the products of two vectors and of their squares; constants where the vectors are parallel."""
+    constant = np.array([pi() if each.half_turns == 1 else arb(0) for each in angles], object)
+    turning = np.flatnonzero([not each.parallel for each in angles])
+    a, b = dot[turning], squares[turning]
+    return Variable(dot.tape, constant).set_at(turning, (b - a * a).sqrt().atan2(a))
+
+
+def _cos_phi(phi: Variable, angles: Sequence[TargetAngle]) -> Variable:
+    """Cosines, of multiples of π exactly 1 or -1, with gradient 0, as at any extremum."""
+    whole = np.flatnonzero([each.folds is not None for each in angles])
+    return phi.cos().set_at(whole, exact_balls([(-1) ** each.folds for each in angles if each.folds is not None]))
 
 
 def _constant_where_parallel(cos: Variable, parallel: Parallel) -> Variable:

@@ -43,7 +43,8 @@ class Rows(NamedTuple):
             known = self.gradients.sum()
             unknown = np.asarray(self.computed.any() and not np.isnan(known))
         else:
-            known, unknown = self.gradients.reshape(-1, 1), self.computed.reshape(-1, 1)
+            by_row = -1, *[1] * (len(shape) - 1)
+            known, unknown = self.gradients.reshape(by_row), self.computed.reshape(by_row)
         known, unknown = np.broadcast_to(known, shape).copy(), np.broadcast_to(unknown, shape).copy()
         if name in self.infinite:
             infinite = np.isinf(self.infinite[name])

@@ -10,15 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from refloss.engines.certified.balls import Arb, Balls, arb, exact_balls, rational, zero_balls
-from refloss.engines.certified.exact import parallel
-from refloss.engines.certified.heads import Leaves, Recorded, cross_entropy, divergence, linear, logits, margin, triplet
+from refloss.engines.certified.exact import IntegerVectors, parallel
+from refloss.engines.certified.hard import HardClasses
+from refloss.engines.certified.heads import Recorded, Scored, cross_entropy, divergence, linear, logits, margin, triplet
 from refloss.engines.certified.hinges import known_triplets
 from refloss.engines.certified.known import Rows
+from refloss.engines.certified.margins import bound_notes, margins_of
 from refloss.engines.certified.masks import known_divergences
 from refloss.engines.certified.refinement import round_correctly
-from refloss.engines.certified.sides import Psi, TargetAngle
-from refloss.engines.certified.tape import Tape, Variable
-from refloss.engines.certified.targets import known_rows
+from refloss.engines.certified.sides import TargetAngle
+from refloss.engines.certified.tape import Tape
+from refloss.engines.certified.targets import Targets, known_rows
 from refloss.engines.certified.zeros import (
     DivergenceProofs,
     LinearProofs,
@@ -36,6 +38,7 @@ from refloss.engines.spec import (
     Divergence,
     Linear,
     Logits,
+    Margin,
     Spec,
     Triplet,
     WithCap,
@@ -43,7 +46,6 @@ from refloss.engines.spec import (
 )
 from refloss.error_free import Array, Mask
 from refloss.stages.cross_entropy import Settings as CrossEntropySettings
-from refloss.stages.margin import Settings as MarginSettings
 
 
 class Problem:
@@ -154,8 +156,7 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
     lse_counts = lse_counts | (~upstream_is_zero & (z_loss != 0.0))
     upstream_is_zero = upstream_is_zero & ~lse_counts
     options = Options(capped, z_loss != 0.0, lse_counts)
-    notes = rows.notes
-    head: Callable[[Tape], tuple[Leaves, Variable]]
+    head: Callable[[Tape], Scored]
     proofs: Proofs
     match spec:
         case Logits():
@@ -165,25 +166,21 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
             head = partial(linear, arrays=computed, settings=spec.softcap)
             proofs = LinearProofs(computed, targets, upstream_is_zero, options)
         case _:  # Margin
-            psi, margin_notes = _psi(computed, spec.margin, np.flatnonzero(rows.computed).tolist())
-            is_parallel = cache(lambda n, k: parallel(computed["x"][n], computed["w"][k]))
-            head = partial(
-                margin, arrays=computed, settings=spec.margin, scale=spec.scale, psi=psi, parallel=is_parallel
-            )
-            proofs = MarginProofs(computed, spec.margin, spec.scale, psi, targets, upstream_is_zero)
-            notes = notes + margin_notes
-
+            head, proofs = _margin_head(spec, computed, targets, upstream_is_zero, rows)
     share = rows.divisor / _counted(arrays, spec.cross_entropy) if spec.reduction == "mean" else Fraction(1)
 
     def forward(tape: Tape) -> Recorded:
-        leaves, z = head(tape)
+        leaves, z, terms = head(tape)
         losses, lse = cross_entropy(z, targets)
-        if z_loss:  # divided by the number of rows, not by the sum of their weights, as all is in the end
+        # terms are divided by the number of rows, not by the sum of their weights, as all is in the end
+        if terms is not None:
+            losses = losses + terms * rational(share)
+        if z_loss:
             of_row = arb(z_loss) * rational(share)
             losses = losses + lse * lse * of_row
         return Recorded(leaves, losses, lse)
 
-    return _Parts(rows, forward, proofs, notes)
+    return _Parts(rows, forward, proofs, rows.notes)
 
 
 def _counted(arrays: Arrays, settings: CrossEntropySettings) -> int:
@@ -192,13 +189,20 @@ def _counted(arrays: Arrays, settings: CrossEntropySettings) -> int:
     return len(y) if y.ndim == 2 else max(1, int(np.count_nonzero(y != settings.ignore_index)))
 
 
-def _psi(computed: Arrays, settings: MarginSettings, rows: list[int]) -> tuple[list[Psi], list[str]]:
-    """What ψ is at every target, and the notes on it."""
+def _margin_head(
+    spec: Margin, computed: Arrays, targets: Targets, upstream_is_zero: Mask, rows: Rows
+) -> tuple[Callable[[Tape], Scored], MarginProofs]:
+    """A margin head and its proofs; every decision is made here, and what is at a boundary is noted."""
     x, w, y = computed["x"], computed["w"], computed["y"]
-    angles = [TargetAngle(sample, w[label], settings) for sample, label in zip(x, y, strict=True)]
-    psi = [angle.psi() for angle in angles]
-    notes = [f"row {row}: {note}" for row, angle in zip(rows, angles, strict=True) for note in angle.notes]
-    return psi, notes
+    samples = margins_of(computed, spec)
+    angles = [TargetAngle(a, w[k], spec.margin, own) for a, k, own in zip(x, y, samples, strict=True)]
+    vectors = IntegerVectors(x, w, directions=True)
+    hard = None if spec.negatives is None else HardClasses(spec.negatives, y, vectors, angles)
+    for row, angle, own in zip(np.flatnonzero(rows.computed), angles, samples, strict=True):
+        rows.notes.extend(f"row {row}: {note}" for note in (*bound_notes(spec, own), *angle.notes))
+    is_parallel = cache(lambda n, k: parallel(x[n], w[k]))
+    head = partial(margin, arrays=computed, spec=spec, samples=samples, angles=angles, hard=hard, parallel=is_parallel)
+    return head, MarginProofs(computed, spec, samples, angles, hard, vectors, targets, upstream_is_zero)
 
 
 def _computed(arrays: Arrays, rows: Rows) -> Arrays:

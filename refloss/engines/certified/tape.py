@@ -116,6 +116,11 @@ class Variable:
         cosine = elementwise("cos", self.value)
         return self.tape.record(cosine, lambda g: self.accumulate(-g * elementwise("sin", self.value)))
 
+    def sin(self) -> Variable:
+        """Sin x."""
+        sine = elementwise("sin", self.value)
+        return self.tape.record(sine, lambda g: self.accumulate(g * elementwise("cos", self.value)))
+
     def atan2(self, other: Variable) -> Variable:
         """The angle of the point (other, self)."""
         y, x = self.value, other.value

@@ -19,13 +19,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.engines.certified.exact import BigInts, IntegerVectors
+from refloss.engines.certified.hard import HardClasses
 from refloss.engines.certified.hinges import Triplet
+from refloss.engines.certified.margins import SampleMargins, moves, square_of
 from refloss.engines.certified.masks import Masks, weighing
-from refloss.engines.certified.sides import Psi
+from refloss.engines.certified.sides import TargetAngle
 from refloss.engines.certified.targets import Targets
-from refloss.engines.spec import PER_CLASS, Arrays
+from refloss.engines.spec import MARGINS, PER_CLASS, Arrays, Margin
 from refloss.error_free import Mask
-from refloss.stages.margin import Settings as MarginSettings
 
 
 class Proofs(ABC):
@@ -207,48 +208,54 @@ class Label(NamedTuple):
     is_cosine: bool
     """Whether its logit is s cos θ, as those of other classes are."""
     gradient: str
-    """How its logit depends on the vectors: "as cosine", as a "constant" or "otherwise"."""
+    """How its logit depends on the angle: "as cosine", as a "constant" or "otherwise"."""
+    by_length: bool
+    """Whether its gradient on x has a multiple of x beside what it has as such a function of the angle."""
 
 
 class MarginProofs(CrossEntropyProofs):
-    """Cross entropy of s cos θ, and s ψ(θ) for the label."""
+    """Cross entropy of s cos θ, of s η for hard classes, and s ψ(θ) for the label."""
 
     def __init__(
         self,
         arrays: Arrays,
-        margin: MarginSettings,
-        scale: float | None,
-        psi: Sequence[Psi],
+        spec: Margin,
+        samples: Sequence[SampleMargins],
+        angles: Sequence[TargetAngle],
+        hard: HardClasses | None,
+        vectors: IntegerVectors,
         targets: Targets,
         upstream_is_zero: Mask,
     ):
         super().__init__(targets, upstream_is_zero)
-        self.arrays, self.margin, self.scale, self.psi = arrays, margin, scale, psi
-
-    @cached_property
-    def vectors(self) -> IntegerVectors:
-        """x and w as integers."""
-        return IntegerVectors(self.arrays["x"], self.arrays["w"], directions=True)
+        self.arrays, self.spec, self.scale, self.samples = arrays, spec, spec.scale, samples
+        self.angles, self.hard, self.vectors = angles, hard, vectors
+        self.regularized = spec.quality is not None and spec.quality.regularizer != 0.0
 
     def label(self, n: int) -> Label:
         """Return what the logit of the label is."""
-        psi = self.psi[n]
-        like_cosine = psi.cos_theta == 1 and psi.cos_phi == 0
-        is_cosine = like_cosine and psi.constant is None
-        if self.scale is None:
-            gradient = "as cosine" if is_cosine else "otherwise"
-        elif like_cosine or self.margin.gradient == "detached":
+        angle, margin = self.angles[n], self.spec.margin
+        on_m2, on_m3 = (b != 0 for b in margin.by_quality)
+        psi = angle.psi
+        depends = (on_m2 and (psi.cos_phi or psi.drop)) or (on_m3 and psi.m3)
+        by_length = bool(depends) and moves(self.spec, self.samples[n])
+        if angle.like_cosine or margin.gradient == "detached":
             gradient = "as cosine"
         else:
-            constant = psi.cos_theta == psi.cos_phi == 0 and not self.margin.annealing
-            gradient = "constant" if constant else "otherwise"
-        return Label(int(self.arrays["y"][n]), is_cosine, gradient)
+            gradient = "constant" if angle.is_constant and not margin.annealing else "otherwise"
+        by_scale = self.scale is None and not angle.is_cosine
+        return Label(int(self.arrays["y"][n]), angle.is_cosine, gradient, by_length or by_scale)
+
+    def is_hard(self, n: int, k: int) -> bool:
+        """Return whether a class is hard."""
+        return self.hard is not None and bool(self.hard.mask[n, k])
 
     def logits(self, n: int) -> Sequence[Hashable]:
-        """Return sign and square of x_n · w_k / ‖w_k‖, and "target" where ψ is not cos θ."""
+        """Return sign and square of x_n · w_k / ‖w_k‖ and whether the class is hard, "target" where ψ is not cos θ."""
         dots = self.vectors.sample(n).dots
         logits: list[Hashable] = [
-            (_sign(dot), Fraction(dot * dot, square)) for dot, square in zip(dots, self.vectors.squares, strict=True)
+            (_sign(dot), Fraction(dot * dot, square), self.is_hard(n, k))
+            for k, (dot, square) in enumerate(zip(dots, self.vectors.squares, strict=True))
         ]
         label = self.label(n)
         if not label.is_cosine:
@@ -256,46 +263,81 @@ class MarginProofs(CrossEntropyProofs):
         return logits
 
     def present_logits(self, n: int) -> Sequence[Hashable]:
-        """Return sign and square of cos θ_nk, whether the margin changes it, and ‖x_n‖² where that is the scale."""
-        x, exponent, dots = self.vectors.sample(n)
-        square = int(x @ x)
-        length = square * Fraction(4) ** exponent if self.scale is None else None
+        """Return sign and square of cos θ_nk, what is made of it, and ‖x_n‖² where the length of x is the scale.
+
+        That is nothing, what becomes of hard classes, or the margin with this sample's m2 and m3.
+        """
+        x, _, dots = self.vectors.sample(n)
+        square, own = int(x @ x), self.samples[n]
+        length = square_of(self.arrays["x"][n]) if self.scale is None else None
         return [
-            (logit == "target", _sign(dot), Fraction(dot * dot, square * other), length)
-            for logit, dot, other in zip(self.logits(n), dots, self.vectors.squares, strict=True)
+            (
+                (own.m2, own.m3) if logit == "target" else self.is_hard(n, k),
+                _sign(dot),
+                Fraction(dot * dot, square * other),
+                length,
+            )
+            for k, (logit, dot, other) in enumerate(zip(self.logits(n), dots, self.vectors.squares, strict=True))
         ]
 
+    def value_is_zero(self, samples: Iterable[int]) -> bool:
+        """Return whether these losses add up to 0; a regularizer is above 0, and nothing is claimed of sums with it."""
+        return not self.regularized and super().value_is_zero(samples)
+
     def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
-        """Return where the gradient on w_k or x_n is 0."""
+        """Return where the gradient on w_k, x_n or m_n is 0.
+
+        On m_n it is a multiple of G of the label, of sin φ and the like, never 0 with an algebraic m2 ≠ 0 (Lindemann);
+        where it is 0 otherwise, so are the balls.
+        """
+        if name == MARGINS.name:
+            classes = self.classes(n)
+            return np.array(classes.names[self.label(n).k] in classes.zero_gradient)
         return self._of_w(n, row) if name == "w" else self._of_x(n)
+
+    def _slope(self, n: int, k: int) -> Hashable:
+        """A key for dη/dc of a class other than the label's, 0 where it is 0."""
+        return Fraction(1) if self.hard is None else self.hard.slope(n, k)
 
     def _of_w(self, n: int, k: int) -> Mask:
         """Where G_k = 0, or the logit does not change with the entry of w_k."""
         x, _, dots = self.vectors.sample(n)
         classes, label = self.classes(n), self.label(n)
-        if classes.names[k] in classes.zero_gradient or (k == label.k and label.gradient == "constant"):
+        constant = label.gradient == "constant" if k == label.k else self._slope(n, k) == 0
+        if constant or classes.names[k] in classes.zero_gradient:
             return np.ones(x.shape, np.bool_)
         tangent = x * self.vectors.squares[k] - self.vectors.w[k] * dots[k]  # x less its part along w_k
         return np.asarray(tangent == 0)
 
     def _of_x(self, n: int) -> Mask:
-        """Where Σ_k G_k r_k / l_k = 0, r_k being integers and l_k = ‖w_k‖: see `_cancels`.
+        """Where Σ_k G_k η'_k r_k / l_k = 0, r_k being integers and l_k = ‖w_k‖: see `_cancels`.
 
-        r_k is the part of w_k across x, or w_k itself where the scale is the length of x.
+        r_k is the part of w_k across x or, of cosines where the scale is the length of x, w_k itself. What is a
+        multiple of x beside has to be 0 by itself: of hard classes, of the label and of the regularizer.
         """
         x, _, dots = self.vectors.sample(n)
-        w = self.vectors.w
+        w, classes, label = self.vectors.w, self.classes(n), self.label(n)
         tangents = w * int(x @ x) - np.array(dots, object)[:, None] * x
-        r = tangents if self.scale is not None else w.copy()
-        lengths: list[Hashable] = list(self.vectors.squares)
-        label = self.label(n)
+        r = tangents.copy() if self.scale is not None else w.copy()
+        slopes = [self._slope(n, k) for k in range(len(w))]
+        r[[slope == 0 for slope in slopes]] = 0
+        keys: list[Hashable] = list(zip(self.vectors.squares, slopes, strict=True))
         if label.gradient != "as cosine":
-            lengths[label.k] = "target"
-            if self.scale is None:  # not cancelled by others, and 0 only where neither angle nor length changes
-                r[label.k] = abs(tangents[label.k]) + abs(x)
-            elif label.gradient == "constant":
-                r[label.k] = 0
-        return _cancels(self.classes(n), lengths, r)
+            keys[label.k] = "target"
+            r[label.k] = tangents[label.k] if label.gradient == "otherwise" else 0
+        mask = _cancels(classes, keys, r)
+        if self.scale is None and self.hard is not None:
+            along = [self.hard.along_x(n, k) for k in range(len(w))]
+            mask &= _cancels(classes, ["along x"] * len(w), np.array(along, object)[:, None] * x)
+        by_label = label.by_length and classes.names[label.k] not in classes.zero_gradient
+        if by_label or (self.regularized and not self._is_at_minimum(n)):
+            mask &= (x == 0).astype(np.bool_)
+        return mask
+
+    def _is_at_minimum(self, n: int) -> bool:
+        """Whether the regularizer λ (a/u² + 1/a) has the slope 0: at a = u, and where a is held."""
+        assert self.spec.quality is not None
+        return self.samples[n].side != 0 or self.samples[n].at == self.spec.quality.high
 
 
 def _sign(number: int) -> int:

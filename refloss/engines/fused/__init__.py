@@ -13,12 +13,14 @@ extreme, and keeps ‖x_n‖ as a factor; `blocks` multiplies it with the classe
 `online_softmax` merges over blocks; `target` takes it through its angle to its own class; `Samples.dx` weights the sum,
 subtracts the part of smoothed targets and the part along x_n, adds the gradient of ‖x_n‖ where that is the scale,
 divides by ‖x_n‖, adds the target's part and scales back. Before, `counting` leaves out ignored samples, and afterwards
-puts 0 in their place.
+puts 0 in their place. Margins by the length of x_n are the target's part. Where classes count more above a threshold,
+`target` comes first, and `hard_classes` says of each block which of them do.
 
 - `heads`: the passes for embeddings and class weights, in order; `logits`: the one pass for logits.
 - `online_softmax`: what a block contributes, how two contributions become one, and what they make with the target.
 - `sweep`: the passes over blocks, shared out among threads; `blocks`: how classes are cut and read.
 - `samples`, `target`, `smoothed_targets`: embeddings and dL/dx; the target logit; the targets of label smoothing.
+- `hard_classes`: classes that count more, decided exactly.
 - `row_scaling`, `products`, `reduction`, `headroom`: numbers near the ends of the range; sums of any length; from rows
   to the loss and back; what has no room, and is left to the chain.
 """
@@ -63,7 +65,7 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
     match spec:
         case Logits():
             return logits.value_and_grad(spec, arrays, upstream, request)
-        case Linear() if not _fits_sweep(spec, arrays):
+        case Linear() | Margin() if not _fits_sweep(spec, arrays):
             return _by_chain(spec, arrays, upstream, request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
@@ -71,14 +73,17 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
             return _by_chain(spec, arrays, upstream, request)
 
 
-def _fits_sweep(spec: Linear, arrays: Arrays) -> bool:
+def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
     """Whether one number per sample is enough beside the blocks of classes.
 
-    It is not for probabilities in place of labels, for smoothed targets behind a cap, whose slope differs from sample
-    to sample, and where the log-sum-exp has an upstream gradient.
+    It is not for probabilities in place of labels, for smoothed targets behind a cap or of hard classes, whose slopes
+    differ from sample to sample, where the length of the embedding scales hard classes, whose logits are not the sum
+    that the gradient of x has along x, and where the log-sum-exp has an upstream gradient.
     """
-    smoothed_and_capped = spec.cross_entropy.label_smoothing != 0.0 and spec.softcap.softcap is not None
-    return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not smoothed_and_capped
+    smoothed = spec.cross_entropy.label_smoothing != 0.0
+    if isinstance(spec, Margin):
+        return spec.negatives is None or (spec.scale is not None and not smoothed)
+    return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not (smoothed and spec.softcap.softcap is not None)
 
 
 def _by_chain(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:

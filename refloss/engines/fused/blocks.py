@@ -69,11 +69,18 @@ class Block(NamedTuple):
     """Targets of these classes, where labels are smoothed."""
 
 
-def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool, cap: float | None = None) -> PartialState:
+def partial_state(
+    block: Block,
+    alpha: Array,
+    tile: Array,
+    gradients: bool,
+    cap: float | None = None,
+    hard: row_kernels.Hard | None = None,
+) -> PartialState:
     """Return what a block contributes to every sample, from products g (N, B); for gradients, write β exp(z - M) there.
 
     The label of a sample is left out, as if its logit were -inf. With a cap, exponentials are those of capped logits,
-    times the slope of the cap.
+    times the slope of the cap; hard logits are raised in the same way.
     """
     n, dtype, smoothed = len(tile), tile.dtype, block.smoothed
     row_max, max_low, sum_exp_minus_one, target_gap = (np.empty(n) for _ in range(4))
@@ -87,6 +94,7 @@ def partial_state(block: Block, alpha: Array, tile: Array, gradients: bool, cap:
         block.label_columns,
         t,
         tile.dtype.type(cap or 0.0),
+        row_kernels.no_hard_classes(dtype) if hard is None else hard,
         gradients,
         row_max,
         max_low,

@@ -38,8 +38,9 @@ class ClassGradients:
         """(C, D) and (C,), each over a power of two."""
         self.dw_low = np.empty(dw.shape, samples.x.rows.dtype) if dw is not None and compensated else None
         """The rounding errors of adding up groups (C, D)."""
-        self.dw_weight, self.dw_exponent = samples.grad_weight.with_one_exponent(kept)
-        self.db_weight, self.db_exponent = row_weight.with_one_exponent(kept)
+        dtype = samples.x.rows.dtype
+        self.dw_weight, self.dw_exponent = samples.grad_weight.with_one_exponent(kept, None if dw is None else dtype)
+        self.db_weight, self.db_exponent = row_weight.with_one_exponent(kept, None if db is None else dtype)
         """The weights of samples, over one power of two for all (N,)."""
         if dw is not None and not len(samples.y):
             dw[:] = 0.0

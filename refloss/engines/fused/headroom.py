@@ -35,6 +35,12 @@ def check_options(settings: softcap.Settings) -> None:
             raise TooLargeError
 
 
+def check_scale(scale: float) -> None:
+    """Refuse a scale of hard classes whose quotients and products the dtype might not hold."""
+    if not 2.0**-40 < scale < 2.0**40:
+        raise TooLargeError
+
+
 def check_lse_gradient(dtype: DType, *parts: Array) -> None:
     """Refuse gradients of log-sum-exps, or what they are added up from, whose products the dtype might not hold."""
     room = 2.0 ** (64 if is_single(dtype) else 300)

@@ -6,9 +6,10 @@ r"""Heads: the loss of embeddings and class weights, and its gradients, with one
     pass 4   for every sample             the target's part of dL/dW and dL/db
 
 The target is left out of the blocks: it goes through the narrow branch, see `target`, while pass 1 runs, as dL/dx is
-computed while pass 3 runs. The gradient of W needs the exponentials again: they are kept, N x C at most, and never more
-than W or `MIN_KEPT_BYTES` takes, by cutting the samples into groups, which go through passes 1 to 3 one after the
-other. The gradients of groups are added up together with their rounding errors.
+computed while pass 3 runs. Where it is the threshold of hard classes, it goes first. The gradient of W needs the
+exponentials again: they are kept, N x C at most, and never more than W or `MIN_KEPT_BYTES` takes, by cutting the
+samples into groups, which go through passes 1 to 3 one after the other. The gradients of groups are added up together
+with their rounding errors.
 
 Symbols: N samples; C classes; D entries of a vector; x (N, D); W (C, D); y (N,) the labels; b (C,), or no bias.
 """
@@ -60,8 +61,10 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
     lambda_ = spec.cross_entropy.z_loss
     wanted: tuple[str, ...] = ()
     row_weight = ScaledNumbers(np.zeros(n), None)
+    term_weight = row_weight
     if upstream is not None:
         wanted = request.wanted(tuple(name for name in spec.differentiable() if name in arrays))
+        term_weight = row_weights(upstream, reduction, np.asarray(float(n)), n, dtype)
         row_weight = row_weights(upstream, reduction, targets.divisor, n, dtype)
         if isinstance(spec, Linear) and spec.softcap.logit_scale != 1.0:
             row_weight = row_weight.times(ScaledNumbers.of(np.full(n, spec.softcap.logit_scale), dtype))
@@ -82,18 +85,20 @@ def _of_counted(spec: Linear | Margin, arrays: Arrays, upstream: Array | None, r
         compensated=n > PLAIN_GROUPS * size,
     )
     sweep = Sweep(classes, size, options.softcap, keep=keep)
-    gradients = _Gradients(samples, class_gradients, sweep, smoothed=len(targets.uniform) > 0) if wanted else None
+    smoothed = len(targets.uniform) > 0
+    gradients = _Gradients(samples, class_gradients, sweep, term_weight, smoothed=smoothed) if wanted else None
     # the slope of a z-loss relative to that of the row's loss, whose weight is another where "mean" divides by weights
     lse_slope = 2.0 * lambda_ * (float(targets.divisor) / n if reduction == "mean" and n else 1.0)
     target_of = partial(_label_branch, spec, arrays)
-    losses, lse = _passes(samples, targets.label_target, lse_slope, sweep, target_of, gradients)
+    target_first = isinstance(spec, Margin) and spec.negatives is not None
+    losses, lse, terms = _passes(samples, targets.label_target, lse_slope, sweep, target_of, target_first, gradients)
     if n:
         contract.warn_if_unreliable("fused", spec, arrays, dtype, max(classes.longest))
     else:  # no block was read
         inputs.check_classes(classes.w, directions=classes.directions)
     finished = {} if gradients is None else gradients.finish()  # pass 4
     loss = with_row_terms(
-        reduced(losses, reduction, targets.divisor), lambda_ * lse * lse if lambda_ else None, reduction
+        reduced(losses, reduction, targets.divisor), lambda_ * lse * lse if lambda_ else terms, reduction
     )
     return loss, {name: finished[name] for name in wanted}
 
@@ -103,22 +108,33 @@ def _passes(
     label_target: Array,
     lse_slope: float,
     sweep: Sweep,
-    target_of: Callable[[Samples], Target],
+    target_of: Callable[[slice, Samples], Target],
+    target_first: bool,
     gradients: _Gradients | None,
-) -> tuple[Array, Array]:
-    """Return loss and log-sum-exp of every sample: passes 1 to 3, for one group of samples after the other."""
-    losses, lse = np.empty(len(samples.y)), np.empty(len(samples.y))
+) -> tuple[Array, Array, Array | None]:
+    """Return loss and log-sum-exp of every sample, and terms of its target, if there are any.
+
+    Passes 1 to 3, for one group of samples after the other.
+    """
+    losses, lse, terms = np.empty(len(samples.y)), np.empty(len(samples.y)), list[Array]()
     for at in ranges(len(samples.y), sweep.size):
         group = samples.take(at)
-        state, target = sweep.forward(group, gradients is not None, partial(target_of, group))  # pass 1
+        narrow = partial(target_of, at, group)
+        if target_first:  # it is the threshold of hard classes
+            target = narrow()
+            state, _ = sweep.forward(group, gradients is not None, lambda: None, target.hard)  # pass 1
+        else:
+            state, target = sweep.forward(group, gradients is not None, narrow)  # pass 1
         row = finish(state, target.logit, label_target[at], lse_slope)  # pass 2
         losses[at], lse[at] = row.loss, row.lse
         check_lse_gradient(group.x.rows.dtype, lse_slope * row.lse)
         if target.slope is not None:
             row = row._replace(grad_label=row.grad_label * target.slope)
+        if target.terms is not None:
+            terms.append(target.terms.value)
         if gradients is not None:
             gradients.add(at, group, state, target, row)  # the rest of pass 2, and pass 3
-    return losses, lse
+    return losses, lse, np.concatenate(terms) if terms else None
 
 
 class _LabelTargets(NamedTuple):
@@ -147,21 +163,35 @@ def _samples(spec: Linear | Margin, arrays: Arrays, row_weight: ScaledNumbers, d
     return Samples.of_linear(arrays["x"], arrays["y"], row_weight, spec.softcap.logit_scale, dtype)
 
 
-def _label_branch(spec: Linear | Margin, arrays: Arrays, samples: Samples) -> Target:
-    """Go down the narrow branch."""
-    x, w = samples.x.in_float64(), scaled(arrays["w"][samples.y], samples.x.rows.dtype).in_float64()
-    if isinstance(spec, Margin):
-        return margin_target(spec.margin, spec.scale, x, w)
-    return linear_target(x, w, arrays["b"][samples.y] if "b" in arrays else None, spec.softcap)
+def _label_branch(spec: Linear | Margin, arrays: Arrays, at: slice, samples: Samples) -> Target:
+    """Go down the narrow branch with the samples of a slice."""
+    x, w = samples.x, scaled(arrays["w"][samples.y], samples.x.rows.dtype)
+    if isinstance(spec, Linear):
+        b = arrays["b"][samples.y] if "b" in arrays else None
+        return linear_target(x.in_float64(), w.in_float64(), b, spec.softcap)
+    if spec.is_plain:
+        return margin_target(spec, x.in_float64(), w.in_float64())
+    x, w = x.unrounded(arrays["x"][at]), w.unrounded(arrays["w"][samples.y])  # thresholds are those of the inputs
+    return margin_target(spec, x, w, arrays["m"][at] if "m" in arrays else None)
 
 
 class _Gradients:
     """The gradients of the inputs, as groups of samples add to them."""
 
-    def __init__(self, samples: Samples, class_gradients: ClassGradients, sweep: Sweep, *, smoothed: bool) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        class_gradients: ClassGradients,
+        sweep: Sweep,
+        term_weight: ScaledNumbers,
+        *,
+        smoothed: bool,
+    ) -> None:
         self.y, self.sweep, self.smoothed, self.class_gradients = samples.y, sweep, smoothed, class_gradients
+        self.term_weight = term_weight
+        """The weight of terms that targets add to the loss (N,)."""
         n, d = samples.x.rows.shape
-        self.dx = np.empty((n, d), samples.x.rows.dtype)
+        self.dx, self.dm = np.empty((n, d), samples.x.rows.dtype), np.zeros(n)
         self.target_dw, self.target_dz = np.empty((n, d)), np.empty(n)
         """The targets' part of dL/dW and dL/db, by sample, over the same powers of two."""
         self.target_dw_by_class = self.y, self.target_dw
@@ -191,16 +221,21 @@ class _Gradients:
             row_exponent = ScaledNumbers.of(sizes, self.dx.dtype).exponent
         if row_exponent is not None:
             row = row.over_power_of_two(row_exponent)
-        target_dx, target_dw = target.backward(samples.grad_weight.mantissa * row.grad_label)
-        self.dx[at] = samples.dx(state, target, row, target_dx, row_exponent)
-        dw_exponent = add_exponents(samples.grad_weight.exponent, row_exponent)
-        if dw_exponent is not None:
-            dw_exponent = dw_exponent - np.int32(self.class_gradients.dw_exponent)
-        self.target_dw[at] = ldexp_rows(target_dw, dw_exponent)
+        of_target = target.backward(samples.grad_weight.mantissa * row.grad_label)
+        self.dx[at] = samples.dx(state, target, row, of_target.x, row_exponent)
+        if target.terms is not None:
+            weight = self.term_weight.take(at)
+            self.dx[at] += ldexp_rows(weight.mantissa[:, None] * target.terms.dx, weight.exponent)
+        exponent = add_exponents(samples.grad_weight.exponent, row_exponent)
+        if of_target.v is not None:
+            self.dm[at] = of_target.v if exponent is None else np.ldexp(of_target.v, exponent)
+        if exponent is not None:
+            exponent = exponent - np.int32(self.class_gradients.dw_exponent)
+        self.target_dw[at] = ldexp_rows(of_target.w, exponent)
 
     def finish(self) -> dict[str, Array]:
         """Pass 4: add the targets' part of dL/dW and dL/db, and scale everything back."""
-        gradients, sums = {"x": self.dx}, self.class_gradients
+        gradients, sums = {"x": self.dx, "m": self.dm.astype(self.dx.dtype)}, self.class_gradients
         if sums.dw is not None:
             classes, rows = self.target_dw_by_class
             sums.dw[classes] += rows

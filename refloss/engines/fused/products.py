@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from refloss.engines.contract import MAX_TERMS
+from refloss.engines.kernels import pairs
 from refloss.engines.kernels import rows as row_kernels
-from refloss.error_free import Array
+from refloss.error_free import Array, Pair
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array:
@@ -29,6 +30,13 @@ def row_dots(a: Array, b: Array) -> Array:
     dots = np.empty(len(a), a.dtype)
     row_kernels.vecdot(a, b, dots)
     return dots
+
+
+def pair_dots(a: Array, b: Array) -> Pair:
+    """Return the inner products of rows of float64, in pairs (R,)."""
+    hi, lo = np.empty(len(a)), np.empty(len(a))
+    pairs.vecdot(a, b, hi, lo)
+    return Pair(hi, lo)
 
 
 def squared_norms(rows: Array) -> Array:

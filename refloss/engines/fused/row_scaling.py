@@ -65,6 +65,10 @@ class ScaledRows(NamedTuple):
         """Return the same rows as float64."""
         return self._replace(rows=self.rows.astype(np.float64))
 
+    def unrounded(self, vectors: NDArray[np.floating]) -> ScaledRows:
+        """Return the vectors that the rows were rounded from, scaled by the same powers of two, as float64."""
+        return self._replace(rows=ldexp_rows(np.asarray(vectors, np.float64), negated(self.exponent)))
+
 
 def aligned(array: NDArray[np.floating], dtype: DType) -> Array:
     """Return an array that a BLAS takes as it is: of that dtype, in C order and aligned."""
@@ -128,12 +132,17 @@ class ScaledNumbers(NamedTuple):
         """Multiply by other numbers."""
         return ScaledNumbers(self.mantissa * other.mantissa, add_exponents(self.exponent, other.exponent))
 
-    def with_one_exponent(self, kept: NDArray[np.bool_]) -> tuple[Array, int]:
-        """Return mantissas and one exponent for all, the largest of the rows that count."""
+    def with_one_exponent(self, kept: NDArray[np.bool_], dtype: DType | None) -> tuple[Array, int]:
+        """Return mantissas and one exponent for all, the largest of the rows that count.
+
+        What is added up in a dtype must not lose small numbers beside large ones, which may meet gradients of 0.
+        """
         if self.exponent is None:
             return self.mantissa, 0
         exponents = self.exponent[kept & (self.mantissa != 0.0)]
         largest = int(exponents.max()) if len(exponents) else 0
+        if dtype is not None and len(exponents) and exponents.min() < largest - (48 if is_single(dtype) else 120):
+            raise TooLargeError
         return np.ldexp(self.mantissa, np.minimum(self.exponent - largest, 0)), largest
 
     def take(self, rows: slice) -> ScaledNumbers:

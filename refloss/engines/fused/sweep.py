@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from refloss.engines.fused.blocks import Block, Classes, Tiles, block_ranges, partial_state
 from refloss.engines.fused.class_gradients import GroupBackward
+from refloss.engines.fused.hard_classes import HardClasses
 from refloss.engines.fused.online_softmax import PartialState, merge_all
 from refloss.engines.fused.products import product
 from refloss.engines.fused.samples import Samples
@@ -35,7 +36,9 @@ class Sweep:
         self.states: list[PartialState] = []
         """The state of each block, without gradients, of the group that went forward last."""
 
-    def forward(self, samples: Samples, gradients: bool, meanwhile: Callable[[], T]) -> tuple[PartialState, T]:
+    def forward(
+        self, samples: Samples, gradients: bool, meanwhile: Callable[[], T], hard: HardClasses | None = None
+    ) -> tuple[PartialState, T]:
         """Pass 1: return the state of all classes for a group, and what `meanwhile` returns."""
         alpha = samples.alpha.astype(samples.x.rows.dtype)
         self.states = []
@@ -43,7 +46,8 @@ class Sweep:
         def block_state(at: slice) -> PartialState:
             block, tile = self._block(at, samples)
             product(samples.x.rows, block.w.T, tile)  # pass 1a: x W_kᵀ
-            state = partial_state(block, alpha, tile, gradients, self.cap)
+            raised = None if hard is None else hard.of_block(self.classes.w[at], block, alpha, tile)
+            state = partial_state(block, alpha, tile, gradients, self.cap, raised)
             self.tiles.release(tile)
             return state
 

@@ -10,6 +10,8 @@ could vectorise them. `lanes` (and `lanes_low`) is scratch space of length `LANE
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from refloss.engines.kernels.exponential import exp
@@ -47,6 +49,49 @@ def scale_and_max(row: FloatArray, factor: Float, factors: FloatArray, lanes: Fl
             chunk[j] = value
             lanes[j] = max(lanes[j], value)
     return _max_of_lanes(lanes, width)
+
+
+class Raise(NamedTuple):
+    """What becomes of hard logits: $(a z + b) z + c$, whose slope is 2az + b."""
+
+    one: Float
+    quadratic: Float
+    """a."""
+    linear: Float
+    """b."""
+    constant: Float
+    """c."""
+
+
+@njit
+def scale_and_raise(
+    row: FloatArray, factor: Float, factors: FloatArray, threshold: Float, settings: Raise, slopes: FloatArray
+) -> None:
+    """Multiply as `scale_and_max` does, and raise what is above a threshold; write the slopes of that, 1 elsewhere."""
+    one, a, b, c = settings
+    for i in range(0, row.shape[0], LANES):
+        chunk, chunk_factors, chunk_slopes = row[i : i + LANES], factors[i : i + LANES], slopes[i : i + LANES]
+        for j in range(chunk.shape[0]):
+            value = chunk[j] * factor * chunk_factors[j]
+            is_hard, steep = value > threshold, a * value
+            chunk[j] = (steep + b) * value + c if is_hard else value
+            chunk_slopes[j] = steep + steep + b if is_hard else one
+
+
+@njit
+def is_near(product: Float, factor: Float, own_factor: Float, threshold: Float, reach: Float) -> bool:
+    """Whether a product, times a factor and one of its own, is within a reach of a threshold."""
+    gap = product * factor * own_factor - threshold
+    return bool(max(gap, -gap) <= reach)
+
+
+@njit
+def count_near(row: FloatArray, factor: Float, factors: FloatArray, threshold: Float, reach: Float) -> int:
+    """Return how many entries, multiplied as `scale_and_max` does, are within a reach of a threshold."""
+    count = 0
+    for j in range(row.shape[0]):
+        count += is_near(row[j], factor, factors[j], threshold, reach)
+    return count
 
 
 @njit

@@ -6,6 +6,8 @@ Softmax and cross entropy first, then the linear algebra of gradients.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +17,19 @@ from refloss.engines.kernels.hyperbolic import cap_settings, capped
 from refloss.engines.kernels.jit import Float, FloatArray, njit
 from refloss.engines.kernels.lanes import (
     LANES,
+    Raise,
     capped_exp_sum,
     compensated_pair,
     compensated_sum,
+    count_near,
     dot,
     exp_sum,
     gap_sum,
     index_of,
+    is_near,
     max_of,
     scale_and_max,
+    scale_and_raise,
     sum_of,
 )
 from refloss.engines.kernels.pairs import two_sum
@@ -35,6 +41,34 @@ _FLOAT64 = np.dtype(np.float64)
 # ----------------------------------------------------------------------------- softmax over a block of a head's classes
 
 
+class Known(NamedTuple):
+    """Some logits and slopes of a tile that are known already, row by row."""
+
+    first: Integers
+    """Where those of each row begin, and where the last end (N + 1,)."""
+    columns: Integers
+    """Their columns."""
+    logits: FloatArray
+    slopes: FloatArray
+
+
+class Hard(NamedTuple):
+    """What becomes of classes that are hard."""
+
+    threshold: FloatArray
+    """What the logit of a hard class is above (N,); of length 0 where none counts as hard."""
+    settings: Raise
+    known: Known
+    """Classes that are as near to the threshold as rounding errors."""
+
+
+@lru_cache
+def no_hard_classes(dtype: np.dtype[Any]) -> Hard:
+    """Return what says that no class counts as hard."""
+    nothing, none, one = np.empty(0, dtype), np.empty(0, np.int64), dtype.type(1.0)
+    return Hard(nothing, Raise(one, one, one, one), Known(none, none, nothing, nothing))
+
+
 @njit
 def exponentials(
     tile: FloatArray,
@@ -44,6 +78,7 @@ def exponentials(
     label_columns: Integers,
     uniform_targets: FloatArray,
     cap: Float,
+    hard: Hard,
     with_gradients: bool,
     row_max: Array,
     max_low: Array,
@@ -59,13 +94,18 @@ def exponentials(
     M, its rounding error, the sum of the exponentials without the largest, which is 1, and, where there are uniform
     targets t, the sum of $t_k (M - z_k)$. Without gradients the tile is left undefined. A row whose only class is its
     label has the maximum -inf. The rounding error of adding a bias, which may be far larger than products, is
-    compensated. With a cap, unless it is 0, logits are capped, and exponentials multiplied by the slope of the cap.
+    compensated. With a cap, unless it is 0, logits are capped, and exponentials multiplied by the slope of the cap. In
+    the same way hard logits are raised, and their exponentials multiplied by the slope of that.
     """
     lanes, lanes_64, lows = np.empty(LANES, tile.dtype), np.empty(LANES), np.empty(len(bias), tile.dtype)
-    slope = np.empty(tile.shape[1] if cap > 0.0 else 0, tile.dtype)
+    has_hard = len(hard.threshold) > 0
+    slope = np.empty(tile.shape[1] if cap > 0.0 or has_hard else 0, tile.dtype)
     for i in range(len(tile)):
         row = tile[i]
-        largest = _logits_and_max(row, label_columns[i], alpha[i], beta, bias, cap, lows, slope, lanes)
+        if has_hard:
+            largest = _raised_and_max(row, label_columns[i], alpha[i], beta, i, hard, slope, lanes)
+        else:
+            largest = _logits_and_max(row, label_columns[i], alpha[i], beta, bias, cap, lows, slope, lanes)
         row_max[i], max_low[i], sum_exp_minus_one[i], target_gap[i] = largest, 0.0, 0.0, 0.0
         if largest == -np.inf:
             row[:] = 0.0
@@ -116,6 +156,58 @@ def _logits_and_max(
     if len(lows) or len(slope):
         largest = max_of(row, lanes)
     return largest
+
+
+@njit
+def _raised_and_max(
+    row: FloatArray,
+    own: int,
+    alpha: Float,
+    beta: FloatArray,
+    i: int,
+    hard: Hard,
+    slope: FloatArray,
+    lanes: FloatArray,
+) -> Float:
+    """As `_logits_and_max`, of row i with hard logits raised; write the slopes."""
+    if own >= 0:
+        row[own] = -np.inf
+    scale_and_raise(row, alpha, beta, hard.threshold[i], hard.settings, slope)
+    known = hard.known
+    for place in range(known.first[i], known.first[i + 1]):
+        k = known.columns[place]
+        row[k], slope[k] = known.logits[place], known.slopes[place]
+    return max_of(row, lanes)
+
+
+@njit
+def near_threshold(
+    tile: FloatArray,
+    alpha: FloatArray,
+    beta: FloatArray,
+    label_columns: Integers,
+    threshold: FloatArray,
+    reach: Float,
+) -> tuple[Integers, Integers]:
+    """Return the logits, of products as in `exponentials`, that are within a reach of the threshold of their row.
+
+    They are columns, row by row, without that of the label, after where those of each row begin, and the last end.
+    """
+    first, columns = np.zeros(len(tile) + 1, np.int64), np.empty(16, np.int64)
+    for i in range(len(tile)):
+        total = first[i]
+        for start in range(0, tile.shape[1], LANES):
+            chunk, factors = tile[i, start : start + LANES], beta[start : start + LANES]
+            if not count_near(chunk, alpha[i], factors, threshold[i], reach):  # as is the case for most
+                continue
+            for j in range(len(chunk)):
+                if is_near(chunk[j], alpha[i], factors[j], threshold[i], reach) and start + j != label_columns[i]:
+                    if total == len(columns):
+                        columns = np.concatenate((columns, np.empty_like(columns)))
+                    columns[total] = start + j
+                    total += 1
+        first[i + 1] = total
+    return first, columns[: first[-1]]
 
 
 @njit

@@ -33,8 +33,8 @@ def absolute_terms(
     - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
       of a hard class psi' := |t| + 2 (CurricularFace) or 1 + t (MV-Softmax), the largest slope of what replaces its
-      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the size of the
-      derivative of its regularizer more;
+      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the sizes of
+      the two terms of its regularizer's derivative, lambda / u^2 and lambda / a^2, more, unless the length is held;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
@@ -115,7 +115,8 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
                 slopes = [sine_of(x, w) for w in head.classes] if projected else [mpf(1)] * classes
                 if negatives:
-                    slopes = [slope * negatives.slope(k) for k, slope in enumerate(slopes)]
+                    sizes = map(negatives.size, range(classes))
+                    slopes = [slope * size for slope, size in zip(slopes, sizes, strict=True)]
                 slopes[sample.label] = abs(pair.slope(digits))
                 slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(slope_terms) / x.norm()
@@ -127,8 +128,7 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 elif not pair.quality.constant:
                     terms["x"][n] += of_v * abs(mp.diff(pair.quality.v, x.norm()))
                 if head.regularizer:
-                    slope = mp.diff(pair.quality.term, x.norm())
-                    terms["x"][n] += abs(of_terms[n] * head.regularizer * slope)
+                    terms["x"][n] += abs(of_terms[n] * head.regularizer) * pair.quality.term_size(x.norm())
                 terms_w = [number / w.norm() for number, w in zip(slope_terms, head.classes, strict=True)]
             terms["w"] += np.array(terms_w, dtype=object)
             if head.bias is not None:

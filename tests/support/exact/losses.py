@@ -81,8 +81,7 @@ class Head:
 
     def term(self, n: int) -> mpf:
         """What the loss of a row has added for the length of x: only MagFace has such a term."""
-        add = self.pairs[n].quality.term if self.margin is not None else None
-        return self.regularizer * add(self.samples[n].norm()) if add else mpf(0)
+        return self.regularizer * self.pairs[n].quality.term(self.samples[n].norm()) if self.regularizer else mpf(0)
 
     def logits(self, n: int) -> Reals:
         if self.margin is not None:
@@ -96,7 +95,7 @@ class Head:
         if self.margin is not None:
             scale = self.samples[n].norm() if self.margin.scale is None else self.margin.scale
             negatives = self.negatives[n]
-            return scale * max(map(negatives.slope, negatives.hard), default=1) if negatives else scale
+            return scale * negatives.steepest() if negatives else scale
         size = self.samples[n].norm() * max(w.norm() for w in self.classes)
         return self.cap.size(size + (0 if self.bias is None else max(abs(b) for b in self.bias)))
 

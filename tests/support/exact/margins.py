@@ -29,12 +29,16 @@ class Curve(NamedTuple):
 
     @classmethod
     def of(cls, m1: Any, m2: Any, m3: Any, boundary: str, annealing: Any, scale: Any = None, eps: float = 0.0) -> Curve:
-        first, second, third, weight, near = (mp.convert(float(number)) for number in (m1, m2, m3, annealing, eps))
+        first, second, third, weight, near = map(number_of, (m1, m2, m3, annealing, eps))
         return cls(first, second, third, boundary, weight, None if scale is None else mp.convert(float(scale)), near)
 
     def margins(self) -> tuple[mpf, mpf]:
         """m2 and m3, of all samples."""
         return self.m2, self.m3
+
+
+def number_of(number: Any) -> mpf:
+    return number if isinstance(number, mpf) else mp.convert(float(number))
 
 
 def branch_of(theta: Callable[[], mpf], c: Curve, digits: int | None = None, margins: Margins | None = None) -> Branch:
@@ -269,10 +273,12 @@ class Negatives(NamedTuple):
             return c
         return c * (self.t + c) if self.curricular else (1 + self.t) * c + self.t
 
-    def slope(self, k: int) -> mpf:
-        """The largest size of the slope of that, of all cosines."""
-        if k not in self.hard:
-            return mpf(1)
+    def size(self, k: int) -> mpf:
+        """The largest slope of that, what a cosine's error is multiplied by at most; 1 where c stays."""
+        return self.steepest() if k in self.hard else mpf(1)
+
+    def steepest(self) -> mpf:
+        """What the size of the slope is at most, of all cosines."""
         return abs(self.t) + 2 if self.curricular else 1 + self.t
 
 
@@ -326,7 +332,6 @@ class Sample:
 
     def term_moved(self, i: int, move: Moved, sign: int) -> mpf:
         """What the term of the length is when entry i of x moves."""
-        assert self.target.quality.term is not None
         return self.target.quality.term(self.length_moved(move, move.square(self.x, i, sign)))
 
     def w_moved(self, k: int, i: int, move: Moved, sign: int) -> mpf:

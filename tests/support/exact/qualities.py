@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from mpmath import mpf
+from mpmath import mp, mpf
 
 from support.exact.numbers import Vector
 
@@ -55,10 +55,17 @@ class Quality(NamedTuple):
     on_cosine: Fraction = Fraction(0)
     constant: bool = True
     """Whether a moving length leaves v as it is."""
-    term: Smooth | None = None
-    """a/u_a^2 + 1/a."""
+    parts: tuple[Smooth, ...] = ()
+    """a/u_a^2 and 1/a, of which the sum is added."""
     steepness: Fraction = Fraction(0)
     """How much the margins change with a length, at most."""
+
+    def term(self, length: mpf) -> mpf:
+        return mp.fsum(part(length) for part in self.parts)
+
+    def term_size(self, length: mpf) -> mpf:
+        """The size of what its slope is added up from; 0 where the length is held."""
+        return mp.fsum(abs(mp.diff(part, length)) for part in self.parts)
 
 
 NO_QUALITY = Quality(lambda length: mpf(0))
@@ -98,9 +105,6 @@ def magface(x: Vector, l_a: Fraction, u_a: Fraction, l_m: Fraction, u_m: Fractio
     def v(length: mpf) -> mpf:
         return (held.of(length) - real(l_a)) / real(u_a - l_a)
 
-    def term(length: mpf) -> mpf:
-        a = held.of(length)
-        return a / real(u_a) ** 2 + 1 / a
-
+    parts = (lambda length: held.of(length) / real(u_a) ** 2), (lambda length: 1 / held.of(length))
     steepness = (u_m - l_m) / (u_a - l_a) if held.bound is None else Fraction(0)
-    return Quality(v, u_m - l_m, constant=False, term=term, steepness=steepness)
+    return Quality(v, u_m - l_m, constant=False, parts=parts, steepness=steepness)

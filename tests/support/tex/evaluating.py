@@ -28,6 +28,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log1p": mp.log1p,
     "atan2": mp.atan2,
     "softmax": lambda z: [mp.exp(entry) / mp.fsum(map(mp.exp, z)) for entry in z],
+    "clip": lambda a, low, high: min(max(a, low), high),
     r"\max": max,
     r"\min": min,
 }
