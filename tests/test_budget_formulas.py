@@ -1,6 +1,6 @@
 """The formulas of the page on budgets are what the code computes: read from their TeX and evaluated (see support/tex).
 
-Every displayed formula of docs/testing/budgets.md and budgets-more.md is bound to what a function of
+Every displayed formula of docs/testing/budgets.md, budgets-more.md and budgets-family.md is bound to what a function of
 `refloss.testing.errors` returns or, for what `refloss.testing.budgets` puts together, to what that passes on or
 returns. Several formulas may make one result. As in test_formulas.py, both sides have to agree, and every formula that
 is altered in a sign, a factor, a term, an index, a function or a condition has to disagree with some result.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from mpmath import mp, mpf
 
 import refloss
 from refloss.error_free import Pair
-from refloss.stages import angle, margin, softmax
+from refloss.stages import angle, margin, negatives, quality, softmax
 from refloss.stages.softcap import Settings
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
@@ -33,7 +34,7 @@ from support import tex
 from support.sampled import chosen
 
 PAGES = Path(__file__).parents[1] / "docs" / "testing"
-PAGE = (PAGES / "budgets.md").read_text() + (PAGES / "budgets-more.md").read_text()
+PAGE = "".join((PAGES / f"budgets{part}.md").read_text() for part in ("", "-more", "-family"))
 FORMULAS = dict(re.findall(r"\$\$\\label\{budget-([a-z0-9-]+)\}(.+?)\$\$", PAGE, re.DOTALL))
 AGREES = mpf(2) ** -40  # what float64 rounds
 DIFFERS = mpf(2) ** -20  # what lies between the two would be undecided, and fails
@@ -68,6 +69,7 @@ EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     "lse-beyond": SECOND_CASE,
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
     "directions-size": ["0: sign of all"],  # of a vector whose magnitudes count
+    "psi-sample": ["1: factor 0 dropped"],  # of d_3, which is 1 inside of a rule
     "divisor": ["1: sign of all"],  # of a number whose magnitude counts
 }
 
@@ -484,6 +486,8 @@ def _rows(rng: np.random.Generator) -> Iterator[tuple[Rows, Any, Arithmetic]]:
             (np.array([0.3, 1.0, 0.5, 0.8]), np.full(C, 0.0009995)),
             (np.array([0.3, 1.0, 0.5, 0.8]), np.full(C, 0.0015)),
             (np.array([0.3, 1.0, 0.5, 0.8]), np.full(C, 20.3)),
+            (np.array([0.3, 1.0, 0.5, 0.8]), np.array([1.0, 174.6, 2.0, 3.0])),
+            (np.array([0.3, 1.0, 0.5, 0.8]), np.array([1.0, 175.4, 2.0, 3.0])),
         ):
             for a in (COARSE, tiny):
                 p, saved = softmax.forward(Pair.of(z[None]))
@@ -586,6 +590,139 @@ def _(rng):
     for n in range(N):
         values = {"G": g[n], r"\Delta G": of_g[n], "f": f[n], r"\Delta f": of_f[n]}
         yield _scope(COARSE, {**values, r"\Delta s": bound[n, 0]})
+
+
+# ------------------------------------------------------------------------------------ margins of samples, hard classes
+
+
+def _lengths() -> Iterator[tuple[quality.Settings, Any, errors.Held]]:
+    """Bounds, lengths between, beside and beyond them, and what is known of these."""
+    for offset, factor in ((Fraction(-1), Fraction(1, 8)), (Fraction(1, 2), Fraction(1, 16))):
+        settings = quality.Settings(Fraction(3), Fraction(11), offset, factor, 1.7)
+        length = np.array([1.0, 2.99, 3.02, 5.0, 8.5, 10.99, 11.01, 14.0])
+        yield settings, length, errors.quality_error(length, settings, COARSE.sum_of(D), COARSE)
+
+
+@_formulas("held")
+def _(rng):
+    for settings, _, held in _lengths():
+        alpha, beta = float(settings.offset), float(settings.factor)
+        for a, of_v in zip(held.a, held.of_v, strict=True):
+            values = {"k": held.kappa, "a": a, r"\beta": beta, r"\alpha": alpha, r"\nu": alpha + beta * a}
+            yield _scope(COARSE, {**values, r"\Delta \nu": of_v})
+
+
+@_formulas("sample-margin")
+def _(rng):
+    for b2, b3, m2, m3 in ((0.3, 0.0, 0.5, 0.0), (-0.4, 0.4, 0.0, 0.3), (0.2, -0.7, 0.1, 0.6)):
+        settings = margin.Settings(1.0, m2, m3, by_quality=(Fraction(b2), Fraction(b3)))
+        number, of_v = rng.uniform(-1.0, 1.0, size=(2, N))
+        found = errors.margins_error(quality.given(number), np.abs(of_v), settings, COARSE)
+        for n in range(N):
+            for b, m, error in ((b2, m2, found.of_m2[n]), (b3, m3, found.of_m3[n])):
+                values = {"b": b, "m": m, r"\nu": number[n], r"\Delta \nu": abs(of_v[n]), r"\Delta m": error}
+                if b:
+                    yield _scope(COARSE, values)
+
+
+@_formulas("psi-sample", "number")
+def _(rng):
+    for m1, b2, b3 in ((1.0, 0.3, 0.5), (0.7, -0.4, 0.2), (1.6, 0.5, -0.3)):
+        settings = margin.Settings(m1, 0.2, 0.3, by_quality=(Fraction(b2), Fraction(b3)))
+        for theta, number, of_m2, of_m3 in rng.uniform(0.3, 1.2, size=(4, 4)) * (1.0, 1.0, 0.01, 0.01):
+            margins = errors.SampleMargins(quality.given(np.array([number])), np.array([of_m2]), np.array([of_m3]))
+            head = _head(x=np.ones((1, D)), theta=np.array([theta]))
+            found = errors.margin_error(head, settings, np.array([FINE.u / 8.0]), FINE, margins)
+            own = margin.at(settings, margins.v)
+            curve, here = margin.curve_of(own), margin.turned(angle.of(np.array([theta])), settings, margins.v)
+            psi, slope, d2, d3 = (float(getattr(curve, part)(here).hi[0]) for part in margin.Curve._fields)
+            values = {r"\psi": psi, r"\psi'": slope, "d_2": d2, "d_3": d3, r"\theta": theta, "B": max(1.0, m1**2)}
+            values |= {
+                "m_1": m1,
+                "m_2": abs(0.2 + b2 * number),
+                "m_3": abs(0.3 + b3 * number),
+                "n": abs(b2 * d2 + b3 * d3),
+            }
+            values |= {"b_2": b2, "b_3": b3, r"\Delta m_2": of_m2, r"\Delta m_3": of_m3}
+            values |= {r"\Delta \theta": errors.angle_error(np.float64(theta), FINE.sum_of(D), FINE)}
+            yield _scope(FINE, {**values, r"\Delta \psi": found.psi[0], r"\Delta n": found.of_by_v[0]})
+
+
+@_formulas("length-gradient", "regularizer")
+def _(rng):
+    for settings, length, held in _lengths():
+        by_v, of_by_v, weights = rng.uniform(0.2, 1.5, size=(3, len(length)))
+        bound = errors.length_error(held, settings, by_v, of_by_v, -weights, OWN, COARSE)
+        terms, of_terms = errors.regularizer_error(held, settings, OWN, COARSE)
+        for n in range(len(length)):
+            values = {
+                "G": by_v[n],
+                r"\Delta G": of_by_v[n],
+                "g": -weights[n],
+                "a": held.a[n],
+                "U": 11.0,
+                "k": held.kappa,
+            }
+            values |= {r"\beta": float(settings.factor), r"\lambda": settings.regularizer, r"\Delta t": bound[n]}
+            values |= {
+                "i": float(held.reached[n]),
+                "o": float(held.undecided[n]),
+                "r": terms[n],
+                r"\Delta r": of_terms[n],
+            }
+            yield _scope(COARSE, values)
+
+
+def test_a_detached_quality_has_no_part_in_the_gradient_of_the_length():
+    for settings, length, held in _lengths():
+        one = np.ones(len(length))
+        detached = settings._replace(detached=True, regularizer=0.0)
+        assert not errors.length_error(held, detached, one, one, one, OWN, COARSE).any()
+
+
+@_formulas("threshold")
+def _(rng):
+    for choice, settings in (
+        (0, margin.Settings(m2=0.4, m3=0.2)),
+        (0, margin.Settings(m2=0.9)),
+        (1, margin.Settings(m3=0.3)),
+    ):
+        for theta in rng.uniform(0.4, 2.8, size=4):
+            for off in (FINE.u, 0.05):
+                head = _head(x=np.ones((1, D)), theta=np.array([theta]))
+                tau, of_tau = errors.threshold_error(head, settings, np.array([off]), FINE)
+                values = {r"\theta": theta, "m_2": settings.m2, "m_3": settings.m3, "S": np.sin(theta + settings.m2)}
+                values |= {r"\Delta \theta": errors.angle_error(np.float64(theta), FINE.sum_of(D), FINE), "T": tau[0]}
+                values |= {
+                    r"\Delta \theta_c": errors.arccos_error(np.float64(theta), np.float64(off)),
+                    r"\Delta c": off,
+                }
+                yield _scope(FINE, {**values, r"\Delta T": of_tau[0]}, choice)
+
+
+def _hard(rule: str) -> Iterator[tex.Scope]:
+    """Classes that are hard, that are not, and that may be either, with slopes of both signs."""
+    for t in (0.3, 0.9) if rule == "reweighted" else (-0.3, 0.9):
+        c = np.array([[-0.6, -0.2, 0.1, 0.55, 0.8]])
+        of_c = np.full(c.shape, 0.021)
+        for choice, tau in enumerate((0.9, -0.9, None)):
+            place = np.array([0.1 if tau is None else tau])
+            reach = np.array([0.01]) if tau is not None else np.array([3.0])
+            found = errors.negatives_error(c, of_c, (place, reach), negatives.Settings(rule, t), COARSE)
+            for k in range(c.shape[1]):
+                values = {"c": c[0, k], r"\Delta c": of_c[0, k], "t": t}
+                values |= {r"\Delta \eta": found.eta[0, k], r"\Delta \eta'": found.of_slope[0, k]}
+                yield _scope(COARSE, values, choice)
+
+
+@_formulas("curricular", "hard", "hard-slope")
+def _(rng):
+    yield from _hard("curricular")
+
+
+@_formulas("reweighted", "hard", "hard-slope")
+def _(rng):
+    yield from _hard("reweighted")
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet
