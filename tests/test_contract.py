@@ -33,6 +33,8 @@ def _drawn(loss, random, given=""):
         return tuple(random.normal(size=(3, 4)) for _ in range(2))
     more = (random.normal(size=4),) if name == "SoftmaxLoss" else ()
     more = (random.uniform(-0.5, 1.5, 3),) if given == "m" else more
+    if name == "SubCenterArcFace":
+        return random.normal(size=(3, 5)), random.normal(size=(4, loss.centers, 5)), random.integers(0, 4, 3)
     return random.normal(size=(3, 5)), random.normal(size=(4, 5)), random.integers(0, 4, 3), *more
 
 
@@ -69,6 +71,8 @@ LOSSES = [
     refloss.CurricularFace(s=None, t=-0.5, reduction="none", label_smoothing=0.1),
     refloss.MVSoftmax(s=None),
     refloss.MVSoftmax(s=4.0, t=3.0, margin="arc", reduction="sum"),
+    refloss.SubCenterArcFace(s=8.0),
+    refloss.SubCenterArcFace(s=None, centers=2, label_smoothing=0.1, reduction="none"),
     refloss.Triplet(m=5.0),
     refloss.Triplet(m=5.0, squared=False, reduction="none"),
     refloss.KLDivergence(),
@@ -97,7 +101,7 @@ def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
     followed = {"upstream": upstream} | ({"upstream_lse": random.normal(size=3)} if given == "lse" else {})
     of_value, of_gradients = refloss.error_bound(loss, *inputs, engine=engine, **followed)
     by_name = checks._arrays(loss, inputs)
-    sizes = (4, 5) if "w" in by_name else (1, 1)
+    sizes = by_name["w"].shape if "w" in by_name else (1, 1)
     scales, options = contract.scales(loss.spec, by_name), given == "lse" or contract.has_options(loss.spec, by_name)
     promise = contract.promise(engine, loss.spec.head, scales, *sizes, options=options)
     value = np.asarray(exact.value(loss, *inputs, absolute=True), np.float64)
@@ -108,7 +112,7 @@ def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
     terms = exact.absolute_terms(loss, *inputs, **followed, projected=engine == "dd")
     each = (promise.gradient + promise.sums)[:, None]
     for name, bound in checks.as_dict(of_gradients).items():
-        assert bound.shape == np.shape(by_name[name])
+        assert bound.shape == np.shape(inputs[1] if name == "w" else by_name[name])
         size = terms[name].reshape(terms[name].shape + (1,) * (bound.ndim - terms[name].ndim))
         if name in ("w", "b"):  # samples may have scales of their own
             assert (each.min() * size * (1.0 - 2.0**-20) <= bound).all()
@@ -279,7 +283,7 @@ def test_a_bound_has_no_jump_at_a_threshold(engine, apart):
 def test_a_steep_function_of_the_length_costs_nothing(engine):
     """v = 0.333 (a - 20) / ε is a difference of two terms of 7 / ε, which pairs do not hold."""
     x = np.array([[20.0, 0.0], [12.0, 16.0], [np.nextafter(20.0, 0.0), 1e-7], [20.0, 1e-8]])
-    for eps in (1e-3, 1e-15, 1e-200):
+    for eps in (1e-3, 1e-15, 1e-200, 5e-324):
         loss = refloss.AdaFace(s=8.0, std=0.0, eps=eps)
         checks.against_exact(loss, x, W, [0, 1, 2, 0], engine=engine)
     loss = refloss.MagFace(s=8.0, l_a=20.0 - 2.0**-40, u_a=20.0 + 2.0**-40)

@@ -112,6 +112,8 @@ IN_BLOCKS = (
     (refloss.MagFace(s=30.0, l_a=0.5, u_a=2.0), ()),
     (refloss.CurricularFace(s=30.0, t=0.25), ()),
     (refloss.MVSoftmax(s=None), ()),
+    (refloss.SubCenterArcFace(s=30.0), ()),
+    (refloss.SubCenterArcFace(s=None, centers=2), ()),
 )
 
 
@@ -123,6 +125,8 @@ def test_blocks_change_nothing_that_is_promised(loss, margins, monkeypatch):
     x, w, y = cases.ordinary(_random("blocks"), 5, 7, 3)
     y[:2] = 6  # a class that the last block must find
     w[2] = 2.0 * x[1]  # and one for the narrow branch
+    if isinstance(loss, refloss.SubCenterArcFace):
+        x, w, y = cases.with_centers(loss.centers, _random("blocks"), x, w, y)
     inputs = (x, w, y, *margins)
     whole = loss.value_and_grad(*inputs, engine="dd")
     blocks = dd._blocks
@@ -278,6 +282,33 @@ def test_huge_scales_cost_nothing(loss, size):
                 for name, ball in true.grad.items():
                     error = exact.row_error(getattr(result[1], name), exact.exact(ball.midpoint), terms[name])
                     assert error <= 8.0, (name, error)
+
+
+@pytest.mark.parametrize("loss", [refloss.SubCenterArcFace(s=1e100), refloss.SubCenterArcFace(s=None, m=0.0)], ids=repr)
+def test_huge_scales_of_centers_cost_nothing(loss):
+    """Centers that stand for different classes, the same or next to each other by an ulp: 4u and 8u, as without."""
+    random = _random(f"{loss}")
+    for _ in range(4):
+        x, w = random.standard_normal((2, 4)), random.standard_normal((5, 3, 4))
+        x *= 1e60 / np.linalg.norm(x, axis=1)[:, None]
+        w[1, 2], w[3, 0] = x[0] / 1e60, x[0] / 1e60 * (1.0 + 2.0**-50 * np.arange(4))
+        w[2, 1], w[4] = w[1, 2], w[0, [1, 0, 2]]
+        result = loss.value_and_grad(x, w, [0, 1], engine="dd")
+        true = refloss.enclose(loss, x, w, [0, 1], digits=20)
+        assert abs(result[0] - true.value.midpoint) <= 4.0 * checks.U * true.value.midpoint
+        terms = exact.absolute_terms(loss, x, w, [0, 1], projected=True, digits=400)
+        for name, ball in true.grad.items():
+            error = exact.row_error(getattr(result[1], name), exact.exact(ball.midpoint), terms[name])
+            assert error <= 8.0, (name, error)
+
+
+def test_equal_logits_of_centers_are_equal_at_any_scale():
+    """The largest logits are those of classes with the same nearest center, each at another place of its class."""
+    near, far = [0.3, 0.1, 0.2], [-1.0, 2.0, 0.0]
+    w = np.array([[near, far], [far, near], [far, far]])
+    for s in (1e13, 1e50, 1e300):
+        value = refloss.SubCenterArcFace(s=s, m=0.0, centers=2)([[1.0, 0.0, 0.5]], w, [0], engine="dd")
+        assert value == math.log(2.0)
 
 
 def test_products_that_float64_cannot_hold_beside_logits_that_it_can():

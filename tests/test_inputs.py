@@ -30,6 +30,7 @@ from refloss import (
     MVSoftmax,
     NormFace,
     SoftmaxLoss,
+    SubCenterArcFace,
     Triplet,
     inputs,
 )
@@ -39,6 +40,7 @@ NAN, INF = math.nan, math.inf
 # Small integers: every dtype below holds them exactly.
 X = np.array([[3.0, 1.0, -2.0], [1.0, 2.0, 4.0], [-1.0, 5.0, 2.0], [2.0, 2.0, 1.0], [4.0, -3.0, 1.0]])
 W = np.array([[1.0, 2.0, 2.0], [-2.0, 1.0, 3.0], [3.0, -1.0, 1.0], [1.0, -4.0, 2.0]])
+CENTERS = np.stack([W, np.roll(W, 1, axis=1), -W], axis=1)
 Y = np.array([0, 1, 2, 3, 0])
 B = np.array([1.0, 0.0, -1.0, 2.0])
 Z = X @ W.T
@@ -48,11 +50,12 @@ P = np.abs(Z)  # "probabilities": they need not sum to 1
 HEADS = [SoftmaxLoss, ModifiedSoftmax, NormFace, ASoftmax, CosFace, ArcFace, CombinedMargin]
 HEADS += [AdaFace, MagFace, CurricularFace, MVSoftmax]
 PER_SAMPLE = [CosFace, ArcFace, CombinedMargin]
-LOSSES = [CrossEntropy, *HEADS, Triplet, KLDivergence]
+LOSSES = [CrossEntropy, *HEADS, SubCenterArcFace, Triplet, KLDivergence]
 FLOATS: dict[type, dict[str, Any]] = {  # what each loss is called with, less its labels
     CrossEntropy: {"z": Z},
     **{head: {"x": X, "w": W} for head in HEADS},
     SoftmaxLoss: {"x": X, "w": W, "b": B},
+    SubCenterArcFace: {"x": X, "w": CENTERS},
     Triplet: {"anchor": X, "positive": X[::-1].copy(), "negative": X + 1.0},
     KLDivergence: {"z": Z, "target": Z[::-1].copy()},
 }
@@ -192,6 +195,19 @@ MVSoftmax(t=-0.1)
     ValueError: t must be a finite number >= 0 and <= 1000000; got -0.1
 MVSoftmax(boundary="hard")
     ValueError: boundary must be one of 'easy', 'none'; got 'hard'
+SubCenterArcFace(centers=0)
+    ValueError: centers must be 1 or more; got 0
+SubCenterArcFace(centers=2.0)
+    TypeError: centers must be an integer; got 2.0
+SubCenterArcFace(centers=True)
+    TypeError: centers must be an integer; got True
+SubCenterArcFace(m=-0.5)
+    ValueError: m must be a finite number >= 0 and <= 3.141592653589793; got -0.5
+SubCenterArcFace(m=0, boundary="hard")
+    ValueError: boundary='hard' acts past m1 theta + m2 = pi, which m1=1, m2=0, m3=0 never reach
+SubCenterArcFace(boundary="conditional")
+    ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
+    got 'conditional'
 MVSoftmax(s=0)
     ValueError: s must be a finite number > 0; got 0.0
 Triplet(m=-0.2)
@@ -325,6 +341,29 @@ ArcFace(class_weight=[1, 1, 1])(X, W, Y)
     ValueError: class_weight must have one number for each of 4 classes; got 3
 CrossEntropy(class_weight=[1, 1, 1])(Z, Y)
     ValueError: class_weight must have one number for each of 4 classes; got 3
+
+SubCenterArcFace()(X, W, Y)
+    ValueError: w must have shape (C, 3, D), 3 centers a class; got shape (4, 3)
+SubCenterArcFace(centers=2)(X, CENTERS, Y)
+    ValueError: w must have shape (C, 2, D), 2 centers a class; got shape (4, 3, 3)
+SubCenterArcFace()(X, CENTERS[..., :2], Y)
+    ValueError: w must have shape (C, 3, 3), to go with x of shape (5, 3); got shape (4, 3, 2)
+SubCenterArcFace()(X[:, :2], CENTERS[:2], Y)
+    ValueError: w must have shape (C, 3, 2), to go with x of shape (5, 2); got shape (2, 3, 3)
+SubCenterArcFace()(X, CENTERS[:0], Y)
+    ValueError: x and w need at least one dimension and one class; got shapes (5, 3) and (0, 3, 3)
+SubCenterArcFace()(X[:0], CENTERS, Y[:0])
+    ValueError: x holds no sample: an empty batch has no loss; got shape (0, 3)
+SubCenterArcFace(class_weight=[1] * 12)(X, CENTERS, Y)
+    ValueError: class_weight must have one number for each of 4 classes; got 12
+SubCenterArcFace()(X, CENTERS, at(Y, 1, 4))
+    ValueError: y must be labels from 0 to 3, or ignore_index=-100; got 4 at y[1]
+ArcFace()(X, CENTERS, Y)
+    ValueError: w must have shape (C, D); got shape (4, 3, 3)
+SubCenterArcFace()(X, at(CENTERS, (2, 1), 0.0), Y)
+    ValueError: w must have no zero vector, whose direction is undefined; got zeros in w[2, 1]
+SubCenterArcFace()(X, at(CENTERS, ([2, 3], 1, 2), NAN), Y)
+    ValueError: w must be finite; got nan at w[2, 1, 2]
 
 ArcFace()(X, W, Y[:4])
     ValueError: y must be integer labels of shape (5,); got dtype int64 and shape (4,)
@@ -906,6 +945,8 @@ def test_gradients_are_not_written_over_inputs(loss: type, shared: Callable[[np.
     for name, array in FLOATS[loss].items():
         if array.ndim == 1 and shared in map(SHARED.get, OF_ROWS):
             continue
+        if array.ndim == 3 and shared is SHARED["a matrix"]:
+            continue
         room = memory(array)
         arguments = of(loss, **{name: shared(room)})
         before = room.tobytes()
@@ -1056,6 +1097,17 @@ def test_vectors_of_any_length_have_a_direction(loss: type) -> None:
     answers(loss(), {"x": x, "w": w, "y": Y})
 
 
+@pytest.mark.parametrize("engine", ["chain", "dd", "fused"])
+def test_centers_may_be_one_or_many_and_of_any_length(engine: str) -> None:
+    for count in (1, 2, 40):
+        w = np.random.default_rng(count).standard_normal((4, count, 3)) * np.ldexp(1.0, np.arange(count))[:, None]
+        w[0] *= 1e-200
+        value, gradient = SubCenterArcFace(centers=count).value_and_grad(X, w, Y, engine=engine)
+        assert np.isfinite(value)
+        assert gradient.w.shape == w.shape
+        assert repr(SubCenterArcFace(centers=np.int64(count))) == repr(SubCenterArcFace(centers=count))
+
+
 def test_zero_vectors_are_vectors_where_no_direction_is_asked_for() -> None:
     assert SoftmaxLoss()(0 * X, 0 * W, Y) == pytest.approx(math.log(4), rel=1e-15)
     assert Triplet()(0 * X, 0 * X, 0 * X) == 0.2
@@ -1068,7 +1120,7 @@ IGNORING = [{}, {"label_smoothing": 0.25, "class_weight": (1.0, 0.5, 2.0, 3.0)},
 
 @pytest.mark.parametrize("settings", IGNORING)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
+@pytest.mark.parametrize("loss", [CrossEntropy, *HEADS, SubCenterArcFace])
 def test_ignored_rows_are_not_looked_at(loss: type, reduction: str, settings: dict[str, Any]) -> None:
     instance = loss(reduction=reduction, **settings)
     kept, rows = [1, 4], FLOATS[loss].keys() & {"x", "z"}
@@ -1084,7 +1136,7 @@ def test_ignored_rows_are_not_looked_at(loss: type, reduction: str, settings: di
 
 
 @pytest.mark.parametrize(("reduction", "expected"), [("mean", NAN), ("sum", 0.0), ("none", np.zeros(5))])
-@pytest.mark.parametrize("loss", [CrossEntropy, *HEADS])
+@pytest.mark.parametrize("loss", [CrossEntropy, *HEADS, SubCenterArcFace])
 def test_all_rows_may_be_ignored(loss: type, reduction: str, expected: Any) -> None:
     instance, nothing = loss(reduction=reduction), {name: np.full((5, n), NAN) for name, n in (("x", 3), ("z", 4))}
     arguments = of(loss, y=np.full(5, -100)) | {name: nothing[name] for name in FLOATS[loss].keys() & nothing.keys()}

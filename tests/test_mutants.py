@@ -28,11 +28,17 @@ class Case(NamedTuple):
         return checks.value_and_gradients(self.loss, *self.inputs)
 
 
-def head(loss: Any) -> Case:
+def head(loss: Any, *, differences: bool = True) -> Case:
     """A margin loss, or the softmax loss with a bias, at ordinary inputs."""
     x, w, y = textbook.inputs(loss, seed=5, samples=3, classes=3, dims=2)
     bias = (np.array([0.5, -1.0, 0.25]),) if isinstance(loss, refloss.SoftmaxLoss) else ()
-    return Case(loss, (x, w, y, *bias), lambda x, w, *b: textbook.head(loss, x, w, y, *b))
+    return Case(loss, (x, w, y, *bias), lambda x, w, *b: textbook.head(loss, x, w, y, *b), differences)
+
+
+def given(loss: Any) -> Case:
+    """A margin loss with margins given, of both signs and away from the edges of its rule."""
+    x, w, y = textbook.inputs(loss, seed=5, samples=3, classes=3, dims=2)
+    return Case(loss, (x, w, y, np.array([0.3, -0.2, 0.6])), lambda x, w, m: textbook.head(loss, x, w, y, m))
 
 
 def near(loss: Any, theta: float, *, differences: bool = False) -> Case:
@@ -84,6 +90,19 @@ CASES = {
     "A-Softmax, theta near 1e-3": near(refloss.ASoftmax(m=2.0), 1e-3, differences=True),
     "CombinedMargin": head(refloss.CombinedMargin(s=8.0, m1=1.35, m2=0.5, m3=0.25, boundary="monotone")),
     "CombinedMargin, theta near 1e-8": near(refloss.CombinedMargin(s=4.0), 1e-8),
+    "SubCenterArcFace": head(refloss.SubCenterArcFace(s=8.0, centers=2)),
+    "SubCenterArcFace, smoothed and weighted": head(refloss.SubCenterArcFace(s=8.0, **textbook.SETTINGS)),
+    "ArcFace, margins given": given(refloss.ArcFace(s=8.0)),
+    "CosFace, margins given": given(refloss.CosFace(s=8.0)),
+    "CombinedMargin, margins given": given(refloss.CombinedMargin(s=8.0, m1=1.35, m3=0.25, reduction="sum")),
+    "AdaFace": head(refloss.AdaFace(s=8.0), differences=False),  # its gradient leaves out what a length does to v
+    "AdaFace, v between its bounds": head(refloss.AdaFace(s=8.0, h=0.5, mean=2.0, std=1.0), differences=False),
+    "MagFace": head(refloss.MagFace(s=8.0, l_a=0.5, u_a=7.0, l_m=0.25)),
+    "MagFace, another rule": head(refloss.MagFace(s=8.0, l_a=0.5, u_a=7.0, boundary="hard", regularizer=1.0)),
+    "MagFace, smoothed and weighted": head(refloss.MagFace(s=8.0, l_a=0.5, u_a=7.0, **textbook.SETTINGS)),
+    "CurricularFace": head(refloss.CurricularFace(s=8.0, t=0.3)),
+    "MV-Softmax": head(refloss.MVSoftmax(s=8.0)),
+    "MV-Softmax, smoothed and weighted": head(refloss.MVSoftmax(s=8.0, margin="arc", m=0.5, **textbook.SETTINGS)),
     "SoftmaxLoss": head(refloss.SoftmaxLoss()),
     "CrossEntropy": on_logits(refloss.CrossEntropy()),
     "CrossEntropy, smoothed and weighted": on_logits(refloss.CrossEntropy(**textbook.SETTINGS)),
@@ -110,11 +129,15 @@ def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, d
     """Every mutant of the gradients of a case, on every input; none of them may be what it came from."""
     _, gradients = case.result
     names = dict(zip(("x", "w"), case.inputs[:2], strict=True))
-    if "x" in gradients and not isinstance(case.loss, refloss.SoftmaxLoss):
-        kinds = kinds | mutants.input_mutants(names)
+    if isinstance(case.loss, refloss.SubCenterArcFace):
+        kinds = kinds | mutants.CENTERS
     wrong = mutants.everywhere(kinds, gradients)
+    if "x" in gradients and not isinstance(case.loss, refloss.SoftmaxLoss):
+        directions = {name: gradients[name] for name in names}
+        for title, changed in mutants.everywhere(mutants.input_mutants(names), directions).items():
+            wrong[title] = gradients | changed
     for title, other in (
-        mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss)
+        mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss, "m" in gradients)
     ).items():
         wrong[title] = checks.value_and_gradients(other, *case.inputs)[1]
     for title, changed in wrong.items():
@@ -137,6 +160,24 @@ def named(condition: Callable[[Case], bool]) -> Any:
     return pytest.mark.parametrize(
         "case", [pytest.param(case, id=name) for name, case in CASES.items() if condition(case)]
     )
+
+
+def test_the_cases_have_hard_classes_and_lengths_that_count():
+    for name, case in CASES.items():
+        if "MagFace" in name:
+            lengths = np.linalg.norm(case.inputs[0], axis=1)
+            assert ((lengths > case.loss.l_a) & (lengths < case.loss.u_a)).all(), name
+        if isinstance(case.loss, refloss.CurricularFace | refloss.MVSoftmax):
+            trace = case.loss.trace(*case.inputs)
+            assert (trace["negatives"].output != trace["cosine"].output).any(), name
+            assert (trace["negatives"].output == trace["cosine"].output).any(), name
+
+
+def test_every_mutant_of_a_loss_is_tried():
+    tried = {title for case in CASES.values() for title in mutants.loss_mutants(case.loss, len(case.inputs) == 4)}
+    assert tried == {
+        "detached margin", "half detached", "regularizer without its gradient", "quality attached", "sign of v", "2t",
+    }  # fmt: skip
 
 
 def test_the_confident_cases_are():

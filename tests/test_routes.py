@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import refloss
-from support import cases, checks, exact
+from refloss import ArcFace, CombinedMargin, CosFace, CurricularFace, MagFace, MVSoftmax, SubCenterArcFace
+from support import cases, centers, checks, exact, mutants, published
 from support.frameworks import (
     Comparison,
     agree,
@@ -32,11 +33,15 @@ from support.frameworks import (
     torch_options,
     triplet_bound,
 )
-from support.textbook import torch_psi
+from support.textbook import by_length, torch_head
 
 pytest.importorskip("flint")
 
-HEADS = {repr(loss): replace(loss, label_smoothing=0.0, class_weight=None) for loss in cases.HEADS}
+HEADS = {
+    repr(loss): replace(loss, label_smoothing=0.0, class_weight=None)
+    for loss in cases.HEADS
+    if getattr(loss, "softcap", None) is None  # options of logits have a section of their own
+}
 UPSTREAM = -1.7
 
 
@@ -68,20 +73,18 @@ def hold_engines(loss: Any, *inputs: Any) -> None:
 # --------------------------------------------------------------------------------------------------------------- heads
 
 
-def textbook_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
-    """Cross entropy of scaled cosines, psi in the target's place."""
-    length = x.norm(dim=1, keepdim=True)
-    cos = (x / length) @ (w / w.norm(dim=1, keepdim=True)).T
-    target = torch.nn.functional.one_hot(y, len(w)).bool()
-    psi = torch_psi(torch, torch.acos(cos[target]), loss)
-    f = torch.where(target, psi[:, None], cos)
-    s = exact.curve(loss)["scale"]
-    return torch.nn.functional.cross_entropy((length if s is None else s) * f, y)
-
-
 def inputs_for(loss: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Targets near their class, far from it and nearly opposite to it: on both sides of every boundary."""
-    return head_inputs(31, classes=5, d=4)
+    x, w, y = head_inputs(31, classes=5, d=4)
+    if isinstance(loss, SubCenterArcFace):
+        w = with_centers(w, loss.centers)
+    return x, w, y
+
+
+def with_centers(w: np.ndarray, count: int) -> np.ndarray:
+    """Classes with their centers next to each other, so that what is opposite to one is so to all."""
+    apart = 0.1 * np.random.default_rng(32).standard_normal((len(w), count, w.shape[1]))
+    return w[:, None] + apart * np.linalg.norm(w, axis=1)[:, None, None]
 
 
 @pytest.mark.parametrize("loss", HEADS.values(), ids=HEADS)
@@ -103,9 +106,78 @@ def test_heads_by_autograd_and_certified(torch, loss):
         bounds = head_bound(loss, x, w, y, UPSTREAM, max(1.0, exact.curve(loss)["m1"]))
 
         def textbook(x, w):
-            return textbook_head(torch, loss, x, w, labels)
+            return torch_head(torch, loss, x, w, labels)
 
     hold(torch_gradients(torch, textbook, UPSTREAM, x=x, w=w), truth, bounds)
+
+
+PER_SAMPLE = {name: loss for name, loss in HEADS.items() if isinstance(loss, ArcFace | CosFace | CombinedMargin)}
+
+
+@pytest.mark.parametrize("loss", PER_SAMPLE.values(), ids=PER_SAMPLE)
+def test_given_margins_by_all_routes(torch, loss):
+    """Margins of both signs, away from the edges of every rule; some targets at a right angle are not sure."""
+    x, w, y = head_inputs(33, classes=5, d=4)
+    m = np.array([0.5, -0.25, 0.75, 0.1, 0.6, -0.4, 0.3, 0.9, -0.7])
+    hold_engines(loss, x, w, y, m)
+    bounds = head_bound(loss, x, w, y, UPSTREAM, max(1.0, exact.curve(loss)["m1"]), m)
+
+    def textbook(x, w, m):
+        return torch_head(torch, loss, x, w, torch.from_numpy(y), m) + 0.0 * m.sum()  # detached, m has no gradient
+
+    result = torch_gradients(torch, textbook, UPSTREAM, x=x, w=w, m=m)
+    hold(result, certified(loss, x, w, y, m), bounds)
+
+
+PUBLISHED = [
+    (published.adaface, refloss.AdaFace()),
+    (published.adaface, refloss.AdaFace(h=1.0, mean=2.0, std=0.5)),
+    (published.magface, MagFace(l_a=1.0, u_a=3.0)),
+    (published.magface, MagFace(l_a=1.0, u_a=3.0, boundary="hard")),
+    (published.magface, MagFace()),
+    (published.curricularface, CurricularFace()),
+    (published.curricularface, CurricularFace(t=0.3)),
+    (published.mv_softmax, MVSoftmax()),
+    (published.mv_softmax, MVSoftmax(margin="arc", m=0.5, boundary="none")),
+    (published.sub_center_arcface, SubCenterArcFace()),
+    (published.sub_center_arcface, SubCenterArcFace(m=0.3, centers=2)),
+    (published.elastic, ArcFace()),
+    (published.elastic, CosFace()),
+]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "loss"), PUBLISHED, ids=[f"{theirs.__name__}, {loss}" for theirs, loss in PUBLISHED]
+)
+def test_the_ways_of_the_papers_code(torch, theirs, loss):
+    """1e-13, 900u, of the largest entry, at angles 0.2 and more from 0 and pi.
+
+    A cosine is wrong by a few u, psi by 5 times that, and a logit by s = 64 times. `head_bound` has the worst case,
+    which roundings of one sign would be.
+    """
+    random = np.random.default_rng(71)
+    x, w, y = random.standard_normal((12, 5)), random.standard_normal((7, 5)), random.integers(0, 7, 12)
+    x += np.linspace(-1.0, 2.0, 12)[:, None] * w[y]
+    x *= 20.0 if getattr(loss, "u_a", 0.0) > 100.0 else 1.0  # so that lengths are between their bounds
+    own = w[y]
+    if isinstance(loss, SubCenterArcFace):
+        w = with_centers(w, loss.centers)
+        own = w[y, centers.truth(x, w)[np.arange(12), y]]
+    theta = exact.angle(x, own).astype(float)
+    assert theta.min() > 0.2
+    assert theta.max() < math.pi - 0.2
+    given = {"m": random.normal(0.4, 0.1, 12)} if theirs is published.elastic else {}
+    labels = torch.from_numpy(y)
+    value, gradients = torch_gradients(
+        torch, lambda x, w, **m: theirs(torch, loss, x, w, labels, *m.values()), UPSTREAM, x=x, w=w, **given
+    )
+    expected, truth = checks.value_and_gradients(loss, x, w, y, *given.values(), upstream=UPSTREAM)
+    assert abs(value - expected) <= 1e-13 * expected
+    for name, gradient in truth.items():
+        assert np.abs(gradients[name] - gradient).max() <= 1e-13 * np.abs(gradient).max(), name
+    for title, other in mutants.loss_mutants(loss).items():
+        _, wrong = checks.value_and_gradients(other, x, w, y, *given.values(), upstream=UPSTREAM)
+        assert any(np.abs(wrong[name] - truth[name]).max() > 1e-9 * np.abs(truth[name]).max() for name in truth), title
 
 
 def test_the_inputs_reach_both_sides_of_every_boundary():
@@ -113,12 +185,28 @@ def test_the_inputs_reach_both_sides_of_every_boundary():
         if getattr(loss, "boundary", "none") == "none":
             continue
         x, w, y = inputs_for(loss)
-        theta = loss.trace(x, w, y)["angle"].output
-        margins = exact.curve(loss) | {"boundary": "none"}
-        plain = refloss.CombinedMargin(m1=margins["m1"], m2=margins["m2"], m3=margins["m3"], s=1.0)
+        theta, length = loss.trace(x, w, y)["angle"].output, np.linalg.norm(x, axis=1)
+        margins = exact.curve(loss)
+        m2, m3 = margins["m2"], margins["m3"]
+        if isinstance(loss, MagFace):
+            _, m2, m3 = by_length(loss, length)
+        plain = np.cos(margins["m1"] * theta + m2) - m3
         changed = replace(loss, annealing=0.0) if isinstance(loss, refloss.ASoftmax) else loss
-        apart = np.abs(changed.target_logit(theta) - plain.target_logit(theta)) > 1e-6
+        psi = changed.target_logit(theta, *((length,) if isinstance(loss, MagFace) else ()))
+        apart = np.abs(psi - plain) > 1e-6
         assert 0 < apart.sum() < len(y), loss
+
+
+def test_the_inputs_reach_lengths_between_their_bounds_and_beyond_and_hard_classes():
+    for loss in HEADS.values():
+        x, w, y = inputs_for(loss)
+        lengths = np.linalg.norm(x, axis=1)
+        if isinstance(loss, MagFace) and loss.l_a == 1.0:
+            assert 0 < ((lengths > loss.l_a) & (lengths < loss.u_a)).sum() < len(y), loss
+        if isinstance(loss, CurricularFace | MVSoftmax):
+            trace = loss.trace(x, w, y)
+            hard = trace["negatives"].output != trace["cosine"].output
+            assert 0.1 * hard.size < hard.sum() < 0.9 * hard.size, loss
 
 
 # ------------------------------------------------------------------------------------------- cross entropy, triplet

@@ -67,7 +67,7 @@ class Saved(NamedTuple):
 NEAR = 2.0**-90
 """Lengths as near to a bound, relative to it, are compared with it in rational numbers."""
 STEEP = 2.0**6
-"""Where q a is larger, what cancels in p + q a may be more than a pair has to spare, and v is found in fixed point."""
+"""Where q u or q is larger, p + q a may cancel more than a pair has to spare: v is found in fixed point."""
 
 
 def given(m: Numbers) -> Quality:
@@ -111,23 +111,25 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
     kind = type(directions.length)
     norm, low, high = _norm(x, directions), pair_of(settings.low, kind), pair_of(settings.high, kind)
     below, above = _beyond(x, norm, settings.low, -1.0), _beyond(x, norm, settings.high, 1.0)
-    a = where(below, low, where(above, high, norm))
-    inside, q = ~(below | above), pair_of(settings.factor, kind)
-    v = a * q + pair_of(settings.offset, kind)
-    square = pair_of(settings.high**2, kind)
-    terms = (a / square + 1.0 / a) * settings.regularizer
-    # 1/u² - 1/a² = (a - u)(a + u) / (a u)²: next to u nothing cancels
-    acts = inside & (settings.regularizer > 0.0)
-    pull = where(acts, (a - high) * (a + high) / (a * a * square), 0.0) * settings.regularizer
-    slope = where(inside & (not settings.detached), q + np.zeros(a.shape), 0.0)
+    a, inside = where(below, low, where(above, high, norm)), ~(below | above)
 
     def exactly(n: int) -> Surd:
         if inside[n]:
             return Surd(settings.offset, settings.factor, square_of(x[n]))
         return Surd(settings.offset + settings.factor * (settings.low if below[n] else settings.high))
 
-    for n in np.flatnonzero((a * q).hi > STEEP).tolist():
-        v.hi[n], v.lo[n] = expansion(settled(exactly(n).units), 2)
+    terms = pull = slope = kind.of(np.zeros(a.shape))
+    if settings.factor * max(settings.high, Fraction(1)) > STEEP:
+        v = kind(*np.array([expansion(settled(exactly(n).units), 2) for n in range(len(x))]).reshape(-1, 2).T)
+    else:
+        v = a * pair_of(settings.factor, kind) + pair_of(settings.offset, kind)
+    if settings.regularizer:
+        square = pair_of(settings.high**2, kind)
+        terms = (a / square + 1.0 / a) * settings.regularizer
+        # 1/u² - 1/a² = (a - u)(a + u) / (a u)²: next to u nothing cancels
+        pull = where(inside, (a - high) * (a + high) / (a * a * square), 0.0) * settings.regularizer
+    if not settings.detached:
+        slope = where(inside, pair_of(settings.factor, kind), 0.0)
     return Quality(v, exactly), terms, Saved(slope.rounded(), pull.rounded())
 
 

@@ -189,7 +189,7 @@ def differences(loss: Any, *inputs: Any) -> dict[str, tuple[np.ndarray, np.ndarr
     stiffness = max(1.0, scale_of(loss, *inputs)) if type(loss).__name__ not in ("CrossEntropy", "Triplet") else 1.0
     out = {}
     for place, (name, gradient) in enumerate(as_dict(gradients).items()):
-        place = {"b": 3}.get(name, place)  # noqa: PLW2901 (y stands before b)
+        place = {"b": 3, "m": 3}.get(name, place)  # noqa: PLW2901 (y stands before them)
         out[name] = slopes, tolerances = np.empty(gradient.shape), np.empty(gradient.shape)
         for index in np.ndindex(gradient.shape):
             row = np.asarray(inputs[place])[index[0]]

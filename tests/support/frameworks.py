@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from support import textbook
 from support.checks import U
 from support.mutants import GROSS, Gradients
 
@@ -223,8 +224,41 @@ def linear_bound(
     return {"value": value, "x": lost @ length_w[:, None], "w": lost.T @ length_x, "b": lost.sum(axis=0)}
 
 
+class Lengths(NamedTuple):
+    """How far off a margin by length may be (N,), its slope in the length (N,), and the same of a regularizer."""
+
+    margin: Any = 0.0
+    slope: Any = 0.0
+    term: Any = 0.0
+    term_slope: Any = 0.0
+
+
+def lengths_bound(loss: Any, length: np.ndarray, d: int) -> Lengths:
+    """The error of margins that depend on lengths, of D squares each wrong by (D/2 + 2) u.
+
+    v = q (a - p) is wrong by q times that of a, and by 6u q (a + p): a difference, a product, a quotient, rounded
+    constants. A margin b v + m by b times as much and by 4u (b |v| + m). The regularizer has two positive terms of a,
+    of which each, and its slope, is wrong by twice what a is relatively, and by 8u.
+    """
+    kind = type(loss).__name__
+    if kind not in ("AdaFace", "MagFace"):
+        return Lengths()
+    if kind == "AdaFace":
+        low, most, p, q, b, m = 1e-3, 100.0, loss.mean, loss.h / (loss.std + loss.eps), loss.m, loss.m
+    else:
+        low, most, p, q = loss.l_a, loss.u_a, loss.l_a, 1.0 / (loss.u_a - loss.l_a)
+        b, m = loss.u_m - loss.l_m, loss.l_m
+    a, of_a = np.clip(length, low, most), (0.5 * d + 2.0) * U * length
+    of_margin = b * q * (of_a + 6.0 * U * (a + p)) + 4.0 * U * (b * q * (a + p) + m)
+    if kind == "AdaFace":  # on the cosine as well, and no slope: v is a constant
+        return Lengths(2.0 * of_margin)
+    sizes, slopes = loss.regularizer * (a / most**2 + 1.0 / a), loss.regularizer * (1.0 / most**2 + 1.0 / a**2)
+    off = 2.0 * of_a / length + 8.0 * U
+    return Lengths(of_margin, b * q * np.ones(len(a)), off * sizes, off * slopes)
+
+
 def head_bound(
-    loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float, m1: float
+    loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, upstream: float, m1: float, m: Any = None
 ) -> dict[str, np.ndarray]:
     """The error of a head that goes through the target's cosine, by acos or polynomial and autograd; "mean" only.
 
@@ -238,25 +272,43 @@ def head_bound(
         in cross entropy) and of k_k, and (C + 3D + 16) u of its absolute terms. A norm as scale adds the sum of
         G_k f_k, f = psi or c. dL/dw_k is the same over rows.
     (f) refloss may be wrong by max(32, 8S) u of the absolute terms, and max(16, 4S) u of the value.
+    (g) A margin by length is wrong by dm, see `lengths_bound`: psi by dm more, and k by m1 dm / sin theta. dL/dm is
+        S G_y times a number up to B = 1 + m, which is wrong by dm, by the angle's m1 dc / sin theta, and by 32u.
+    (h) What replaces a hard class's cosine has slope eta', 2 + |t| at most, which is wrong by 2 dc and 4u of that, and
+        is itself wrong by 4u more.
+    (i) Which center of a class is nearest no rounding decides, so that one is all there is of the class.
     """
     (n, d), classes, at, by_norm = x.shape, len(w), (np.arange(len(x)), y), getattr(loss, "s", None) is None
-    length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=1)[:, None]
+    length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=-1)
     s = length_x if by_norm else np.full((n, 1), loss.s)
     dc, contract = (2.0 * d + 8.0) * U, max(32.0, 8.0 * s.max())
-    f, slope, slope_off = x @ w.T / length_x / length_w.T, np.ones((n, classes)), np.zeros((n, classes))
-    theta = np.arccos(f[at])
-    f[at], slope[at] = loss.target_logit(theta), m1 / np.sin(theta)
-    slope_off[at] = 2.0 * m1**2 / np.sin(theta) ** 3 * dc + 32.0 * U * slope[at]
-    f_off = slope * dc + 32.0 * U + by_norm * (0.5 * d + 4.0) * U * np.abs(f)
+    c = (x @ w.reshape(-1, d).T / length_x / length_w.reshape(-1)).reshape(n, classes, -1)
+    nearest = c == c.max(axis=2, keepdims=True)
+    assert (np.sort(c, axis=2)[..., 1:] - np.sort(c, axis=2)[..., :-1] > 2.0 * dc)[..., -1:].all()
+    f, slope, slope_off = c.max(axis=2), np.ones((n, classes)), np.zeros((n, classes))
+    theta, of_length = np.arccos(f[at]), lengths_bound(loss, length_x[:, 0], d)
+    f = textbook.eta(loss, f, theta)
+    if hasattr(loss, "t"):
+        slope[:], slope_off[:] = 2.0 + abs(loss.t), 2.0 * dc + 4.0 * U * (2.0 + abs(loss.t))
+        contract *= 2.0 + abs(loss.t)
+    f[at], slope[at] = textbook.psi(loss, theta, length_x[:, 0], m), m1 / np.sin(theta)
+    slope_off[at] = 2.0 * m1**2 / np.sin(theta) ** 3 * dc + 32.0 * U * slope[at] + slope[at] * of_length.margin
+    f_off = slope * dc + 36.0 * U + by_norm * (0.5 * d + 4.0) * U * np.abs(f)
+    f_off[at] += of_length.margin
     rows = cross_entropy_bound(s * f, np.eye(classes)[y], (s * f_off).max(axis=1, keepdims=True))
     sums = (classes + n + 3.0 * d + 16.0 + contract) * U
     lost = s * (rows.gradient * slope + rows.terms * (slope_off + sums * slope)) * abs(upstream) / n
     radial = by_norm * (rows.gradient * np.abs(f) + rows.terms * (f_off + sums * np.abs(f))) * abs(upstream) / n
-    return {
-        "value": (rows.loss - 0.5 * contract * U * log_softmax(s * f)[at]).mean(),
-        "x": (lost / length_x + radial).sum(axis=1, keepdims=True),
-        "w": lost.sum(axis=0)[:, None] / length_w,
+    most = 1.0 + (math.pi if m is None else np.abs(m))
+    of_slope = of_length.margin + m1 * dc / np.sin(theta) + 32.0 * U + sums * most
+    of_m = s[:, 0] * (rows.gradient[at] * most + rows.terms[at] * of_slope) * abs(upstream) / n
+    along = of_m * of_length.slope + (1.0 + sums) * of_length.term_slope * abs(upstream) / n
+    bounds = {
+        "value": (rows.loss - 0.5 * contract * U * log_softmax(s * f)[at] + of_length.term).mean(),
+        "x": (lost / length_x + radial).sum(axis=1, keepdims=True) + np.reshape(along, (-1, 1)),
+        "w": (lost[..., None] * nearest).sum(axis=0).reshape(*length_w.shape, 1) / length_w[..., None],
     }
+    return bounds if m is None else bounds | {"m": of_m}
 
 
 def triplet_bound(

@@ -9,10 +9,15 @@ turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from types import ModuleType
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+
+import refloss
+from refloss.stages import margin, negatives
 
 Gradients = dict[str, np.ndarray]
 Mutant = Callable[[Gradients], Gradients]
@@ -68,14 +73,89 @@ FINE: dict[str, Mutant] = {
 }
 
 
-def loss_mutants(loss: Any) -> dict[str, Any]:
-    """Losses with the value of `loss` and another gradient: the margin detached, where that matters."""
-    if getattr(loss, "gradient", None) != "exact":
-        return {}
-    detached = replace(loss, gradient="detached")
-    if abs(detached.target_slope(1.0) - loss.target_slope(1.0)) < 1e-3:
-        return {}
-    return {"detached margin": detached}
+def _of_centers(change: Callable[[np.ndarray], np.ndarray]) -> Mutant:
+    """Change the gradients of centers (C, K, D), where such are first; others are doubled."""
+    return lambda g: _changed(g, lambda array: change(array) if array.ndim == 3 else 2.0 * array)
+
+
+CENTERS: dict[str, Mutant] = {
+    "to another center": _of_centers(lambda array: np.roll(array, 1, axis=1)),
+    "to all centers alike": _of_centers(lambda array: 0.0 * array + array.mean(axis=1, keepdims=True)),
+    "a little to all centers": _of_centers(lambda array: array + 1e-3 * array.sum(axis=1, keepdims=True)),
+}
+"""What a gradient of centers may be wrong by."""
+
+
+class Altered(NamedTuple):
+    """A loss whose gradients come of a stage that has a function replaced."""
+
+    loss: Any
+    stage: ModuleType
+    name: str
+    function: Callable[..., Any]
+
+    def value_and_grad(self, *inputs: Any, **options: Any) -> Any:
+        with mock.patch.object(self.stage, self.name, self.function):
+            return self.loss.value_and_grad(*inputs, **options | {"engine": "chain"})
+
+
+class _AttachedQuality(refloss.AdaFace):
+    """AdaFace with a gradient through the length of x."""
+
+    @property
+    def _quality(self) -> Any:
+        return super()._quality._replace(detached=False)
+
+
+class _WrongSign(refloss.AdaFace):
+    """AdaFace with -v."""
+
+    @property
+    def _quality(self) -> Any:
+        of_v = super()._quality
+        return of_v._replace(offset=-of_v.offset, factor=-of_v.factor)
+
+
+def _settings(loss: Any) -> dict[str, Any]:
+    return {field.name: getattr(loss, field.name) for field in fields(loss)}
+
+
+def _half_detached(loss: Any) -> Altered:
+    """The target's slope as if its margin were a constant, the margin's own gradient as it is."""
+    curve_of = margin.curve_of
+    return Altered(loss, margin, "curve_of", lambda own: curve_of(own)._replace(slope=lambda target: -target.theta.sin))
+
+
+def _twice_t(loss: Any) -> Altered:
+    """2t in the slope of hard classes, where t belongs."""
+
+    def backward(upstream: Any, saved: Any) -> Any:
+        return upstream * (saved.slope + loss.t * saved.hard)
+
+    return Altered(loss, negatives, "backward", backward)
+
+
+def loss_mutants(loss: Any, given: bool = False) -> dict[str, Any]:
+    """Losses with another gradient than `loss`: a margin detached, or half, and others of single losses.
+
+    With margins `given`, they have a gradient.
+    """
+    by_title: dict[str, Any] = {}
+    by_length = isinstance(loss, refloss.AdaFace | refloss.MagFace)
+    if getattr(loss, "gradient", None) == "exact":
+        detached, length = replace(loss, gradient="detached"), (2.0,) if by_length else ()
+        if abs(detached.target_slope(1.0, *length) - loss.target_slope(1.0, *length)) >= 1e-3:
+            by_title["detached margin"] = detached
+            if given or isinstance(loss, refloss.MagFace):
+                by_title["half detached"] = _half_detached(loss)
+    if isinstance(loss, refloss.MagFace) and loss.regularizer:
+        by_title["regularizer without its gradient"] = replace(loss, regularizer=0.0)
+    if isinstance(loss, refloss.AdaFace):
+        by_title["quality attached"] = _AttachedQuality(**_settings(loss))
+        by_title["sign of v"] = _WrongSign(**_settings(loss))
+    if isinstance(loss, refloss.CurricularFace | refloss.MVSoftmax) and loss.t:
+        by_title["2t"] = _twice_t(loss)
+    return by_title
 
 
 def settings_mutants(loss: Any, rows: int) -> dict[str, Any]:
@@ -104,7 +184,7 @@ def input_mutants(inputs: Gradients) -> dict[str, Mutant]:
     def unprojected(gradients: Gradients) -> Gradients:
         name = next(iter(gradients))
         array, v = gradients[name], inputs[name]
-        lengths, sizes = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (v, array))
+        lengths, sizes = (np.linalg.norm(rows, axis=-1, keepdims=True) for rows in (v, array))
         return gradients | {name: array + 0.1 * sizes * v / lengths}
 
     return {"projection dropped": unprojected}

@@ -84,18 +84,20 @@ def threshold(loss, theta):
     return np.cos(theta.real + m2) - m3
 
 
-def psi(loss, theta, length=None):
+def psi(loss, theta, length=None, m=None):
     """psi as papers and public code write it, for complex angles at which nothing changes over."""
     m1, m2, m3 = strategies.margins_of(loss)
     if length is not None:
         _, m2, m3 = by_length(loss, length)
+    if m is not None:
+        m2, m3 = (m2, m) if isinstance(loss, refloss.CosFace) else (m, m3)
     phi, cos = m1 * theta + m2, np.cos(theta)
     margin = np.cos(phi) - m3
     exceeds_pi = phi.real > np.pi
-    k = np.floor(phi.real / np.pi)
+    k = np.maximum(np.floor(phi.real / np.pi), 0.0)
     rule = getattr(loss, "boundary", "none")
     if isinstance(loss, refloss.MVSoftmax) and rule == "easy":
-        rule = "off"
+        rule = "acute"
     if isinstance(loss, refloss.AdaFace):
         rule, eps = "clip", loss.eps
         phi = np.where(phi.real < eps, eps, np.where(phi.real > math.pi - eps, math.pi - eps, phi))
@@ -103,7 +105,7 @@ def psi(loss, theta, length=None):
         "none": margin,
         "hard": np.where(exceeds_pi, cos - m2 * np.sin(m2) - m3, margin),
         "easy": np.where(cos.real > 0, margin, cos - m3),
-        "off": np.where(cos.real > 0, margin, cos),
+        "acute": np.where(cos.real > 0, margin, cos),
         "clip": np.cos(phi) - m3,
         "keep": np.where(exceeds_pi, cos - m3, margin),
         "continuous": np.where(exceeds_pi, cos - np.cos((np.pi - m2) / m1) - 1 - m3, margin),
@@ -126,25 +128,71 @@ def eta(loss, cos, theta):
     return np.where(hard, raised, cos)
 
 
-def torch_psi(torch: ModuleType, theta: Any, loss: Any) -> Any:
+def torch_margins(torch: ModuleType, loss: Any, length: Any, m: Any = None) -> tuple[Any, Any]:
+    """m2 and m3 of every sample, as public code writes them."""
+    c = exact.curve(loss)
+    if m is not None:
+        return (c["m2"], m) if isinstance(loss, refloss.CosFace) else (m, c["m3"])
+    if isinstance(loss, refloss.AdaFace):
+        safe = torch.clip(length, 1e-3, 100.0).detach()
+        v = torch.clip((safe - loss.mean) / (loss.std + loss.eps) * loss.h, -1.0, 1.0)
+        return -loss.m * v, loss.m + loss.m * v
+    if isinstance(loss, refloss.MagFace):
+        a = torch.clamp(length, loss.l_a, loss.u_a)
+        return (loss.u_m - loss.l_m) / (loss.u_a - loss.l_a) * (a - loss.l_a) + loss.l_m, 0.0
+    return c["m2"], c["m3"]
+
+
+def torch_psi(torch: ModuleType, theta: Any, loss: Any, length: Any = None, m: Any = None) -> Any:
     """psi of the target's angle, as public code writes it."""
     c = exact.curve(loss)
-    m1, m2, m3, cos = c["m1"], c["m2"], c["m3"], torch.cos(theta)
+    m1, cos, (m2, m3) = c["m1"], torch.cos(theta), torch_margins(torch, loss, length, m)
     phi = m1 * theta + m2
-    margin, exceeds_pi, k = torch.cos(phi) - m3, phi > math.pi, torch.floor(phi.detach() / math.pi)
+    margin, exceeds_pi, k = torch.cos(phi) - m3, phi > math.pi, torch.floor(phi.detach() / math.pi).clamp(min=0.0)
+    on_angle = torch.as_tensor(m2, dtype=theta.dtype)
     by_rule = {
         "none": lambda: margin,
-        "hard": lambda: torch.where(exceeds_pi, cos - m2 * math.sin(m2) - m3, margin),
+        "hard": lambda: torch.where(exceeds_pi, cos - m2 * torch.sin(on_angle) - m3, margin),
         "easy": lambda: torch.where(cos > 0.0, margin, cos - m3),
+        "acute": lambda: torch.where(cos > 0.0, margin, cos),
         "keep": lambda: torch.where(exceeds_pi, cos - m3, margin),
-        "continuous": lambda: torch.where(exceeds_pi, cos - math.cos((math.pi - m2) / m1) - 1.0 - m3, margin),
+        "continuous": lambda: torch.where(exceeds_pi, cos - torch.cos((math.pi - on_angle) / m1) - 1.0 - m3, margin),
         "monotone": lambda: (-1.0) ** k * torch.cos(phi) - 2.0 * k - m3,
         "clamp": lambda: torch.where(exceeds_pi, -1.0 - m3, margin),
+        "clip": lambda: torch.cos(torch.clip(phi, c["eps"], math.pi - c["eps"])) - m3,
         "min": lambda: torch.minimum(margin, cos),
         "conditional": lambda: torch.where(cos > m3, margin, cos),
     }
     annealed = (c["annealing"] * cos + by_rule[c["boundary"]]()) / (1.0 + c["annealing"])
     return cos + (annealed - cos).detach() if loss.gradient == "detached" else annealed
+
+
+def torch_eta(torch: ModuleType, loss: Any, cos: Any, theta: Any) -> Any:
+    """What replaces the cosines of other classes; which are hard is a constant."""
+    if not isinstance(loss, (refloss.CurricularFace, refloss.MVSoftmax)):
+        return cos
+    _, m2, m3 = strategies.margins_of(loss)
+    hard = cos > (torch.cos(theta + m2) - m3)[:, None]
+    raised = cos * (loss.t + cos) if isinstance(loss, refloss.CurricularFace) else (1.0 + loss.t) * cos + loss.t
+    return torch.where(hard, raised, cos)
+
+
+def torch_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any = None) -> Any:
+    """Cross entropy of scaled cosines, psi in the target's place and eta in those of others; "mean" of all rows."""
+    length = x.norm(dim=1, keepdim=True)
+    unit = w / w.norm(dim=-1, keepdim=True)
+    cos = torch.einsum("nd,...d->n...", x / length, unit) if w.ndim == 3 else (x / length) @ unit.T
+    cos = cos.amax(dim=2) if w.ndim == 3 else cos
+    target = torch.nn.functional.one_hot(y, len(w)).bool()
+    theta = torch.acos(cos[target])
+    psi = torch_psi(torch, theta, loss, length[:, 0], m)
+    f = torch.where(target, psi[:, None], torch_eta(torch, loss, cos, theta))
+    s = exact.curve(loss)["scale"]
+    value = torch.nn.functional.cross_entropy((length if s is None else s) * f, y)
+    if isinstance(loss, refloss.MagFace):
+        a = torch.clamp(length, loss.l_a, loss.u_a)
+        return value + loss.regularizer * (a / loss.u_a**2 + 1.0 / a).mean()
+    return value
 
 
 def cross_entropy(loss, z, y):
@@ -160,9 +208,10 @@ def cross_entropy(loss, z, y):
     return total / v[y].sum() + squares / len(z) if loss.reduction == "mean" else total + squares
 
 
-def head(loss, x, w, y, b=0.0):
+def head(loss, x, w, y, more=None):
+    """The loss of a head; more is the bias of classes, or margins of samples."""
     if isinstance(loss, refloss.SoftmaxLoss):
-        return cross_entropy(loss, x @ w.T + b, y)
+        return cross_entropy(loss, x @ w.T + (0.0 if more is None else more), y)
     x_norm = np.sqrt((x * x).sum(axis=1, keepdims=True))
     if w.ndim == 3:
         cos = of_centers(x, w)
@@ -171,7 +220,7 @@ def head(loss, x, w, y, b=0.0):
         cos = of_centers(x, w[:, None])[..., 0]
     own = np.eye(len(w), dtype=bool)[y]
     theta = np.arccos(cos[own])
-    at_target = psi(loss, theta, x_norm[:, 0])
+    at_target = psi(loss, theta, x_norm[:, 0], more)
     s = getattr(loss, "s", None)
     f = np.where(own, at_target[:, None], eta(loss, cos, theta))
     value = cross_entropy(loss, (x_norm if s is None else s) * f, y)

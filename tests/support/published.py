@@ -1,0 +1,85 @@
+"""Losses of the papers as their code goes about them: all entries at once, margins by addition formulas, no pairs.
+
+Each takes a loss for its settings, torch tensors x, w and y, and returns the mean. They differ from `textbook` in the
+way, not in what comes out at ordinary inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+
+def cosines(torch: ModuleType, x: Any, w: Any) -> Any:
+    normalize = torch.nn.functional.normalize
+    return normalize(x) @ normalize(w).T
+
+
+def on_target(torch: ModuleType, y: Any, values: Any, classes: int) -> Any:
+    """A row of zeros per sample, with its value in the label's column."""
+    return torch.zeros(len(y), classes, dtype=values.dtype).scatter(1, y[:, None], values.reshape(-1, 1))
+
+
+def adaface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Kim et al. 2022: every angle is clipped, and every cosine is kept within 1 - eps."""
+    length = torch.norm(x, 2, 1).clip(1e-3, 100.0).detach()
+    v = ((length - loss.mean) / (loss.std + loss.eps) * loss.h).clip(-1.0, 1.0)
+    theta = cosines(torch, x, w).clamp(-1.0 + loss.eps, 1.0 - loss.eps).acos()
+    theta = (theta + on_target(torch, y, -loss.m * v, len(w))).clip(loss.eps, math.pi - loss.eps)
+    z = loss.s * (theta.cos() - on_target(torch, y, loss.m + loss.m * v, len(w)))
+    return torch.nn.functional.cross_entropy(z, y)
+
+
+def magface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Meng et al. 2021: a margin for every entry, of which the target's is used."""
+    a = torch.norm(x, dim=1, keepdim=True).clamp(loss.l_a, loss.u_a)
+    m = (loss.u_m - loss.l_m) / (loss.u_a - loss.l_a) * (a - loss.l_a) + loss.l_m
+    cos = cosines(torch, x, w)
+    with_margin = cos * m.cos() - (1.0 - cos**2).sqrt() * m.sin()
+    if loss.boundary == "easy":
+        with_margin = torch.where(cos > 0.0, with_margin, cos)
+    else:
+        with_margin = torch.where(cos > (math.pi - m).cos(), with_margin, cos - (math.pi - m).sin() * m)
+    target = on_target(torch, y, torch.ones(len(y), dtype=x.dtype), len(w))
+    z = loss.s * (target * with_margin + (1.0 - target) * cos)
+    regularizer = (a / loss.u_a**2 + 1.0 / a).mean()
+    return torch.nn.functional.cross_entropy(z, y) + loss.regularizer * regularizer
+
+
+def sub_center_arcface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Deng et al. 2020: the largest cosine of the centers of a class, and from there on ArcFace by addition."""
+    cos = cosines(torch, x, w.reshape(-1, w.shape[2])).view(len(x), len(w), -1)
+    cos, _ = torch.max(cos, dim=2)
+    with_margin = cos * math.cos(loss.m) - (1.0 - cos**2).sqrt() * math.sin(loss.m)
+    target = on_target(torch, y, torch.ones(len(y), dtype=x.dtype), len(w))
+    return torch.nn.functional.cross_entropy(loss.s * (target * with_margin + (1.0 - target) * cos), y)
+
+
+def curricularface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Huang et al. 2020: hard classes by comparing with the target's cosine before its rule."""
+    cos, m = cosines(torch, x, w), loss.m
+    target = cos[torch.arange(len(y)), y][:, None]
+    with_margin = target * math.cos(m) - (1.0 - target**2).sqrt() * math.sin(m)
+    hard = cos > with_margin
+    kept = torch.where(target > math.cos(math.pi - m), with_margin, target - math.sin(math.pi - m) * m)
+    cos = torch.where(hard, cos * (loss.t + cos), cos)
+    return torch.nn.functional.cross_entropy(loss.s * cos.scatter(1, y[:, None], kept), y)
+
+
+def mv_softmax(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Wang et al. 2020."""
+    cos, m = cosines(torch, x, w), loss.m
+    target = cos[torch.arange(len(y)), y][:, None]
+    turned = target * math.cos(m) - (1.0 - target**2).sqrt() * math.sin(m)
+    with_margin = target - m if loss.margin == "am" else turned
+    kept = torch.where(target > 0.0, with_margin, target) if loss.boundary == "easy" else with_margin
+    cos = torch.where(cos > with_margin, (loss.t + 1.0) * cos + loss.t, cos)
+    return torch.nn.functional.cross_entropy(loss.s * cos.scatter(1, y[:, None], kept), y)
+
+
+def elastic(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any) -> Any:
+    """Boutros et al. 2022: a margin drawn for every sample, on the angle or on the cosine."""
+    cos, margins = cosines(torch, x, w), on_target(torch, y, m, len(w))
+    cos = cos - margins if type(loss).__name__ == "CosFace" else (cos.acos() + margins).cos()
+    return torch.nn.functional.cross_entropy(loss.s * cos, y)
