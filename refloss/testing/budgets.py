@@ -28,6 +28,7 @@ from refloss.testing.errors import (
     UNKNOWN,
     Arithmetic,
     Capped,
+    Centers,
     Divergences,
     Head,
     Held,
@@ -35,6 +36,7 @@ from refloss.testing.errors import (
     SampleMargins,
     Side,
     Triplets,
+    centers_error,
     chord_error,
     cosine_error,
     cross_entropy_error,
@@ -51,11 +53,13 @@ from refloss.testing.errors import (
     softcap_error,
     threshold_error,
     triplet_error,
+    turn,
 )
 from refloss.testing.options import one_name
 from refloss.testing.signatures import (
     Loss,
     as_loss,
+    centers_of,
     cross_entropy_of,
     divergence_of,
     given_margin,
@@ -397,8 +401,15 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     head = _head(steps, counting.y, s)
     of_f = cosine_error(head, a)
     each = np.arange(len(z))
+    centers: Centers | None = None
+    pairs, turned = (each, counting.y), np.zeros(len(z))
+    if (several := centers_of(loss)) is not None:
+        centers = centers_error(head.c, of_f, several)
+        of_f, pairs = centers.most(of_f), centers.of_targets(counting.y)
+        turned = turn(x, w.reshape(-1, x.shape[1]), head.theta, pairs)
+        head = head._replace(y=centers.rows_of(counting.y))
     held, margins = _sample_margins(loss, settings, x, head.length_x, a, *given)
-    target = margin_error(head, settings, of_f[each, counting.y], a, margins)
+    target = margin_error(head, settings, of_f[each, counting.y], a, margins, turned)
     steepness, of_steepness, sign = np.ones_like(z), np.zeros_like(z), np.ones_like(z)
     of_hard = negatives_of(loss)
     if of_hard is not None:
@@ -423,20 +434,24 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     of_upward += (2.0 * a.u + length) * np.abs(upward)
     unknown = of_steepness >= UNKNOWN
     of_upward[unknown] = 0.0  # the error of the gradient of such a target is in of_target
+    if centers is not None:
+        upward, of_upward = centers.spread(upward, of_upward)
     tangent = np.zeros_like(upward)
     if not is_on_cosine(settings):
-        tangent[each, counting.y] = (upward * head.c)[each, counting.y]
+        tangent[each, head.y] = (upward * head.c)[each, head.y]
     of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
     dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
     dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
     most = scale[:, 0] * (np.abs(g) + error)[each, counting.y]
-    of_target = chord_error(head, settings, most, unknown[each, counting.y], a)
-    dx += of_target / head.length_x[:, None]
-    np.add.at(dw, counting.y, of_target / head.length_w[counting.y][:, None])
+    n, rows_of_targets = pairs
+    of_pairs = head._replace(x=head.x[n], theta=head.theta[n], y=rows_of_targets)
+    of_target = chord_error(of_pairs, settings, most[n], unknown[n, counting.y[n]], a)
+    np.add.at(dx, n, of_target / head.length_x[n][:, None])
+    np.add.at(dw, rows_of_targets, of_target / head.length_w[rows_of_targets][:, None])
     if s is None:
         dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)
-    allowed = {"x": dx, "w": dw + a.smallest}
+    allowed = {"x": dx, "w": (dw + a.smallest).reshape(w.shape)}
     if margins is not None:
         own, of_own = head.scale * np.abs(g)[each, counting.y], head.scale * error[each, counting.y]
         by_v = own * target.by_v
@@ -477,7 +492,7 @@ def _through_length(
 
 def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     (x, length_x), (w, length_w) = steps["normalize_x"].output, steps["normalize_w"].output
-    f = steps["negatives" if "negatives" in steps else "cosine"].output.copy()
+    f = next(steps[name].output.copy() for name in ("negatives", "sub_centers", "cosine") if name in steps)
     f[np.arange(len(y)), y] = steps["margin"].output
     scale = length_x if s is None else np.full(len(y), s)
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)
