@@ -13,7 +13,7 @@ from refloss.testing.hard_cases import Shape
 from refloss.testing.hard_cases.case import Labels
 from refloss.testing.metamorphic.code import Code, Inputs
 from refloss.testing.metamorphic.labels import labels_that_count, with_a_mean
-from refloss.testing.signatures import given_margin, head_of, ignore_index_of, is_on_cosine, quality_of
+from refloss.testing.signatures import centers_of, given_margin, head_of, ignore_index_of, is_on_cosine, quality_of
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -32,7 +32,7 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
 
     loss, (n, c, d) = code.loss, shape
     head = head_of(loss)
-    held = quality_of(loss) if head == "margin" else None
+    held, centers = quality_of(loss) if head == "margin" else None, centers_of(loss)
 
     def rows(count: int, width: int, largest: int = 16) -> SearchStrategy[Array]:
         return arrays.arrays(np.int64, (count, width), elements=st.integers(-largest, largest)).map(lambda k: k / 4.0)
@@ -66,7 +66,8 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
 
     @st.composite
     def margin(draw: DrawFn) -> Inputs:
-        x, w, y = draw(rows(n, d)), draw(rows(c, d)), draw(labels())
+        x, every, y = draw(rows(n, d)), draw(rows(c * (centers or 1), d)), draw(labels())
+        w = every[:: centers or 1]  # the first of the centers of each class
         if sometimes(draw):
             first, turn = draw(st.integers(0, n - 1)), draw(st.integers(0, 2))
             x[first:] = np.resize(np.roll((1.0, -1.0, 2.0), turn), (n, 1))[first:] * w[y[first:]]
@@ -74,11 +75,11 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
             w[(y[0] + 1) % c] = x[0]
         if held is not None:  # lengths on which margins depend
             x *= 2.0 ** np.round(np.log2((float(held.low) + float(held.high)) / (5.0 * np.sqrt(d))))
-        lengths = [np.linalg.norm(entry, axis=1) for entry in (x, w)]
+        lengths = [np.linalg.norm(entry, axis=1) for entry in (x, every)]
         assume(min(entry.min() for entry in lengths) > 0.0)
         if not hard:
-            assume(np.abs(x @ w.T / lengths[0][:, None] / lengths[1]).max() < ORDINARY)
-        inputs = {"x": x, "w": w, "y": y}
+            assume(np.abs(x @ every.T / lengths[0][:, None] / lengths[1]).max() < ORDINARY)
+        inputs = {"x": x, "w": every if centers is None else every.reshape(c, centers, d), "y": y}
         if "m" not in names:
             return inputs
         largest = 3 if is_on_cosine(given_margin(loss)) else 6  # cosines of 1 may be rounded to more
