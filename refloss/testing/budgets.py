@@ -401,15 +401,13 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     head = _head(steps, counting.y, s)
     of_f = cosine_error(head, a)
     each = np.arange(len(z))
-    centers: Centers | None = None
-    pairs, turned = (each, counting.y), np.zeros(len(z))
+    centers, pairs = None, (each, counting.y)
     if (several := centers_of(loss)) is not None:
         centers = centers_error(head.c, of_f, several)
         of_f, pairs = centers.most(of_f), centers.of_targets(counting.y)
-        turned = turn(x, w.reshape(-1, x.shape[1]), head.theta, pairs)
         head = head._replace(y=centers.rows_of(counting.y))
     held, margins = _sample_margins(loss, settings, x, head.length_x, a, *given)
-    target = margin_error(head, settings, of_f[each, counting.y], a, margins, turned)
+    target = margin_error(head, settings, of_f[each, counting.y], a, margins, turn(x, w, head.theta, pairs))
     steepness, of_steepness, sign = np.ones_like(z), np.zeros_like(z), np.ones_like(z)
     of_hard = negatives_of(loss)
     if of_hard is not None:
@@ -443,11 +441,11 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
     dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
     most = scale[:, 0] * (np.abs(g) + error)[each, counting.y]
-    n, rows_of_targets = pairs
-    of_pairs = head._replace(x=head.x[n], theta=head.theta[n], y=rows_of_targets)
-    of_target = chord_error(of_pairs, settings, most[n], unknown[n, counting.y[n]], a)
+    n, row = pairs
+    own = head._replace(x=head.x[n], theta=head.theta[n], y=row)
+    of_target = chord_error(own, settings, most[n], unknown[n, counting.y[n]], a)
     np.add.at(dx, n, of_target / head.length_x[n][:, None])
-    np.add.at(dw, rows_of_targets, of_target / head.length_w[rows_of_targets][:, None])
+    np.add.at(dw, row, of_target / head.length_w[row][:, None])
     if s is None:
         dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)

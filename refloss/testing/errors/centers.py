@@ -65,8 +65,14 @@ def centers_error(c: Array, of_c: Array, centers: int) -> Centers:
 
 
 def turn(x: Array, w: Array, theta: Array, pairs: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Array:
-    """Return how far the angle of a target may be from that of another row that may stand for its class (N,)."""
+    """Return how far the angle of a target may be from that of another row that may stand for its class (N,).
+
+    0 where w is (C, D), one center a class.
+    """
     n, rows = pairs
     apart = np.zeros(len(x))
+    if w.ndim == 2:
+        return apart
+    w = w.reshape(-1, w.shape[-1])
     np.maximum.at(apart, n, np.abs(angle.forward(x[n], w[rows])[0].theta.hi - theta[n]))
     return apart

@@ -64,8 +64,8 @@ def direction_cases(setting: Setting) -> Iterator[Draft]:
     for draft in _of_any_length(setting):
         x, *others = draft.inputs
         keep = lengths is None or {"lengths", "overflow", "zero vector"} & set(draft.flags)
-        draft = draft if keep else draft._replace(inputs=(of_lengths(x, lengths), *others))
-        yield draft if centers is None else with_centers(setting, draft, centers)
+        own = draft if keep else draft._replace(inputs=(of_lengths(x, lengths), *others))
+        yield own if centers is None else with_centers(setting, own, centers)
     if centers is not None:
         yield from center_cases(setting, centers)
 

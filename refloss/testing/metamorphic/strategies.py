@@ -32,7 +32,7 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
 
     loss, (n, c, d) = code.loss, shape
     head = head_of(loss)
-    held, centers = quality_of(loss) if head == "margin" else None, centers_of(loss)
+    held, centers = quality_of(loss) if head == "margin" else None, centers_of(loss) or 1
 
     def rows(count: int, width: int, largest: int = 16) -> SearchStrategy[Array]:
         return arrays.arrays(np.int64, (count, width), elements=st.integers(-largest, largest)).map(lambda k: k / 4.0)
@@ -66,8 +66,8 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
 
     @st.composite
     def margin(draw: DrawFn) -> Inputs:
-        x, every, y = draw(rows(n, d)), draw(rows(c * (centers or 1), d)), draw(labels())
-        w = every[:: centers or 1]  # the first of the centers of each class
+        x, every, y = draw(rows(n, d)), draw(rows(c * centers, d)), draw(labels())
+        w = every[::centers]  # the first of the centers of each class
         if sometimes(draw):
             first, turn = draw(st.integers(0, n - 1)), draw(st.integers(0, 2))
             x[first:] = np.resize(np.roll((1.0, -1.0, 2.0), turn), (n, 1))[first:] * w[y[first:]]
@@ -79,7 +79,7 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
         assume(min(entry.min() for entry in lengths) > 0.0)
         if not hard:
             assume(np.abs(x @ every.T / lengths[0][:, None] / lengths[1]).max() < ORDINARY)
-        inputs = {"x": x, "w": every if centers is None else every.reshape(c, centers, d), "y": y}
+        inputs = {"x": x, "w": every if centers_of(loss) is None else every.reshape(c, centers, d), "y": y}
         if "m" not in names:
             return inputs
         largest = 3 if is_on_cosine(given_margin(loss)) else 6  # cosines of 1 may be rounded to more
