@@ -13,7 +13,7 @@ from mpmath import mp, mpf
 import refloss
 from refloss.engines.dd import DoubleDouble, _nearly_parallel
 from refloss.error_free import Pair
-from support import cases, checks, exact
+from support import cases, checks, exact, thresholds
 
 
 def _random(name: str) -> np.random.Generator:
@@ -245,6 +245,21 @@ def test_the_side_of_a_threshold_counts_however_near_it_is(apart):
         for engine in ("chain", "dd"):
             _, grad = loss.value_and_grad(x, w, [0], engine=engine)
             assert np.abs(grad.w[1]).max() > 4.0 * np.abs(grad.w[2:]).max()
+
+
+HARD = (
+    refloss.CurricularFace(s=8.0, t=0.3),
+    refloss.MVSoftmax(s=8.0),
+    refloss.MVSoftmax(s=8.0, margin="arc", m=0.5, t=1.0),
+)
+
+
+@pytest.mark.parametrize("loss", HARD, ids=repr)
+def test_a_thousand_classes_built_onto_the_threshold_are_told(loss):
+    """Half of them above it, all within 1e-16 or so."""
+    x, w, y = thresholds.near(loss, _random(repr(loss)), 1000)
+    assert 300 < thresholds.hard(loss, x, w).sum() < 700
+    assert thresholds.misjudged(loss, x, w, y, engine="dd") == 0
 
 
 HUGE = [

@@ -11,6 +11,7 @@ import refloss
 from refloss.formats import FORMATS, dtype_of, format_of
 from refloss.testing import Shape, cases, hard_cases
 from refloss.testing.hard_cases.angles import boundaries
+from refloss.testing.hard_cases.case import Setting
 from refloss.testing.hard_cases.labels import label_source
 
 CE = refloss.CrossEntropy()
@@ -355,15 +356,18 @@ def test_boundaries_next_to_0_or_pi_are_kept_away_from_them():
 
 
 def test_boundaries_are_those_inside():
+    def found(loss):
+        return list(boundaries(Setting(loss, "float64", Shape(), np.random.default_rng(0), lambda: np.zeros(9, int))))
+
     def folds(loss):
-        return [name for name, *_ in boundaries(loss)]
+        return [boundary.name for boundary in found(loss)]
 
     assert folds(refloss.ASoftmax()) == ["fold1", "fold2", "fold3"]
     assert folds(refloss.ASoftmax(m=1.01)) == []
     assert folds(refloss.NormFace()) == folds(refloss.CosFace()) == []
     assert folds(refloss.ArcFace(m=0.05)) == []
     assert folds(refloss.CombinedMargin(m1=2.0, m2=0.5)) == ["fold1"] or folds(refloss.CombinedMargin(m1=2.0, m2=0.5))
-    reasons = [reason for *_, reason in boundaries(refloss.ASoftmax())]
+    reasons = [boundary.reason for boundary in found(refloss.ASoftmax())]
     assert reasons == [f"m1 theta + m2 = {fold} pi" for fold in (1, 2, 3)]
 
 

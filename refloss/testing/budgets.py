@@ -28,10 +28,10 @@ from refloss.testing.errors import (
     UNKNOWN,
     Arithmetic,
     Capped,
-    Centers,
     Divergences,
     Head,
     Held,
+    Pairs,
     Rows,
     SampleMargins,
     Side,
@@ -392,29 +392,19 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     x, w, y, *given = inputs
     counting = _counting(loss, y, len(w), upstream, a)
     if not counting.kept.any():
-        value = np.full(len(y) if loss.reduction == "none" else (), a.smallest)
-        return value, {name: np.full(each.shape, a.smallest) for name, each in zip("xwm", (x, w, *given), strict=False)}
+        return _of_nothing(loss, y, dict(zip("xwm", (x, w, *given), strict=False)), a)
     x, given = x[counting.kept], [m.astype(np.float64)[counting.kept] for m in given]
     steps = loss.trace(x, w, counting.y, *given)
     z = steps["logits"].output
     s, settings = scale_of(loss), given_margin(loss) if given else margin_of(loss)
     head = _head(steps, counting.y, s)
     of_f = cosine_error(head, a)
-    each = np.arange(len(z))
-    centers, pairs = None, (each, counting.y)
-    if (several := centers_of(loss)) is not None:
-        centers = centers_error(head.c, of_f, several)
-        of_f, pairs = centers.most(of_f), centers.of_targets(counting.y)
-        head = head._replace(y=centers.rows_of(counting.y))
+    each, centers = np.arange(len(z)), centers_error(head.c, of_f, centers_of(loss) or 1)
+    head, of_f, pairs = head._replace(y=centers.rows_of(counting.y)), centers.most(of_f), centers.of_targets(counting.y)
     held, margins = _sample_margins(loss, settings, x, head.length_x, a, *given)
     target = margin_error(head, settings, of_f[each, counting.y], a, margins, turn(x, w, head.theta, pairs))
-    steepness, of_steepness, sign = np.ones_like(z), np.zeros_like(z), np.ones_like(z)
-    of_hard = negatives_of(loss)
-    if of_hard is not None:
-        threshold = threshold_error(head, settings, of_f[each, counting.y], a)
-        others = negatives_error(head.c, of_f, threshold, of_hard, a)
-        of_f, steepness, of_steepness = others.eta, np.abs(others.slope), others.of_slope
-        sign = np.where(others.slope < 0.0, -1.0, 1.0)
+    of_f, slope, of_steepness = _of_classes(loss, head, settings, of_f, a)
+    steepness, sign = np.abs(slope), np.where(slope < 0.0, -1.0, 1.0)
     of_f[each, counting.y] = target.psi
     length = (a.sum_of(x.shape[1]) / 2.0 + 1.0) * a.u if s is None else 0.0
     scale = head.scale[:, None]
@@ -424,42 +414,68 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
 
     row_weight, g = np.abs(counting.row_weights)[:, None], counting.row_weights[:, None] * rows.g
     error = counting.divided(row_weight * (of_g + 3.0 * a.u * np.abs(rows.g)), np.abs(g)) + a.smallest
-    steepness[each, counting.y], of_steepness[each, counting.y] = target.steepness, target.of_steepness
-    sign[each, counting.y] = np.where(target.rises, -1.0, 1.0)
+    own = each, counting.y
+    steepness[own], of_steepness[own], sign[own] = target.steepness, target.of_steepness, 1.0 - 2.0 * target.rises
     upward = scale * g * steepness * sign
     # On a boundary neither error is small, and their product counts.
     of_upward = scale * (steepness * error + (np.abs(g) + error) * of_steepness)
     of_upward += (2.0 * a.u + length) * np.abs(upward)
     unknown = of_steepness >= UNKNOWN
     of_upward[unknown] = 0.0  # the error of the gradient of such a target is in of_target
-    if centers is not None:
-        upward, of_upward = centers.spread(upward, of_upward)
+    upward, of_upward = centers.spread(upward, of_upward)
     tangent = np.zeros_like(upward)
     if not is_on_cosine(settings):
         tangent[each, head.y] = (upward * head.c)[each, head.y]
-    of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
-    dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
-    dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
-    most = scale[:, 0] * (np.abs(g) + error)[each, counting.y]
-    n, row = pairs
-    own = head._replace(x=head.x[n], theta=head.theta[n], y=row)
-    of_target = chord_error(own, settings, most[n], unknown[n, counting.y[n]], a)
-    np.add.at(dx, n, of_target / head.length_x[n][:, None])
-    np.add.at(dw, row, of_target / head.length_w[row][:, None])
+    most = scale[:, 0] * (np.abs(g) + error)[own]
+    of_target = chord_error(head.of_rows(*pairs), settings, most[pairs[0]], unknown[own][pairs[0]], a)
+    dx, dw = _of_rows(head, upward, of_upward, tangent, of_target, pairs, a)
     if s is None:
         dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)
-    allowed = {"x": dx, "w": (dw + a.smallest).reshape(w.shape)}
+    allowed = {}
     if margins is not None:
-        own, of_own = head.scale * np.abs(g)[each, counting.y], head.scale * error[each, counting.y]
-        by_v = own * target.by_v
-        of_by_v = of_own * target.by_v + (own + of_own) * target.of_by_v + (4.0 * a.u + length + TRUTH) * by_v
+        psi, of_psi = head.scale * np.abs(g)[own], head.scale * error[own]
+        by_v = psi * target.by_v
+        of_by_v = of_psi * target.by_v + (psi + of_psi) * target.of_by_v + (4.0 * a.u + length + TRUTH) * by_v
         if held is None:
             allowed["m"] = _put_back(of_by_v, counting.kept, a)
         else:
             value, of_length = _through_length(loss, rows, held, by_v, of_by_v, counting, a, value)
-            allowed["x"] = dx + np.abs(head.x) * of_length[:, None]
-    return value, allowed | {"x": _put_back(allowed["x"], counting.kept, a)}
+            dx = dx + np.abs(head.x) * of_length[:, None]
+    return value, {"x": _put_back(dx, counting.kept, a), "w": (dw + a.smallest).reshape(w.shape)} | allowed
+
+
+def _of_rows(
+    head: Head, upward: Array, of_upward: Array, tangent: Array, of_target: Array, pairs: Pairs, a: Arithmetic
+) -> tuple[Array, Array]:
+    """Return the errors of the gradients of x and w from dL/dcos (N, C) and its error, and from the targets' own.
+
+    The latter are those of pairs of a sample and a row.
+    """
+    of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
+    dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
+    dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
+    n, row = pairs
+    np.add.at(dx, n, of_target / head.length_x[n][:, None])
+    np.add.at(dw, row, of_target / head.length_w[row][:, None])
+    return dx, dw
+
+
+def _of_nothing(loss: Loss, y: NDArray[Any], inputs: dict[str, NDArray[Any]], a: Arithmetic) -> Bounds:
+    """Return the budgets where no row counts."""
+    value = np.full(len(y) if loss.reduction == "none" else (), a.smallest)
+    return value, {name: np.full(each.shape, a.smallest) for name, each in inputs.items()}
+
+
+def _of_classes(
+    loss: Loss, head: Head, settings: margin.Settings, of_c: Array, a: Arithmetic
+) -> tuple[Array, Array, Array]:
+    """Return the error of what stands for each cosine (N, C), its slope, and the error of that."""
+    of_hard = negatives_of(loss)
+    if of_hard is None:
+        return of_c, np.ones_like(of_c), np.zeros_like(of_c)
+    threshold = threshold_error(head, settings, of_c[np.arange(len(of_c)), head.y], a)
+    return negatives_error(head.c, of_c, threshold, of_hard, a)
 
 
 def _sample_margins(

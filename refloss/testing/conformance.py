@@ -179,7 +179,7 @@ def check(
         expected.dead,
         diagnoses,
         (*notes, *judge.notes(results, framework)),
-        judge.names(results),
+        judge.names(chosen, results),
         standard,
         judge.meets(results),
         "" if device is None else str(device),

@@ -43,9 +43,9 @@ class Judge:
         fields = fields_of(self.loss)
         return fields[: len(case.inputs) - 1] if has_labels(self.loss) else fields
 
-    def names(self, results: Sequence[Result]) -> tuple[str, ...]:
-        """Return the quantities that have to be compared; optional ones if they were in some case."""
-        present = {name for result in results for name in self.fields(result.case)}
+    def names(self, chosen: Sequence[Case], results: Sequence[Result] = ()) -> tuple[str, ...]:
+        """Return the quantities that have to be compared; optional ones if they were in some result."""
+        present = {name for case in chosen for name in self.fields(case)}
         compared = {entry.name for result in results for entry in result.quantities}
         named = [name for name in fields_of(self.loss) if name in present and name in self.wanted]
         return "value", *(f"d{name}" for name in named if name not in self.optional or f"d{name}" in compared)

@@ -14,7 +14,7 @@ from refloss.engines.chain import Step
 from refloss.engines.spec import Margin
 from refloss.error_free import Array
 from refloss.losses import AdaFace
-from refloss.stages import margin, quality
+from refloss.stages import quality
 from refloss.testing.diagnosis.heads import parts_of
 from refloss.testing.diagnosis.references import Explained, SummedTerms
 from refloss.testing.signatures import Loss, negatives_of, quality_of, with_settings
@@ -119,7 +119,7 @@ class Slopes(NamedTuple):
 def projected(upstream: Array, unit: Array, length: Array) -> Array:
     """Carry a gradient of unit rows back to rows; ignored ones, of length 0, have none."""
     along = (upstream * unit).sum(axis=1, keepdims=True)
-    return (upstream - along * unit) / np.where(length == 0.0, 1.0, length)[:, None]
+    return np.asarray(upstream - along * unit) / np.where(length == 0.0, 1.0, length)[:, None]
 
 
 def variants(loss: Loss) -> Iterator[tuple[str, Explained]]:
@@ -145,34 +145,34 @@ def _of_quality(loss: Loss) -> Iterator[tuple[str, Explained]]:
     else:
         remedy = "the gradient goes through the length"
         yield "the margin counts as a constant", Variant(loss, remedy, replace(spec, quality=attached))
-    if isinstance(loss, AdaFace):
+    if isinstance(cast(object, loss), AdaFace):
         yield from _of_ada_face(loss, spec, own)
 
 
-def _of_ada_face(loss: AdaFace, spec: Margin, own: quality.Settings) -> Iterator[tuple[str, Explained]]:
-    if loss.h:
-        yield "the margin does not depend on the length, as CosFace's", replace(loss, h=0.0)
-    m = Fraction(loss.m)
+def _of_ada_face(loss: Loss, spec: Margin, own: quality.Settings) -> Iterator[tuple[str, Explained]]:
+    settings = cast(AdaFace, loss)
+    m, h = Fraction(settings.m), Fraction(settings.h)
+    if h:
+        yield "the margin does not depend on the length, as CosFace's", with_settings(loss, h=0.0)
     for sentence, by_quality in (
         ("the quality has the wrong sign", (m, -m)),
         ("the margin on the angle has the wrong sign", (m, m)),
         ("the margin on the cosine has the wrong sign of the quality", (-m, -m)),
     ):
-        settings: margin.Settings = spec.margin._replace(by_quality=by_quality)
-        yield sentence, Variant(loss, "the margins are -m v and m (1 + v)", replace(spec, margin=settings))
+        curve = spec.margin._replace(by_quality=by_quality)
+        yield sentence, Variant(loss, "the margins are -m v and m (1 + v)", replace(spec, margin=curve))
     wide = own._replace(low=UNBOUNDED[0], high=UNBOUNDED[1])
     yield (
         "neither lengths nor qualities are clipped",
         Variant(loss, "lengths to 0.001 and 100, qualities to -1 and 1", replace(spec, quality=wide)),
     )
-    if loss.h:
-        width = (Fraction(loss.std) + Fraction(loss.eps)) / Fraction(loss.h)
-        least = max(Fraction(loss.mean) - width, UNBOUNDED[0])
-        qualities = own._replace(low=least, high=Fraction(loss.mean) + width)
+    if h:
+        mean, width = Fraction(settings.mean), (Fraction(settings.std) + Fraction(settings.eps)) / h
+        qualities = own._replace(low=max(mean - width, UNBOUNDED[0]), high=mean + width)
         remedy = "to 0.001 and 100, before the quality is formed"
         yield "lengths are not clipped", Variant(loss, remedy, replace(spec, quality=qualities))
     unclipped = spec.margin._replace(boundary="none")
-    remedy = f"to {loss.eps:g} and pi - {loss.eps:g}"
+    remedy = f"to {settings.eps:g} and pi - {settings.eps:g}"
     yield "the angle with its margin is not clipped", Variant(loss, remedy, replace(spec, margin=unclipped))
 
 

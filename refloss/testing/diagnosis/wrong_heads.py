@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,14 +21,13 @@ from refloss.testing.signatures import (
     own_margin,
     takes_margins,
     target_logit,
-    with_settings,
 )
 
 Change = Callable[[Parts], Any]
 """The value from the parts, one of them changed."""
 
 
-def head_steps(loss: Loss) -> Iterator[WrongStep]:
+def head_steps(loss: Any) -> Iterator[WrongStep]:
     """Yield the steps of a margin loss that code of samples and of classes may get wrong."""
 
     def of(change: Change) -> Callable[[Inputs], Any]:
@@ -36,7 +36,7 @@ def head_steps(loss: Loss) -> Iterator[WrongStep]:
     if isinstance(loss, AdaFace):
         early = "the mean and the standard deviation of lengths are updated before they are used: pass those so far"
         yield early, lambda inputs: loss.updated(inputs[0])(*inputs)
-        batch = cast(AdaFace, with_settings(loss, momentum=1.0))
+        batch = replace(loss, momentum=1.0)
         yield "the mean and the standard deviation are those of the batch", lambda x: batch.updated(x[0])(*x)
     if isinstance(loss, CurricularFace):
         early = "t is updated before it is used: take the t of the step before"

@@ -14,7 +14,7 @@ standard says how accurate log p has to be: see `refloss.testing.budgets`.
 
 from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
-from refloss.testing.errors.centers import Centers, centers_error, turn
+from refloss.testing.errors.centers import Centers, Pairs, centers_error, turn
 from refloss.testing.errors.cosine import Head, cosine_error
 from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error, log_sum_exp_error
 from refloss.testing.errors.divergence import Divergences, divergence_error
@@ -42,6 +42,7 @@ __all__ = [
     "Head",
     "Held",
     "NegativesError",
+    "Pairs",
     "Rows",
     "SampleMargins",
     "Side",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refloss.error_free import Array
 from refloss.stages import angle
+
+Pairs: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Samples, and for each a row of w."""
 
 
 class Centers(NamedTuple):
@@ -26,15 +29,9 @@ class Centers(NamedTuple):
         Of several rows that may stand for a class each may have all of its gradient, or none, or a part.
         """
         upstream, of_upstream = upstream[:, self.classes], of_upstream[:, self.classes]
-        several = self.near & ~self._alone
-        allowed = np.where(self.chosen, of_upstream, 0.0) + several * (np.abs(upstream) + of_upstream)
-        return np.where(self.chosen, upstream, 0.0), allowed
-
-    @property
-    def _alone(self) -> NDArray[np.bool_]:
-        """Which rows belong to classes for which one row alone may stand."""
-        counts = self._by_class(self.near).sum(axis=2)
-        return np.asarray((counts == 1)[:, self.classes])
+        several = (self._by_class(self.near).sum(axis=2) > 1)[:, self.classes] & self.near
+        own = np.where(self.chosen, of_upstream, 0.0)
+        return np.where(self.chosen, upstream, 0.0), np.where(several, own + np.abs(upstream) + of_upstream, own)
 
     def most(self, of_rows: Array) -> Array:
         """Return the largest of some numbers (N, C K) over the rows that may stand for each class (N, C)."""
@@ -44,12 +41,12 @@ class Centers(NamedTuple):
         """Return the row that stands for the class of each sample's label (N,)."""
         return np.asarray((self.chosen & (self.classes == y[:, None])).argmax(axis=1))
 
-    def of_targets(self, y: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def of_targets(self, y: NDArray[np.int64]) -> Pairs:
         """Return samples and rows: all rows that may stand for the class of the sample's label."""
         n, rows = np.nonzero(self.near & (self.classes == y[:, None]))
         return n, rows
 
-    def _by_class(self, of_rows: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _by_class(self, of_rows: NDArray[Any]) -> NDArray[Any]:
         return of_rows.reshape(len(of_rows), self.classes[-1] + 1, -1)
 
 
@@ -60,11 +57,11 @@ def centers_error(c: Array, of_c: Array, centers: int) -> Centers:
     nearest = by_class.argmax(axis=2)[:, :, None]
     chosen = np.arange(centers) == nearest
     least = np.take_along_axis(by_class - errors, nearest, 2)
-    near = by_class + errors >= least
+    near = ~(by_class + errors < least)  # NaN is as near as anything
     return Centers(chosen.reshape(c.shape), near.reshape(c.shape), np.arange(rows) // centers)
 
 
-def turn(x: Array, w: Array, theta: Array, pairs: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Array:
+def turn(x: Array, w: Array, theta: Array, pairs: Pairs) -> Array:
     """Return how far the angle of a target may be from that of another row that may stand for its class (N,).
 
     0 where w is (C, D), one center a class.

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, high
+from refloss.error_free import Array
 from refloss.stages import angle, margin
 from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
 from refloss.testing.errors.cosine import Head
-from refloss.testing.errors.quality import SampleMargins
+from refloss.testing.errors.quality import SampleMargins, magnitudes
 from refloss.testing.signatures import is_on_cosine
 
 POLYNOMIALS = 8
@@ -64,7 +64,7 @@ def margin_error(
     """
     v, of_m2, of_m3 = (None, 0.0, 0.0) if margins is None else margins
     own = margin.at(settings, v)
-    m2, m3 = np.abs(high(own.m2)) if v else settings.m2, np.abs(high(own.m3)) if v else settings.m3
+    m2, m3 = magnitudes(own)
     theta, sine = head.theta, np.sin(head.theta)
     by_cosine = arccos_error(theta, cosine)
     of_theta = angle_error(theta, a.sum_of(head.x.shape[1]), a)
@@ -77,15 +77,10 @@ def margin_error(
     reach = 4.0 * np.maximum(off, by_cosine + of_m2 / settings.m1)
     near = np.clip(np.stack([theta, theta - reach, theta + reach]), 0.0, np.pi)
     here, *beside = (margin.turned(angle.of(place), settings, v) for place in near)
-    at, slope = curve.psi(here), curve.slope(here).hi
-    psi, moved = at.hi, near[1:] - theta
-    apart = np.stack([(curve.psi(there) - at).hi for there in beside])  # in pairs, since roundings are no jumps
-    leap = np.abs(apart - slope * moved) > 0.6 * bend * moved**2  # a smooth curve stays within half of that
-    crossed = _crossed(own, here, beside)
-    if v is not None:  # their margins have errors of their own, and reach far
-        leap = leap | crossed
-    beyond = max(1.0, settings.m1) * np.abs(moved)  # how far the curve on the other side may fall
-    jump = np.where(leap, np.abs(apart) + np.abs(slope * moved) + beyond + bend * moved**2, 0.0).max(axis=0)
+    psi, slope, moved = curve.psi(here).hi, curve.slope(here).hi, near[1:] - theta
+    # margins of samples have errors of their own, and reach far
+    crossed = np.full(moved.shape, False) if v is None else _crossed(own, here, beside)
+    leap, jump = _jump(curve, here, beside, moved, bend, settings.m1, crossed)
 
     on_cosine = is_on_cosine(settings)
     whole = settings.m1 == int(settings.m1) and settings.m1 <= POLYNOMIALS
@@ -123,6 +118,24 @@ def margin_error(
     return TargetError(of_psi, steepness, known, slope > 0.0, *numbers)
 
 
+def _jump(
+    curve: margin.Curve,
+    here: margin.Target,
+    beside: list[margin.Target],
+    moved: Array,
+    bend: Array | float,
+    m1: Array | float,
+    crossed: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], Array]:
+    """Return whether ψ leaps to the targets beside each (2, N), and by how much it may be off therefore (N,)."""
+    at, slope = curve.psi(here), curve.slope(here).hi
+    apart = np.stack([(curve.psi(there) - at).hi for there in beside])  # in pairs, since roundings are no jumps
+    leap = np.abs(apart - slope * moved) > 0.6 * bend * moved**2  # a smooth curve stays within half of that
+    leap = leap | crossed
+    beyond = np.maximum(1.0, m1) * np.abs(moved)  # how far the curve on the other side may fall
+    return leap, np.where(leap, np.abs(apart) + np.abs(slope * moved) + beyond + bend * moved**2, 0.0).max(axis=0)
+
+
 def _crossed(own: margin.Settings | margin.Own, here: margin.Target, beside: list[margin.Target]) -> NDArray[np.bool_]:
     """Return whether the boundary of the rule, or a fold, is between a target and those beside it (2, N)."""
     rule = (margin.RULES | margin.OF_ONE_LOSS)[own.boundary]
@@ -143,7 +156,7 @@ def _by_number(
 
     Inside, ∂ψ/∂m2 is -sin φ; the most that it moves beyond is 2 + m2 times as much as m2, by the rule "hard".
     """
-    (b2, b3), m2 = map(float, own.by_quality), np.abs(np.asarray(high(own.m2)))  # type: ignore[arg-type]
+    (b2, b3), m2 = map(float, own.by_quality), magnitudes(own)[0]
     if not b2 and not b3:
         return np.zeros(here.cos_phi.shape), np.zeros(here.cos_phi.shape)
     curve = margin.curve_of(own)

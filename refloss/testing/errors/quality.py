@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refloss.error_free import Array, high
+from refloss.error_free import Array, Pair, high
 from refloss.stages import margin, quality
 from refloss.testing.errors.arithmetic import Arithmetic
 
@@ -40,6 +40,12 @@ class SampleMargins(NamedTuple):
     """Error of m3 (N,)."""
 
 
+def magnitudes(own: margin.Settings | margin.Own) -> tuple[Array, Array]:
+    """Return the magnitudes of m2 and m3, of each sample where they depend on it."""
+    m2, m3 = (high(m) if isinstance(m, Pair) else m for m in (own.m2, own.m3))
+    return np.abs(m2), np.abs(m3)
+
+
 def quality_error(length: Array, settings: quality.Settings, d: float, a: Arithmetic) -> Held:
     """Return held lengths, and the error of v = p + q a; d is K_D.
 
@@ -59,10 +65,11 @@ def quality_error(length: Array, settings: quality.Settings, d: float, a: Arithm
 
 def margins_error(v: quality.Quality, of_v: Array, settings: margin.Settings, a: Arithmetic) -> SampleMargins:
     """Return the errors of m2 + b2 v and m3 + b3 v: a constant, two that may be subtracted, a product and a sum."""
-    own, number, errors = margin.at(settings, v), high(v.value), []
-    for b, constant, whole in zip(settings.by_quality, (settings.m2, settings.m3), (own.m2, own.m3), strict=True):
+    number, errors = high(v.value), []
+    parts = settings.by_quality, magnitudes(settings), magnitudes(margin.at(settings, v))
+    for b, constant, whole in zip(*parts, strict=True):
         size = np.abs(float(b) * number)
-        rounded = 4.0 * size + 3.0 * np.abs(constant) + np.abs(high(whole))  # type: ignore[arg-type]
+        rounded = 4.0 * size + 3.0 * constant + whole
         errors.append(abs(float(b)) * of_v + a.u * np.where(size > 0.0, rounded, 0.0))
     return SampleMargins(v, *errors)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Array, high
+from refloss.error_free import Array, Pair, high
 from refloss.formats import FORMATS
 from refloss.stages import margin
 from refloss.testing.hard_cases.case import Labels, Setting
@@ -55,7 +55,9 @@ def sample_lengths(setting: Setting, least: float = 0.1, most: float = 0.9) -> A
     if settings is None:
         return None
     low, largest = float(settings.low), np.sqrt(FORMATS[setting.dtype].largest) / 2.0
-    return np.linspace(least, most, setting.size.n) * (max(min(float(settings.high), largest), low) - low) + low
+    return np.asarray(
+        np.linspace(least, most, setting.size.n) * (max(min(float(settings.high), largest), low) - low) + low
+    )
 
 
 def of_lengths(x: Array, lengths: Array | None) -> Array:
@@ -160,8 +162,8 @@ def boundaries(setting: Setting) -> Iterator[Boundary]:
     settings, lengths = margin_of(setting.loss), sample_lengths(setting)
     m1, m2 = settings.m1, _m2(setting, lengths)
     if settings.boundary in ("easy", "acute", "conditional"):
-        theta = float(np.arccos(settings.m3 if settings.boundary == "conditional" else 0.0))
-        yield Boundary("cosine", theta, "the rule's boundary", lengths)
+        least = settings.m3 if settings.boundary == "conditional" else 0.0
+        yield Boundary("cosine", float(np.arccos(least)), "the rule's boundary", lengths)
     elif settings.boundary == "min":
         yield Boundary("half", np.pi - m2 / 2.0, "where the margin's curve meets the cosine", lengths)
     elif settings.boundary == "clip":
@@ -182,7 +184,8 @@ def _m2(setting: Setting, lengths: Array | None) -> float | Array:
     settings = margin_of(setting.loss)
     if lengths is None:
         return settings.m2
-    return high(margin.at(settings, numbers_of(setting.loss, lengths[:, None], None)).m2)
+    m2 = margin.at(settings, numbers_of(setting.loss, lengths[:, None], None)).m2
+    return high(m2) if isinstance(m2, Pair) else m2
 
 
 def beside_threshold(setting: Setting, y: Labels, off: float) -> Inputs:

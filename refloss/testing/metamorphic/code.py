@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refloss.engines.spec import MARGINS
 from refloss.error_free import Array
 from refloss.formats import FORMATS, rounded
 from refloss.testing.adapters import Found, call
@@ -113,7 +114,10 @@ class Code(NamedTuple):
             name = names[place]
             self.written.setdefault(name, shown_with(f"the code writes into its input {name}, for", inputs))
         gradients = zip(fields, output.gradients or (), strict=False) if self.gradients else ()
-        parts = {"value": output.value} | {name: part for name, part in gradients if part is not None}
+        returned = {name: part for name, part in gradients if part is not None}
+        if MARGINS.name not in self.gradients:
+            returned.pop(MARGINS.name, None)
+        parts = {"value": output.value} | returned
         for name, part in parts.items():
             shape = self.shape(inputs) if name == "value" else inputs[name].shape
             ask(part.shape == shape, f"{named(name)} has shape {part.shape}, expected {shape}, for", inputs)

@@ -13,7 +13,15 @@ from refloss.testing.hard_cases import Shape
 from refloss.testing.hard_cases.case import Labels
 from refloss.testing.metamorphic.code import Code, Inputs
 from refloss.testing.metamorphic.labels import labels_that_count, with_a_mean
-from refloss.testing.signatures import centers_of, given_margin, head_of, ignore_index_of, is_on_cosine, quality_of
+from refloss.testing.signatures import (
+    Loss,
+    centers_of,
+    given_margin,
+    head_of,
+    ignore_index_of,
+    is_on_cosine,
+    quality_of,
+)
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -31,8 +39,7 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
     from hypothesis.extra import numpy as arrays
 
     loss, (n, c, d) = code.loss, shape
-    head = head_of(loss)
-    held, centers = quality_of(loss) if head == "margin" else None, centers_of(loss) or 1
+    head, centers = head_of(loss), centers_of(loss) or 1
 
     def rows(count: int, width: int, largest: int = 16) -> SearchStrategy[Array]:
         return arrays.arrays(np.int64, (count, width), elements=st.integers(-largest, largest)).map(lambda k: k / 4.0)
@@ -66,24 +73,19 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
 
     @st.composite
     def margin(draw: DrawFn) -> Inputs:
-        x, every, y = draw(rows(n, d)), draw(rows(c * centers, d)), draw(labels())
+        x, every, y = draw(rows(n, d)) * _usual_length(loss, d), draw(rows(c * centers, d)), draw(labels())
         w = every[::centers]  # the first of the centers of each class
         if sometimes(draw):
             first, turn = draw(st.integers(0, n - 1)), draw(st.integers(0, 2))
             x[first:] = np.resize(np.roll((1.0, -1.0, 2.0), turn), (n, 1))[first:] * w[y[first:]]
         if c > 1 and sometimes(draw):
             w[(y[0] + 1) % c] = x[0]
-        if held is not None:  # lengths on which margins depend
-            x *= 2.0 ** np.round(np.log2((float(held.low) + float(held.high)) / (5.0 * np.sqrt(d))))
         lengths = [np.linalg.norm(entry, axis=1) for entry in (x, every)]
         assume(min(entry.min() for entry in lengths) > 0.0)
         if not hard:
             assume(np.abs(x @ every.T / lengths[0][:, None] / lengths[1]).max() < ORDINARY)
-        inputs = {"x": x, "w": every if centers_of(loss) is None else every.reshape(c, centers, d), "y": y}
-        if "m" not in names:
-            return inputs
-        largest = 3 if is_on_cosine(given_margin(loss)) else 6  # cosines of 1 may be rounded to more
-        return inputs | {"m": np.abs(draw(rows(1, n, largest))[0])}
+        inputs = {"x": x, "w": every.reshape(c, *[centers] * (centers_of(loss) is not None), d), "y": y}
+        return inputs | {"m": np.abs(draw(rows(1, n, _largest(loss)))[0])} if "m" in names else inputs
 
     @st.composite
     def triplet(draw: DrawFn) -> Inputs:
@@ -106,3 +108,15 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
 
     heads = {"logits": logits, "linear": linear, "margin": margin, "triplet": triplet, "divergence": divergence}
     return heads[head]()
+
+
+def _usual_length(loss: Loss, d: int) -> float:
+    """Return the power of two that gives rows such lengths that margins depend on them, if any does."""
+    held = quality_of(loss)
+    middle = 2.5 * np.sqrt(d) if held is None else (float(held.low) + float(held.high)) / 2.0
+    return float(2.0 ** np.round(np.log2(middle / (2.5 * np.sqrt(d)))))
+
+
+def _largest(loss: Loss) -> int:
+    """Return four times the largest margin; on the cosine it is below 1, which a cosine of 1 may be rounded above."""
+    return 3 if is_on_cosine(given_margin(loss)) else 6

@@ -427,7 +427,7 @@ def of_samples_and_classes(dtype: str) -> Iterator[Right]:
             yield Right(f"of samples by hand, {loss}", "numpy", fn, loss, DTYPES, "stable", {})
             fn = numpy_family(loss, upcast=True)
             yield Right(f"of samples by hand in float32, {loss}", "numpy", fn, loss, HALVES, "mixed", {})
-    for loss in (GIVEN[0], QUALITIES[0], HARD[1]):
+    for loss in (replace(GIVEN[0], s=16.0), replace(QUALITIES[0], s=16.0), HARD[1]):
         fn = numpy_family(loss, "projection")
         yield Right(f"of samples by one projection, {loss}", "numpy", fn, loss, DTYPES, "stable", {})
         summed: dict[str, Any] = {"accumulate": dtype} if dtype in HALVES else {}

@@ -17,6 +17,7 @@ from support.wrong_codes.language_models import Named, language_models, named_co
 from support.wrong_codes.option_codes import options
 from support.wrong_codes.precision import arithmetic
 from support.wrong_codes.reductions import means
+from support.wrong_codes.sample_codes import samples
 from support.wrong_codes.softmaxes import logarithms
 from support.wrong_codes.triplet_codes import triplets
 from support.wrong_codes.zeros import structural_zeros
@@ -35,6 +36,7 @@ FAMILIES = (
     divergences,
     language_models,
     options,
+    samples,
 )
 
 

@@ -54,40 +54,41 @@ EXPLAINED = {
 
 def samples() -> Iterator[tuple[Any, ...]]:
     """Yield code with one step of a right head replaced."""
+    for name, loss, fn, dtypes in named_samples():
+        yield f"{name}, {type(loss).__name__}", "torch", fn, loss, dtypes
+
+
+def named_samples() -> Iterator[tuple[str, Any, Callable[..., Any], tuple[str, ...]]]:
+    """Yield the name of a defect, the loss, the code, and the dtypes in which it shows."""
     for name, loss, steps in replaced():
-        yield name, "torch", torch_family(loss, steps), loss, DTYPES if name in SHOWN else SINGLES
+        yield name, loss, torch_family(loss, steps), DTYPES if name in SHOWN else SINGLES
     others = {
         "h = 0": (ADA, replace(ADA, h=0.0)),
         "gradient of CVLface": (ADA, replace(ADA, gradient="detached")),
         "regularizer left out": (MAG, replace(MAG, regularizer=0.0)),
         "2t for t": (CURRICULAR, replace(CURRICULAR, t=0.8)),
         "t of the paper": (MV, replace(MV, t=1.2)),
-        "MagFace with another rule": (MAG, replace(MAG, boundary="hard")),
-        "l_m for u_m": (MAG, replace(MAG, u_m=MAG.l_m + 0.05)),
+        "another rule": (MAG, replace(MAG, boundary="hard")),
+        "another u_m": (MAG, replace(MAG, u_m=MAG.l_m + 0.05)),
     }
     for name, (loss, other) in others.items():
-        yield name, "torch", torch_family(other), loss, SINGLES
-    for name, updated in {"statistics updated too early": 0.5, "statistics of the batch": 1.0}.items():
-        loss = replace(ADA, momentum=0.5)
-        yield name, "torch", with_statistics(loss, updated), loss, SINGLES
-    yield (
-        "t updated before use",
-        "torch",
-        with_early_t(replace(CURRICULAR, momentum=0.5)),
-        replace(CURRICULAR, momentum=0.5),
-        SINGLES,
-    )
+        yield name, loss, torch_family(other), SINGLES
+    ada, curricular = replace(ADA, momentum=0.5), replace(CURRICULAR, momentum=0.5)
+    yield "statistics updated too early", ada, with_statistics(ada, 0.5), SINGLES
+    yield "statistics of the batch", ada, with_statistics(ada, 1.0), SINGLES
+    yield "t updated before use", curricular, with_early_t(curricular), SINGLES
     for name, taken in {
         "margins of the next sample": lambda m: m.roll(-1),
         "margin of the first sample": lambda m: m[:1].expand(len(m)),
         "margins not used": lambda m: 0.0 * m + ARC.m,
+        "half of the gradient of given margins": lambda m: m / 2 + (m / 2).detach(),
     }.items():
-        steps = Steps(
-            margins=lambda loss, length, m, taken=taken: torch_margins(loss, length, m if m is None else taken(m))
-        )
-        yield name, "torch", torch_family(ARC, steps), ARC, SINGLES
-    half = Steps(margins=lambda loss, length, m: (m / 2 + (m / 2).detach() if m is not None else loss.m, 0.0))
-    yield "half of the gradient of given margins", "torch", torch_family(ARC, half), ARC, SINGLES
+        yield name, ARC, torch_family(ARC, Steps(margins=with_given(taken))), SINGLES
+
+
+def with_given(taken: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Other margins than those that are given."""
+    return lambda loss, length, m: torch_margins(loss, length, m if m is None else taken(m))
 
 
 SHOWN = {"quality of the wrong sign", "no hard classes", "mask by the cosine"}
