@@ -12,12 +12,13 @@ from mkdocs.utils import get_relative_url
 
 DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
 ALTERNATIVE = (
-    "x and W go through normalize, cosine, sub_centers and negatives, the wide branch with every class; x and w_y through angle and "
-    "margin, the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. "
-    "Only some losses have quality, from the length of x to margin, sub_centers, which keeps the nearest center of a "
-    "class, and negatives, to which margin gives thresholds; all others leave these out. The plain softmax head has linear in place of both branches, then softcap, which "
-    "goes on to log_softmax and to logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from "
-    "three embeddings through triplet to the loss, a divergence from two rows of logits through divergence."
+    "x and W go through normalize, cosine, sub_centers and negatives, the wide branch with every class; x and w_y "
+    "through angle and margin, the narrow branch with the target class only. Both meet in logits, then log_softmax, "
+    "cross_entropy, loss. Only some losses have quality, from the length of x to margin, sub_centers, which keeps the "
+    "nearest center of a class, and negatives, to which margin gives thresholds; all others leave these out. The "
+    "plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
+    "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through "
+    "triplet to the loss, a divergence from two rows of logits through divergence."
 )
 
 
