@@ -603,7 +603,7 @@ def hard_classes(figure: Figure) -> None:
 def sub_centers(figure: Figure) -> None:
     """Cosines of three centers of a class over a circle, and the largest; the lengths of their gradients."""
     left, right = figure.subplots(1, 2)
-    angles, centers = np.linspace(-1.8, 2.2, 201), np.array([-1.0, 0.2, 1.4])
+    angles, centers = np.linspace(-1.8, 2.2, 200), np.array([-1.0, 0.2, 1.4])
 
     def circle(a: Any) -> Any:
         return np.stack([np.cos(a), np.sin(a), np.zeros_like(a)], axis=-1)

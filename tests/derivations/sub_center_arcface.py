@@ -65,8 +65,8 @@ def _(draw: Draw) -> tuple:
 
 @step("sub-slope", "97dddde1")
 def _(draw: Draw) -> tuple:
-    c = draw.vector(4, -1, 1)
-    return gradient(max, c), [mpf(entry == max(c)) for entry in c]
+    c, g = draw.vector(4, -1, 1), draw.number()  # g, for numbers that differ from draw to draw
+    return gradient(lambda v: g * max(v), c), [g * (entry == max(c)) for entry in c]
 
 
 @step("sub-x", "197d2ddd")
