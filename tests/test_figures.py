@@ -201,6 +201,23 @@ def test_hard_classes_are_drawn_as_they_are():
                 assert np.allclose(value, expected, rtol=0, atol=1e-14)
 
 
+def test_the_nearest_center_is_drawn_as_it_is():
+    largest, lengths = _axes("sub-centers")
+    angles, value = _line(largest, "largest cosine")
+    centers = np.array([-1.0, 0.2, 1.4])
+    theta = np.abs(angles[:, None] - centers)
+    assert np.allclose(value, np.cos(theta.min(axis=1)), rtol=0, atol=1e-14)
+    for k, center in enumerate(centers):
+        _, length = _line(lengths, f"center at {center:g}".replace("-", "−"))
+        p = 1.0 / (1.0 + np.exp(-4.0 * np.cos(theta[:, k] + 0.5)))  # the other class is at right angles
+        nearest = theta.argmin(axis=1) == k
+        assert nearest.any()
+        assert not nearest.all()
+        expected = np.where(nearest, 4.0 * (1.0 - p) * np.sin(theta[:, k] + 0.5), 0.0)
+        # the bound of the engine for terms up to s = 4, and as much for p and the sine here
+        assert np.allclose(length, expected, rtol=0, atol=256.0 * 2.0**-53)
+
+
 def test_the_rounding_of_a_softmax_is_drawn_as_it_is():
     """Before the subtraction: half a unit of numbers from 1/2 to 1, and all of it beyond; afterwards: half a unit."""
     (axes,) = _axes("rounded-softmax")

@@ -35,6 +35,7 @@ from refloss.stages import (
     quality,
     softcap,
     softmax,
+    sub_centers,
     triplet,
     z_loss,
 )
@@ -923,6 +924,29 @@ _formula("refloss.losses.quality:AdaFace.updated", 1)(lambda rng: _updates(rng, 
 BOUNDS = {"l_m": mpf(0.3), "u_m": mpf(0.9), "l:1": [mpf(2)], "u:1": [mpf(5)], "a:0": 0}  # l_a and u_a have an index
 
 
+def _centers(rng):
+    """Cosines of three centers per class, the largest, and what backward needs."""
+    c = rng.uniform(-1.0, 1.0, size=(N, 3 * C))
+    chosen = sub_centers.nearest(Pair.of(c), 3, lambda n, rows: rows[0])
+    return c, *sub_centers.forward(Pair.of(c), chosen)
+
+
+@_formula("refloss.stages.sub_centers:forward")
+def _(rng):
+    c, largest, _ = _centers(rng)
+    values = {"c:2": _exact(largest), "c:3": _exact(c.reshape(N, C, 3))}
+    yield tex.Scope(values, RANGES | {"j": 3})
+
+
+@_formula("refloss.stages.sub_centers:backward")
+def _(rng):
+    *_, saved = _centers(rng)
+    g = rng.normal(size=(N, C))
+    gradient = sub_centers.backward(g, saved).reshape(N, C, 3)
+    values = {r"\partial L/\partial c:3": _exact(gradient), r"\partial L/\partial c:2": _exact(g)}
+    yield tex.Scope(values | {r"\kappa": (saved.chosen % 3).tolist()}, RANGES | {"j": 3})
+
+
 @_formula("refloss.losses.quality:MagFace")
 def _(rng):
     loss = refloss.MagFace(
@@ -1009,6 +1033,25 @@ def _(rng):
     yield from _hard_heads(rng, on_angle, lambda theta: mp.cos(theta + mpf(0.3)))
 
 
+@_formula("refloss.losses.centers:SubCenterArcFace")
+def _(rng):
+    x, w, y = rng.normal(size=(N, D)), rng.normal(size=(C, 3, D)), rng.permutation(C)[:N]
+    every = [
+        [[mp.acos(mp.fsum(map(mp.fmul, _unit(a), _unit(b)))) for b in centers] for centers in _exact(w)]
+        for a in _exact(x)
+    ]
+    theta = [[min(angles) for angles in row] for row in every]
+    values = {
+        "L": _exact(refloss.SubCenterArcFace(s=2.5, m=0.6, reduction="none")(x, w, y)),
+        "y": _exact(y),
+        r"\theta:3": every,
+        r"\theta:1": lambda bound: theta[bound["n"]],
+        "s": mpf(2.5),
+        "m": mpf(0.6),
+    }
+    yield tex.Scope(values, RANGES | {"j": 3})
+
+
 @_formula("refloss.losses.pairwise:Triplet")
 def _(rng):
     a, p, n = rng.normal(size=(N, D)), rng.normal(size=(N, D)), rng.normal(size=(N, D))
@@ -1035,8 +1078,8 @@ def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     formulas = []
     modules = [angle, cosine, cross_entropy, divergence, linear, log_softmax, logits, logsumexp, margin, normalize]
-    modules += [negatives, quality, softcap, softmax, triplet, z_loss]
-    losses = ("softmax", "margin", "quality", "negatives", "pairwise", "divergence")
+    modules += [negatives, quality, softcap, softmax, sub_centers, triplet, z_loss]
+    losses = ("softmax", "margin", "quality", "negatives", "centers", "pairwise", "divergence")
     names = ("refloss.functions", *(f"refloss.losses.{family}" for family in losses))
     for module in (*modules, *map(importlib.import_module, names)):
         for name, item in vars(module).items():

@@ -600,6 +600,30 @@ def hard_classes(figure: Figure) -> None:
     left.set_ylabel("η")
 
 
+def sub_centers(figure: Figure) -> None:
+    """Cosines of three centers of a class over a circle, and the largest; the lengths of their gradients."""
+    left, right = figure.subplots(1, 2)
+    angles, centers = np.linspace(-1.8, 2.2, 200), np.array([-1.0, 0.2, 1.4])
+
+    def circle(a: Any) -> Any:
+        return np.stack([np.cos(a), np.sin(a), np.zeros_like(a)], axis=-1)
+
+    w = np.stack([circle(centers), np.broadcast_to(np.eye(3)[2], (3, 3))])
+    loss, x = refloss.SubCenterArcFace(s=4.0), circle(angles)
+    steps = loss.trace(x, w, np.zeros(len(x), int))
+    for column in steps["cosine"].output[:, :3].T:
+        left.plot(angles, column, color=COLOURS[5], lw=1.0)
+    _lines(left, {"largest cosine": (angles, steps["sub_centers"].output[:, 0])})
+    lengths = [np.linalg.norm(loss.value_and_grad(row[None], w, [0])[1].w[0], axis=1) for row in x]
+    names = [f"center at {center:g}".replace("-", "−") for center in centers]
+    _lines(right, {name: (angles, column) for name, column in zip(names, np.array(lengths).T, strict=True)})
+    for axes, label in ((left, "c"), (right, "length of ∂L/∂w, s = 4")):
+        for border in (centers[1:] + centers[:-1]) / 2.0:
+            axes.axvline(border, color=COLOURS[5], ls=":")
+        axes.set_xlabel("direction of the embedding (rad)")
+        axes.set_ylabel(label)
+
+
 FIGURES: dict[str, Callable[[Figure], None]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
@@ -623,6 +647,7 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
         adaface_margin,
         magface_margin,
         hard_classes,
+        sub_centers,
         triplet,
         image_class,
         confident_loss,

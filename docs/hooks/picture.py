@@ -12,12 +12,13 @@ from mkdocs.utils import get_relative_url
 
 DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
 ALTERNATIVE = (
-    "x and W go through normalize, cosine and negatives, the wide branch with every class; x and w_y through angle and "
-    "margin, the narrow branch with the target class only. Both meet in logits, then log_softmax, cross_entropy, loss. "
-    "Only some losses have quality, from the length of x to margin, and negatives, to which margin gives thresholds; "
-    "all others leave negatives out. The plain softmax head has linear in place of both branches, then softcap, which "
-    "goes on to log_softmax and to logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from "
-    "three embeddings through triplet to the loss, a divergence from two rows of logits through divergence."
+    "x and W go through normalize, cosine, sub_centers and negatives, the wide branch with every class; x and w_y "
+    "through angle and margin, the narrow branch with the target class only. Both meet in logits, then log_softmax, "
+    "cross_entropy, loss. Only some losses have quality, from the length of x to margin, sub_centers, which keeps the "
+    "nearest center of a class, and negatives, to which margin gives thresholds; all others leave these out. The "
+    "plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
+    "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through "
+    "triplet to the loss, a divergence from two rows of logits through divergence."
 )
 
 
@@ -34,16 +35,17 @@ BOXES = {
     "angle": Spot(1, 1),
     "margin": Spot(2, 1),
     "quality": Spot(2, 2),
-    "negatives": Spot(3, 0),
-    "logits": Spot(4, 0.5),
-    "log_softmax": Spot(5, 0.5),
-    "cross_entropy": Spot(6, 0.5),
+    "sub_centers": Spot(3, 0),
+    "negatives": Spot(4, 0),
+    "logits": Spot(5, 0.5),
+    "log_softmax": Spot(6, 0.5),
+    "cross_entropy": Spot(7, 0.5),
     "linear": Spot(2, 3),
-    "softcap": Spot(4, 3),
-    "logsumexp": Spot(5, 3),
-    "z_loss": Spot(6, 3),
+    "softcap": Spot(5, 3),
+    "logsumexp": Spot(6, 3),
+    "z_loss": Spot(7, 3),
     "triplet": Spot(1, 4),
-    "divergence": Spot(5, 4),
+    "divergence": Spot(6, 4),
 }
 WORDS = {
     "x, W": Spot(0, 0),
@@ -51,15 +53,16 @@ WORDS = {
     "‖x‖": Spot(0, 2),
     "x, W, b": Spot(0, 3),
     "a, p, n": Spot(0, 4),
-    "z, target": Spot(4, 4),
+    "z, target": Spot(5, 4),
 }
-ENDS = {"loss": Spot(7, 0.5), "loss ": Spot(2, 4), "loss  ": Spot(6, 4)}
-OF_SOME = ("quality", "negatives")
+ENDS = {"loss": Spot(8, 0.5), "loss ": Spot(2, 4), "loss  ": Spot(7, 4)}
+OF_SOME = ("quality", "sub_centers", "negatives")
 """Boxes that only some losses on directions have."""
 ARROWS = [
     ("x, W", "normalize"),
     ("normalize", "cosine"),
-    ("cosine", "negatives"),
+    ("cosine", "sub_centers"),
+    ("sub_centers", "negatives"),
     ("negatives", "logits"),
     ("x, w_y", "angle"),
     ("angle", "margin"),
@@ -119,7 +122,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _svg(layout: Layout, url: str, stage: str) -> str:
-    right, bottom = 8 * layout.along, 5 * layout.row
+    right, bottom = 9 * layout.along, 5 * layout.row
     size = (bottom, right) if layout.down else (right, bottom)
     marker = f"tip-{layout.name}"
     tip = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"'

@@ -25,6 +25,7 @@ PSI = {
     "MagFace": "cos(theta + l_m + (u_m - l_m)*v)",
     "CurricularFace": "cos(theta + m)",
     "MVSoftmax": "cos(theta) - m",
+    "SubCenterArcFace": "cos(theta + m)",
 }
 """ψ of the losses that have one, with their default settings; k = floor(m*theta/pi), v grows with the length of x."""
 

@@ -16,11 +16,12 @@ from refloss.stages import margin
 class SubCenterArcFace(ScaledLoss):
     r"""Sub-center ArcFace: of K centers of a class the nearest one stands for it.
 
-    $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}},
-    \qquad \theta_{nk} = \min_{j\le K}\angle(x_n, w_{kj})$$
+    $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}
+    {e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{sc_{nk}}}, \qquad c_{nk} = \max_j\cos\theta_{nkj}$$
 
-    with the ψ of `ArcFace`. Class weights are w (C, K, D). The gradient of a class goes to its nearest center alone; of
-    centers at the same angle, decided exactly, the first is taken. Source: Sub-center ArcFace (Deng et al., ECCV 2020).
+    θ_nkj is the angle of center j of class k, θ_y that of the target's nearest; the rules are those of `ArcFace`. Class
+    weights are w (C, K, D). The gradient of a class goes to its nearest center alone; of centers at the same angle,
+    decided exactly, the first is taken. Source: Sub-center ArcFace (Deng et al., ECCV 2020).
 
     Parameters
     ----------

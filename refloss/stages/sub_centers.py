@@ -72,7 +72,7 @@ def nearest(c: Pair, centers: int, decide: Callable[[int, list[int]], int]) -> I
 def forward(c: Pair, chosen: Integers) -> tuple[Pair, Saved]:
     r"""Take the largest cosine of each class.
 
-    $$c_{nk} = \max_{j\le K} c_{nkj} = c_{nk\kappa_{nk}}$$
+    $$c_{nk} = \max_j c_{nkj}$$
 
     Source: Sub-center ArcFace (Deng et al., ECCV 2020).
 

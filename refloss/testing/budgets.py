@@ -31,10 +31,12 @@ from refloss.testing.errors import (
     Divergences,
     Head,
     Held,
+    Pairs,
     Rows,
     SampleMargins,
     Side,
     Triplets,
+    centers_error,
     chord_error,
     cosine_error,
     cross_entropy_error,
@@ -51,11 +53,13 @@ from refloss.testing.errors import (
     softcap_error,
     threshold_error,
     triplet_error,
+    turn,
 )
 from refloss.testing.options import one_name
 from refloss.testing.signatures import (
     Loss,
     as_loss,
+    centers_of,
     cross_entropy_of,
     divergence_of,
     given_margin,
@@ -395,9 +399,10 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     s, settings = scale_of(loss), given_margin(loss) if given else margin_of(loss)
     head = _head(steps, counting.y, s)
     of_f = cosine_error(head, a)
-    each = np.arange(len(z))
+    each, centers = np.arange(len(z)), centers_error(head.c, of_f, centers_of(loss) or 1)
+    head, of_f, pairs = head._replace(y=centers.rows_of(counting.y)), centers.most(of_f), centers.of_targets(counting.y)
     held, margins = _sample_margins(loss, settings, x, head.length_x, a, *given)
-    target = margin_error(head, settings, of_f[each, counting.y], a, margins)
+    target = margin_error(head, settings, of_f[each, counting.y], a, margins, turn(x, w, head.theta, pairs))
     of_f, slope, of_steepness = _of_classes(loss, head, settings, of_f, a)
     steepness, sign = np.abs(slope), np.where(slope < 0.0, -1.0, 1.0)
     of_f[each, counting.y] = target.psi
@@ -417,12 +422,13 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     of_upward += (2.0 * a.u + length) * np.abs(upward)
     unknown = of_steepness >= UNKNOWN
     of_upward[unknown] = 0.0  # the error of the gradient of such a target is in of_target
+    upward, of_upward = centers.spread(upward, of_upward)
     tangent = np.zeros_like(upward)
     if not is_on_cosine(settings):
-        tangent[own] = (upward * head.c)[own]
+        tangent[each, head.y] = (upward * head.c)[each, head.y]
     most = scale[:, 0] * (np.abs(g) + error)[own]
-    of_target = chord_error(head, settings, most, unknown[own], a)
-    dx, dw = _of_rows(head, upward, of_upward, tangent, of_target, a)
+    of_target = chord_error(head.of_rows(*pairs), settings, most[pairs[0]], unknown[own][pairs[0]], a)
+    dx, dw = _of_rows(head, upward, of_upward, tangent, of_target, pairs, a)
     if s is None:
         dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)
@@ -436,18 +442,22 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
         else:
             value, of_length = _through_length(loss, rows, held, by_v, of_by_v, counting, a, value)
             dx = dx + np.abs(head.x) * of_length[:, None]
-    return value, {"x": _put_back(dx, counting.kept, a), "w": dw + a.smallest} | allowed
+    return value, {"x": _put_back(dx, counting.kept, a), "w": (dw + a.smallest).reshape(w.shape)} | allowed
 
 
 def _of_rows(
-    head: Head, upward: Array, of_upward: Array, tangent: Array, of_target: Array, a: Arithmetic
+    head: Head, upward: Array, of_upward: Array, tangent: Array, of_target: Array, pairs: Pairs, a: Arithmetic
 ) -> tuple[Array, Array]:
-    """Return the errors of the gradients of x and w from dL/dcos (N, C) and its error, and from the target's own."""
+    """Return the errors of the gradients of x and w from dL/dcos (N, C) and its error, and from the targets' own.
+
+    The latter are those of pairs of a sample and a row.
+    """
     of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
     dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
     dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
-    dx += of_target / head.length_x[:, None]
-    np.add.at(dw, head.y, of_target / head.length_w[head.y][:, None])
+    n, row = pairs
+    np.add.at(dx, n, of_target / head.length_x[n][:, None])
+    np.add.at(dw, row, of_target / head.length_w[row][:, None])
     return dx, dw
 
 
@@ -496,7 +506,7 @@ def _through_length(
 
 def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     (x, length_x), (w, length_w) = steps["normalize_x"].output, steps["normalize_w"].output
-    f = steps["negatives" if "negatives" in steps else "cosine"].output.copy()
+    f = next(steps[name].output.copy() for name in ("negatives", "sub_centers", "cosine") if name in steps)
     f[np.arange(len(y)), y] = steps["margin"].output
     scale = length_x if s is None else np.full(len(y), s)
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)

@@ -158,6 +158,11 @@ def negatives_of(loss: Loss) -> negatives.Settings | None:
     return cast(Margin, loss.spec).negatives
 
 
+def centers_of(loss: Loss) -> int | None:
+    """Return how many centers a class has, for losses of class weights (C, K, D)."""
+    return cast(Margin, loss.spec).centers if head_of(loss) == "margin" else None
+
+
 def numbers_of(loss: Loss, x: Array, m: Array | None) -> quality.Quality | None:
     """Return the number per sample that margins depend on: given, or from the lengths of embeddings x; else None."""
     settings = quality_of(loss)

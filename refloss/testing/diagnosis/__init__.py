@@ -14,6 +14,7 @@ from itertools import islice
 import numpy as np
 
 from refloss.testing.adapters import Found
+from refloss.testing.diagnosis.centers import wrong_centers
 from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients, wrong_slopes, wrong_upstreams
 from refloss.testing.diagnosis.other_losses import Explanation, fitted, of_shards, relabelled, relatives
 from refloss.testing.diagnosis.precision import by_arccos, clamped, short_numbers
@@ -116,4 +117,5 @@ def _certain_causes(loss: Loss, failing: Outcomes, right: Outcomes, references: 
         for sentence, shifted in relabelled(loss)
         if all(all_agree(loss, shifted(part), references) for part in tried)
     ]
-    return shifts or list(islice(agreeing(of_shards(loss)), 1)) or steps_that_explain(loss, failing, right, references)
+    shifts = shifts or list(islice(agreeing(of_shards(loss)), 1))
+    return shifts or steps_that_explain(loss, failing, right, references) or wrong_centers(loss, failing, references)

@@ -17,6 +17,7 @@ from refloss.stages import margin, negatives, normalize, quality
 from refloss.testing.signatures import (
     Inputs,
     Loss,
+    centers_of,
     cross_entropy_of,
     given_margin,
     is_on_cosine,
@@ -88,12 +89,20 @@ def raised(settings: negatives.Settings, c: Array) -> Array:
     return c * (settings.t + c) if settings.rule == "curricular" else c + (settings.t * c + settings.t)
 
 
+def cosines_of(x: Array, w: Array) -> Array:
+    """Return the products of rows (N, C), or with all centers (N, C, K)."""
+    c = x @ w.reshape(-1, w.shape[-1]).T
+    return np.asarray(c.reshape(len(x), *w.shape[:-1]))
+
+
 def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
-    """Return the parts of a value on some inputs, from their cosines or from others."""
+    """Return the parts of a value on some inputs, from their cosines or from others, of all centers or of classes."""
     x, w, y, *given = inputs
     length = np.linalg.norm(x, axis=1)
     if c is None:
-        c = (x / length[:, None]) @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
+        c = cosines_of(x / length[:, None], w / np.linalg.norm(w, axis=-1, keepdims=True))
+    if centers_of(loss) is not None and c.ndim == 3:
+        c = c.max(axis=2)
     settings, v = given_margin(loss) if given else margin_of(loss), numbers_of(loss, x, *(given or (None,)))
     terms, of_length = np.zeros(len(x)), quality_of(loss)
     if of_length is not None and of_length.regularizer:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from refloss.error_free import Array
 from refloss.stages import divergence, margin
 from refloss.testing.adapters import Found
+from refloss.testing.diagnosis.centers import other_layouts
 from refloss.testing.diagnosis.references import (
     Explained,
     Outcomes,
@@ -150,7 +151,9 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
     for rule in margin.RULES:
         if rule != settings.boundary and hasattr(loss, "boundary"):
             yield from _with(loss, f"value and gradient agree with boundary={rule!r}", boundary=rule)
-    angle = {"ArcFace": "m", "CombinedMargin": "m2", "CurricularFace": "m"}.get(type(loss).__name__)
+    angle = {"ArcFace": "m", "CombinedMargin": "m2", "CurricularFace": "m", "SubCenterArcFace": "m"}.get(
+        type(loss).__name__
+    )
     if angle:
         yield from _with(loss, "margin taken in degrees", **{angle: np.radians(getattr(loss, angle))})
     if hasattr(loss, "m"):
@@ -267,6 +270,7 @@ def relabelled(loss: Loss) -> Iterator[tuple[str, Callable[[Outcomes], Outcomes]
         yield f"every label is off by one: value and gradient agree with y {'+' if by > 0 else '-'} 1", shift(by)
     for sentence, other in other_margins(loss):
         yield sentence, partial(_with_margins, other)
+    yield from other_layouts(loss)
 
 
 def _with_margins(other: Callable[[Array], Array], outcomes: Outcomes) -> Outcomes:

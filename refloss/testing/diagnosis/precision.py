@@ -11,6 +11,7 @@ from refloss.error_free import Array
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_of
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import arithmetic
+from refloss.testing.diagnosis.heads import cosines_of
 from refloss.testing.diagnosis.references import Outcomes, References, agrees
 from refloss.testing.diagnosis.wrong_steps import value_of_cosines
 from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, head_of
@@ -161,11 +162,11 @@ def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, 
     x, w, *rest = inputs
     length = np.linalg.norm(x, axis=1, keepdims=True)
     if unit and head_of(loss) == "margin":
-        x, w = x / length, w / np.linalg.norm(w, axis=1, keepdims=True)
+        x, w = x / length, w / np.linalg.norm(w, axis=-1, keepdims=True)
     x, w = (_to_bits(rows, bits, down=down) for rows in (x, w))
     if head_of(loss) == "linear":
         return np.asarray(loss(x, w, *rest))
-    c = x @ w.T
+    c = cosines_of(x, w)
     if not unit:
-        c = c / length / np.linalg.norm(inputs[1], axis=1)
+        c = cosines_of(x / length, w / np.linalg.norm(inputs[1], axis=-1, keepdims=True))
     return np.asarray(value_of_cosines(loss, inputs, c))

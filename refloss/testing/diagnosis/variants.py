@@ -112,11 +112,11 @@ class Slopes(NamedTuple):
         hard[np.arange(len(c.output)), inputs[2]] = False
         apart = np.where(hard, raised.gradient * (self.a + self.b * c.output) - c.gradient, 0.0)
         (x, length_x), (w, length_w) = steps["normalize_x"].output, steps["normalize_w"].output
-        moved = {"x": _projected(apart @ w, x, length_x), "w": _projected(apart.T @ x, w, length_w)}
+        moved = {"x": projected(apart @ w, x, length_x), "w": projected(apart.T @ x, w, length_w)}
         return value, gradient._replace(**{name: getattr(gradient, name) + part for name, part in moved.items()})
 
 
-def _projected(upstream: Array, unit: Array, length: Array) -> Array:
+def projected(upstream: Array, unit: Array, length: Array) -> Array:
     """Carry a gradient of unit rows back to rows; ignored ones, of length 0, have none."""
     along = (upstream * unit).sum(axis=1, keepdims=True)
     return np.asarray(upstream - along * unit) / np.where(length == 0.0, 1.0, length)[:, None]

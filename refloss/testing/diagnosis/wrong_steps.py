@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from refloss.error_free import Array
 from refloss.losses import CrossEntropy
-from refloss.testing.diagnosis.heads import parts_of
+from refloss.testing.diagnosis.centers import center_steps
+from refloss.testing.diagnosis.heads import cosines_of, parts_of
 from refloss.testing.diagnosis.references import Outcomes, References
 from refloss.testing.diagnosis.rows import rows_of
 from refloss.testing.diagnosis.wrong_heads import head_steps
@@ -72,6 +73,7 @@ def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iter
     yield from _softmax_steps(loss, references)
     if head_of(loss) == "margin":
         yield from head_steps(loss)
+        yield from center_steps(loss)
         yield from _normalization_steps(loss)
     yield from sum_steps(loss, values, references)
 
@@ -154,7 +156,7 @@ def _normalization_steps(loss: Loss) -> Iterator[WrongStep]:
         def value(inputs: Inputs) -> Any:
             x, w, *_ = inputs
             length = np.linalg.norm(x, axis=1, keepdims=True)
-            c = (x / of_x(length)) @ (w / of_w(np.linalg.norm(w, axis=1, keepdims=True))).T
+            c = cosines_of(x / of_x(length), w / of_w(np.linalg.norm(w, axis=-1, keepdims=True)))
             return value_of_cosines(loss, inputs, c, sign)
 
         return value

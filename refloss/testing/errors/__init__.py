@@ -14,6 +14,7 @@ standard says how accurate log p has to be: see `refloss.testing.budgets`.
 
 from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
+from refloss.testing.errors.centers import Centers, Pairs, centers_error, turn
 from refloss.testing.errors.cosine import Head, cosine_error
 from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error, log_sum_exp_error
 from refloss.testing.errors.divergence import Divergences, divergence_error
@@ -36,10 +37,12 @@ __all__ = [
     "UNKNOWN",
     "Arithmetic",
     "Capped",
+    "Centers",
     "Divergences",
     "Head",
     "Held",
     "NegativesError",
+    "Pairs",
     "Rows",
     "SampleMargins",
     "Side",
@@ -47,6 +50,7 @@ __all__ = [
     "Triplets",
     "angle_error",
     "arccos_error",
+    "centers_error",
     "chord_error",
     "cosine_error",
     "cross_entropy_error",
@@ -64,4 +68,5 @@ __all__ = [
     "softcap_error",
     "threshold_error",
     "triplet_error",
+    "turn",
 ]

@@ -29,9 +29,13 @@ class Head(NamedTuple):
     theta: Array
     """θ of the target (N,)."""
     y: NDArray[np.int64]
-    """Labels (N,)."""
+    """The row of the target (N,)."""
     scale: Array
     """s of each row (N,)."""
+
+    def of_rows(self, n: NDArray[np.int64], row: NDArray[np.int64]) -> Head:
+        """Return what a target's own terms depend on, of pairs of a sample and a row of w."""
+        return self._replace(x=self.x[n], theta=self.theta[n], y=row)
 
 
 def cosine_error(head: Head, a: Arithmetic) -> Array:

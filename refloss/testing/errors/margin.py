@@ -50,11 +50,17 @@ def polynomial_error(m: float, cos: Array) -> tuple[Array, Array]:
 
 
 def margin_error(
-    head: Head, settings: margin.Settings, cosine: Array, a: Arithmetic, margins: SampleMargins | None = None
+    head: Head,
+    settings: margin.Settings,
+    cosine: Array,
+    a: Arithmetic,
+    margins: SampleMargins | None = None,
+    turned: Array | float = 0.0,
 ) -> TargetError:
     """Return the errors of ψ and of dψ/dcos θ by the angle or by the cosine, the larger; with jumps within reach.
 
     Margins that depend on a number v of each sample have errors of their own, and ∂ψ/∂v one too.
+    ``turned`` (N,) is how far another center, as near by its cosine, turns the angle.
     """
     v, of_m2, of_m3 = (None, 0.0, 0.0) if margins is None else margins
     own = margin.at(settings, v)
@@ -62,7 +68,7 @@ def margin_error(
     theta, sine = head.theta, np.sin(head.theta)
     by_cosine = arccos_error(theta, cosine)
     of_theta = angle_error(theta, a.sum_of(head.x.shape[1]), a)
-    of_theta = of_theta + by_cosine if a.angle == "arccos" else of_theta
+    of_theta = of_theta + turned + (by_cosine if a.angle == "arccos" else 0.0)
     off = of_theta + of_m2 / settings.m1  # an error of m2 moves φ as one of θ does
     curve = margin.curve_of(own._replace(gradient="exact"))
     eased = settings.annealing / (1.0 + settings.annealing)

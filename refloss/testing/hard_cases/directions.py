@@ -22,6 +22,7 @@ from refloss.testing.hard_cases.angles import (
     with_rivals,
 )
 from refloss.testing.hard_cases.case import Draft, Labels, Setting
+from refloss.testing.hard_cases.centers import center_cases, with_centers
 from refloss.testing.hard_cases.labels import (
     NOTHING,
     SATURATED,
@@ -33,6 +34,7 @@ from refloss.testing.hard_cases.labels import (
 )
 from refloss.testing.signatures import (
     adds_to_cosine,
+    centers_of,
     given_margin,
     head_of,
     ignore_index_of,
@@ -56,13 +58,16 @@ def direction_cases(setting: Setting) -> Iterator[Draft]:
     """Yield the cases of a linear head or of a margin.
 
     Where margins depend on the lengths of embeddings, all embeddings have such lengths that they do, except where a
-    case is about lengths.
+    case is about lengths. Where a class has several centers, each has further ones.
     """
-    lengths = sample_lengths(setting)
+    lengths, centers = sample_lengths(setting), centers_of(setting.loss)
     for draft in _of_any_length(setting):
         x, *others = draft.inputs
         keep = lengths is None or {"lengths", "overflow", "zero vector"} & set(draft.flags)
-        yield draft if keep else draft._replace(inputs=(of_lengths(x, lengths), *others))
+        own = draft if keep else draft._replace(inputs=(of_lengths(x, lengths), *others))
+        yield own if centers is None else with_centers(setting, own, centers)
+    if centers is not None:
+        yield from center_cases(setting, centers)
 
 
 def _of_any_length(setting: Setting) -> Iterator[Draft]:

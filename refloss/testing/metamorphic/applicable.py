@@ -16,6 +16,7 @@ from refloss.testing.metamorphic.changes import (
     lengths_of_w,
     lengths_of_x,
     masked,
+    order_of_centers,
     order_of_classes,
     order_of_samples,
     samples_alone,
@@ -46,6 +47,7 @@ from refloss.testing.metamorphic.within_result import (
     slope,
 )
 from refloss.testing.signatures import (
+    centers_of,
     cross_entropy_of,
     has_options,
     has_row_terms,
@@ -114,6 +116,8 @@ def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
         yield vector_for_all_classes
     if head == "margin":
         yield lengths_of_w
+        if (centers_of(loss) or 1) > 1:
+            yield order_of_centers
         if scale_of(loss) is not None and quality_of(loss) is None:
             yield lengths_of_x
     if ignored:

@@ -54,13 +54,23 @@ def order_of_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> No
     same(code, inputs, changed, ordered)
 
 
+def order_of_centers(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
+    """The order of the centers of a class changes nothing but the order of their gradients."""
+    order = np.argsort(rng.random(inputs["w"].shape[:2]), axis=1)[:, :, None]
+
+    def ordered(name: str, part: Array) -> Array:
+        return np.take_along_axis(part, order, axis=1) if name == "w" else part
+
+    same(code, inputs, inputs | {"w": ordered("w", inputs["w"])}, ordered)
+
+
 def axes(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """Axes that are swapped and reflected turn the gradients with them."""
     d = next(iter(inputs.values())).shape[1]
     order, signs = rng.permutation(d), rng.choice([-1.0, 1.0], d)
 
     def turned(name: str, part: NDArray[Any]) -> NDArray[Any]:
-        return part[:, order] * signs if part.ndim == 2 else part
+        return part[..., order] * signs if part.ndim > 1 else part
 
     same(code, inputs, {name: turned(name, entry) for name, entry in inputs.items()}, turned)
 
@@ -76,7 +86,7 @@ def lengths_of_w(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
 
 
 def _lengths(code: Code, inputs: Inputs, field: str, rng: np.random.Generator) -> None:
-    powers = 2.0 ** rng.integers(-3, 4, (len(inputs[field]), 1))
+    powers = 2.0 ** rng.integers(-3, 4, (*inputs[field].shape[:-1], 1))
     changed = inputs | {field: inputs[field] * powers}
     same(code, inputs, changed, lambda name, part: part / powers if name == field else part)
 

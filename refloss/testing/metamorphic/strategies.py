@@ -13,7 +13,15 @@ from refloss.testing.hard_cases import Shape
 from refloss.testing.hard_cases.case import Labels
 from refloss.testing.metamorphic.code import Code, Inputs
 from refloss.testing.metamorphic.labels import labels_that_count, with_a_mean
-from refloss.testing.signatures import Loss, given_margin, head_of, ignore_index_of, is_on_cosine, quality_of
+from refloss.testing.signatures import (
+    Loss,
+    centers_of,
+    given_margin,
+    head_of,
+    ignore_index_of,
+    is_on_cosine,
+    quality_of,
+)
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -31,7 +39,7 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
     from hypothesis.extra import numpy as arrays
 
     loss, (n, c, d) = code.loss, shape
-    head = head_of(loss)
+    head, centers = head_of(loss), centers_of(loss) or 1
 
     def rows(count: int, width: int, largest: int = 16) -> SearchStrategy[Array]:
         return arrays.arrays(np.int64, (count, width), elements=st.integers(-largest, largest)).map(lambda k: k / 4.0)
@@ -65,17 +73,18 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
 
     @st.composite
     def margin(draw: DrawFn) -> Inputs:
-        x, w, y = draw(rows(n, d)) * _usual_length(loss, d), draw(rows(c, d)), draw(labels())
+        x, every, y = draw(rows(n, d)) * _usual_length(loss, d), draw(rows(c * centers, d)), draw(labels())
+        w = every[::centers]  # the first of the centers of each class
         if sometimes(draw):
             first, turn = draw(st.integers(0, n - 1)), draw(st.integers(0, 2))
             x[first:] = np.resize(np.roll((1.0, -1.0, 2.0), turn), (n, 1))[first:] * w[y[first:]]
         if c > 1 and sometimes(draw):
             w[(y[0] + 1) % c] = x[0]
-        lengths = [np.linalg.norm(entry, axis=1) for entry in (x, w)]
+        lengths = [np.linalg.norm(entry, axis=1) for entry in (x, every)]
         assume(min(entry.min() for entry in lengths) > 0.0)
         if not hard:
-            assume(np.abs(x @ w.T / lengths[0][:, None] / lengths[1]).max() < ORDINARY)
-        inputs = {"x": x, "w": w, "y": y}
+            assume(np.abs(x @ every.T / lengths[0][:, None] / lengths[1]).max() < ORDINARY)
+        inputs = {"x": x, "w": every.reshape(c, *[centers] * (centers_of(loss) is not None), d), "y": y}
         return inputs | {"m": np.abs(draw(rows(1, n, _largest(loss)))[0])} if "m" in names else inputs
 
     @st.composite

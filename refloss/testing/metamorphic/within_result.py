@@ -48,8 +48,8 @@ def radial(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:
     """The gradient of what only gives a direction is orthogonal to it."""
     parts, allowed = _with_gradients(code, inputs)
     for name in sorted(parts.keys() & directions(code)):
-        along = (parts[name] * inputs[name]).sum(axis=1)
-        bound = (allowed[name] * np.abs(inputs[name])).sum(axis=1)
+        along = (parts[name] * inputs[name]).sum(axis=-1)
+        bound = (allowed[name] * np.abs(inputs[name])).sum(axis=-1)
         within(f"the gradient of {name} has a part along {name}", along, bound, inputs)
 
 
