@@ -9,7 +9,7 @@ import refloss
 from refloss.formats import FORMATS
 from refloss.testing import Case, budget, cases, check, properties
 from refloss.testing.adapters import Found
-from refloss.testing.diagnosis.centers import other_layouts, wrong_centers
+from refloss.testing.diagnosis.centers import center_steps, other_layouts, wrong_centers
 from refloss.testing.diagnosis.references import References
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases.angles import cosines
@@ -157,6 +157,11 @@ def test_causes_of_several_centers_are_for_losses_that_have_such():
     plain, a = refloss.ArcFace(), Arithmetic(2.0**-53, 2.0**-53, 0.0, 2.0**-1022)
     assert not list(other_layouts(plain))
     assert not wrong_centers(plain, [], References("float64", a))
+    assert not list(center_steps(plain))
+    x, w, y = by_name(shape=(4, 3, 5))["boundary-centers-equal"].inputs
+    value, gradient = LOSS.value_and_grad(x, w, y)
+    found = Found(np.asarray(value), tuple(gradient), np.ones(()))
+    assert not wrong_centers(LOSS, [((x, w, y), found)], References("float64", a))
     case = by_name(shape=(4, 3, 5))["ordinary-random"]
     value = Found(np.asarray(LOSS(*case.inputs)), None, np.ones(()))
     assert not wrong_centers(LOSS, [(case.inputs, value)], References("float64", a))

@@ -22,8 +22,6 @@ def with_centers(setting: Setting, draft: Draft, centers: int) -> Draft:
     those of random cases are random.
     """
     x, w, y, *given = draft.inputs
-    if w.ndim == 3:
-        return draft
     if centers == 1:
         return draft._replace(inputs=(x, w[:, None], y, *given))
     if "random" in draft.flags:
