@@ -16,6 +16,7 @@ from refloss.testing.hard_cases.angles import cosines
 from support.center_codes import (
     WRONG_GRADIENTS,
     WRONG_VALUES,
+    jax_code,
     numpy_code,
     torch_code,
     torch_divided,
@@ -121,6 +122,12 @@ def test_numpy_code_conforms(dtype):
 def test_torch_code_conforms_whatever_it_takes_of_equal_centers(choose, dtype):
     groups = ("boundary", "ordinary", "hard")
     report = check(torch_code(choose), LOSS, framework="torch", dtype=dtype, shapes=(9, 7, 13), groups=groups)
+    assert report.passed, report
+
+
+@pytest.mark.usefixtures("jax")
+def test_jax_code_conforms():
+    report = check(jax_code, LOSS, framework="jax", shapes=(5, 4, 6), groups=("ordinary", "boundary", "hard"))
     assert report.passed, report
 
 

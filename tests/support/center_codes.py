@@ -152,3 +152,18 @@ WRONG_GRADIENTS: dict[str, Callable[[Any], Any]] = {
     f"the gradient of a class is divided among all of its centers: {REMEDY}": through_all(1.0 / 3.0),
 }
 """What is said of code with a wrong gradient, and how it chooses."""
+
+
+def jax_code(x: Any, w: Any, y: Any) -> Any:
+    """`jnp.max`: the gradient is divided among equal entries; the angle by chords to the first of the nearest."""
+    import jax.numpy as jnp
+
+    kept, each = y != IGNORED, np.arange(len(y))
+    x, w = (rows / jnp.linalg.norm(rows, axis=-1, keepdims=True) for rows in (x, w))
+    y, every = np.where(kept, y, 0), jnp.einsum("nd,ckd->nck", x, w)
+    own = w[y, every.argmax(axis=2)[each, y]]
+    theta = 2.0 * jnp.arctan2(jnp.linalg.norm(x - own, axis=1), jnp.linalg.norm(x + own, axis=1))
+    z = S * every.max(axis=2).at[each, y].set(jnp.cos(theta + M))
+    log_p = z - z.max(axis=1, keepdims=True)
+    log_p = log_p - jnp.log(jnp.exp(log_p).sum(axis=1, keepdims=True))
+    return -(log_p[each, y] * kept).sum() / max(kept.sum(), 1)
