@@ -153,7 +153,7 @@ def compare(loss: Any, dtype: str, case: Case, code: Code, truth: Remembered, bo
     entry the largest budget over the largest error.
     """
     kind = head(loss)
-    fields = FIELDS[kind][: len(case.inputs) - 1] if kind == "linear" else FIELDS[kind]
+    fields = FIELDS[kind][: len(case.inputs) - 1] if kind in LABELS else FIELDS[kind]
     upstream = np.ones(4096)
     if loss.reduction == "none":
         upstream = np.random.default_rng(zlib.crc32(case.id.encode())).normal(size=4096)

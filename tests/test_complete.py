@@ -36,8 +36,9 @@ WEIGHTS = (2.0, 0.0, 1.0, 0.5, 0.0, 3.0, 1.0)
 
 def quantities_of(loss: Any, inputs: tuple[Any, ...]) -> tuple[str, ...]:
     """Names of what there is to compare."""
-    given = [each.name for each in loss.spec.inputs[: len(inputs)]]  # without a bias, or margins, that are left out
-    return ("value", *(f"d{name}" for name in FIELDS[loss.spec.head] if name in given))
+    fields = FIELDS[loss.spec.head]
+    given = len(inputs) - 1 if loss.spec.head in LABELS else len(inputs)  # a bias, and margins, may be left out
+    return ("value", *(f"d{name}" for name in fields[:given]))
 
 
 def key_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -110,7 +110,7 @@ def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
     parts = Parts(loss, settings, y, length, c, v, np.zeros(len(x)), np.zeros(len(x)), terms)
     m2, m3 = parts.margins
     if is_on_cosine(settings):
-        least = {"conditional": m3, "acute": 0.0 * m3}.get(settings.boundary, np.full(len(x), -2.0))
+        least = {"conditional": m3, "acute": 0.0 * m3}.get(settings.boundary, np.full(len(x), -np.inf))
         psi = np.where(parts.target > least, parts.target - m3, parts.target)
     else:
         psi = target_logit(settings, parts.theta, v)
