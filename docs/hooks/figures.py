@@ -615,6 +615,8 @@ def sub_centers(figure: Figure) -> None:
         left.plot(angles, column, color=COLOURS[5], lw=1.0)
     _lines(left, {"largest cosine": (angles, steps["sub_centers"].output[:, 0])})
     lengths = [np.linalg.norm(loss.value_and_grad(row[None], w, [0])[1].w[0], axis=1) for row in x]
+    left.set_ylim(-1.5, 1.1)
+    right.set_ylim(-0.05, 1.5)
     names = [f"center at {center:g}".replace("-", "−") for center in centers]
     _lines(right, {name: (angles, column) for name, column in zip(names, np.array(lengths).T, strict=True)})
     for axes, label in ((left, "c"), (right, "length of ∂L/∂w, s = 4")):

@@ -62,7 +62,7 @@ def _after_margin(loss: Loss, inputs: Inputs) -> Any:
 
 
 NEAR = 1e-3
-"""Share of the largest entry of a gradient within which two gradients count as the same."""
+"""Share of the largest entry of a gradient within which two gradients count as the same; likewise of cosines."""
 
 
 def wrong_centers(loss: Loss, failing: Outcomes, references: References) -> list[str]:
@@ -78,17 +78,24 @@ def wrong_centers(loss: Loss, failing: Outcomes, references: References) -> list
     def near(theirs: Array | None, ours: Array) -> bool:
         return theirs is not None and bool((np.abs(theirs - ours) <= NEAR * np.abs(ours).max()).all())
 
-    for share, sentence in (
-        (1.0, "the gradient of a class goes to all of its centers"),
-        (1.0 / centers, "the gradient of a class is divided among all of its centers"),
-    ):
-        pairs = [(output.gradients or (), _spread(loss, inputs, output, references)) for inputs, output in failing]
-        if all(
-            len(theirs) > 1 and all(near(a, share * b) for a, b in zip(theirs, ours, strict=False))
-            for theirs, ours in pairs
-        ):
-            return [f"{sentence}: the choice is a constant, and the nearest has all of the gradient"]
-    return []
+    clear = [(inputs, output) for inputs, output in failing if _is_clear(inputs)]
+    pairs = [(output.gradients or (), _spread(loss, inputs, output, references)) for inputs, output in clear]
+    if not pairs or not all(len(theirs) > 1 for theirs, _ in pairs):
+        return []
+    return [
+        f"{sentence}: the choice is a constant, and the nearest has all of the gradient"
+        for share, sentence in (
+            (1.0, "the gradient of a class goes to all of its centers"),
+            (1.0 / centers, "the gradient of a class is divided among all of its centers"),
+        )
+        if all(near(a, share * b) for theirs, ours in pairs for a, b in zip(theirs, ours, strict=False))
+    ]
+
+
+def _is_clear(inputs: Inputs) -> bool:
+    """Whether the nearest center of every class is nearer than all others by more than rounding."""
+    c = np.sort(_cosines(inputs), axis=2)
+    return bool((c[..., -1] - c[..., -2] > NEAR).all())
 
 
 def _spread(loss: Loss, inputs: Inputs, output: Found, references: References) -> tuple[Array, Array]:

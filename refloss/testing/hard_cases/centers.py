@@ -22,8 +22,8 @@ def with_centers(setting: Setting, draft: Draft, centers: int) -> Draft:
     those of random cases are random.
     """
     x, w, y, *given = draft.inputs
-    if w.ndim == 3:
-        return draft
+    if centers == 1:
+        return draft._replace(inputs=(x, w[:, None], y, *given))
     if "random" in draft.flags:
         every = setting.normal(len(w), centers, w.shape[1])
         every[np.arange(len(w)), np.arange(len(w)) % centers] = w
@@ -38,7 +38,9 @@ def with_centers(setting: Setting, draft: Draft, centers: int) -> Draft:
 def _centers(setting: Setting, x: Array, row: Array, own: Array, centers: int, k: int) -> Array:
     """Return centers of one class (K, D)."""
     samples = _unit(own if len(own) else x)
-    candidates = _unit(np.vstack([setting.normal(CANDIDATES, x.shape[1]), -samples.sum(axis=0)]))
+    across = setting.normal(CANDIDATES + 1, x.shape[1])
+    across[-1] = across[-1] / 20.0 - samples.sum(axis=0)  # next to the opposite of the samples
+    candidates = _unit(across)
     nearest = (candidates @ samples.T - _unit(row[None]) @ samples.T).max(axis=1)
     length = _length(row) * 2.0 ** (np.arange(centers - 1) % 3 - 1.0)
     further = candidates[np.argsort(nearest)[: centers - 1]] * length[:, None]
