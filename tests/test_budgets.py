@@ -17,28 +17,27 @@ import refloss
 from refloss.formats import FORMATS
 from refloss.testing import budgets, errors
 from refloss.testing.budgets import budget
-from support import cases, exact
-from support.textbook import torch_psi
+from support import cases
+from support.textbook import torch_logits
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
 HEADS = [loss for loss in cases.HEADS if loss.class_weight is None or len(loss.class_weight) == 5]
+HEADS = [loss for loss in HEADS if not isinstance(loss, refloss.SubCenterArcFace)]  # these are among the right codes
 
 
 def textbook(torch, loss, x, w, y):
     """A loss as public code writes it, in whatever precision x and w have."""
     if isinstance(loss, refloss.SoftmaxLoss):
-        z = x @ w.T
+        z = loss.logit_scale * (x @ w.T)
+        z = z if loss.softcap is None else loss.softcap * torch.tanh(z / loss.softcap)
+        terms = loss.z_loss * z.logsumexp(dim=1) ** 2
     else:
-        length = x.norm(dim=1, keepdim=True)
-        cos = (x / length) @ (w / w.norm(dim=1, keepdim=True)).T
-        target = torch.nn.functional.one_hot(y.clamp(min=0), len(w)).bool()
-        psi = torch_psi(torch, torch.acos(cos[target]), loss)
-        s = exact.curve(loss)["scale"]
-        z = (length if s is None else s) * torch.where(target, psi[:, None], cos)
+        z, terms = torch_logits(torch, loss, x, w, y)
     weight = None if loss.class_weight is None else torch.tensor(loss.class_weight, dtype=z.dtype)
-    return torch.nn.functional.cross_entropy(
+    value = torch.nn.functional.cross_entropy(
         z, y, weight, reduction=loss.reduction, label_smoothing=loss.label_smoothing, ignore_index=loss.ignore_index
     )
+    return value + terms.mean() if terms.any() else value
 
 
 def ordinary(seed, dtype, n=6, c=5, d=16):

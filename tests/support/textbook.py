@@ -177,22 +177,28 @@ def torch_eta(torch: ModuleType, loss: Any, cos: Any, theta: Any) -> Any:
     return torch.where(hard, raised, cos)
 
 
-def torch_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any = None) -> Any:
-    """Cross entropy of scaled cosines, psi in the target's place and eta in those of others; "mean" of all rows."""
+def torch_logits(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any = None) -> tuple[Any, Any]:
+    """Scaled cosines, psi in the target's place and eta in those of others; and what lengths add to each row's loss."""
     length = x.norm(dim=1, keepdim=True)
     unit = w / w.norm(dim=-1, keepdim=True)
     cos = torch.einsum("nd,...d->n...", x / length, unit) if w.ndim == 3 else (x / length) @ unit.T
     cos = cos.amax(dim=2) if w.ndim == 3 else cos
-    target = torch.nn.functional.one_hot(y, len(w)).bool()
+    target = torch.nn.functional.one_hot(y.clamp(min=0), len(w)).bool()
     theta = torch.acos(cos[target])
     psi = torch_psi(torch, theta, loss, length[:, 0], m)
     f = torch.where(target, psi[:, None], torch_eta(torch, loss, cos, theta))
     s = exact.curve(loss)["scale"]
-    value = torch.nn.functional.cross_entropy((length if s is None else s) * f, y)
+    terms = torch.zeros_like(length[:, 0])
     if isinstance(loss, refloss.MagFace):
-        a = torch.clamp(length, loss.l_a, loss.u_a)
-        return value + loss.regularizer * (a / loss.u_a**2 + 1.0 / a).mean()
-    return value
+        a = torch.clamp(length[:, 0], loss.l_a, loss.u_a)
+        terms = loss.regularizer * (a / loss.u_a**2 + 1.0 / a)
+    return (length if s is None else s) * f, terms
+
+
+def torch_head(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any = None) -> Any:
+    """Cross entropy of these logits, and the mean of what lengths add; "mean" of all rows."""
+    z, terms = torch_logits(torch, loss, x, w, y, m)
+    return torch.nn.functional.cross_entropy(z, y) + terms.mean()
 
 
 def cross_entropy(loss, z, y):
