@@ -227,7 +227,9 @@ BY_ANGLE, ON_COSINE, POLYNOMIAL = range(3)
 SMOOTH = [
     (BY_ANGLE, margin.Settings(1.35, 0.45, 0.2)),
     (BY_ANGLE, margin.Settings(0.8, 0.5, 0.1, annealing=0.7)),
+    (BY_ANGLE, margin.Settings(0.9, -0.4, -0.3)),
     (ON_COSINE, margin.Settings(m3=0.35)),
+    (ON_COSINE, margin.Settings(m3=-0.4)),
     (ON_COSINE, margin.Settings(m3=0.2, annealing=1.5)),
     (POLYNOMIAL, margin.Settings(3.0, 0.0, 0.1, annealing=0.7)),
     (POLYNOMIAL, margin.Settings(4.0)),
@@ -408,6 +410,7 @@ def _margins(rng: np.random.Generator) -> Iterator[tuple[int, Spied]]:
 def _(rng):
     for choice, spied in _margins(rng):
         (head, _), of_f = spied.calls["cosine_error"][0]
+        of_f = np.where(np.arange(C) == head.y[:, None], spied.result("margin_error").psi[:, None], of_f)
         _, of_z, _ = spied.arguments("cross_entropy_error")
         for n in range(N):
             for k in range(C):
