@@ -25,7 +25,7 @@ from refloss.testing.diagnosis.references import (
     over_budget,
 )
 from refloss.testing.diagnosis.smoothing import ALL_CLASSES, smoothings
-from refloss.testing.diagnosis.variants import variants
+from refloss.testing.diagnosis.variants import other_heads
 from refloss.testing.diagnosis.wrong_heads import other_margins
 from refloss.testing.signatures import (
     Inputs,
@@ -167,7 +167,7 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
         yield from _with(loss, "no scale", s=1.0)
         if loss.s is not None:
             yield from _with(loss, "the length of the embedding as the scale", s=None)
-    yield from variants(loss)
+    yield from other_heads(loss)
 
 
 def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[Explanation]:

@@ -122,7 +122,7 @@ def projected(upstream: Array, unit: Array, length: Array) -> Array:
     return np.asarray(upstream - along * unit) / np.where(length == 0.0, 1.0, length)[:, None]
 
 
-def variants(loss: Loss) -> Iterator[tuple[str, Explained]]:
+def other_heads(loss: Loss) -> Iterator[tuple[str, Explained]]:
     """Yield what code of margins by length and of hard classes is often mistaken in."""
     if quality_of(loss) is not None:
         yield from _of_quality(loss)
