@@ -13,6 +13,9 @@ from refloss.formats import FORMATS
 from refloss.testing import Case, assert_close, budget, cases, check, conformance, properties
 from refloss.testing.budgets import ladder
 from refloss.testing.diagnosis.heads import parts_of
+from refloss.testing.diagnosis.references import SummedTerms
+from refloss.testing.diagnosis.variants import other_heads
+from refloss.testing.diagnosis.wrong_heads import head_steps
 from refloss.testing.hard_cases.angles import cosines
 from refloss.testing.options import given_margins, wanted_gradients, writable_inputs
 from refloss.testing.signatures import fields_of, inputs_of
@@ -364,3 +367,42 @@ def test_own_cases_may_have_margins(monkeypatch):
     own = by_name(ARC, margins=True)["ordinary-margins"]
     assert check(optional, ARC, cases=[Case("own", "ordinary", (), "", own.inputs)]).passed
     assert check(needed, ARC, cases=[own, by_name(ARC)["ordinary-random"]]).passed
+
+
+# ------------------------------------------------------------------------------------------------ what causes stand for
+
+HEADS = [
+    ADA,
+    refloss.AdaFace(h=0.0),
+    MAG,
+    refloss.MagFace(reduction="sum"),
+    refloss.MagFace(regularizer=0.0),
+    refloss.CurricularFace(t=0.3, m=1.0, s=4.0),
+    refloss.MVSoftmax(t=0.3, s=4.0),
+]
+
+
+@pytest.mark.parametrize("loss", HEADS, ids=str)
+def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
+    directions = np.append(np.pi * np.arange(6) / 3.0, [0.1, 5.7])  # further classes between psi and the threshold
+    y = np.arange(8) % 6
+    turned = directions[y] + np.array([3.0, 0.8, 1.7, 2.6, 0.2, 5e-4, 0.1, 2.9])
+    lengths = np.array([5e-4, 4.0, 15.0, 30.0, 60.0, 90.0, 150.0, 700.0])
+    x = lengths[:, None] * np.column_stack([np.cos(turned), np.sin(turned)])
+    w = np.column_stack([np.cos(directions), np.sin(directions)])
+    inputs, changes = (x, w, y), 0
+    value, gradient = loss.value_and_grad(*inputs)
+    for sentence, other in other_heads(loss):
+        assert str(other)
+        if not isinstance(other, SummedTerms):
+            its_value, its_gradient = other.value_and_grad(*inputs)
+            same = [np.array_equal(a, b) for a, b in zip(gradient, its_gradient, strict=True)]
+            assert its_value != value or not all(same), sentence
+            assert other(*inputs) == its_value
+            assert other.reduction == loss.reduction
+            assert other.trace(*inputs)["cosine"].output.shape == (8, 8)
+        changes += 1
+    for sentence, step in head_steps(loss):
+        assert step(inputs) != value, sentence
+        changes += 1
+    assert changes >= 2

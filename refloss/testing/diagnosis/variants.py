@@ -140,9 +140,9 @@ def _of_quality(loss: Loss) -> Iterator[tuple[str, Explained]]:
         if loss.reduction == "mean":
             yield "the regularizer is summed, not averaged", SummedTerms(loss, own.regularizer)
     attached = own._replace(detached=not own.detached)
-    if own.detached:
+    if own.detached and own.factor:
         yield "the quality has a gradient", Variant(loss, "it counts as a constant", replace(spec, quality=attached))
-    else:
+    elif not own.detached:
         remedy = "the gradient goes through the length"
         yield "the margin counts as a constant", Variant(loss, remedy, replace(spec, quality=attached))
     if isinstance(cast(object, loss), AdaFace):
@@ -151,9 +151,18 @@ def _of_quality(loss: Loss) -> Iterator[tuple[str, Explained]]:
 
 def _of_ada_face(loss: Loss, spec: Margin, own: quality.Settings) -> Iterator[tuple[str, Explained]]:
     settings = cast(AdaFace, loss)
+    if settings.h:
+        yield from _of_ada_face_s_quality(settings, loss, spec, own)
+    unclipped = spec.margin._replace(boundary="none")
+    remedy = f"to {settings.eps:g} and pi - {settings.eps:g}"
+    yield "the angle with its margin is not clipped", Variant(loss, remedy, replace(spec, margin=unclipped))
+
+
+def _of_ada_face_s_quality(
+    settings: AdaFace, loss: Loss, spec: Margin, own: quality.Settings
+) -> Iterator[tuple[str, Explained]]:
     m, h = Fraction(settings.m), Fraction(settings.h)
-    if h:
-        yield "the margin does not depend on the length, as CosFace's", with_settings(loss, h=0.0)
+    yield "the margin does not depend on the length, as CosFace's", with_settings(loss, h=0.0)
     for sentence, by_quality in (
         ("the quality has the wrong sign", (m, -m)),
         ("the margin on the angle has the wrong sign", (m, m)),
@@ -166,14 +175,10 @@ def _of_ada_face(loss: Loss, spec: Margin, own: quality.Settings) -> Iterator[tu
         "neither lengths nor qualities are clipped",
         Variant(loss, "lengths to 0.001 and 100, qualities to -1 and 1", replace(spec, quality=wide)),
     )
-    if h:
-        mean, width = Fraction(settings.mean), (Fraction(settings.std) + Fraction(settings.eps)) / h
-        qualities = own._replace(low=max(mean - width, UNBOUNDED[0]), high=mean + width)
-        remedy = "to 0.001 and 100, before the quality is formed"
-        yield "lengths are not clipped", Variant(loss, remedy, replace(spec, quality=qualities))
-    unclipped = spec.margin._replace(boundary="none")
-    remedy = f"to {settings.eps:g} and pi - {settings.eps:g}"
-    yield "the angle with its margin is not clipped", Variant(loss, remedy, replace(spec, margin=unclipped))
+    mean, width = Fraction(settings.mean), (Fraction(settings.std) + Fraction(settings.eps)) / h
+    qualities = own._replace(low=max(mean - width, UNBOUNDED[0]), high=mean + width)
+    remedy = "to 0.001 and 100, before the quality is formed"
+    yield "lengths are not clipped", Variant(loss, remedy, replace(spec, quality=qualities))
 
 
 def _of_negatives(loss: Loss) -> Iterator[tuple[str, Explained]]:

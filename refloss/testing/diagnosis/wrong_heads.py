@@ -33,7 +33,7 @@ def head_steps(loss: Any) -> Iterator[WrongStep]:
     def of(change: Change) -> Callable[[Inputs], Any]:
         return lambda inputs: change(parts_of(loss, inputs))
 
-    if isinstance(loss, AdaFace):
+    if isinstance(loss, AdaFace) and loss.h:
         early = "the mean and the standard deviation of lengths are updated before they are used: pass those so far"
         yield early, lambda inputs: loss.updated(inputs[0])(*inputs)
         batch = replace(loss, momentum=1.0)
