@@ -405,4 +405,4 @@ def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
     for sentence, step in head_steps(loss):
         assert step(inputs) != value, sentence
         changes += 1
-    assert changes >= 2
+    assert changes >= 1
