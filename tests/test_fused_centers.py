@@ -12,10 +12,8 @@ from refloss.engines import fused
 from refloss.engines.fused import centers as fused_centers
 from refloss.engines.fused.blocks import block_ranges
 from refloss.engines.fused.centers import Centers
-from refloss.engines.kernels import rows as row_kernels
 from support import cases, centers, checks
 from support.fused_cases import bits, few_kept, float32_keeps_its_bound, in_blocks, random_of, weights_of
-from support.kernel_cases import both, quiet
 
 DTYPES = [np.float64, np.float32]
 LOSSES = [
@@ -32,38 +30,6 @@ def some_inputs(loss, n=5, c=7, d=3):
     x, w, y = random.standard_normal((n, d)), random.standard_normal((c, loss.centers, d)), random.integers(0, c, n)
     y[:2] = c - 1
     return x, w, y
-
-
-@both
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_all_but_the_nearest_of_a_class_are_left_out(dtype, count):
-    random = np.random.default_rng(count)
-    tile = random.standard_normal((6, 20 * count)).astype(dtype)
-    beta = random.uniform(0.5, 2.0, 20 * count).astype(dtype)
-    label_columns = np.array([-1, 0, 3 * count, 20 * count - 1, 7 * count + count // 2, -1])
-    before, by_class = tile.copy(), (tile * beta).reshape(6, 20, count)
-    with quiet():
-        n, k = row_kernels.keep_nearest(tile, beta, label_columns, count, np.zeros(6), dtype(-np.inf))
-    assert len(n) == len(k) == 0
-    kept = (by_class == by_class.max(axis=2, keepdims=True)).reshape(6, -1)
-    own = label_columns // count
-    kept &= np.repeat(np.arange(20), count) != np.where(own < 0, -1, own)[:, None]
-    assert np.array_equal(tile, np.where(kept, before, -np.inf))
-
-
-@both
-def test_near_ties_are_left_as_they_are_and_named(dtype):
-    """The largest two of a class apart by the reach, or less; without the label's class, where nothing counts."""
-    tile = np.array([[0.5, 0.25, 0.5, 0.375, -1.0, -1.0], [0.5, 0.25, 1.0, 0.5, 0.25, 0.25]] * 20, dtype)
-    label_columns = np.array([-1, 5] * 20)
-    reach = np.array([0.125, 0.25] * 20)
-    before = tile.copy()
-    with quiet():
-        n, k = row_kernels.keep_nearest(tile, np.ones(6, dtype), label_columns, 2, reach, dtype(-np.inf))
-    assert list(zip(n[:3].tolist(), k[:3].tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
-    assert len(n) == 60
-    assert np.array_equal(tile[0], [0.5, -np.inf, *before[0, 2:]])
-    assert np.array_equal(tile[1], [0.5, 0.25, 1.0, -np.inf, -np.inf, -np.inf])
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(kind) for kind in DTYPES])

@@ -341,3 +341,38 @@ def test_weighted_sum(dtype):
     rows.weighted_sum(a, f, b, g, out)
     terms = [x.astype(np.float64) * factor[:, None] for x, factor in ((a, f), (b, g))]
     assert (np.abs(out - sum(terms)) <= np.finfo(dtype).eps * sum(map(np.abs, terms))).all()
+
+
+# -------------------------------------------------------------------------------------------------- centers of a class
+
+
+@both
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_all_but_the_nearest_of_a_class_are_left_out(dtype, count):
+    random = np.random.default_rng(count)
+    tile = random.standard_normal((6, 20 * count)).astype(dtype)
+    beta = random.uniform(0.5, 2.0, 20 * count).astype(dtype)
+    label_columns = np.array([-1, 0, 3 * count, 20 * count - 1, 7 * count + count // 2, -1])
+    before, by_class = tile.copy(), (tile * beta).reshape(6, 20, count)
+    with quiet():
+        n, k = rows.keep_nearest(tile, beta, label_columns, count, np.zeros(6), dtype(-np.inf))
+    assert len(n) == len(k) == 0
+    kept = (by_class == by_class.max(axis=2, keepdims=True)).reshape(6, -1)
+    own = label_columns // count
+    kept &= np.repeat(np.arange(20), count) != np.where(own < 0, -1, own)[:, None]
+    assert np.array_equal(tile, np.where(kept, before, -np.inf))
+
+
+@both
+def test_near_ties_are_left_as_they_are_and_named(dtype):
+    """The largest two of a class apart by the reach, or less; without the label's class, where nothing counts."""
+    tile = np.array([[0.5, 0.25, 0.5, 0.375, -1.0, -1.0], [0.5, 0.25, 1.0, 0.5, 0.25, 0.25]] * 20, dtype)
+    label_columns = np.array([-1, 5] * 20)
+    reach = np.array([0.125, 0.25] * 20)
+    before = tile.copy()
+    with quiet():
+        n, k = rows.keep_nearest(tile, np.ones(6, dtype), label_columns, 2, reach, dtype(-np.inf))
+    assert list(zip(n[:3].tolist(), k[:3].tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
+    assert len(n) == 60
+    assert np.array_equal(tile[0], [0.5, -np.inf, *before[0, 2:]])
+    assert np.array_equal(tile[1], [0.5, 0.25, 1.0, -np.inf, -np.inf, -np.inf])
