@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support.sampled import COMMIT, SEED
+from support.sampled import COMMIT, SEED, chosen
 from support.untraced import resting
 
 # Derandomised in CI, so that a run says the same twice; no deadline, since mpmath is slow.
@@ -19,6 +19,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # Where many parameters go the same ways through the code at length: coverage watches each fifth, and .ci/run still
 # wants every branch to be reached. A line that only others reach shows up as missed: take its test out of here then.
+# Of those that are not watched .ci/run draws half, others for every commit.
 SAMPLED = (
     "test_chain.py",
     "test_dd.py",
@@ -116,9 +117,9 @@ def pytest_report_header():
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Mark what coverage need not watch."""
-    seen = collections.Counter()
+def pytest_collection_modifyitems(config, items):
+    """Mark what coverage need not watch, and leave out what another commit draws."""
+    seen, left_out = collections.Counter(), []
     for item in items:
         if any(name in item.nodeid for name in LONG):
             item.add_marker("long")
@@ -127,7 +128,13 @@ def pytest_collection_modifyitems(items):
         name = item.nodeid.partition("[")[0]
         if seen[name] % 5 and any(part in name for part in SAMPLED):
             item.add_marker("untraced")
+            if COMMIT and not chosen(item.nodeid):
+                left_out.append(item)
         seen[name] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.hookimpl(wrapper=True)
