@@ -65,6 +65,7 @@ EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     "polynomial": ["0: sign of all"],  # r is a root of either sign
     "reach": ["1: cases exchanged"],  # of two sides
     "scale-length": ["0: sign of all", "0: twice all"],  # of 0
+    "hard-slope": ["0: sign of all", "0: twice all"],  # of 0
     "beyond": [line.replace("0:", "1:") for line in SECOND_CASE],
     "lse-beyond": SECOND_CASE,
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
