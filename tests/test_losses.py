@@ -874,6 +874,9 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
     if has_negatives:
         raised = textbook.eta(loss, output["cosine"], theta)
         is_hard = output["negatives"] != output["cosine"]
+        # some hard classes keep their cosines, as c (t + c) = c does at 0
+        is_hard |= output["cosine"] > textbook.threshold(loss, theta)[:, None] + 8 * U
+        is_hard[rows, y] = False
         np.testing.assert_allclose(output["negatives"][is_hard], raised[is_hard], rtol=0, atol=8 * U)
     f = output["negatives" if has_negatives else "cosine"].copy()
     f[rows, y] = output["margin"]
