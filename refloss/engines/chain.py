@@ -7,8 +7,7 @@
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the
 loss. `sub_centers`, `negatives` and `quality`, a number per sample from the length of x, are there for the losses that
-have them.
-Triplet and divergence are pictures of their own.
+have them. Triplet and divergence are pictures of their own.
 
 Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
 order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
@@ -300,9 +299,7 @@ def class_cosines(spec: Margin, arrays: Arrays, cosines: Pair) -> tuple[Pair, In
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     if spec.centers is None:
         return cosines, y, None
-    n, rows = sub_centers.close(cosines, spec.centers)
-    known = cosines.copy()
-    known[n, rows] = cosine.of_rows(x[n], w[rows])
+    known = cosine.refined(cosines, x, w, *sub_centers.close(cosines, spec.centers))
     chosen = sub_centers.nearest(known, spec.centers, sub_centers.exactly(x, w))
     c, saved = sub_centers.forward(known, chosen)
     return c, chosen[np.arange(len(y)), y], saved
@@ -325,9 +322,7 @@ def hard_negatives(spec: Margin, arrays: Arrays, c: Pair, saved: margin.Saved) -
     if spec.negatives is None:
         return c, None
     x, w = arrays["x"], arrays["w"]
-    n, k = negatives.close(c, saved.threshold)
-    known = c.copy()
-    known[n, k] = cosine.of_rows(x[n], w[k])
+    known = cosine.refined(c, x, w, *negatives.close(c, saved.threshold))
     exactly = negatives.above(x, w, saved.exactly)
     return negatives.forward(known, saved.threshold, arrays["y"], spec.negatives, exactly)
 

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from refloss.error_free import Array, Numbers, Pair, StageResult, dot, scale_rows, sqrt
+from refloss.error_free import Array, Integers, Numbers, Pair, StageResult, dot, scale_rows, sqrt
 from refloss.sliced_product import matmul
 from refloss.stages.normalize import Directions
+
+CLOSE = 2.0**-49
+"""Cosines nearer than that to what decides about them, a threshold or one another, are found again."""
+NEAR = 2.0**-90
+"""Of cosines found again, those nearer than that are compared exactly, in rational numbers or in fixed point."""
 
 
 class Saved(NamedTuple):
@@ -71,3 +76,10 @@ def of_rows(x: Array, w: Array) -> Pair:
     """Return the cosine of every row of x with the same row of w, right to 100 bits."""
     (x, _), (w, _) = scale_rows(x), scale_rows(w)
     return dot(x, w) / (sqrt(dot(x, x)) * sqrt(dot(w, w)))
+
+
+def refined(c: Pair, x: Array, w: Array, n: Integers, rows: Integers) -> Pair:
+    """Return cosines, those of some samples with some rows of w found again, right to 100 bits."""
+    known = c.copy()
+    known[n, rows] = of_rows(x[n], w[rows])
+    return known

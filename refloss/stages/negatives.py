@@ -13,6 +13,7 @@ import numpy as np
 
 from refloss.error_free import Array, Integers, Mask, Numbers, Pair, StageResult, where
 from refloss.fixed_point import Between, Turned, fixed, settled
+from refloss.stages.cosine import CLOSE, NEAR
 
 
 class Settings(NamedTuple):
@@ -30,12 +31,6 @@ class Saved(NamedTuple):
     """Which classes are hard (N, C)."""
     slope: StageResult
     """dη/dc, 1 where they are not (N, C)."""
-
-
-CLOSE = 2.0**-49
-"""Cosines nearer than that to their threshold are found again from the vectors, to 100 bits."""
-NEAR = 2.0**-90
-"""Cosines nearer than that to their threshold are compared with it in fixed point."""
 
 
 def close(c: Pair, threshold: Pair) -> tuple[Integers, Integers]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from refloss.error_free import Array, Integers, Mask, Numbers, Pair, StageResult, where
 from refloss.fixed_point import Between
+from refloss.stages.cosine import CLOSE, NEAR
 
 
 class Saved(NamedTuple):
@@ -21,12 +22,6 @@ class Saved(NamedTuple):
     """Which row of w stands for each class (N, C)."""
     rows: int
     """How many rows w has."""
-
-
-CLOSE = 2.0**-49
-"""Cosines nearer than that to the largest of their class are found again from the vectors, to 100 bits."""
-NEAR = 2.0**-90
-"""Cosines nearer than that to the largest are compared with it in rational numbers."""
 
 
 def close(c: Pair, centers: int) -> tuple[Integers, Integers]:

@@ -92,6 +92,38 @@ def norm(a: Vector) -> mpf:
     return mp.sqrt(dot(a, a))
 
 
+def unit(a: Vector) -> Vector:
+    """Direction."""
+    return [entry / norm(a) for entry in a]
+
+
+def towards(a: Vector, b: Vector) -> Vector:
+    """What of the second direction is at right angles to the first."""
+    a, b = unit(a), unit(b)
+    return [j - dot(a, b) * i for i, j in zip(a, b, strict=True)]
+
+
+def cosines(x: Vector, w: list[Vector]) -> Vector:
+    """Cosines of one vector with others."""
+    return [dot(unit(x), unit(row)) for row in w]
+
+
+def of_embedding(s: mpf, x: Vector, w: list[Vector], slopes: Vector) -> Vector:
+    """dL/dx of a head: along the tangent to the target, which is the first, and what is across to the others."""
+    directions = [unit(towards(x, w[0])), *(towards(x, row) for row in w[1:])]
+    terms = [[slope * i for i in direction] for slope, direction in zip(slopes, directions, strict=True)]
+    return [s / norm(x) * mp.fsum(column) for column in zip(*terms, strict=True)]
+
+
+def of_classes(s: mpf, x: Vector, w: list[Vector], slopes: Vector) -> list[Vector]:
+    """dL/dw of each class of a head."""
+    directions = [unit(towards(w[0], x)), *(towards(row, x) for row in w[1:])]
+    return [
+        [s * slope * i / norm(row) for i in direction]
+        for slope, row, direction in zip(slopes, w, directions, strict=True)
+    ]
+
+
 def derivative(f: Callable[[mpf], Any], at: mpf) -> mpf:
     """df/dx as a central difference of five points with the digits it costs added: good to some 60 digits."""
     with mp.workprec(8 * mp.prec):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step, towards, unit
 
 TRIES = 30  # draws for an inequality
 
@@ -53,19 +53,9 @@ def _(draw: Draw) -> tuple:
     return left, [left[0], *right]
 
 
-def _unit(a: Vector) -> Vector:
-    return [entry / norm(a) for entry in a]
-
-
-def _towards(a: Vector, b: Vector) -> Vector:
-    """What of the second direction is at right angles to the first."""
-    a, b = _unit(a), _unit(b)
-    return [j - dot(a, b) * i for i, j in zip(a, b, strict=True)]
-
-
 def _logits(x: Vector, w: list[Vector], s: mpf, m: mpf, v: mpf) -> Vector:
     """Of the first class as the label."""
-    c = [dot(_unit(x), _unit(row)) for row in w]
+    c = [dot(unit(x), unit(row)) for row in w]
     return [s * _psi(mp.acos(c[0]), m, v), *(s * i for i in c[1:])]
 
 
@@ -88,9 +78,9 @@ def _in_logits(x: Vector, w: list[Vector], s: mpf, m: mpf, v: mpf, g: mpf) -> Ve
 @step("adaface-x", "df2aaafb")
 def _(draw: Draw) -> tuple:
     x, w, s, m, v, g = _sample(draw)
-    theta, in_logits = mp.acos(dot(_unit(x), _unit(w[0]))), _in_logits(x, w, s, m, v, g)
-    terms = [[in_logits[k] * i for i in _towards(x, w[k])] for k in range(1, len(w))]
-    terms.append([in_logits[0] * mp.sin(theta - m * v) * i for i in _unit(_towards(x, w[0]))])
+    theta, in_logits = mp.acos(dot(unit(x), unit(w[0]))), _in_logits(x, w, s, m, v, g)
+    terms = [[in_logits[k] * i for i in towards(x, w[k])] for k in range(1, len(w))]
+    terms.append([in_logits[0] * mp.sin(theta - m * v) * i for i in unit(towards(x, w[0]))])
     by_hand = [s / norm(x) * mp.fsum(column) for column in zip(*terms, strict=True)]
     return gradient(lambda a: _loss(a, w, s, m, v, g), x), by_hand
 
@@ -98,13 +88,13 @@ def _(draw: Draw) -> tuple:
 @step("adaface-w", "f0d3470d")
 def _(draw: Draw) -> tuple:
     x, w, s, m, v, g = _sample(draw)
-    theta, in_logits = mp.acos(dot(_unit(x), _unit(w[0]))), _in_logits(x, w, s, m, v, g)
+    theta, in_logits = mp.acos(dot(unit(x), unit(w[0]))), _in_logits(x, w, s, m, v, g)
     numeric, by_hand = [], []
     for k, row in enumerate(w):
         numeric.append(gradient(lambda a, k=k: _loss(x, [*w[:k], a, *w[k + 1 :]], s, m, v, g), row))
-        direction, factor = _towards(row, x), mpf(1)
+        direction, factor = towards(row, x), mpf(1)
         if k == 0:
-            direction, factor = _unit(direction), mp.sin(theta - m * v)
+            direction, factor = unit(direction), mp.sin(theta - m * v)
         by_hand.append([s * in_logits[k] * factor * i / norm(row) for i in direction])
     return numeric, by_hand
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import Draw, Vector, cosines, derivative, gradient, of_classes, of_embedding, step
 
 TRIES = 30  # draws for an inequality
 
@@ -45,19 +45,11 @@ class Sample(NamedTuple):
     g: mpf
 
 
-def _unit(a: Vector) -> Vector:
-    return [entry / norm(a) for entry in a]
-
-
-def _cosines(x: Vector, w: list[Vector]) -> Vector:
-    return [dot(_unit(x), _unit(row)) for row in w]
-
-
 def _sample(draw: Draw) -> Sample:
     """Drawn until some other class is hard and some is not."""
     while True:
         x, w, m = draw.vector(3), [draw.vector(3) for _ in range(5)], draw.number(0, 1)
-        c = _cosines(x, w)
+        c = cosines(x, w)
         hard = [i > mp.cos(mp.acos(c[0]) + m) for i in c]
         if len({*hard[1:]}) == 2 and mp.acos(c[0]) + m < mp.pi:
             return Sample(x, w, hard, draw.number(1, 4), m, draw.number(0, 1), draw.number(0.1, 2))
@@ -65,7 +57,7 @@ def _sample(draw: Draw) -> Sample:
 
 def _logits(each: Sample) -> Vector:
     """Which classes are hard stays as it is."""
-    c = _cosines(each.x, each.w)
+    c = cosines(each.x, each.w)
     eta = [i * (each.t + i) if is_hard else i for i, is_hard in zip(c, each.hard, strict=True)]
     return [each.s * mp.cos(mp.acos(c[0]) + each.m), *(each.s * i for i in eta[1:])]
 
@@ -80,46 +72,37 @@ def _in_logits(each: Sample) -> Vector:
     return [each.g * (i / mp.fsum(e) - (k == 0)) for k, i in enumerate(e)]
 
 
-def _towards(a: Vector, b: Vector) -> Vector:
-    """What of the second direction is at right angles to the first."""
-    a, b = _unit(a), _unit(b)
-    return [j - dot(a, b) * i for i, j in zip(a, b, strict=True)]
-
-
 def _factors(each: Sample) -> Vector:
     """The slope of the target with its sign turned, then those of the other classes."""
-    c = _cosines(each.x, each.w)
+    c = cosines(each.x, each.w)
     others = [each.t + 2 * i if is_hard else mpf(1) for i, is_hard in zip(c, each.hard, strict=True)]
     return [mp.sin(mp.acos(c[0]) + each.m), *others[1:]]
+
+
+def _slopes(each: Sample) -> Vector:
+    return [g * factor for g, factor in zip(_in_logits(each), _factors(each), strict=True)]
 
 
 @step("curricular-x", "37401500")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
-    g, factors = _in_logits(each), _factors(each)
-    directions = [_towards(each.x, row) for row in each.w]
-    directions[0] = _unit(directions[0])
-    terms = [[g[k] * factors[k] * i for i in direction] for k, direction in enumerate(directions)]
-    by_hand = [each.s / norm(each.x) * mp.fsum(column) for column in zip(*terms, strict=True)]
-    return gradient(lambda v: _loss(each._replace(x=v)), each.x), by_hand
+    return gradient(lambda v: _loss(each._replace(x=v)), each.x), of_embedding(each.s, each.x, each.w, _slopes(each))
 
 
 @step("curricular-w", "5cb277a7")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
-    g, factors = _in_logits(each), _factors(each)
-    numeric, by_hand = [], []
-    for k, row in enumerate(each.w):
-        numeric.append(gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row))
-        direction = _towards(row, each.x) if k else _unit(_towards(row, each.x))
-        by_hand.append([each.s * g[k] * factors[k] * i / norm(row) for i in direction])
-    return numeric, by_hand
+    numeric = [
+        gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row)
+        for k, row in enumerate(each.w)
+    ]
+    return numeric, of_classes(each.s, each.x, each.w, _slopes(each))
 
 
 @step("curricular-t", "eb8a252e")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
-    g, c = _in_logits(each), _cosines(each.x, each.w)
+    g, c = _in_logits(each), cosines(each.x, each.w)
     hard = [k for k in range(1, len(c)) if each.hard[k]]
     return derivative(lambda t: _loss(each._replace(t=t)), each.t), each.s * mp.fsum(g[k] * c[k] for k in hard)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step, towards, unit
 
 TRIES = 30  # draws for an inequality
 
@@ -24,10 +24,6 @@ class Sample(NamedTuple):
     weight: mpf
     g: mpf
     h: mpf
-
-
-def _unit(a: Vector) -> Vector:
-    return [entry / norm(a) for entry in a]
 
 
 def _sample(draw: Draw) -> Sample:
@@ -49,7 +45,7 @@ def _margin(each: Sample) -> mpf:
 
 
 def _logits(each: Sample, m: mpf) -> Vector:
-    c = [dot(_unit(each.x), _unit(row)) for row in each.w]
+    c = [dot(unit(each.x), unit(row)) for row in each.w]
     return [each.s * mp.cos(mp.acos(c[0]) + m), *(each.s * i for i in c[1:])]
 
 
@@ -69,12 +65,12 @@ def _in_logits(each: Sample) -> Vector:
 
 
 def _theta(each: Sample) -> mpf:
-    return mp.acos(dot(_unit(each.x), _unit(each.w[0])))
+    return mp.acos(dot(unit(each.x), unit(each.w[0])))
 
 
 def _along(each: Sample) -> mpf:
     """The loss differentiated along the embedding."""
-    direction = _unit(each.x)
+    direction = unit(each.x)
     return derivative(lambda a: _loss(each._replace(x=[a * i for i in direction])), norm(each.x))
 
 
@@ -102,20 +98,14 @@ def _(draw: Draw) -> tuple:
     return 1 / u**2 - 1 / a**2, (a - u) * (a + u) / (a * u) ** 2
 
 
-def _towards(a: Vector, b: Vector) -> Vector:
-    """What of the second direction is at right angles to the first."""
-    a, b = _unit(a), _unit(b)
-    return [j - dot(a, b) * i for i, j in zip(a, b, strict=True)]
-
-
 @step("magface-x", "72bb4112")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
     g, turned = _in_logits(each), _theta(each) + _margin(each)
-    terms = [[g[k] * i for i in _towards(each.x, row)] for k, row in enumerate(each.w) if k]
-    terms.append([g[0] * mp.sin(turned) * i for i in _unit(_towards(each.x, each.w[0]))])
+    terms = [[g[k] * i for i in towards(each.x, row)] for k, row in enumerate(each.w) if k]
+    terms.append([g[0] * mp.sin(turned) * i for i in unit(towards(each.x, each.w[0]))])
     across = [each.s / norm(each.x) * mp.fsum(column) for column in zip(*terms, strict=True)]
-    by_hand = [i + _along(each) * j for i, j in zip(across, _unit(each.x), strict=True)]
+    by_hand = [i + _along(each) * j for i, j in zip(across, unit(each.x), strict=True)]
     return gradient(lambda v: _loss(each._replace(x=v)), each.x), by_hand
 
 
@@ -126,9 +116,9 @@ def _(draw: Draw) -> tuple:
     numeric, by_hand = [], []
     for k, row in enumerate(each.w):
         numeric.append(gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row))
-        direction, factor = _towards(row, each.x), mpf(1)
+        direction, factor = towards(row, each.x), mpf(1)
         if k == 0:
-            direction, factor = _unit(direction), mp.sin(turned)
+            direction, factor = unit(direction), mp.sin(turned)
         by_hand.append([each.s * g[k] * factor * i / norm(row) for i in direction])
     return numeric, by_hand
 

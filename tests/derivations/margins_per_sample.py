@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import Draw, Vector, derivative, dot, gradient, norm, step, towards, unit
 
 
 class Sample(NamedTuple):
@@ -37,12 +37,8 @@ def _on_cosine(theta: mpf, m: mpf) -> mpf:
     return mp.cos(theta) - m
 
 
-def _unit(a: Vector) -> Vector:
-    return [entry / norm(a) for entry in a]
-
-
 def _angle(x: Vector, w: Vector) -> mpf:
-    return mp.acos(dot(_unit(x), _unit(w)))
+    return mp.acos(dot(unit(x), unit(w)))
 
 
 def _cross_entropy(z: Vector, y: int) -> mpf:
@@ -64,12 +60,6 @@ def _in_logits(each: Sample, psi: Callable[[mpf, mpf], mpf] = _on_angle) -> Vect
     return [each.g * (entry / mp.fsum(e) - (k == each.y)) for k, entry in enumerate(e)]
 
 
-def _towards(a: Vector, b: Vector) -> Vector:
-    """What of the second direction is at right angles to the first."""
-    a, b = _unit(a), _unit(b)
-    return [j - dot(a, b) * i for i, j in zip(a, b, strict=True)]
-
-
 @step("per-sample-logits", "2982b31b")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
@@ -86,11 +76,11 @@ def _(draw: Draw) -> tuple:
 @step("per-sample-tangents", "c4f74db8")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
-    x, w = _unit(each.x), _unit(each.w[each.y])
+    x, w = unit(each.x), unit(each.w[each.y])
     theta = _angle(x, w)
-    sides = [(_towards(x, w), x, w), (_towards(w, x), w, x)]
+    sides = [(towards(x, w), x, w), (towards(w, x), w, x)]
     return (
-        [_unit(rest) for rest, _, _ in sides],
+        [unit(rest) for rest, _, _ in sides],
         [[(j - mp.cos(theta) * i) / mp.sin(theta) for i, j in zip(a, b, strict=True)] for _, a, b in sides],
     )
 
@@ -99,8 +89,8 @@ def _(draw: Draw) -> tuple:
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
     theta, g = _angle(each.x, each.w[each.y]), _in_logits(each)
-    tangent = _unit(_towards(each.x, each.w[each.y]))
-    others = [[g[k] * i for i in _towards(each.x, row)] for k, row in enumerate(each.w) if k != each.y]
+    tangent = unit(towards(each.x, each.w[each.y]))
+    others = [[g[k] * i for i in towards(each.x, row)] for k, row in enumerate(each.w) if k != each.y]
     summed = [mp.fsum(column) for column in zip(*others, strict=True)]
     by_hand = [i + g[each.y] * mp.sin(theta + each.m) * t for i, t in zip(summed, tangent, strict=True)]
     return gradient(lambda v: _loss(each._replace(x=v)), each.x), [each.s / norm(each.x) * i for i in by_hand]
@@ -114,10 +104,10 @@ def _(draw: Draw) -> tuple:
     for k, row in enumerate(each.w):
         numeric.append(gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row))
         if k == each.y:
-            tangent = _unit(_towards(row, each.x))
+            tangent = unit(towards(row, each.x))
             by_hand.append([each.s * g[k] * mp.sin(theta + each.m) * i / norm(row) for i in tangent])
         else:
-            by_hand.append([each.s * g[k] * i / norm(row) for i in _towards(row, each.x)])
+            by_hand.append([each.s * g[k] * i / norm(row) for i in towards(row, each.x)])
     return numeric, by_hand
 
 

@@ -6,7 +6,20 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import (
+    Below,
+    Draw,
+    Vector,
+    cosines,
+    derivative,
+    dot,
+    gradient,
+    of_classes,
+    of_embedding,
+    step,
+    towards,
+    unit,
+)
 
 TRIES = 30  # draws for an inequality
 
@@ -30,14 +43,6 @@ class Sample(NamedTuple):
     g: mpf
 
 
-def _unit(a: Vector) -> Vector:
-    return [entry / norm(a) for entry in a]
-
-
-def _cosines(x: Vector, w: list[Vector]) -> Vector:
-    return [dot(_unit(x), _unit(row)) for row in w]
-
-
 def _psi(c: mpf, m: mpf, on_angle: bool) -> mpf:
     return mp.cos(mp.acos(c) + m) if on_angle else c - m
 
@@ -46,7 +51,7 @@ def _sample(draw: Draw) -> Sample:
     """Drawn until some other class is hard and some is not."""
     while True:
         x, w, m, on_angle = draw.vector(3), [draw.vector(3) for _ in range(5)], draw.number(0, 1), draw.whole(0, 1) == 1
-        c = _cosines(x, w)
+        c = cosines(x, w)
         hard = [i > _psi(c[0], m, on_angle) for i in c]
         if len({*hard[1:]}) == 2:
             return Sample(x, w, hard, on_angle, draw.number(1, 4), m, draw.number(0, 1), draw.number(0.1, 2))
@@ -54,7 +59,7 @@ def _sample(draw: Draw) -> Sample:
 
 def _logits(each: Sample) -> Vector:
     """Which classes are hard stays as it is."""
-    c = _cosines(each.x, each.w)
+    c = cosines(each.x, each.w)
     eta = [(1 + each.t) * i + each.t if is_hard else i for i, is_hard in zip(c, each.hard, strict=True)]
     return [each.s * _psi(c[0], each.m, each.on_angle), *(each.s * i for i in eta[1:])]
 
@@ -67,7 +72,7 @@ def _loss(each: Sample) -> mpf:
 @step("mv-weights", "ab897773")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)._replace(g=mpf(1))
-    c = _cosines(each.x, each.w)
+    c = cosines(each.x, each.w)
     target = mp.exp(each.s * _psi(c[0], each.m, each.on_angle))
     weights = [mp.exp(each.s * each.t * (i + 1)) if is_hard else 1 for i, is_hard in zip(c, each.hard, strict=True)]
     others = mp.fsum(weights[k] * mp.exp(each.s * c[k]) for k in range(1, len(c)))
@@ -91,47 +96,38 @@ def _in_logits(each: Sample) -> Vector:
     return [each.g * (i / mp.fsum(e) - (k == 0)) for k, i in enumerate(e)]
 
 
-def _towards(a: Vector, b: Vector) -> Vector:
-    """What of the second direction is at right angles to the first."""
-    a, b = _unit(a), _unit(b)
-    return [j - dot(a, b) * i for i, j in zip(a, b, strict=True)]
-
-
 def _factors(each: Sample) -> Vector:
     """The slope of the target with its sign turned, then those of the other classes."""
-    theta = mp.acos(_cosines(each.x, each.w)[0])
+    theta = mp.acos(cosines(each.x, each.w)[0])
     turned = mp.sin(theta + each.m) if each.on_angle else mp.sin(theta)
     return [turned, *(1 + each.t if is_hard else mpf(1) for is_hard in each.hard[1:])]
+
+
+def _slopes(each: Sample) -> Vector:
+    return [g * factor for g, factor in zip(_in_logits(each), _factors(each), strict=True)]
 
 
 @step("mv-x", "37401500")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
-    g, factors = _in_logits(each), _factors(each)
-    directions = [_towards(each.x, row) for row in each.w]
-    directions[0] = _unit(directions[0])
-    terms = [[g[k] * factors[k] * i for i in direction] for k, direction in enumerate(directions)]
-    by_hand = [each.s / norm(each.x) * mp.fsum(column) for column in zip(*terms, strict=True)]
-    return gradient(lambda v: _loss(each._replace(x=v)), each.x), by_hand
+    return gradient(lambda v: _loss(each._replace(x=v)), each.x), of_embedding(each.s, each.x, each.w, _slopes(each))
 
 
 @step("mv-w", "5cb277a7")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
-    g, factors = _in_logits(each), _factors(each)
-    numeric, by_hand = [], []
-    for k, row in enumerate(each.w):
-        numeric.append(gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row))
-        direction = _towards(row, each.x) if k else _unit(_towards(row, each.x))
-        by_hand.append([each.s * g[k] * factors[k] * i / norm(row) for i in direction])
-    return numeric, by_hand
+    numeric = [
+        gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row)
+        for k, row in enumerate(each.w)
+    ]
+    return numeric, of_classes(each.s, each.x, each.w, _slopes(each))
 
 
 @step("mv-am", "f1c998f3")
 def _(draw: Draw) -> tuple:
     size, g = draw.whole(2, 4), draw.number()
     x, w = draw.unit(size), draw.unit(size)
-    theta, tangent = mp.acos(dot(x, w)), _unit(_towards(x, w))
+    theta, tangent = mp.acos(dot(x, w)), unit(towards(x, w))
     return (
         [-g * -mp.sin(theta) * i for i in tangent],
         [g * (i - mp.cos(theta) * j) for i, j in zip(w, x, strict=True)],

@@ -6,19 +6,9 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Draw, Vector, dot, gradient, norm, step
+from derivations import Draw, Vector, dot, gradient, norm, step, towards, unit
 
 TRIES = 30  # draws for an equality of truth values
-
-
-def _unit(a: Vector) -> Vector:
-    return [entry / norm(a) for entry in a]
-
-
-def _towards(a: Vector, b: Vector) -> Vector:
-    """What of the second direction is at right angles to the first."""
-    a, b = _unit(a), _unit(b)
-    return [j - dot(a, b) * i for i, j in zip(a, b, strict=True)]
 
 
 class Sample(NamedTuple):
@@ -37,7 +27,7 @@ def _sample(draw: Draw) -> Sample:
 
 
 def _cosines(each: Sample) -> list[Vector]:
-    return [[dot(_unit(each.x), _unit(center)) for center in centers] for centers in each.w]
+    return [[dot(unit(each.x), unit(center)) for center in centers] for centers in each.w]
 
 
 def _loss(each: Sample) -> mpf:
@@ -73,9 +63,9 @@ def _(draw: Draw) -> tuple:
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
     g, chosen = _in_logits(each), [centers[j] for centers, j in zip(each.w, _nearest(each), strict=True)]
-    theta = mp.acos(dot(_unit(each.x), _unit(chosen[0])))
-    terms = [[-g[0] * -mp.sin(theta + each.m) * i for i in _unit(_towards(each.x, chosen[0]))]]
-    terms += [[g[k] * i for i in _towards(each.x, chosen[k])] for k in (1, 2)]
+    theta = mp.acos(dot(unit(each.x), unit(chosen[0])))
+    terms = [[-g[0] * -mp.sin(theta + each.m) * i for i in unit(towards(each.x, chosen[0]))]]
+    terms += [[g[k] * i for i in towards(each.x, chosen[k])] for k in (1, 2)]
     by_hand = [each.s / norm(each.x) * mp.fsum(column) for column in zip(*terms, strict=True)]
     return gradient(lambda v: _loss(each._replace(x=v)), each.x), by_hand
 
@@ -92,8 +82,8 @@ def _(draw: Draw) -> tuple:
                 return _loss(each._replace(w=[*each.w[:k], own, *each.w[k + 1 :]]))
 
             numeric.append(gradient(moved, center))
-            theta, away = mp.acos(dot(_unit(each.x), _unit(center))), _towards(center, each.x)
-            pull = [mp.sin(theta + each.m) * i for i in _unit(away)] if k == 0 else away
+            theta, away = mp.acos(dot(unit(each.x), unit(center))), towards(center, each.x)
+            pull = [mp.sin(theta + each.m) * i for i in unit(away)] if k == 0 else away
             by_hand.append([(j == nearest[k]) * each.s * g[k] * i / norm(center) for i in pull])
     return numeric, by_hand
 
@@ -101,13 +91,13 @@ def _(draw: Draw) -> tuple:
 @step("sub-kink", "3937e5c1")
 def _(draw: Draw) -> tuple:
     x, factor = draw.vector(3), draw.number()
-    unit, angle = _unit(x), draw.number(0.1, 3)
+    unit_x, angle = unit(x), draw.number(0.1, 3)
     centers = []
     for _ in range(2):  # at the same angle
-        across = _unit(_towards(x, draw.vector(3)))
-        centers.append([mp.cos(angle) * i + mp.sin(angle) * j for i, j in zip(unit, across, strict=True)])
-    slopes = [gradient(lambda v, w=w: factor * dot(_unit(v), w), x) for w in centers]
-    terms = [[factor / norm(x) * (j - mp.cos(angle) * i) for i, j in zip(unit, w, strict=True)] for w in centers]
+        across = unit(towards(x, draw.vector(3)))
+        centers.append([mp.cos(angle) * i + mp.sin(angle) * j for i, j in zip(unit_x, across, strict=True)])
+    slopes = [gradient(lambda v, w=w: factor * dot(unit(v), w), x) for w in centers]
+    terms = [[factor / norm(x) * (j - mp.cos(angle) * i) for i, j in zip(unit_x, w, strict=True)] for w in centers]
     return (
         [a - b for a, b in zip(*slopes, strict=True)],
         [a - b for a, b in zip(*terms, strict=True)],
@@ -120,7 +110,7 @@ def _(draw: Draw) -> tuple:
     left, right = [], []
     for _ in range(TRIES):
         x, a, b = (draw.vector(3) for _ in range(3))
-        angles = [mp.acos(dot(_unit(x), _unit(w))) for w in (a, b)]
+        angles = [mp.acos(dot(unit(x), unit(w))) for w in (a, b)]
         left.append(mpf(angles[0] < angles[1]))
-        right.append(mpf(dot([i - j for i, j in zip(_unit(a), _unit(b), strict=True)], x) > 0))
+        right.append(mpf(dot([i - j for i, j in zip(unit(a), unit(b), strict=True)], x) > 0))
     return left, right

@@ -25,7 +25,7 @@ from refloss.engines.slices import ranges
 from refloss.error_free import Array, Integers, Mask, Pair
 from refloss.fixed_point import Turned
 from refloss.formats import format_of
-from refloss.stages import margin, negatives
+from refloss.stages import cosine, margin, negatives
 
 ENTRIES_AT_ONCE = 2**16
 """Entries of vectors whose cosines are computed again at once."""
@@ -89,6 +89,6 @@ class HardClasses(NamedTuple):
         """Decide which cosines of samples n and classes w, row by row, are above their threshold: exactly."""
         difference = (cosines - self.threshold[n]).hi
         is_hard, decide = np.asarray(difference > 0.0), negatives.above(self.x, w, self.exactly)
-        for place in np.flatnonzero(np.abs(difference) < negatives.NEAR).tolist():
+        for place in np.flatnonzero(np.abs(difference) < cosine.NEAR).tolist():
             is_hard[place] = decide(int(n[place]), place)
         return is_hard

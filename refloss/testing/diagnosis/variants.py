@@ -152,13 +152,13 @@ def _of_quality(loss: Loss) -> Iterator[tuple[str, Explained]]:
 def _of_ada_face(loss: Loss, spec: Margin, own: quality.Settings) -> Iterator[tuple[str, Explained]]:
     settings = cast(AdaFace, loss)
     if settings.h:
-        yield from _of_ada_face_s_quality(settings, loss, spec, own)
+        yield from _of_ada_face_lengths(settings, loss, spec, own)
     unclipped = spec.margin._replace(boundary="none")
     remedy = f"to {settings.eps:g} and pi - {settings.eps:g}"
     yield "the angle with its margin is not clipped", Variant(loss, remedy, replace(spec, margin=unclipped))
 
 
-def _of_ada_face_s_quality(
+def _of_ada_face_lengths(
     settings: AdaFace, loss: Loss, spec: Margin, own: quality.Settings
 ) -> Iterator[tuple[str, Explained]]:
     m, h = Fraction(settings.m), Fraction(settings.h)

@@ -344,6 +344,22 @@ def numpy_psi(loss: Any, turn: Turn, curve: str) -> Psi:
     return Psi(psi.psi, one, zero) if margin.gradient == "detached" else psi
 
 
+def head_gradients(
+    up: Array, of_angle: Array, turn: Turn, kept: Array, own: Array, sides: tuple[tuple[Array, Array], ...], add: Add
+) -> list[Array]:
+    """Gradients of x and w from those of cosines (N, C) and of the targets' angles; sides are unit rows and lengths."""
+    (ux, _), (uw, _) = sides
+    turned_x, turned_w = (of_angle[:, None] * part for part in (turn.in_x, turn.in_w))
+    dx, dw = product(up, uw.T, add), product(up.T, ux.T, add)
+    dx[kept] = dx[kept] + turned_x
+    of_class = (np.arange(len(uw))[:, None] == own).astype(ux.dtype)
+    dw = dw + product(of_class, turned_w.T, add) if len(own) else dw
+    return [
+        (whole - accumulated(add)(whole * unit)[:, None] * unit) / size
+        for whole, (unit, size) in zip((dx, dw), sides, strict=True)
+    ]
+
+
 def numpy_head(loss: Any, curve: str = "lengths", add: Add = pairwise, upcast: bool = False) -> Callable[..., Any]:
     """A margin loss with its gradients: cosines, ψ in the target's place, cross entropy, two projections."""
 
@@ -364,15 +380,8 @@ def numpy_head(loss: Any, curve: str = "lengths", add: Add = pairwise, upcast: b
         up = s * g
         at_target = up[kept, own]
         up[kept, own] = at_target * psi.per_cosine
-        turned_x, turned_w = ((at_target * psi.per_angle)[:, None] * part for part in (turn.in_x, turn.in_w))
-        dx, dw = product(up, uw.T, add), product(up.T, ux.T, add)
-        dx[kept] = dx[kept] + turned_x
-        of_class = (np.arange(len(w))[:, None] == own).astype(x.dtype)
-        dw = dw + product(of_class, turned_w.T, add) if len(own) else dw
-        dx, dw = (
-            (whole - accumulated(add)(whole * unit)[:, None] * unit) / size
-            for whole, unit, size in ((dx, ux, length_x), (dw, uw, length_w))
-        )
+        sides = (ux, length_x), (uw, length_w)
+        dx, dw = head_gradients(up, at_target * psi.per_angle, turn, kept, own, sides, add)
         if loss.spec.scale is None:
             dx = dx + accumulated(add)(g * f)[:, None] * ux
         return value.astype(kind), dx.astype(kind), dw.astype(kind)

@@ -16,6 +16,7 @@ from support.right_codes.code import Array
 from support.right_codes.jax_codes import jax_length, jax_reduced, jax_rows
 from support.right_codes.numpy_codes import (
     accumulated,
+    head_gradients,
     max_first,
     numpy_length,
     numpy_logits,
@@ -266,15 +267,8 @@ def numpy_family(loss: Any, curve: str = "lengths", upcast: bool = False) -> Cal
         at_target = up[kept, own]
         up = up * slope
         up[kept, own] = at_target * psi.per_cosine
-        turned_x, turned_w = ((at_target * psi.per_angle)[:, None] * part for part in (turn.in_x, turn.in_w))
-        dx, dw = product(up, uw.T, add), product(up.T, ux.T, add)
-        dx[kept] = dx[kept] + turned_x
-        of_class = (np.arange(len(w))[:, None] == own).astype(x.dtype)
-        dw = dw + product(of_class, turned_w.T, add) if len(own) else dw
-        dx, dw = (
-            (whole - accumulated(add)(whole * unit)[:, None] * unit) / size
-            for whole, unit, size in ((dx, ux, length_x), (dw, uw, length_w))
-        )
+        sides = (ux, length_x), (uw, length_w)
+        dx, dw = head_gradients(up, at_target * psi.per_angle, turn, kept, own, sides, add)
         along = at_target * psi.per_margin * margins.by_length
         if loss.s is None:
             along = along + accumulated(add)(g[kept] * f[kept])
