@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mpmath import mp, mpf
 
 from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import unit as _direction
 
 TRIES = 20  # draws for an inequality
 
@@ -22,10 +23,6 @@ def _minus(a: Vector, b: Vector) -> Vector:
 
 def _times(factor: mpf, a: Vector) -> Vector:
     return [factor * entry for entry in a]
-
-
-def _direction(v: Vector) -> Vector:
-    return _times(1 / norm(v), v)
 
 
 def _angle(a: Vector, b: Vector) -> mpf:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mpmath import mp, mpf
 
 from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import unit as _direction
 
 TRIES = 20  # draws for an inequality
 
@@ -27,10 +28,6 @@ def _sample(draw: Draw) -> Sample:
 
 def _times(factor: mpf, a: Vector) -> Vector:
     return [factor * entry for entry in a]
-
-
-def _direction(v: Vector) -> Vector:
-    return _times(1 / norm(v), v)
 
 
 def _plus(*vectors: Vector) -> Vector:
