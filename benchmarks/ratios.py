@@ -24,7 +24,7 @@ from refloss.engines import threads
 
 PACKAGES = ("numpy", "numba")
 DTYPES = ("float32", "float64")
-OUTPUTS = {"new": "a new array", "out": "out="}
+OUTPUTS = {"new": "new", "out": "out="}
 """Where gradients go, and how the page calls it."""
 
 
@@ -99,7 +99,7 @@ def measured(seed: int, shrink: int = 1, rounds: int | None = None) -> Rows:
 
 def table(rows: Rows) -> str:
     """Medians of seconds and of ratios to the first loss, and the least and largest ratio."""
-    titles = ("loss", "dtype", "gradient in", "ms", "over the first", "middle half", "all rounds")
+    titles = ("loss", "dtype", "output", "ms", "ratio", "middle half", "range")
     return pages.table(titles, (line for row in rows for line in lines(row)), words=3)
 
 
