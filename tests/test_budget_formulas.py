@@ -70,7 +70,7 @@ EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     "lse-beyond": SECOND_CASE,
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
     "directions-size": ["0: sign of all"],  # of a vector whose magnitudes count
-    "psi-sample": ["1: factor 0 dropped"],  # of d_3, which is 1 inside of a rule
+    "psi-sample": ["0: factor 0 dropped"],  # of d_3, which is 1 inside of a rule
     "divisor": ["1: sign of all"],  # of a number whose magnitude counts
 }
 
@@ -629,7 +629,7 @@ def _(rng):
                     yield _scope(COARSE, values)
 
 
-@_formulas("psi-sample", "number")
+@_formulas("turned-sample", "psi-sample", "number")
 def _(rng):
     for m1, b2, b3 in ((1.0, 0.3, 0.5), (0.7, -0.4, 0.2), (1.6, 0.5, -0.3)):
         settings = margin.Settings(m1, 0.2, 0.3, by_quality=(Fraction(b2), Fraction(b3)))
@@ -684,7 +684,7 @@ def test_a_detached_quality_has_no_part_in_the_gradient_of_the_length():
         assert not errors.length_error(held, detached, one, one, one, OWN, COARSE).any()
 
 
-@_formulas("threshold")
+@_formulas("threshold-angle", "threshold")
 def _(rng):
     for choice, settings in (
         (0, margin.Settings(m2=0.4, m3=0.2)),
@@ -719,7 +719,7 @@ def _hard(rule: str) -> Iterator[tex.Scope]:
                 yield _scope(COARSE, values, choice)
 
 
-@_formulas("curricular", "hard", "hard-slope")
+@_formulas("curricular", "curricular-error", "hard", "hard-slope")
 def _(rng):
     yield from _hard("curricular")
 
