@@ -52,7 +52,7 @@ class SubCenterArcFace(ScaledLoss):
         super().__post_init__()
         self._keep("m", inputs.angle("m", self.m))
         self._keep("centers", inputs.count("centers", self.centers))
-        inputs.check_choice("boundary", self.boundary, margin.ON_ANGLE)
+        inputs.check_choice("boundary", self.boundary, margin.RULES_ON_ANGLE)
         margin.check_rule(self.boundary, 1.0, self.m, 0.0)
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 from refloss import inputs
 from refloss.losses.margin import ScaledLoss
 from refloss.stages import angle, negatives
-from refloss.stages.margin import ON_ANGLE, Settings, check_rule
+from refloss.stages.margin import RULES_ON_ANGLE, Settings, check_rule
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -63,7 +63,7 @@ class CurricularFace(ScaledLoss):
         self._keep("m", inputs.angle("m", self.m))
         self._keep("t", inputs.number("t", self.t, -1.0, 1.0))
         self._keep("momentum", inputs.number("momentum", self.momentum, 0.0, 1.0))
-        inputs.check_choice("boundary", self.boundary, ON_ANGLE)
+        inputs.check_choice("boundary", self.boundary, RULES_ON_ANGLE)
         check_rule(self.boundary, 1.0, self.m, 0.0)
 
     def updated(self, x: Any, w: Any, y: Any) -> CurricularFace:

@@ -188,7 +188,7 @@ class MagFace(QualityLoss):
         self._keep("l_m", inputs.angle("l_m", self.l_m))
         self._keep("u_m", inputs.number("u_m", self.u_m, self.l_m, math.pi))
         self._keep("regularizer", inputs.number("regularizer", self.regularizer, 0.0, 1e6))
-        inputs.check_choice("boundary", self.boundary, margin.ON_ANGLE)
+        inputs.check_choice("boundary", self.boundary, margin.RULES_ON_ANGLE)
         margin.check_rule(self.boundary, 1.0, self.u_m, 0.0)
 
     @property

@@ -343,7 +343,7 @@ RULES: dict[str, Rule] = {
         "switches off the margin m3 on the cosine, and {margins} have none",
     ),
 }
-ON_ANGLE = tuple(rule for rule in RULES if rule != "conditional")
+RULES_ON_ANGLE = tuple(rule for rule in RULES if rule != "conditional")
 """Rules of a margin on the angle alone."""
 OF_ONE_LOSS: dict[str, Rule] = {
     "clip": Rule(_outside_clip, _clipped, lambda m1, m2, m3: True, ""),
