@@ -247,7 +247,7 @@ def angles(value: Any) -> Array:
 def lengths(value: Any) -> Array:
     """Return lengths of embeddings, above 0."""
     if value is None:
-        raise TypeError("length must be given: the margin depends on it")
+        raise TypeError("length must be lengths of embeddings, since the margin depends on them; got None")
     length = float64_array("length", value)
     outside = ~((length > 0.0) & np.isfinite(length))
     if outside.any():

@@ -542,7 +542,7 @@ MagFace().target_logit(0.5, [20.0, 0.0])
 AdaFace().target_slope(0.5, INF)
     ValueError: length must be finite and above 0; got inf
 AdaFace().target_logit(0.5)
-    TypeError: length must be given: the margin depends on it
+    TypeError: length must be lengths of embeddings, since the margin depends on them; got None
 AdaFace().target_logit(0.5, "long")
     TypeError: length must hold real numbers that float64 can hold; got str of dtype <U4
 AdaFace().target_logit(4.0, 20.0)
