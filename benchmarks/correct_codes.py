@@ -34,6 +34,7 @@ from support.right_codes import (
 from support.right_codes.code import HALVES
 from support.right_codes.divergence_codes import jax_divergence, numpy_divergence, torch_divergence
 from support.right_codes.option_codes import numpy_options, torch_options
+from support.right_codes.quality_codes import numpy_family, torch_family
 
 Array = np.ndarray[Any, Any]
 Add = Callable[[Array], Array]
@@ -131,6 +132,10 @@ def correct(loss: Any, dtype: str) -> Iterator[Code]:
     """Yield the implementations of a loss that count as correct."""
     if head(loss) in ("logits", "linear") and (loss.softcap is not None or loss.z_loss):
         yield from with_options(loss)
+        return
+    if head(loss) == "margin" and not loss.spec.is_plain:
+        yield Code("NumPy", "numpy", numpy_family(loss))
+        yield Code("torch", "torch", torch_family(loss))
         return
     for add in (sequential, pairwise, blocked):
         yield Code(f"NumPy, {add.__name__}", "numpy", in_numpy(loss, add))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from correct_codes import Code, correct, head, on_angle
-from pages import Row, Rows
+from pages import ROOT, Row, Rows
 
 import refloss
 from refloss.formats import FORMATS, dtype_of
@@ -38,6 +38,10 @@ LOSSES = (
     refloss.ArcFace(s=16.0, boundary="hard", label_smoothing=0.1),
     refloss.ArcFace(s=16.0, boundary="easy", reduction="sum"),
     refloss.CombinedMargin(m1=1.35, boundary="continuous"),
+    refloss.AdaFace(s=16.0),
+    refloss.MagFace(s=16.0),
+    refloss.CurricularFace(s=16.0, t=0.3),
+    refloss.MVSoftmax(s=16.0),
     refloss.CrossEntropy(),
     refloss.CrossEntropy(reduction="none", label_smoothing=0.1),
     refloss.CrossEntropy(class_weight=WEIGHTS),
@@ -57,11 +61,13 @@ SEEDS = range(4000, 4004)
 
 
 def prepare() -> None:
-    """Set float64 in jax, one thread in torch, and no warnings of the codes."""
+    """Set float64 in jax, which keeps what it compiles, one thread in torch, and no warnings of the codes."""
     import jax
     import torch
 
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".record/jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
 
