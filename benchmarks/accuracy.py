@@ -17,6 +17,7 @@ from pages import Row, Rows
 
 import refloss
 from refloss.engines.certified import Ball, Enclosure, enclose
+from refloss.engines.spec import centers_of
 from support import cases, checks, exact
 
 Random = np.random.Generator
@@ -89,7 +90,8 @@ def drawn(seed: int) -> Iterator[Case]:
 
 def wide(loss: Any, random: Random) -> Iterator[tuple[str, Any]]:
     """Cases at real sizes."""
-    if not loss.class_weight and loss not in LARGE_SCALE:
+    has_centers = centers_of(loss.spec) is not None  # w (C, K, D), of which no test picks entries
+    if not loss.class_weight and loss not in LARGE_SCALE and not has_centers:
         yield from ((name, build(random)) for name, build in cases.WIDE.items())
     if loss in (refloss.SoftmaxLoss(), refloss.ASoftmax(), *LARGE_SCALE[1:3]):
         angles = cases.angles(loss)
@@ -105,7 +107,11 @@ def crowded(loss: Any, random: Random) -> Iterator[tuple[str, Any]]:
         for name, theta in cases.angles(loss).items():
             if "1e-08" in name:
                 x, w, y = cases.at_angle(random, theta)
-                yield f"{name}, others within 1e-8", (x, beside(random, x, w, y), y)
+                inputs, count = (x, beside(random, x, w, y), y), centers_of(loss.spec)
+                yield (
+                    f"{name}, others within 1e-8",
+                    inputs if count is None else cases.with_centers(count, random, *inputs),
+                )
 
 
 def beside(random: Random, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> np.ndarray:
