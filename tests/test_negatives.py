@@ -100,7 +100,7 @@ def test_a_thousand_classes_built_onto_their_threshold_are_told(loss, kind):
         n, k = negatives.close(c, saved.threshold)
         assert len(n) >= 84
         c[n, k] = cosine.of_rows(x[n], w[k])
-        _, found = negatives.forward(c, saved.threshold, y, loss.spec.negatives, negatives.above(x, w, saved.exactly))
+        _, found = negatives.forward(c, saved.threshold, y, loss.spec.negatives, negatives.above(x, w, loss.spec.negatives, saved.exactly))
         assert found.hard[0].tolist() == true.tolist()
         naive = (w @ x[0]) / (np.linalg.norm(w, axis=1) * np.linalg.norm(x)) > saved.threshold.hi[0]
         count, wrong, hard_ones = count + 84, wrong + int((naive != true)[2:].sum()), hard_ones + int(true.sum())
@@ -127,7 +127,7 @@ def test_exact_ties_are_not_hard(m):
     x, w, y = thresholds.ties(m)
     theta, _ = angle.forward(x, w[y])
     _, saved = margin.forward(theta, loss.spec.margin)
-    decide = negatives.above(x, w, saved.exactly)
+    decide = negatives.above(x, w, loss.spec.negatives, saved.exactly)
     assert [decide(0, k) for k in range(1, len(w))] == thresholds.hard(loss, x, w)[1:].tolist()
     assert not any(decide(0, k) for k in (2, 3, 4))
 
@@ -139,7 +139,7 @@ def test_a_cosine_as_near_as_float64_can_build_is_told(apart):
     w = np.array([[1.0, 2.0, 3.0, 0.0], [3.0, 1.0, 2.0, apart], [3.0, 1.0, 2.0, -apart], [2.0, 3.0, 1.0, 0.0]])
     theta, _ = angle.forward(x, w[:1])
     _, saved = margin.forward(theta, margin.Settings())
-    decide = negatives.above(x, w, saved.exactly)
+    decide = negatives.above(x, w, loss.spec.negatives, saved.exactly)
     assert [decide(0, k) for k in range(4)] == [False, True, False, False]
 
 
