@@ -37,7 +37,7 @@ def ties(apart: float = 1e-100) -> Inputs:
     """Classes with the same cosine, multiples and other orders of each other, and two that are next to it."""
     x = np.array([[1.0, 1.0, 1.0, 1.0]])
     one = np.array([1.0, 2.0, 3.0, 0.0])
-    w = [one[::-1], one, 0.1 * one, [3.0, 1.0, 2.0, apart], 4.0 * np.roll(one, 1), [3.0, 1.0, 2.0, -apart], one[::-1]]
+    w = [one[::-1], one, 0.25 * one, [3.0, 1.0, 2.0, apart], 4.0 * np.roll(one, 1), [3.0, 1.0, 2.0, -apart], one[::-1]]
     return x, np.array(w), np.array([0])
 
 
