@@ -35,9 +35,21 @@ class Others:
         """What the derivative by the cosine counts as if it is detached."""
         return mpf(1)
 
-    def size(self, k: int) -> mpf:
-        """The largest slope, what an error of the cosine, or of the angle, is multiplied by at most."""
+    def size(self, k: int, sine: mpf, theta: Number, projected: bool) -> mpf:
+        """What a gradient of eta is multiplied by at most, before what is along x or the class is taken off, or after.
+
+        The largest slope that the cosine may have, times the sine after; the slope in theta where the angle counts.
+        """
+        return self.largest_slope(k) * (sine if projected else 1)
+
+    def largest_slope(self, k: int) -> mpf:
         return mpf(1)
+
+    def slope(self, k: int, theta: Number) -> mpf:
+        """The size of the derivative of eta in theta, by mpmath.diff; 0 of a parallel pair."""
+        if k in self.parallel:
+            return mpf(0)
+        return abs(settle(lambda: mp.diff(lambda t: self.eta(k, mp.cos(t), lambda: t), theta()), GUARD))
 
     def by_angle(self, x: Vector, classes: Sequence[Vector], which: frozenset[int]) -> None:
         """Name the classes whose angle counts."""
@@ -58,7 +70,7 @@ class Hard(Others):
             return c
         return c * (self.t + c) if self.curricular else (1 + self.t) * c + self.t
 
-    def size(self, k: int) -> mpf:
+    def largest_slope(self, k: int) -> mpf:
         return self.largest if k in self.hard else mpf(1)
 
 
@@ -77,8 +89,8 @@ class Circle(Others):
     def weight(self, k: int, c: mpf) -> mpf:
         return c + self.m if k in self.hard else mpf(0)
 
-    def size(self, k: int) -> mpf:
-        return mpf(k in self.hard) * (1 + self.m if self.detached else 2)
+    def largest_slope(self, k: int) -> mpf:
+        return mpf(2 * (k in self.hard))
 
 
 class Divided(Others):
@@ -92,6 +104,13 @@ class Divided(Others):
     def eta(self, k: int, c: mpf, theta: Number) -> mpf:
         return mp.cos(theta() / self.m)
 
+    def size(self, k: int, sine: mpf, theta: Number, projected: bool) -> mpf:
+        """Before: of cosines that are not next to 1 or -1 the slope over sin theta, which its own error grows with."""
+        slope = sine if self.detached else self.slope(k, theta)
+        if projected or abs(mp.cos(theta())) > 1 - mpf(2) ** -7:
+            return slope
+        return mpf(1) if self.detached else slope / sine**2
+
 
 class Nearest(Others):
     """Inter-top-k: cos(theta - m) of the k classes of the largest cosines, of equal ones the first."""
@@ -103,6 +122,9 @@ class Nearest(Others):
 
     def eta(self, k: int, c: mpf, theta: Number) -> mpf:
         return mp.cos(theta() - self.m) if k in self.chosen else c
+
+    def size(self, k: int, sine: mpf, theta: Number, projected: bool) -> mpf:
+        return self.slope(k, theta) if k in self.chosen else super().size(k, sine, theta, projected)
 
 
 def others_of(loss: Any, x: Vector, classes: Sequence[Vector], label: int, threshold: Number) -> Others:
