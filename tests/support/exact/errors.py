@@ -112,11 +112,9 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.rows, strict=True))
                 terms_w = [number * x.norm() for number in g]
             else:
-                sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
+                sample, pair, others = head.sample(n), head.pairs[n], head.others[n]
                 slopes = [sine_of(x, w) for w in sample.classes] if projected else [mpf(1)] * classes
-                if negatives:
-                    sizes = map(negatives.size, range(classes))
-                    slopes = [slope * size for slope, size in zip(slopes, sizes, strict=True)]
+                slopes = [slope * others.size(k) for k, slope in enumerate(slopes)]
                 slopes[sample.label] = abs(pair.slope(digits))
                 slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(slope_terms) / x.norm()
