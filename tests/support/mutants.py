@@ -153,31 +153,30 @@ def _circle_mutants(loss: Any) -> dict[str, Any]:
 
 def _angle_mutants(loss: Any) -> dict[str, Any]:
     """Slopes of other classes: detached, without 1/m, without the penalty, or of the k-th one with its wrong sign."""
-    of_angle, settings = class_angles.of_angle, loss.spec.class_angles
+    of_angle, slope_of, settings = class_angles.of_angle, class_angles.slope_of, loss.spec.class_angles
 
-    def without_m(theta: Any, cos: Any, sin: Any, own: Any) -> Any:
-        eta, slope = of_angle(theta, cos, sin, own)
-        return eta, slope * own.m
+    def without_m(sin_phi: Any, sin: Any, own: Any) -> Any:
+        return slope_of(sin_phi, sin, own) * own.m
 
-    def without_penalty(theta: Any, cos: Any, sin: Any, own: Any) -> Any:
-        return of_angle(theta, cos, sin, own)[0], -sin
+    def without_penalty(sin_phi: Any, sin: Any, own: Any) -> Any:
+        return -sin
 
     def other_sign(theta: Any, cos: Any, sin: Any, own: Any) -> Any:
-        eta, slope = of_angle(theta, cos, sin, own)
-        _, wrong = of_angle(theta, cos, sin, own._replace(m=-own.m))
+        eta, sin_phi, size = of_angle(theta, cos, sin, own)
+        _, wrong, _ = of_angle(theta, cos, sin, own._replace(m=-own.m))
         last = cos.hi.reshape(-1, own.k).argmin(axis=1) + own.k * np.arange(len(cos.hi) // own.k)
-        slope[last] = wrong[last]
-        return eta, slope
+        sin_phi[last] = wrong[last]
+        return eta, sin_phi, size
 
     if settings.rule == "divided":
         if settings.gradient == "detached":
             return {}
         return {
             "other classes detached": replace(loss, gradient="detached"),
-            "1/m left out": Altered(loss, class_angles, "of_angle", without_m),
+            "1/m left out": Altered(loss, class_angles, "slope_of", without_m),
         }
     return {
-        "penalty detached": Altered(loss, class_angles, "of_angle", without_penalty),
+        "penalty detached": Altered(loss, class_angles, "slope_of", without_penalty),
         "penalty of the k-th class with the wrong sign": Altered(loss, class_angles, "of_angle", other_sign),
     }
 
