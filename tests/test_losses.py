@@ -41,7 +41,7 @@ by_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 heads = strategies.cases(lengths=False) | strategies.linear_cases(lengths=False)
 margin_heads = strategies.cases(lengths=False)
 by_length, given_margins, of_centers = strategies.length_cases(), strategies.given_cases(), strategies.center_cases()
-all_heads = heads | by_length | given_margins | of_centers
+all_heads = heads | by_length | given_margins | of_centers | strategies.curve_cases()
 triplets = strategies.triplets()
 divergences = strategies.divergences()
 upstreams = st.lists(st.sampled_from((1.0, -0.5, 3.0, 0.25, 0.1)), min_size=3, max_size=3).map(np.array)
@@ -130,6 +130,13 @@ def test_losses_with_margins_per_sample_keep_the_contract(case):
 def test_losses_with_centers_keep_the_contract(case):
     loss, inputs = case
     checks.against_exact(loss, *inputs)
+
+
+@settings(max_examples=100)
+@given(strategies.curve_cases(), st.sampled_from(("chain", "dd")))
+def test_losses_with_curves_of_other_classes_keep_the_contract(case, engine):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs, engine=engine)
 
 
 @settings(max_examples=80)
@@ -925,7 +932,7 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
 
 
 @settings(max_examples=40)
-@given(strategies.cases(ignored=False, lengths=False, among=strategies.CURVES))
+@given(strategies.curve_cases(ignored=False))
 def test_the_trace_of_curves_of_other_classes(case):
     """Their stage stands before the logits, as that of hard classes does; its gradient is that of the logits, scaled.
 

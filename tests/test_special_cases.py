@@ -118,7 +118,7 @@ def test_a_detached_gradient_leaves_the_value_as_it_is(loss, engine):
 
 
 @settings(max_examples=40)
-@given(strategies.cases(among=strategies.CURVES))
+@given(strategies.curve_cases())
 def test_a_detached_gradient_leaves_the_value_as_it_is_in_hard_cases(case):
     loss, inputs = case
     first, other = (replace(loss, gradient=gradient) for gradient in ("exact", "detached"))
