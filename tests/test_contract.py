@@ -504,6 +504,16 @@ def test_a_warning_names_the_line_of_the_caller(engine):
     assert [each.filename for each in (*of_value, *of_gradients)] == [__file__, __file__]
 
 
+@pytest.mark.parametrize(
+    "loss", [refloss.MVSoftmax(s=1e308), refloss.CircleLoss(s=1e308), refloss.SphereFaceR(s=1e308, version=2)], ids=repr
+)
+def test_a_scale_beyond_float64_warns_of_nothing_else(loss):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        loss([[1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]], [0])
+    assert [each.category for each in warned] == [refloss.AccuracyWarning]
+
+
 def test_a_trace_warns_too():
     with pytest.warns(refloss.AccuracyWarning, match="engine='chain'"):
         refloss.NormFace(s=1e18).trace(X, W, Y)

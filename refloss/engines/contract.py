@@ -181,11 +181,12 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
 
 def _of_margin(spec: Margin, scale: Array) -> Array:
     """Return S_n of a margin head whose logits have a scale, from what becomes of the cosines of other classes."""
-    if spec.class_angles is not None:
-        return scale * steepest_divided(spec.class_angles)
-    if spec.negatives is None:
-        return scale
-    return scale * steepest(spec.negatives) + (0.0 if spec.negatives.rule == "reweighted" else 1.0)
+    with np.errstate(over="ignore"):
+        if spec.class_angles is not None:
+            return scale * steepest_divided(spec.class_angles)
+        if spec.negatives is None:
+            return scale
+        return scale * steepest(spec.negatives) + (0.0 if spec.negatives.rule == "reweighted" else 1.0)
 
 
 def steepest(settings: negatives.Settings) -> float:
