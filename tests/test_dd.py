@@ -271,6 +271,17 @@ def test_equal_curves_of_other_classes_are_equal_at_any_scale(loss, s):
         assert not of_directions[1:].any()
 
 
+@pytest.mark.parametrize("s", [1e13, 1e50, 1e300])
+def test_easy_classes_of_circle_loss_are_0_at_any_scale(s):
+    """Three of them, and a target opposite to x: log 3 and (4 - 1/16) s, each class with a third of the probability."""
+    x, w = [[1.0, 0.0]], [[-2.0, 0.0], [-1.0, 0.1], [-1.0, -0.1], [-3.0, 0.3]]
+    loss = refloss.CircleLoss(s=s)
+    value, grad = loss.value_and_grad(x, w, [0], engine="dd")
+    assert value == pytest.approx(refloss.CrossEntropy()([[-3.9375 * s, 0.0, 0.0, 0.0]], [0]), rel=4.0 * checks.U)
+    assert not grad.x.any()
+    assert not grad.w.any()
+
+
 @pytest.mark.parametrize("s", [None, 1e18, 1e100])
 @pytest.mark.parametrize(
     "loss",
