@@ -89,6 +89,9 @@ def test_wrong_gradients_lie_outside() -> None:
         refloss.AdaFace: cases.ordinary(random()),
         refloss.CurricularFace: cases.ordinary(random()),
         refloss.MVSoftmax: cases.ordinary(random()),
+        refloss.SphereFaceR: cases.ordinary(random()),
+        refloss.CircleLoss: cases.ordinary(random()),
+        refloss.InterTopK: cases.ordinary(random()),
     }
     for kind, arguments in inputs.items():
         loss = kind()
