@@ -90,8 +90,9 @@ def test_wrong_gradients_lie_outside() -> None:
         refloss.AdaFace: cases.ordinary(random()),
         refloss.CurricularFace: cases.ordinary(random()),
         refloss.MVSoftmax: cases.ordinary(random()),
-        refloss.CircleLoss: cases.ordinary(random()),
         refloss.SphereFaceR: cases.ordinary(random()),
+        refloss.CircleLoss: cases.ordinary(random()),
+        refloss.InterTopK: cases.ordinary(random()),
         partial(refloss.SphereFaceR, version=2): cases.ordinary(random()),
         partial(refloss.InterTopK, k=2): cases.ordinary(random()),
     }
