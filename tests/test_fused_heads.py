@@ -54,6 +54,9 @@ def test_only_what_is_wanted_comes_back_and_has_the_same_bits(engine, dtype):
         (refloss.SoftmaxLoss(label_smoothing=0.1), (x, w, y, b)),
         (refloss.ArcFace(), (x, w, y, b[:6])),
         (refloss.CurricularFace(t=0.5), (x, w, y)),
+        (refloss.SphereFaceR(version=2), (x, w, y)),
+        (refloss.CircleLoss(s=8.0), (x, w, y)),
+        (refloss.InterTopK(k=2), (x, w, y)),
     ):
         value, whole = loss.value_and_grad(*inputs, engine=engine, dtype=dtype)
         names = [name for name, part in whole._asdict().items() if part is not None]
