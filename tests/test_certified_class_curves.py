@@ -165,6 +165,16 @@ def test_parallel_classes(loss: Any, sign: float, note: str | None) -> None:
         encloses(each, x, w, [0], enclosure=enclosure)
 
 
+def test_multiples_of_parallel_classes() -> None:
+    """d(‖x‖ η)/dx is η x̂ then: no multiple of ŵ, and the same one of x̂ as for no other class."""
+    for loss in (DIVIDED, replace(NEAREST, k=2)):
+        call = loss._call([[1.0, 2.0]], [[1.0, 0.0], [-2.0, -4.0], [3.0, 0.0]], [0])
+        others = Problem(call.spec, call.arrays, None)._proofs.others
+        assert others.slope(0, 1)[1] == 0
+        assert others.along_x(0, 1) == (-1, 1)
+        assert others.slope(0, 2)[1] == others.along_x(0, 2)[1] == 1
+
+
 def test_rows_are_named_as_they_came() -> None:
     x, w = np.ones((3, 4)), np.array([[1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
     assert [note[:6] for note in enclose(CIRCLE, x, w, [-100, 0, -100]).notes] == ["row 1:"]

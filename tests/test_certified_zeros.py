@@ -238,6 +238,7 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
                 refloss.CircleLoss(m=0.0, s=2.0),
                 refloss.CircleLoss(m=0.5, s=2.0),
                 refloss.CircleLoss(m=1.0, s=2.0),
+                refloss.CircleLoss(m=0.25, s=2.0, gradient="detached"),
                 refloss.InterTopK(k=1, s=2.0),
                 refloss.InterTopK(k=2, m=0.0, penalty=0.5, boundary="none", s=2.0),
             )
@@ -246,6 +247,8 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
                 {"gradient": "detached", "label_smoothing": 0.5},
                 {"s": None, "label_smoothing": 1.0},
                 {"class_weight": (1.0, -1.0, 0.0), "reduction": "sum", "gradient": "detached", "s": None},
+                # G is -1/3 and 1/3 of the others, and 0 of label 0
+                {"class_weight": (0.0, 1.0, -1.0), "reduction": "sum", "label_smoothing": 1.0, "s": None},
             )
         ),
     ],
@@ -269,6 +272,14 @@ def test_no_proof_of_0_is_wrong(loss: Any, more: str) -> None:
         (np.ones((1, 4)), np.eye(4)[[1, 2, 2]] * [[1.0], [2.0], [-1.0]], [0]),  # cosines 1/2, 1/2 and -1/2
         ([[1.0], [-2.0]], [[1.0], [2.0], [-1.0]], [0, 2]),
         ([[1.0, 0.0]], [[1.0, 0.0], [1.0, 1.0], [-1.0, 1.0]], [0]),  # opposite cosines
+        ([[1.0, 0.0]], [[1.0, 0.0], [1.0, 1.0], [-1.0, -1.0]], [0]),
+        ([[1.0, 1.0]], [[1.0, 3.0], [1.0, 0.0], [1.0, 1.0]], [0]),  # (x·w_k) w_k / w_k·w_k is (1, 0) and (1, 1)
+        (
+            [[1.0, 1.0, 1.0]],
+            [[1.0, 2.0, 3.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]],
+            [0],
+        ),  # other cosines; only x has axis 2
+        (np.ones((1, 4)), [[1.0, 2.0, 3.0, 4.0], [1.0, 0, 0, 0], [0, -1.0, 0, 0]], [0]),  # cosines of 1/2 and -1/2
     ]
     for _ in range(12):
         x, w = (g.integers(-1, 3, shape).astype(float) for shape in ((2, 3), (3, 3)))

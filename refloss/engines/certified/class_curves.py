@@ -59,11 +59,9 @@ class CircleClasses(OtherClasses):
         if not self._detached:
             return self._over_length(n, k, 2 * abs(self.signed_square(n, k)))
         c = self._rational_cos(n, k)
-        return (
-            self._over_length(n, k, (c + self._m) * c)
-            if c
-            else ((self.square(n, k), self.signed_square(n, k)), Fraction(1))
-        )
+        if c:
+            return self._over_length(n, k, (c + self._m) * c)
+        return (self.square(n, k), self.signed_square(n, k)), Fraction(1)
 
     def target_slope(self, n: int, k: int) -> Multiple:
         """Return ψ' / ‖w‖: ψ' is 2 (1 - c), or m + 1 - c of a constant weight."""
