@@ -1,14 +1,13 @@
 """The chain: the picture read downwards, and then upwards, in NumPy.
 
-    x, W ──► normalize ──► cosine ──► sub_centers ──► negatives ┐
-                               │                   class_angles ┤
-    x, w_y ─► angle ──► margin ─────────────────────────────────┴─► logits ──► log_softmax, logsumexp ──►
-                 quality ─┘                                                    cross_entropy ──► loss
+    x, W ──► normalize ──► cosine ──► sub_centers ──► negatives ──► class_angles ┐
+    x, w_y ─► angle ──► margin ──────────────────────────────────────────────────┴─► logits ──► log_softmax,
+                 quality ─┘                                        logsumexp ──► cross_entropy ──► loss
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the
-loss. `sub_centers`, `negatives` and `quality`, a number per sample from the length of x, are there for the losses that
-have them. Triplet and divergence are pictures of their own.
+loss. `sub_centers`, `negatives`, `class_angles` and `quality`, a number per sample from the length of x, are there for
+the losses that have them. Triplet and divergence are pictures of their own.
 
 Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
 order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
