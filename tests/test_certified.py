@@ -248,6 +248,7 @@ SHARED = {  # with the engines that this one checks: settings, types, and what i
         "centers_of",
     },
     "refloss.error_free": {"Array", "Integers", "Mask"},
+    "refloss.stages.class_angles": {"Settings"},
     "refloss.stages.cross_entropy": {"Settings"},
     "refloss.stages.margin": {"Settings"},
     "refloss.stages.negatives": {"Settings"},

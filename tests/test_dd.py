@@ -31,7 +31,8 @@ def _check(name, loss, *inputs, **options):
 def test_heads_keep_the_contract(loss):
     for name, inputs in cases.heads(loss, _random(repr(loss))):
         if not loss.class_weight or len(inputs[1]) == len(loss.class_weight):
-            _check(name, loss, *inputs, **({"digits": 300} if "1e-200" in name else {}))
+            digits = 300 if "1e-200" in name else 400 if name.startswith("other classes") else 60
+            _check(name, loss, *inputs, digits=digits)
 
 
 @pytest.mark.parametrize("loss", cases.CROSS_ENTROPIES, ids=repr)

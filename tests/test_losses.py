@@ -872,7 +872,7 @@ def test_the_trace_of_a_margin_loss_is_one_chain(case):
     theta = exact.angle(x, w[y]).astype(float)
     np.testing.assert_allclose(output["angle"], theta, rtol=3 * U)
     if has_negatives:
-        raised = textbook.eta(loss, output["cosine"], theta)
+        raised = textbook.eta(loss, output["cosine"], theta, y)
         is_hard = output["negatives"] != output["cosine"]
         # some hard classes keep their cosines, as c (t + c) = c does at 0
         is_hard |= output["cosine"] > textbook.threshold(loss, theta)[:, None] + 8 * U

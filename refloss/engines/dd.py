@@ -356,11 +356,10 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     near = _nearly_parallel(c, y)
     dpsi: StageResult = _zeros(len(y))
     dscale: StageResult = _zeros(len(y))
-    wide_x, wide_w = DoubleDouble.of(x), DoubleDouble.of(w)
     others: list[tuple[_Places, StageResult, StageResult]] = []
 
     def forward(rows: slice) -> tuple[Pair, _Backward]:
-        etas = _etas(spec, plain(c[rows]), wide_x[rows], wide_w, y[rows], saved_margin, rows)
+        etas = _etas(spec, plain(c[rows]), x[rows], w, y[rows], saved_margin, rows)
         z, saved_logits = logits.forward(etas.eta, psi[rows], y[rows], scale[rows], exponent[rows])
         inputs.check_logits_fit(z.hi)
         huge = np.flatnonzero((exponent[rows] > HUGE) & (exponent[rows] < LARGEST))
@@ -419,19 +418,12 @@ class _Etas(NamedTuple):
     """Where η is not the cosine (N, C), but the target's."""
 
 
-def _etas(
-    spec: Margin,
-    c: Pair,
-    x: DoubleDouble,
-    w: DoubleDouble,
-    y: Integers,
-    saved_margin: margin.Saved,
-    rows: slice,
-) -> _Etas:
+def _etas(spec: Margin, c: Pair, x: Array, w: Array, y: Integers, saved_margin: margin.Saved, rows: slice) -> _Etas:
     """Change the cosines of a block of samples."""
     exactly = partial(_exact_etas, spec)
     if spec.class_angles is not None:
-        eta, saved_angles = class_angles.forward(c, x, w, y, spec.class_angles)
+        wide_x, wide_w = DoubleDouble.of(x), DoubleDouble.of(w)
+        eta, saved_angles = class_angles.forward(c, wide_x, wide_w, y, spec.class_angles)
 
         def backward(deta: StageResult, others: list[Any]) -> StageResult:
             dc, dx, dw = class_angles.backward(deta, saved_angles)
@@ -440,7 +432,7 @@ def _etas(
 
         return _Etas(eta, backward, exactly, class_angles.are_changed(y, saved_angles, spec.class_angles))
     if spec.negatives is not None:
-        above = negatives.above(x.hi, w.hi, spec.negatives, lambda n, bits: saved_margin.exactly(n + rows.start, bits))
+        above = negatives.above(x, w, spec.negatives, lambda n, bits: saved_margin.exactly(n + rows.start, bits))
         threshold = negatives.threshold_of(spec.negatives, saved_margin.threshold[rows])
         eta, saved_negatives = negatives.forward(c, threshold, y, spec.negatives, above)
         return _Etas(eta, lambda deta, _: negatives.backward(deta, saved_negatives), exactly, saved_negatives.hard)

@@ -7,15 +7,16 @@ and so does the gradient.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from refloss.error_free import Array, Integers, Mask, Numbers, Pair, StageResult, high, sin_cos, sqrt
-from refloss.fixed_point import Between, fixed
-from refloss.fixed_point import sin_cos as fixed_sin_cos
+from refloss.fixed_point import Between, ExactAngle, Turned
 from refloss.stages import angle
 from refloss.stages.cosine import CLOSE, NEAR, refined
+from refloss.stages.margin import resolved
 
 STEEP = 2.0**-7
 """Cosines nearer than that to 1 or -1 go through their angle; sin θ is at least 0.124 for all others."""
@@ -47,20 +48,35 @@ class Saved(NamedTuple):
     """What backward of their angles needs."""
 
 
-def of_angle(theta: Pair, cos: Pair, sin: Pair, settings: Settings) -> tuple[Pair, Pair]:
-    """Return η and dη/dθ of angles with their cosines and sines."""
+def turned(theta: ExactAngle, settings: Settings, bits: int) -> Turned:
+    """Return what an angle becomes, φ = θ / m or θ - m, to a number of bits."""
     if settings.rule == "divided":
-        part_sin, part_cos = sin_cos(theta / settings.m)
-        return part_cos, -sin if settings.gradient == "detached" else -part_sin / settings.m
+        return Turned(theta, 1 / Fraction(settings.m), 0.0, 0.0, bits)
+    return Turned(theta, 1.0, -settings.m, 0.0, bits)
+
+
+def of_angle(theta: Pair, cos: Pair, sin: Pair, settings: Settings) -> tuple[Pair, Pair, Array]:
+    """Return η = cos φ, sin φ, and the size of what that may be the small difference of."""
+    if settings.rule == "divided":
+        phi = theta / settings.m
+        sin_phi, cos_phi = sin_cos(phi)
+        return cos_phi, sin_phi, phi.hi
     by_sin, by_cos = sin_cos(type(cos).of(settings.m))
-    return cos * by_cos + sin * by_sin, cos * by_sin - sin * by_cos
+    return cos * by_cos + sin * by_sin, sin * by_cos - cos * by_sin, sin.hi + np.abs(by_sin.hi)
+
+
+def slope_of(sin_phi: Pair, sin: Pair, settings: Settings) -> Pair:
+    """Return dη/dθ."""
+    if settings.gradient == "detached":
+        return -sin
+    return sin_phi / -settings.m if settings.rule == "divided" else -sin_phi
 
 
 def of_cosine(c: Pair, settings: Settings) -> tuple[Pair, Pair]:
-    """Return η and dη/dc of cosines (E,) that are not next to 1 or -1."""
+    """Return η and dη/dc of cosines (E,) that are not next to 1 or -1, for which no sin φ is a small difference."""
     sin = sqrt((1.0 - c) * (1.0 + c))
-    eta, slope = of_angle(angle.atan2(sin, c), c, sin, settings)
-    return eta, -slope / sin
+    eta, sin_phi, _ = of_angle(angle.atan2(sin, c), c, sin, settings)
+    return eta, slope_of(sin_phi, sin, settings) / -sin
 
 
 def through_angle(c: Pair, x: Array, w: Array, y: Integers, settings: Settings) -> Mask:
@@ -118,9 +134,7 @@ def are_changed(y: Integers, saved: Saved, settings: Settings) -> Mask:
 
 def changed(theta: Between, settings: Settings, bits: int) -> int:
     """Return η of an angle that is changed, in units of 2^-bits."""
-    m = fixed(settings.m, bits)
-    exact = (theta.theta(bits) << bits) // m if settings.rule == "divided" else theta.theta(bits) - m
-    return fixed_sin_cos(exact, bits)[1]
+    return turned(theta, settings, bits).threshold
 
 
 def forward(c: Pair, x: Array | Pair, w: Array | Pair, y: Integers, settings: Settings) -> tuple[Pair, Saved]:
@@ -153,9 +167,10 @@ def forward(c: Pair, x: Array | Pair, w: Array | Pair, y: Integers, settings: Se
         eta[by_cosine], slope[by_cosine] = of_cosine(c[by_cosine], settings)
     n, k = np.nonzero(by_angle)
     theta, saved_angle = angle.forward(x[n], w[k])
-    eta[n, k], slope_of_angle = of_angle(theta.theta, theta.cos, theta.sin, settings)
+    eta[n, k], sin_phi, size = of_angle(theta.theta, theta.cos, theta.sin, settings)
+    sin_phi = resolved(sin_phi, size, lambda n, bits: turned(theta.exactly(n), settings, bits), lambda at: at.sin_phi)
     slope[n, k] = 0.0
-    return eta, Saved(slope.rounded(), n, k, slope_of_angle.rounded(), saved_angle)
+    return eta, Saved(slope.rounded(), n, k, slope_of(sin_phi, theta.sin, settings).rounded(), saved_angle)
 
 
 def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult, StageResult]:

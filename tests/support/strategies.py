@@ -125,7 +125,14 @@ HARD = [
 CENTERS = [
     refloss.SubCenterArcFace(boundary=rule, centers=count) for rule, count in (("none", 3), ("hard", 2), ("easy", 1))
 ]
-MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED, *HARD]
+CURVES = [
+    *(refloss.SphereFaceR(m=m, version=version) for m in (1.5, 4.0) for version in (1, 2)),
+    *(refloss.CircleLoss(m=m) for m in (0.25, 0.0, 1.0)),
+    *_every(refloss.InterTopK, RULES[:-1], {"k": 2}, {"m": 1.0, "penalty": 3.0, "k": 1}),
+    refloss.InterTopK(m=0.0, boundary="none", penalty=0.5),
+]
+"""Losses that change the cosines of other classes by curves of their own."""
+MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED, *HARD, *CURVES]
 BY_LENGTH = [
     refloss.AdaFace(),
     refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5 - 2.0**-10, eps=2.0**-10),
@@ -192,11 +199,17 @@ def losses(draw: Draw, settings: bool = False, classes: int = 1, among: Sequence
 def margins_of(loss: Any) -> tuple[float, float, float]:
     """m1, m2 and m3 of a loss, from its public parameters; for MagFace the smallest m2, for AdaFace those of v = 0."""
     match loss:
-        case refloss.ASoftmax():
+        case refloss.ASoftmax() | refloss.SphereFaceR(version=1):
             return loss.m, 0.0, 0.0
-        case refloss.CosFace() | refloss.MVSoftmax(margin="am") | refloss.AdaFace():
+        case refloss.CosFace() | refloss.MVSoftmax(margin="am") | refloss.AdaFace() | refloss.CircleLoss():
             return 1.0, 0.0, loss.m
-        case refloss.ArcFace() | refloss.CurricularFace() | refloss.MVSoftmax() | refloss.SubCenterArcFace():
+        case (
+            refloss.ArcFace()
+            | refloss.CurricularFace()
+            | refloss.MVSoftmax()
+            | refloss.SubCenterArcFace()
+            | refloss.InterTopK()
+        ):
             return 1.0, loss.m, 0.0
         case refloss.MagFace():
             return 1.0, loss.l_m, 0.0
