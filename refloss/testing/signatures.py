@@ -176,7 +176,7 @@ def raises_cosines(loss: Loss) -> bool:
 
 
 def class_angles_of(loss: Loss) -> class_angles.Settings | None:
-    """Return what becomes of the angles of the other classes; None for losses that change none."""
+    """Return what becomes of the angles of the other classes; None for losses that leave them."""
     return cast(Margin, loss.spec).class_angles
 
 
