@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import refloss
 from support.right_codes.code import SINGLES
-from support.right_codes.torch_codes import torch_settings
+from support.right_codes.curve_codes import CurveSteps, torch_curves
 
 CLAMPED = refloss.SphereFaceR()
 DIVIDED = refloss.SphereFaceR(version=2)
@@ -22,118 +22,58 @@ def detached(loss: Any) -> Any:
     return replace(loss, gradient="detached")
 
 
-class Curves(NamedTuple):
-    """ψ and η of (loss, cosines, angles, targets), all (N, C)."""
-
-    psi: Callable[..., Any]
-    eta: Callable[..., Any]
+def of_loss(loss: Any, c: Any, f: Any) -> Any:
+    """f with its own slope, or with that of the cosine."""
+    return c + (f - c).detach() if loss.gradient == "detached" else f
 
 
-def straight(c: Any, f: Any) -> Any:
-    """f with the slope of c."""
-    return c + (f - c).detach()
+def rising(loss: Any, c: Any, theta: Any) -> Any:
+    """cos(m θ)."""
+    return of_loss(loss, c, (loss.m * theta).cos())
 
 
-def angular(m1: float, angle: Callable[[Any], Any] = lambda phi: phi.clamp(max=math.pi)) -> Callable[..., Any]:
-    """cos(m1 θ) for ψ or η."""
-    import torch
-
-    def curve(loss: Any, c: Any, theta: Any, target: Any) -> Any:
-        f = torch.cos(angle(m1 * theta))
-        return straight(c, f) if loss.gradient == "detached" else f
-
-    return curve
+def folded(loss: Any, c: Any, theta: Any) -> Any:
+    """(-1)^k cos(m θ) - 2 k."""
+    k = (loss.m * theta.detach() / math.pi).floor()
+    return of_loss(loss, c, (1.0 - 2.0 * (k % 2.0)) * (loss.m * theta).cos() - 2.0 * k)
 
 
-def folded(m1: float) -> Callable[..., Any]:
-    """(-1)^k cos(m1 θ) - 2 k."""
-    import torch
-
-    def curve(loss: Any, c: Any, theta: Any, target: Any) -> Any:
-        k = torch.floor(m1 * theta.detach() / math.pi)
-        f = (1.0 - 2.0 * (k % 2.0)) * torch.cos(m1 * theta) - 2.0 * k
-        return straight(c, f) if loss.gradient == "detached" else f
-
-    return curve
+def divided(loss: Any, c: Any, theta: Any) -> Any:
+    """cos(θ/m)."""
+    return of_loss(loss, c, (theta / loss.m).cos())
 
 
-def plain(loss: Any, c: Any, theta: Any, target: Any) -> Any:
-    """The cosine."""
-    return c
-
-
-def steep(loss: Any, c: Any, theta: Any, target: Any) -> Any:
+def steep(loss: Any, c: Any, theta: Any) -> Any:
     """cos(θ/m) without 1/m in its slope."""
     return (theta.detach() / loss.m + (theta - theta.detach())).cos()
 
 
-def weighted(
-    weight: Callable[[Any], Any], margin: float, constant: bool | None = None, held: bool = True
-) -> Callable[..., Any]:
+def hard(loss: Any, c: Any, theta: Any) -> Any:
+    """The margin of InterTopK with the rule "hard"."""
+    beyond = theta + loss.m > math.pi
+    return of_loss(loss, c, (c - loss.m * math.sin(loss.m)).where(beyond, (theta + loss.m).cos()))
+
+
+def weighted(weight: Callable[[Any], Any], margin: float, constant: bool | None = None) -> Callable[..., Any]:
     """A weight, a function of the cosine, times the cosine less its margin."""
 
-    def curve(loss: Any, c: Any, theta: Any, target: Any) -> Any:
+    def curve(loss: Any, c: Any) -> Any:
         alpha = weight(c)
-        alpha = alpha.clamp(min=0.0) if held else alpha
         fixed = loss.gradient == "detached" if constant is None else constant
         return (alpha.detach() if fixed else alpha) * (c - margin)
 
     return curve
 
 
-def continuous(loss: Any, c: Any, theta: Any, target: Any) -> Any:
-    """The margin of InterTopK with its default rule."""
-    import torch
-
-    f = torch.where(theta + loss.m > math.pi, c - (1.0 + math.cos(math.pi - loss.m)), (theta + loss.m).cos())
-    return straight(c, f) if loss.gradient == "detached" else f
+def every(loss: Any, others: Any) -> Any:
+    """All classes but the target, for the nearest."""
+    return others > -1e3
 
 
-def nearest(
-    lessened: Callable[..., Any] = lambda loss, c, theta: (theta - loss.penalty).cos(), k: int = 0, out: float = 4.0
-) -> Callable[..., Any]:
-    """The k nearest classes changed; `out` is taken off the cosine of the target before they are chosen."""
-    import torch
-
-    def curve(loss: Any, c: Any, theta: Any, target: Any) -> Any:
-        wanted = min(k or loss.k, c.shape[1] - 1)
-        among = (c.detach() - out * target).topk(wanted, dim=1).indices
-        chosen = torch.zeros_like(target).scatter(1, among, True)
-        return torch.where(chosen & ~target, lessened(loss, c, theta), c)
-
-    return curve
-
-
-def curves_of(loss: Any) -> Curves:
-    """What is right."""
-    if isinstance(loss, refloss.SphereFaceR):
-        return Curves(angular(loss.m), plain) if loss.version == 1 else Curves(plain, angular(1.0 / loss.m))
-    if isinstance(loss, refloss.CircleLoss):
-        return Curves(
-            weighted(lambda c: 1.0 + loss.m - c, 1.0 - loss.m),
-            weighted(lambda c: c + loss.m, loss.m),
-        )
-    return Curves(continuous, nearest())
-
-
-def torch_curves(loss: Any, **wrong: Callable[..., Any]) -> Callable[..., Any]:
-    """The head of a loss, ψ or η replaced; angles by two lengths."""
-    import torch
-
-    f = torch.nn.functional
-    curves = curves_of(loss)._replace(**wrong)
-
-    def fn(x: Any, w: Any, y: Any) -> Any:
-        length = x.norm(dim=1, keepdim=True)
-        ux, uw = x / length, w / w.norm(dim=1, keepdim=True)
-        c = ux @ uw.T
-        theta = 2.0 * torch.atan2((ux[:, None] - uw).norm(dim=2), (ux[:, None] + uw).norm(dim=2))
-        target = f.one_hot(y.clamp(min=0), len(w)).bool()
-        here = loss, c, theta, target
-        z = (length if loss.s is None else loss.s) * torch.where(target, curves.psi(*here), curves.eta(*here))
-        return f.cross_entropy(z, y, **torch_settings(loss, z))
-
-    return fn
+def among(loss: Any, cos: Any, theta: Any) -> Any:
+    """The k nearest classes changed, the target one of them."""
+    chosen = cos >= cos.topk(min(loss.k, cos.shape[1]), dim=1).values[:, -1:]
+    return (theta - loss.penalty).cos().where(chosen, cos)
 
 
 EXPLAINED = {
@@ -195,17 +135,16 @@ def named_curves() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
 
 def of_sphere_face_r() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
     """Yield wrong SphereFace-R."""
-    m = DIVIDED.m
     for loss in (CLAMPED, DIVIDED, detached(CLAMPED), detached(DIVIDED)):
         yield "the other version", loss, torch_curves(replace(loss, version=3 - loss.version))
-    yield "1/m left out of the slope", DIVIDED, torch_curves(DIVIDED, eta=steep)
+    yield "1/m left out of the slope", DIVIDED, torch_curves(DIVIDED, CurveSteps(divided=steep))
     for loss in (DIVIDED, detached(DIVIDED)):
-        yield "no division", loss, torch_curves(loss, eta=plain)
-        yield "cos mθ of the others", loss, torch_curves(loss, eta=angular(m, lambda phi: phi))
-        yield "the target divided too", loss, torch_curves(loss, psi=angular(1.0 / m))
+        yield "no division", loss, torch_curves(loss, CurveSteps(divided=lambda loss, c, theta: c))
+        yield "cos mθ of the others", loss, torch_curves(loss, CurveSteps(divided=rising))
+        yield "the target divided too", loss, torch_curves(loss, CurveSteps(target=divided))
     for loss in (CLAMPED, detached(CLAMPED)):
-        yield "no clamp", loss, torch_curves(loss, psi=angular(m, lambda phi: phi))
-        yield "folds", loss, torch_curves(loss, psi=folded(m))
+        yield "no clamp", loss, torch_curves(loss, CurveSteps(target=rising))
+        yield "folds", loss, torch_curves(loss, CurveSteps(target=folded))
 
 
 def of_circle() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
@@ -213,34 +152,28 @@ def of_circle() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
     m = CIRCLE.m
 
     def of_target(c: Any) -> Any:
-        return 1.0 + m - c
+        return (1.0 + m - c).relu()
 
     def of_others(c: Any) -> Any:
-        return c + m
+        return (c + m).relu()
 
-    constant = detached(CIRCLE)
-    yield "target's weight detached", CIRCLE, torch_curves(CIRCLE, psi=weighted(of_target, 1.0 - m, True))
-    yield "other weights detached", CIRCLE, torch_curves(CIRCLE, eta=weighted(of_others, m, True))
-    yield "target's weight attached", constant, torch_curves(constant, psi=weighted(of_target, 1.0 - m, False))
-    yield "other weights attached", constant, torch_curves(constant, eta=weighted(of_others, m, False))
-    wrong: dict[str, dict[str, Callable[..., Any]]] = {
-        "weights below 0": {"eta": weighted(of_others, m, held=False)},
-        "margins exchanged": {"psi": weighted(of_target, m), "eta": weighted(of_others, 1.0 - m)},
-        "margin m of the target": {"psi": weighted(of_target, m)},
-        "margin 1 + m of the target": {"psi": weighted(of_target, 1.0 + m)},
-        "weight m - c": {"psi": weighted(lambda c: m - c, 1.0 - m)},
-        "weights m - c and 1 + m + c": {
-            "psi": weighted(lambda c: m - c, 1.0 - m),
-            "eta": weighted(lambda c: 1.0 + m + c, m),
-        },
-        "no weights": {
-            "psi": lambda loss, c, theta, target: c - (1.0 - m),
-            "eta": lambda loss, c, theta, target: c - m,
-        },
-    }
-    for loss in (CIRCLE, constant):
-        for name, changed in wrong.items():
-            yield name, loss, torch_curves(loss, **changed)
+    def less(c: Any) -> Any:
+        return (m - c).relu()
+
+    for loss, fixed, word in ((CIRCLE, True, "detached"), (detached(CIRCLE), False, "attached")):
+        one, others = weighted(of_target, 1.0 - m, fixed), weighted(of_others, m, fixed)
+        yield f"target's weight {word}", loss, torch_curves(loss, CurveSteps(circle_target=one))
+        yield f"other weights {word}", loss, torch_curves(loss, CurveSteps(circle_others=others))
+        for name, steps in {
+            "weights below 0": CurveSteps(circle_others=weighted(lambda c: c + m, m)),
+            "margins exchanged": CurveSteps(weighted(of_target, m), weighted(of_others, 1.0 - m)),
+            "margin m of the target": CurveSteps(weighted(of_target, m)),
+            "margin 1 + m of the target": CurveSteps(weighted(of_target, 1.0 + m)),
+            "weight m - c": CurveSteps(weighted(less, 1.0 - m)),
+            "weights m - c and 1 + m + c": CurveSteps(weighted(less, 1.0 - m), weighted(lambda c: 1.0 + m + c, m)),
+            "no weights": CurveSteps(lambda loss, c: c - (1.0 - m), lambda loss, c: c - m),
+        }.items():
+            yield name, loss, torch_curves(loss, steps)
         yield "no scale", loss, torch_curves(replace(loss, s=1.0))
         yield "s = 80", loss, torch_curves(replace(loss, s=80.0))
 
@@ -248,10 +181,7 @@ def of_circle() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
 def of_top_k() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
     """Yield wrong inter-top-k."""
     constant = detached(TOP_K)
-
-    def lessened(loss: Any, c: Any, theta: Any) -> Any:
-        return straight(c, (theta - loss.penalty).cos())
-
+    fixed = CurveSteps(lessened=lambda loss, c, theta: c + ((theta - loss.penalty).cos() - c).detach())
     for loss in (TOP_K, constant):
         for name, other in {
             "no penalty": replace(loss, penalty=0.0),
@@ -261,24 +191,14 @@ def of_top_k() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
             "penalty in degrees": replace(loss, penalty=math.radians(loss.penalty)),
         }.items():
             yield name, loss, torch_curves(other)
-        for name, eta in {
-            "penalty of the wrong sign": nearest(lambda loss, c, theta: (theta + loss.penalty).cos()),
-            "penalty on all": lambda loss, c, theta, target: (theta - loss.penalty).cos(),
-            "target among the k": nearest(out=0.0),
-            "penalty added to the cosine": nearest(lambda loss, c, theta: c + loss.penalty),
-            "penalty off the cosine": nearest(lambda loss, c, theta: c - loss.penalty),
+        for name, steps in {
+            "penalty of the wrong sign": CurveSteps(lessened=lambda loss, c, theta: (theta + loss.penalty).cos()),
+            "penalty on all": CurveSteps(nearest=every),
+            "target among the k": CurveSteps(nearest=every, lessened=among),
+            "penalty added to the cosine": CurveSteps(lessened=lambda loss, c, theta: c + loss.penalty),
+            "penalty off the cosine": CurveSteps(lessened=lambda loss, c, theta: c - loss.penalty),
+            "hard rule": CurveSteps(target=hard),
         }.items():
-            yield name, loss, torch_curves(loss, eta=eta)
-        yield "hard rule", loss, torch_curves(loss, psi=hard)
-    yield "penalty detached", TOP_K, torch_curves(TOP_K, eta=nearest(lessened))
-    yield "margin and penalty detached", TOP_K, torch_curves(constant, eta=nearest(lessened))
-    yield "margin and penalty detached", constant, torch_curves(constant, eta=nearest(lessened))
-
-
-def hard(loss: Any, c: Any, theta: Any, target: Any) -> Any:
-    """The margin of InterTopK with the rule "hard"."""
-    import torch
-
-    fall = loss.m * math.sin(loss.m)
-    f = torch.where(theta + loss.m > math.pi, c - fall, (theta + loss.m).cos())
-    return straight(c, f) if loss.gradient == "detached" else f
+            yield name, loss, torch_curves(loss, steps)
+        yield "margin and penalty detached", loss, torch_curves(constant, fixed)
+    yield "penalty detached", TOP_K, torch_curves(TOP_K, fixed)
