@@ -180,6 +180,12 @@ def class_angles_of(loss: Loss) -> class_angles.Settings | None:
     return cast(Margin, loss.spec).class_angles
 
 
+def has_other_curves(loss: Loss) -> bool:
+    """Whether a loss with margins has curves for the cosines, or angles, of the other classes."""
+    of_hard = negatives_of(loss)
+    return class_angles_of(loss) is not None or (of_hard is not None and of_hard.rule == "circle")
+
+
 def centers_of(loss: Loss) -> int | None:
     """Return how many centers a class has, for losses of class weights (C, K, D)."""
     return cast(Margin, loss.spec).centers if head_of(loss) == "margin" else None
