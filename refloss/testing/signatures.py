@@ -169,6 +169,12 @@ def negatives_of(loss: Loss) -> negatives.Settings | None:
     return cast(Margin, loss.spec).negatives
 
 
+def raises_cosines(loss: Loss) -> bool:
+    """Whether a loss raises the cosines of hard classes, those above a threshold that the target has."""
+    settings = negatives_of(loss)
+    return settings is not None and settings.rule != "circle"
+
+
 def class_angles_of(loss: Loss) -> class_angles.Settings | None:
     """Return what becomes of the angles of the other classes; None for losses that leave them."""
     return cast(Margin, loss.spec).class_angles
