@@ -219,7 +219,6 @@ def test_the_nearest_center_is_drawn_as_it_is():
 
 
 def test_sphereface_r_is_drawn_as_it_is():
-    """Angles from vectors and curves through angles: the engine's values are within some u, here 16."""
     psi, eta = _axes("sphereface-r")
     for m in (1.2, 1.5, 2.0):
         theta, value = _line(psi, f"m = {m:g}")
@@ -232,7 +231,7 @@ def test_sphereface_r_is_drawn_as_it_is():
         expected = np.where(m * theta < np.pi, -m * np.sin(m * theta), 0.0)
         assert np.allclose(slope, expected, rtol=0, atol=1e-14)
         theta, slope = _line(eta, label)
-        # the bound of the engine for terms up to 1/2 on the way, in units of dL/dη, which is 1/4 or more
+        # the bound of the engine, 32u of its terms, of which there are two of the size of dL/dη, and as much for both
         assert np.allclose(slope, -np.sin(theta / m) / m, rtol=0, atol=256.0 * 2.0**-53)
 
 

@@ -704,7 +704,7 @@ def inter_top_k(figure: Figure) -> None:
     etas = loss.trace(x, w, y)["class_angles"].output[:, 1:].T
     of_each = {name: (angles, eta) for name, eta in zip(names, etas, strict=True)}
     _lines(right, of_each | {"L/s": (angles, replace(loss, reduction="none")(x, w, y) / loss.s)})
-    right.axvline(0.0, color=COLOURS[5], ls=":")
+    right.axvline(0.0, ymax=0.78, color=COLOURS[5], ls=":")
     right.set_ylim(-0.4, 1.9)
     right.set_xlabel("direction of x, radians")
 
