@@ -48,8 +48,7 @@ class AngleSlopes(NamedTuple):
         _, saved = class_angles.forward(Pair.of(c), x[kept], w, y[kept], self.settings)
         n, k = np.nonzero(class_angles.are_changed(y[kept], saved, self.settings))
         theta, saved_angle = angle.forward(x[kept[n]], w[k])
-        _, own = class_angles.of_angle(theta.theta, theta.cos, theta.sin, self.settings)
-        apart = (self.slope(theta, self.settings) - own) * deta[n, k]
+        apart = (self.slope(theta, self.settings) - _slope(theta, self.settings)) * deta[n, k]
         of_x, of_w = angle.backward(apart.rounded(), saved_angle)
         np.add.at(dx, kept[n], plain(of_x))
         np.add.at(dw, k, plain(of_w))
@@ -130,8 +129,13 @@ def _penalty_of(settings: InterTopK) -> class_angles.Settings:
     return class_angles.Settings("nearest", settings.penalty, settings.k)
 
 
+def _slope(theta: angle.Angle, own: class_angles.Settings) -> Pair:
+    _, sin_phi, _ = class_angles.of_angle(theta.theta, theta.cos, theta.sin, own)
+    return class_angles.slope_of(sin_phi, theta.sin, own)
+
+
 def _slope_without_m(theta: angle.Angle, own: class_angles.Settings) -> Pair:
-    return class_angles.of_angle(theta.theta, theta.cos, theta.sin, own)[1] * own.m
+    return _slope(theta, own) * own.m
 
 
 def _slope_of_cosine(theta: angle.Angle, own: class_angles.Settings) -> Pair:
