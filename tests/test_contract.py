@@ -269,16 +269,22 @@ def test_terms_of_other_classes_wherever_they_are(loss, engine):
 
 @pytest.mark.parametrize("engine", ["chain", "dd"])
 def test_slopes_next_to_0_are_right_relative_to_themselves(engine):
-    """θ within 1e-17 or so of the penalty, and θ/m of π: sin(θ - m') and sin(θ/m) are small differences."""
-    x = np.array([[1.0, 0.0], [0.0, 2.0]])
-    for penalty in (0.06, 1.0, 3.0):
-        near, far = ([math.cos(penalty), side * math.sin(penalty)] for side in (1.0, -1.0))
-        loss = refloss.InterTopK(s=4.0, penalty=penalty, k=2)
-        checks.against_exact(loss, x, [near, far, [1.0, 1.0], [-0.3, 1.0]], [2, 3], engine=engine, digits=300)
-    opposite = [[-1.0, 1e-10], [-1.0, 3e-17], [1e-17, -2.0], [1.0, 0.3]]
+    """θ within 1e-18 of the penalty, and θ/m of π: sin(θ - m') and sin(θ/m) are small differences."""
+    x, w = np.random.default_rng(4).standard_normal((1, 4)), np.random.default_rng(5).standard_normal((400, 4))
+    angles = exact.angle(np.repeat(x, 400, axis=0), w)
+    apart = [abs(theta - float(theta)) for theta in angles]
+    k = int(np.argmin(apart))
+    assert apart[k] < 1e-18
+    for inputs in ((x, w[[k]]), (x * 3e100, -7.0 * w[[k]])):
+        penalty = float(exact.angle(*inputs)[0])
+        loss = refloss.InterTopK(s=4.0, penalty=penalty, k=1)
+        checks.against_exact(
+            loss, inputs[0], [inputs[1][0], -x[0] + [0.1, 0.0, 0.2, 0.3]], [1], engine=engine, digits=300
+        )
+    x, opposite = np.array([[1.0, 0.0]]), [[-1.0, 1e-10], [-1.0, 3e-17], [-1.0, 0.0], [1.0, 0.3]]
     for m in (1.0 + 2.0**-52, 1.0 + 2.0**-40):
-        checks.against_exact(refloss.SphereFaceR(m=m, s=4.0, version=2), x, opposite, [3, 3], engine=engine, digits=300)
-    checks.against_exact(refloss.InterTopK(s=4.0, penalty=math.pi), x, opposite, [3, 3], engine=engine, digits=300)
+        checks.against_exact(refloss.SphereFaceR(m=m, s=4.0, version=2), x, opposite, [3], engine=engine, digits=300)
+    checks.against_exact(refloss.InterTopK(s=4.0, penalty=math.pi), x, opposite, [3], engine=engine, digits=300)
 
 
 @pytest.mark.parametrize("engine", ["chain", "dd"])
@@ -496,6 +502,16 @@ def test_a_warning_names_the_line_of_the_caller(engine):
     with pytest.warns(refloss.AccuracyWarning) as of_gradients:
         loss.value_and_grad(X, W, Y, engine=engine)
     assert [each.filename for each in (*of_value, *of_gradients)] == [__file__, __file__]
+
+
+@pytest.mark.parametrize(
+    "loss", [refloss.MVSoftmax(s=1e308), refloss.CircleLoss(s=1e308), refloss.SphereFaceR(s=1e308, version=2)], ids=repr
+)
+def test_a_scale_beyond_float64_warns_of_nothing_else(loss):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        loss([[1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]], [0])
+    assert [each.category for each in warned] == [refloss.AccuracyWarning]
 
 
 def test_a_trace_warns_too():

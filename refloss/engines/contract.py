@@ -102,7 +102,7 @@ def promise(
     terms that have the largest slope in its place. That is what 1 more in S allows, for ρ = 4e S. The same holds for
     η = c² - t² of the circle loss, whose slope 2c, or t + c, is 2 at most; where η = 0 the gradient is exactly 0.
 
-    Angles of other classes: where an entry goes through its angle, θ is right to 256u² of itself, and so is η to 256u².
+    Angles of other classes: where an entry goes through its angle, θ is right to 256u² of itself, and η to 512u².
     The slope dη/dθ, -sin(θ/m)/m or -sin(θ - m), is right relative to itself, for small differences are found in fixed
     point; it takes the place of ψ' in the absolute terms. All other cosines are at most 1 - 2^-7 in size. Where they
     are wrong by e, η = cos(θ/m) is wrong by at most e times its largest slope: dη/dc = sin(θ/m)/(m sin θ) grows with θ,
@@ -181,11 +181,12 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
 
 def _of_margin(spec: Margin, scale: Array) -> Array:
     """Return S_n of a margin head whose logits have a scale, from what becomes of the cosines of other classes."""
-    if spec.class_angles is not None:
-        return scale * steepest_divided(spec.class_angles)
-    if spec.negatives is None:
-        return scale
-    return scale * steepest(spec.negatives) + (0.0 if spec.negatives.rule == "reweighted" else 1.0)
+    with np.errstate(over="ignore"):
+        if spec.class_angles is not None:
+            return scale * steepest_divided(spec.class_angles)
+        if spec.negatives is None:
+            return scale
+        return scale * steepest(spec.negatives) + (0.0 if spec.negatives.rule == "reweighted" else 1.0)
 
 
 def steepest(settings: negatives.Settings) -> float:

@@ -153,7 +153,7 @@ def _circle_mutants(loss: Any) -> dict[str, Any]:
 
 def _angle_mutants(loss: Any) -> dict[str, Any]:
     """Slopes of other classes: detached, without 1/m, without the penalty, or of the k-th one with its wrong sign."""
-    of_angle, slope_of, settings = class_angles.of_angle, class_angles.slope_of, loss.spec.class_angles
+    forward, slope_of, settings = class_angles.forward, class_angles.slope_of, loss.spec.class_angles
 
     def without_m(sin_phi: Any, sin: Any, own: Any) -> Any:
         return slope_of(sin_phi, sin, own) * own.m
@@ -161,12 +161,14 @@ def _angle_mutants(loss: Any) -> dict[str, Any]:
     def without_penalty(sin_phi: Any, sin: Any, own: Any) -> Any:
         return -sin
 
-    def other_sign(theta: Any, cos: Any, sin: Any, own: Any) -> Any:
-        eta, sin_phi, size = of_angle(theta, cos, sin, own)
-        _, wrong, _ = of_angle(theta, cos, sin, own._replace(m=-own.m))
-        last = cos.hi.reshape(-1, own.k).argmin(axis=1) + own.k * np.arange(len(cos.hi) // own.k)
-        sin_phi[last] = wrong[last]
-        return eta, sin_phi, size
+    def other_sign(c: Any, x: Any, w: Any, y: Any, own: Any) -> Any:
+        eta, saved = forward(c, x, w, y, own)
+        cosines, slope = c.hi[saved.n, saved.k], np.array(saved.slope_of_angle)
+        for n in set(saved.n.tolist()):
+            entries = np.flatnonzero(saved.n == n)
+            last = entries[cosines[entries].argmin()]
+            slope[last] = -np.sin(np.arccos(np.clip(cosines[last], -1.0, 1.0)) + own.m)
+        return eta, saved._replace(slope_of_angle=slope)
 
     if settings.rule == "divided":
         if settings.gradient == "detached":
@@ -177,7 +179,7 @@ def _angle_mutants(loss: Any) -> dict[str, Any]:
         }
     return {
         "penalty detached": Altered(loss, class_angles, "slope_of", without_penalty),
-        "penalty of the k-th class with the wrong sign": Altered(loss, class_angles, "of_angle", other_sign),
+        "penalty of the k-th class with the wrong sign": Altered(loss, class_angles, "forward", other_sign),
     }
 
 

@@ -396,6 +396,29 @@ def center_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tup
 
 
 @st.composite
+def curve_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tuple[Any, Any]:
+    """A loss with curves of other classes and inputs for it: classes next to an embedding and opposite, tied, at -m."""
+    loss, (x, w, y) = draw(cases(settings, ignored, lengths=False, among=CURVES))
+    for k in set(range(len(w))) - set(y.tolist()):
+        row = x[draw(st.integers(0, len(x) - 1))]
+        place = draw(st.sampled_from(("as it is", "on a line", "nearly on a line", "entries in another order", "-m")))
+        if place == "on a line":
+            w[k] = draw(st.sampled_from((1.0, -1.0, 3.0, -0.75))) * row
+        elif place == "nearly on a line":
+            apart = draw(st.sampled_from((2.0**-10, 1e-4, 1e-8, 1e-12, 0.12)))
+            w[k] = draw(st.sampled_from((1.0, -1.0))) * row + apart * w[k]
+        elif place == "entries in another order":
+            w[k] = draw(st.permutations(w[draw(st.integers(0, len(w) - 1))].tolist()))
+        elif place == "-m":
+            unit = row / np.linalg.norm(row)
+            across = w[k] - w[k] @ unit * unit
+            m = min(getattr(loss, "m", 0.0), 1.0)
+            if np.linalg.norm(across) > 1e-3:
+                w[k] = math.sqrt(1.0 - m * m) * across / np.linalg.norm(across) - m * unit
+    return loss, (x, w, y)
+
+
+@st.composite
 def linear_cases(draw: Draw, lengths: bool = True) -> tuple[Any, Any]:
     """The softmax loss and inputs for it, with and without a bias: (loss, (x, w, y)) or (loss, (x, w, y, b))."""
     classes = draw(st.integers(1, 5))

@@ -80,7 +80,8 @@ def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
     It is not for probabilities in place of labels, for smoothed targets behind a cap, of hard classes, whose slopes
     differ from sample to sample, or of centers, of which another may stand for a class in every sample, where the
     length of the embedding scales hard classes, whose logits are not the sum that the gradient of x has along x, where
-    the log-sum-exp has an upstream gradient, and where the cosine of every class is changed.
+    the log-sum-exp has an upstream gradient, and where the cosines of classes change by their angle or are squared,
+    hard or not.
     """
     smoothed = spec.cross_entropy.label_smoothing != 0.0
     if isinstance(spec, Margin):

@@ -35,8 +35,9 @@ def absolute_terms(
       of a hard class psi' := |t| + 2 (CurricularFace), 1 + t (MV-Softmax) or 2 (CircleLoss), the largest slope of what
       replaces its cosine, and 0 where nothing does; where an angle counts the slope of what replaces that, and of
       SphereFaceR, unless |cos theta| is above 1 - 2^-7 or its gradient is detached, sin(theta/m)/(m sin^2 theta), which
-      the error of its slope grows with; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the sizes of
-      the two terms of its regularizer's derivative, lambda / u^2 and lambda / a^2, more, unless the length is held;
+      the error of its slope grows with; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace:
+      |scale G_ny dpsi/dm dm/da| and the sizes of the two terms of its regularizer's derivative, lambda / u^2 and
+      lambda / a^2, more, unless the length is held;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
