@@ -14,7 +14,7 @@ from refloss.testing.budgets import arithmetic
 from refloss.testing.diagnosis.heads import cosines_of
 from refloss.testing.diagnosis.references import Outcomes, References, agrees
 from refloss.testing.diagnosis.wrong_steps import value_of_cosines
-from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, head_of
+from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, class_angles_of, head_of
 
 CLAMPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Distances from 1 at which code clamps a cosine."""
@@ -56,16 +56,21 @@ def _is_clamped(loss: Loss, failing: Outcomes, references: References, distance:
 
 def by_arccos(loss: Loss, failing: Outcomes, references: References) -> list[str]:
     """Explain failures next to a class or its opposite by an arccos, if its error covers all of theirs."""
-    if adds_to_cosine(loss):
+    every = class_angles_of(loss) is not None  # other classes have angles too
+    if adds_to_cosine(loss) and not every:
         return []
     a = references.arithmetic._replace(angle="arccos")
 
     def near(inputs: Inputs) -> bool:
-        theta = references.trace(loss, inputs)["angle"].output
+        steps = references.trace(loss, inputs)
+        if every:
+            return bool((np.abs(steps["cosine"].output) > np.cos(NEAR)).any())
+        theta = steps["angle"].output
         return bool((np.minimum(theta, np.pi - theta) < NEAR).any())
 
     if all(near(inputs) and agrees(loss, inputs, output, references, a) for inputs, output in failing):
-        return [f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine"]
+        which = "embeddings are within {} rad of a class" if every else "targets are within {} rad of their class"
+        return [f"only where {which.format(NEAR)} or its opposite: arccos, or a clamped cosine"]
     return []
 
 
