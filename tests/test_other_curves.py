@@ -11,7 +11,6 @@ import pytest
 import refloss
 from refloss.testing import budget, cases, check, conformance, properties
 from refloss.testing.budgets import ladder
-from refloss.testing.hard_cases import curves
 from refloss.testing.signatures import class_angles_of, has_other_curves
 
 pytest.importorskip("torch")
@@ -278,12 +277,12 @@ def test_equal_classes_may_change_places():
     w = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.5, 1.0, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]])
     x, y = np.array([[1.0, 1.0, 0.25]]), np.array([0])
     value, grad = NEAREST.value_and_grad(x, w, y)
-    order = [0, 2, 1, 3, 4]
+    order = np.array([0, 3, 1, 2, 4])
     again, turned = NEAREST.value_and_grad(x, w[order], y)
-    allowed = budget(NEAREST, x, w, y, dtype="float32").gradient.w
+    apart = np.abs(turned.w[np.argsort(order)] - grad.w)
     assert again == value
-    assert (np.abs(turned.w[order] - grad.w) <= allowed).all()
-    assert np.abs(turned.w[order] - grad.w).max() == 0.0 or allowed[1].max() > 0.1
+    assert (apart <= budget(NEAREST, x, w, y, dtype="float64").gradient.w).all()
+    assert (apart.max(axis=1) > 1e-3).tolist() == [False, False, True, True, False]
 
 
 def test_angles_of_the_cases_are_within_those_that_there_are():
@@ -291,4 +290,3 @@ def test_angles_of_the_cases_are_within_those_that_there_are():
     for loss in (refloss.InterTopK(m=3.0, penalty=3.0), alone, refloss.CircleLoss(m=0.0)):
         for case in of_others(loss):
             assert np.isfinite(loss(*case.inputs)), case
-    assert curves.ANGLES == (1e-2, 1e-3)
