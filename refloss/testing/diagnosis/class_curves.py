@@ -199,7 +199,7 @@ def _inter_top_k_steps(own: class_angles.Settings) -> dict[str, Change]:
 
     def among(parts: Parts) -> Any:
         chosen = (-parts.c).argsort(axis=1, kind="stable").argsort(axis=1) < own.k
-        return parts.value_with(turned(own, parts.c, chosen))
+        return parts.value_with(turned(own, parts, chosen))
 
     remedy = "it is taken off their angles"
     return {

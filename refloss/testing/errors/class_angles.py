@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from refloss.error_free import Array
 from refloss.stages import angle, class_angles
-from refloss.testing.errors.angle import angle_error
+from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
 from refloss.testing.errors.margin import CHORDS
 from refloss.testing.errors.negatives import NegativesError
@@ -81,6 +81,7 @@ def class_angles_error(
     """
     theta, c, chosen, either = others
     sine, off = np.sin(theta), angle_error(theta, d, a)
+    off = off + (arccos_error(theta, of_c) if a.angle == "arccos" else 0.0)
     divided = settings.rule == "divided"
     m1, m2 = (1.0 / settings.m, 0.0) if divided else (1.0, settings.m)
     phi = m1 * theta - m2

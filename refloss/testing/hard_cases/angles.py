@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from refloss.error_free import Array, Pair, high
 from refloss.formats import FORMATS
-from refloss.stages import margin
+from refloss.stages import class_angles, margin
 from refloss.testing.hard_cases.case import Labels, Setting
 from refloss.testing.signatures import (
     Inputs,
@@ -157,14 +157,14 @@ def certain(setting: Setting, y: Labels) -> Inputs | None:
 
 def of_others(loss: Loss, c: Array) -> Array:
     """Return what curves for the other classes make of their cosines (N, C), the target's below -1."""
-    of_hard, of_angles = negatives_of(loss), class_angles_of(loss)
+    of_hard, theta = negatives_of(loss), np.arccos(np.clip(c, -1.0, 1.0))
     if of_hard is not None:
         return np.asarray(np.maximum(c + of_hard.t, 0.0) * (c - of_hard.t))
-    theta = np.arccos(np.clip(c, -1.0, 1.0))
-    if of_angles is None or of_angles.rule == "divided":
-        return np.cos(theta if of_angles is None else theta / of_angles.m)
-    nearest = np.argsort(np.argsort(-c, axis=1), axis=1) < of_angles.k
-    return np.where(nearest, np.cos(theta - of_angles.m), c)
+    settings = cast(class_angles.Settings, class_angles_of(loss))
+    if settings.rule == "divided":
+        return np.asarray(np.cos(theta / settings.m))
+    nearest = np.argsort(np.argsort(-c, axis=1), axis=1) < settings.k
+    return np.where(nearest, np.cos(theta - settings.m), c)
 
 
 def log_sum_exp(z: Array) -> Array:

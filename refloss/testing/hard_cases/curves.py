@@ -81,13 +81,13 @@ def curve_cases(setting: Setting) -> Iterator[Draft]:
 
 def _own(setting: Setting, theta: float) -> float:
     """Return the angle at which the target is about as large as another class at an angle."""
-    of_hard, of_angles = negatives_of(setting.loss), class_angles_of(setting.loss)
+    of_hard = negatives_of(setting.loss)
     if of_hard is not None:
         return float(np.arccos(np.clip(1.0 - of_hard.t, 0.0, 0.95)))  # ψ = 0, as of classes below -m
-    if of_angles is not None and of_angles.rule == "divided":
-        return theta / of_angles.m
-    off = 0.0 if of_angles is None else of_angles.m
-    return float(np.clip(theta - off - margin_of(setting.loss).m2, 0.05, np.pi - 0.05))
+    settings = cast(class_angles.Settings, class_angles_of(setting.loss))
+    if settings.rule == "divided":
+        return theta / settings.m
+    return float(np.clip(theta - settings.m - margin_of(setting.loss).m2, 0.05, np.pi - 0.05))
 
 
 def _edge_cases(setting: Setting, m: float) -> Iterator[Draft]:

@@ -43,12 +43,17 @@ def torch_circle_others(loss: Any, cos: Any) -> Any:
     return (weight.detach() if loss.gradient == "detached" else weight) * (cos - loss.m)
 
 
-def torch_divided(loss: Any, cos: Any, theta: Any) -> Any:
+def torch_divided(loss: Any, cos: Any, theta: Any, far: Any) -> Any:
     """η of SphereFaceR, version 2."""
     import torch
 
     eta = torch.cos(theta / loss.m)
     return cos + (eta - cos).detach() if loss.gradient == "detached" else eta
+
+
+def torch_half_angle(loss: Any, cos: Any, theta: Any, far: Any) -> Any:
+    """η of SphereFaceR, version 2, m = 2: cos θ/2 is half the length of the sum of two unit rows."""
+    return far / 2.0
 
 
 def torch_nearest(loss: Any, others: Any) -> Any:
@@ -67,7 +72,7 @@ class CurveSteps(NamedTuple):
     circle_others: Callable[..., Any] = torch_circle_others
     """η of (loss, cosines)."""
     divided: Callable[..., Any] = torch_divided
-    """η of (loss, cosines, angles)."""
+    """η of (loss, cosines, angles, lengths of sums of unit rows)."""
     nearest: Callable[..., Any] = torch_nearest
     """Mask of (loss, cosines of other classes)."""
     lessened: Callable[..., Any] = lambda loss, cos, theta: (theta - loss.penalty).cos()
@@ -103,7 +108,7 @@ def torch_curves(loss: Any, steps: CurveSteps = RIGHT, upcast: bool = False) -> 
                 chosen = steps.nearest(loss, cos.masked_fill(target, -1e4))
                 eta = torch.where(chosen, steps.lessened(loss, cos, theta), cos)
             elif loss.version == 2:
-                eta = steps.divided(loss, cos, theta)
+                eta = steps.divided(loss, cos, theta, far)
         z = (length if loss.s is None else loss.s) * torch.where(target, psi[:, None], eta)
         value = f.cross_entropy(z, y, **torch_settings(loss, z))
         return value.to(kind) if upcast else value
