@@ -1,9 +1,8 @@
 """The chain: the picture read downwards, and then upwards, in NumPy.
 
-    x, W ──► normalize ──► cosine ──► sub_centers ──► negatives ┐
-                               │                   class_angles ┤
-    x, w_y ─► angle ──► margin ─────────────────────────────────┴─► logits ──► log_softmax, logsumexp ──►
-                 quality ─┘                                                    cross_entropy ──► loss
+    x, W ──► normalize ──► cosine ──► sub_centers ──► negatives ──► class_angles ┐
+    x, w_y ─► angle ──► margin ──────────────────────────────────────────────────┴─► logits ──► log_softmax,
+                 quality ─┘                                        logsumexp ──► cross_entropy ──► loss
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the

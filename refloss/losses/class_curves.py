@@ -17,10 +17,11 @@ class SphereFaceR(ScaledLoss):
     r"""SphereFace-R: A-Softmax without folds, or with the angles of the other classes divided.
 
     $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}
-    {e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\,\eta(\theta_{nk})}}$$
+    {e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\,\eta_{nk}}}$$
 
-    $$\psi(\theta) = \cos(\min(m\theta, \pi)), \quad \eta(\theta) = \cos\theta \text{ (version 1)}, \qquad
-    \psi(\theta) = \cos\theta, \quad \eta(\theta) = \cos\frac{\theta}{m} \text{ (version 2)}$$
+    $$\psi(\theta) = \cos(\min(m\theta, \pi)), \quad \eta_{nk} = \cos\theta_{nk} \text{ (version 1)}$$
+
+    $$\psi(\theta) = \cos\theta, \quad \eta_{nk} = \cos\frac{\theta_{nk}}{m} \text{ (version 2)}$$
 
     Version 0 of the authors' code is `ASoftmax`. They multiply the loss by 50/s, which upstream does here. Source:
     SphereFace Revived (Liu et al. 2022), https://arxiv.org/abs/2109.05565.
@@ -74,8 +75,9 @@ class CircleLoss(ScaledLoss):
 
     $$L_n = -\log\frac{e^{s\,\psi_n}}{e^{s\,\psi_n} + \sum_{k\ne y_n} e^{s\,\eta_{nk}}}$$
 
-    $$\psi_n = (1 + m - c_{ny_n})\,(c_{ny_n} - 1 + m) = m^2 - (1 - c_{ny_n})^2, \qquad
-    \eta_{nk} = \max(c_{nk} + m, 0)\,(c_{nk} - m)$$
+    $$\psi_n = (1 + m - c_{ny_n})\,(c_{ny_n} - 1 + m) = m^2 - (1 - c_{ny_n})^2$$
+
+    $$\eta_{nk} = \max(c_{nk} + m, 0)\,(c_{nk} - m)$$
 
     The first factor of each is its weight. Source: Circle loss (Sun et al. 2020), https://arxiv.org/abs/2002.10857, the
     form for class labels.

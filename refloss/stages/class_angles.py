@@ -140,8 +140,9 @@ def changed(theta: Between, settings: Settings, bits: int) -> int:
 def forward(c: Pair, x: Array | Pair, w: Array | Pair, y: Integers, settings: Settings) -> tuple[Pair, Saved]:
     r"""Change the angles of the classes that are not the target.
 
-    $$\eta_{nk} = \cos\frac{\theta_{nk}}{m} \text{ (divided)}, \qquad
-    \eta_{nk} = \begin{cases} \cos(\theta_{nk} - m) & k \in K_n\\ c_{nk} & k \notin K_n \end{cases}
+    $$\eta_{nk} = \cos\frac{\theta_{nk}}{m} \text{ (divided)}$$
+
+    $$\eta_{nk} = \begin{cases} \cos(\theta_{nk} - m) & k \in K_n\\ c_{nk} & k \notin K_n \end{cases}
     \text{ (nearest)}$$
 
     for the classes k that are not the target; $K_n$ are the k of them with the largest cosines. Sources: SphereFace-R
@@ -177,8 +178,9 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult,
     r"""Multiply by the slope; which classes are the nearest counts as a constant.
 
     $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,
-    \frac{\sin(\theta_{nk}/m)}{m\sin\theta_{nk}} \text{ (divided)}, \qquad
-    \frac{\partial L}{\partial\theta_{nk}} = -\frac{\partial L}{\partial\eta_{nk}}\sin(\theta_{nk} - m)
+    \frac{\sin(\theta_{nk}/m)}{m\sin\theta_{nk}} \text{ (divided)}$$
+
+    $$\frac{\partial L}{\partial\theta_{nk}} = -\frac{\partial L}{\partial\eta_{nk}}\sin(\theta_{nk} - m)
     \text{ (nearest)}$$
 
     Entries that go through their angle have $\partial\eta/\partial\theta = -\sin(\theta/m)/m$ there; detached, dη/dc
