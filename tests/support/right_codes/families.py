@@ -473,7 +473,7 @@ def of_other_curves(dtype: str) -> Iterator[Right]:
     fn = torch_curves(half_angle, CurveSteps(divided=torch_half_angle))
     yield Right("half-angle formula, by a length", "torch", fn, half_angle, DTYPES, "stable", {})
     summed: dict[str, Any] = {"accumulate": dtype} if dtype in HALVES else {}
-    for loss in (CURVES[2], CURVES[6], replace(CURVES[9], s=16.0)):
+    for loss in (replace(CURVES[2], s=8.0), CURVES[6], replace(CURVES[9], s=16.0)):
         yield Right(f"curves in jax, {loss}", "jax", jax_curves(loss), loss, DTYPES, "stable", summed | UNIGNORED)
         single = jax_curves(loss, upcast=True)
         yield Right(f"curves in jax, in float32, {loss}", "jax", single, loss, HALVES, "mixed", UNIGNORED)
