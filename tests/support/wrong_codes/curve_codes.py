@@ -27,7 +27,7 @@ def of_loss(loss: Any, c: Any, f: Any) -> Any:
     return c + (f - c).detach() if loss.gradient == "detached" else f
 
 
-def rising(loss: Any, c: Any, theta: Any) -> Any:
+def rising(loss: Any, c: Any, theta: Any, far: Any = None) -> Any:
     """cos(m θ)."""
     return of_loss(loss, c, (loss.m * theta).cos())
 
@@ -43,7 +43,7 @@ def divided(loss: Any, c: Any, theta: Any) -> Any:
     return of_loss(loss, c, (theta / loss.m).cos())
 
 
-def steep(loss: Any, c: Any, theta: Any) -> Any:
+def steep(loss: Any, c: Any, theta: Any, far: Any) -> Any:
     """cos(θ/m) without 1/m in its slope."""
     return (theta.detach() / loss.m + (theta - theta.detach())).cos()
 
@@ -139,7 +139,7 @@ def of_sphere_face_r() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
         yield "the other version", loss, torch_curves(replace(loss, version=3 - loss.version))
     yield "1/m left out of the slope", DIVIDED, torch_curves(DIVIDED, CurveSteps(divided=steep))
     for loss in (DIVIDED, detached(DIVIDED)):
-        yield "no division", loss, torch_curves(loss, CurveSteps(divided=lambda loss, c, theta: c))
+        yield "no division", loss, torch_curves(loss, CurveSteps(divided=lambda loss, c, theta, far: c))
         yield "cos mθ of the others", loss, torch_curves(loss, CurveSteps(divided=rising))
         yield "the target divided too", loss, torch_curves(loss, CurveSteps(target=divided))
     for loss in (CLAMPED, detached(CLAMPED)):
