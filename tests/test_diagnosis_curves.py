@@ -102,7 +102,7 @@ def test_parts_give_the_value_next_to_classes_too(loss):
     assert abs(parts_of(loss, here).value() - loss(*here, engine="dd")) <= allowed
 
 
-FITTED = {"s = 80", "penalty of 0.03"}
+FITTED = {"s = 80", "penalty of 0.03", "m = 1.4", "m = 0.3"}
 """What no list has, but a fit."""
 
 

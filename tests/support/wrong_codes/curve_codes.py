@@ -97,6 +97,8 @@ EXPLAINED = {
     "weight m - c": "the target's weight is m - c: ",
     "weights m - c and 1 + m + c": "the weights are m - c and 1 + m + c: ",
     "no weights": "the cosines have no weights: ",
+    "m = 0.3": "value and gradient agree with m=0.3: ",
+    "m = 1.4": "value and gradient agree with m=1.4: ",
     "no scale": "no scale: ",
     "s = 80": "value and gradient agree with s=80: ",
     "no penalty": "the nearest classes have no penalty, as in wespeaker until update() is called: ",
@@ -128,6 +130,8 @@ def named_curves() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
     for loss in (CLAMPED, DIVIDED, CIRCLE, TOP_K):
         yield "detached", loss, torch_curves(detached(loss))
         yield "exact", detached(loss), torch_curves(loss)
+        other = 1.4 if isinstance(loss, refloss.SphereFaceR) else 0.3
+        yield f"m = {other}", loss, torch_curves(replace(loss, m=other))
     yield from of_sphere_face_r()
     yield from of_circle()
     yield from of_top_k()
