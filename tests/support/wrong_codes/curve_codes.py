@@ -27,7 +27,7 @@ def of_loss(loss: Any, c: Any, f: Any) -> Any:
     return c + (f - c).detach() if loss.gradient == "detached" else f
 
 
-def rising(loss: Any, c: Any, theta: Any) -> Any:
+def rising(loss: Any, c: Any, theta: Any, far: Any = None) -> Any:
     """cos(m θ)."""
     return of_loss(loss, c, (loss.m * theta).cos())
 
@@ -43,7 +43,7 @@ def divided(loss: Any, c: Any, theta: Any) -> Any:
     return of_loss(loss, c, (theta / loss.m).cos())
 
 
-def steep(loss: Any, c: Any, theta: Any) -> Any:
+def steep(loss: Any, c: Any, theta: Any, far: Any) -> Any:
     """cos(θ/m) without 1/m in its slope."""
     return (theta.detach() / loss.m + (theta - theta.detach())).cos()
 
@@ -97,6 +97,8 @@ EXPLAINED = {
     "weight m - c": "the target's weight is m - c: ",
     "weights m - c and 1 + m + c": "the weights are m - c and 1 + m + c: ",
     "no weights": "the cosines have no weights: ",
+    "m = 0.3": "value and gradient agree with m=0.3: ",
+    "m = 1.4": "value and gradient agree with m=1.4: ",
     "no scale": "no scale: ",
     "s = 80": "value and gradient agree with s=80: ",
     "no penalty": "the nearest classes have no penalty, as in wespeaker until update() is called: ",
@@ -128,6 +130,8 @@ def named_curves() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
     for loss in (CLAMPED, DIVIDED, CIRCLE, TOP_K):
         yield "detached", loss, torch_curves(detached(loss))
         yield "exact", detached(loss), torch_curves(loss)
+        other = 1.4 if isinstance(loss, refloss.SphereFaceR) else 0.3
+        yield f"m = {other}", loss, torch_curves(replace(loss, m=other))
     yield from of_sphere_face_r()
     yield from of_circle()
     yield from of_top_k()
@@ -139,7 +143,7 @@ def of_sphere_face_r() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
         yield "the other version", loss, torch_curves(replace(loss, version=3 - loss.version))
     yield "1/m left out of the slope", DIVIDED, torch_curves(DIVIDED, CurveSteps(divided=steep))
     for loss in (DIVIDED, detached(DIVIDED)):
-        yield "no division", loss, torch_curves(loss, CurveSteps(divided=lambda loss, c, theta: c))
+        yield "no division", loss, torch_curves(loss, CurveSteps(divided=lambda loss, c, theta, far: c))
         yield "cos mθ of the others", loss, torch_curves(loss, CurveSteps(divided=rising))
         yield "the target divided too", loss, torch_curves(loss, CurveSteps(target=divided))
     for loss in (CLAMPED, detached(CLAMPED)):
