@@ -113,9 +113,10 @@ def margin(
         row = row_of[n, k]
         return _theta(dot[n, row], square_x[n] * square_w[row], directions)
 
-    curve = (_circle if spec.margin.boundary == "circle" else _curve)(
-        cos[label], margins, spec.margin, angles, y, theta
-    )
+    if spec.margin.boundary == "circle":
+        curve = _circle(cos[label], margins.m3, detached=spec.margin.gradient == "detached")
+    else:
+        curve = _curve(cos[label], margins, spec.margin, angles, y, theta)
     z: Variable = others.eta(cos, theta).set_at(label, curve) * (length if spec.scale is None else arb(spec.scale))
     return Scored({"x": x, "w": w} | margins.leaves, z, margins.terms)
 
@@ -143,10 +144,10 @@ def _curve(
     return curve
 
 
-def _circle(cos: Variable, margins: Margins, settings: MarginSettings, *_: object) -> Variable:
-    """(1 + m3 - cos θ)(cos θ - 1 + m3); detached, the first factor, the weight, is a constant."""
-    weight = cos * arb(-1) + margins.m3 + arb(1)
-    return (cos + margins.m3 - arb(1)) * (weight.value if settings.gradient == "detached" else weight)
+def _circle(cos: Variable, m: Variable, *, detached: bool) -> Variable:
+    """(1 + m - cos θ)(cos θ - 1 + m); detached, the first factor, the weight, is a constant."""
+    weight = m - cos + arb(1)
+    return (cos + m - arb(1)) * (weight.value if detached else weight)
 
 
 def _drop(m2: Variable, settings: MarginSettings) -> Variable:
