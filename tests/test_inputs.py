@@ -183,8 +183,6 @@ CurricularFace(t=-1.5)
     ValueError: t must be a finite number >= -1 and <= 1; got -1.5
 CurricularFace(momentum=-0.1)
     ValueError: momentum must be a finite number >= 0 and <= 1; got -0.1
-CurricularFace(m=0)
-    ValueError: boundary='hard' acts past m1 theta + m2 = pi, which m1=1, m2=0, m3=0 never reach
 CurricularFace(boundary="acute")
     ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
     got 'acute'
@@ -261,8 +259,6 @@ InterTopK(k=None)
     TypeError: k must be an integer; got None
 InterTopK(k=2**64)
     ValueError: k must be an integer that int64 can hold; got 18446744073709551616
-InterTopK(m=0)
-    ValueError: boundary='continuous' acts past m1 theta + m2 = pi, which m1=1, m2=0, m3=0 never reach
 InterTopK(boundary="conditional")
     ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
     got 'conditional'

@@ -135,6 +135,14 @@ def test_inter_top_k_of_as_many_classes_as_there_are_is_that_of_all_others(engin
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("loss", [refloss.CurricularFace(m=0.0, t=0.5), refloss.InterTopK(m=0.0)], ids=repr)
+def test_without_a_margin_the_usual_rule_does_nothing(loss, engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    same(loss, replace(loss, boundary="none"), ordinary(), engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rule", strategies.RULES[:-1])
 def test_where_no_class_is_hard_curricularface_is_arcface(engine, rule):
     """Other classes behind x, the target's angle with its margin in front of it."""

@@ -162,7 +162,8 @@ class InterTopK(ScaledLoss):
         self._keep("penalty", inputs.angle("penalty", self.penalty))
         self._keep("k", inputs.count("k", self.k))
         inputs.check_choice("boundary", self.boundary, margin.RULES_ON_ANGLE)
-        margin.check_rule(self.boundary, 1.0, self.m, 0.0)
+        if self.m:  # without a margin no rule acts
+            margin.check_rule(self.boundary, 1.0, self.m, 0.0)
 
     @property
     def _margin(self) -> margin.Settings:
