@@ -34,11 +34,14 @@ LARGE_SCALE = (
     refloss.ArcFace(s=128.0, boundary="monotone"),
     refloss.ASoftmax(s=128.0),
     refloss.CombinedMargin(s=128.0, m1=1.35, boundary="continuous"),
+    refloss.SphereFaceR(s=128.0, version=2),
+    refloss.InterTopK(s=128.0),
 )
 REGIMES = (  # a case belongs to the first regime of which its name contains a word
     ("D = 4096", ("D = 4096",)),
     ("s = 128", ("s = 128",)),
-    ("other classes within 1e-8 of x", ("others within", "another class")),
+    ("other classes next to x, or opposite to it", ("others within", "another class", "other classes")),
+    ("classes at a threshold, or with equal cosines", ("threshold", "onto", "classes at", "equal cosines")),
     ("m1 theta + m2 at a multiple of pi; kinks", ("phi =", "pi/2", "degrees")),
     ("exactly parallel or antiparallel", ("exactly", "one ulp")),
     ("theta towards 0", ("theta = 0.01", "theta = 0.0001", "theta = 1e-",)),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import refloss
 from support.right_codes import (
     blocked,
     jax_head,
@@ -32,6 +33,7 @@ from support.right_codes import (
     torch_triplet,
 )
 from support.right_codes.code import HALVES
+from support.right_codes.curve_codes import numpy_curves, torch_curves
 from support.right_codes.divergence_codes import jax_divergence, numpy_divergence, torch_divergence
 from support.right_codes.option_codes import numpy_options, torch_options
 from support.right_codes.quality_codes import numpy_family, torch_family
@@ -132,6 +134,10 @@ def correct(loss: Any, dtype: str) -> Iterator[Code]:
     """Yield the implementations of a loss that count as correct."""
     if head(loss) in ("logits", "linear") and (loss.softcap is not None or loss.z_loss):
         yield from with_options(loss)
+        return
+    if isinstance(loss, refloss.CircleLoss) or getattr(loss.spec, "class_angles", None) is not None:
+        yield Code("NumPy", "numpy", numpy_curves(loss))
+        yield Code("torch", "torch", torch_curves(loss))
         return
     if head(loss) == "margin" and not loss.spec.is_plain:
         yield Code("NumPy", "numpy", numpy_family(loss))

@@ -2,7 +2,7 @@
 
 Values, hand-derived gradients and stated accuracy for cross entropy, the softmax loss, modified softmax, NormFace,
 A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, AdaFace, MagFace, CurricularFace, MV-Softmax,
-sub-center ArcFace, the triplet loss, and the Kullback-Leibler divergence.
+sub-center ArcFace, SphereFace-R, circle loss, inter-top-k, the triplet loss, and the Kullback-Leibler divergence.
 """
 
 import importlib as _importlib
@@ -17,10 +17,12 @@ if _typing.TYPE_CHECKING:
         AMSoftmax,
         ArcFace,
         ASoftmax,
+        CircleLoss,
         CombinedMargin,
         CosFace,
         CrossEntropy,
         CurricularFace,
+        InterTopK,
         KLDivergence,
         MagFace,
         ModifiedSoftmax,
@@ -28,6 +30,7 @@ if _typing.TYPE_CHECKING:
         NormFace,
         SoftmaxLoss,
         SphereFace,
+        SphereFaceR,
         SubCenterArcFace,
         Triplet,
     )
@@ -41,10 +44,12 @@ __all__ = [
     "AccuracyWarning",
     "AdaFace",
     "ArcFace",
+    "CircleLoss",
     "CombinedMargin",
     "CosFace",
     "CrossEntropy",
     "CurricularFace",
+    "InterTopK",
     "KLDivergence",
     "MVSoftmax",
     "MagFace",
@@ -52,6 +57,7 @@ __all__ = [
     "NormFace",
     "SoftmaxLoss",
     "SphereFace",
+    "SphereFaceR",
     "SubCenterArcFace",
     "Triplet",
     "enclose",

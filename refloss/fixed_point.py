@@ -190,7 +190,7 @@ class Turned(NamedTuple):
     """An angle θ and φ = m1 θ + m2, in units of 2^-bits, with the margins of its sample."""
 
     angle: ExactAngle
-    m1: float
+    m1: float | Fraction
     m2: float | Surd
     m3: float | Surd
     bits: int

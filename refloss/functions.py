@@ -151,12 +151,15 @@ def error_bound(
     before anything cancels. For heads with G = dL/dz and the slope ψ' of the target's curve, 1 off the
     target: $\sum_k |s\,G_{nk}\,\psi'_{nk}|/\lVert x_n\rVert$ for x, and
     $\sum_n |s\,G_{nk}\,\psi'_{nk}|/\lVert w_k\rVert$ for w; where ‖x‖ is the scale $\sum_k |G_{nk} f_{nk}|$ more, f the
-    logit over the scale. A hard class has the largest slope that there is, 2 + |t| or 1 + t, for ψ'. A margin m that
+    logit over the scale. A hard class has the largest slope that there is, 2 + |t| or 1 + t, for ψ', and one of
+    `CircleLoss` 2, or 0 where η is 0. A class that goes through its angle has |dη/dθ|; all others of version 2 of
+    `SphereFaceR` have $|d\eta/d\theta|/\sin^2\theta$, or 1 if the gradient is detached. A margin m that
     is given has $|s\,G_{ny_n}|\,(|\partial\psi_n/\partial m_n| + 16u)$; one that depends on the length adds this, times
     its slope $|dm_n/d\lVert x_n\rVert|$, to the terms of x. MagFace's regularizer adds itself to those of the value,
     and $\lambda(1/u_a^2 + 1/a_n^2)$ to those of x. For `SoftmaxLoss` the terms are
     $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,
-    for b, $\sum_n |G_{nk}|$. For "dd" ψ' is sin θ off the target. For `CrossEntropy` |G|; for `Triplet` the lengths of
+    for b, $\sum_n |G_{nk}|$. For "dd" ψ' off the target is sin θ times that, and |dη/dθ| of `InterTopK` and of version
+    2 of `SphereFaceR`. For `CrossEntropy` |G|; for `Triplet` the lengths of
     the two gradients of distances; for `KLDivergence` $|q_k - p_k| + \max(p_k, q_k)\,V$ and
     $p_k\,(|\log q_k - \log p_k| + L + V)$, with $V = \sum_k |q_k - p_k|$. Where several classes are targets, by
     smoothing or probabilities, the terms of |G| are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss

@@ -19,7 +19,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # Where many parameters go the same ways through the code at length: coverage watches each fifth, and .ci/run still
 # wants every branch to be reached. A line that only others reach shows up as missed: take its test out of here then.
-# Of those that are not watched .ci/run draws half, others for every commit.
+# Of those that are not watched .ci/run draws a third, others for every commit.
 SAMPLED = (
     "test_chain.py",
     "test_dd.py",

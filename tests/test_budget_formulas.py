@@ -25,7 +25,7 @@ from mpmath import mp, mpf
 
 import refloss
 from refloss.error_free import Pair
-from refloss.stages import angle, margin, negatives, quality, softmax
+from refloss.stages import angle, class_angles, margin, negatives, quality, softmax
 from refloss.stages.softcap import Settings
 from refloss.testing import budgets, check, errors
 from refloss.testing.errors import Arithmetic, Head, Rows, Side, Triplets
@@ -66,6 +66,10 @@ EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     "reach": ["1: cases exchanged"],  # of two sides
     "scale-length": ["0: sign of all", "0: twice all"],  # of 0
     "hard-slope": ["0: sign of all", "0: twice all"],  # of 0
+    "others-nearest-slope": ["0: sign of all", "0: twice all"],  # of 0
+    "circle-either": ["0: sign of all", "0: twice all"],  # of 0
+    "circle-either-slope": ["0: sign of all", "0: twice all"],  # of 0
+    "circle-others": ["0: sign of all"],  # of a number whose magnitude counts
     "beyond": [line.replace("0:", "1:") for line in SECOND_CASE],
     "lse-beyond": SECOND_CASE,
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
@@ -727,6 +731,152 @@ def _(rng):
 @_formulas("reweighted", "hard", "hard-slope")
 def _(rng):
     yield from _hard("reweighted")
+
+
+# --------------------------------------------------------------------------------------------- angles of other classes
+
+OTHERS = [(class_angles.Settings("divided", m), 0) for m in (1.5, 4.0)]
+OTHERS += [(class_angles.Settings("nearest", m, 1), 1) for m in (0.3, 2.5)]
+
+
+def _others(settings: class_angles.Settings, theta: float, off: float, either: bool = False) -> dict[str, Any]:
+    """What is known of another class, and the errors of its curve."""
+    one, no, yes = np.array([[theta]]), np.array([[False]]), np.array([[True]])
+    others = errors.Others(one, np.cos(one), yes, yes if either else no)
+    found, turned = errors.class_angles_error(others, np.array([[off]]), settings, FINE.sum_of(D), FINE)
+    of_theta = errors.angle_error(np.float64(theta), FINE.sum_of(D), FINE)
+    divided = settings.rule == "divided"
+    return {
+        r"\theta": theta,
+        r"\Delta \theta": of_theta,
+        "c": np.cos(theta),
+        r"\Delta c": off,
+        "m_1": 1.0 / settings.m if divided else 1.0,
+        "m_2": 0.0 if divided else settings.m,
+        "o": float(np.sin(theta) <= 2.0 * of_theta),
+        "q": found.slope[0, 0],
+        "E": found.eta[0, 0],
+        "F": found.of_slope[0, 0],
+        "K": turned.chords[0, 0],
+        "U": turned.unknown[0, 0],
+    }
+
+
+@_formulas("others", "others-terms", "others-chords")
+def _(rng):
+    for settings, choice in OTHERS:
+        for theta in (2e-4, 1e-3, *rng.uniform(0.1, 3.0, size=4), 3.14):
+            values = _others(settings, theta, 0.01)
+            yield _scope(FINE, {name: values[name] for name in values.keys() - {"E", "F"}}, choice)
+
+
+@_formulas("others-share", "others-error", "others-slope", needed=("others",))
+def _(rng):
+    for settings, choice in OTHERS:
+        for theta in (0.1, *rng.uniform(0.4, 2.7, size=3), 2.9, 3.05):
+            for off in (FINE.u, 0.05):
+                values = _others(settings, theta, off)
+                yield _scope(FINE, {name: values[name] for name in values.keys() - {"K", "U"}}, choice)
+
+
+@_formulas("others-nearest", "others-nearest-slope", needed=("others",))
+def _(rng):
+    settings = class_angles.Settings("nearest", 0.3, 1)
+    for theta in (0.1, *rng.uniform(0.4, 2.7, size=3)):
+        for off in (0.03, 0.4):
+            values = _others(settings, theta, off)
+            either = _others(settings, theta, off, either=True)
+            for choice, found in enumerate((None, values, either)):
+                results = (off, 0.0) if found is None else (found["E"], found["F"])
+                more = dict(zip((r"\Delta \eta", r"\Delta q"), results, strict=True))
+                yield _scope(FINE, {name: values[name] for name in values.keys() - {"K", "U"}} | more, choice)
+
+
+@_formulas("others-gradient")
+def _(rng):
+    own, other, lengths = _units(rng, N), _units(rng, C), rng.uniform(0.5, 2.0, size=N)
+    chords, unknown, most = np.abs(rng.normal(size=(3, N, C)))
+    turned = errors.Turned(chords, unknown, chords > 0.0)
+    bound = errors.turned_error(Side(own, other, own @ other.T, lengths), turned, most)
+    turned_back = errors.turned_error(Side(own, other, own @ other.T, lengths), turned.of_w.of_w, most)
+    assert (bound == turned_back).all()
+    for n in range(N):
+        values = {"K": chords[n], "U": unknown[n], "e": most[n], "x": own[n], "w": other, r"\ell": lengths[n]}
+        yield _scope(COARSE, {**values, r"\Delta t": bound[n]})
+
+
+def test_other_classes_that_are_far_have_the_error_of_their_cosine():
+    c = np.array([[0.9, 0.8, 0.6, 0.3, 0.75]])
+    others = errors.others_of(np.ones((1, 2)), np.ones((5, 2)), c, np.full(c.shape, 0.06), np.array([0]), _TWO)
+    assert others.chosen.tolist() == [[False, True, False, False, True]]
+    assert others.either.tolist() == [[False, False, False, False, False]]
+    wide = errors.others_of(np.ones((1, 2)), np.ones((5, 2)), c, np.full(c.shape, 0.08), np.array([0]), _TWO)
+    assert wide.either.tolist() == [[False, False, True, False, True]]
+    found, turned = errors.class_angles_error(others, np.full(c.shape, 0.06), _TWO, FINE.sum_of(D), FINE)
+    for k in (0, 2, 3):
+        assert (found.eta[0, k], found.slope[0, k], found.of_slope[0, k]) == (0.06, 1.0, 0.0)
+        assert turned.chords[0, k] == turned.unknown[0, k] == 0.0
+
+
+_TWO = class_angles.Settings("nearest", 0.3, 2)
+
+
+def test_a_detached_curve_of_other_classes_has_no_gradient_through_its_angle():
+    theta = np.array([[0.0, 1.0, np.pi]])
+    others = errors.Others(theta, np.cos(theta), theta > -1.0, theta < -1.0)
+    detached = class_angles.Settings("divided", 1.5, gradient="detached")
+    found, turned = errors.class_angles_error(others, np.full((1, 3), 0.01), detached, FINE.sum_of(D), FINE)
+    assert (found.slope == 1.0).all()
+    assert (found.of_slope == 4.0 * FINE.u).all()
+    assert not any(part.any() for part in turned)
+
+
+# --------------------------------------------------------------------------------------------------------- circle loss
+
+
+@_formulas("circle-target", "circle-steepness", "circle-of-steepness")
+def _(rng):
+    for choice, gradient in enumerate(("exact", "detached")):
+        for m in (0.25, 0.9):
+            settings = margin.Settings(m3=m, boundary=margin.CIRCLE, gradient=gradient)
+            for theta in (0.0, 0.3, *rng.uniform(0.5, 3.0, size=3)):
+                for off in (FINE.u, 0.2):
+                    head = _head(x=np.ones((1, D)), theta=np.array([theta]))
+                    found = errors.margin_error(head, settings, np.array([off]), FINE)
+                    values = {"c": np.cos(theta), r"\Delta c": off, "m": m, r"\Delta \psi": found.psi[0]}
+                    values |= {"q": found.steepness[0], r"\Delta q": found.of_steepness[0]}
+                    yield _scope(FINE, values, choice)
+
+
+def _circle(gradient: str, c: float, m: float, tau: float, reach: float) -> tuple[float, float, float]:
+    settings = negatives.Settings("circle", m, gradient)
+    threshold = np.array([tau]), np.array([reach])
+    found = errors.negatives_error(np.array([[c]]), np.array([[0.021]]), threshold, settings, COARSE)
+    return found.eta[0, 0], found.slope[0, 0], found.of_slope[0, 0]
+
+
+@_formulas("circle-others", "circle-others-slope", "circle-others-of-slope")
+def _(rng):
+    for choice, gradient in enumerate(("exact", "detached")):
+        for m in (0.3, 0.9):
+            settings = margin.Settings(m3=m, boundary=margin.CIRCLE, gradient=gradient)
+            _, of_tau = errors.threshold_error(_head(), settings, np.zeros(1), COARSE)
+            for c in (-0.95, -0.2, 0.1, *rng.uniform(0.3, 1.0, size=2)):
+                of_eta, slope, of_slope = _circle(gradient, c, m, -2.0, 0.0)
+                values = {"c": c, "m": m, r"\Delta c": 0.021, r"\Delta T": of_tau[0], "e": slope}
+                yield _scope(COARSE, {**values, "F": of_slope, "E": of_eta - abs(slope) * 0.021}, choice)
+
+
+@_formulas("circle-either", "circle-either-slope", needed=("circle-others",))
+def _(rng):
+    for gradient in ("exact", "detached"):
+        for m in (0.3, 0.9):
+            for c in (-0.2, 0.1, *rng.uniform(0.3, 1.0, size=2)):
+                _, slope, of_slope = _circle(gradient, c, m, -2.0, 0.0)
+                for choice, (tau, reach) in enumerate(((2.0, 0.0), (-2.0, 0.0), (-2.0, 9.0))):
+                    of_eta, _, moved = _circle(gradient, c, m, tau, reach)
+                    values = {"c": c, "m": m, r"\Delta c": 0.021, "e": slope, "F": of_slope}
+                    yield _scope(COARSE, values | {r"\Delta \eta": of_eta, r"\Delta \eta'": moved}, choice)
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ def test_wrong_gradients_lie_outside() -> None:
         refloss.AdaFace: cases.ordinary(random()),
         refloss.CurricularFace: cases.ordinary(random()),
         refloss.MVSoftmax: cases.ordinary(random()),
+        refloss.SphereFaceR: cases.ordinary(random()),
+        refloss.CircleLoss: cases.ordinary(random()),
+        refloss.InterTopK: cases.ordinary(random()),
+        partial(refloss.SphereFaceR, version=2): cases.ordinary(random()),
+        partial(refloss.InterTopK, k=2): cases.ordinary(random()),
     }
     for kind, arguments in inputs.items():
         loss = kind()
@@ -248,6 +254,7 @@ SHARED = {  # with the engines that this one checks: settings, types, and what i
         "centers_of",
     },
     "refloss.error_free": {"Array", "Integers", "Mask"},
+    "refloss.stages.class_angles": {"Settings"},
     "refloss.stages.cross_entropy": {"Settings"},
     "refloss.stages.margin": {"Settings"},
     "refloss.stages.negatives": {"Settings"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ TWO_ROWS = (
     np.array([0, 1]),
 )
 WEIGHTLESS = np.array([[1.0, 0.0], [0.3, 0.4]]), MIRRORED[1], np.array([1, 0])
+SAME_SIDE = np.array([[2.0], [3.0]]), np.array([[0.1], [0.5], [3.0]]), np.array([0, 2])
+TWO_SIDES = np.array([[1.0, 0.0]]), np.array([[3.0, 0.0], [1.0, 1.0], [-1.0, 1.0]]), np.array([0])
+AT_HALF = np.ones((1, 4)), np.eye(4)[:2], np.array([1])
+THREE_QUARTERS = np.ones((1, 16)), np.array([[1.0] * 9 + [0.0] * 7, np.eye(16)[3], -np.eye(16)[5]]), np.array([0])
+AT_RIGHT_ANGLES = np.array([[0.1, 0.2]]), np.array([[1.0, 3.0], [-0.2, 0.1]]), np.array([0])
 ALIKE = np.array([[1.0, 2.0]]), np.array([[3.0, 0.1], [3.0, 0.2], [3.0, -1.0]]), np.array([0])
 
 
@@ -52,6 +58,23 @@ ALIKE = np.array([[1.0, 2.0]]), np.array([[3.0, 0.1], [3.0, 0.2], [3.0, -1.0]]),
         (refloss.ArcFace(boundary="clamp", m=3.0), at([0.1, 1.0, 0.0]), {"w": (0, ALL)}),
         (refloss.ASoftmax(m=4, s=8.0), at([1.0, 1.0, 0.0]), {"w": (0, ALL)}),
         (refloss.ArcFace(boundary="clamp", m=3.0), TWO_ROWS, {"w": (0, np.s_[:2])}),
+        (refloss.SphereFaceR(version=2), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.SphereFaceR(version=2, s=None, gradient="detached"), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.SphereFaceR(version=2, s=None), SAME_SIDE, {"x": ALL, "w": ALL}),
+        (refloss.InterTopK(k=2), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.InterTopK(k=2, s=None), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.CircleLoss(m=0.5), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.CircleLoss(m=0.5, s=None, gradient="detached"), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
+        (refloss.CircleLoss(), MIRRORED, {"x": ALL, "w": ALL}),  # no class is above -1/4, and the label's is parallel
+        (refloss.CircleLoss(s=None, m=0.0, label_smoothing=0.5), MIRRORED, {"x": ALL, "w": ALL}),  # all logits are 0
+        (refloss.CircleLoss(m=1.0), TWO_SIDES, {"x": ALL}),  # slopes 2c of opposite signs
+        (refloss.CircleLoss(), AT_HALF, {"x": (0, np.s_[2:])}),  # where 2 (1 - c) is 2c
+        (refloss.CircleLoss(gradient="detached"), AT_HALF, {"x": (0, np.s_[2:])}),
+        (refloss.CircleLoss(m=0.5), (AT_HALF[0], [*AT_HALF[1], [-1.0, 0, 0, 0]], [1]), {"w": (2, ALL)}),  # c = -m
+        (refloss.CircleLoss(m=0.5, label_smoothing=1.0), (AT_HALF[0], -np.array(AT_HALF[1]), [1]), {"w": (0, ALL)}),
+        (refloss.CircleLoss(label_smoothing=1.0), THREE_QUARTERS, {"x": ALL, "w": ALL}),  # ψ = η = 0
+        (refloss.CircleLoss(m=0.0), AT_RIGHT_ANGLES, {"w": (1, ALL)}),  # c = -m
+        (refloss.CircleLoss(), AT_RIGHT_ANGLES, {"w": (1, ALL)}),  # 2c = 0
         (refloss.SoftmaxLoss(), ALIKE, {"x": (0, 0)}),
         (
             refloss.SoftmaxLoss(label_smoothing=1.0),
@@ -207,6 +230,27 @@ def test_zeros_are_proven(loss: Any, inputs: Any, zeros: dict[str, Any]) -> None
         (refloss.MVSoftmax(s=2.0, m=0.5, t=1.0, label_smoothing=1.0), ""),
         (refloss.MVSoftmax(s=None, m=0.5, t=1.0, label_smoothing=1.0), ""),
         (refloss.MVSoftmax(s=None, margin="arc", m=1.0, class_weight=(1.0, -1.0, 0.0), reduction="sum"), ""),
+        *(
+            (replace(loss, **settings), "")
+            for loss in (
+                refloss.SphereFaceR(m=2.0, s=2.0),
+                refloss.SphereFaceR(version=2, m=2.0, s=2.0),
+                refloss.CircleLoss(m=0.0, s=2.0),
+                refloss.CircleLoss(m=0.5, s=2.0),
+                refloss.CircleLoss(m=1.0, s=2.0),
+                refloss.CircleLoss(m=0.25, s=2.0, gradient="detached"),
+                refloss.InterTopK(k=1, s=2.0),
+                refloss.InterTopK(k=2, m=0.0, penalty=0.5, boundary="none", s=2.0),
+            )
+            for settings in (
+                {},
+                {"gradient": "detached", "label_smoothing": 0.5},
+                {"s": None, "label_smoothing": 1.0},
+                {"class_weight": (1.0, -1.0, 0.0), "reduction": "sum", "gradient": "detached", "s": None},
+                # G is -1/3 and 1/3 of the others, and 0 of label 0
+                {"class_weight": (0.0, 1.0, -1.0), "reduction": "sum", "label_smoothing": 1.0, "s": None},
+            )
+        ),
     ],
     ids=repr,
 )
@@ -225,6 +269,17 @@ def test_no_proof_of_0_is_wrong(loss: Any, more: str) -> None:
         ([[1.0, 2.0, 1.0], [4.0, 2.0, 2.0]], [[3.0, 1.0, 0.0], [1.0, 3.0, 0.0], [1.0, 1.0, 0.0]], [0, 1]),  # the same θ
         ([[2.0, 0.0, 0.0]], [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [2.0, 1.0, 0.0]], [0]),  # no w_k turns along x
         ([[1.0, 1.0, 1.0]], [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 0.0, 0.0]], [0]),  # x alone has axis 1
+        (np.ones((1, 4)), np.eye(4)[[1, 2, 2]] * [[1.0], [2.0], [-1.0]], [0]),  # cosines 1/2, 1/2 and -1/2
+        ([[1.0], [-2.0]], [[1.0], [2.0], [-1.0]], [0, 2]),
+        ([[1.0, 0.0]], [[1.0, 0.0], [1.0, 1.0], [-1.0, 1.0]], [0]),  # opposite cosines
+        ([[1.0, 0.0]], [[1.0, 0.0], [1.0, 1.0], [-1.0, -1.0]], [0]),
+        ([[1.0, 1.0]], [[1.0, 3.0], [1.0, 0.0], [1.0, 1.0]], [0]),  # (x·w_k) w_k / w_k·w_k is (1, 0) and (1, 1)
+        (
+            [[1.0, 1.0, 1.0]],
+            [[1.0, 2.0, 3.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]],
+            [0],
+        ),  # other cosines; only x has axis 2
+        (np.ones((1, 4)), [[1.0, 2.0, 3.0, 4.0], [1.0, 0, 0, 0], [0, -1.0, 0, 0]], [0]),  # cosines of 1/2 and -1/2
     ]
     for _ in range(12):
         x, w = (g.integers(-1, 3, shape).astype(float) for shape in ((2, 3), (3, 3)))

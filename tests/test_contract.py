@@ -3,6 +3,7 @@
 The module `refloss.engines.bounds` is tested here, through `refloss.error_bound`.
 """
 
+import math
 import warnings
 import zlib
 from dataclasses import replace
@@ -13,7 +14,8 @@ from mpmath import mp
 
 import refloss
 from refloss.engines import contract
-from support import cases, checks, exact
+from refloss.stages import class_angles
+from support import cases, checks, exact, nearest, thresholds
 
 U = checks.U
 X, W, Y = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[1.0, 0.0], [0.3, 1.0], [-1.0, 0.5]]), [0, 2]
@@ -73,6 +75,15 @@ LOSSES = [
     refloss.MVSoftmax(s=4.0, t=3.0, margin="arc", reduction="sum"),
     refloss.SubCenterArcFace(s=8.0),
     refloss.SubCenterArcFace(s=None, centers=2, label_smoothing=0.1, reduction="none"),
+    refloss.SphereFaceR(s=4.0),
+    refloss.SphereFaceR(s=2.0, version=2),
+    refloss.SphereFaceR(m=2.5, s=None, version=2, label_smoothing=0.1, reduction="none"),
+    refloss.SphereFaceR(m=5.0, s=4.0, version=2, gradient="detached", reduction="sum"),
+    refloss.CircleLoss(s=4.0),
+    refloss.CircleLoss(m=0.5, s=None, label_smoothing=0.1, reduction="none"),
+    refloss.CircleLoss(s=2.0, gradient="detached", reduction="sum"),
+    refloss.InterTopK(s=8.0, k=2),
+    refloss.InterTopK(m=0.5, penalty=1.5, k=9, s=None, label_smoothing=0.1, reduction="none"),
     refloss.Triplet(m=5.0),
     refloss.Triplet(m=5.0, squared=False, reduction="none"),
     refloss.KLDivergence(),
@@ -190,6 +201,99 @@ def test_the_scale_of_hard_classes():
         (refloss.MagFace(s=None), 5.0),
     ):
         assert contract.scales(loss.spec, arrays) == pytest.approx([expected], rel=4.0 * U)
+
+
+def test_the_scale_of_other_classes():
+    """2S + 1 of squared cosines, whose slope is 2c; times the largest slope of divided angles; of others S itself."""
+    arrays = {"x": np.array([[3.0, 4.0]]), "w": W, "y": np.zeros(1, int)}
+    edge = np.arccos(2.0**-7 - 1.0)
+    for loss, expected in (
+        (refloss.CircleLoss(s=8.0), 17.0),
+        (refloss.CircleLoss(m=1.0, s=None, gradient="detached"), 11.0),
+        (refloss.SphereFaceR(s=8.0), 8.0),
+        (refloss.SphereFaceR(s=8.0, version=2), 8.0 * np.sin(edge / 1.5) / (1.5 * np.sin(edge))),
+        (refloss.SphereFaceR(m=3.0, s=None, version=2), 5.0 * np.sin(edge / 3.0) / (3.0 * np.sin(edge))),
+        (refloss.SphereFaceR(m=30.0, s=8.0, version=2), 8.0),
+        (refloss.SphereFaceR(m=1.0, s=8.0, version=2), 8.0),
+        (refloss.InterTopK(s=8.0, penalty=3.0), 8.0),
+        (refloss.InterTopK(s=None), 5.0),
+    ):
+        assert contract.scales(loss.spec, arrays) == pytest.approx([expected], rel=64.0 * U)
+
+
+@pytest.mark.parametrize("m", [1.0 + 2.0**-52, 1.2, 1.4871, 2.0, 4.0, 4.9, 30.0])
+def test_slopes_of_divided_angles_are_as_steep_as_that_says(m):
+    """For |c| up to 1 - 2^-7: dη/dc at most `steepest_divided` and 4.9; its own, 1.1/sin² and 9/sin times itself.
+
+    Of η as a function of c, cos(arccos(c) / m), by mpmath's derivatives.
+    """
+    most = contract.steepest_divided(class_angles.Settings("divided", m))
+    assert 1.0 <= most <= 4.9
+    with mp.workdps(40):
+        cosines = [*mp.linspace(2.0**-7 - 1, 1 - 2.0**-7, 60)]
+        slopes = [mp.diff(lambda c: mp.cos(mp.acos(c) / m), c) for c in cosines]
+        bends = [mp.diff(lambda c: mp.cos(mp.acos(c) / m), c, 2) for c in cosines]
+        assert max(map(abs, slopes)) == pytest.approx(most, rel=1e-12) or max(map(abs, slopes)) < 1.0 == most
+        for c, slope, bend in zip(cosines, slopes, bends, strict=True):
+            sine = mp.sqrt(1 - c**2)
+            assert abs(bend) <= 1.1 * slope / sine**2
+            assert abs(bend) <= 9.0 * slope / sine
+
+
+OTHERS = (
+    refloss.SphereFaceR(s=2.0, version=2),
+    refloss.SphereFaceR(m=7.0, s=2.0, version=2, gradient="detached"),
+    refloss.InterTopK(s=2.0, penalty=0.5, k=2),
+    refloss.CircleLoss(s=2.0),
+)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+@pytest.mark.parametrize("loss", OTHERS, ids=repr)
+def test_terms_of_other_classes_wherever_they_are(loss, engine):
+    """Next to x and opposite to it, where the slope in theta is the term, and on either side of |c| = 1 - 2^-7.
+
+    A class that is parallel to x may be off, though its gradient is 0: a bound knows only the slope.
+    """
+    for name, (x, w, y) in cases.other_classes(_random(repr(loss))):
+        terms = exact.absolute_terms(loss, x, w, y, projected=engine == "dd", digits=400)
+        _, bounds = refloss.error_bound(loss, x, w, y, engine=engine)
+        arrays = {"x": np.array(x, np.float64), "w": np.array(w, np.float64), "y": np.array(y)}
+        promise = contract.promise(engine, "margin", contract.scales(loss.spec, arrays)).gradient[0]
+        for name_of_input, size in terms.items():
+            bound = getattr(bounds, name_of_input)[:, 0]
+            assert (bound >= promise * size * (1.0 - 2.0**-20)).all(), (name, name_of_input)
+            if "parallel" not in name:
+                assert (bound <= promise * size * (1.0 + 2.0**-20) + 1e-320).all(), (name, name_of_input)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_slopes_next_to_0_are_right_relative_to_themselves(engine):
+    """θ within 1e-18 of the penalty, and θ/m of π: sin(θ - m') and sin(θ/m) are small differences."""
+    x, w = np.random.default_rng(4).standard_normal((1, 4)), np.random.default_rng(5).standard_normal((400, 4))
+    angles = exact.angle(np.repeat(x, 400, axis=0), w)
+    apart = [abs(theta - float(theta)) for theta in angles]
+    k = int(np.argmin(apart))
+    assert apart[k] < 1e-18
+    for inputs in ((x, w[[k]]), (x * 3e100, -7.0 * w[[k]])):
+        penalty = float(exact.angle(*inputs)[0])
+        loss = refloss.InterTopK(s=4.0, penalty=penalty, k=1)
+        checks.against_exact(
+            loss, inputs[0], [inputs[1][0], -x[0] + [0.1, 0.0, 0.2, 0.3]], [1], engine=engine, digits=300
+        )
+    x, opposite = np.array([[1.0, 0.0]]), [[-1.0, 1e-10], [-1.0, 3e-17], [-1.0, 0.0], [1.0, 0.3]]
+    for m in (1.0 + 2.0**-52, 1.0 + 2.0**-40):
+        checks.against_exact(refloss.SphereFaceR(m=m, s=4.0, version=2), x, opposite, [3], engine=engine, digits=300)
+    checks.against_exact(refloss.InterTopK(s=4.0, penalty=math.pi), x, opposite, [3], engine=engine, digits=300)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_a_bound_has_no_jump_at_minus_m_nor_between_nearest_classes(engine):
+    """Classes at -m, next to it by an ulp, and with equal cosines: on which side they are is decided exactly."""
+    for m in (0.0, 0.25, 0.5, 1.0):
+        checks.against_exact(refloss.CircleLoss(m=m, s=8.0), *thresholds.at_minus(m), engine=engine, digits=300)
+    for k in (1, 2, 3, 4, 5):
+        checks.against_exact(refloss.InterTopK(k=k, s=8.0), *nearest.ties(), engine=engine, digits=300)
 
 
 def test_what_has_options():
@@ -360,6 +464,15 @@ def test_a_loss_is_asked_for():
         (refloss.NormFace(s=1e18), (X, W, Y), "chain", r"^s of 1e\+18: .* engine='chain' in float64 .*'dd' can"),
         (refloss.CurricularFace(s=1e18), (X, W, Y), "chain", r"^s with t, a scale of 2e\+18: .*'dd' can"),
         (refloss.MVSoftmax(s=None, t=1e6), (X * 1e15, W, Y), "chain", r"^x\[0\] with t, a scale of 2.24e\+21: .*'dd'"),
+        (refloss.CircleLoss(s=1e18), (X, W, Y), "chain", r"^s with slopes of other classes, a scale of 2e\+18: .*'dd'"),
+        (
+            refloss.SphereFaceR(s=None, m=2.0, version=2),
+            (X * 1e18, W, Y),
+            "fused",
+            r"^x\[0\] with slopes of other classes, a scale of 8.94e\+18: .*'dd' can",
+        ),
+        (refloss.SphereFaceR(s=1e18), (X, W, Y), "chain", r"^s of 1e\+18: .*'dd' can"),
+        (refloss.InterTopK(s=1e18), (X, W, Y), "chain", r"^s of 1e\+18: .*'dd' can"),
         (refloss.NormFace(s=1e30), (X, W, Y), "dd", r"^s of 1e\+30: .* engine='certified' can"),
         (refloss.ModifiedSoftmax(), (X * [[1.0], [1e20]], W, Y), "chain", r"^x\[1\] of length 1\.12e\+20: .*'dd'"),
         (refloss.SoftmaxLoss(), (X * 1e10, W * 1e10, Y), "chain", r"^x\[0\] and w with a product of len.*'dd' can"),
@@ -389,6 +502,16 @@ def test_a_warning_names_the_line_of_the_caller(engine):
     with pytest.warns(refloss.AccuracyWarning) as of_gradients:
         loss.value_and_grad(X, W, Y, engine=engine)
     assert [each.filename for each in (*of_value, *of_gradients)] == [__file__, __file__]
+
+
+@pytest.mark.parametrize(
+    "loss", [refloss.MVSoftmax(s=1e308), refloss.CircleLoss(s=1e308), refloss.SphereFaceR(s=1e308, version=2)], ids=repr
+)
+def test_a_scale_beyond_float64_warns_of_nothing_else(loss):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        loss([[1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]], [0])
+    assert [each.category for each in warned] == [refloss.AccuracyWarning]
 
 
 def test_a_trace_warns_too():

@@ -31,7 +31,8 @@ def _check(name, loss, *inputs, **options):
 def test_heads_keep_the_contract(loss):
     for name, inputs in cases.heads(loss, _random(repr(loss))):
         if not loss.class_weight or len(inputs[1]) == len(loss.class_weight):
-            _check(name, loss, *inputs, **({"digits": 300} if "1e-200" in name else {}))
+            digits = 300 if "1e-200" in name else 400 if name.startswith("other classes") else 60
+            _check(name, loss, *inputs, digits=digits)
 
 
 @pytest.mark.parametrize("loss", cases.CROSS_ENTROPIES, ids=repr)
@@ -62,6 +63,10 @@ STEEP = (
     refloss.ArcFace(s=128.0, gradient="detached", label_smoothing=0.1, reduction="sum"),
     refloss.CurricularFace(s=128.0, t=-1.0, label_smoothing=0.1),
     refloss.MVSoftmax(s=128.0, t=2.0),
+    refloss.SphereFaceR(s=128.0, version=2),
+    refloss.SphereFaceR(m=4.0, s=16.0, version=2, gradient="detached"),
+    refloss.CircleLoss(),
+    refloss.InterTopK(s=128.0, penalty=0.3, k=3, label_smoothing=0.1),
 )
 
 
@@ -112,6 +117,9 @@ IN_BLOCKS = (
     (refloss.MagFace(s=30.0, l_a=0.5, u_a=2.0), ()),
     (refloss.CurricularFace(s=30.0, t=0.25), ()),
     (refloss.MVSoftmax(s=None), ()),
+    (refloss.SphereFaceR(version=2), ()),
+    (refloss.CircleLoss(s=30.0), ()),
+    (refloss.InterTopK(s=None, k=2), ()),
     (refloss.SubCenterArcFace(s=30.0), ()),
     (refloss.SubCenterArcFace(s=None, centers=2), ()),
 )
@@ -145,6 +153,9 @@ REDUCED = [
         refloss.AdaFace(mean=1.0, std=1.0),
         refloss.MagFace(l_a=1.0, u_a=4.0),
         refloss.CurricularFace(t=0.5),
+        refloss.SphereFaceR(version=2),
+        refloss.CircleLoss(s=64.0),
+        refloss.InterTopK(k=3),
     )
     for changes in (
         {"reduction": "sum"},
@@ -234,6 +245,71 @@ def test_equal_hard_classes_are_equal_at_any_scale(kind, s):
     _, grad = kind(s=s, reduction="sum").value_and_grad(x, np.vstack([target, w]), [0], engine="dd")
     of_directions = grad.w[1:] * np.linalg.norm(w, axis=1)[:, None]
     assert of_directions == pytest.approx(of_directions[[0, 0, 0]], rel=16.0 * checks.U)
+
+
+@pytest.mark.parametrize("s", [1e13, 1e50, 1e300])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        refloss.SphereFaceR(m=1.7, version=2),
+        refloss.InterTopK(k=3),
+        refloss.InterTopK(m=0.0, k=1, penalty=1e-20, boundary="none"),
+        refloss.CircleLoss(),
+    ],
+    ids=repr,
+)
+def test_equal_curves_of_other_classes_are_equal_at_any_scale(loss, s):
+    """Three classes in multiples, the target far away: each has a third of the gradient; or one has it, by 1e-20."""
+    x, w = [[0.3, 0.2, -0.9]], np.array([[1.0, 2.0, -3.0]]) * np.array([[1.0], [3.0], [7.0]])
+    loss, target = replace(loss, s=s, reduction="sum"), [[-0.3, 0.1, 0.9]]
+    _, grad = loss.value_and_grad(x, np.vstack([target, w]), [0], engine="dd")
+    of_directions = grad.w[1:] * np.linalg.norm(w, axis=1)[:, None]
+    if getattr(loss, "k", 3) == 3:
+        assert of_directions == pytest.approx(of_directions[[0, 0, 0]], rel=16.0 * checks.U)
+    elif s * 1e-20 > 1e3:
+        assert of_directions[0].any()
+        assert not of_directions[1:].any()
+
+
+@pytest.mark.parametrize("s", [1e13, 1e50, 1e300])
+def test_easy_classes_of_circle_loss_are_0_at_any_scale(s):
+    """Three of them, and a target opposite to x: log 3 and (4 - 1/16) s, each class with a third of the probability."""
+    x, w = [[1.0, 0.0]], [[-2.0, 0.0], [-1.0, 0.1], [-1.0, -0.1], [-3.0, 0.3]]
+    loss = refloss.CircleLoss(s=s)
+    value, grad = loss.value_and_grad(x, w, [0], engine="dd")
+    assert value == pytest.approx(refloss.CrossEntropy()([[-3.9375 * s, 0.0, 0.0, 0.0]], [0]), rel=4.0 * checks.U)
+    assert not grad.x.any()
+    assert not grad.w.any()
+
+
+@pytest.mark.parametrize("s", [None, 1e18, 1e100])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        refloss.SphereFaceR(version=2),
+        refloss.SphereFaceR(m=1.0 + 2.0**-52, version=2),
+        refloss.InterTopK(m=0.0, k=2, boundary="none"),
+        refloss.InterTopK(k=1, penalty=3.0),
+        refloss.CircleLoss(),
+        refloss.CircleLoss(m=1.0, gradient="detached"),
+    ],
+    ids=repr,
+)
+def test_huge_scales_of_other_classes_cost_nothing(loss, s):
+    """4u and 8u at any scale, against mpmath: classes all over the place, in multiples, opposite, or nearly alike."""
+    loss, random = replace(loss, s=s), _random(f"{loss} {s}")
+    for d in (2, 5):
+        x, w = random.standard_normal((2, d)), random.standard_normal((4, d))
+        x *= 1e40 / np.linalg.norm(x, axis=1)[:, None] if s is None else 1.0
+        multiples = w[:1] * np.array([[1.0], [-1.0], [3.0], [1.0 + 2.0**-50]])
+        beside = np.round(8.0 * w[:1]) + 0.5 + (np.arange(d) == 1) * np.array([[0.0], [1e-14], [-1e-13], [0.0]])
+        for classes in (w, multiples, beside):
+            inputs = (x, classes, [0, 3])
+            result = loss.value_and_grad(*inputs, engine="dd")
+            assert exact.value_error(result[0], exact.value(loss, *inputs)) <= 4.0
+            true = exact.gradients(loss, *inputs, digits=400)
+            for name, terms in exact.absolute_terms(loss, *inputs, projected=True, digits=400).items():
+                assert exact.row_error(getattr(result[1], name), true[name], terms) <= 8.0, name
 
 
 @pytest.mark.parametrize("apart", [1e-12, 1e-31, 1e-100, 1e-300])

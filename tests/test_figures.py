@@ -218,6 +218,65 @@ def test_the_nearest_center_is_drawn_as_it_is():
         assert np.allclose(length, expected, rtol=0, atol=256.0 * 2.0**-53)
 
 
+def test_sphereface_r_is_drawn_as_it_is():
+    psi, eta = _axes("sphereface-r")
+    for m in (1.2, 1.5, 2.0):
+        theta, value = _line(psi, f"m = {m:g}")
+        assert np.allclose(value, np.cos(np.minimum(m * theta, np.pi)), rtol=0, atol=1e-14)
+        theta, value = _line(eta, f"m = {m:g}")
+        assert np.allclose(value, np.cos(theta / m), rtol=0, atol=1e-14)
+    psi, eta = _axes("sphereface-r-slope")
+    for label, m in (("m = 1.5", 1.5), ("m = 2", 2.0), ("detached", 1.0)):
+        theta, slope = _line(psi, label)
+        expected = np.where(m * theta < np.pi, -m * np.sin(m * theta), 0.0)
+        assert np.allclose(slope, expected, rtol=0, atol=1e-14)
+        theta, slope = _line(eta, label)
+        # the bound of the engine, 32u of its terms, of which there are two of the size of dL/dη, and as much for both
+        assert np.allclose(slope, -np.sin(theta / m) / m, rtol=0, atol=256.0 * 2.0**-53)
+
+
+def test_circle_loss_is_drawn_as_it_is():
+    psi, eta = _axes("circle-loss")
+    for m in (0.1, 0.25, 0.4):
+        theta, value = _line(psi, f"m = {m:g}")
+        assert np.allclose(value, m**2 - (1.0 - np.cos(theta)) ** 2, rtol=0, atol=1e-14)
+        theta, value = _line(eta, f"m = {m:g}")
+        assert np.allclose(value, np.maximum(np.cos(theta) + m, 0.0) * (np.cos(theta) - m), rtol=0, atol=1e-14)
+
+
+def test_descent_of_circle_loss_is_drawn_as_it_is():
+    m = 0.25
+    slopes = (
+        lambda c, target: (np.where(c > -m, 2.0 * c, 0.0), 2.0 * (1.0 - target)),
+        lambda c, target: (np.maximum(c + m, 0.0), 1.0 + m - target),
+    )
+    for axes, slopes_of in zip(_axes("circle-plane"), slopes, strict=True):
+        (arrows,) = axes.collections
+        c, target = arrows.XY.T
+        assert ((-m < c) & (c < 0.0)).any()
+        eta, psi = slopes_of(c, target)
+        expected = np.stack([-eta, psi]) / np.hypot(eta, psi)  # one other class: both logits have the same |dL/dz|
+        assert np.allclose([arrows.U, arrows.V], expected, rtol=0, atol=256.0 * 2.0**-53)
+        for c, target in zip(*_line(axes, "border"), strict=True):
+            if np.hypot(c, target) < 1.0:
+                x = [[target, c, np.sqrt(1.0 - c**2 - target**2)]]
+                assert abs(refloss.CircleLoss(s=1.0, m=m)(x, np.eye(3)[:2], [0]) - np.log(2.0)) < 1e-14
+
+
+def test_inter_top_k_is_drawn_as_it_is():
+    curves, places = _axes("inter-top-k")
+    for penalty in (0.06, 0.4):
+        theta, value = _line(curves, f"η, m′ = {penalty:g}")
+        assert np.allclose(value, np.cos(theta - penalty), rtol=0, atol=1e-14)
+    angles, loss = _line(places, "L/s")
+    theta = np.abs(angles[:, None] - [-0.6, 0.6])
+    eta = np.cos(np.where(theta == theta.min(axis=1, keepdims=True), theta - 0.4, theta))
+    for k, name in enumerate(("η of the class at −0.6", "η of the class at 0.6")):
+        assert np.allclose(_line(places, name)[1], eta[:, k], rtol=0, atol=1e-14)
+    psi = np.cos(np.pi / 2.0 + 0.2)
+    assert np.allclose(loss, np.log1p(np.exp(4.0 * (eta - psi)).sum(axis=1)) / 4.0, rtol=0, atol=1e-14)
+
+
 def test_the_rounding_of_a_softmax_is_drawn_as_it_is():
     """Before the subtraction: half a unit of numbers from 1/2 to 1, and all of it beyond; afterwards: half a unit."""
     (axes,) = _axes("rounded-softmax")

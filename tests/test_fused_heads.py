@@ -19,6 +19,7 @@ def test_all_rows_ignored(reduction, dtype):
         refloss.SoftmaxLoss(reduction=reduction, label_smoothing=0.1),
         refloss.MagFace(reduction=reduction),
         refloss.CurricularFace(reduction=reduction),
+        refloss.InterTopK(reduction=reduction),
     ):
         for out in ({}, {"w": np.full((2, 2), 7.0, dtype)}):
             value, grad = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype, out=out)
@@ -53,6 +54,9 @@ def test_only_what_is_wanted_comes_back_and_has_the_same_bits(engine, dtype):
         (refloss.SoftmaxLoss(label_smoothing=0.1), (x, w, y, b)),
         (refloss.ArcFace(), (x, w, y, b[:6])),
         (refloss.CurricularFace(t=0.5), (x, w, y)),
+        (refloss.SphereFaceR(version=2), (x, w, y)),
+        (refloss.CircleLoss(s=8.0), (x, w, y)),
+        (refloss.InterTopK(k=2), (x, w, y)),
     ):
         value, whole = loss.value_and_grad(*inputs, engine=engine, dtype=dtype)
         names = [name for name, part in whole._asdict().items() if part is not None]
@@ -147,11 +151,17 @@ def test_what_does_not_fit_a_sweep_is_that_of_the_chain(options, soft, given):
         refloss.CurricularFace(s=None),
         refloss.MVSoftmax(s=2.0**41),
         refloss.MVSoftmax(s=2.0**-41),
+        refloss.SphereFaceR(version=2),
+        refloss.CircleLoss(),
+        refloss.InterTopK(k=2),
     ],
     ids=repr,
 )
-def test_hard_classes_that_do_not_fit_a_sweep_are_those_of_the_chain(loss, dtype):
-    """Smoothed targets, the length as the scale, scales far out: the chain's numbers, rounded to the dtype."""
+def test_other_classes_that_do_not_fit_a_sweep_are_those_of_the_chain(loss, dtype):
+    """Smoothed targets, the length as the scale, scales far out, changed cosines of easy classes: the chain's numbers.
+
+    They are rounded to the dtype.
+    """
     x, w, y = ordinary(6, 9, 4)
     value, expected = loss.value_and_grad(x, w, y, engine="chain")
     result = loss.value_and_grad(x, w, y, engine="fused", dtype=dtype)
@@ -166,6 +176,12 @@ def test_a_sweep_takes_smoothed_targets_without_a_cap_and_a_cap_without_them(mon
     for options in ({"softcap": 2.0, "z_loss": 0.5}, {"z_loss": 0.5, "logit_scale": 0.5, "label_smoothing": 0.1}):
         for dtype in (np.float64, np.float32):
             refloss.SoftmaxLoss(**options).value_and_grad(x, w, y, np.ones(9), engine="fused", dtype=dtype)
+
+
+def test_a_sweep_takes_a_multiplied_angle_of_the_target(monkeypatch):
+    monkeypatch.setattr("refloss.engines.chain.value_and_grad", lambda *_: pytest.fail("by the chain"))
+    for loss in (refloss.SphereFaceR(), refloss.SphereFaceR(m=1.0, version=2), refloss.InterTopK(penalty=0.0)):
+        loss.value_and_grad(*ordinary(6, 9, 4), engine="fused")
 
 
 def test_a_sweep_takes_margins_per_sample_and_hard_classes(monkeypatch):

@@ -20,16 +20,19 @@ from refloss import (
     AdaFace,
     ArcFace,
     ASoftmax,
+    CircleLoss,
     CombinedMargin,
     CosFace,
     CrossEntropy,
     CurricularFace,
+    InterTopK,
     KLDivergence,
     MagFace,
     ModifiedSoftmax,
     MVSoftmax,
     NormFace,
     SoftmaxLoss,
+    SphereFaceR,
     SubCenterArcFace,
     Triplet,
     inputs,
@@ -48,7 +51,7 @@ M = np.array([0.5, -0.25, 0.0, 1.0, 0.75])
 P = np.abs(Z)  # "probabilities": they need not sum to 1
 
 HEADS = [SoftmaxLoss, ModifiedSoftmax, NormFace, ASoftmax, CosFace, ArcFace, CombinedMargin]
-HEADS += [AdaFace, MagFace, CurricularFace, MVSoftmax]
+HEADS += [AdaFace, MagFace, CurricularFace, MVSoftmax, SphereFaceR, CircleLoss, InterTopK]
 PER_SAMPLE = [CosFace, ArcFace, CombinedMargin]
 LOSSES = [CrossEntropy, *HEADS, SubCenterArcFace, Triplet, KLDivergence]
 FLOATS: dict[type, dict[str, Any]] = {  # what each loss is called with, less its labels
@@ -180,8 +183,6 @@ CurricularFace(t=-1.5)
     ValueError: t must be a finite number >= -1 and <= 1; got -1.5
 CurricularFace(momentum=-0.1)
     ValueError: momentum must be a finite number >= 0 and <= 1; got -0.1
-CurricularFace(m=0)
-    ValueError: boundary='hard' acts past m1 theta + m2 = pi, which m1=1, m2=0, m3=0 never reach
 CurricularFace(boundary="acute")
     ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
     got 'acute'
@@ -209,6 +210,59 @@ SubCenterArcFace(boundary="conditional")
     ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
     got 'conditional'
 MVSoftmax(s=0)
+    ValueError: s must be a finite number > 0; got 0.0
+SphereFaceR(m=0.5)
+    ValueError: m must be a finite number >= 1 and <= 30; got 0.5
+SphereFaceR(m=31)
+    ValueError: m must be a finite number >= 1 and <= 30; got 31.0
+SphereFaceR(m="1.5")
+    TypeError: m must be a number; got '1.5'
+SphereFaceR(version=0)
+    ValueError: version must be 1 or 2; got 0
+SphereFaceR(version=3)
+    ValueError: version must be 1 or 2; got 3
+SphereFaceR(version=2.0)
+    TypeError: version must be an integer; got 2.0
+SphereFaceR(version=True)
+    TypeError: version must be an integer; got True
+SphereFaceR(version="v1")
+    TypeError: version must be an integer; got 'v1'
+SphereFaceR(s=0)
+    ValueError: s must be a finite number > 0; got 0.0
+SphereFaceR(gradient="none")
+    ValueError: gradient must be one of 'exact', 'detached'; got 'none'
+CircleLoss(m=-0.1)
+    ValueError: m must be a finite number >= 0 and <= 1; got -0.1
+CircleLoss(m=1.5)
+    ValueError: m must be a finite number >= 0 and <= 1; got 1.5
+CircleLoss(m=None)
+    TypeError: m must be a number; got None
+CircleLoss(s=-256)
+    ValueError: s must be a finite number > 0; got -256.0
+InterTopK(m=-0.2)
+    ValueError: m must be a finite number >= 0 and <= 3.141592653589793; got -0.2
+InterTopK(m=28.6)
+    ValueError: m must be a finite number >= 0 and <= 3.141592653589793; got 28.6 (radians: 28.6 degrees are 0.5)
+InterTopK(penalty=-0.1)
+    ValueError: penalty must be a finite number >= 0 and <= 3.141592653589793; got -0.1
+InterTopK(penalty=3.4)
+    ValueError: penalty must be a finite number >= 0 and <= 3.141592653589793; got 3.4 (radians: 28.6 degrees are 0.5)
+InterTopK(penalty=None)
+    TypeError: penalty must be a number; got None
+InterTopK(k=0)
+    ValueError: k must be 1 or more; got 0
+InterTopK(k=2.5)
+    TypeError: k must be an integer; got 2.5
+InterTopK(k=True)
+    TypeError: k must be an integer; got True
+InterTopK(k=None)
+    TypeError: k must be an integer; got None
+InterTopK(k=2**64)
+    ValueError: k must be an integer that int64 can hold; got 18446744073709551616
+InterTopK(boundary="conditional")
+    ValueError: boundary must be one of 'none', 'hard', 'easy', 'keep', 'continuous', 'monotone', 'clamp', 'min';
+    got 'conditional'
+InterTopK(s=0)
     ValueError: s must be a finite number > 0; got 0.0
 Triplet(m=-0.2)
     ValueError: m must be a finite number >= 0; got -0.2
@@ -545,6 +599,10 @@ AdaFace().target_logit(0.5)
     TypeError: length must be lengths of embeddings, since the margin depends on them; got None
 AdaFace().target_logit(0.5, "long")
     TypeError: length must hold real numbers that float64 can hold; got str of dtype <U4
+CircleLoss().target_logit(4.0)
+    ValueError: theta must be in radians, from 0 to pi; got 4.0
+InterTopK().target_slope(-0.1)
+    ValueError: theta must be in radians, from 0 to pi; got -0.1
 AdaFace().target_logit(4.0, 20.0)
     ValueError: theta must be in radians, from 0 to pi; got 4.0
 ArcFace().value_and_grad(X, W, Y, wrt="b")
@@ -711,6 +769,12 @@ def test_the_ends_of_every_range_are_taken() -> None:
     CurricularFace(m=math.pi, t=-1, momentum=1)
     MVSoftmax(m=2, t=1e6)
     MVSoftmax(margin="arc", m=math.pi, t=0, boundary="none")
+    SphereFaceR(m=1)
+    SphereFaceR(m=30, version=np.int64(2), s=None)
+    CircleLoss(m=0)
+    CircleLoss(m=1)
+    InterTopK(m=math.pi, penalty=math.pi, k=2**63 - 1)
+    InterTopK(m=0, penalty=0, k=np.int32(1), boundary="none")
     ASoftmax(m=1, annealing=0)
     Triplet(m=0)
     assert ArcFace(m=0).target_logit([0, math.pi]).tolist() == [1.0, -1.0]

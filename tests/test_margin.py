@@ -714,3 +714,91 @@ def test_next_to_a_multiple_of_pi_slopes_with_margins_of_either_sign_are_right_r
     true = [exact.psi_slope([t], m2=one, digits=60)[0] for t, one in zip(theta, m, strict=True)]
     assert exact.value_error(saved.slope, true) <= 1.0 + 2.0**-10
     assert exact.value_error(saved.by_quality, true) <= 1.0 + 2.0**-10
+
+
+# ---------------------------------------------------------------------------------------------------- the circle loss
+
+CIRCLES = [
+    Settings(m3=m, boundary=margin.CIRCLE, gradient=gradient)
+    for m in (0.0, 0.1, 0.25, 1.0)
+    for gradient in ("exact", "detached")
+]
+
+
+def circle_angles():
+    """From 0 to π, towards both, around a right angle, where 1 - cos θ is found in another way, and where ψ is 0."""
+    angles = [0.0, 1e-300, 1e-100, 1e-30, 1e-17, 1e-8, 1e-4, *np.linspace(0.1, 3.1, 16), math.pi]
+    angles += [math.pi - side for side in (1e-4, 1e-8, 1e-15)] + [math.pi / 2 + side for side in (-1e-9, 0.0, 1e-9)]
+    return np.array([*angles, math.acos(0.9), math.acos(0.75)])
+
+
+def circle_slope(theta, settings):
+    """-2(1 - cos θ) sin θ, and with the weight as a constant -(m + 1 - cos θ) sin θ."""
+    versine = 2 * mp.sin(mpf(theta) / 2) ** 2
+    detached = settings.gradient == "detached"
+    return -(mpf(settings.m3) + versine if detached else 2 * versine) * mp.sin(mpf(theta))
+
+
+@pytest.mark.parametrize("settings", CIRCLES, ids=str)
+def test_circle_and_its_slope_are_right_relative_to_themselves(settings):
+    """2^-98 of m² + (1 - cos θ)² for ψ, a pair; 1u for the slope, of itself, and as little more.
+
+    16u² of sin θ and cos θ each, 16u² for a square and a quotient, and that squared: less than 2^-98 = 256u². Numbers
+    below the range of float64 are 0.
+    """
+    theta = circle_angles()
+    psi, saved = margin.forward(angle.of(theta), settings)
+    true = exact.psi(theta, m3=settings.m3, boundary="circle")
+    with mp.workdps(60):
+        for n, t in enumerate(theta.tolist()):
+            square = settings.m3**2 - true[n]
+            assert abs(whole(psi)[n] - true[n]) <= mpf(2) ** -98 * (mpf(settings.m3) ** 2 + square) + 2.0**-1074
+            slope = circle_slope(t, settings)
+            assert (
+                abs(mpf(float(saved.slope[n])) - slope) <= (1 + mpf(2) ** -40) * checks.U * abs(slope) + 2.0**-1074
+            ), t
+        if settings.gradient == "exact":
+            written = exact.psi_slope(theta, m3=settings.m3, boundary="circle")
+            for t, other in zip(theta.tolist(), written, strict=True):
+                assert abs(circle_slope(t, settings) - other) <= mpf(10) ** -40 * abs(other)
+    assert saved.slope[0] == 0.0
+    assert saved.by_quality is None
+
+
+def test_circle_has_nothing_of_other_margins():
+    """The exact slope does not know m; a detached one has it as the weight at θ = 0."""
+    theta = circle_angles()
+    first, other = (margin.forward(angle.of(theta), CIRCLES[k])[1].slope for k in (2, 6))
+    assert np.array_equal(first, other)
+    for loss in (refloss.CircleLoss(m=0.25), refloss.CircleLoss(m=0.25, gradient="detached")):
+        own = loss.spec.margin
+        psi, saved = margin.forward(angle.of(theta), own)
+        assert np.array_equal(loss.target_logit(theta), psi.hi)
+        assert np.array_equal(loss.target_slope(theta), saved.slope)
+    assert refloss.CircleLoss(m=0.25).target_logit(0.0) == 0.0625
+    assert refloss.CircleLoss(m=0.25).target_logit(math.pi) == 0.0625 - 4.0
+    curve = margin.circle(CIRCLES[0])
+    turned = margin.turned(angle.of(theta), CIRCLES[0])
+    assert not curve.by_m2(turned).hi.any()
+    assert not curve.by_m3(turned).hi.any()
+
+
+@pytest.mark.parametrize("settings", CIRCLES, ids=str)
+def test_backward_of_circle_against_differences(settings):
+    """The slope 1u, its noise nothing beside it; the product 1u. The weight stays what it is where it is detached."""
+    theta = np.array([1e-3, 0.3, 1.0, 1.6, 2.0, 3.0])
+    _, saved = margin.forward(angle.of(theta), settings)
+    upstream = np.random.default_rng(3).standard_normal(6)
+    dtheta, _ = margin.backward(upstream, saved)
+    detached = settings.gradient == "detached"
+
+    def function(moved):
+        """Return (1 + m - cos θ)(cos θ - 1 + m)."""
+        weights = [1 + mpf(settings.m3) - mp.cos(mpf(t)) for t in theta.tolist()]
+        rows = [
+            (w if detached else 1 + mpf(settings.m3) - mp.cos(t)) * (mp.cos(t) - 1 + mpf(settings.m3))
+            for t, w in zip(moved, weights, strict=True)
+        ]
+        return np.array(rows)
+
+    checks.against_exact_vjp(function, [theta], upstream, [dtheta], 2.0 + 1e-9)

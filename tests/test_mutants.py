@@ -11,7 +11,7 @@ import pytest
 
 import refloss
 from refloss.error_free import Pair
-from refloss.stages import softmax
+from refloss.stages import class_angles, softmax
 from support import checks, exact, mutants, textbook
 
 
@@ -33,6 +33,20 @@ def head(loss: Any, *, differences: bool = True) -> Case:
     x, w, y = textbook.inputs(loss, seed=5, samples=3, classes=3, dims=2)
     bias = (np.array([0.5, -1.0, 0.25]),) if isinstance(loss, refloss.SoftmaxLoss) else ()
     return Case(loss, (x, w, y, *bias), lambda x, w, *b: textbook.head(loss, x, w, y, *b), differences)
+
+
+def beside(loss: Any) -> Case:
+    """Other classes 0.05 from an embedding and opposite it: their cosines do not know their angles."""
+    x = np.array([[1.0, 0.5], [0.5, -2.0]])
+    w = np.array([[1.0, 0.0], 2.0 * x[0] + [-0.05, 0.1], -x[0] + [-0.025, 0.05]])
+    y = np.array([0, 0])
+    return Case(loss, (x, w, y), lambda x, w: textbook.head(loss, x, w, y))
+
+
+def of_five(loss: Any) -> Case:
+    """Five classes, so that some are among the nearest and some are not."""
+    x, w, y = textbook.inputs(loss, seed=5, samples=3, classes=5, dims=3)
+    return Case(loss, (x, w, y), lambda x, w: textbook.head(loss, x, w, y))
 
 
 def given(loss: Any) -> Case:
@@ -103,6 +117,20 @@ CASES = {
     "CurricularFace": head(refloss.CurricularFace(s=8.0, t=0.3)),
     "MV-Softmax": head(refloss.MVSoftmax(s=8.0)),
     "MV-Softmax, smoothed and weighted": head(refloss.MVSoftmax(s=8.0, margin="arc", m=0.5, **textbook.SETTINGS)),
+    "SphereFaceR": head(refloss.SphereFaceR(s=8.0)),
+    "SphereFaceR, version 2": head(refloss.SphereFaceR(s=8.0, m=1.5, version=2)),
+    "SphereFaceR, version 2, smoothed and weighted": head(refloss.SphereFaceR(s=8.0, version=2, **textbook.SETTINGS)),
+    "SphereFaceR, version 2, next to a class and opposite": beside(refloss.SphereFaceR(s=8.0, m=3.0, version=2)),
+    "SphereFaceR, detached": beside(refloss.SphereFaceR(s=8.0, version=2, gradient="detached"))._replace(
+        differences=False
+    ),
+    "CircleLoss": head(refloss.CircleLoss(s=8.0)),
+    "CircleLoss, smoothed and weighted": head(refloss.CircleLoss(s=8.0, m=0.4, **textbook.SETTINGS)),
+    "CircleLoss, detached": head(refloss.CircleLoss(s=8.0, gradient="detached"), differences=False),
+    "CircleLoss, theta near 1e-3": near(refloss.CircleLoss(s=8.0), 1e-3),
+    "InterTopK": of_five(refloss.InterTopK(s=8.0, penalty=0.3, k=2)),
+    "InterTopK, smoothed and weighted": head(refloss.InterTopK(s=8.0, penalty=0.3, k=1, **textbook.SETTINGS)),
+    "InterTopK, next to a class and opposite": beside(refloss.InterTopK(s=8.0, penalty=0.3, k=2)),
     "SoftmaxLoss": head(refloss.SoftmaxLoss()),
     "CrossEntropy": on_logits(refloss.CrossEntropy()),
     "CrossEntropy, smoothed and weighted": on_logits(refloss.CrossEntropy(**textbook.SETTINGS)),
@@ -136,13 +164,25 @@ def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, d
         directions = {name: gradients[name] for name in names}
         for title, changed in mutants.everywhere(mutants.input_mutants(names), directions).items():
             wrong[title] = gradients | changed
-    for title, other in (
-        mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(case.loss, "m" in gradients)
-    ).items():
+    others = mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(
+        case.loss, "m" in gradients
+    )
+    if goes_through_angles(case):
+        others |= mutants.angle_path_left_out(case.loss)
+    for title, other in others.items():
         wrong[title] = checks.value_and_gradients(other, *case.inputs)[1]
     for title, changed in wrong.items():
         assert any(not np.array_equal(changed[name], gradients[name]) for name in gradients), f"{title} changes nothing"
     return wrong
+
+
+def goes_through_angles(case: Case) -> bool:
+    """Whether the gradient of another class goes through its angle."""
+    if getattr(case.loss.spec, "class_angles", None) is None:
+        return False
+    x, w, y = case.inputs
+    c = (x @ w.T) / np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(w, axis=1))
+    return bool(class_angles.through_angle(Pair.of(c), x, w, y, case.loss.spec.class_angles).any())
 
 
 def must_reject(check: Callable[[dict[str, np.ndarray]], None], wrong: dict[str, dict[str, np.ndarray]]) -> None:
@@ -171,13 +211,21 @@ def test_the_cases_have_hard_classes_and_lengths_that_count():
             trace = case.loss.trace(*case.inputs)
             assert (trace["negatives"].output != trace["cosine"].output).any(), name
             assert (trace["negatives"].output == trace["cosine"].output).any(), name
+        if isinstance(case.loss, refloss.CircleLoss):
+            weighted = case.loss.trace(*case.inputs)["negatives"].output != 0.0
+            assert weighted.any(), name
+            assert not weighted.all(), name
 
 
 def test_every_mutant_of_a_loss_is_tried():
     tried = {title for case in CASES.values() for title in mutants.loss_mutants(case.loss, len(case.inputs) == 4)}
     assert tried == {
         "detached margin", "half detached", "regularizer without its gradient", "quality attached", "sign of v", "2t",
+        "weight constant", "half detached, the target", "other classes detached", "1/m left out", "penalty detached",
+        "penalty of the k-th class with the wrong sign",
     }  # fmt: skip
+    through = {name for name, case in CASES.items() if goes_through_angles(case)}
+    assert {"SphereFaceR, version 2, next to a class and opposite", "SphereFaceR, detached", "InterTopK"} <= through
 
 
 def test_the_confident_cases_are():

@@ -18,7 +18,18 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss import ArcFace, CombinedMargin, CosFace, CurricularFace, MagFace, MVSoftmax, SubCenterArcFace
+from refloss import (
+    ArcFace,
+    CircleLoss,
+    CombinedMargin,
+    CosFace,
+    CurricularFace,
+    InterTopK,
+    MagFace,
+    MVSoftmax,
+    SphereFaceR,
+    SubCenterArcFace,
+)
 from support import cases, centers, checks, exact, mutants, published
 from support.frameworks import (
     Comparison,
@@ -141,6 +152,14 @@ PUBLISHED = [
     (published.mv_softmax, MVSoftmax(margin="arc", m=0.5, boundary="none")),
     (published.sub_center_arcface, SubCenterArcFace()),
     (published.sub_center_arcface, SubCenterArcFace(m=0.3, centers=2)),
+    (published.sphereface_r, SphereFaceR(gradient="detached")),
+    (published.sphereface_r, SphereFaceR(gradient="detached", m=4.0)),
+    (published.sphereface_r, SphereFaceR(gradient="detached", version=2)),
+    (published.sphereface_r, SphereFaceR(gradient="detached", m=3.0, version=2, s=60.0)),
+    (published.circle, CircleLoss(gradient="detached", s=64.0)),
+    (published.circle, CircleLoss(gradient="detached", s=64.0, m=0.4)),
+    (published.inter_top_k, InterTopK()),
+    (published.inter_top_k, InterTopK(m=0.5, penalty=0.3, k=3, s=64.0)),
     (published.elastic, ArcFace()),
     (published.elastic, CosFace()),
 ]
@@ -154,6 +173,10 @@ def test_the_ways_of_the_papers_code(torch, theirs, loss):
 
     A cosine is wrong by a few u, psi by 5 times that, and a logit by s = 64 times. `head_bound` has the worst case,
     which roundings of one sign would be.
+
+    What official code does otherwise. SphereFace-R: angles between 1e-5 and 3.14159, not 0 and pi, and the loss times
+    50 / s. Circle loss: nothing. Inter-top-k: no penalty before a margin scheduler first sets it; with fewer than
+    k classes an error, and with k of them the target among the nearest; of equal cosines torch.topk takes any.
     """
     random = np.random.default_rng(71)
     x, w, y = random.standard_normal((12, 5)), random.standard_normal((7, 5)), random.integers(0, 7, 12)
@@ -182,7 +205,7 @@ def test_the_ways_of_the_papers_code(torch, theirs, loss):
 
 def test_the_inputs_reach_both_sides_of_every_boundary():
     for loss in HEADS.values():
-        if getattr(loss, "boundary", "none") == "none":
+        if getattr(loss, "boundary", "none") == "none" and getattr(loss, "version", 2) == 2:
             continue
         x, w, y = inputs_for(loss)
         theta, length = loss.trace(x, w, y)["angle"].output, np.linalg.norm(x, axis=1)
@@ -207,6 +230,13 @@ def test_the_inputs_reach_lengths_between_their_bounds_and_beyond_and_hard_class
             trace = loss.trace(x, w, y)
             hard = trace["negatives"].output != trace["cosine"].output
             assert 0.1 * hard.size < hard.sum() < 0.9 * hard.size, loss
+        if isinstance(loss, CircleLoss):
+            weighted = loss.trace(x, w, y)["negatives"].output != 0.0
+            assert 0.1 * weighted.size < weighted.sum() < 0.9 * weighted.size, loss
+        if isinstance(loss, InterTopK):
+            trace = loss.trace(x, w, y)
+            nearer = trace["class_angles"].output > trace["cosine"].output
+            assert (nearer.sum(axis=1) == min(loss.k, len(w) - 1)).all(), loss
 
 
 # ------------------------------------------------------------------------------------------- cross entropy, triplet

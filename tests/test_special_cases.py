@@ -76,6 +76,72 @@ def test_losses_contain_others(engine, reduction, gradient):
             same(special, plain, inputs, engine)
 
 
+def curves_and_plain(common, k=3):
+    """Losses with curves of other classes, at settings that leave these as they are, and what they are then."""
+    norm, arc, combined = refloss.NormFace, refloss.ArcFace, refloss.CombinedMargin
+    sphere, inter = refloss.SphereFaceR, refloss.InterTopK
+    yield from ((sphere(m=1.0, version=version, **common), norm(**common)) for version in (1, 2))
+    yield from ((sphere(m=m, **common), combined(m1=m, m2=0.0, m3=0.0, boundary="clamp", **common)) for m in (1.5, 3.0))
+    yield inter(penalty=0.0, k=k, **common), arc(m=0.2, boundary="continuous", **common)
+    yield inter(penalty=0.0, m=0.0, boundary="none", **common), norm(**common)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("gradient", ["exact", "detached"])
+def test_curves_of_other_classes_contain_others(engine, reduction, gradient):
+    """CircleLoss has no such setting: with m = 0 too its cosines are squared."""
+    for settings_of in SHARED:
+        common = {"reduction": reduction, "gradient": gradient} | settings_of
+        for special, plain in curves_and_plain(common):
+            same(special, plain, ordinary(), engine)
+
+
+@settings(max_examples=40)
+@given(strategies.cases(among=[refloss.NormFace()]), st.integers(1, 6))
+def test_curves_of_other_classes_contain_others_in_hard_cases(case, k):
+    loss, inputs = case
+    for special, plain in curves_and_plain(shared(loss), k):
+        same(special, plain, inputs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("loss", strategies.CURVES, ids=repr)
+def test_a_detached_gradient_leaves_the_value_as_it_is(loss, engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    for settings_of in SHARED:
+        own = replace(loss, **settings_of)
+        np.testing.assert_array_equal(
+            replace(own, gradient="detached")(*ordinary(), engine=engine), own(*ordinary(), engine=engine)
+        )
+
+
+@settings(max_examples=40)
+@given(strategies.curve_cases())
+def test_a_detached_gradient_leaves_the_value_as_it_is_in_hard_cases(case):
+    loss, inputs = case
+    first, other = (replace(loss, gradient=gradient) for gradient in ("exact", "detached"))
+    for engine in ("chain", "dd"):
+        np.testing.assert_array_equal(first(*inputs, engine=engine), other(*inputs, engine=engine))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_inter_top_k_of_as_many_classes_as_there_are_is_that_of_all_others(engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    x, w, y = ordinary()
+    same(refloss.InterTopK(k=5), refloss.InterTopK(k=1000), (x, w, y), engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("loss", [refloss.CurricularFace(m=0.0, t=0.5), refloss.InterTopK(m=0.0)], ids=repr)
+def test_without_a_margin_the_usual_rule_does_nothing(loss, engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    same(loss, replace(loss, boundary="none"), ordinary(), engine)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rule", strategies.RULES[:-1])
 def test_where_no_class_is_hard_curricularface_is_arcface(engine, rule):

@@ -1,6 +1,7 @@
 """Verdicts over many codes: each right one passes at its standard, and no wrong one passes.
 
-The codes are in `right_codes` and `wrong_codes`. A run draws half of them, others for every commit; .ci/record has all.
+The codes are in `right_codes` and `wrong_codes`. A run draws a third of them, others for every commit; .ci/record has
+all.
 Each is checked in one of its dtypes, the next code in the next one.
 Right codes are checked with the cases of one default shape, or of all where one decides too little; of those that take
 longest, in jax and on directions, every fifth and every fourth. A wrong code that a few cases do not show has to be

@@ -600,16 +600,121 @@ def hard_classes(figure: Figure) -> None:
     left.set_ylabel("η")
 
 
+def _circle(a: Any) -> Any:
+    """Points of the unit circle, in the plane of the first two of three axes."""
+    return np.stack([np.cos(a), np.sin(a), np.zeros_like(a)], axis=-1)
+
+
+BESIDE = np.eye(3)[[2, 0]]
+"""The target at right angles to `_circle`, and another class at its beginning."""
+
+
+def _eta(loss: Any, stage: str) -> Any:
+    """η of the other class of `BESIDE`, over its angle."""
+    return loss.trace(_circle(ANGLES), BESIDE, np.zeros(len(ANGLES), int))[stage].output[:, 1]
+
+
+def _eta_slope(loss: Any, stage: str) -> tuple[Any, Any]:
+    """Its slope per radian: what of the gradient of an embedding points to that class, for each unit of dL/dη."""
+    a = ANGLES[1:-1]
+    x, y = _circle(a), np.zeros(len(a), int)
+    towards = np.stack([np.sin(a), -np.cos(a), np.zeros_like(a)], axis=-1)
+    whole = replace(loss, s=1.0, reduction="sum")
+    along = (whole.value_and_grad(x, BESIDE, y)[1].x * towards).sum(axis=1)
+    return a, -along / whole.trace(x, BESIDE, y)[stage].gradient[:, 1]
+
+
+def _target_and_other(figure: Figure, of_target: Any, of_other: Any, labels: tuple[str, str]) -> tuple[Any, Any]:
+    """Curves over the angle of the target on the left, over that of another class on the right."""
+    left, right = figure.subplots(1, 2)
+    for axes, curves, label in ((left, of_target, labels[0]), (right, of_other, labels[1])):
+        _lines(axes, curves)
+        _angle_axis(axes)
+        axes.set_ylabel(label)
+    return left, right
+
+
+def sphereface_r(figure: Figure) -> None:
+    """ψ of version 1, cos mθ up to π/m, and η of version 2, cos(θ/m), beside cos θ."""
+    psi, eta = {"cos θ": (ANGLES, np.cos(ANGLES))}, {"cos θ": (ANGLES, np.cos(ANGLES))}
+    for m in (1.2, 1.5, 2.0):
+        psi[f"m = {m:g}"] = (ANGLES, refloss.SphereFaceR(m=m).target_logit(ANGLES))
+        eta[f"m = {m:g}"] = (ANGLES, _eta(refloss.SphereFaceR(m=m, version=2), "class_angles"))
+    _target_and_other(figure, psi, eta, ("ψ(θ) of version 1", "η(θ) of version 2"))
+
+
+def sphereface_r_slope(figure: Figure) -> None:
+    """The slopes of both, exact for two m, and detached, which is that of the cosine for every m."""
+    psi, eta = {}, {}
+    for name, m, gradient in (("m = 1.5", 1.5, "exact"), ("m = 2", 2.0, "exact"), ("detached", 1.5, "detached")):
+        psi[name] = (ANGLES, refloss.SphereFaceR(m=m, gradient=gradient).target_slope(ANGLES))
+        eta[name] = _eta_slope(refloss.SphereFaceR(m=m, version=2, gradient=gradient), "class_angles")
+    _target_and_other(figure, psi, eta, ("ψ′(θ) of version 1", "η′(θ) of version 2"))
+
+
+def circle_loss(figure: Figure) -> None:
+    """ψ and η of CircleLoss for three m, over the angles of the target and of another class."""
+    losses = {f"m = {m:g}": refloss.CircleLoss(m=m) for m in (0.1, 0.25, 0.4)}
+    psi = {name: (ANGLES, loss.target_logit(ANGLES)) for name, loss in losses.items()}
+    eta = {name: (ANGLES, _eta(loss, "negatives")) for name, loss in losses.items()}
+    _target_and_other(figure, psi, eta, ("ψ(θ)", "η(θ)"))
+
+
+def circle_plane(figure: Figure) -> None:
+    """Directions of descent in the cosines of another class and of the target, exact and with constant weights."""
+    figure.set_size_inches(5.4, 2.8)
+    columns = [-0.6, -0.4, -0.18, -0.06, 0.1, 0.3, 0.5, 0.7]
+    across, up = (grid.ravel() for grid in np.meshgrid(columns, np.linspace(-0.4, 0.9, 7)))
+    inside = across**2 + up**2 < 0.98
+    across, up = across[inside], up[inside]
+    x = np.stack([up, across, np.sqrt(1.0 - across**2 - up**2)], axis=-1)
+    w, y = np.eye(3)[:2], np.zeros(len(x), int)
+    for place, (gradient, title) in enumerate((("exact", "exact"), ("detached", "weights constant"))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        loss = refloss.CircleLoss(s=4.0, m=0.25, gradient=gradient)
+        steps = loss.trace(x, w, y)
+        descent = np.stack([-steps["cosine"].gradient[:, 1], steps["angle"].gradient / np.sqrt(1.0 - up**2)])
+        descent /= np.linalg.norm(descent, axis=0)
+        axes.quiver(across, up, *descent, color=COLOURS[0], angles="xy", scale_units="xy", scale=7.0, width=0.008)
+        c = np.concatenate([[-0.8], np.linspace(-loss.m, np.sqrt(2.0) * loss.m, 181)])
+        border = 1.0 - np.sqrt(np.maximum(2.0 * loss.m**2 - np.maximum(c, -loss.m) ** 2, 0.0))
+        axes.plot(c, border, color=COLOURS[1], lw=1.8, label="border")
+        for turn in (-loss.m, 0.0):
+            axes.axvline(turn, color=COLOURS[5], ls=":")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("cosine of another class")
+        axes.set_xlim(-0.8, 0.9)
+        axes.set_ylim(-0.5, 1.1)
+        axes.set_aspect("equal")
+    figure.axes[0].set_ylabel("cosine of the target")
+
+
+def inter_top_k(figure: Figure) -> None:
+    """ψ, and η of a class among the nearest; η of two classes on the way from one to the other, and the loss."""
+    left, right = figure.subplots(1, 2)
+    curves = {"cos θ": (ANGLES, np.cos(ANGLES)), "ψ, m = 0.2": (ANGLES, refloss.InterTopK().target_logit(ANGLES))}
+    for penalty in (0.06, 0.4):
+        curves[f"η, m′ = {penalty:g}"] = (ANGLES, _eta(refloss.InterTopK(penalty=penalty, k=1), "class_angles"))
+    _lines(left, curves)
+    _angle_axis(left)
+    angles, others = np.linspace(-1.2, 1.2, 242), np.array([-0.6, 0.6])
+    loss, w = refloss.InterTopK(s=4.0, penalty=0.4, k=1), np.concatenate([BESIDE[:1], _circle(others)])
+    x, y = _circle(angles), np.zeros(len(angles), int)
+    names = [f"η of the class at {other:g}".replace("-", "−") for other in others]
+    etas = loss.trace(x, w, y)["class_angles"].output[:, 1:].T
+    of_each = {name: (angles, eta) for name, eta in zip(names, etas, strict=True)}
+    _lines(right, of_each | {"L/s": (angles, replace(loss, reduction="none")(x, w, y) / loss.s)})
+    right.axvline(0.0, ymax=0.78, color=COLOURS[5], ls=":")
+    right.set_ylim(-0.4, 1.9)
+    right.set_xlabel("direction of x, radians")
+
+
 def sub_centers(figure: Figure) -> None:
     """Cosines of three centers of a class over a circle, and the largest; the lengths of their gradients."""
     left, right = figure.subplots(1, 2)
     angles, centers = np.linspace(-1.8, 2.2, 200), np.array([-1.0, 0.2, 1.4])
-
-    def circle(a: Any) -> Any:
-        return np.stack([np.cos(a), np.sin(a), np.zeros_like(a)], axis=-1)
-
-    w = np.stack([circle(centers), np.broadcast_to(np.eye(3)[2], (3, 3))])
-    loss, x = refloss.SubCenterArcFace(s=4.0), circle(angles)
+    w = np.stack([_circle(centers), np.broadcast_to(np.eye(3)[2], (3, 3))])
+    loss, x = refloss.SubCenterArcFace(s=4.0), _circle(angles)
     steps = loss.trace(x, w, np.zeros(len(x), int))
     for column in steps["cosine"].output[:, :3].T:
         left.plot(angles, column, color=COLOURS[5], lw=1.0)
@@ -650,6 +755,11 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
         magface_margin,
         hard_classes,
         sub_centers,
+        sphereface_r,
+        sphereface_r_slope,
+        circle_loss,
+        circle_plane,
+        inter_top_k,
         triplet,
         image_class,
         confident_loss,

@@ -12,13 +12,14 @@ from mkdocs.utils import get_relative_url
 
 DIRECTIVE = re.compile(r"^::picture$", re.MULTILINE)
 ALTERNATIVE = (
-    "x and W go through normalize, cosine, sub_centers and negatives, the wide branch with every class; x and w_y "
-    "through angle and margin, the narrow branch with the target class only. Both meet in logits, then log_softmax, "
-    "cross_entropy, loss. Only some losses have quality, from the length of x to margin, sub_centers, which keeps the "
-    "nearest center of a class, and negatives, to which margin gives thresholds; all others leave these out. The "
-    "plain softmax head has linear in place of both branches, then softcap, which goes on to log_softmax and to "
-    "logsumexp; that goes through z_loss to cross_entropy. The triplet loss goes from three embeddings through "
-    "triplet to the loss, a divergence from two rows of logits through divergence."
+    "x and W go through normalize, cosine, sub_centers, negatives and class_angles, the wide branch with every class; "
+    "x and w_y through angle and margin, the narrow branch with the target class only. Both meet in logits, then "
+    "log_softmax, cross_entropy, loss. Only some losses have quality, from the length of x to margin, sub_centers, "
+    "which keeps the nearest center of a class, negatives, to which margin gives thresholds, and class_angles, which "
+    "changes the angles of other classes; all others leave these out. The plain softmax head has linear in place of "
+    "both branches, then softcap, which goes on to log_softmax and to logsumexp; that goes through z_loss to "
+    "cross_entropy. The triplet loss goes from three embeddings through triplet to the loss, a divergence from two "
+    "rows of logits through divergence."
 )
 
 
@@ -37,15 +38,16 @@ BOXES = {
     "quality": Spot(2, 2),
     "sub_centers": Spot(3, 0),
     "negatives": Spot(4, 0),
-    "logits": Spot(5, 0.5),
-    "log_softmax": Spot(6, 0.5),
-    "cross_entropy": Spot(7, 0.5),
+    "class_angles": Spot(5, 0),
+    "logits": Spot(6, 0.5),
+    "log_softmax": Spot(7, 0.5),
+    "cross_entropy": Spot(8, 0.5),
     "linear": Spot(2, 3),
-    "softcap": Spot(5, 3),
-    "logsumexp": Spot(6, 3),
-    "z_loss": Spot(7, 3),
+    "softcap": Spot(6, 3),
+    "logsumexp": Spot(7, 3),
+    "z_loss": Spot(8, 3),
     "triplet": Spot(1, 4),
-    "divergence": Spot(6, 4),
+    "divergence": Spot(7, 4),
 }
 WORDS = {
     "x, W": Spot(0, 0),
@@ -53,17 +55,18 @@ WORDS = {
     "‖x‖": Spot(0, 2),
     "x, W, b": Spot(0, 3),
     "a, p, n": Spot(0, 4),
-    "z, target": Spot(5, 4),
+    "z, target": Spot(6, 4),
 }
-ENDS = {"loss": Spot(8, 0.5), "loss ": Spot(2, 4), "loss  ": Spot(7, 4)}
-OF_SOME = ("quality", "sub_centers", "negatives")
+ENDS = {"loss": Spot(8.8, 0.5), "loss ": Spot(2, 4), "loss  ": Spot(8, 4)}
+OF_SOME = ("quality", "sub_centers", "negatives", "class_angles")
 """Boxes that only some losses on directions have."""
 ARROWS = [
     ("x, W", "normalize"),
     ("normalize", "cosine"),
     ("cosine", "sub_centers"),
     ("sub_centers", "negatives"),
-    ("negatives", "logits"),
+    ("negatives", "class_angles"),
+    ("class_angles", "logits"),
     ("x, w_y", "angle"),
     ("angle", "margin"),
     ("margin", "logits"),
@@ -108,6 +111,7 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (Layout("across", 134, 62, 118, False), Layout("down", 62, 122, 118, True))
+START, END = 0.15, 9.5  # where words begin and end along the chain
 HALF = 19  # half the height of a box
 
 
@@ -122,12 +126,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _svg(layout: Layout, url: str, stage: str) -> str:
-    right, bottom = 9 * layout.along, 5 * layout.row
-    size = (bottom, right) if layout.down else (right, bottom)
+    start, length, across = START * layout.along, (END - START) * layout.along, 5 * layout.row
+    sides = (0.0, start, across, length) if layout.down else (start, 0.0, length, across)
+    view = " ".join(f"{side:g}" for side in sides)
     marker = f"tip-{layout.name}"
     tip = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"'
     parts = [
-        f'<svg class="{layout.name}" viewBox="0 0 {size[0]:g} {size[1]:g}" role="group" aria-label="{ALTERNATIVE}">',
+        f'<svg class="{layout.name}" viewBox="{view}" role="group" aria-label="{ALTERNATIVE}">',
         f'<defs><marker id="{marker}" {tip}><path d="M0 0 10 5 0 10z"/></marker></defs>',
     ]
     parts += [_arrow(layout, *arrow, marker) for arrow in ARROWS]

@@ -17,7 +17,7 @@ from refloss.testing.signatures import fields_of
 PSI = {
     "ModifiedSoftmax": "cos(theta)",
     "NormFace": "cos(theta)",
-    "ASoftmax": "(-1)^k*cos(m*theta) - 2*k",
+    "ASoftmax": "(-1)^k * cos(m*theta) - 2*k",
     "CosFace": "cos(theta) - m",
     "ArcFace": "cos(theta + m)",
     "CombinedMargin": "cos(m1*theta + m2) - m3",
@@ -26,6 +26,9 @@ PSI = {
     "CurricularFace": "cos(theta + m)",
     "MVSoftmax": "cos(theta) - m",
     "SubCenterArcFace": "cos(theta + m)",
+    "SphereFaceR": "cos(min(m*theta, pi))",
+    "CircleLoss": "m^2 - (1 - cos(theta))^2",
+    "InterTopK": "cos(theta + m)",
 }
 """ψ of the losses that have one, with their default settings; k = floor(m*theta/pi), v grows with the length of x."""
 
@@ -51,10 +54,11 @@ def show_losses() -> None:
     """Print a table with one row per loss, and below it the defaults that losses share."""
     losses = public_losses()
     common = fields(refloss.ModifiedSoftmax)  # the loss that has these and no other
-    table = make_table(padding=0)
+    console, table = make_console(), make_table(padding=0)
+    # On 80 columns the names of the triplet's gradients fold first, then psi, and each default has a line.
+    widths = {"gradients": 9} | ({"psi(theta)": 17} if console.width < 100 else {})
     for header in ("loss", "defaults", "psi(theta)", "scale", "weights", "gradients"):
-        # On 80 columns the names of the triplet's gradients fold first, then defaults and psi.
-        table.add_column(header, max_width=len(header) if header == "gradients" else None)
+        table.add_column(header, max_width=widths.get(header))
     for loss, aliases in losses.items():
         data = loss_data(loss, aliases)
         table.add_row(
@@ -67,10 +71,9 @@ def show_losses() -> None:
     for field in common:
         without = [loss.__name__ for loss in losses if field.name not in names(fields(loss))]
         settings.add_row(f"  {default(field)}", f"not {', '.join(without)}" if without else "")
-    console = make_console()
     console.print(table)
     console.print(
-        "\nk = floor(m*theta/pi); ||x|| is the length of the embedding, v grows with it. m has a gradient where "
+        "\nIn psi k = floor(m*theta/pi); ||x|| is the length of the embedding, v grows with it. m has a gradient where "
         "margins of samples are given. Defaults that losses share:\n"
     )
     console.print(settings)

@@ -34,6 +34,7 @@ from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.formats import format_of
 from refloss.stages import (
     angle,
+    class_angles,
     cosine,
     cross_entropy,
     divergence,
@@ -249,6 +250,9 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     v, terms, saved_quality = chain.quality_of(spec, call.arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     eta, saved_negatives = chain.hard_negatives(spec, call.arrays, c, saved_margin)
+    saved_class_angles = None
+    if spec.class_angles is not None:
+        eta, saved_class_angles = class_angles.forward(c, call.wide(x), call.wide(w), y, spec.class_angles)
     length = log2_lengths(x)
     log_scale = length if spec.scale is None else np.full(len(y), np.log2(spec.scale))
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
@@ -261,7 +265,13 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
         sines = _sines(x, w)
         slopes = sines if saved_centers is None else np.take_along_axis(sines, saved_centers.chosen, 1)
     if spec.negatives is not None and saved_negatives is not None:
-        slopes *= np.where(saved_negatives.hard, contract.steepest(spec.negatives), 1.0)
+        easy = 0.0 if spec.negatives.rule == "circle" else 1.0
+        slopes *= np.where(saved_negatives.hard, contract.steepest(spec.negatives), easy)
+    if spec.class_angles is not None and saved_class_angles is not None:
+        slopes *= np.abs(high(saved_class_angles.slope))
+        if call.engine != "dd" and (spec.class_angles.rule, spec.class_angles.gradient) == ("divided", "exact"):
+            slopes /= np.sqrt((1.0 - c.hi) * (1.0 + c.hi))  # the slope itself is wrong, more so next to 1 and -1
+        slopes[saved_class_angles.n, saved_class_angles.k] = np.abs(high(saved_class_angles.slope_of_angle))
     slopes[each, y] = np.abs(high(saved_margin.slope))
     error_angle = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
     error_x = _sum(error_angle, 1) - length

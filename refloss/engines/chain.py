@@ -1,13 +1,13 @@
 """The chain: the picture read downwards, and then upwards, in NumPy.
 
-    x, W ──► normalize ──► cosine ──► sub_centers ──► negatives ┐
-    x, w_y ─► angle ──► margin ─────────────────────────────────┴─► logits ──► log_softmax, logsumexp ──►
-                 quality ─┘                                                    cross_entropy ──► loss
+    x, W ──► normalize ──► cosine ──► sub_centers ──► negatives ──► class_angles ┐
+    x, w_y ─► angle ──► margin ──────────────────────────────────────────────────┴─► logits ──► log_softmax,
+                 quality ─┘                                        logsumexp ──► cross_entropy ──► loss
 
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the
-loss. `sub_centers`, `negatives` and `quality`, a number per sample from the length of x, are there for the losses that
-have them. Triplet and divergence are pictures of their own.
+loss. `sub_centers`, `negatives`, `class_angles` and `quality`, a number per sample from the length of x, are there for
+the losses that have them. Triplet and divergence are pictures of their own.
 
 Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
 order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.
@@ -51,6 +51,7 @@ from refloss.error_free import (
 )
 from refloss.stages import (
     angle,
+    class_angles,
     cosine,
     cross_entropy,
     divergence,
@@ -247,6 +248,9 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     v, terms, saved_quality = quality_of(spec, arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     eta, saved_negatives = hard_negatives(spec, arrays, c, saved_margin)
+    saved_class_angles = None
+    if spec.class_angles is not None:
+        eta, saved_class_angles = class_angles.forward(c, x, w, y, spec.class_angles)
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
@@ -258,6 +262,8 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
         deta, dpsi, dscale = logits.backward(dz, saved_logits)
         dtheta, dv = margin.backward(dpsi, saved_margin)
         dc = deta if saved_negatives is None else negatives.backward(deta, saved_negatives)
+        if saved_class_angles is not None:
+            dc, dx_others, dw_others = class_angles.backward(deta, saved_class_angles)
         dx_target, dw_target = angle.backward(dtheta, saved_angle)
         dcosines = dc if saved_centers is None else sub_centers.backward(dc, saved_centers)
         dunit_x, dunit_w = cosine.backward(dcosines, saved_cosine)
@@ -269,6 +275,9 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             dscale = dscale + quality.backward(dv, saved_quality, dterms)
         dx = normalize.backward(dunit_x, unit_x, dscale) + dx_target
         dw = normalize.backward(dunit_w, unit_w) + _by_class(dw_target, own, len(w))
+        if saved_class_angles is not None:
+            dx = dx + _by_class(dx_others, saved_class_angles.n, len(x))
+            dw = dw + _by_class(dw_others, saved_class_angles.k, len(w))
         gradients |= {
             "normalize_x": Normalized(dunit_x, dscale),
             "normalize_w": Normalized(dunit_w, np.zeros(len(w))),
@@ -277,6 +286,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             "angle": dtheta,
             "margin": dpsi,
             "negatives": deta,
+            "class_angles": deta,
             "logits": dz,
         } | ({} if dv is None else {"quality": dv})
         return gradients, {"x": dx, "w": dw} | ({} if dv is None else {"m": dv})
@@ -290,6 +300,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
         **({} if saved_quality is None or v is None else {"quality": v.value.hi}),
         "margin": psi.hi,
         **({} if saved_negatives is None else {"negatives": eta.hi}),
+        **({} if saved_class_angles is None else {"class_angles": eta.hi}),
         "logits": z.hi,
     } | outputs, backward
 
@@ -322,13 +333,14 @@ def hard_negatives(spec: Margin, arrays: Arrays, c: Pair, saved: margin.Saved) -
     if spec.negatives is None:
         return c, None
     x, w = arrays["x"], arrays["w"]
-    known = cosine.refined(c, x, w, *negatives.close(c, saved.threshold))
-    exactly = negatives.above(x, w, saved.exactly)
-    return negatives.forward(known, saved.threshold, arrays["y"], spec.negatives, exactly)
+    threshold = negatives.threshold_of(spec.negatives, saved.threshold)
+    known = cosine.refined(c, x, w, *negatives.close(c, threshold))
+    exactly = negatives.above(x, w, spec.negatives, saved.exactly)
+    return negatives.forward(known, threshold, arrays["y"], spec.negatives, exactly)
 
 
 def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:
-    """Add up the rows of every class: backward of taking w[y]."""
+    """Add up the rows of every class: backward of taking w[y], or x[n]."""
     present, sums = total_by_label(rows, y)
     dense = np.zeros((classes, rows.shape[1]))
     by_class = Scaled.of(dense) if isinstance(sums, Scaled) else dense

@@ -5,7 +5,8 @@ records, the budgets of `refloss.testing`.
 
 Symbols: u the unit roundoff of the dtype; S_n the scale of a sample: s, or ‖x_n‖ where that is the scale, or
 ‖x_n‖ max ‖w_k‖ + max |b_k| of the plain head, times the logit scale σ and, with a cap K, times 1 + 2/K, see `scales`,
-also for losses with hard classes; K_n the rounding error of a sum of n rounded terms, in u of its terms.
+also for losses that change the cosines of other classes; K_n the rounding error of a sum of n rounded terms, in u of
+its terms.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from refloss.engines.spec import UPSTREAM_LSE, Arrays, Divergence, Linear, Logits, Margin, Spec, Triplet, WithCap
 from refloss.error_free import Array, high, scale_rows
 from refloss.formats import FORMATS, format_of
-from refloss.stages import cross_entropy, negatives, softcap
+from refloss.stages import class_angles, cross_entropy, negatives, softcap
 
 MAX_TERMS = 512
 """Most terms that the engine `fused` leaves to one product of the BLAS; longer sums are added up in such pieces."""
@@ -98,7 +99,17 @@ def promise(
     Hard classes: which are, and which lengths are beyond a bound, is decided exactly, so no promise has a jump. Where
     cosines are wrong by e, so is η by at most e times its largest slope, 2 + |t| for η = c (t + c) and 1 + t for
     η = (1 + t) c + t: S is larger by that factor. The slope t + 2c is wrong by 2e, however small it is, which is e of
-    terms that have the largest slope in its place. That is what 1 more in S allows, for ρ = 4e S.
+    terms that have the largest slope in its place. That is what 1 more in S allows, for ρ = 4e S. The same holds for
+    η = c² - t² of the circle loss, whose slope 2c, or t + c, is 2 at most; where η = 0 the gradient is exactly 0.
+
+    Angles of other classes: where an entry goes through its angle, θ is right to 256u² of itself, and η to 512u².
+    The slope dη/dθ, -sin(θ/m)/m or -sin(θ - m), is right relative to itself, for small differences are found in fixed
+    point; it takes the place of ψ' in the absolute terms. All other cosines are at most 1 - 2^-7 in size. Where they
+    are wrong by e, η = cos(θ/m) is wrong by at most e times its largest slope: dη/dc = sin(θ/m)/(m sin θ) grows with θ,
+    and is at most 4.9. S is larger by that factor, if it is more than 1. The slope itself is wrong, relative to itself,
+    by e |cot θ - cot(θ/m)/m|/sin θ, which is at most 1.1e/sin² θ and, since 1/sin θ is at most 8.1, at most 9e/sin θ:
+    18u of terms with dη/dc over sin θ in the place of ψ'. With a detached gradient dη/dc := 1 is exact. Which classes
+    are the nearest is decided exactly, so no promise has a jump.
 
     Centers: which of a class is nearest is decided exactly, so no promise has a jump either. A class counts as its
     nearest center, C in K_C are all rows of w, and the gradient of a center that stands for its class in no sample is
@@ -146,14 +157,15 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     Logits that are scaled or capped have $S = 1 + \max_k|z'_k| + 2\min(\sigma\max_k|z_k|/K, 2^{10})$: what a capped
     logit is wrong by, and its slope, which beyond is 0 in every dtype. A linear head with a cap has
     $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of itself where the logit does by 1. With hard
-    classes it is $(2 + |t|)\,S + 1$ (CurricularFace) or $(1 + t)\,S$ (MV-Softmax).
+    classes it is $(2 + |t|)\,S + 1$ (CurricularFace) or $(1 + t)\,S$ (MV-Softmax), with squares of cosines $2S + 1$
+    (CircleLoss), and with divided angles S times `steepest_divided` (SphereFace-R, version 2).
     """
     if isinstance(spec, Triplet | Divergence):
         return np.ones(len(next(iter(arrays.values()))))
     if isinstance(spec, Logits):
         return _of_logits(spec.softcap, arrays["z"])
     if isinstance(spec, Margin) and spec.scale is not None:
-        return _of_negatives(spec.negatives, np.full(len(arrays["x"]), spec.scale))
+        return _of_margin(spec, np.full(len(arrays["x"]), spec.scale))
     logs = log2_lengths(arrays["x"])
     if isinstance(spec, Linear):
         logs = logs + (
@@ -163,20 +175,37 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
         scale = np.exp2(logs)
         scale = scale if "b" not in arrays else scale + _of_bias(arrays["b"], scale)
         if isinstance(spec, Margin):
-            return _of_negatives(spec.negatives, scale)
+            return _of_margin(spec, scale)
         return np.where(scale > 0.0, scale * _of_options(spec.softcap), scale)
 
 
-def _of_negatives(settings: negatives.Settings | None, scale: Array) -> Array:
-    """Return S_n of a margin head whose logits without hard classes have a scale."""
-    if settings is None:
-        return scale
-    return scale * steepest(settings) + (1.0 if settings.rule == "curricular" else 0.0)
+def _of_margin(spec: Margin, scale: Array) -> Array:
+    """Return S_n of a margin head whose logits have a scale, from what becomes of the cosines of other classes."""
+    with np.errstate(over="ignore"):
+        if spec.class_angles is not None:
+            return scale * steepest_divided(spec.class_angles)
+        if spec.negatives is None:
+            return scale
+        return scale * steepest(spec.negatives) + (0.0 if spec.negatives.rule == "reweighted" else 1.0)
 
 
 def steepest(settings: negatives.Settings) -> float:
     """Return the largest slope that hard classes may have."""
-    return 2.0 + abs(settings.t) if settings.rule == "curricular" else 1.0 + settings.t
+    match settings.rule:
+        case "curricular":
+            return 2.0 + abs(settings.t)
+        case "reweighted":
+            return 1.0 + settings.t
+        case _:  # circle
+            return 2.0
+
+
+def steepest_divided(settings: class_angles.Settings) -> float:
+    """Return the largest slope dη/dc of divided angles where |c| is at most 1 - 2^-7; 1 if it is less, or none is."""
+    if settings.rule != "divided":
+        return 1.0
+    theta = math.acos(class_angles.STEEP - 1.0)
+    return max(1.0, math.sin(theta / settings.m) / (settings.m * math.sin(theta)))
 
 
 def _of_options(settings: softcap.Settings) -> float:
@@ -211,6 +240,13 @@ def _of_bias(b: Array, products: Array) -> Array:
     return np.asarray(np.maximum(np.abs(lowest), np.abs(rising[-1])))
 
 
+def _factor(spec: Margin) -> str:
+    """Return in words what makes S_n of a margin head larger than its scale."""
+    if spec.negatives is None:
+        return "" if spec.class_angles is None or spec.class_angles.rule == "nearest" else "slopes of other classes"
+    return "slopes of other classes" if spec.negatives.rule == "circle" else "t"
+
+
 def warn_if_unreliable(
     engine: str, spec: Spec, arrays: Arrays, dtype: Any = np.float64, longest: float | None = None
 ) -> None:
@@ -236,8 +272,8 @@ def warn_of_scales(engine: str, spec: Spec, scale: Array, width: int, dtype: Any
         "margin": f"x[{n}] of length",
     }
     what = "s of" if isinstance(spec, Margin) and spec.scale is not None else names[spec.head]
-    if isinstance(spec, Margin) and spec.negatives is not None:
-        what = f"{'s' if spec.scale is not None else f'x[{n}]'} with t, a scale of"
+    if isinstance(spec, Margin) and (factor := _factor(spec)):
+        what = f"{'s' if spec.scale is not None else f'x[{n}]'} with {factor}, a scale of"
     wider = {"fused": ("chain", "dd"), "chain": ("dd",), "dd": ()}[engine]
     able = [name for name in wider if (promise(name, spec.head, scale, options=options).gradient < 1.0).all()]
     message = (

@@ -61,6 +61,7 @@ from refloss.error_free import (
 from refloss.fixed_point import UNIT, Between, inner, settled, units
 from refloss.stages import (
     angle,
+    class_angles,
     cosine,
     cross_entropy,
     divergence,
@@ -351,32 +352,33 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent, DoubleDouble)
     is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
+    is_cosine &= spec.margin.boundary != margin.CIRCLE
     near = _nearly_parallel(c, y)
     dpsi: StageResult = _zeros(len(y))
     dscale: StageResult = _zeros(len(y))
+    others: list[tuple[_Places, StageResult, StageResult]] = []
 
     def forward(rows: slice) -> tuple[Pair, _Backward]:
-        eta, saved_negatives, exactly, hard = plain(c[rows]), None, _exact_cosines, None
-        if spec.negatives is not None:
-            above = negatives.above(x[rows], w, lambda n, bits: saved_margin.exactly(n + rows.start, bits))
-            threshold = saved_margin.threshold[rows]
-            eta, saved_negatives = negatives.forward(eta, threshold, y[rows], spec.negatives, above)
-            exactly, hard = partial(_exact_etas, spec.negatives), saved_negatives.hard
-        z, saved_logits = logits.forward(eta, psi[rows], y[rows], scale[rows], exponent[rows])
+        etas = _etas(spec, plain(c[rows]), x[rows], w, y[rows], saved_margin, rows)
+        z, saved_logits = logits.forward(etas.eta, psi[rows], y[rows], scale[rows], exponent[rows])
         inputs.check_logits_fit(z.hi)
         huge = np.flatnonzero((exponent[rows] > HUGE) & (exponent[rows] < LARGEST))
         if len(huge):
             f, n = saved_logits.f[huge], rows.start + huge
             close = np.abs(f.hi - f.hi.max(axis=1, keepdims=True)) < NEAR
             close[np.arange(len(n)), y[n]] &= is_cosine[n]
-            less = _less_largest(f, close, x[n], w, exactly, row_of[n], None if hard is None else hard[huge])
+            changed = None if etas.changed is None else etas.changed[huge]
+            less = _less_largest(f, close, x[n], w, etas.exactly, row_of[n], changed)
             z[huge] = ldexp(less * scale[n][:, None], exponent[n][:, None])
 
         def backward(dz: StageResult) -> None:
             nonlocal c, dpsi, dscale
             deta_rows, dpsi_rows, dscale_rows = logits.backward(dz, saved_logits)
-            dc_rows = deta_rows if saved_negatives is None else negatives.backward(deta_rows, saved_negatives)
-            c, dpsi, dscale = _put(c, rows, dc_rows), _put(dpsi, rows, dpsi_rows), _put(dscale, rows, dscale_rows)
+            c, dpsi, dscale = (
+                _put(c, rows, etas.backward(deta_rows, others)),
+                _put(dpsi, rows, dpsi_rows),
+                _put(dscale, rows, dscale_rows),
+            )
 
         return z, backward
 
@@ -389,8 +391,11 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
         dterms = cross_entropy.row_weights(upstream, spec.reduction, float(len(y)), len(y))
         by_quality = quality.backward(dv, saved_quality, dterms)
         dnorm = by_quality if dnorm is None else dnorm + by_quality
-    narrow = _Narrow(_zeros(*x.shape), np.unique(np.concatenate([own, row_of[near]])), x.shape[1])
+    by_angle = np.concatenate([own, row_of[near], *(places.k for places, _, _ in others)])
+    narrow = _Narrow(_zeros(*x.shape), np.unique(by_angle), x.shape[1])
     narrow.add(np.arange(len(y)), own, *angle.backward(dtheta, saved_angle))
+    for places, dx_others, dw_others in others:
+        narrow.add(*places, dx_others, dw_others)
     for block in _blocks(len(near.n), x.shape[1], 2**18):
         n, k = near.n[block], near.k[block]
         rows = row_of[n, k]
@@ -398,6 +403,40 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     c[near] = 0.0
     gradients = _wide_back(c, unit_x, w, narrow, dnorm, saved_centers)
     return loss, gradients if dv is None else gradients | {"m": dv.hi}
+
+
+class _Etas(NamedTuple):
+    """What a block of cosines becomes."""
+
+    eta: Pair
+    """η (N, C)."""
+    backward: Callable[[StageResult, list[Any]], StageResult]
+    """From dL/dη to dL/dc; what goes through angles is added to the list: places, dL/dx and dL/dw."""
+    exactly: Callable[[Array, Array, int], list[Fraction]]
+    """How much more η of each class is than that of one, exactly."""
+    changed: Mask | None = None
+    """Where η is not the cosine (N, C), but the target's."""
+
+
+def _etas(spec: Margin, c: Pair, x: Array, w: Array, y: Integers, saved_margin: margin.Saved, rows: slice) -> _Etas:
+    """Change the cosines of a block of samples."""
+    exactly = partial(_exact_etas, spec)
+    if spec.class_angles is not None:
+        wide_x, wide_w = DoubleDouble.of(x), DoubleDouble.of(w)
+        eta, saved_angles = class_angles.forward(c, wide_x, wide_w, y, spec.class_angles)
+
+        def backward(deta: StageResult, others: list[Any]) -> StageResult:
+            dc, dx, dw = class_angles.backward(deta, saved_angles)
+            others.append((_Places(saved_angles.n + rows.start, saved_angles.k), dx, dw))
+            return dc
+
+        return _Etas(eta, backward, exactly, class_angles.are_changed(y, saved_angles, spec.class_angles))
+    if spec.negatives is not None:
+        above = negatives.above(x, w, spec.negatives, lambda n, bits: saved_margin.exactly(n + rows.start, bits))
+        threshold = negatives.threshold_of(spec.negatives, saved_margin.threshold[rows])
+        eta, saved_negatives = negatives.forward(c, threshold, y, spec.negatives, above)
+        return _Etas(eta, lambda deta, _: negatives.backward(deta, saved_negatives), exactly, saved_negatives.hard)
+    return _Etas(c, lambda deta, _: deta, _exact_cosines)
 
 
 def _class_cosines(
@@ -432,20 +471,20 @@ def _less_largest(
     w: Array,
     exactly: Callable[[Array, Array, int], list[Fraction]],
     row_of: Integers,
-    hard: Mask | None = None,
+    changed: Mask | None = None,
 ) -> Pair:
     """Subtract from each row its largest entry; exactly where both are close, if those may be taken exactly.
 
-    exactly takes an embedding, classes, which have one number more if some are hard, and one of them: how much more is
-    the entry of each class than that one's? The row of w of every class is `row_of` (N, C).
+    exactly takes an embedding, classes, which have one number more if some are changed, and one of them: how much more
+    is the entry of each class than that one's? The row of w of every class is `row_of` (N, C).
     """
     largest = f.hi.argmax(axis=1)
     less = f - f[np.arange(len(f)), largest][:, None]
     for n in np.flatnonzero(close[np.arange(len(f)), largest]):
         ks = np.flatnonzero(close[n])
         rows = w[row_of[n, ks]]
-        if hard is not None:
-            rows = np.column_stack([rows, hard[n, ks]])
+        if changed is not None:
+            rows = np.column_stack([rows, changed[n, ks]])
         rows, place = np.unique(rows, axis=0, return_inverse=True)  # the same class again takes no time
         place = place.reshape(-1)
         gaps = exactly(x[n], rows, int(place[ks == largest[n]][0]))
@@ -459,14 +498,17 @@ def _exact_cosines(x: Array, w: Array, k: int) -> list[Fraction]:
     return [settled(lambda bits, a=a: a.cos(bits) - angles[k].cos(bits)) for a in angles]  # type: ignore[misc]
 
 
-def _exact_etas(settings: negatives.Settings, x: Array, w: Array, k: int) -> list[Fraction]:
-    etas = [partial(_exact_eta, settings, Between.of(x, row[:-1]), bool(row[-1])) for row in w]
+def _exact_etas(spec: Margin, x: Array, w: Array, k: int) -> list[Fraction]:
+    etas = [partial(_exact_eta, spec, Between.of(x, row[:-1]), bool(row[-1])) for row in w]
     return [settled(lambda bits, eta=eta: eta(bits) - etas[k](bits)) for eta in etas]  # type: ignore[misc]
 
 
-def _exact_eta(settings: negatives.Settings, angle: Between, hard: bool, bits: int) -> int:
-    cos = angle.cos(bits)
-    return negatives.raised(cos, settings, bits) if hard else cos
+def _exact_eta(spec: Margin, angle: Between, changed: bool, bits: int) -> int:
+    if changed and spec.class_angles is not None:
+        return class_angles.changed(angle, spec.class_angles, bits)
+    if changed and spec.negatives is not None:
+        return negatives.raised(angle.cos(bits), spec.negatives, bits)
+    return 0 if spec.negatives is not None and spec.negatives.rule == "circle" else angle.cos(bits)
 
 
 def _exact_products(x: Array, w: Array, k: int) -> list[Fraction]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
-from refloss.stages import cross_entropy, divergence, margin, negatives, quality, softcap, triplet
+from refloss.stages import class_angles, cross_entropy, divergence, margin, negatives, quality, softcap, triplet
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Inputs of a loss, or their gradients, by name."""
@@ -97,6 +97,8 @@ class Margin(_Labelled):
     """How v comes of the length of an embedding; None where it does not."""
     negatives: negatives.Settings | None = None
     """What becomes of the cosines of hard classes."""
+    class_angles: class_angles.Settings | None = None
+    """What becomes of the angles of the other classes."""
     centers: int | None = None
     """How many rows of w, side by side, a class has, given as w (C, K, D); None for one, given as w (C, D)."""
     head: ClassVar[Literal["margin"]] = "margin"
@@ -107,7 +109,7 @@ class Margin(_Labelled):
     def is_plain(self) -> bool:
         """Whether samples have the same margins, and no cosine but the target's changes."""
         varies = self.quality is not None or self.margin.by_quality != margin.CONSTANT
-        return not varies and self.negatives is None
+        return not varies and self.negatives is None and self.class_angles is None
 
 
 @dataclass(frozen=True)

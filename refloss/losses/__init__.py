@@ -2,6 +2,7 @@
 
 from refloss.losses.base import Loss
 from refloss.losses.centers import SubCenterArcFace
+from refloss.losses.class_curves import CircleLoss, InterTopK, SphereFaceR
 from refloss.losses.divergence import DivergenceGradient, KLDivergence
 from refloss.losses.margin import (
     AMSoftmax,
@@ -34,6 +35,9 @@ LOSSES: tuple[type[Loss], ...] = (
     CurricularFace,
     MVSoftmax,
     SubCenterArcFace,
+    SphereFaceR,
+    CircleLoss,
+    InterTopK,
     Triplet,
     KLDivergence,
 )
@@ -45,6 +49,7 @@ __all__ = [
     "ASoftmax",
     "AdaFace",
     "ArcFace",
+    "CircleLoss",
     "CombinedMargin",
     "CosFace",
     "CrossEntropy",
@@ -52,6 +57,7 @@ __all__ = [
     "DivergenceGradient",
     "GivenMarginGradient",
     "HeadGradient",
+    "InterTopK",
     "KLDivergence",
     "LinearGradient",
     "LogitGradient",
@@ -62,6 +68,7 @@ __all__ = [
     "NormFace",
     "SoftmaxLoss",
     "SphereFace",
+    "SphereFaceR",
     "SubCenterArcFace",
     "Triplet",
     "TripletGradient",

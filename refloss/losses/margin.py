@@ -22,7 +22,7 @@ from refloss.engines.dispatch import Value
 from refloss.engines.spec import Margin
 from refloss.error_free import Array
 from refloss.losses.base import LabelledLoss, Trace
-from refloss.stages import angle, margin, negatives, quality
+from refloss.stages import angle, class_angles, margin, negatives, quality
 
 ON_ANGLE, ON_COSINE = (Fraction(1), Fraction(0)), (Fraction(0), Fraction(1))
 """A given margin added to the angle, and one taken off the cosine."""
@@ -81,6 +81,11 @@ class MarginLoss(LabelledLoss):
         return None
 
     @property
+    def _class_angles(self) -> class_angles.Settings | None:
+        """What becomes of the angles of the other classes, for losses that change them."""
+        return None
+
+    @property
     def _centers(self) -> int | None:
         """How many centers a class has, for losses of w (C, K, D)."""
         return None
@@ -89,7 +94,8 @@ class MarginLoss(LabelledLoss):
     def spec(self) -> Margin:
         """What an engine needs to know of this loss."""
         scale = getattr(self, "s", None)
-        return Margin(self._cross_entropy, self._margin, scale, self._quality, self._negatives, self._centers)
+        others = self._quality, self._negatives, self._class_angles
+        return Margin(self._cross_entropy, self._margin, scale, *others, self._centers)
 
     def target_logit(self, theta: Any) -> Value:
         """Return ψ(θ), which replaces cos θ of the target before the scale, for angles in [0, pi]."""

@@ -64,7 +64,8 @@ class CurricularFace(ScaledLoss):
         self._keep("t", inputs.number("t", self.t, -1.0, 1.0))
         self._keep("momentum", inputs.number("momentum", self.momentum, 0.0, 1.0))
         inputs.check_choice("boundary", self.boundary, RULES_ON_ANGLE)
-        check_rule(self.boundary, 1.0, self.m, 0.0)
+        if self.m:  # without a margin no rule acts
+            check_rule(self.boundary, 1.0, self.m, 0.0)
 
     def updated(self, x: Any, w: Any, y: Any) -> CurricularFace:
         r"""Return the loss with t of the next step, from a batch of embeddings, the class weights and the labels.

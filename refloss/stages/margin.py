@@ -43,6 +43,10 @@ class Settings(NamedTuple):
     """How far from 0 and π the rule "clip" keeps φ."""
 
 
+CIRCLE = "circle"
+"""In place of a rule: the curve of CircleLoss, which has its margin in m3."""
+
+
 class Own(NamedTuple):
     """The settings with the margins that each sample has from its number v."""
 
@@ -398,8 +402,28 @@ def detached(curve: Curve) -> Curve:
     return Curve(curve.psi, lambda t: -t.theta.sin, _constant(0.0), _constant(0.0))
 
 
+def circle(margin: Settings | Own) -> Curve:
+    """m3² - (1 - cos θ)²; the weight m3 + 1 - cos θ of its two factors counts as a constant if that is detached."""
+
+    def versine(t: Target) -> Pair:
+        """1 - cos θ, right relative to itself."""
+        cos, sin = t.theta.cos, t.theta.sin
+        return where(cos.hi > 0.0, sin * sin / (where(cos.hi > 0.0, cos, 0.0) + 1.0), 1.0 - cos)
+
+    weight = 1.0 if margin.gradient == "detached" else 2.0
+    constant = margin.m3 if margin.gradient == "detached" else 0.0
+    return Curve(
+        lambda t: Pair.of(np.zeros(t.cos_phi.shape)) + margin.m3 * Pair.of(margin.m3) - versine(t) * versine(t),
+        lambda t: -(versine(t) * weight + constant) * t.theta.sin,
+        _constant(0.0),
+        _constant(0.0),
+    )
+
+
 def curve_of(margin: Settings | Own) -> Curve:
     """Compose the curve that the settings ask for: the margin, its rule, annealing, the gradient convention."""
+    if margin.boundary == CIRCLE:
+        return circle(margin)
     curve = annealed(margin.annealing, ruled(margin, marginal(margin)))
     return detached(curve) if margin.gradient == "detached" else curve
 
@@ -424,6 +448,8 @@ def forward(angle: Angle, margin: Settings, quality: Quality | None = None) -> t
     | `conditional` | cos θ ≤ m3 | $\cos\theta$ |
     | `acute` (MV-Softmax) | cos θ ≤ 0 | $\cos\theta$ |
     | `clip` (AdaFace) | φ < ε, φ > π - ε | $\pm\cos\epsilon - m_3$ |
+
+    The curve `circle` (CircleLoss) is $m_3^2 - (1 - \cos\theta)^2$ everywhere.
 
     A number v per sample, where there is one, adds $b_2 v$ to m2 and $b_3 v$ to m3. Annealing with weight λ then makes
     it $(\lambda\cos\theta + \psi)/(1 + \lambda)$. Sources: SphereFace (Liu et al. 2017, eq. 7), CosFace (Wang et al.
@@ -467,7 +493,8 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult 
 
     Beyond it ∂ψ/∂m2 is -(sin m2 + m2 cos m2) of `hard`, $-\sin((\pi - m_2)/m_1)/m_1$ of `continuous`, $-(-1)^k \sin
     \varphi$ of `monotone` and 0 of all others; ∂ψ/∂m3 is 0 where no m3 is taken off. Annealing divides both by 1 + λ.
-    With a detached gradient both are 0.
+    With a detached gradient both are 0. The slope of `circle` is $-2(1 - \cos\theta)\sin\theta$, and detached
+    $-(m_3 + 1 - \cos\theta)\sin\theta$.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ of hard classes; η (N, C).
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,11 @@ class Settings(NamedTuple):
     """What becomes of hard classes."""
 
     rule: str = "curricular"
-    """"curricular" or "reweighted"."""
+    """"curricular", "reweighted" or "circle"."""
     t: float = 0.0
+    """The weight of hard classes; of "circle" its margin."""
+    gradient: str = "exact"
+    """"exact", or "detached" for the weight of "circle" as a constant."""
 
 
 class Saved(NamedTuple):
@@ -33,17 +37,24 @@ class Saved(NamedTuple):
     """dη/dc, 1 where they are not (N, C)."""
 
 
+def threshold_of(settings: Settings, of_target: Pair) -> Pair:
+    """Return what the cosines of hard classes are above (N,): the target's threshold, or -m of "circle"."""
+    return of_target * 0.0 - settings.t if settings.rule == "circle" else of_target
+
+
 def close(c: Pair, threshold: Pair) -> tuple[Integers, Integers]:
     """Return the samples and classes whose cosine has to be known to more bits before a class is called hard."""
     n, k = np.nonzero(np.abs((c - threshold[:, None]).hi) < CLOSE)
     return n, k
 
 
-def above(x: Array, w: Array, exactly: Callable[[int, int], Turned]) -> Callable[[int, int], bool]:
+def above(x: Array, w: Array, settings: Settings, exactly: Callable[[int, int], Turned]) -> Callable[[int, int], bool]:
     """Return what decides exactly whether the cosine of a sample and a class is above the sample's threshold."""
 
     def decide(n: int, k: int) -> bool:
         angle = Between.of(x[n], w[k])
+        if settings.rule == "circle":
+            return angle.signed_square > -(Fraction(settings.t) ** 2)
         return settled(lambda bits: angle.cos(bits) - exactly(n, bits).threshold) > 0
 
     return decide
@@ -70,13 +81,16 @@ def forward(
     $$\eta_{nk} = \begin{cases} (1 + t)\,c_{nk} + t & c_{nk} > \tau_n\\ c_{nk} & c_{nk} \le \tau_n \end{cases}
     \text{ (reweighted)}$$
 
+    $$\eta_{nk} = \begin{cases} c_{nk}^2 - t^2 & c_{nk} > -t\\ 0 & c_{nk} \le -t \end{cases}
+    \text{ (circle)}$$
+
     for the classes k that are not the target. Sources: CurricularFace (Huang et al. 2020); MV-Softmax (Wang et al.
-    2020), whose own t is 1 more.
+    2020), whose own t is 1 more; Circle loss (Sun et al. 2020).
 
     Parameters
     ----------
     c, threshold, y
-        Cosines (N, C), those that `close` names right to 100 bits; thresholds τ (N,); labels (N,).
+        Cosines (N, C), those that `close` names right to 100 bits; thresholds τ (N,), see `threshold_of`; labels (N,).
     settings
         The rule and t.
     exactly
@@ -93,6 +107,10 @@ def forward(
     kind, t = type(c), settings.t
     if settings.rule == "curricular":
         raised, slope = c * (c + t), (c * 2.0 + t).rounded()
+    elif settings.rule == "circle":
+        raised, slope = (c - t) * (c + t), (c + (t if settings.gradient == "detached" else c)).rounded()
+        target = np.arange(c.shape[1]) == y[:, None]
+        return where(hard, raised, where(target, c, 0.0)), Saved(hard, where(hard, slope, np.where(target, 1.0, 0.0)))
     else:
         share = kind.of(1.0) + t
         raised, slope = c * share + t, (share + np.zeros(c.shape)).rounded()
@@ -102,6 +120,8 @@ def forward(
 def raised(c: int, settings: Settings, bits: int) -> int:
     """Return η of a hard class, as its cosine in units of 2^-bits."""
     t = fixed(settings.t, bits)
+    if settings.rule == "circle":
+        return (c - t) * (c + t) >> bits
     return c * (t + c) >> bits if settings.rule == "curricular" else c + (t * c >> bits) + t
 
 
@@ -112,7 +132,10 @@ def backward(upstream: Numbers, saved: Saved) -> StageResult:
 
     $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,(1 + t) \text{ (reweighted)}$$
 
-    for hard classes, and dL/dη for all others.
+    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,2c_{nk} \text{ (circle)},
+    \qquad \frac{\partial L}{\partial\eta_{nk}}\,(t + c_{nk}) \text{ (circle, detached)}$$
+
+    for hard classes; for all others dL/dη, and 0 of "circle".
 
     Parameters
     ----------

@@ -31,13 +31,16 @@ from refloss.testing.errors import (
     Divergences,
     Head,
     Held,
+    NegativesError,
     Pairs,
     Rows,
     SampleMargins,
     Side,
     Triplets,
+    Turned,
     centers_error,
     chord_error,
+    class_angles_error,
     cosine_error,
     cross_entropy_error,
     divergence_error,
@@ -47,6 +50,7 @@ from refloss.testing.errors import (
     margins_error,
     negatives_error,
     normalize_error,
+    others_of,
     quality_error,
     regularizer_error,
     scale_error,
@@ -54,12 +58,14 @@ from refloss.testing.errors import (
     threshold_error,
     triplet_error,
     turn,
+    turned_error,
 )
 from refloss.testing.options import one_name
 from refloss.testing.signatures import (
     Loss,
     as_loss,
     centers_of,
+    class_angles_of,
     cross_entropy_of,
     divergence_of,
     given_margin,
@@ -403,7 +409,7 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     head, of_f, pairs = head._replace(y=centers.rows_of(counting.y)), centers.most(of_f), centers.of_targets(counting.y)
     held, margins = _sample_margins(loss, settings, x, head.length_x, a, *given)
     target = margin_error(head, settings, of_f[each, counting.y], a, margins, turn(x, w, head.theta, pairs))
-    of_f, slope, of_steepness = _of_classes(loss, head, settings, of_f, a)
+    (of_f, slope, of_steepness), turned = _of_classes(loss, head, settings, x, w, of_f, a)
     steepness, sign = np.abs(slope), np.where(slope < 0.0, -1.0, 1.0)
     of_f[each, counting.y] = target.psi
     length = (a.sum_of(x.shape[1]) / 2.0 + 1.0) * a.u if s is None else 0.0
@@ -423,12 +429,12 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     unknown = of_steepness >= UNKNOWN
     of_upward[unknown] = 0.0  # the error of the gradient of such a target is in of_target
     upward, of_upward = centers.spread(upward, of_upward)
-    tangent = np.zeros_like(upward)
-    if not is_on_cosine(settings):
-        tangent[each, head.y] = (upward * head.c)[each, head.y]
-    most = scale[:, 0] * (np.abs(g) + error)[own]
-    of_target = chord_error(head.of_rows(*pairs), settings, most[pairs[0]], unknown[own][pairs[0]], a)
-    dx, dw = _of_rows(head, upward, of_upward, tangent, of_target, pairs, a)
+    most = scale * (np.abs(g) + error)
+    of_target = chord_error(head.of_rows(*pairs), settings, most[own][pairs[0]], unknown[own][pairs[0]], a)
+    tangents = _tangents(head, settings, upward, turned)
+    dx, dw = _of_rows(head, upward, of_upward, tangents, of_target, pairs, a)
+    if turned is not None:
+        dx, dw = dx + turned_error(_side_x(head), turned, most), dw + turned_error(_side_w(head), turned.of_w, most.T)
     if s is None:
         dx = dx + np.abs(head.x) * scale_error(g, error, head, of_f, TRUTH, a)
     value = _reduced(loss, rows, of_loss, counting, a)
@@ -445,16 +451,32 @@ def _margin(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) ->
     return value, {"x": _put_back(dx, counting.kept, a), "w": (dw + a.smallest).reshape(w.shape)} | allowed
 
 
+def _side_x(head: Head) -> Side:
+    return Side(head.x, head.w, head.c, head.length_x)
+
+
+def _side_w(head: Head) -> Side:
+    return Side(head.w, head.x, head.c.T, head.length_w)
+
+
+def _tangents(head: Head, settings: margin.Settings, upward: Array, turned: Turned | None) -> list[Array]:
+    """Return dL/dcos times the cosine where a gradient may go through the angle (N, C): at targets, and all others."""
+    tangent, target = np.zeros_like(upward), (np.arange(len(upward)), head.y)
+    if not is_on_cosine(settings):
+        tangent[target] = (upward * head.c)[target]
+    return [tangent] if turned is None else [tangent, tangent + np.where(turned.by_angle, upward * head.c, 0.0)]
+
+
 def _of_rows(
-    head: Head, upward: Array, of_upward: Array, tangent: Array, of_target: Array, pairs: Pairs, a: Arithmetic
+    head: Head, upward: Array, of_upward: Array, tangents: list[Array], of_target: Array, pairs: Pairs, a: Arithmetic
 ) -> tuple[Array, Array]:
     """Return the errors of the gradients of x and w from dL/dcos (N, C) and its error, and from the targets' own.
 
     The latter are those of pairs of a sample and a row.
     """
-    of_x, of_w = tangent.sum(axis=1, keepdims=True), tangent.T.sum(axis=1, keepdims=True)
-    dx = normalize_error(Side(head.x, head.w, head.c, head.length_x), upward, of_upward, TRUTH, a, of_x)
-    dw = normalize_error(Side(head.w, head.x, head.c.T, head.length_w), upward.T, of_upward.T, TRUTH, a, of_w)
+    of_x, of_w = ([part.sum(axis=1, keepdims=True) for part in each] for each in (tangents, [t.T for t in tangents]))
+    dx = normalize_error(_side_x(head), upward, of_upward, TRUTH, a, *of_x)
+    dw = normalize_error(_side_w(head), upward.T, of_upward.T, TRUTH, a, *of_w)
     n, row = pairs
     np.add.at(dx, n, of_target / head.length_x[n][:, None])
     np.add.at(dw, row, of_target / head.length_w[row][:, None])
@@ -468,14 +490,20 @@ def _of_nothing(loss: Loss, y: NDArray[Any], inputs: dict[str, NDArray[Any]], a:
 
 
 def _of_classes(
-    loss: Loss, head: Head, settings: margin.Settings, of_c: Array, a: Arithmetic
-) -> tuple[Array, Array, Array]:
-    """Return the error of what stands for each cosine (N, C), its slope, and the error of that."""
-    of_hard = negatives_of(loss)
+    loss: Loss, head: Head, settings: margin.Settings, x: Array, w: Array, of_c: Array, a: Arithmetic
+) -> tuple[NegativesError, Turned | None]:
+    """Return the error of what stands for each cosine (N, C), its slope, and the error of that.
+
+    Where other classes have gradients through their angles, what these lose too.
+    """
+    of_hard, of_angles = negatives_of(loss), class_angles_of(loss)
+    if of_angles is not None:
+        others = others_of(x, w, head.c, of_c, head.y, of_angles)
+        return class_angles_error(others, of_c, of_angles, a.sum_of(x.shape[1]), a)
     if of_hard is None:
-        return of_c, np.ones_like(of_c), np.zeros_like(of_c)
+        return NegativesError(of_c, np.ones_like(of_c), np.zeros_like(of_c)), None
     threshold = threshold_error(head, settings, of_c[np.arange(len(of_c)), head.y], a)
-    return negatives_error(head.c, of_c, threshold, of_hard, a)
+    return negatives_error(head.c, of_c, threshold, of_hard, a), None
 
 
 def _sample_margins(
@@ -504,9 +532,13 @@ def _through_length(
     return value, length_error(held, settings, by_v, of_by_v, weights, TRUTH, a)
 
 
+_CLASSES = ("class_angles", "negatives", "sub_centers", "cosine")
+"""Stages whose output stands for the classes that are not the target, the last first."""
+
+
 def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     (x, length_x), (w, length_w) = steps["normalize_x"].output, steps["normalize_w"].output
-    f = next(steps[name].output.copy() for name in ("negatives", "sub_centers", "cosine") if name in steps)
+    f = next(steps[name].output.copy() for name in _CLASSES if name in steps)
     f[np.arange(len(y)), y] = steps["margin"].output
     scale = length_x if s is None else np.full(len(y), s)
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)

@@ -17,7 +17,18 @@ from refloss.engines.spec import KINDS, MARGINS, Divergence, Margin, Spec, Tripl
 from refloss.error_free import Array
 from refloss.losses.margin import PerSampleLoss
 from refloss.messages import shown
-from refloss.stages import angle, cross_entropy, divergence, margin, negatives, normalize, quality, softcap, triplet
+from refloss.stages import (
+    angle,
+    class_angles,
+    cross_entropy,
+    divergence,
+    margin,
+    negatives,
+    normalize,
+    quality,
+    softcap,
+    triplet,
+)
 
 Inputs: TypeAlias = tuple[NDArray[Any], ...]
 """What a loss is called with, in order: float64 arrays, and integer labels or probabilities."""
@@ -156,6 +167,23 @@ def quality_of(loss: Loss) -> quality.Settings | None:
 def negatives_of(loss: Loss) -> negatives.Settings | None:
     """Return what becomes of the cosines of hard classes; None for losses that have none."""
     return cast(Margin, loss.spec).negatives
+
+
+def raises_cosines(loss: Loss) -> bool:
+    """Whether a loss raises the cosines of hard classes, those above a threshold that the target has."""
+    settings = negatives_of(loss)
+    return settings is not None and settings.rule != "circle"
+
+
+def class_angles_of(loss: Loss) -> class_angles.Settings | None:
+    """Return what becomes of the angles of the other classes; None for losses that leave them."""
+    return cast(Margin, loss.spec).class_angles
+
+
+def has_other_curves(loss: Loss) -> bool:
+    """Whether a loss with margins has curves for the cosines, or angles, of the other classes."""
+    of_hard = negatives_of(loss)
+    return class_angles_of(loss) is not None or (of_hard is not None and of_hard.rule == "circle")
 
 
 def centers_of(loss: Loss) -> int | None:

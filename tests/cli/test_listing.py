@@ -48,7 +48,12 @@ def test_losses_shows_every_default(loss):
         assert not common or loss.__name__ not in (common[1] or "")
 
 
-INSIDE = {"CurricularFace": math.pi - 0.51, "MagFace": math.pi / 2.0 - 0.01, "MVSoftmax": math.pi / 2.0 - 0.01}
+INSIDE = {
+    "CurricularFace": math.pi - 0.51,
+    "InterTopK": math.pi - 0.21,
+    "MagFace": math.pi / 2.0 - 0.01,
+    "MVSoftmax": math.pi / 2.0 - 0.01,
+}
 """Where the rule lets the margin hold, for losses that have one by default."""
 
 
@@ -63,6 +68,7 @@ def test_psi_in_the_table_is_the_curve(name):
         lengths, v = (60.0,), float(loss.spec.quality.offset + 60 * loss.spec.quality.factor)
     for theta in np.linspace(0.11, INSIDE.get(name, 3.13), 50):
         symbols |= {"theta": theta, "cos": math.cos, "k": math.floor(symbols.get("m", 1.0) * theta / math.pi), "v": v}
+        symbols |= {"min": min, "pi": math.pi}
         assert eval(text.replace("^", "**"), symbols) == pytest.approx(loss.target_logit(theta, *lengths), abs=32 * u)
 
 

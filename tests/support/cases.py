@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import refloss
-from support import thresholds
+from support import nearest, thresholds
 
 Inputs = tuple[Any, ...]
 Random = np.random.Generator
@@ -53,6 +53,18 @@ HEADS: tuple[Any, ...] = (
     refloss.SubCenterArcFace(centers=1, s=16.0),
     refloss.SubCenterArcFace(m=0.3, centers=2, s=None, boundary="hard", class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
     refloss.SubCenterArcFace(centers=4, s=4.0, gradient="detached", label_smoothing=0.1),
+    refloss.SphereFaceR(),
+    refloss.SphereFaceR(m=4.0, s=None, gradient="detached"),
+    refloss.SphereFaceR(version=2),
+    refloss.SphereFaceR(m=3.0, version=2, s=8.0, label_smoothing=0.1),
+    refloss.SphereFaceR(version=2, s=None, gradient="detached", class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.CircleLoss(),
+    refloss.CircleLoss(m=0.0, s=8.0, label_smoothing=0.1),
+    refloss.CircleLoss(s=None, gradient="detached", class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.InterTopK(),
+    refloss.InterTopK(m=0.5, penalty=1.0, k=2, s=8.0, boundary="hard", label_smoothing=0.1),
+    refloss.InterTopK(m=0.0, k=1, s=None, boundary="none", class_weight=(1.0, 2.0, 0.5, 3.0, 1.5)),
+    refloss.InterTopK(k=3, gradient="detached"),
     refloss.SoftmaxLoss(),
     refloss.SoftmaxLoss(logit_scale=0.5, softcap=30.0, z_loss=1e-3),
 )
@@ -75,6 +87,16 @@ def heads(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
         yield from given_margins(loss, random)
     if isinstance(loss, (refloss.AdaFace, refloss.MagFace)):
         yield from lengths(loss, random)
+    if isinstance(loss, (refloss.SphereFaceR, refloss.CircleLoss, refloss.InterTopK)):
+        yield from other_classes(random)
+    if isinstance(loss, refloss.InterTopK):
+        yield "classes built onto the k-th largest", nearest.near(random, 4, 4)
+        x, w, y = nearest.ties()
+        yield "classes with equal cosines", (x, w[:5], y)
+    if isinstance(loss, refloss.CircleLoss):
+        yield "classes built onto -m", thresholds.near(loss, random, 3)
+        x, w, y = thresholds.at_minus(loss.m)
+        yield "classes at -m", (x, w[:5], y)
     if isinstance(loss, (refloss.CurricularFace, refloss.MVSoftmax)):
         yield "classes built onto the threshold", thresholds.near(loss, random, 3)
         if getattr(loss, "margin", "arc") == "am" and loss.m in (0.0, 0.25):
@@ -96,8 +118,9 @@ def angles(loss: Any) -> dict[str, float]:
     """Target angles by name: towards 0, towards pi, and around every multiple of pi of the margin's own angle."""
     thetas = {f"theta = {t:g}": t for t in (1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-12)}
     thetas |= {f"theta = pi - {t:g}": math.pi - t for t in (1e-2, 1e-4, 1e-8)}
-    m1 = getattr(loss, "m1", loss.m if isinstance(loss, refloss.ASoftmax) else 1.0)
-    arcs = refloss.ArcFace, refloss.CurricularFace, refloss.SubCenterArcFace
+    multiplied = isinstance(loss, refloss.ASoftmax) or getattr(loss, "version", 2) == 1
+    m1 = getattr(loss, "m1", loss.m if multiplied else 1.0)
+    arcs = refloss.ArcFace, refloss.CurricularFace, refloss.SubCenterArcFace, refloss.InterTopK
     on_angle = isinstance(loss, arcs) or getattr(loss, "margin", "") == "arc"
     m2 = getattr(loss, "m2", loss.m if on_angle else 0.0)
     for k in range(1, int((m1 * math.pi + m2) / math.pi) + 1):
@@ -107,6 +130,25 @@ def angles(loss: Any) -> dict[str, float]:
     if "easy" in repr(loss):
         thetas |= {f"theta = pi/2 {side:+g}": math.pi / 2 + side for side in (-1e-8, 1e-8)}
     return thetas
+
+
+def other_classes(random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Other classes whose angle no cosine tells: parallel and opposite, nearly so, and where cosines begin to tell."""
+    x, w, _ = ordinary(random)
+    w[1], w[2], w[3] = 2.0 * x[0], -0.5 * x[0], x[1] * (1.0 + 2.0**-30)
+    yield "other classes parallel and opposite", (x, w, np.array([0, 4]))
+    for name, apart in {"1e-4": 1e-4, "1e-8": 1e-8}.items():
+        _, across, _ = ordinary(random)
+        w = np.array([1.0, 1.0, -1.0, -2.0, 0.5])[:, None] * x[0] + apart * across
+        yield f"other classes at about {name} and pi - {name}", (x, w, np.array([4, 1]))
+    for theta in (1e-17, 1e-300):
+        x, w, _ = on_axes(theta)
+        w[1] = [-math.cos(theta), 0.0, math.sin(theta)]
+        yield f"other classes at {theta:g} and pi - {theta:g}, axes", (x, w, np.array([4, 3]))
+    edge = math.acos(1.0 - 2.0**-7)
+    angles = edge + np.array([-1e-9, 1e-9, 1e-3])
+    w = np.column_stack([np.cos(angles), np.sin(angles)])
+    yield "other classes at |c| = 1 - 2^-7", ([[1.0, 0.0], [-2.0, 0.0]], [*w, [0.3, 1.0], [-1.0, 1.0]], [3, 4])
 
 
 def given_margins(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from support.exact.margins import nearest
 from support.exact.numbers import rows
+from support.exact.others import nearest
 
 Random = np.random.Generator
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]

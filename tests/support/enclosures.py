@@ -13,24 +13,25 @@ from refloss.engines.certified import Ball, Enclosure, enclose
 from support import cases, exact
 
 DIGITS = 200  # of mpmath
-NOISE = mpf(10) ** -190  # of mpmath's differences, relative to a row's terms
+LOST = 10  # of them in mpmath's differences, relative to a row's terms
 
 
 def truths(
-    loss: Any, *inputs: Any, upstream: Any = None, entries: Any = None, **followed: Any
+    loss: Any, *inputs: Any, upstream: Any = None, entries: Any = None, digits: int = DIGITS, **followed: Any
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Name, truth and error of mpmath's differences, both of the truth's shape, of value and gradients."""
+    noise = mpf(10) ** (LOST - digits)
     value, size = (
-        exact.exact(exact.value(loss, *inputs, digits=DIGITS, absolute=absolute)) for absolute in (False, True)
+        exact.exact(exact.value(loss, *inputs, digits=digits, absolute=absolute)) for absolute in (False, True)
     )
-    yield "value", value, np.array(NOISE * size, object)
+    yield "value", value, np.array(noise * size, object)
     sizes = exact.absolute_terms(loss, *inputs, upstream=upstream, **followed)
-    gradients = exact.gradients(loss, *inputs, upstream=upstream, digits=DIGITS, entries=entries, **followed)
+    gradients = exact.gradients(loss, *inputs, upstream=upstream, digits=digits, entries=entries, **followed)
     for name, true in gradients.items():
         largest = np.nan_to_num(
             sizes[name]
         ).max()  # terms are 0 where the slope is, and mpmath's comes from differences
-        terms = exact.exact(np.where(sizes[name] == 0.0, largest, sizes[name])) * NOISE
+        terms = exact.exact(np.where(sizes[name] == 0.0, largest, sizes[name])) * noise
         yield name, true, np.broadcast_to(terms if terms.ndim == true.ndim else terms[..., None], true.shape)
 
 

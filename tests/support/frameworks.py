@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import refloss
 from support import textbook
 from support.checks import U
 from support.mutants import GROSS, Gradients
@@ -276,7 +277,11 @@ def head_bound(
         S G_y times a number up to B = 1 + m, which is wrong by dm, by the angle's m1 dc / sin theta, and by 32u.
     (h) What replaces a hard class's cosine has slope eta', 2 + |t| at most, which is wrong by 2 dc and 4u of that, and
         is itself wrong by 4u more.
-    (i) Which center of a class is nearest no rounding decides, so that one is all there is of the class.
+    (i) Angles of other classes, by acos, are as those of (b) and (d), with m1 = 1: cos(theta / m) and cos(theta - m').
+        A product of c + m and c - m has slope 2 and is wrong as in (h); psi of the circle loss is that of (b) and (d)
+        with m1 = 4, and what refloss may be wrong by is 4 times as much.
+    (j) Which center of a class is nearest no rounding decides, so that one is all there is of the class; nor
+        which classes are the k nearest.
     """
     (n, d), classes, at, by_norm = x.shape, len(w), (np.arange(len(x)), y), getattr(loss, "s", None) is None
     length_x, length_w = np.linalg.norm(x, axis=1)[:, None], np.linalg.norm(w, axis=-1)
@@ -287,7 +292,13 @@ def head_bound(
     assert (np.sort(c, axis=2)[..., 1:] - np.sort(c, axis=2)[..., :-1] > 2.0 * dc)[..., -1:].all()
     f, slope, slope_off = c.max(axis=2), np.ones((n, classes)), np.zeros((n, classes))
     theta, of_length = np.arccos(f[at]), lengths_bound(loss, length_x[:, 0], d)
-    f = textbook.eta(loss, f, theta)
+    if isinstance(loss, refloss.SphereFaceR | refloss.InterTopK):
+        sine = np.sqrt((1.0 - f) * (1.0 + f))
+        slope, slope_off = 1.0 / sine, 2.0 / sine**3 * dc + 32.0 * U / sine
+    if isinstance(loss, refloss.CircleLoss):
+        slope[:], slope_off[:] = 2.0, 2.0 * dc + 8.0 * U
+        m1, contract = 4.0, 4.0 * contract
+    f = textbook.eta(loss, f, theta, y)
     if hasattr(loss, "t"):
         slope[:], slope_off[:] = 2.0 + abs(loss.t), 2.0 * dc + 4.0 * U * (2.0 + abs(loss.t))
         contract *= 2.0 + abs(loss.t)

@@ -290,6 +290,49 @@ def hard_classes(random: Random) -> tuple[Any, Any]:
     return loss, (x, w, y)
 
 
+def other_classes(random: Random) -> tuple[Any, Any]:
+    """Curves of other classes: next to x or opposite to it, alike, or where a curve has an edge or no slope."""
+    n, c, d = _sizes(random)
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (c, d)))
+    settings, edges = _with_scale(random, c), [math.acos(1.0 - 2.0**-7), math.acos(2.0**-7 - 1.0)]
+    name = _pick(random, "divided", "divided", "circle", "nearest", "nearest")
+    if name == "divided":
+        m = _pick(random, 1.5, 2.0, 1.0 + 2.0**-52, 1.0 + 1e-10, 30.0, float(random.uniform(1.0, 30.0)))
+        loss: Any = refloss.SphereFaceR(m=m, version=_pick(random, 1, 2, 2, 2), **settings)
+    elif name == "circle":
+        m = _pick(random, 0.25, 0.0, 0.5, 1.0, float(random.random()), 1e-300)
+        loss, edges = refloss.CircleLoss(m=m, **settings), [math.acos(-m), math.pi / 2.0]
+    else:
+        penalty = _pick(random, 0.06, 1.0, 0.0, math.pi, 1e-300, 1e-17, float(random.uniform(0.0, math.pi)))
+        loss = refloss.InterTopK(
+            m=_pick(random, 0.2, 0.0, 1.0, 3.0),
+            penalty=penalty,
+            k=int(random.integers(1, 6)),
+            boundary=_pick(random, "continuous", *RULES),
+            **settings,
+        )
+        edges = [penalty]
+    k, near = random.integers(c), random.random()
+    if near < 0.3:
+        w[k] = x[0] * _pick(random, 1.0, -1.0, 0.5, -3.0, 1.0 + 2.0**-40)
+        if random.random() < 0.7:
+            w[k, random.integers(d)] += np.abs(w[k]).max() * 10.0 ** random.uniform(-40.0, -1.0)
+    elif near < 0.5:
+        w[:] = w[k] * random.choice([1.0, 2.0, 3.0, -1.0, 1.0 + 2.0**-52], (c, 1))
+    elif near < 0.8 and d > 1:
+        w[k] = _turned(random, x[0], _pick(random, *edges))
+    return loss, (x, w, _labels(random, n, c))
+
+
+def _turned(random: Random, row: np.ndarray, angle: float) -> np.ndarray:
+    """Return a vector at an angle to another one, as far as float64 has it."""
+    unit = row / np.abs(row).max()
+    unit /= np.linalg.norm(unit)
+    across = random.standard_normal(len(row))
+    across -= across @ unit * unit
+    return math.cos(angle) * unit + math.sin(angle) * across / np.linalg.norm(across)
+
+
 def linear(random: Random) -> tuple[Any, Any]:
     """A plain head."""
     n, c, d = _sizes(random)
@@ -423,8 +466,9 @@ KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "divergences": divergences,
     "margins per sample": per_sample,
     "hard classes": hard_classes,
+    "other classes": other_classes,
 }
-SHARES = (0.24, 0.14, 0.14, 0.1, 0.105, 0.005, 0.07, 0.1, 0.1)
+SHARES = (0.19, 0.12, 0.11, 0.1, 0.105, 0.005, 0.07, 0.1, 0.1, 0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing

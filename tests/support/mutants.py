@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 
 import refloss
-from refloss.stages import margin, negatives
+from refloss.stages import class_angles, margin, negatives
 
 Gradients = dict[str, np.ndarray]
 Mutant = Callable[[Gradients], Gradients]
@@ -135,6 +135,65 @@ def _twice_t(loss: Any) -> Altered:
     return Altered(loss, negatives, "backward", backward)
 
 
+def _circle_mutants(loss: Any) -> dict[str, Any]:
+    """The weight of the target, of the others, or of both as a constant."""
+    forward, curve_of = negatives.forward, margin.curve_of
+
+    def of_others(c: Any, threshold: Any, y: Any, settings: Any, exactly: Any) -> Any:
+        return forward(c, threshold, y, settings._replace(gradient="detached"), exactly)
+
+    return {
+        "weight constant": replace(loss, gradient="detached"),
+        "half detached": Altered(loss, negatives, "forward", of_others),
+        "half detached, the target": Altered(
+            loss, margin, "curve_of", lambda own: curve_of(own._replace(gradient="detached"))
+        ),
+    }
+
+
+def _angle_mutants(loss: Any) -> dict[str, Any]:
+    """Slopes of other classes: detached, without 1/m, without the penalty, or of the k-th one with its wrong sign."""
+    forward, slope_of, settings = class_angles.forward, class_angles.slope_of, loss.spec.class_angles
+
+    def without_m(sin_phi: Any, sin: Any, own: Any) -> Any:
+        return slope_of(sin_phi, sin, own) * own.m
+
+    def without_penalty(sin_phi: Any, sin: Any, own: Any) -> Any:
+        return -sin
+
+    def other_sign(c: Any, x: Any, w: Any, y: Any, own: Any) -> Any:
+        eta, saved = forward(c, x, w, y, own)
+        cosines, slope = c.hi[saved.n, saved.k], np.array(saved.slope_of_angle)
+        for n in set(saved.n.tolist()):
+            entries = np.flatnonzero(saved.n == n)
+            last = entries[cosines[entries].argmin()]
+            slope[last] = -np.sin(np.arccos(np.clip(cosines[last], -1.0, 1.0)) + own.m)
+        return eta, saved._replace(slope_of_angle=slope)
+
+    if settings.rule == "divided":
+        if settings.gradient == "detached":
+            return {}
+        return {
+            "other classes detached": replace(loss, gradient="detached"),
+            "1/m left out": Altered(loss, class_angles, "slope_of", without_m),
+        }
+    return {
+        "penalty detached": Altered(loss, class_angles, "slope_of", without_penalty),
+        "penalty of the k-th class with the wrong sign": Altered(loss, class_angles, "forward", other_sign),
+    }
+
+
+def angle_path_left_out(loss: Any) -> dict[str, Any]:
+    """For inputs with classes that go through their angle: what they add to the gradients is not there."""
+    backward = class_angles.backward
+
+    def without(upstream: Any, saved: Any) -> Any:
+        dc, dx, dw = backward(upstream, saved)
+        return dc, dx * 0.0, dw * 0.0
+
+    return {"angle path left out": Altered(loss, class_angles, "backward", without)}
+
+
 def loss_mutants(loss: Any, given: bool = False) -> dict[str, Any]:
     """Losses with another gradient than `loss`: a margin detached, or half, and others of single losses.
 
@@ -145,7 +204,8 @@ def loss_mutants(loss: Any, given: bool = False) -> dict[str, Any]:
     if getattr(loss, "gradient", None) == "exact":
         detached, length = replace(loss, gradient="detached"), (2.0,) if by_length else ()
         if abs(detached.target_slope(1.0, *length) - loss.target_slope(1.0, *length)) >= 1e-3:
-            by_title["detached margin"] = detached
+            if not isinstance(loss, refloss.CircleLoss):
+                by_title["detached margin"] = detached
             if given or isinstance(loss, refloss.MagFace):
                 by_title["half detached"] = _half_detached(loss)
     if isinstance(loss, refloss.MagFace) and loss.regularizer:
@@ -155,6 +215,10 @@ def loss_mutants(loss: Any, given: bool = False) -> dict[str, Any]:
         by_title["sign of v"] = _WrongSign(**_settings(loss))
     if isinstance(loss, refloss.CurricularFace | refloss.MVSoftmax) and loss.t:
         by_title["2t"] = _twice_t(loss)
+    if isinstance(loss, refloss.CircleLoss) and loss.gradient == "exact":
+        by_title |= _circle_mutants(loss)
+    if isinstance(loss, refloss.SphereFaceR | refloss.InterTopK) and loss.spec.class_angles:
+        by_title |= _angle_mutants(loss)
     return by_title
 
 

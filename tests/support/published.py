@@ -83,3 +83,37 @@ def elastic(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any) -> Any
     cos, margins = cosines(torch, x, w), on_target(torch, y, m, len(w))
     cos = cos - margins if type(loss).__name__ == "CosFace" else (cos.acos() + margins).cos()
     return torch.nn.functional.cross_entropy(loss.s * cos, y)
+
+
+def sphereface_r(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Liu et al. 2022: every angle, the target's times m; all that is not the cosine is without a gradient."""
+    cos = cosines(torch, x, w)
+    with torch.no_grad():
+        theta = torch.acos(cos) * (1.0 + on_target(torch, y, torch.full_like(x[:, 0], loss.m - 1.0), len(w)))
+        turned = torch.cos(theta.clamp(0.0, math.pi) if loss.version == 1 else theta / loss.m)
+        apart = turned - cos
+    return torch.nn.functional.cross_entropy(loss.s * (cos + apart), y)
+
+
+def circle(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Sun et al. 2020, with class weights: the weights of all entries are constants."""
+    cos, m = cosines(torch, x, w), loss.m
+    with torch.no_grad():
+        of_target, of_others = torch.relu(1.0 + m - cos), torch.relu(cos + m)
+    target = torch.nn.functional.one_hot(y, len(w)).bool()
+    z = torch.where(target, of_target * (cos - (1.0 - m)), of_others * (cos - m))
+    return torch.nn.functional.cross_entropy(loss.s * z, y)
+
+
+def inter_top_k(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
+    """Zhao et al. 2021, of one center per class: both margins by addition, and products with ones and zeros."""
+    cos, m = cosines(torch, x, w), loss.m
+    sine = (1.0 - cos**2).sqrt()
+    with_margin = cos * math.cos(m) - sine * math.sin(m)
+    nearer = cos * math.cos(loss.penalty) + sine * math.sin(loss.penalty)
+    with_margin = torch.where(cos > math.cos(math.pi - m), with_margin, cos - (1.0 + math.cos(math.pi - m)))
+    target = on_target(torch, y, torch.ones_like(x[:, 0]), len(w))
+    _, top = torch.topk(cos - 2.0 * target, loss.k, dim=1)
+    nearest = torch.zeros_like(cos).scatter(1, top, 1.0)
+    z = target * with_margin + nearest * nearer + (1.0 - target - nearest) * cos
+    return torch.nn.functional.cross_entropy(loss.s * z, y)

@@ -125,7 +125,14 @@ HARD = [
 CENTERS = [
     refloss.SubCenterArcFace(boundary=rule, centers=count) for rule, count in (("none", 3), ("hard", 2), ("easy", 1))
 ]
-MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED, *HARD]
+CURVES = [
+    *(refloss.SphereFaceR(m=m, version=version) for m in (1.5, 4.0) for version in (1, 2)),
+    *(refloss.CircleLoss(m=m) for m in (0.25, 0.0, 1.0)),
+    *_every(refloss.InterTopK, RULES[:-1], {"k": 2}, {"m": 1.0, "penalty": 3.0, "k": 1}),
+    refloss.InterTopK(m=0.0, boundary="none", penalty=0.5),
+]
+"""Losses that change the cosines of other classes by curves of their own."""
+MARGINS = [*PLAIN, *MULTIPLIED, *LOWERED, *ADDED, *COMBINED, *HARD, *CURVES]
 BY_LENGTH = [
     refloss.AdaFace(),
     refloss.AdaFace(m=0.5, h=1.0, mean=2.0, std=0.5 - 2.0**-10, eps=2.0**-10),
@@ -192,11 +199,17 @@ def losses(draw: Draw, settings: bool = False, classes: int = 1, among: Sequence
 def margins_of(loss: Any) -> tuple[float, float, float]:
     """m1, m2 and m3 of a loss, from its public parameters; for MagFace the smallest m2, for AdaFace those of v = 0."""
     match loss:
-        case refloss.ASoftmax():
+        case refloss.ASoftmax() | refloss.SphereFaceR(version=1):
             return loss.m, 0.0, 0.0
-        case refloss.CosFace() | refloss.MVSoftmax(margin="am") | refloss.AdaFace():
+        case refloss.CosFace() | refloss.MVSoftmax(margin="am") | refloss.AdaFace() | refloss.CircleLoss():
             return 1.0, 0.0, loss.m
-        case refloss.ArcFace() | refloss.CurricularFace() | refloss.MVSoftmax() | refloss.SubCenterArcFace():
+        case (
+            refloss.ArcFace()
+            | refloss.CurricularFace()
+            | refloss.MVSoftmax()
+            | refloss.SubCenterArcFace()
+            | refloss.InterTopK()
+        ):
             return 1.0, loss.m, 0.0
         case refloss.MagFace():
             return 1.0, loss.l_m, 0.0
@@ -380,6 +393,29 @@ def center_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tup
             at = int(np.abs(w[k]).argmax())
             built[k, j + 1, at] *= 1.0 + draw(st.sampled_from((-(2.0**-52), 2.0**-52, 1e-12)))
     return loss, (x, built, y)
+
+
+@st.composite
+def curve_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tuple[Any, Any]:
+    """A loss with curves of other classes and inputs for it: classes next to an embedding and opposite, tied, at -m."""
+    loss, (x, w, y) = draw(cases(settings, ignored, lengths=False, among=CURVES))
+    for k in set(range(len(w))) - set(y.tolist()):
+        row = x[draw(st.integers(0, len(x) - 1))]
+        place = draw(st.sampled_from(("as it is", "on a line", "nearly on a line", "entries in another order", "-m")))
+        if place == "on a line":
+            w[k] = draw(st.sampled_from((1.0, -1.0, 3.0, -0.75))) * row
+        elif place == "nearly on a line":
+            apart = draw(st.sampled_from((2.0**-10, 1e-4, 1e-8, 1e-12, 0.12)))
+            w[k] = draw(st.sampled_from((1.0, -1.0))) * row + apart * w[k]
+        elif place == "entries in another order":
+            w[k] = draw(st.permutations(w[draw(st.integers(0, len(w) - 1))].tolist()))
+        elif place == "-m":
+            unit = row / np.linalg.norm(row)
+            across = w[k] - w[k] @ unit * unit
+            m = min(getattr(loss, "m", 0.0), 1.0)
+            if np.linalg.norm(across) > 1e-3:
+                w[k] = math.sqrt(1.0 - m * m) * across / np.linalg.norm(across) - m * unit
+    return loss, (x, w, y)
 
 
 @st.composite

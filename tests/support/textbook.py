@@ -46,6 +46,12 @@ def is_smooth(loss, x, w, y, theta):
         near = np.abs(cos - threshold(loss, theta)[:, None]) < 0.02
         near[np.arange(len(y)), y] = False
         return not near.any()
+    if isinstance(loss, (refloss.CircleLoss, refloss.InterTopK, refloss.SphereFaceR)):
+        cos = (x @ w.T) / (lengths[:, None] * np.linalg.norm(w, axis=1))
+        cos = cos[np.arange(len(w)) != y[:, None]].reshape(len(y), -1)
+        edge = -loss.m if isinstance(loss, refloss.CircleLoss) else 2.0
+        apart = -np.diff(np.sort(-cos, axis=1), axis=1)  # between a class and the next nearest
+        return bool((np.abs(cos - edge) > 0.02).all() and (np.abs(cos) < 0.9998).all() and (np.abs(apart) > 0.02).all())
     if isinstance(loss, refloss.SubCenterArcFace):
         ranked = np.sort(of_centers(x, w), axis=2)
         return bool((ranked[..., 1:] - ranked[..., :-1] > 0.02)[..., -1:].all())
@@ -114,13 +120,31 @@ def psi(loss, theta, length=None, m=None):
         "min": np.where(margin.real > cos.real, cos, margin),
         "conditional": np.where(cos.real > m3, margin, cos),
     }
+    if isinstance(loss, refloss.SphereFaceR) and loss.version == 1:
+        rule = "clamp"
+    if isinstance(loss, refloss.CircleLoss):
+        return kept(loss, 1 + loss.m - cos) * (cos - 1 + loss.m)
     weight = getattr(loss, "annealing", 0.0)
     annealed = (weight * cos + by_rule[rule]) / (1 + weight)
     return cos + (annealed - cos).real if loss.gradient == "detached" else annealed
 
 
-def eta(loss, cos, theta):
+def kept(loss, weight):
+    """A weight that counts as a constant if it is detached."""
+    return weight.real if loss.gradient == "detached" else weight
+
+
+def eta(loss, cos, theta, y):
     """What replaces the cosines of classes that are not the label's, for complex cosines."""
+    if isinstance(loss, refloss.CircleLoss):
+        return kept(loss, np.where(cos.real > -loss.m, cos + loss.m, 0)) * (cos - loss.m)
+    if isinstance(loss, refloss.SphereFaceR) and loss.version == 2:
+        divided = np.cos(np.arccos(cos) / loss.m)
+        return cos + (divided - cos).real if loss.gradient == "detached" else divided
+    if isinstance(loss, refloss.InterTopK):
+        others = np.where(np.arange(cos.shape[1]) == y[:, None], -2.0, cos.real)
+        rank = np.argsort(np.argsort(-others, axis=1), axis=1)
+        return np.where(rank < min(loss.k, cos.shape[1] - 1), np.cos(np.arccos(cos) - loss.penalty), cos)
     if not isinstance(loss, (refloss.CurricularFace, refloss.MVSoftmax)):
         return cos
     hard = cos.real > threshold(loss, theta)[:, None]
@@ -163,12 +187,28 @@ def torch_psi(torch: ModuleType, theta: Any, loss: Any, length: Any = None, m: A
         "min": lambda: torch.minimum(margin, cos),
         "conditional": lambda: torch.where(cos > m3, margin, cos),
     }
+    if isinstance(loss, refloss.CircleLoss):
+        return torch_kept(loss, 1.0 + loss.m - cos) * (cos - 1.0 + loss.m)
     annealed = (c["annealing"] * cos + by_rule[c["boundary"]]()) / (1.0 + c["annealing"])
     return cos + (annealed - cos).detach() if loss.gradient == "detached" else annealed
 
 
-def torch_eta(torch: ModuleType, loss: Any, cos: Any, theta: Any) -> Any:
-    """What replaces the cosines of other classes; which are hard is a constant."""
+def torch_kept(loss: Any, weight: Any) -> Any:
+    """A weight that counts as a constant if it is detached."""
+    return weight.detach() if loss.gradient == "detached" else weight
+
+
+def torch_eta(torch: ModuleType, loss: Any, cos: Any, theta: Any, target: Any) -> Any:
+    """What replaces the cosines of other classes; which are hard, or nearest, is a constant."""
+    if isinstance(loss, refloss.CircleLoss):
+        return torch_kept(loss, torch.relu(cos + loss.m)) * (cos - loss.m)
+    if isinstance(loss, refloss.SphereFaceR) and loss.version == 2:
+        divided = torch.cos(torch.acos(cos) / loss.m)
+        return cos + (divided - cos).detach() if loss.gradient == "detached" else divided
+    if isinstance(loss, refloss.InterTopK):
+        k = min(loss.k, cos.shape[1] - 1)
+        chosen = torch.topk(cos.masked_fill(target, -2.0), k, dim=1).indices
+        return cos.scatter(1, chosen, torch.cos(torch.acos(cos.gather(1, chosen)) - loss.penalty))
     if not isinstance(loss, (refloss.CurricularFace, refloss.MVSoftmax)):
         return cos
     _, m2, m3 = strategies.margins_of(loss)
@@ -186,7 +226,7 @@ def torch_logits(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, m: Any = 
     target = torch.nn.functional.one_hot(y.clamp(min=0), len(w)).bool()
     theta = torch.acos(cos[target])
     psi = torch_psi(torch, theta, loss, length[:, 0], m)
-    f = torch.where(target, psi[:, None], torch_eta(torch, loss, cos, theta))
+    f = torch.where(target, psi[:, None], torch_eta(torch, loss, cos, theta, target))
     s = exact.curve(loss)["scale"]
     terms = torch.zeros_like(length[:, 0])
     if isinstance(loss, refloss.MagFace):
@@ -228,7 +268,7 @@ def head(loss, x, w, y, more=None):
     theta = np.arccos(cos[own])
     at_target = psi(loss, theta, x_norm[:, 0], more)
     s = getattr(loss, "s", None)
-    f = np.where(own, at_target[:, None], eta(loss, cos, theta))
+    f = np.where(own, at_target[:, None], eta(loss, cos, theta, y))
     value = cross_entropy(loss, (x_norm if s is None else s) * f, y)
     if isinstance(loss, refloss.MagFace):
         a = held(loss, x_norm[:, 0])

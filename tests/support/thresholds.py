@@ -14,8 +14,9 @@ from mpmath import mp, mpf
 
 import refloss
 from support import exact
-from support.exact.margins import Curve, Negatives, TargetPair, curve
+from support.exact.margins import Curve, TargetPair, curve
 from support.exact.numbers import rows
+from support.exact.others import Circle, Hard, others_of
 
 Random = np.random.Generator
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -28,10 +29,10 @@ def near(loss: Any, random: Random, classes: int, d: int = 4) -> Inputs:
     with mp.workdps(50):
         unit = exact.normalize(x)[0]
         pair = target_pair(loss, x, own)
-        while not -0.9 < pair.threshold() < 0.9:
+        while not -0.9 < threshold(loss, pair) < 0.9:
             own[0] = random.standard_normal(d)
             pair = target_pair(loss, x, own)
-        on_it, built = mp.acos(pair.threshold()), []
+        on_it, built = mp.acos(threshold(loss, pair)), []
         for k, across in enumerate(exact.exact(random.standard_normal((classes + 1, d)))):
             alpha = on_it if k else mpf(2.85)
             across = across - across @ unit * unit  # noqa: PLW2901
@@ -54,17 +55,32 @@ def ties(m: float = 0.0) -> Inputs:
     return x, np.array(w), np.array([0])
 
 
+def at_minus(m: float) -> Inputs:
+    """Classes at -m, which is 0, 1/4, 1/2 or 1, and next to it; class 1 is opposite."""
+    x = np.ones((1, 16))
+    four, one = (np.where(np.arange(16) < many, 1.0, 0.0) for many in (4, 1))
+    signs = np.where(np.arange(16) % 2, 1.0, -1.0)
+    at = {0.0: signs, 0.25: -one, 0.5: -four, 1.0: -x[0]}[m]
+    below = 3.0 * np.roll(at, 3) + 1e-13 * signs
+    return x, np.array([four + one, -x[0], at, 0.1 * np.roll(at, 5), below, at + 1e-15, at - 1e-15]), [0]
+
+
+def threshold(loss: Any, pair: TargetPair) -> mpf:
+    """What the cosine of a class is above that changes as hard classes do: the target's, or -m of CircleLoss."""
+    return -mpf(loss.m) if isinstance(loss, refloss.CircleLoss) else pair.threshold()
+
+
 def target_pair(loss: Any, x: np.ndarray, own: np.ndarray) -> TargetPair:
     (sample,), (label,) = rows(x), rows(own)
     return TargetPair(sample, label, Curve.of(**curve(loss)), detached=False)
 
 
 def hard(loss: Any, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Which classes are hard for one sample of class 0: by exact numbers, and to as many digits as it takes."""
+    """Which classes are hard, or above -m, for one sample of class 0: exactly, or to as many digits as it takes."""
     with mp.workdps(60):
-        negatives = Negatives.of(loss, target_pair(loss, x, w[:1]), rows(w), 0)
-    assert negatives is not None
-    return np.isin(np.arange(len(w)), list(negatives.hard))
+        others = others_of(loss, *rows(x), rows(w), 0, target_pair(loss, x, w[:1]).threshold)
+    assert isinstance(others, Hard | Circle)
+    return np.isin(np.arange(len(w)), list(others.hard))
 
 
 def misjudged(loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, **options: Any) -> int:
@@ -76,6 +92,9 @@ def misjudged(loss: Any, x: np.ndarray, w: np.ndarray, y: np.ndarray, **options:
     truth = hard(loss, x, w)
     assert not truth[1]
     _, gradients = loss.value_and_grad(x, w, y, **options)
+    if isinstance(loss, refloss.CircleLoss):  # classes at -m and below have no gradient at all
+        found = np.asarray(gradients.w)[2:].any(axis=1)
+        return int((found != truth[2:]).sum())
     sizes = np.linalg.norm(np.asarray(gradients.w, np.float64), axis=1) * np.linalg.norm(w, axis=1)
     c = exact.cosine(x, w)[0].astype(np.float64)
     sine = np.sin(exact.angle(np.repeat(x, len(w), axis=0), w).astype(np.float64))

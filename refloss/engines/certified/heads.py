@@ -13,9 +13,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.engines.certified.balls import Balls, arb, exact_balls, pi
-from refloss.engines.certified.hard import HardClasses
+from refloss.engines.certified.margins import Recorded as Margins
 from refloss.engines.certified.margins import SampleMargins, record_margins
 from refloss.engines.certified.masks import Masks
+from refloss.engines.certified.others import OtherClasses, Theta
 from refloss.engines.certified.sides import Psi, TargetAngle
 from refloss.engines.certified.tape import Tape, Variable
 from refloss.engines.certified.targets import Targets
@@ -90,28 +91,42 @@ def margin(
     spec: Margin,
     samples: Sequence[SampleMargins],
     angles: Sequence[TargetAngle],
-    hard: HardClasses | None,
+    others: OtherClasses,
     row_of: Integers,
     parallel: Parallel,
 ) -> Scored:
-    """z_nk = s cos θ_nk, or s η of that, and s ψ(θ) for the label; s is the length of x where the scale is None.
+    """z_nk = s η of cos θ_nk, and s ψ(θ) for the label; s is the length of x where the scale is None.
 
-    `angles` say which function of θ each row's ψ is, `row_of` which row of w stands for a class, `parallel` whether a
-    row of x and one of w are exactly parallel.
+    `angles` say which function of θ each row's ψ is, `others` what η is, `row_of` which row of w stands for a class,
+    `parallel` whether a row of x and one of w are exactly parallel.
     """
-    settings = spec.margin
     x, w, y = tape.leaf(arrays["x"]), tape.leaf(arrays["w"]), arrays["y"]
     label = np.arange(len(y)), y
-    own = np.arange(len(y)), row_of[label]
     square_x, square_w = (x * x).sum(axis=1), (w * w).sum(axis=1)
     dot, length = x.linear(w), square_x.sqrt()[:, None]
     cos = _constant_where_parallel(dot / (length * square_w.sqrt()), parallel)
     if spec.centers is not None:
         cos = cos[np.arange(len(y))[:, None], row_of]
     margins = record_margins(tape, arrays, square_x, spec, samples)
+
+    def theta(n: Integers, k: Integers, directions: Sequence[int]) -> Variable:
+        row = row_of[n, k]
+        return _theta(dot[n, row], square_x[n] * square_w[row], directions)
+
+    if spec.margin.boundary == "circle":
+        curve = _circle(cos[label], margins.m3, detached=spec.margin.gradient == "detached")
+    else:
+        curve = _curve(cos[label], margins, spec.margin, angles, y, theta)
+    z: Variable = others.eta(cos, theta).set_at(label, curve) * (length if spec.scale is None else arb(spec.scale))
+    return Scored({"x": x, "w": w} | margins.leaves, z, margins.terms)
+
+
+def _curve(
+    cos: Variable, margins: Margins, settings: MarginSettings, angles: Sequence[TargetAngle], y: Integers, theta: Theta
+) -> Variable:
+    """ψ of targets, each on its side of every boundary; detached, cos θ and a constant."""
     times = {name: np.array([arb(getattr(each.psi, name)) for each in angles], object) for name in Psi._fields}
-    target = cos[label]
-    curve = target * times["cos_theta"] + margins.m3 * times["m3"] + arb(settings.eps).cos() * times["cos_eps"]
+    curve: Variable = cos * times["cos_theta"] + margins.m3 * times["m3"] + arb(settings.eps).cos() * times["cos_eps"]
     curve += times["one"]
     dropped = np.flatnonzero([each.psi.drop for each in angles])
     if len(dropped):
@@ -119,16 +134,20 @@ def margin(
     turned = np.flatnonzero([each.psi.cos_phi for each in angles])
     if len(turned):
         turning = [angles[n] for n in turned.tolist()]
-        theta = _theta(dot[own][turned], (square_x * square_w[own[1]])[turned], turning)
-        cos_phi = _cos_phi(theta * arb(float(settings.m1)) + margins.m2[turned], turning)
+        turning_theta = theta(turned, y[turned], [each.direction for each in turning])
+        cos_phi = _cos_phi(turning_theta * arb(float(settings.m1)) + margins.m2[turned], turning)
         curve = curve.set_at(turned, curve[turned] + cos_phi * times["cos_phi"][turned])
     if settings.annealing:
-        curve = (target * arb(settings.annealing) + curve) / (arb(settings.annealing) + 1)
+        curve = (cos * arb(settings.annealing) + curve) / (arb(settings.annealing) + 1)
     if settings.gradient == "detached":
-        curve = target + (curve.value - target.value)
-    eta = cos if hard is None else hard.eta(cos)
-    z = eta.set_at(label, curve) * (length if spec.scale is None else arb(spec.scale))
-    return Scored({"x": x, "w": w} | margins.leaves, z, margins.terms)
+        curve = cos + (curve.value - cos.value)
+    return curve
+
+
+def _circle(cos: Variable, m: Variable, *, detached: bool) -> Variable:
+    """(1 + m - cos θ)(cos θ - 1 + m); detached, the first factor, the weight, is a constant."""
+    weight = m - cos + arb(1)
+    return (cos + m - arb(1)) * (weight.value if detached else weight)
 
 
 def _drop(m2: Variable, settings: MarginSettings) -> Variable:
@@ -138,10 +157,13 @@ def _drop(m2: Variable, settings: MarginSettings) -> Variable:
     return ((m2 * arb(-1) + pi()) / arb(float(settings.m1))).cos()
 
 
-def _theta(dot: Variable, squares: Variable, angles: Sequence[TargetAngle]) -> Variable:
-    """Angles, from the products of two vectors and of their squares; constants where the vectors are parallel."""
-    constant = np.array([pi() if each.half_turns == 1 else arb(0) for each in angles], object)
-    turning = np.flatnonzero([not each.parallel for each in angles])
+def _theta(dot: Variable, squares: Variable, directions: Sequence[int]) -> Variable:
+    """Angles, from the products of two vectors and of their squares.
+
+    Constants where the vectors are parallel, by their `directions` 1 or -1.
+    """
+    constant = np.array([pi() if each == -1 else arb(0) for each in directions], object)
+    turning = np.flatnonzero([each == 0 for each in directions])
     a, b = dot[turning], squares[turning]
     return Variable(dot.tape, constant).set_at(turning, (b - a * a).sqrt().atan2(a))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from refloss.engines.certified.balls import Arb, Balls, arb, exact_balls, rational, zero_balls
 from refloss.engines.certified.centers import nearest_centers
+from refloss.engines.certified.class_curves import CircleClasses, ClassAngles
 from refloss.engines.certified.exact import IntegerVectors, parallel
 from refloss.engines.certified.hard import HardClasses
 from refloss.engines.certified.heads import Recorded, Scored, cross_entropy, divergence, linear, logits, margin, triplet
@@ -18,6 +19,7 @@ from refloss.engines.certified.hinges import known_triplets
 from refloss.engines.certified.known import Rows
 from refloss.engines.certified.margins import bound_notes, margins_of
 from refloss.engines.certified.masks import known_divergences
+from refloss.engines.certified.others import OtherClasses
 from refloss.engines.certified.refinement import round_correctly
 from refloss.engines.certified.sides import TargetAngle
 from refloss.engines.certified.tape import Tape
@@ -46,7 +48,7 @@ from refloss.engines.spec import (
     WithLabels,
     centers_of,
 )
-from refloss.error_free import Array, Mask
+from refloss.error_free import Array, Integers, Mask
 from refloss.stages.cross_entropy import Settings as CrossEntropySettings
 
 
@@ -202,20 +204,34 @@ def _margin_head(
     row_of, ties = nearest_centers(vectors, len(y), spec.centers)
     targets_w = w[row_of[np.arange(len(y)), y]]
     angles = [TargetAngle(a, b, spec.margin, own) for a, b, own in zip(x, targets_w, samples, strict=True)]
-    hard = None if spec.negatives is None else HardClasses(spec.negatives, y, vectors, angles)
-    for row, tied, own, angle in zip(np.flatnonzero(rows.computed), ties, samples, angles, strict=True):
-        rows.notes.extend(f"row {row}: {note}" for note in (*tied, *bound_notes(spec, own), *angle.notes))
+    others = _others(spec, y, vectors, row_of, angles)
+    each_row = zip(np.flatnonzero(rows.computed), ties, samples, angles, others.notes, strict=True)
+    for row, tied, own, angle, of_others in each_row:
+        rows.notes.extend(f"row {row}: {note}" for note in (*tied, *bound_notes(spec, own), *angle.notes, *of_others))
     head = partial(
         margin,
         arrays=computed,
         spec=spec,
         samples=samples,
         angles=angles,
-        hard=hard,
+        others=others,
         row_of=row_of,
         parallel=cache(lambda n, row: parallel(x[n], w[row])),
     )
-    return head, MarginProofs(computed, spec, samples, angles, hard, vectors, row_of, targets, upstream_is_zero)
+    return head, MarginProofs(computed, spec, samples, angles, others, vectors, row_of, targets, upstream_is_zero)
+
+
+def _others(
+    spec: Margin, y: Array, vectors: IntegerVectors, row_of: Integers, angles: list[TargetAngle]
+) -> OtherClasses:
+    """What becomes of the cosines of other classes."""
+    if spec.class_angles is not None:
+        return ClassAngles(spec.class_angles, y, vectors, row_of)
+    if spec.negatives is None:
+        return OtherClasses(y, vectors, row_of)
+    if spec.negatives.rule == "circle":
+        return CircleClasses(spec.negatives, y, vectors, row_of)
+    return HardClasses(spec.negatives, y, vectors, row_of, angles)
 
 
 def _computed(arrays: Arrays, rows: Rows) -> Arrays:

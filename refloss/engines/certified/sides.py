@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from refloss.engines.certified.balls import MAX_BITS, START_BITS, Arb, arb, atan2, pi, precision
-from refloss.engines.certified.exact import Term, cancel, half_turns, integers, sign
+from refloss.engines.certified.exact import Term, cancel, half_turns, integers, root, sign
 from refloss.engines.certified.margins import SampleMargins
 from refloss.error_free import Array
 from refloss.stages.margin import Settings as MarginSettings
@@ -33,6 +33,8 @@ class Psi(NamedTuple):
     """Cos ε."""
     one: int = 0
     """1."""
+    circle: int = 0
+    """m3² - (1 - cos θ)²."""
 
 
 COS_THETA, LOWERED, MARGIN = Psi(cos_theta=1), Psi(cos_theta=1, m3=-1), Psi(cos_phi=1, m3=-1)
@@ -54,7 +56,7 @@ class TargetAngle:
         self.m1, self.m2, self.m3 = Fraction(float(margin.m1)), of_sample.m2, of_sample.m3
         self.dot, self.squares = int(x_int @ w_int), int(x_int @ x_int) * int(w_int @ w_int)
         self.half_turns = half_turns(self.dot, self.squares)
-        self.parallel = self.half_turns in (0, 1)
+        self.direction = (self.half_turns == 0) - (self.half_turns == 1)  # not 0 where the vectors are parallel
         folds = None if self.m2 or self.half_turns is None else self.m1 * self.half_turns
         self.folds = int(folds) if folds is not None and folds.denominator == 1 else None  # φ/π, where an integer
         self.psi = self._psi()
@@ -94,18 +96,29 @@ class TargetAngle:
         return self.like_cosine and not (psi.drop or psi.cos_eps or psi.one or (psi.m3 and self.m3))
 
     @property
+    def rational(self) -> Fraction | None:
+        """ψ of the curve "circle" where that is rational."""
+        factor, square = self.cos_theta_term
+        rational_root = root(square)
+        if not self.psi.circle or rational_root is None:
+            return None
+        return self.m3.plain**2 - (1 - factor * rational_root) ** 2
+
+    @property
     def is_constant(self) -> bool:
         """Whether ψ does not change with θ: it has no direction to change in, or cos φ is at a turning point.
 
         A cosine of a multiple of π has slope 0. A target exactly parallel to its class has no tangent: the one of least
         norm, 0, is taken.
         """
-        return not self.psi.cos_theta and (not self.psi.cos_phi or self.parallel or self.folds is not None)
+        if self.psi.cos_theta or self.psi.circle:
+            return False
+        return not self.psi.cos_phi or self.direction != 0 or self.folds is not None
 
     def _psi(self) -> Psi:
         """ψ where the target lies."""
         psi = self._by_rule()
-        if psi.cos_phi == 0 or not self.parallel:
+        if psi.cos_phi == 0 or not self.direction:
             return psi
         if self.folds is not None:  # cos φ is cos θ or -cos θ
             same = (-1) ** (self.folds + int(self.half_turns == 1))
@@ -122,6 +135,8 @@ class TargetAngle:
         match boundary:
             case "none":
                 pass
+            case "circle":
+                beyond = Psi(circle=1)
             case "easy" | "acute":
                 if self.dot == 0:
                     self.notes.append("cos theta = 0 exactly: the easy margin does not hold")

@@ -19,10 +19,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.engines.certified.exact import BigInts, IntegerVectors
-from refloss.engines.certified.hard import HardClasses
 from refloss.engines.certified.hinges import Triplet
 from refloss.engines.certified.margins import SampleMargins, moves, square_of
 from refloss.engines.certified.masks import Masks, weighing
+from refloss.engines.certified.others import CONSTANT, ONE, Multiple, OtherClasses
 from refloss.engines.certified.sides import TargetAngle
 from refloss.engines.certified.targets import Targets
 from refloss.engines.spec import MARGINS, PER_CLASS, Arrays, Margin
@@ -195,7 +195,7 @@ class LinearProofs(LogitsProofs):
         classes = self.classes(n)
         if name == "x":
             sums_to_zero = not self.options.capped and not self.lse_counts(n)
-            return _cancels(classes, [1] * len(classes.names), self.vectors.w, sums_to_zero=sums_to_zero)
+            return _cancels(classes, [ONE] * len(classes.names), self.vectors.w, sums_to_zero=sums_to_zero)
         zero_gradient = classes.names[row] in classes.zero_gradient
         return np.array(zero_gradient) if name == "b" else (self.vectors.sample(n).x == 0) | zero_gradient
 
@@ -214,7 +214,7 @@ class Label(NamedTuple):
 
 
 class MarginProofs(CrossEntropyProofs):
-    """Cross entropy of s cos θ, of s η for hard classes, and s ψ(θ) for the label."""
+    """Cross entropy of s η, which is s cos θ where nothing else is made of it, and s ψ(θ) for the label."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class MarginProofs(CrossEntropyProofs):
         spec: Margin,
         samples: Sequence[SampleMargins],
         angles: Sequence[TargetAngle],
-        hard: HardClasses | None,
+        others: OtherClasses,
         vectors: IntegerVectors,
         row_of: Integers,
         targets: Targets,
@@ -230,7 +230,7 @@ class MarginProofs(CrossEntropyProofs):
     ):
         super().__init__(targets, upstream_is_zero)
         self.arrays, self.spec, self.scale, self.samples = arrays, spec, spec.scale, samples
-        self.angles, self.hard, self.vectors, self.row_of = angles, hard, vectors, row_of
+        self.angles, self.others, self.vectors, self.row_of = angles, others, vectors, row_of
         self.regularized = spec.quality is not None and spec.quality.regularizer != 0.0
 
     def label(self, n: int) -> Label:
@@ -240,52 +240,28 @@ class MarginProofs(CrossEntropyProofs):
         psi = angle.psi
         depends = (on_m2 and (psi.cos_phi or psi.drop)) or (on_m3 and psi.m3)
         by_length = bool(depends) and moves(self.spec, self.samples[n])
-        if angle.like_cosine or margin.gradient == "detached":
+        if angle.like_cosine or (margin.gradient == "detached" and not psi.circle):
             gradient = "as cosine"
         else:
             gradient = "constant" if angle.is_constant and not margin.annealing else "otherwise"
         by_scale = self.scale is None and not angle.is_cosine
         return Label(int(self.arrays["y"][n]), angle.is_cosine, gradient, by_length or by_scale)
 
-    def _products(self, n: int) -> tuple[list[int], list[int]]:
-        """Return x·w and w·w of what stands for each class of a sample (C,)."""
-        rows, dots = self.row_of[n].tolist(), self.vectors.sample(n).dots
-        return [dots[row] for row in rows], [self.vectors.squares[row] for row in rows]
-
-    def is_hard(self, n: int, k: int) -> bool:
-        """Return whether a class is hard."""
-        return self.hard is not None and bool(self.hard.mask[n, k])
-
     def logits(self, n: int) -> Sequence[Hashable]:
-        """Return sign and square of x_n · w_k / ‖w_k‖ and whether the class is hard, "target" where ψ is not cos θ."""
-        dots, squares = self._products(n)
-        logits: list[Hashable] = [
-            (_sign(dot), Fraction(dot * dot, square), self.is_hard(n, k))
-            for k, (dot, square) in enumerate(zip(dots, squares, strict=True))
-        ]
+        """Return keys for η; for ψ, where it is neither cos θ nor known to be rational, "target"."""
+        logits = [self.others.logit(n, k) for k in range(self.row_of.shape[1])]
         label = self.label(n)
         if not label.is_cosine:
-            logits[label.k] = "target"
+            rational = self.angles[n].rational
+            logits[label.k] = "target" if rational is None else rational
         return logits
 
     def present_logits(self, n: int) -> Sequence[Hashable]:
-        """Return sign and square of cos θ_nk, what is made of it, and ‖x_n‖² where the length of x is the scale.
-
-        That is nothing, what becomes of hard classes, or the margin with this sample's m2 and m3.
-        """
-        x = self.vectors.sample(n).x
-        dots, squares = self._products(n)
-        square, own = int(x @ x), self.samples[n]
+        """Return keys for η, for ψ this sample's m2, m3 and cos θ, and ‖x_n‖² where the length of x is the scale."""
+        own, k = self.samples[n], self.label(n).k
         length = square_of(self.arrays["x"][n]) if self.scale is None else None
-        return [
-            (
-                (own.m2, own.m3) if logit == "target" else self.is_hard(n, k),
-                _sign(dot),
-                Fraction(dot * dot, square * other),
-                length,
-            )
-            for k, (logit, dot, other) in enumerate(zip(self.logits(n), dots, squares, strict=True))
-        ]
+        target = (own.m2, own.m3, self.others.signed_square(n, k))
+        return [(target if logit == "target" else logit, length) for logit in self.logits(n)]
 
     def value_is_zero(self, samples: Iterable[int]) -> bool:
         """Return whether these losses add up to 0; a regularizer is above 0, and nothing is claimed of sums with it."""
@@ -302,10 +278,6 @@ class MarginProofs(CrossEntropyProofs):
             return np.array(classes.names[self.label(n).k] in classes.zero_gradient)
         return self._of_w(n, row) if name == "w" else self._of_x(n)
 
-    def _slope(self, n: int, k: int) -> Hashable:
-        """A key for dη/dc of a class other than the label's, 0 where it is 0."""
-        return Fraction(1) if self.hard is None else self.hard.slope(n, k)
-
     def _of_w(self, n: int, row: int) -> Mask:
         """Where G_k = 0, or the logit does not change with the entry of w_k, or another center stands for the class."""
         x, _, dots = self.vectors.sample(n)
@@ -313,32 +285,29 @@ class MarginProofs(CrossEntropyProofs):
         k = row * self.row_of.shape[1] // len(self.vectors.w)
         if self.row_of[n, k] != row:
             return np.ones(x.shape, np.bool_)
-        constant = label.gradient == "constant" if k == label.k else self._slope(n, k) == 0
+        constant = label.gradient == "constant" if k == label.k else self.others.slope(n, k)[1] == 0
         if constant or classes.names[k] in classes.zero_gradient:
             return np.ones(x.shape, np.bool_)
         tangent = x * self.vectors.squares[row] - self.vectors.w[row] * dots[row]  # x less its part along w_k
         return np.asarray(tangent == 0)
 
     def _of_x(self, n: int) -> Mask:
-        """Where Σ_k G_k η'_k r_k / l_k = 0, r_k being integers and l_k = ‖w_k‖: see `_cancels`.
+        """Where Σ_k G_k η'_k r_k / ‖w_k‖ = 0, r_k being integers: see `_cancels`.
 
-        r_k is the part of w_k across x or, of cosines where the scale is the length of x, w_k itself. What is a
-        multiple of x beside has to be 0 by itself: of hard classes, of the label and of the regularizer.
+        r_k is the part of w_k across x or, where the scale is the length of x, w_k itself. What is a multiple of x
+        beside has to be 0 by itself: of other classes, of the label and of the regularizer.
         """
         x, w, classes = self.vectors.sample(n).x, self.vectors.w[self.row_of[n]], self.classes(n)
-        (dots, squares), label = self._products(n), self.label(n)
-        tangents = w * int(x @ x) - np.array(dots, object)[:, None] * x
-        r = tangents.copy() if self.scale is not None else w.copy()
-        slopes = [self._slope(n, k) for k in range(len(w))]
-        r[[slope == 0 for slope in slopes]] = 0
-        keys: list[Hashable] = list(zip(squares, slopes, strict=True))
+        others, label, numbers = self.others, self.label(n), range(len(w))
+        slopes = [others.slope(n, k) for k in numbers]
         if label.gradient != "as cosine":
-            keys[label.k] = "target"
-            r[label.k] = tangents[label.k] if label.gradient == "otherwise" else 0
-        mask = _cancels(classes, keys, r)
-        if self.scale is None and self.hard is not None:
-            along = [self.hard.along_x(n, k) for k in range(len(w))]
-            mask &= _cancels(classes, ["along x"] * len(w), np.array(along, object)[:, None] * x)
+            slopes[label.k] = others.target_slope(n, label.k) if label.gradient == "otherwise" else CONSTANT
+        if self.scale is None:
+            along_x = [others.along_x(n, k) for k in numbers]
+            mask = _cancels(classes, slopes, w) & _cancels(classes, along_x, x[None])
+        else:
+            dots = np.array([others.product(n, k) for k in numbers], object)
+            mask = _cancels(classes, slopes, w * int(x @ x) - dots[:, None] * x)
         by_label = label.by_length and classes.names[label.k] not in classes.zero_gradient
         if by_label or (self.regularized and not self._is_at_minimum(n)):
             mask &= (x == 0).astype(np.bool_)
@@ -350,12 +319,8 @@ class MarginProofs(CrossEntropyProofs):
         return self.samples[n].side != 0 or self.samples[n].at == self.spec.quality.high
 
 
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)
-
-
-def _cancels(classes: Classes, lengths: Sequence[Hashable], r: BigInts, *, sums_to_zero: bool = True) -> Mask:
-    """Where Σ_k G_k r_k / l_k is 0, r (C, D) being integers and l_k roots, with keys equal only where the roots are.
+def _cancels(classes: Classes, multiples: Sequence[Multiple], r: BigInts, *, sums_to_zero: bool = True) -> Mask:
+    """Where Σ_k G_k q_k l_k r_k is 0, r (C, D) being integers, q_k l_k rational multiples of numbers with keys.
 
     Classes with equal G and l are added. By Σ_k G_k = 0, what is the same multiple of G for every class is 0; without
     that, every multiple has to be 0.
@@ -363,10 +328,11 @@ def _cancels(classes: Classes, lengths: Sequence[Hashable], r: BigInts, *, sums_
     sizes: dict[Name, int] = defaultdict(int)
     sums: dict[Hashable, dict[Name, BigInts]] = defaultdict(dict)
     zeros = np.zeros(r.shape[1], object)
-    for name, length, part in zip(classes.names, lengths, r, strict=True):
+    factors = np.array([[factor] for _, factor in multiples], object)
+    for name, (key, _), part in zip(classes.names, multiples, factors * r, strict=True):
         if name not in classes.zero_gradient:
             sizes[name] += 1
-            sums[length][name] = sums[length].get(name, zeros) + part
+            sums[key][name] = sums[key].get(name, zeros) + part
     mask = np.ones(r.shape[1], np.bool_)
     for by_name in sums.values():
         first = next(iter(sizes))

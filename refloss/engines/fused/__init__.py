@@ -79,13 +79,16 @@ def _fits_sweep(spec: Linear | Margin, arrays: Arrays) -> bool:
 
     It is not for probabilities in place of labels, for smoothed targets behind a cap, of hard classes, whose slopes
     differ from sample to sample, or of centers, of which another may stand for a class in every sample, where the
-    length of the embedding scales hard classes, whose logits are not the sum that the gradient of x has along x, and
-    where the log-sum-exp has an upstream gradient.
+    length of the embedding scales hard classes, whose logits are not the sum that the gradient of x has along x, where
+    the log-sum-exp has an upstream gradient, and where the cosines of classes change by their angle or are squared,
+    hard or not.
     """
     smoothed = spec.cross_entropy.label_smoothing != 0.0
     if isinstance(spec, Margin):
         if spec.centers is not None and spec.centers > 1:
             return not smoothed
+        if spec.class_angles is not None or (spec.negatives is not None and spec.negatives.rule == "circle"):
+            return False
         return spec.negatives is None or (spec.scale is not None and not smoothed)
     return arrays["y"].ndim == 1 and UPSTREAM_LSE not in arrays and not (smoothed and spec.softcap.softcap is not None)
 

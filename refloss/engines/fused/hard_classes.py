@@ -88,7 +88,7 @@ class HardClasses(NamedTuple):
     def _are_hard(self, n: Integers, w: Array, cosines: Pair) -> Mask:
         """Decide which cosines of samples n and classes w, row by row, are above their threshold: exactly."""
         difference = (cosines - self.threshold[n]).hi
-        is_hard, decide = np.asarray(difference > 0.0), negatives.above(self.x, w, self.exactly)
+        is_hard, decide = np.asarray(difference > 0.0), negatives.above(self.x, w, self.settings, self.exactly)
         for place in np.flatnonzero(np.abs(difference) < cosine.NEAR).tolist():
             is_hard[place] = decide(int(n[place]), place)
         return is_hard

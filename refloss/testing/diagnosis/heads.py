@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from refloss.error_free import Array, Pair, high
 from refloss.losses import CrossEntropy
-from refloss.stages import margin, negatives, normalize, quality
+from refloss.stages import angle, class_angles, margin, negatives, normalize, quality
 from refloss.testing.signatures import (
     Inputs,
     Loss,
     centers_of,
+    class_angles_of,
     cross_entropy_of,
     given_margin,
     is_on_cosine,
@@ -41,6 +42,8 @@ class Parts(NamedTuple):
     """Lengths of embeddings (N,)."""
     c: Array
     """Cosines (N, C)."""
+    angles: Array
+    """Their angles (N, C)."""
     v: quality.Quality | None
     psi: Array
     tau: Array
@@ -55,7 +58,7 @@ class Parts(NamedTuple):
     @property
     def theta(self) -> Array:
         """θ (N,)."""
-        return np.arccos(np.clip(self.target, -1.0, 1.0))
+        return np.asarray(self.angles[np.arange(len(self.y)), self.y])
 
     @property
     def margins(self) -> tuple[Array, Array]:
@@ -64,12 +67,24 @@ class Parts(NamedTuple):
         m2, m3 = (np.broadcast_to(high(m) if isinstance(m, Pair) else m, self.y.shape) for m in (own.m2, own.m3))
         return np.asarray(m2), np.asarray(m3)
 
+    @property
+    def eta(self) -> Array:
+        """What stands for the cosines of other classes (N, C)."""
+        of_hard, of_angles = negatives_of(self.loss), class_angles_of(self.loss)
+        if of_angles is not None:
+            return turned(of_angles, self, nearest(self.c, self.y, of_angles.k))
+        if of_hard is None:
+            return self.c
+        rest = 0.0 if of_hard.rule == "circle" else self.c
+        return np.where(self.c > self.tau[:, None], raised(of_hard, self.c), rest)
+
     def value(self) -> ArrayLike:
         """Return the value."""
-        of_hard = negatives_of(self.loss)
-        f = self.c.copy()
-        if of_hard is not None:
-            f = np.where(self.c > self.tau[:, None], raised(of_hard, self.c), self.c)
+        return self.value_with(self.eta)
+
+    def value_with(self, eta: Array) -> ArrayLike:
+        """Return the value with other η (N, C)."""
+        f = eta.copy()
         f[np.arange(len(self.y)), self.y] = self.psi
         return self.value_of(f)
 
@@ -86,7 +101,23 @@ class Parts(NamedTuple):
 
 def raised(settings: negatives.Settings, c: Array) -> Array:
     """Return what cosines of hard classes become."""
+    if settings.rule == "circle":
+        return (c - settings.t) * (c + settings.t)
     return c * (settings.t + c) if settings.rule == "curricular" else c + (settings.t * c + settings.t)
+
+
+def nearest(c: Array, y: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Return the k other classes of the largest cosines, of equal ones the first (N, C)."""
+    others = c.copy()
+    others[np.arange(len(y)), y] = -np.inf
+    return np.asarray((-others).argsort(axis=1, kind="stable").argsort(axis=1) < k)
+
+
+def turned(settings: class_angles.Settings, parts: Parts, chosen: NDArray[np.bool_]) -> Array:
+    """Return η of all classes, or of those that are chosen (N, C)."""
+    if settings.rule == "divided":
+        return np.asarray(np.cos(parts.angles / settings.m))
+    return np.where(chosen, np.cos(parts.angles - settings.m), parts.c)
 
 
 def cosines_of(x: Array, w: Array) -> Array:
@@ -98,17 +129,24 @@ def cosines_of(x: Array, w: Array) -> Array:
 def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
     """Return the parts of a value on some inputs, from their cosines or from others, of all centers or of classes."""
     x, w, y, *given = inputs
-    length = np.linalg.norm(x, axis=1)
+    length, given_cosines = np.linalg.norm(x, axis=1), c is not None
     if c is None:
         c = cosines_of(x / length[:, None], w / np.linalg.norm(w, axis=-1, keepdims=True))
     if centers_of(loss) is not None and c.ndim == 3:
         c = c.max(axis=2)
+    angles = np.arccos(np.clip(c, -1.0, 1.0))
+    if not given_cosines and w.ndim == 2:
+        n, k = np.nonzero(np.abs(c) > 1.0 - class_angles.STEEP)  # there a cosine does not know its angle
+        angles[n, k] = angle.forward(x[n], w[k])[0].theta.hi
     settings, v = given_margin(loss) if given else margin_of(loss), numbers_of(loss, x, *(given or (None,)))
     terms, of_length = np.zeros(len(x)), quality_of(loss)
     if of_length is not None and of_length.regularizer:
         terms = quality.forward(x, normalize.forward(x), of_length)[1].hi
-    parts = Parts(loss, settings, y, length, c, v, np.zeros(len(x)), np.zeros(len(x)), terms)
+    parts = Parts(loss, settings, y, length, c, angles, v, np.zeros(len(x)), np.zeros(len(x)), terms)
     m2, m3 = parts.margins
+    if settings.boundary == margin.CIRCLE:
+        away = 1.0 - parts.target
+        return parts._replace(psi=np.maximum(m3 + away, 0.0) * (m3 - away), tau=-m3)
     if is_on_cosine(settings):
         least = {"conditional": m3, "acute": 0.0 * m3}.get(settings.boundary, np.full(len(x), -np.inf))
         psi = np.where(parts.target > least, parts.target - m3, parts.target)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refloss.error_free import Array
+from refloss.losses import CircleLoss
 from refloss.stages import divergence, margin
 from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.centers import other_layouts
+from refloss.testing.diagnosis.class_curves import other_curves
 from refloss.testing.diagnosis.references import (
     Explained,
     Outcomes,
@@ -147,17 +149,17 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
     """Yield the loss with another gradient, rule, margin, annealing or scale."""
     settings = margin_of(loss)
     convention = {"exact": "detached", "detached": "exact"}[settings.gradient]
-    yield from _with(loss, f"the gradient is that of the {convention} margin", gradient=convention)
+    what = "weights" if isinstance(cast(object, loss), CircleLoss) else "margin"
+    yield from _with(loss, f"the gradient is that of the {convention} {what}", gradient=convention)
     for rule in margin.RULES:
         if rule != settings.boundary and hasattr(loss, "boundary"):
             yield from _with(loss, f"value and gradient agree with boundary={rule!r}", boundary=rule)
-    angle = {"ArcFace": "m", "CombinedMargin": "m2", "CurricularFace": "m", "SubCenterArcFace": "m"}.get(
-        type(loss).__name__
-    )
-    if angle:
+    kind = type(loss).__name__
+    angle = "m2" if kind == "CombinedMargin" else "m"
+    if kind in ("ArcFace", "CombinedMargin", "CurricularFace", "SubCenterArcFace", "InterTopK"):
         yield from _with(loss, "margin taken in degrees", **{angle: np.radians(getattr(loss, angle))})
     if hasattr(loss, "m"):
-        none = 1.0 if type(loss).__name__ == "ASoftmax" else 0.0
+        none = 1.0 if kind in ("ASoftmax", "SphereFaceR") else 0.0
         yield from _with(loss, "no margin", m=none)
         if settings.boundary != "none":
             yield from _with(loss, "no margin", m=none, boundary="none")
@@ -168,6 +170,7 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
         if loss.s is not None:
             yield from _with(loss, "the length of the embedding as the scale", s=None)
     yield from other_heads(loss)
+    yield from other_curves(loss)
 
 
 def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[Explanation]:
@@ -176,7 +179,7 @@ def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[E
     The setting is fitted in the case where it shows most, a margin or its scale by secants, which start near it; then
     the shortest decimal number that agrees in all of these cases is taken.
     """
-    for name in ("m", "m2", "s", "t", "h", "regularizer"):
+    for name in ("m", "m2", "penalty", "s", "t", "h", "regularizer"):
         own = getattr(loss, name, None)
         if isinstance(own, float):
             yield from _settings(loss, name, 1.001 * own, partial(_secant, own), outcomes, references)

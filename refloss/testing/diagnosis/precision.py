@@ -14,7 +14,7 @@ from refloss.testing.budgets import arithmetic
 from refloss.testing.diagnosis.heads import cosines_of
 from refloss.testing.diagnosis.references import Outcomes, References, agrees
 from refloss.testing.diagnosis.wrong_steps import value_of_cosines
-from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, head_of
+from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, class_angles_of, head_of
 
 CLAMPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Distances from 1 at which code clamps a cosine."""
@@ -43,30 +43,40 @@ def _is_clamped(loss: Loss, failing: Outcomes, references: References, distance:
     showing, most = 0, float(np.asarray(1.0 - distance).astype(dtype_of(references.dtype)))
     for inputs, output in failing:
         stages = references.trace(loss, inputs)
-        value = np.asarray(value_of_cosines(loss, inputs, np.clip(stages["cosine"].output, -most, most)))
-        apart = np.abs(value - references.value(loss, inputs))
-        if (apart > 0.1 * references.bounds(loss, inputs, output.upstream)[0]).any():
+        c, true = stages["cosine"].output, references.value(loss, inputs)
+        clipped, plain = (np.asarray(value_of_cosines(loss, inputs, some)) for some in (np.clip(c, -most, most), c))
+        apart = clipped - plain  # by the clamp alone: both have the errors of an arccos
+        if (np.abs(apart) > 0.1 * references.bounds(loss, inputs, output.upstream)[0]).any():
             showing += 1
-            if output.value.shape != value.shape or (np.abs(output.value - value) > 0.2 * apart.max()).any():
+            if (
+                output.value.shape != true.shape
+                or (np.abs(output.value - true - apart) > 0.2 * np.abs(apart).max()).any()
+            ):
                 return False
-        elif np.abs(stages["cosine"].output).max() < most and np.sin(stages["angle"].output).min() > NEAR:
+        elif np.abs(c).max() < most and not _near(loss, inputs, references):
             return False
     return showing > 0
 
 
 def by_arccos(loss: Loss, failing: Outcomes, references: References) -> list[str]:
     """Explain failures next to a class or its opposite by an arccos, if its error covers all of theirs."""
-    if adds_to_cosine(loss):
+    every = class_angles_of(loss) is not None
+    if adds_to_cosine(loss) and not every:
         return []
     a = references.arithmetic._replace(angle="arccos")
-
-    def near(inputs: Inputs) -> bool:
-        theta = references.trace(loss, inputs)["angle"].output
-        return bool((np.minimum(theta, np.pi - theta) < NEAR).any())
-
-    if all(near(inputs) and agrees(loss, inputs, output, references, a) for inputs, output in failing):
-        return [f"only where targets are within {NEAR} rad of their class or its opposite: arccos, or a clamped cosine"]
+    if all(_near(loss, i, references) and agrees(loss, i, output, references, a) for i, output in failing):
+        which = "embeddings are within {} rad of a class" if every else "targets are within {} rad of their class"
+        return [f"only where {which.format(NEAR)} or its opposite: arccos, or a clamped cosine"]
     return []
+
+
+def _near(loss: Loss, inputs: Inputs, references: References) -> bool:
+    """Whether a target is next to its class or its opposite; or any class, where other classes have angles too."""
+    steps = references.trace(loss, inputs)
+    theta = steps["angle"].output
+    if class_angles_of(loss) is not None:
+        theta = np.arccos(np.clip(steps["cosine"].output, -1.0, 1.0))
+    return bool((np.minimum(theta, np.pi - theta) < NEAR).any())
 
 
 def short_numbers(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:

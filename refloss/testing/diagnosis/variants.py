@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from refloss.losses import AdaFace
 from refloss.stages import quality
 from refloss.testing.diagnosis.heads import parts_of
 from refloss.testing.diagnosis.references import Explained, SummedTerms
-from refloss.testing.signatures import Loss, negatives_of, quality_of, with_settings
+from refloss.testing.signatures import Loss, negatives_of, quality_of, raises_cosines, with_settings
 
 UNBOUNDED = Fraction(1, 10**12), Fraction(10**12)
 """Bounds that no length of a case reaches."""
@@ -59,13 +59,20 @@ class Variant(NamedTuple):
         return self.remedy
 
 
+class WithSlopes(Protocol):
+    """A loss, or what is called as a loss, of which gradients are taken."""
+
+    def value_and_grad(self, *inputs: Any, upstream: Any = None, engine: str = "auto") -> tuple[Any, Any]:
+        """Return a value and the gradients."""
+
+
 class WithGradient(NamedTuple):
     """The value of one loss with the gradient of another."""
 
     loss: Loss
     remedy: str
     """What to do instead."""
-    other: Loss | Slopes
+    other: WithSlopes
     """Whose gradient it is."""
 
     @property
@@ -126,7 +133,7 @@ def other_heads(loss: Loss) -> Iterator[tuple[str, Explained]]:
     """Yield what code of margins by length and of hard classes is often mistaken in."""
     if quality_of(loss) is not None:
         yield from _of_quality(loss)
-    if negatives_of(loss) is not None:
+    if raises_cosines(loss):
         yield from _of_negatives(loss)
 
 

@@ -19,6 +19,7 @@ from refloss.testing.signatures import (
     Loss,
     negatives_of,
     own_margin,
+    raises_cosines,
     takes_margins,
     target_logit,
 )
@@ -43,7 +44,7 @@ def head_steps(loss: Any) -> Iterator[WrongStep]:
         yield early, lambda inputs: loss.updated(*inputs)(*inputs)
     if isinstance(loss, MagFace):
         yield from ((sentence, of(change)) for sentence, change in _of_lengths(loss).items())
-    if negatives_of(loss) is not None:
+    if raises_cosines(loss):
         yield from ((sentence, of(change)) for sentence, change in _of_classes(loss).items())
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refloss.error_free import Array
-from refloss.losses import CrossEntropy
+from refloss.losses import CircleLoss, CrossEntropy, SphereFaceR
 from refloss.testing.diagnosis.centers import center_steps
+from refloss.testing.diagnosis.class_curves import curve_steps
 from refloss.testing.diagnosis.heads import cosines_of, parts_of
 from refloss.testing.diagnosis.references import Outcomes, References
 from refloss.testing.diagnosis.rows import rows_of
@@ -74,6 +75,7 @@ def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iter
     if head_of(loss) == "margin":
         yield from head_steps(loss)
         yield from center_steps(loss)
+        yield from curve_steps(loss)
         yield from _normalization_steps(loss)
     yield from sum_steps(loss, values, references)
 
@@ -167,7 +169,9 @@ def _normalization_steps(loss: Loss) -> Iterator[WrongStep]:
     yield "weights are not brought to unit length", with_lengths(own, np.ones_like)
     yield "embeddings are not brought to unit length", with_lengths(np.ones_like, own)
     yield "neither embeddings nor weights are brought to unit length", with_lengths(np.ones_like, np.ones_like)
-    yield "the margin has the wrong sign: it has to make the target's logit smaller", with_lengths(own, own, -1.0)
+    if not isinstance(cast(object, loss), SphereFaceR | CircleLoss):
+        sign = "the margin has the wrong sign: it has to make the target's logit smaller"
+        yield sign, with_lengths(own, own, -1.0)
     for eps in ADDED_TO_LENGTHS:
         added, under_root = functools.partial(np.add, eps), functools.partial(np.hypot, np.sqrt(eps))
         yield f"{eps:g} added to every length", with_lengths(added, added)

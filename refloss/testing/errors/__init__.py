@@ -15,10 +15,18 @@ standard says how accurate log p has to be: see `refloss.testing.budgets`.
 from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
 from refloss.testing.errors.centers import Centers, Pairs, centers_error, turn
+from refloss.testing.errors.class_angles import Others, Turned, class_angles_error, others_of, turned_error
 from refloss.testing.errors.cosine import Head, cosine_error
 from refloss.testing.errors.cross_entropy import Rows, cross_entropy_error, log_sum_exp_error
 from refloss.testing.errors.divergence import Divergences, divergence_error
-from refloss.testing.errors.margin import POLYNOMIALS, TargetError, chord_error, margin_error, polynomial_error
+from refloss.testing.errors.margin import (
+    POLYNOMIALS,
+    TargetError,
+    chord_error,
+    circle_error,
+    margin_error,
+    polynomial_error,
+)
 from refloss.testing.errors.negatives import NegativesError, negatives_error, threshold_error
 from refloss.testing.errors.normalize import Side, normalize_error, scale_error
 from refloss.testing.errors.quality import (
@@ -42,16 +50,20 @@ __all__ = [
     "Head",
     "Held",
     "NegativesError",
+    "Others",
     "Pairs",
     "Rows",
     "SampleMargins",
     "Side",
     "TargetError",
     "Triplets",
+    "Turned",
     "angle_error",
     "arccos_error",
     "centers_error",
     "chord_error",
+    "circle_error",
+    "class_angles_error",
     "cosine_error",
     "cross_entropy_error",
     "divergence_error",
@@ -61,6 +73,7 @@ __all__ = [
     "margins_error",
     "negatives_error",
     "normalize_error",
+    "others_of",
     "polynomial_error",
     "quality_error",
     "regularizer_error",
@@ -69,4 +82,5 @@ __all__ = [
     "threshold_error",
     "triplet_error",
     "turn",
+    "turned_error",
 ]

@@ -65,6 +65,8 @@ def margin_error(
     v, of_m2, of_m3 = (None, 0.0, 0.0) if margins is None else margins
     own = margin.at(settings, v)
     m2, m3 = magnitudes(own)
+    if settings.boundary == margin.CIRCLE:
+        return circle_error(head, settings, cosine, a)
     theta, sine = head.theta, np.sin(head.theta)
     by_cosine = arccos_error(theta, cosine)
     of_theta = angle_error(theta, a.sum_of(head.x.shape[1]), a)
@@ -116,6 +118,21 @@ def margin_error(
         of_steepness = np.maximum(of_steepness, through)
     known = np.where(sine > 2.0 * of_theta, of_steepness + kink / safe, UNKNOWN)
     return TargetError(of_psi, steepness, known, slope > 0.0, *numbers)
+
+
+def circle_error(head: Head, settings: margin.Settings, cosine: Array, a: Arithmetic) -> TargetError:
+    """Return the errors of CircleLoss's ψ = (1 + m - c)(c - 1 + m) = m² - (1 - c)², and of its slope, by the cosine.
+
+    Its gradient is that of both factors, which nearly cancel next to the class, or of the second alone.
+    """
+    m, curve, here = settings.m3, margin.curve_of(settings), margin.turned(angle.of(head.theta), settings)
+    psi, apart, nothing = curve.psi(here).hi, 1.0 - np.cos(head.theta), np.zeros_like(head.theta)
+    detached = settings.gradient == "detached"
+    rounded = 3.0 * (apart**2 + m**2) + np.abs(psi) + 2.0 * (1.0 + m) * (apart + m)
+    of_psi = 2.0 * apart * cosine + cosine**2 + a.u * rounded
+    steepness = apart + m if detached else 2.0 * apart
+    of_steepness = (1.0 if detached else 2.0) * cosine + 2.0 * a.u * (1.0 + 3.0 * (apart + m))
+    return TargetError(of_psi, steepness, of_steepness, nothing > 0.0, nothing, nothing)
 
 
 def _jump(

@@ -1,4 +1,4 @@
-"""Errors of what stands for the cosines of classes that are not the target, some of them hard."""
+"""Errors of what stands for the cosines of classes that are not the target: hard ones, and those of CircleLoss."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class NegativesError(NamedTuple):
 def threshold_error(head: Head, settings: margin.Settings, cosine: Array, a: Arithmetic) -> tuple[Array, Array]:
     """Return the threshold τ = cos φ - m3 of hard classes (N,), and its error by the angle or by the cosine.
 
-    cosine is the error of the target's cosine (N,).
+    cosine is the error of the target's cosine (N,). CircleLoss has -m3 for all, which is rounded.
     """
+    if settings.boundary == margin.CIRCLE:
+        return np.full_like(cosine, -settings.m3), np.full_like(cosine, a.u * settings.m3)
     here = margin.turned(angle.of(head.theta), settings)
     tau = (here.cos_phi - settings.m3).hi
     if is_on_cosine(settings):
@@ -50,15 +52,20 @@ def negatives_error(
     """
     tau, of_tau = (part[:, None] for part in threshold)
     t, hard = settings.t, c > tau
+    easy, flat = (np.zeros_like(c), 0.0) if settings.rule == "circle" else (c, 1.0)  # η and dη/dc of all others
     if settings.rule == "curricular":
-        raised, steep, bend = c * (t + c), t + 2.0 * c, 2.0
+        raised, steep, bend, turn = c * (t + c), t + 2.0 * c, 2.0, 2.0
         rounded = 2.0 * np.abs(raised) + 2.0 * np.abs(c) * (np.abs(c) + np.abs(t))
+    elif settings.rule == "circle":  # as a product of two sums, or as a difference of two squares
+        raised, bend, turn = (c - t) * (c + t), 2.0, 1.0 if settings.gradient == "detached" else 2.0
+        steep = c + t if settings.gradient == "detached" else 2.0 * c
+        rounded = 3.0 * np.abs(raised) + (np.abs(c) + t) ** 2 + 4.0 * t**2
     else:
-        raised, steep, bend = (1.0 + t) * c + t, (1.0 + t) * np.ones_like(c), 0.0
+        raised, steep, bend, turn = (1.0 + t) * c + t, (1.0 + t) * np.ones_like(c), 0.0, 0.0
         rounded = 4.0 * (1.0 + t) * np.abs(c) + 3.0 * t
     near = np.abs(c - tau) <= of_c + of_tau
     either = hard | near
-    most = np.where(near, np.maximum(np.abs(steep), 1.0), np.where(hard, np.abs(steep), 1.0))
-    of_eta = most * of_c + either * (bend * of_c**2 / 2.0 + a.u * rounded) + near * np.abs(raised - c)
-    of_slope = either * (bend * of_c + 3.0 * a.u * (np.abs(steep) + bend + np.abs(t))) + near * np.abs(steep - 1.0)
-    return NegativesError(of_eta, np.where(hard, steep, 1.0), of_slope)
+    most = np.where(near, np.maximum(np.abs(steep), flat), np.where(hard, np.abs(steep), flat))
+    of_eta = most * of_c + either * (bend * of_c**2 / 2.0 + a.u * rounded) + near * np.abs(raised - easy)
+    of_slope = either * (turn * of_c + 3.0 * a.u * (np.abs(steep) + turn + np.abs(t))) + near * np.abs(steep - flat)
+    return NegativesError(of_eta, np.where(hard, steep, flat), of_slope)

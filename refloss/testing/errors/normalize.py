@@ -25,19 +25,23 @@ class Side(NamedTuple):
 
 
 def normalize_error(
-    side: Side, upstream: Array, of_upstream: Array, own: float, a: Arithmetic, tangent: Array | float = 0.0
+    side: Side, upstream: Array, of_upstream: Array, own: float, a: Arithmetic, *tangents: Array
 ) -> Array:
     """Return the error of the gradient of rows from dL/dcos (R, S) and its error: products, projection, length.
 
-    ``own`` is the error of the truth itself, relative to the terms of a row. ``tangent`` (R, 1) is the part of the
-    terms along their row that an angle by its chords has at right angles to it, where it cancels with nothing.
+    ``own`` is the error of the truth itself, relative to the terms of a row. ``tangents`` (R, 1) are the parts of the
+    terms along their row that angles by their chords have at right angles to it, where they cancel with nothing: those
+    of the target, or those of other classes too.
     """
     d = a.sum_of(side.own.shape[1])
     most = np.abs(upstream) + of_upstream  # the largest it may be: on a boundary, far more than it is
     exact, inner, more = upstream @ side.other, np.abs(side.own), of_upstream @ np.abs(side.other)
     radial = (exact * side.own).sum(axis=1, keepdims=True)
-    total = np.maximum(np.abs(exact), np.abs(exact - tangent * side.own)) + more
-    along = np.maximum(np.abs(radial), np.abs(radial - tangent)) + (inner * more).sum(axis=1, keepdims=True)
+    total, along = np.abs(exact), np.abs(radial)
+    for tangent in tangents:
+        total = np.maximum(total, np.abs(exact - tangent * side.own))
+        along = np.maximum(along, np.abs(radial - tangent))
+    total, along = total + more, along + (inner * more).sum(axis=1, keepdims=True)
     passed, truth = np.empty_like(total), np.empty_like(radial)
     for row, (unit, cosines) in enumerate(zip(side.own, side.cosines, strict=True)):
         tangents = np.abs(side.other - cosines[:, None] * unit)  # (S, D), for one row at a time

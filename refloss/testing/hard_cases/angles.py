@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from refloss.error_free import Array, Pair, high
 from refloss.formats import FORMATS
-from refloss.stages import margin
+from refloss.stages import class_angles, margin
 from refloss.testing.hard_cases.case import Labels, Setting
-from refloss.testing.signatures import Inputs, head_of, margin_of, numbers_of, quality_of, scale_of, target_logit
+from refloss.testing.signatures import (
+    Inputs,
+    Loss,
+    class_angles_of,
+    has_other_curves,
+    head_of,
+    margin_of,
+    negatives_of,
+    numbers_of,
+    quality_of,
+    scale_of,
+    target_logit,
+)
 
 SURE = 24
 """The most certain target has probability 1 - 2^-24, which float32 rounds to 1."""
@@ -131,6 +143,9 @@ def certain(setting: Setting, y: Labels) -> Inputs | None:
                 else (middle, np.asarray(lengths if scale_of(loss) is None else np.full(n, scale_of(loss))))
             )
             z = z if by_length else scale[:, None] * z
+            if has_other_curves(loss):
+                z[each, y] = -2.0 * scale  # no class is as far
+                z = scale[:, None] * of_others(loss, z / scale[:, None])
             v = None if lengths is None else numbers_of(loss, lengths[:, None], None)
             z[each, y] = scale * target_logit(margin_of(loss), theta, v)
         target = z[each, y].copy()
@@ -138,6 +153,18 @@ def certain(setting: Setting, y: Labels) -> Inputs | None:
         more = target - log_sum_exp(z) < log_odds(n)
         low, high = np.where(more, middle, low), np.where(more, high, middle)
     return embeddings(np.where(high == 100.0, 1.0, high) if by_length else high), w, y
+
+
+def of_others(loss: Loss, c: Array) -> Array:
+    """Return what curves for the other classes make of their cosines (N, C), the target's below -1."""
+    of_hard, theta = negatives_of(loss), np.arccos(np.clip(c, -1.0, 1.0))
+    if of_hard is not None:
+        return np.asarray(np.maximum(c + of_hard.t, 0.0) * (c - of_hard.t))
+    settings = cast(class_angles.Settings, class_angles_of(loss))
+    if settings.rule == "divided":
+        return np.asarray(np.cos(theta / settings.m))
+    nearest = np.argsort(np.argsort(-c, axis=1), axis=1) < settings.k
+    return np.where(nearest, np.cos(theta - settings.m), c)
 
 
 def log_sum_exp(z: Array) -> Array:

@@ -23,6 +23,7 @@ from refloss.testing.hard_cases.angles import (
 )
 from refloss.testing.hard_cases.case import Draft, Labels, Setting
 from refloss.testing.hard_cases.centers import center_cases, with_centers
+from refloss.testing.hard_cases.curves import curve_cases, has_curves
 from refloss.testing.hard_cases.labels import (
     NOTHING,
     SATURATED,
@@ -96,7 +97,9 @@ def _of_any_length(setting: Setting) -> Iterator[Draft]:
         yield from _boundary_cases(setting)
         yield from _angle_cases(setting)
         yield from _quality_cases(setting, random)
-        if negatives_of(loss) is not None:
+        if has_curves(setting):
+            yield from curve_cases(setting)
+        elif negatives_of(loss) is not None:
             yield from _threshold_cases(setting)
     x, w = random(y := labels())
     if n > 1:

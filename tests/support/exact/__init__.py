@@ -12,11 +12,13 @@ How a difference stays exact where the loss is hard:
   angle, and "exactly parallel" is the exact statement |x|^2 |w|^2 = (x.w)^2.
 - A step is small against whatever the loss can change over: 1, 1/s, theta, pi - theta. Each pair of a sample and a
   class has its own.
-- Which side of a boundary the target is on, which classes are hard, which center is nearest and whether a length is
-  beyond its bounds is decided once, at the unmoved inputs; the moved ones follow that branch. A length is compared with
-  its bounds by its square and centers by the squares of their cosines, rational numbers; a cosine with its threshold by
-  up to 1400 digits, of which equal ones differ in none.
-  Exactly parallel to its class, a target has no direction to turn in: its angle is kept as it is.
+- Which side of a boundary the target is on, which classes are hard or among the k nearest, which center is nearest and
+  whether a length is beyond its bounds is decided once, at the unmoved inputs; the moved ones follow that branch. A
+  length is compared with its bounds by its square, and a cosine with another one or with a number by the squares of
+  both, rational numbers; a cosine with the threshold of hard classes by up to 1400 digits, of which equal ones differ
+  in none.
+  Exactly parallel to its class, a target has no direction to turn in: its angle is kept as it is. So is that of another
+  class whose angle counts.
 - With b a reference class (the label, where there is one), the loss of a row is
   L = T log(1 + sum over j != b of exp(z_j - z_b)) + sum over k of t_k (z_b - z_k), T = sum of t_k.
   In L(v + h) - L(v - h) the terms both have in common are left out, so a loss of 1e-300 has a gradient to all digits.
@@ -32,6 +34,11 @@ Definitions, with the numbers of papers and equations:
 - AdaFace, 2204.00964, and MagFace, 2103.06627: margins that depend on the length of x, as clipped as in their code;
 - CurricularFace, 2004.00288, and MV-Softmax, 1912.00833: hard classes, of which the cosine is above cos(theta + m) or
   cos theta - m, which classes these are a constant;
+- SphereFace-R, 2109.05565: cos min(m theta, pi), or cos theta and cos(theta_j / m) of all other classes;
+- circle loss with class weights, 2002.10857: m^2 - (1 - cos theta)^2, and (c_j + m)(c_j - m) of other classes above -m,
+  0 of all others; detached, the first factors of (1 + m - c)(c - 1 + m) and of the latter are constants;
+- inter-top-k, 2110.05042: cos(theta_j - m') of the k classes with the largest cosines, of equal ones the first, which
+  these are a constant;
 - Sub-center ArcFace (ECCV 2020): of K centers of a class the one at the smallest angle stands for it, of equal ones
   the first, which one a constant;
 - the detached margin, 2109.05565 ("characteristic gradient detachment"): cos theta + stopgrad(psi - cos theta);

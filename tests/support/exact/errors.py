@@ -32,9 +32,12 @@ def absolute_terms(
 
     - margin losses: x_n: sum over k of |scale G_nk psi'_nk| / |x_n|, psi' := 1 off the target, and, where the scale is
       the feature norm, sum of |G_nk f_nk| more (f = cos theta or psi); w_k: sum over n of |scale G_nk psi'_nk| / |w_k|;
-      of a hard class psi' := |t| + 2 (CurricularFace) or 1 + t (MV-Softmax), the largest slope of what replaces its
-      cosine; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace: |scale G_ny dpsi/dm dm/da| and the sizes of
-      the two terms of its regularizer's derivative, lambda / u^2 and lambda / a^2, more, unless the length is held;
+      of a hard class psi' := |t| + 2 (CurricularFace), 1 + t (MV-Softmax) or 2 (CircleLoss), the largest slope of what
+      replaces its cosine, and 0 where nothing does; where an angle counts the slope of what replaces that, and of
+      SphereFaceR, unless |cos theta| is above 1 - 2^-7 or its gradient is detached, sin(theta/m)/(m sin^2 theta), which
+      the error of its slope grows with; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace:
+      |scale G_ny dpsi/dm dm/da| and the sizes of the two terms of its regularizer's derivative, lambda / u^2 and
+      lambda / a^2, more, unless the length is held;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
@@ -44,7 +47,8 @@ def absolute_terms(
       p_k (|log p_k - log q_k| + L + V) on the weighing side; of Jensen-Shannon the latter, with m and half as much.
 
     `projected` takes the terms after the projection that directions have, which is a stricter measure: off the target
-    psi' is sin theta_nk instead of 1, and 0 for a class that is parallel to x.
+    psi' is sin theta_nk instead of 1, where an angle counts the slope of what replaces it, and 0 for a class that is
+    parallel to x.
 
     A number that is not 0 is never rounded to 0: it is at least the smallest subnormal.
     """
@@ -112,11 +116,10 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 terms["x"][n] = mp.fsum(number * w.norm() for number, w in zip(g, head.rows, strict=True))
                 terms_w = [number * x.norm() for number in g]
             else:
-                sample, pair, negatives = head.sample(n), head.pairs[n], head.negatives[n]
-                slopes = [sine_of(x, w) for w in sample.classes] if projected else [mpf(1)] * classes
-                if negatives:
-                    sizes = map(negatives.size, range(classes))
-                    slopes = [slope * size for slope, size in zip(slopes, sizes, strict=True)]
+                sample, pair, others = head.sample(n), head.pairs[n], head.others[n]
+                sines = [sine_of(x, w) for w in sample.classes]
+                angles = [sample.angle_to(k, dot) for k, dot in enumerate(sample.dots)]
+                slopes = [others.size(k, sines[k], angles[k], projected) for k in range(classes)]
                 slopes[sample.label] = abs(pair.slope(digits))
                 slope_terms = [sample.scale * number * slope for number, slope in zip(g, slopes, strict=True)]
                 terms["x"][n] = mp.fsum(slope_terms) / x.norm()

@@ -10,8 +10,9 @@ from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Batch, Row, Settings, Weights
 from support.exact.divergences import DivergenceBatch
-from support.exact.margins import Curve, Negatives, Sample, TargetPair, curve, nearest, without
+from support.exact.margins import Curve, Sample, TargetPair, curve, without
 from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, exact, filled, places, rows
+from support.exact.others import Others, nearest, others_of
 from support.exact.qualities import quality_of, real
 from support.exact.stages import cross_entropy, triplet
 from support.exact.triplets import Triple
@@ -68,7 +69,7 @@ class Head:
         self.samples = {n: Vector.of(samples[n]) for n in self.active()}
         self.chosen = {n: self.nearest_rows(sample) for n, sample in self.samples.items()}
         self.pairs: dict[int, TargetPair] = {}
-        self.negatives: dict[int, Negatives | None] = {}
+        self.others: dict[int, Others] = {}
         if self.margin is not None:
             for n, sample in self.samples.items():
                 label = int(self.labels[n])
@@ -77,7 +78,7 @@ class Head:
                 detached = loss.gradient == "detached"
                 classes = self.classes(n)
                 self.pairs[n] = TargetPair(sample, classes[label], c, detached=detached, quality=quality)
-                self.negatives[n] = Negatives.of(loss, self.pairs[n], classes, label)
+                self.others[n] = others_of(loss, sample, classes, label, self.pairs[n].threshold)
 
     def active(self) -> Iterator[int]:
         return (n for n, targets in enumerate(self.batch.targets) if targets is not None)
@@ -92,7 +93,7 @@ class Head:
         return [self.rows[row] for row in self.chosen[n]]
 
     def sample(self, n: int) -> Sample:
-        return Sample(self.samples[n], self.classes(n), int(self.labels[n]), self.pairs[n], self.negatives[n])
+        return Sample(self.samples[n], self.classes(n), int(self.labels[n]), self.pairs[n], self.others[n])
 
     def term(self, n: int) -> mpf:
         """What the loss of a row has added for the length of x: only MagFace has such a term."""
@@ -109,8 +110,7 @@ class Head:
         """How large the logits of a row can be."""
         if self.margin is not None:
             scale = self.samples[n].norm() if self.margin.scale is None else self.margin.scale
-            negatives = self.negatives[n]
-            return scale * negatives.steepest() if negatives else scale
+            return scale * self.others[n].largest
         size = self.samples[n].norm() * max(w.norm() for w in self.rows)
         return self.cap.size(size + (0 if self.bias is None else max(abs(b) for b in self.bias)))
 
@@ -234,16 +234,19 @@ def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted:
     Steps are relative to the norm of the row that moves: below 10**-(digits/2 + 6), below 1/s and 1/m1 times that and,
     where the target's angle moves, below sin theta times that, for psi changes over lengths of theta and pi - theta;
     where its margin moves, so that it moves by no more. Where the slope of psi is small, the step and the rounding are
-    small against that too.
+    small against that too. Other classes whose angle counts are moved by steps that are small against its sine.
     """
     x, pair, label = head.samples[n], head.pairs[n], int(head.labels[n])
     slope, slope_of_v = (abs(number) or mpf(1) for number in (pair.slope(GUARD), pair.slope_of_v(GUARD)))
     tens = digits // 2 + 6 + places(head.size(n)) + places(pair.c.m1)
     tens_x, tens_label = tens + places(1 / pair.sine), tens + places(1 / pair.sine) + places(1 / slope) // 2 + 1
     tens_x += places(real(pair.quality.steepness) * x.norm())
+    narrow = {k: places(1 / sine) for k, sine in head.others[n].sines.items()}
+    tens_x = max(tens_x, tens + max(narrow.values(), default=0))
     faint = places(1 / head.size(n))  # logits that small change exp by as little
+    flat = places(1 / slope) if pair.c.boundary == "circle" else 0  # other classes may have no gradient at all
 
-    with mp.workdps(digits + tens_x + faint + GUARD):
+    with mp.workdps(digits + tens_x + faint + flat + GUARD):
         row = head.row(n, weights)
         sample, move = head.sample(n), Moved.by(x, tens_x)
         step = move.length(x)
@@ -264,7 +267,9 @@ def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted:
                     change = row.change(k, sample.w_moved(k, i, move, -1), sample.w_moved(k, i, move, 1))
                     wanted.add("w", (center, i), change / (2 * step))
 
-    move_classes((k for k in range(head.shape[1]) if k != label), tens, faint)
+    for k in range(head.shape[1]):
+        if k != label:
+            move_classes([k], tens + narrow.get(k, 0), faint)
     move_classes([label], tens_label, faint + places(1 / slope))
 
     if head.given is not None and wanted.masks["m"][n]:

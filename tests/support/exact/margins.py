@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from mpmath import mp, mpf
 
 from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, angle_of, cosine_of, exact, filled, settle
+from support.exact.others import Others
 from support.exact.qualities import NO_QUALITY, Quality, real
 from support.untraced import untraced
 
@@ -89,6 +90,8 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None, margins: Mar
         **dict.fromkeys(("acute", "conditional", "min"), lambda t, m2, m3: mp.cos(t)),
     }
     match c.boundary:
+        case "circle":  # in place of a margin, everywhere
+            return lambda t, m2, m3: m3**2 - versine(t) ** 2
         case "none":
             holds = True
         case "monotone":
@@ -107,6 +110,11 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None, margins: Mar
         case _:
             holds = not exceeds(1)
     return margin if holds else beyond[c.boundary]
+
+
+def versine(theta: mpf) -> mpf:
+    """1 - cos theta, to all digits."""
+    return 2 * mp.sin(theta / 2) ** 2
 
 
 def at_each(angles: Any, function: Callable[[mpf], mpf]) -> Array:
@@ -182,7 +190,7 @@ def curve(loss: Any) -> dict[str, Any]:
             margin = {"m1": loss.m, "annealing": loss.annealing, "boundary": loss.boundary}
         case "CosFace" | "AMSoftmax":
             margin = {"m3": loss.m, "boundary": loss.boundary}
-        case "ArcFace" | "CurricularFace" | "SubCenterArcFace":
+        case "ArcFace" | "CurricularFace" | "SubCenterArcFace" | "InterTopK":
             margin = {"m2": loss.m, "boundary": loss.boundary}
         case "CombinedMargin":
             margin = {"m1": loss.m1, "m2": loss.m2, "m3": loss.m3, "boundary": loss.boundary}
@@ -193,6 +201,10 @@ def curve(loss: Any) -> dict[str, Any]:
         case "MVSoftmax":
             rule = {"easy": "acute", "none": "none"}[loss.boundary]
             margin = {{"am": "m3", "arc": "m2"}[loss.margin]: loss.m, "boundary": rule}
+        case "SphereFaceR":
+            margin = {"m1": loss.m, "boundary": "clamp"} if loss.version == 1 else {}
+        case "CircleLoss":
+            margin = {"m3": loss.m, "boundary": "circle"}
         case name:
             message = f"{name} has no margin"
             raise TypeError(message)
@@ -228,12 +240,16 @@ class TargetPair:
         m2, m3 = self.margins()
         return mp.cos(self.c.m1 * self.theta() + m2) - m3
 
+    def weight(self) -> mpf:
+        """What the derivative in cos theta counts as if it is detached: 1, or of CircleLoss its weight."""
+        return self.c.m3 + versine(self.theta()) if self.c.boundary == "circle" else mpf(1)
+
     def slope(self, digits: int) -> mpf:
         """The derivative of psi in theta, by mpmath.diff; that of cos theta if detached; 0 for a parallel pair."""
         if self.parallel:
             return mpf(0)
         if self.detached:
-            return settle(lambda: mp.diff(mp.cos, self.theta()), digits)
+            return settle(lambda: self.weight() * mp.diff(mp.cos, self.theta()), digits)
         return settle(lambda: partial_of(self.branch, "theta", self.theta(), *self.margins()), digits)
 
     def slope_of_v(self, digits: int) -> mpf:
@@ -247,77 +263,45 @@ class TargetPair:
         )
 
 
-class Negatives(NamedTuple):
-    """What becomes of the cosines of the hard classes of a sample: c (t + c), or (1 + t) c + t."""
-
-    curricular: bool
-    t: mpf
-    hard: frozenset[int]
-
-    @classmethod
-    def of(cls, loss: Any, target: TargetPair, classes: list[Vector], label: int) -> Negatives | None:
-        """Find the classes whose cosine is above the threshold; the sign of the difference is exact."""
-        name, x = type(loss).__name__, target.x
-        if name not in ("CurricularFace", "MVSoftmax"):
-            return None
-
-        def above(w: Vector) -> bool:
-            return settle(lambda: cosine_of(x.dot(w), x.square, w.square) - target.threshold(), GUARD) > 0
-
-        hard = frozenset(k for k, w in enumerate(classes) if k != label and above(w))
-        return cls(name == "CurricularFace", mp.convert(float(loss.t)), hard)
-
-    def eta(self, k: int, c: mpf) -> mpf:
-        """What replaces the cosine of a class that is not the label's."""
-        if k not in self.hard:
-            return c
-        return c * (self.t + c) if self.curricular else (1 + self.t) * c + self.t
-
-    def size(self, k: int) -> mpf:
-        """The largest slope of that, what a cosine's error is multiplied by at most; 1 where c stays."""
-        return self.steepest() if k in self.hard else mpf(1)
-
-    def steepest(self) -> mpf:
-        """What the size of the slope is at most, of all cosines."""
-        return abs(self.t) + 2 if self.curricular else 1 + self.t
-
-
-def nearest(x: Vector, centers: Sequence[Vector]) -> int:
-    """Which center makes the smallest angle with x, the first of those that do: exactly, by integers."""
-    best = 0
-    for j in range(1, len(centers)):
-        dot, least = x.dot(centers[j]), x.dot(centers[best])
-        if dot * abs(dot) * centers[best].square > least * abs(least) * centers[j].square:
-            best = j
-    return best
-
-
 class Sample:
     """One row of a margin head at the working precision: its logits, and how they change when something moves."""
 
-    def __init__(
-        self, x: Vector, classes: list[Vector], label: int, target: TargetPair, negatives: Negatives | None = None
-    ):
+    def __init__(self, x: Vector, classes: list[Vector], label: int, target: TargetPair, others: Others):
         self.x, self.classes, self.label, self.target, self.c = x, classes, label, target, target.c
         self.dots = [x.dot(w) for w in classes]
         self.per_norm = [1 / mp.sqrt(mpf(w.square)) for w in classes]
         self.scale = x.norm() if self.c.scale is None else self.c.scale
         self.angle, self.v = target.theta(), target.quality.v(x.norm())
         self.psi = target.branch(self.angle, *target.margins(self.v))
-        self.constant = self.psi - mp.cos(self.angle)
+        self.weight = target.weight()
+        self.constant = self.psi - self.weight * mp.cos(self.angle)
         per_x = 1 / mp.sqrt(mpf(x.square))
         self.cosines = [dot * per_x * per_w for dot, per_w in zip(self.dots, self.per_norm, strict=True)]
-        self.eta = negatives.eta if negatives else lambda k, c: c
-        self.f = [self.eta(k, c) for k, c in enumerate(self.cosines)]
+        self.others = others
+        self.f = [others.eta(k, c, self.angle_to(k, self.dots[k])) for k, c in enumerate(self.cosines)]
         self.f[label] = self.psi
         self.z = [self.scale * number for number in self.f]
 
     def moved_psi(self, dot: int, square: int, other: int, v: mpf | None = None) -> mpf:
         """The moved target pair's psi: the angle kept where the pair is parallel, cos theta + constant if detached."""
         if self.target.detached:
-            return self.psi if self.target.parallel else cosine_of(dot, square, other) + self.constant
+            moved = self.weight * cosine_of(dot, square, other) + self.constant
+            return self.psi if self.target.parallel else moved
         theta = self.angle if self.target.parallel else angle_of(dot, square, other)
         return self.target.branch(theta, *self.target.margins(self.v if v is None else v))
+
+    def angle_to(self, k: int, dot: int, square: int | None = None, other: int | None = None) -> Callable[[], mpf]:
+        """The angle of a class once x or the class has moved."""
+        return lambda: angle_of(dot, square or self.x.square, other or self.classes[k].square)
+
+    def moved_eta(self, k: int, c: mpf, theta: Callable[[], mpf]) -> mpf:
+        """The moved eta of a class that is not the label's, as its gradient convention has it.
+
+        An angle is kept where the pair is parallel; detached, eta moves with the cosine.
+        """
+        if self.others.detached:
+            return self.f[k] + self.others.weight(k, self.cosines[k]) * (c - self.cosines[k])
+        return self.f[k] if k in self.others.parallel else self.others.eta(k, c, theta)
 
     def length_moved(self, move: Moved, square: int) -> mpf:
         """The length of x once an entry has moved."""
@@ -336,7 +320,7 @@ class Sample:
             if k == self.label:
                 moved = scale * self.moved_psi(dot, square, w.square, v)
             else:
-                moved = scale * self.eta(k, dot * self.per_norm[k] / norm)
+                moved = scale * self.moved_eta(k, dot * self.per_norm[k] / norm, self.angle_to(k, dot, square))
             changes.append(moved - self.z[k])
         return changes
 
@@ -348,8 +332,9 @@ class Sample:
         """How logit k changes when entry i of class k moves."""
         dot = move.dot(self.dots[k], self.x.integers[i], sign)
         numbers = dot, self.x.square, move.square(self.classes[k], i, sign)
-        moved = self.moved_psi(*numbers) if k == self.label else self.eta(k, cosine_of(*numbers))
-        return self.scale * moved - self.z[k]
+        if k == self.label:
+            return self.scale * self.moved_psi(*numbers) - self.z[k]
+        return self.scale * self.moved_eta(k, cosine_of(*numbers), self.angle_to(k, *numbers)) - self.z[k]
 
     def m_moved(self, step: mpf) -> mpf:
         """How the label's logit changes when a given margin moves."""

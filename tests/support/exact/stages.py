@@ -11,6 +11,7 @@ from mpmath import mp, mpf
 from support.exact.cross_entropies import Base, Batch, Row, Settings, undefined
 from support.exact.margins import Curve, Sample, TargetPair
 from support.exact.numbers import GUARD, NAN, Array, Reals, Vector, angle_of, cosine_of, exact, filled, rows
+from support.exact.others import Others
 from support.exact.triplets import Triple
 from support.untraced import untraced
 
@@ -81,7 +82,7 @@ def logits(
     with mp.workdps(digits + GUARD):
         for n, label in enumerate(np.asarray(y).tolist()):
             target = TargetPair(samples[n], classes[label], c, detached=False)
-            result[n] = Sample(samples[n], classes, label, target).z
+            result[n] = Sample(samples[n], classes, label, target, Others()).z
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import refloss
 from support.right_codes.code import CE, DTYPES, HALVES, LINEAR, SINGLES, SMOOTH, WEIGHTED, WEIGHTS, Right, by_dtype
+from support.right_codes.curve_codes import CurveSteps, jax_curves, numpy_curves, torch_curves, torch_half_angle
 from support.right_codes.divergence_codes import of_divergences
 from support.right_codes.jax_codes import jax_custom, jax_head, jax_linear, jax_logits, jax_triplet
 from support.right_codes.numpy_codes import (
@@ -436,6 +437,48 @@ def of_samples_and_classes(dtype: str) -> Iterator[Right]:
         yield Right(f"of samples in jax, in float32, {loss}", "jax", single, loss, HALVES, "mixed", UNIGNORED)
 
 
+CURVES = (
+    refloss.SphereFaceR(),
+    refloss.SphereFaceR(m=1.4, s=40.0, gradient="detached"),
+    refloss.SphereFaceR(version=2),
+    refloss.SphereFaceR(version=2, m=4.0, s=None, reduction="none"),
+    refloss.SphereFaceR(version=2, m=1.4, gradient="detached", label_smoothing=0.1),
+    refloss.CircleLoss(),
+    refloss.CircleLoss(s=64.0, m=0.4, gradient="detached", reduction="none"),
+    refloss.CircleLoss(s=16.0, class_weight=WEIGHTS, reduction="sum"),
+    refloss.InterTopK(),
+    refloss.InterTopK(penalty=0.3, k=2, boundary="none", reduction="none"),
+    refloss.InterTopK(penalty=0.5, k=1, s=None, boundary="easy", gradient="detached"),
+    refloss.InterTopK(k=3, s=16.0, label_smoothing=0.1, reduction="sum"),
+)
+"""Losses with curves for the other classes."""
+
+
+def of_other_curves(dtype: str) -> Iterator[Right]:
+    """SphereFace-R, circle loss and inter-top-k."""
+    for loss in CURVES:
+        for name, fn, framework in (
+            ("two lengths, of all classes", torch_curves, "torch"),
+            ("curves by hand", numpy_curves, "numpy"),
+        ):
+            yield Right(f"{name}, {loss}", framework, fn(loss), loss, DTYPES, "stable", {})
+            yield Right(f"{name}, in float32, {loss}", framework, fn(loss, upcast=True), loss, HALVES, "mixed", {})
+    for loss in (CURVES[2], CURVES[9]):
+        fn = numpy_curves(loss, "projection")
+        yield Right(f"curves by one projection, {loss}", "numpy", fn, loss, DTYPES, "stable", {})
+    for loss in CURVES[8:10]:
+        fn = numpy_curves(loss, "addition")
+        yield Right(f"curves by the addition formula, {loss}", "numpy", fn, loss, DTYPES, "stable", {})
+    half_angle = refloss.SphereFaceR(version=2, m=2.0, s=16.0)
+    fn = torch_curves(half_angle, CurveSteps(divided=torch_half_angle))
+    yield Right("half-angle formula, by a length", "torch", fn, half_angle, DTYPES, "stable", {})
+    summed: dict[str, Any] = {"accumulate": dtype} if dtype in HALVES else {}
+    for loss in (replace(CURVES[2], s=8.0), CURVES[6], replace(CURVES[9], s=16.0)):
+        yield Right(f"curves in jax, {loss}", "jax", jax_curves(loss), loss, DTYPES, "stable", summed | UNIGNORED)
+        single = jax_curves(loss, upcast=True)
+        yield Right(f"curves in jax, in float32, {loss}", "jax", single, loss, HALVES, "mixed", UNIGNORED)
+
+
 FAMILIES = (
     of_numpy_logits,
     of_torch_logits,
@@ -447,4 +490,5 @@ FAMILIES = (
     of_divergences,
     of_options,
     of_samples_and_classes,
+    of_other_curves,
 )

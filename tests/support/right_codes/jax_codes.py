@@ -91,7 +91,7 @@ def jax_length(v: Any) -> Any:
     import jax
 
     jnp = jax.numpy
-    square = (v * v).sum(axis=1)
+    square = (v * v).sum(axis=-1)
     apart = square > 0
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
 

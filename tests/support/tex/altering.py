@@ -9,6 +9,7 @@ from mpmath import mpf
 from support.tex.reading import INDICES, Node, Statement, minus, named, times, walk
 
 NEGATED = {"=": r"\ne", r"\ne": "=", r"\le": ">", ">": r"\le", r"\ge": "<", "<": r"\ge"}
+NEGATED |= {r"\in": r"\notin", r"\notin": r"\in"}
 
 
 def alterations(statements: Sequence[Statement]) -> Iterator[tuple[str, tuple[Statement, ...]]]:

@@ -17,6 +17,8 @@ RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
     r"\ge": lambda a, b: bool(a >= b),
     "<": lambda a, b: bool(a < b),
     ">": lambda a, b: bool(a > b),
+    r"\in": lambda a, b: a in b,
+    r"\notin": lambda a, b: a not in b,
 }
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     r"\cos": mp.cos,

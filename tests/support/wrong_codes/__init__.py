@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from support.wrong_codes.code import Wrong
+from support.wrong_codes.curve_codes import curves
 from support.wrong_codes.divergence_codes import divergences
 from support.wrong_codes.head_codes import heads
 from support.wrong_codes.indexing import indices, writing
@@ -37,6 +38,7 @@ FAMILIES = (
     language_models,
     options,
     samples,
+    curves,
 )
 
 
