@@ -2,7 +2,8 @@
 
 Values, hand-derived gradients and stated accuracy for cross entropy, the softmax loss, modified softmax, NormFace,
 A-Softmax (SphereFace), CosFace, ArcFace, their combined margin, AdaFace, MagFace, CurricularFace, MV-Softmax,
-sub-center ArcFace, SphereFace-R, circle loss, inter-top-k, the triplet loss, and the Kullback-Leibler divergence.
+sub-center ArcFace, SphereFace-R, circle loss, inter-top-k, SphereFace2, UniFace, SigLIP, InfoNCE (CLIP), the triplet
+loss, and the Kullback-Leibler divergence.
 """
 
 import importlib as _importlib
@@ -13,6 +14,7 @@ if _typing.TYPE_CHECKING:
     from refloss.engines.contract import AccuracyWarning
     from refloss.functions import entropy, error_bound, log_softmax, logsumexp, softmax
     from refloss.losses import (
+        CLIP,
         AdaFace,
         AMSoftmax,
         ArcFace,
@@ -22,23 +24,28 @@ if _typing.TYPE_CHECKING:
         CosFace,
         CrossEntropy,
         CurricularFace,
+        InfoNCE,
         InterTopK,
         KLDivergence,
         MagFace,
         ModifiedSoftmax,
         MVSoftmax,
         NormFace,
+        SigLIP,
         SoftmaxLoss,
         SphereFace,
+        SphereFace2,
         SphereFaceR,
         SubCenterArcFace,
         Triplet,
+        UniFace,
     )
     from refloss.ulp import ulp_error
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CLIP",
     "AMSoftmax",
     "ASoftmax",
     "AccuracyWarning",
@@ -49,17 +56,21 @@ __all__ = [
     "CosFace",
     "CrossEntropy",
     "CurricularFace",
+    "InfoNCE",
     "InterTopK",
     "KLDivergence",
     "MVSoftmax",
     "MagFace",
     "ModifiedSoftmax",
     "NormFace",
+    "SigLIP",
     "SoftmaxLoss",
     "SphereFace",
+    "SphereFace2",
     "SphereFaceR",
     "SubCenterArcFace",
     "Triplet",
+    "UniFace",
     "enclose",
     "entropy",
     "error_bound",

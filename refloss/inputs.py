@@ -185,6 +185,25 @@ def margins(m: Any, counted: NDArray[np.bool_], largest: float) -> Array:
     return array
 
 
+def one_number(name: str, value: Any, *, above: float | None = None) -> Array:
+    """Return a finite number as an array of shape (), above another if one is named."""
+    array = float64_array(name, value)
+    if array.shape != ():
+        raise ValueError(f"{name} must be one number; got shape {array.shape}")
+    if not np.isfinite(array) or (above is not None and not array > above):
+        more = "" if above is None else f" above {above:g}"
+        raise ValueError(f"{name} must be a finite number{more}; got {float(array)!r}")
+    return array
+
+
+def pairs(x: Any, w: Any) -> dict[str, Any]:
+    """Return embeddings x and w, pair by pair, both (N, D), and the labels 0 to N - 1, by name."""
+    rows, others = _matrix("x", x, "(N, D)"), _matrix("w", w, "(N, D)")
+    if rows.shape != others.shape:
+        raise ValueError(f"w must have the shape of x, {rows.shape}; got shape {others.shape}")
+    return embeddings_and_classes(rows, others, np.arange(len(rows)), None, None, None, directions=True)
+
+
 def triplets(anchor: Any, positive: Any, negative: Any) -> dict[str, Array]:
     """Return anchors, positives and negatives, all (N, D), by name."""
     points = {

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 from refloss import inputs
-from refloss.engines.spec import MARGINS, UPSTREAM_LSE, Arrays, Spec, WithCap, centers_of
+from refloss.engines.spec import GIVEN, UPSTREAM_LSE, Arrays, Spec, WithCap, centers_of
 from refloss.messages import shown
 
 FLATTENED = ("z", "target")
@@ -32,6 +32,8 @@ class Call(NamedTuple):
         return {name: self._shape(name) for name in self.spec.differentiable() if name in self.arrays}
 
     def _shape(self, name: str) -> tuple[int, ...]:
+        if self.arrays[name].ndim == 0:
+            return ()
         rows, *columns = self.arrays[name].shape
         if name in FLATTENED:
             return (*self.samples, *columns)
@@ -42,8 +44,8 @@ class Call(NamedTuple):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of what the tuple of gradients holds: one for each input, and for margins where they are given."""
-        return tuple(n for n in self.spec.differentiable() if n != MARGINS.name or n in self.arrays)
+        """Names of what the tuple of gradients holds: one for each input, and for what else is given."""
+        return tuple(n for n in self.spec.differentiable() if n not in GIVEN or n in self.arrays)
 
     def with_upstream_lse(self, value: Any) -> Call:
         """Return the call with the upstream gradient of the log-sum-exp of each sample, or as it is for None."""

@@ -16,6 +16,7 @@ order, on what they saved. Arithmetic is float64, with pairs where 53 bits are t
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,8 +31,10 @@ from refloss.engines.spec import (
     Linear,
     Logits,
     Margin,
+    Sigmoid,
     Spec,
     Triplet,
+    TwoWay,
     WithCap,
     WithLabels,
 )
@@ -47,10 +50,14 @@ from refloss.error_free import (
     plain,
     put,
     rounded,
+    rounded_total,
     total_by_label,
 )
+from refloss.fixed_point import Between
 from refloss.stages import (
     angle,
+    bias,
+    binary_cross_entropy,
     class_angles,
     cosine,
     cross_entropy,
@@ -166,6 +173,8 @@ def _forward(spec: Spec, arrays: Arrays) -> tuple[Stages, Backward]:
             return _linear(spec, arrays)
         case Margin():
             return _margin(spec, arrays)
+        case Sigmoid() | TwoWay():
+            return _sigmoid(spec, arrays) if isinstance(spec, Sigmoid) else _two_way(spec, arrays)
         case Divergence():
             return _divergence(spec, arrays)
         case _:  # Triplet
@@ -239,7 +248,29 @@ def _linear(spec: Linear, arrays: Arrays) -> tuple[Stages, Backward]:
 # ---------------------------------------------------------------------------------------------------- the margin heads
 
 
+class _Head(NamedTuple):
+    """Logits of a margin head, and the way back from them."""
+
+    outputs: Stages
+    z: Pair
+    terms: Pair | None
+    """What the length of each embedding adds to the loss of its row (N,)."""
+    backward: Callable[[StageResult, Array, Stages], tuple[Stages, Stages]]
+    """From dL/dz, the upstream gradient and the gradients by stage so far to gradients by stage, and by input."""
+
+
 def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
+    head = _head(spec, arrays)
+    outputs, logits_backward = _logits(spec, head.z, arrays, head.terms)
+
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        gradients, dlogits = logits_backward(upstream)
+        return head.backward(dlogits["z"], upstream, gradients)
+
+    return head.outputs | outputs, backward
+
+
+def _head(spec: Margin, arrays: Arrays) -> _Head:
     x, w, y = arrays["x"], arrays["w"], arrays["y"]
     unit_x, unit_w = normalize.forward(x), normalize.forward(w)
     cosines, saved_cosine = cosine.forward(unit_x, unit_w)
@@ -251,15 +282,14 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
     saved_class_angles = None
     if spec.class_angles is not None:
         eta, saved_class_angles = class_angles.forward(c, x, w, y, spec.class_angles)
-    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
+    s = spec.scale if spec.scale_input is None else float(arrays[spec.scale_input])
+    scale, exponent = logits.scale_of(s, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
-    outputs, logits_backward = _logits(spec, z, arrays, terms)
 
-    def backward(upstream: Array) -> tuple[Stages, Stages]:
-        gradients, dlogits = logits_backward(upstream)
-        dz = dlogits["z"]
+    def backward(dz: StageResult, upstream: Array, gradients: Stages) -> tuple[Stages, Stages]:
         deta, dpsi, dscale = logits.backward(dz, saved_logits)
+        given_scale = {} if spec.scale_input is None else {spec.scale_input: rounded_total(dscale)}
         dtheta, dv = margin.backward(dpsi, saved_margin)
         dc = deta if saved_negatives is None else negatives.backward(deta, saved_negatives)
         if saved_class_angles is not None:
@@ -267,7 +297,7 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
         dx_target, dw_target = angle.backward(dtheta, saved_angle)
         dcosines = dc if saved_centers is None else sub_centers.backward(dc, saved_centers)
         dunit_x, dunit_w = cosine.backward(dcosines, saved_cosine)
-        if spec.scale is not None:
+        if s is not None:
             dscale = np.zeros(len(z))
         if saved_quality is not None and dv is not None:
             reduction, rows = spec.cross_entropy.reduction, len(z)
@@ -289,20 +319,25 @@ def _margin(spec: Margin, arrays: Arrays) -> tuple[Stages, Backward]:
             "class_angles": deta,
             "logits": dz,
         } | ({} if dv is None else {"quality": dv})
-        return gradients, {"x": dx, "w": dw} | ({} if dv is None else {"m": dv})
+        return gradients, {"x": dx, "w": dw} | ({} if dv is None else {"m": dv}) | given_scale
 
-    return {
-        "normalize_x": Normalized(unit_x.unit, unit_x.norm.hi),
-        "normalize_w": Normalized(unit_w.unit, unit_w.norm.hi),
-        "cosine": cosines.hi,
-        **({} if saved_centers is None else {"sub_centers": c.hi}),
-        "angle": theta.theta.hi,
-        **({} if saved_quality is None or v is None else {"quality": v.value.hi}),
-        "margin": psi.hi,
-        **({} if saved_negatives is None else {"negatives": eta.hi}),
-        **({} if saved_class_angles is None else {"class_angles": eta.hi}),
-        "logits": z.hi,
-    } | outputs, backward
+    return _Head(
+        {
+            "normalize_x": Normalized(unit_x.unit, unit_x.norm.hi),
+            "normalize_w": Normalized(unit_w.unit, unit_w.norm.hi),
+            "cosine": cosines.hi,
+            **({} if saved_centers is None else {"sub_centers": c.hi}),
+            "angle": theta.theta.hi,
+            **({} if saved_quality is None or v is None else {"quality": v.value.hi}),
+            "margin": psi.hi,
+            **({} if saved_negatives is None else {"negatives": eta.hi}),
+            **({} if saved_class_angles is None else {"class_angles": eta.hi}),
+            "logits": z.hi,
+        },
+        z,
+        terms,
+        backward,
+    )
 
 
 def class_cosines(spec: Margin, arrays: Arrays, cosines: Pair) -> tuple[Pair, Integers, sub_centers.Saved | None]:
@@ -346,6 +381,67 @@ def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:
     by_class = Scaled.of(dense) if isinstance(sums, Scaled) else dense
     put(by_class, present, sums)
     return by_class
+
+
+# --------------------------------------------------------------------------------------- other losses on scaled cosines
+
+
+def _sigmoid(spec: Sigmoid, arrays: Arrays) -> tuple[Stages, Backward]:
+    head, y = _head(spec.logits, arrays), arrays["y"]
+    sign = spec.link.bias_sign
+    b = sign * arrays.get("b", np.zeros(()))
+    z, saved_bias = bias.forward(head.z, Pair.of(b), spec.link.bound, beyond_bound(spec, arrays, float(b)))
+    losses, saved = binary_cross_entropy.forward(z, y, spec.link)
+    rows = len(y)
+
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        row_weights = cross_entropy.row_weights(upstream, spec.reduction, float(rows), rows)
+        dz_shifted = binary_cross_entropy.backward(row_weights, saved)
+        dz, db = bias.backward(dz_shifted, saved_bias)
+        gradients = {"bias": dz_shifted, "binary_cross_entropy": row_weights, "reduction": upstream}
+        gradients, of_inputs = head.backward(dz, upstream, gradients)
+        return gradients, of_inputs | ({"b": db * sign} if "b" in arrays else {})
+
+    loss = cross_entropy.reduce(losses, spec.reduction, np.asarray(float(rows) or np.nan))
+    return head.outputs | {"bias": z.hi, "binary_cross_entropy": losses, "reduction": loss}, backward
+
+
+def beyond_bound(spec: Sigmoid, arrays: Arrays, b: float) -> Callable[[int, int], int]:
+    """Return what tells the sign of |s f + b| - K exactly, where f is a cosine, less m of the target."""
+    given = spec.logits.scale_input
+    s = spec.logits.scale if given is None else float(arrays[given])
+
+    def sign(n: int, k: int) -> int:
+        """f is beyond a rational number if its square is, signs apart."""
+        square = Between.of(arrays["x"][n], arrays["w"][k]).signed_square
+        shift = Fraction(b) - Fraction(s or 0.0) * (
+            Fraction(spec.logits.margin.m3) if arrays["y"][n] == k else 0  # type: ignore[arg-type]
+        )
+        high, low = ((Fraction(side * (spec.link.bound or 0.0)) - shift) / Fraction(s or 1.0) for side in (1, -1))
+        above, below = square - high * abs(high), low * abs(low) - square
+        return int(max(above, below) > 0) - int(max(above, below) < 0)
+
+    return sign
+
+
+def _two_way(spec: TwoWay, arrays: Arrays) -> tuple[Stages, Backward]:
+    head, y, rows = _head(spec.logits, arrays), arrays["y"], len(arrays["y"])
+    ways = [head.z, head.z.T][: spec.ways]
+    parts = [log_softmax.forward(z) for z in ways]
+    own = [-log_p[np.arange(rows), y] for log_p, _ in parts]
+    losses = own[0] if spec.ways == 1 else 0.5 * (own[0] + own[1])
+
+    def backward(upstream: Array) -> tuple[Stages, Stages]:
+        row_weights = cross_entropy.row_weights(upstream, spec.reduction, float(rows), rows)
+        each = row_weights * (1.0 / spec.ways)
+        targets = np.eye(rows)
+        dz_ways = [log_softmax.backward(-each[:, None] * targets, saved) for _, saved in parts]
+        dz = dz_ways[0] if spec.ways == 1 else dz_ways[0] + dz_ways[1].T
+        gradients = {"log_softmax": -each[:, None] * targets, "two_way": row_weights, "reduction": upstream}
+        return head.backward(dz, upstream, gradients)
+
+    loss = cross_entropy.reduce(losses, spec.reduction, np.asarray(float(rows)))
+    return head.outputs | {"log_softmax": parts[0][0], "two_way": losses, "reduction": loss}, backward
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet

@@ -18,7 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refloss.engines.spec import UPSTREAM_LSE, Arrays, Divergence, Linear, Logits, Margin, Spec, Triplet, WithCap
+from refloss.engines.spec import (
+    UPSTREAM_LSE,
+    Arrays,
+    Divergence,
+    Linear,
+    Logits,
+    Margin,
+    OnCosines,
+    Spec,
+    Triplet,
+    WithCap,
+)
 from refloss.error_free import Array, high, scale_rows
 from refloss.formats import FORMATS, format_of
 from refloss.stages import class_angles, cross_entropy, negatives, softcap
@@ -164,6 +175,10 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
         return np.ones(len(next(iter(arrays.values()))))
     if isinstance(spec, Logits):
         return _of_logits(spec.softcap, arrays["z"])
+    if isinstance(spec, OnCosines):
+        head = spec.logits
+        s = head.scale if head.scale_input is None else float(arrays[head.scale_input])
+        return _of_margin(head, np.full(len(arrays["x"]), s)) + abs(float(arrays.get("b", 0.0)))
     if isinstance(spec, Margin) and spec.scale is not None:
         return _of_margin(spec, np.full(len(arrays["x"]), spec.scale))
     logs = log2_lengths(arrays["x"])
@@ -270,6 +285,8 @@ def warn_of_scales(engine: str, spec: Spec, scale: Array, width: int, dtype: Any
         "logits": f"z[{n}] scaled to",
         "linear": f"x[{n}] and w with a product of lengths",
         "margin": f"x[{n}] of length",
+        "sigmoid": "scale and bias of",
+        "two_way": "s of",
     }
     what = "s of" if isinstance(spec, Margin) and spec.scale is not None else names[spec.head]
     if isinstance(spec, Margin) and (factor := _factor(spec)):

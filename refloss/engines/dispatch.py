@@ -23,7 +23,7 @@ from refloss.engines.chain import Step
 from refloss.engines.counting import mean_over_zero
 from refloss.engines.locks import Lock
 from refloss.engines.protocol import IN_FLOAT64, Engine, Request
-from refloss.engines.spec import Arrays, Divergence, Spec, Triplet
+from refloss.engines.spec import Arrays, Divergence, OnCosines, Spec, Triplet
 from refloss.error_free import Array, digits
 from refloss.formats import FORMATS
 from refloss.stages import cross_entropy
@@ -72,7 +72,7 @@ def value_and_grad(call: Call, upstream: Any, wrt: Any, out: Any, engine: str, d
             if by_name[name] is not contiguous_out.get(name):
                 given_out[name][...] = gradient
             gradient = given_out[name]
-        gradients[name] = gradient
+        gradients[name] = gradient if gradient.ndim or name in given_out else gradient[()]
     return _shaped(loss, call, computed_in), gradients
 
 
@@ -136,7 +136,7 @@ class _Run(NamedTuple):
     def corrected(self, loss: Array) -> Array:
         """Return the value, or what it is where the weights of the labels add up to 0 and "mean" divides by that."""
         spec = self.spec
-        if isinstance(spec, Triplet | Divergence):
+        if isinstance(spec, Triplet | Divergence | OnCosines):
             return loss
         if spec.reduction != "mean" or spec.cross_entropy.class_weight is None:
             return loss

@@ -1,7 +1,8 @@
 """Spec: what a loss is to an engine.
 
-`Spec` is a union of five kinds of losses, told apart by their class or by the tag `head`: cross entropy on given
-`Logits`, a `Linear` layer before it, a `Margin` head on directions, `Triplet`, and `Divergence`. Each has its settings,
+`Spec` is a union of seven kinds of losses, told apart by their class or by the tag `head`: cross entropy on given
+`Logits`, a `Linear` layer before it, a `Margin` head on directions, `Sigmoid` and `TwoWay`, which end in another way on
+such a head, `Triplet`, and `Divergence`. Each has its settings,
 as the stages take them, and its inputs as data: which have one row per sample, which one per class, and which hold
 labels.
 """
@@ -13,7 +14,17 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from numpy.typing import NDArray
 
-from refloss.stages import class_angles, cross_entropy, divergence, margin, negatives, quality, softcap, triplet
+from refloss.stages import (
+    binary_cross_entropy,
+    class_angles,
+    cross_entropy,
+    divergence,
+    margin,
+    negatives,
+    quality,
+    softcap,
+    triplet,
+)
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Inputs of a loss, or their gradients, by name."""
@@ -24,19 +35,25 @@ class Input(NamedTuple):
 
     name: str
     """The name of the loss's argument."""
-    per: Literal["sample", "class"]
+    per: Literal["sample", "class", "call"]
     """What it has one row, or one number, for."""
     kind: Literal["floats", "labels"] = "floats"
     """Numbers with a gradient, or labels, in whose place there may be probabilities."""
 
 
 _X, _W, _Y, _B = Input("x", "sample"), Input("w", "class"), Input("y", "sample", "labels"), Input("b", "class")
+_OTHERS = Input("w", "class")
+"""Embeddings to compare with, as many as there are samples: the classes of their own."""
 MARGINS = Input("m", "sample")
 """Margins, one per sample; where they are not given, no gradient has such a field."""
 
 
+GIVEN = frozenset({MARGINS.name, "t", "s"})
+"""Names of inputs for which the tuple of gradients has a field where they are given alone."""
+
+
 class _Kind:
-    """What the five kinds share: questions about their inputs."""
+    """What the kinds share: questions about their inputs."""
 
     inputs: ClassVar[tuple[Input, ...]]
     directions: ClassVar[bool] = False
@@ -101,6 +118,8 @@ class Margin(_Labelled):
     """What becomes of the angles of the other classes."""
     centers: int | None = None
     """How many rows of w, side by side, a class has, given as w (C, K, D); None for one, given as w (C, D)."""
+    scale_input: str | None = None
+    """The name of the input that holds the scale, where it is no setting."""
     head: ClassVar[Literal["margin"]] = "margin"
     inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y, MARGINS)
     directions: ClassVar[bool] = True
@@ -110,6 +129,45 @@ class Margin(_Labelled):
         """Whether samples have the same margins, and no cosine but the target's changes."""
         varies = self.quality is not None or self.margin.by_quality != margin.CONSTANT
         return not varies and self.negatives is None and self.class_angles is None
+
+
+@dataclass(frozen=True)
+class _AfterCosines(_Kind):
+    """A loss on the logits of a margin head that does not end in one cross entropy."""
+
+    logits: Margin
+    """The head, with reduction and ignored label; its other settings of cross entropy are not used."""
+    directions: ClassVar[bool] = True
+
+    @property
+    def cross_entropy(self) -> cross_entropy.Settings:
+        """Reduction and ignored label."""
+        return self.logits.cross_entropy
+
+    @property
+    def reduction(self) -> str:
+        """One of "mean", "sum" and "none"."""
+        return self.cross_entropy.reduction
+
+
+@dataclass(frozen=True)
+class Sigmoid(_AfterCosines):
+    """Binary cross entropy of scaled cosines and a bias; scale and bias may be left out."""
+
+    link: binary_cross_entropy.Settings = binary_cross_entropy.PLAIN
+    """Weights of the two kinds of answers, and the bound of logits."""
+    head: ClassVar[Literal["sigmoid"]] = "sigmoid"
+    inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y, Input("t", "call"), Input("b", "call"))
+
+
+@dataclass(frozen=True)
+class TwoWay(_AfterCosines):
+    """Cross entropy of scaled cosines of pairs, of rows alone, or the mean of that of rows and of columns."""
+
+    ways: int = 2
+    """1 for rows alone, 2 for rows and columns."""
+    head: ClassVar[Literal["two_way"]] = "two_way"
+    inputs: ClassVar[tuple[Input, ...]] = (_X, _OTHERS, _Y, Input("s", "call"))
 
 
 @dataclass(frozen=True)
@@ -149,7 +207,9 @@ WithCap: TypeAlias = Logits | Linear
 """Losses on logits that may be scaled and capped."""
 WithLabels: TypeAlias = Logits | Linear | Margin
 """Losses that end in cross entropy."""
-Spec: TypeAlias = Logits | Linear | Margin | Triplet | Divergence
+OnCosines: TypeAlias = Sigmoid | TwoWay
+"""Other losses on scaled cosines."""
+Spec: TypeAlias = Logits | Linear | Margin | Sigmoid | TwoWay | Triplet | Divergence
 
 
 def centers_of(spec: Spec) -> int | None:
@@ -157,6 +217,6 @@ def centers_of(spec: Spec) -> int | None:
     return spec.centers if isinstance(spec, Margin) else None
 
 
-KINDS = (Logits, Linear, Margin, Triplet, Divergence)
-PER_CLASS = frozenset(each.name for kind in KINDS for each in kind.inputs if each.per == "class")
-"""Names of the inputs that have one row per class; the others have one per sample."""
+KINDS = (Logits, Linear, Margin, Sigmoid, TwoWay, Triplet, Divergence)
+PER_CLASS = frozenset(each.name for kind in KINDS for each in kind.inputs if each.per != "sample")
+"""Names of the inputs that have one row per class, or are one number; the others have one row per sample."""

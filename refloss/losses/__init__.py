@@ -3,6 +3,7 @@
 from refloss.losses.base import Loss
 from refloss.losses.centers import SubCenterArcFace
 from refloss.losses.class_curves import CircleLoss, InterTopK, SphereFaceR
+from refloss.losses.contrastive import CLIP, InfoNCE, ScaleGradient
 from refloss.losses.divergence import DivergenceGradient, KLDivergence
 from refloss.losses.margin import (
     AMSoftmax,
@@ -19,6 +20,7 @@ from refloss.losses.margin import (
 from refloss.losses.negatives import CurricularFace, MVSoftmax
 from refloss.losses.pairwise import Triplet, TripletGradient
 from refloss.losses.quality import AdaFace, MagFace
+from refloss.losses.sigmoid import BiasGradient, PairGradient, SigLIP, SphereFace2, UniFace
 from refloss.losses.softmax import CrossEntropy, LinearGradient, LogitGradient, SoftmaxLoss
 
 LOSSES: tuple[type[Loss], ...] = (
@@ -38,17 +40,23 @@ LOSSES: tuple[type[Loss], ...] = (
     SphereFaceR,
     CircleLoss,
     InterTopK,
+    SphereFace2,
+    UniFace,
+    SigLIP,
+    InfoNCE,
     Triplet,
     KLDivergence,
 )
 """Every loss once, from the plain ones to those with margins."""
 
 __all__ = [
+    "CLIP",
     "LOSSES",
     "AMSoftmax",
     "ASoftmax",
     "AdaFace",
     "ArcFace",
+    "BiasGradient",
     "CircleLoss",
     "CombinedMargin",
     "CosFace",
@@ -57,6 +65,7 @@ __all__ = [
     "DivergenceGradient",
     "GivenMarginGradient",
     "HeadGradient",
+    "InfoNCE",
     "InterTopK",
     "KLDivergence",
     "LinearGradient",
@@ -66,10 +75,15 @@ __all__ = [
     "MagFace",
     "ModifiedSoftmax",
     "NormFace",
+    "PairGradient",
+    "ScaleGradient",
+    "SigLIP",
     "SoftmaxLoss",
     "SphereFace",
+    "SphereFace2",
     "SphereFaceR",
     "SubCenterArcFace",
     "Triplet",
     "TripletGradient",
+    "UniFace",
 ]

@@ -16,7 +16,7 @@ from refloss.error_free import Array, Integers, Mask, Numbers, Pair, StageResult
 from refloss.fixed_point import Between, ExactAngle, Turned
 from refloss.stages import angle
 from refloss.stages.cosine import CLOSE, NEAR, refined
-from refloss.stages.margin import resolved
+from refloss.stages.margin import powered, resolved
 
 STEEP = 2.0**-7
 """Cosines nearer than that to 1 or -1 go through their angle; sin θ is at least 0.124 for all others."""
@@ -26,7 +26,8 @@ class Settings(NamedTuple):
     """What becomes of the other classes."""
 
     rule: str = "divided"
-    """"divided", the angles of all divided by m, or "nearest", those of the k nearest classes lessened by m."""
+    """"divided", the angles of all divided by m; "nearest", those of the k nearest classes lessened by m; or "power",
+    2 cos²ᵏ(θ/2) - 1 + m."""
     m: float = 1.0
     k: int = 0
     gradient: str = "exact"
@@ -73,7 +74,16 @@ def slope_of(sin_phi: Pair, sin: Pair, settings: Settings) -> Pair:
 
 
 def of_cosine(c: Pair, settings: Settings) -> tuple[Pair, Pair]:
-    """Return η and dη/dc of cosines (E,) that are not next to 1 or -1, for which no sin φ is a small difference."""
+    """Return η and dη/dc of cosines (E,) that are not next to 1 or -1, for which no sin φ is a small difference.
+
+    Of the rule "power" they may be.
+    """
+    if settings.rule == "power":
+        half = (1.0 + c) * 0.5
+        steep = powered(half, settings.k - 1) * float(settings.k)
+        return powered(
+            half, settings.k
+        ) * 2.0 - 1.0 + settings.m, c * 0.0 + 1.0 if settings.gradient == "detached" else steep
     sin = sqrt((1.0 - c) * (1.0 + c))
     eta, sin_phi, _ = of_angle(angle.atan2(sin, c), c, sin, settings)
     return eta, slope_of(sin_phi, sin, settings) / -sin
@@ -81,9 +91,9 @@ def of_cosine(c: Pair, settings: Settings) -> tuple[Pair, Pair]:
 
 def through_angle(c: Pair, x: Array, w: Array, y: Integers, settings: Settings) -> Mask:
     """Return which entries go through their angle (N, C): those next to 1 or -1, or the k nearest classes."""
-    if settings.rule == "divided":
-        others = np.arange(c.shape[1]) != y[:, None]
-        return np.asarray((np.abs(c.hi) > 1.0 - STEEP) & others)
+    if settings.rule != "nearest":
+        steep = 1.0 - STEEP if settings.rule == "divided" else np.inf
+        return np.asarray((np.abs(c.hi) > steep) & (np.arange(c.shape[1]) != y[:, None]))
     return nearest(c, x, w, y, settings.k)
 
 
@@ -145,8 +155,10 @@ def forward(c: Pair, x: Array | Pair, w: Array | Pair, y: Integers, settings: Se
     $$\eta_{nk} = \begin{cases} \cos(\theta_{nk} - m) & k \in K_n\\ c_{nk} & k \notin K_n \end{cases}
     \text{ (nearest)}$$
 
+    $$\eta_{nk} = 2\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^k - 1 + m \text{ (power)}$$
+
     for the classes k that are not the target; $K_n$ are the k of them with the largest cosines. Sources: SphereFace-R
-    (Liu et al. 2022), version 2; inter-topK penalty (Zhao et al. 2021).
+    (Liu et al. 2022), version 2; inter-topK penalty (Zhao et al. 2021); SphereFace2 (Wen et al. 2022).
 
     Parameters
     ----------
@@ -163,7 +175,7 @@ def forward(c: Pair, x: Array | Pair, w: Array | Pair, y: Integers, settings: Se
         What `backward` needs.
     """
     by_angle, eta, slope = through_angle(c, high(x), high(w), y, settings), c.copy(), type(c).of(np.ones(c.shape))
-    if settings.rule == "divided":
+    if settings.rule != "nearest":
         by_cosine = np.nonzero(~by_angle & (np.arange(c.shape[1]) != y[:, None]))
         eta[by_cosine], slope[by_cosine] = of_cosine(c[by_cosine], settings)
     n, k = np.nonzero(by_angle)
@@ -182,6 +194,9 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult,
 
     $$\frac{\partial L}{\partial\theta_{nk}} = -\frac{\partial L}{\partial\eta_{nk}}\sin(\theta_{nk} - m)
     \text{ (nearest)}$$
+
+    $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,
+    k\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^{k-1} \text{ (power)}$$
 
     Entries that go through their angle have $\partial\eta/\partial\theta = -\sin(\theta/m)/m$ there; detached, dη/dc
     is 1 and dη/dθ is -sin θ.

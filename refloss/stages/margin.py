@@ -41,10 +41,14 @@ class Settings(NamedTuple):
     """What a sample's number v, if it has one, adds to m2 and to m3, for v = 1."""
     eps: float = 0.0
     """How far from 0 and π the rule "clip" keeps φ."""
+    power: int = 1
+    """The exponent of the curve "power"."""
 
 
 CIRCLE = "circle"
 """In place of a rule: the curve of CircleLoss, which has its margin in m3."""
+POWER = "power"
+"""In place of a rule: the curve of SphereFace2, which has its margin in m3 and its exponent in `Settings.power`."""
 
 
 class Own(NamedTuple):
@@ -58,6 +62,7 @@ class Own(NamedTuple):
     gradient: str
     by_quality: tuple[Fraction, Fraction]
     eps: float
+    power: int
 
 
 class Target(NamedTuple):
@@ -420,10 +425,38 @@ def circle(margin: Settings | Own) -> Curve:
     )
 
 
+def powered(base: Pair, exponent: int) -> Pair:
+    """Return a whole power, from 0 on, by repeated multiplication."""
+    power = base * 0.0 + 1.0
+    for _ in range(exponent):
+        power = power * base
+    return power
+
+
+def of_power(margin: Settings | Own) -> Curve:
+    """2 cos²ᵗ(θ/2) - 1 - m3."""
+
+    def half(t: Target) -> Pair:
+        """cos²(θ/2) = (1 + cos θ) / 2, right relative to itself."""
+        cos, sin = t.theta.cos, t.theta.sin
+        return where(cos.hi < 0.0, sin * sin / (1.0 - where(cos.hi < 0.0, cos, 0.0)), 1.0 + cos) * 0.5
+
+    def slope(t: Target) -> Pair:
+        if margin.gradient == "detached":
+            return -t.theta.sin
+        return powered(half(t), margin.power - 1) * t.theta.sin * -float(margin.power)
+
+    return Curve(
+        lambda t: powered(half(t), margin.power) * 2.0 - 1.0 - margin.m3, slope, _constant(0.0), _constant(-1.0)
+    )
+
+
 def curve_of(margin: Settings | Own) -> Curve:
     """Compose the curve that the settings ask for: the margin, its rule, annealing, the gradient convention."""
     if margin.boundary == CIRCLE:
         return circle(margin)
+    if margin.boundary == POWER:
+        return of_power(margin)
     curve = annealed(margin.annealing, ruled(margin, marginal(margin)))
     return detached(curve) if margin.gradient == "detached" else curve
 
@@ -449,7 +482,8 @@ def forward(angle: Angle, margin: Settings, quality: Quality | None = None) -> t
     | `acute` (MV-Softmax) | cos θ ≤ 0 | $\cos\theta$ |
     | `clip` (AdaFace) | φ < ε, φ > π - ε | $\pm\cos\epsilon - m_3$ |
 
-    The curve `circle` (CircleLoss) is $m_3^2 - (1 - \cos\theta)^2$ everywhere.
+    The curve `circle` (CircleLoss) is $m_3^2 - (1 - \cos\theta)^2$ everywhere, and `power` (SphereFace2)
+    $2\cos^{2t}(\theta/2) - 1 - m_3$ with the exponent t.
 
     A number v per sample, where there is one, adds $b_2 v$ to m2 and $b_3 v$ to m3. Annealing with weight λ then makes
     it $(\lambda\cos\theta + \psi)/(1 + \lambda)$. Sources: SphereFace (Liu et al. 2017, eq. 7), CosFace (Wang et al.
