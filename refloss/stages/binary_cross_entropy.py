@@ -6,19 +6,21 @@ and sigmoid come of one exponential, of -|a|: each keeps its own digits however 
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from refloss.error_free import Integers, Numbers, Pair, StageResult, rounded_total, where
+from refloss.stages.quality import pair_of
 
 
 class Settings(NamedTuple):
-    """Weights of the two kinds of answers."""
+    """Weights of the two kinds of answers, rational numbers: none is rounded."""
 
-    positive: float = 1.0
+    positive: Fraction = Fraction(1)
     """v₊."""
-    negative: float = 1.0
+    negative: Fraction = Fraction(1)
     """v₋."""
     bound: float | None = None
     """What |z| is held to, see `refloss.stages.bias`."""
@@ -57,12 +59,13 @@ def forward(z: Pair, y: Integers, settings: Settings) -> tuple[StageResult, Save
         What `backward` needs.
     """
     target = np.arange(z.shape[1]) == y[:, None]
-    a, v = where(target, -z, z), np.where(target, settings.positive, settings.negative)
+    weights = [pair_of(weight, type(z)) for weight in (settings.positive, settings.negative)]
+    a, v = where(target, -z, z), where(target, *weights)
     below = a.hi < 0.0
     e = where(below, a, -a).exp()
     softplus = where(below, 0.0, a) + type(z).of(e).log1p()
     sigma = where(below, e, 1.0) / (1.0 + e)
-    return rounded_total(softplus * v), Saved(sigma * np.where(target, -v, v))
+    return rounded_total(softplus * v), Saved(sigma * where(target, -v, v).rounded())
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:
