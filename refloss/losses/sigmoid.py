@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -175,8 +176,8 @@ class SphereFace2(SigmoidLoss):
 
     @property
     def _link(self) -> binary_cross_entropy.Settings:
-        share = self.weight / self.s
-        return binary_cross_entropy.Settings(self.alpha * share, (1.0 - self.alpha) * share)
+        alpha, share = Fraction(self.alpha), Fraction(self.weight) / Fraction(self.s)
+        return binary_cross_entropy.Settings(alpha * share, (1 - alpha) * share)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -224,7 +225,7 @@ class UniFace(SigmoidLoss):
 
     @property
     def _link(self) -> binary_cross_entropy.Settings:
-        return binary_cross_entropy.Settings(1.0, self.l, self.s, bias_sign=-1)
+        return binary_cross_entropy.Settings(Fraction(1), Fraction(self.l), self.s, bias_sign=-1)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
