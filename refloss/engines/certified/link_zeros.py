@@ -159,13 +159,15 @@ class Sum:
 
     def is_zero(self) -> Mask:
         """Return where the sum of every root is 0, as what is alike for all probabilities of a group is a constant."""
-        return np.asarray(np.logical_and.reduce([self._is_zero(each) for each in self._by_root.values()]), np.bool_)
-
-    def _is_zero(self, by_probability: dict[Probability, BigInts]) -> Mask:
-        constant, mask = np.array(0, object), np.array(True)
-        for group in {probability.group for probability in by_probability}:
-            first, *rest = (by_probability.get(Probability(group, key), 0) * Fraction(1, count) for key, count in group)
-            constant = constant + first
-            for other in rest:
-                mask = mask & np.asarray(other == first, np.bool_)
-        return np.asarray(mask & np.asarray(constant == 0, np.bool_))
+        mask = np.array(True)
+        for by_probability in self._by_root.values():
+            constant = np.array(0, object)
+            for group in {probability.group for probability in by_probability}:
+                first, *rest = (
+                    by_probability.get(Probability(group, key), Fraction(0)) / count for key, count in group
+                )
+                constant = constant + first
+                for other in rest:
+                    mask = mask & np.asarray(other == first, np.bool_)
+            mask = mask & np.asarray(constant == 0, np.bool_)
+        return mask
