@@ -282,7 +282,7 @@ def _head(spec: Margin, arrays: Arrays) -> _Head:
     saved_class_angles = None
     if spec.class_angles is not None:
         eta, saved_class_angles = class_angles.forward(c, x, w, y, spec.class_angles)
-    s = spec.scale if spec.scale_input is None else float(arrays[spec.scale_input])
+    s = spec.scale_in(arrays)
     scale, exponent = logits.scale_of(s, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
     inputs.check_logits_fit(z.hi)
@@ -391,6 +391,7 @@ def _sigmoid(spec: Sigmoid, arrays: Arrays) -> tuple[Stages, Backward]:
     sign = spec.link.bias_sign
     b = sign * arrays.get("b", np.zeros(()))
     z, saved_bias = bias.forward(head.z, Pair.of(b), spec.link.bound, beyond_bound(spec, arrays, float(b)))
+    inputs.check_logits_fit(z.hi)
     losses, saved = binary_cross_entropy.forward(z, y, spec.link)
     rows = len(y)
 
@@ -407,19 +408,18 @@ def _sigmoid(spec: Sigmoid, arrays: Arrays) -> tuple[Stages, Backward]:
 
 
 def beyond_bound(spec: Sigmoid, arrays: Arrays, b: float) -> Callable[[int, int], int]:
-    """Return what tells the sign of |s f + b| - K exactly, where f is a cosine, less m of the target."""
-    given = spec.logits.scale_input
-    s = spec.logits.scale if given is None else float(arrays[given])
+    """Return what tells the sign of |s f + b| - K exactly, where f is a cosine, less m of the target.
+
+    The cosine is above a rational number if its square is, signs apart.
+    """
+    s, m, bound = (Fraction(it or 0.0) for it in (spec.logits.scale_in(arrays), spec.logits.margin.m3, spec.link.bound))
 
     def sign(n: int, k: int) -> int:
-        """f is beyond a rational number if its square is, signs apart."""
         square = Between.of(arrays["x"][n], arrays["w"][k]).signed_square
-        shift = Fraction(b) - Fraction(s or 0.0) * (
-            Fraction(spec.logits.margin.m3) if arrays["y"][n] == k else 0  # type: ignore[arg-type]
-        )
-        high, low = ((Fraction(side * (spec.link.bound or 0.0)) - shift) / Fraction(s or 1.0) for side in (1, -1))
-        above, below = square - high * abs(high), low * abs(low) - square
-        return int(max(above, below) > 0) - int(max(above, below) < 0)
+        margin_of_class = m if arrays["y"][n] == k else Fraction(0)
+        high, low = ((side * bound - Fraction(b)) / s + margin_of_class for side in (1, -1))
+        beyond = max(square - high * abs(high), low * abs(low) - square)
+        return int(beyond > 0) - int(beyond < 0)
 
     return sign
 

@@ -16,6 +16,7 @@ computed relative to it from the exact inputs, so that the gap between equal one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refloss import inputs
-from refloss.engines.chain import quality_of
+from refloss.engines.chain import beyond_bound, quality_of
 from refloss.engines.counting import counted
 from refloss.engines.kernels import pairs
 from refloss.engines.protocol import IN_FLOAT64, Request, ValueAndGradients
@@ -37,8 +38,10 @@ from refloss.engines.spec import (
     Linear,
     Logits,
     Margin,
+    Sigmoid,
     Spec,
     Triplet,
+    TwoWay,
     WithCap,
     WithLabels,
 )
@@ -52,15 +55,19 @@ from refloss.error_free import (
     StageResult,
     expansion,
     frexp,
+    in_range,
     ldexp,
     plain,
     put,
+    rounded_total,
     total_by_label,
     where,
 )
 from refloss.fixed_point import UNIT, Between, inner, settled, units
 from refloss.stages import (
     angle,
+    bias,
+    binary_cross_entropy,
     class_angles,
     cosine,
     cross_entropy,
@@ -196,6 +203,10 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> Value
             return _linear(spec, arrays, upstream)
         case Margin():
             return _margin(spec, arrays, upstream)
+        case Sigmoid():
+            return _sigmoid(spec, arrays, upstream)
+        case TwoWay():
+            return _two_way(spec, arrays, upstream)
         case Divergence():
             return _divergence(spec, arrays, upstream)
         case _:  # Triplet
@@ -235,6 +246,17 @@ _Forward: TypeAlias = Callable[[slice], tuple[Pair, _Backward]]
 """Returns the logits of a block of samples, and a function that takes the gradient with respect to them."""
 
 
+class _RowLosses(NamedTuple):
+    """Cross entropy before anything is added up."""
+
+    losses: StageResult
+    """L_n (N,)."""
+    divisor: StageResult
+    """What "mean" divides by."""
+    row_terms: StageResult
+    """Terms that are added (N,), or None."""
+
+
 def _loss(
     spec: WithLabels,
     arrays: Arrays,
@@ -243,7 +265,22 @@ def _loss(
     forward: _Forward,
     row_terms: StageResult = None,
 ) -> Array:
-    """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples.
+    """Go from logits to the loss and, given an upstream gradient, back, in blocks of samples."""
+    reduction = spec.cross_entropy.reduction
+    losses, divisor, row_terms = _row_losses(spec, arrays, classes, upstream, forward, row_terms)
+    loss = cross_entropy.reduce(losses, reduction, divisor)
+    return np.asarray(DoubleDouble.of(cross_entropy.with_row_terms(loss, row_terms, reduction)).hi)
+
+
+def _row_losses(
+    spec: WithLabels,
+    arrays: Arrays,
+    classes: int,
+    upstream: StageResult,
+    forward: _Forward,
+    row_terms: StageResult = None,
+) -> _RowLosses:
+    """Go from logits to the losses of rows and, given an upstream gradient, back, in blocks of samples.
 
     Row terms that do not depend on the logits are added; a loss with such terms has no z-loss.
     """
@@ -273,8 +310,7 @@ def _loss(
             dlog_p = cross_entropy.backward(row_weights, cross_entropy.Saved(targets, "none"))
             dz = log_softmax.backward(dlog_p, saved_log_softmax)
             backward(dz if dlse is None else dz + logsumexp.backward(dlse, parts))
-    loss = cross_entropy.reduce(losses, settings.reduction, weights.divisor)
-    return np.asarray(DoubleDouble.of(cross_entropy.with_row_terms(loss, row_terms, settings.reduction)).hi)
+    return _RowLosses(losses, weights.divisor, row_terms)
 
 
 def _capped(spec: WithCap, forward: _Forward) -> _Forward:
@@ -340,69 +376,158 @@ def _linear(spec: Linear, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
     return loss, {"x": dx.hi, "w": dw, "b": db}
 
 
-def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
-    x, w, y = arrays["x"], arrays["w"], arrays["y"]
-    unit_x = normalize.forward(DoubleDouble.of(x))
-    c: StageResult  # the cosines, and then their gradient
-    c, saved_centers = _class_cosines(x, unit_x, w, spec.centers)
-    row_of = np.broadcast_to(np.arange(len(w)), c.shape) if saved_centers is None else saved_centers.chosen
-    own = row_of[np.arange(len(y)), y]
-    theta, saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[own]))
-    v, terms, saved_quality = quality_of(spec, arrays, unit_x)
-    psi, saved_margin = margin.forward(theta, spec.margin, v)
-    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent, DoubleDouble)
-    is_cosine = (psi.hi == theta.cos.hi) & (psi.lo == theta.cos.lo)  # no margin acts there
-    is_cosine &= spec.margin.boundary != margin.CIRCLE
-    near = _nearly_parallel(c, y)
-    dpsi: StageResult = _zeros(len(y))
-    dscale: StageResult = _zeros(len(y))
-    others: list[tuple[_Places, StageResult, StageResult]] = []
+class _Head:
+    """A margin head: logits of blocks of samples, and the way back from all of them to its inputs."""
 
-    def forward(rows: slice) -> tuple[Pair, _Backward]:
-        etas = _etas(spec, plain(c[rows]), x[rows], w, y[rows], saved_margin, rows)
-        z, saved_logits = logits.forward(etas.eta, psi[rows], y[rows], scale[rows], exponent[rows])
+    def __init__(self, spec: Margin, arrays: Arrays, *, only_gaps_count: bool = True) -> None:
+        x, w, y = arrays["x"], arrays["w"], arrays["y"]
+        self.spec, self.x, self.w, self.y, self.only_gaps_count = spec, x, w, y, only_gaps_count
+        self.unit_x = normalize.forward(DoubleDouble.of(x))
+        self.c: StageResult  # the cosines, and then their gradient
+        self.c, self.saved_centers = _class_cosines(x, self.unit_x, w, spec.centers)
+        centers = self.saved_centers
+        self.row_of = np.broadcast_to(np.arange(len(w)), self.c.shape) if centers is None else centers.chosen
+        self.own = self.row_of[np.arange(len(y)), y]
+        theta, self.saved_angle = angle.forward(DoubleDouble.of(x), DoubleDouble.of(w[self.own]))
+        v, self.terms, self.saved_quality = quality_of(spec, arrays, self.unit_x)
+        self.psi, self.saved_margin = margin.forward(theta, spec.margin, v)
+        self.s = spec.scale_in(arrays)
+        self.scale, self.exponent = logits.scale_of(self.s, self.unit_x.length, self.unit_x.exponent, DoubleDouble)
+        self.is_cosine = (self.psi.hi == theta.cos.hi) & (self.psi.lo == theta.cos.lo)  # no margin acts there
+        self.is_cosine &= spec.margin.boundary != margin.CIRCLE
+        self.near = _nearly_parallel(self.c, y)
+        self.dpsi: StageResult = _zeros(len(y))
+        self.dscale: StageResult = _zeros(len(y))
+        self.others: list[tuple[_Places, StageResult, StageResult]] = []
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return self.row_of.shape[1]
+
+    def forward(self, rows: slice) -> tuple[Pair, _Backward]:
+        """Return the logits of a block, less the largest of a row where those are huge and only gaps count."""
+        y, scale, exponent = self.y[rows], self.scale[rows], self.exponent[rows]
+        etas = _etas(self.spec, plain(self.c[rows]), self.x[rows], self.w, y, self.saved_margin, rows)
+        z, saved_logits = logits.forward(etas.eta, self.psi[rows], y, scale, exponent)
         inputs.check_logits_fit(z.hi)
-        huge = np.flatnonzero((exponent[rows] > HUGE) & (exponent[rows] < LARGEST))
+        huge = np.flatnonzero((exponent > HUGE) & (exponent < LARGEST) & self.only_gaps_count)
         if len(huge):
             f, n = saved_logits.f[huge], rows.start + huge
             close = np.abs(f.hi - f.hi.max(axis=1, keepdims=True)) < NEAR
-            close[np.arange(len(n)), y[n]] &= is_cosine[n]
+            close[np.arange(len(n)), self.y[n]] &= self.is_cosine[n]
             changed = None if etas.changed is None else etas.changed[huge]
-            less = _less_largest(f, close, x[n], w, etas.exactly, row_of[n], changed)
-            z[huge] = ldexp(less * scale[n][:, None], exponent[n][:, None])
+            less = _less_largest(f, close, self.x[n], self.w, etas.exactly, self.row_of[n], changed)
+            z[huge] = ldexp(less * self.scale[n][:, None], self.exponent[n][:, None])
 
         def backward(dz: StageResult) -> None:
-            nonlocal c, dpsi, dscale
             deta_rows, dpsi_rows, dscale_rows = logits.backward(dz, saved_logits)
-            c, dpsi, dscale = (
-                _put(c, rows, etas.backward(deta_rows, others)),
-                _put(dpsi, rows, dpsi_rows),
-                _put(dscale, rows, dscale_rows),
+            self.c, self.dpsi, self.dscale = (
+                _put(self.c, rows, etas.backward(deta_rows, self.others)),
+                _put(self.dpsi, rows, dpsi_rows),
+                _put(self.dscale, rows, dscale_rows),
             )
 
         return z, backward
 
-    loss = _loss(spec, arrays, row_of.shape[1], upstream, forward, terms)
+    def gradients(self, upstream: DoubleDouble) -> Arrays:
+        """Carry what all blocks have left back to the inputs."""
+        x, w, y, own, row_of, near = self.x, self.w, self.y, self.own, self.row_of, self.near
+        dtheta, dv = margin.backward(self.dpsi, self.saved_margin)
+        dnorm = self.dscale if self.s is None else None
+        if self.saved_quality is not None and dv is not None:
+            dterms = cross_entropy.row_weights(upstream, self.spec.reduction, float(len(y)), len(y))
+            by_quality = quality.backward(dv, self.saved_quality, dterms)
+            dnorm = by_quality if dnorm is None else dnorm + by_quality
+        by_angle = np.concatenate([own, row_of[near], *(places.k for places, _, _ in self.others)])
+        narrow = _Narrow(_zeros(*x.shape), np.unique(by_angle), x.shape[1])
+        narrow.add(np.arange(len(y)), own, *angle.backward(dtheta, self.saved_angle))
+        for places, dx_others, dw_others in self.others:
+            narrow.add(*places, dx_others, dw_others)
+        for block in _blocks(len(near.n), x.shape[1], 2**18):
+            n, k = near.n[block], near.k[block]
+            rows = row_of[n, k]
+            narrow.add(n, rows, *_by_angle(x[n], w[rows], self.c[n, k]))
+        self.c[near] = 0.0
+        gradients = _wide_back(self.c, self.unit_x, w, narrow, dnorm, self.saved_centers)
+        if self.spec.scale_input is not None:
+            gradients[self.spec.scale_input] = plain(rounded_total(self.dscale)).hi
+        return gradients if dv is None else gradients | {"m": dv.hi}
+
+
+def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
+    head = _Head(spec, arrays)
+    loss = _loss(spec, arrays, head.classes, upstream, head.forward, head.terms)
+    return loss, {} if upstream is None else head.gradients(upstream)
+
+
+def _sigmoid(spec: Sigmoid, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
+    head, y, link = _Head(spec.logits, arrays, only_gaps_count=False), arrays["y"], spec.link
+    b = link.bias_sign * arrays.get("b", _ZERO)
+    side = beyond_bound(spec, arrays, float(b))
+    losses: StageResult = _zeros(len(y))
+    db: StageResult = _zeros()
+    for rows in _blocks(len(y), head.classes, 2**16):
+        z, head_backward = head.forward(rows)
+        z, saved_bias = bias.forward(z, DoubleDouble.of(b), link.bound, lambda n, k, first=rows.start: side(first + n, k))
+        inputs.check_logits_fit(z.hi)
+        if head.exponent[rows].max() > HUGE:
+            _near_0(z, spec.logits, arrays, float(b), rows)
+        row_losses, saved = binary_cross_entropy.forward(z, y[rows], link)
+        losses = _put(losses, rows, row_losses)
+        if upstream is not None:
+            row_weights = cross_entropy.row_weights(upstream, spec.reduction, float(len(y)), len(y))[rows]
+            dz, db_rows = bias.backward(binary_cross_entropy.backward(row_weights, saved), saved_bias)
+            db = db + db_rows
+            head_backward(dz)
+    loss = cross_entropy.reduce(losses, spec.reduction, np.asarray(float(len(y)) or np.nan))
+    loss = np.asarray(DoubleDouble.of(loss).hi)
     if upstream is None:
         return loss, {}
-    dtheta, dv = margin.backward(dpsi, saved_margin)
-    dnorm = dscale if spec.scale is None else None
-    if saved_quality is not None and dv is not None:
-        dterms = cross_entropy.row_weights(upstream, spec.reduction, float(len(y)), len(y))
-        by_quality = quality.backward(dv, saved_quality, dterms)
-        dnorm = by_quality if dnorm is None else dnorm + by_quality
-    by_angle = np.concatenate([own, row_of[near], *(places.k for places, _, _ in others)])
-    narrow = _Narrow(_zeros(*x.shape), np.unique(by_angle), x.shape[1])
-    narrow.add(np.arange(len(y)), own, *angle.backward(dtheta, saved_angle))
-    for places, dx_others, dw_others in others:
-        narrow.add(*places, dx_others, dw_others)
-    for block in _blocks(len(near.n), x.shape[1], 2**18):
-        n, k = near.n[block], near.k[block]
-        rows = row_of[n, k]
-        narrow.add(n, rows, *_by_angle(x[n], w[rows], c[n, k]))
-    c[near] = 0.0
-    gradients = _wide_back(c, unit_x, w, narrow, dnorm, saved_centers)
-    return loss, gradients if dv is None else gradients | {"m": dv.hi}
+    return loss, head.gradients(upstream) | ({"b": plain(db * link.bias_sign).hi} if "b" in arrays else {})
+
+
+def _near_0(z: Pair, spec: Margin, arrays: Arrays, b: float, rows: slice) -> None:
+    """Find logits of a huge scale that are near 0, relative to it, again: exactly, as f + b / s."""
+    x, w, y = arrays["x"][rows], arrays["w"], arrays["y"][rows]
+    s = Fraction(spec.scale_in(arrays) or 1.0)
+    shift = Fraction(b) / s
+    for n, k in np.argwhere(np.abs(z.hi) < NEAR * float(s)).tolist():
+        between, is_target = Between.of(x[n], w[k]), bool(y[n] == k)
+        z[n, k] = Pair(*expansion(s * settled(partial(_shifted, spec, between, is_target, shift)), 2))
+
+
+def _shifted(spec: Margin, angle: Between, is_target: bool, shift: Fraction, bits: int) -> int:
+    """Return a cosine, or what a power makes of it, less the target's margin or with that of the others, and b / s."""
+    m = -Fraction(spec.margin.m3) if is_target else Fraction(0)  # type: ignore[arg-type]
+    if not is_target and spec.class_angles is not None:
+        m = Fraction(spec.class_angles.m)
+    f = angle.cos(bits)
+    if spec.margin.boundary == margin.POWER:
+        f = (((1 << bits) + f) ** spec.margin.power >> (bits + 1) * spec.margin.power - bits - 1) - (1 << bits)
+    return f + math.floor((m + shift) * (1 << bits))
+
+
+def _two_way(spec: TwoWay, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
+    """Take the loss of rows and, with x and w in each other's place, that of columns; add what cosines get of both."""
+    other_way = arrays | {"x": arrays["w"], "w": arrays["x"]}
+    heads = [_Head(spec.logits, inputs_of_way) for inputs_of_way in (arrays, other_way)[: spec.ways]]
+    share = None if upstream is None else ldexp(_with_room(upstream), 1 - spec.ways)
+    losses: StageResult = _zeros(len(arrays["y"]))
+    for head in heads:
+        losses = losses + _row_losses(spec.logits, arrays, head.classes, share, head.forward).losses
+    loss = cross_entropy.reduce(ldexp(losses, 1 - spec.ways), spec.reduction, np.asarray(float(len(losses))))
+    loss, first = np.asarray(DoubleDouble.of(loss).hi), heads[0]
+    if upstream is None:
+        return loss, {}
+    for head in heads[1:]:
+        first.c, first.dpsi, first.dscale = first.c + head.c.T, first.dpsi + head.dpsi, first.dscale + head.dscale
+    return loss, first.gradients(upstream)
+
+
+def _with_room(upstream: DoubleDouble) -> DoubleDouble | Scaled:
+    """Return numbers of which a half is none that float64 cannot hold."""
+    return upstream if in_range(upstream, 900) else Scaled.of(upstream)
 
 
 class _Etas(NamedTuple):

@@ -124,6 +124,10 @@ class Margin(_Labelled):
     inputs: ClassVar[tuple[Input, ...]] = (_X, _W, _Y, MARGINS)
     directions: ClassVar[bool] = True
 
+    def scale_in(self, arrays: Arrays) -> float | None:
+        """Return the scale, from the inputs where it is one of them; None for the length of the embedding."""
+        return self.scale if self.scale_input is None else float(arrays[self.scale_input])
+
     @property
     def is_plain(self) -> bool:
         """Whether samples have the same margins, and no cosine but the target's changes."""

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refloss.error_free import Integers, Numbers, Pair, StageResult, rounded_total, where
+from refloss.error_free import Integers, Numbers, Pair, Scaled, StageResult, Wide, rounded_total, where
+from refloss.stages.cross_entropy import ORDINARY_BITS
 from refloss.stages.quality import pair_of
+from refloss.stages.softmax import LARGEST_UNSCALED, exp_of_gap
 
 
 class Settings(NamedTuple):
@@ -59,13 +61,24 @@ def forward(z: Pair, y: Integers, settings: Settings) -> tuple[StageResult, Save
         What `backward` needs.
     """
     target = np.arange(z.shape[1]) == y[:, None]
-    weights = [pair_of(weight, type(z)) for weight in (settings.positive, settings.negative)]
-    a, v = where(target, -z, z), where(target, *weights)
+    positive, negative = (_weight(weight, type(z)) for weight in (settings.positive, settings.negative))
+    a, v = where(target, -z, z), where(target, positive, negative)
     below = a.hi < 0.0
-    e = where(below, a, -a).exp()
-    softplus = where(below, 0.0, a) + type(z).of(e).log1p()
+    e = exp_of_gap(where(below, a, -a))
+    linear: Wide = where(below, 0.0, a)
+    if linear.hi.max(initial=0.0) > LARGEST_UNSCALED:  # a sum may overflow, though a mean does not
+        linear = Scaled.of(linear)
+    softplus = linear + (e if isinstance(e, Scaled) else type(z).of(e)).log1p()
     sigma = where(below, e, 1.0) / (1.0 + e)
     return rounded_total(softplus * v), Saved(sigma * where(target, -v, v).rounded())
+
+
+def _weight(v: Fraction, kind: type[Pair]) -> Wide:
+    """Return a weight as a pair, `Scaled` where products with it may over- or underflow."""
+    exponent = v.numerator.bit_length() - v.denominator.bit_length()
+    if not v or abs(exponent) <= ORDINARY_BITS:
+        return pair_of(v, kind)
+    return Scaled.of(pair_of(v / Fraction(2) ** exponent, kind), exponent)
 
 
 def backward(upstream: Numbers, saved: Saved) -> StageResult:

@@ -13,12 +13,13 @@ How a difference stays exact where the loss is hard:
 - A step is small against whatever the loss can change over: 1, 1/s, theta, pi - theta. Each pair of a sample and a
   class has its own.
 - Which side of a boundary the target is on, which classes are hard or among the k nearest, which center is nearest and
-  whether a length is beyond its bounds is decided once, at the unmoved inputs; the moved ones follow that branch. A
-  length is compared with its bounds by its square, and a cosine with another one or with a number by the squares of
-  both, rational numbers; a cosine with the threshold of hard classes by up to 1400 digits, of which equal ones differ
-  in none.
+  whether a length or a logit is beyond its bounds is decided once, at the unmoved inputs; the moved ones follow that
+  branch. A length is compared with its bounds by its square, and a cosine with another one or with a number by the
+  squares of both, rational numbers; a cosine with the threshold of hard classes by up to 1400 digits, of which equal
+  ones differ in none.
   Exactly parallel to its class, a target has no direction to turn in: its angle is kept as it is. So is that of another
   class whose angle counts.
+- softplus(a + h) - softplus(a - h) = log(1 + sigma(a - h) (exp(2h) - 1)), right relative to itself however small.
 - With b a reference class (the label, where there is one), the loss of a row is
   L = T log(1 + sum over j != b of exp(z_j - z_b)) + sum over k of t_k (z_b - z_k), T = sum of t_k.
   In L(v + h) - L(v - h) the terms both have in common are left out, so a loss of 1e-300 has a gradient to all digits.
@@ -39,6 +40,11 @@ Definitions, with the numbers of papers and equations:
   0 of all others; detached, the first factors of (1 + m - c)(c - 1 + m) and of the latter are constants;
 - inter-top-k, 2110.05042: cos(theta_j - m') of the k classes with the largest cosines, of equal ones the first, which
   these are a constant;
+- SphereFace2, 2108.01513: binary cross entropy of r (g(c) - m) + b of the label and r (g(c) + m) + b of all others,
+  with g(c) = 2 ((1 + c) / 2)^t - 1, and lw / r, alpha and 1 - alpha as weights, as in their code; detached, dg/dc is 1;
+- UniFace (ICCV 2023), the unified cross-entropy loss of their code: s (c - m) - b and s c - b, held within s, the terms
+  of others times l; SigLIP, 2303.15343: t c + b of pairs, both terms alike;
+- InfoNCE, 1807.03748: cross entropy of s c of pairs; CLIP, 2103.00020: the mean of that of rows and that of columns;
 - Sub-center ArcFace (ECCV 2020): of K centers of a class the one at the smallest angle stands for it, of equal ones
   the first, which one a constant;
 - the detached margin, 2109.05565 ("characteristic gradient detachment"): cos theta + stopgrad(psi - cos theta);

@@ -59,18 +59,17 @@ def undefined(z: Iterable[mpf]) -> bool:
 class Settings(NamedTuple):
     """The cross-entropy settings of a loss."""
 
-    label_smoothing: float
-    class_weight: Sequence[float] | None
-    ignore_index: int
-    reduction: str
+    label_smoothing: float = 0.0
+    class_weight: Sequence[float] | None = None
+    ignore_index: int | None = None
+    reduction: str = "mean"
     logit_scale: float = 1.0
     softcap: float | None = None
     z_loss: float = 0.0
 
     @classmethod
     def of(cls, loss: Any) -> Settings:
-        options = (getattr(loss, name, cls._field_defaults[name]) for name in ("logit_scale", "softcap", "z_loss"))
-        return cls(loss.label_smoothing, loss.class_weight, loss.ignore_index, loss.reduction, *options)
+        return cls(*(getattr(loss, name, default) for name, default in cls._field_defaults.items()))
 
     @property
     def cap(self) -> Cap:

@@ -10,7 +10,8 @@ from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Batch, Row, Settings
 from support.exact.divergences import Divergence, DivergenceBatch
-from support.exact.losses import Head, name_of
+from support.exact.heads import Head, name_of
+from support.exact.links import head_of
 from support.exact.numbers import GUARD, SMALLEST, SMALLEST_NORMAL, UNIT, Array, exact, filled, places, sine_of
 from support.exact.triplets import Triple
 from support.untraced import untraced
@@ -38,6 +39,9 @@ def absolute_terms(
       the error of its slope grows with; a given margin: |scale G_ny dpsi/dm|; x_n of MagFace:
       |scale G_ny dpsi/dm dm/da| and the sizes of the two terms of its regularizer's derivative, lambda / u^2 and
       lambda / a^2, more, unless the length is held;
+    - SphereFace2, UniFace, SigLIP and InfoNCE the same; off the target of SphereFace2 psi' := t, the largest slope of
+      what replaces a cosine, or 1 if that is detached; |G_nk| of two ways is the sum of both; b: sum of all |G_nk|; t
+      and s, where they are inputs: sum of all |G_nk cos theta_nk|;
     - SoftmaxLoss: x_n: sum over k of |G_nk| |w_k|; w_k: sum over n of |G_nk| |x_n|; b_k: sum over n of |G_nk|;
     - CrossEntropy: |G_nk|;
     - of these two a log-sum-exp, with r_n the row's weight in a z-loss lambda lse^2 and u_n its upstream gradient, has
@@ -61,7 +65,7 @@ def absolute_terms(
             batch = DivergenceBatch(*inputs, loss.form, loss.reduction)
             terms = batch.filled(Divergence.terms, [abs(c) for c in batch.batch.coefficients(upstream)])
         else:
-            terms = head_terms(Head(loss, *inputs), upstream, upstream_lse, digits, projected)
+            terms = head_terms(head_of(loss, *inputs, upstream=upstream), upstream, upstream_lse, digits, projected)
         return {name: as_floats(array) for name, array in terms.items()}
 
 
@@ -106,6 +110,7 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
     terms |= {
         name: filled(array.shape, mpf(0)) for name, array in (("b", head.bias), ("m", head.given)) if array is not None
     }
+    terms |= {name: filled((), mpf(0)) for name in head.numbers}
     weights, of_terms = head.batch.weights(upstream, upstream_lse), head.batch.of_terms(upstream)
     for n in head.active():
         x = head.samples[n]
@@ -133,6 +138,9 @@ def head_terms(head: Head, upstream: Any, upstream_lse: Any, digits: int, projec
                 if head.regularizer:
                     terms["x"][n] += abs(of_terms[n] * head.regularizer) * pair.quality.term_size(x.norm())
                 terms_w = [number / w.norm() for number, w in zip(slope_terms, sample.classes, strict=True)]
+            for name in head.numbers:
+                by = head.slopes_of(name, n)
+                terms[name][()] += mp.fsum(abs(number * slope) for number, slope in zip(g, by, strict=True))
             terms["w"][head.chosen[n]] += np.array(terms_w, dtype=object)
             if head.bias is not None:
                 terms["b"] += np.array(g, dtype=object)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,13 @@ from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Batch, Row, Settings, Weights
 from support.exact.divergences import DivergenceBatch
-from support.exact.margins import Curve, Sample, TargetPair, curve, without
-from support.exact.numbers import GUARD, NAN, Array, Moved, Reals, Vector, exact, filled, places, rows
-from support.exact.others import Others, nearest, others_of
-from support.exact.qualities import quality_of, real
+from support.exact.heads import Head, name_of
+from support.exact.links import head_of
+from support.exact.numbers import GUARD, NAN, Array, Moved, exact, filled, places
+from support.exact.qualities import real
 from support.exact.stages import cross_entropy, triplet
 from support.exact.triplets import Triple
 from support.untraced import untraced
-
-
-def name_of(loss: Any) -> str:
-    return type(loss).__name__
 
 
 @untraced
@@ -34,88 +30,18 @@ def value(loss: Any, *inputs: Any, digits: int = 60, absolute: bool = False) -> 
     if name_of(loss) == "KLDivergence":
         with mp.workdps(digits + GUARD):
             return DivergenceBatch(*inputs, loss.form, loss.reduction).value(digits)
-    settings = Settings.of(loss)
     if name_of(loss) == "CrossEntropy":
-        return cross_entropy(*inputs, **settings._asdict(), digits=digits, absolute=absolute)
+        return cross_entropy(*inputs, **Settings.of(loss)._asdict(), digits=digits, absolute=absolute)
     with mp.workdps(digits + GUARD):
-        head = Head(loss, *inputs)
+        head = head_of(loss, *inputs)
         head.batch = head.batch.absolute() if absolute else head.batch
         losses, terms = [mpf(0)] * head.shape[0], [mpf(0)] * head.shape[0]
         for n in head.active():
             with mp.workdps(digits + GUARD + places(head.size(n))):
                 row = head.row(n)
-                losses[n], terms[n] = row.value(), head.batch.z_loss * row.square(absolute) + head.term(n)
+                of_square = head.batch.z_loss * row.square(absolute) if head.batch.z_loss else 0
+                losses[n], terms[n] = row.value(), of_square + head.term(n)
         return head.batch.reduce(losses, terms)
-
-
-class Head:
-    """A loss on x and w: SoftmaxLoss, or a margin loss. Rows that are ignored are not looked at.
-
-    Of centers w (C, K, D) those of a class are side by side; the nearest one stands for the class.
-    """
-
-    def __init__(self, loss: Any, x: Any, w: Any, y: Any, more: Any = None):
-        samples = exact(x)
-        self.rows = rows(np.reshape(w, (-1, np.shape(w)[-1])))
-        self.shape_of_rows, self.centers = np.shape(w)[:-1], int(getattr(loss, "centers", 1))
-        self.shape = (len(samples), len(self.rows) // self.centers)
-        self.labels = np.asarray(y)
-        self.margin = None if name_of(loss) == "SoftmaxLoss" else Curve.of(**curve(loss))
-        extra = None if more is None else exact(more)  # biases of classes, or margins of samples
-        self.bias, self.given = (extra, None) if self.margin is None else (None, extra)
-        settings = Settings.of(loss)
-        self.batch, self.cap = Batch.of(y, self.shape, settings), settings.cap
-        self.regularizer = mp.convert(float(getattr(loss, "regularizer", 0.0)))
-        self.samples = {n: Vector.of(samples[n]) for n in self.active()}
-        self.chosen = {n: self.nearest_rows(sample) for n, sample in self.samples.items()}
-        self.pairs: dict[int, TargetPair] = {}
-        self.others: dict[int, Others] = {}
-        if self.margin is not None:
-            for n, sample in self.samples.items():
-                label = int(self.labels[n])
-                quality = quality_of(loss, sample, None if self.given is None else self.given[n])
-                c = self.margin if self.given is None else without(self.margin, quality)
-                detached = loss.gradient == "detached"
-                classes = self.classes(n)
-                self.pairs[n] = TargetPair(sample, classes[label], c, detached=detached, quality=quality)
-                self.others[n] = others_of(loss, sample, classes, label, self.pairs[n].threshold)
-
-    def active(self) -> Iterator[int]:
-        return (n for n, targets in enumerate(self.batch.targets) if targets is not None)
-
-    def nearest_rows(self, x: Vector) -> list[int]:
-        """Which row of w stands for each class."""
-        k = self.centers
-        return [first + nearest(x, self.rows[first : first + k]) for first in range(0, len(self.rows), k)]
-
-    def classes(self, n: int) -> list[Vector]:
-        """What stands for each class of a sample."""
-        return [self.rows[row] for row in self.chosen[n]]
-
-    def sample(self, n: int) -> Sample:
-        return Sample(self.samples[n], self.classes(n), int(self.labels[n]), self.pairs[n], self.others[n])
-
-    def term(self, n: int) -> mpf:
-        """What the loss of a row has added for the length of x: only MagFace has such a term."""
-        return self.regularizer * self.pairs[n].quality.term(self.samples[n].norm()) if self.regularizer else mpf(0)
-
-    def logits(self, n: int) -> Reals:
-        if self.margin is not None:
-            return self.sample(n).z
-        x = self.samples[n]
-        z = [mp.ldexp(mpf(x.dot(w)), x.exponent + w.exponent) for w in self.rows]
-        return z if self.bias is None else [number + b for number, b in zip(z, self.bias, strict=True)]
-
-    def size(self, n: int) -> mpf:
-        """How large the logits of a row can be."""
-        if self.margin is not None:
-            scale = self.samples[n].norm() if self.margin.scale is None else self.margin.scale
-            return scale * self.others[n].largest
-        size = self.samples[n].norm() * max(w.norm() for w in self.rows)
-        return self.cap.size(size + (0 if self.bias is None else max(abs(b) for b in self.bias)))
-
-    def row(self, n: int, weights: Weights | None = None) -> Row:
-        return Row(self.logits(n), self.batch.targets[n] or {}, weights, self.cap)
 
 
 class Wanted:
@@ -164,14 +90,15 @@ def gradients(
     if name_of(loss) == "CrossEntropy":
         return logit_gradients(loss, inputs, upstream, upstream_lse, digits, entries)
     with mp.workdps(digits + GUARD):
-        head = Head(loss, *inputs)
+        head = head_of(loss, *inputs, upstream=upstream)
         weights = head.batch.weights(upstream, upstream_lse)
         of_terms = head.batch.of_terms(upstream)
     shapes = {"x": np.shape(inputs[0]), "w": np.shape(inputs[1])}
     shapes |= {name: array.shape for name, array in (("b", head.bias), ("m", head.given)) if array is not None}
-    wanted = Wanted(shapes, entries)
+    wanted = Wanted(shapes | dict.fromkeys(head.numbers, ()), entries)
     wanted.as_rows("w")
     for n in head.active():
+        number_gradients(head, n, wanted, digits)
         if head.margin is None:
             linear_gradients(head, n, weights[n], wanted, digits)
         else:
@@ -244,7 +171,9 @@ def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted:
     narrow = {k: places(1 / sine) for k, sine in head.others[n].sines.items()}
     tens_x = max(tens_x, tens + max(narrow.values(), default=0))
     faint = places(1 / head.size(n))  # logits that small change exp by as little
-    flat = places(1 / slope) if pair.c.boundary == "circle" else 0  # other classes may have no gradient at all
+    flat = (
+        places(1 / slope) if pair.c.boundary in ("circle", "power") else 0
+    )  # other classes may have as little, or none
 
     with mp.workdps(digits + tens_x + faint + flat + GUARD):
         row = head.row(n, weights)
@@ -277,6 +206,18 @@ def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted:
         with mp.workdps(digits + tens_m + faint + places(1 / slope_of_v) + GUARD):
             sample, step = head.sample(n), mpf(10) ** -tens_m
             wanted.add("m", n, row.change(label, sample.m_moved(-step), sample.m_moved(step)) / (2 * step))
+
+
+def number_gradients(head: Head, n: int, wanted: Wanted, digits: int) -> None:
+    """Inputs that are one number, sample n: a bias moves all logits alike, and a scale those of larger cosines more."""
+    tens = digits // 2 + 6
+    with mp.workdps(digits + tens + places(head.size(n)) + GUARD):
+        step = mpf(10) ** -tens
+        for name in head.numbers:
+            if wanted.masks[name]:
+                up = [step * by for by in head.slopes_of(name, n)]
+                change = head.row(n).change_of_all([-number for number in up], up)
+                wanted.add(name, (), change / (2 * step))
 
 
 def triplet_gradients(loss: Any, inputs: Sequence[Any], upstream: Any, digits: int, entries: Any) -> dict[str, Array]:

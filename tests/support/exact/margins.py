@@ -27,11 +27,23 @@ class Curve(NamedTuple):
     annealing: mpf
     scale: mpf | None
     eps: mpf
+    power: int = 1
 
     @classmethod
-    def of(cls, m1: Any, m2: Any, m3: Any, boundary: str, annealing: Any, scale: Any = None, eps: float = 0.0) -> Curve:
+    def of(
+        cls,
+        m1: Any,
+        m2: Any,
+        m3: Any,
+        boundary: str,
+        annealing: Any,
+        scale: Any = None,
+        eps: float = 0.0,
+        power: int = 1,
+    ) -> Curve:
         first, second, third, weight, near = map(number_of, (m1, m2, m3, annealing, eps))
-        return cls(first, second, third, boundary, weight, None if scale is None else mp.convert(float(scale)), near)
+        by = None if scale is None else mp.convert(float(scale))
+        return cls(first, second, third, boundary, weight, by, near, power)
 
     def margins(self) -> tuple[mpf, mpf]:
         """m2 and m3, of all samples."""
@@ -92,6 +104,8 @@ def rule_of(theta: Callable[[], mpf], c: Curve, digits: int | None, margins: Mar
     match c.boundary:
         case "circle":  # in place of a margin, everywhere
             return lambda t, m2, m3: m3**2 - versine(t) ** 2
+        case "power":  # so too
+            return lambda t, m2, m3: 2 * mp.cos(t / 2) ** (2 * c.power) - 1 - m3
         case "none":
             holds = True
         case "monotone":
@@ -175,21 +189,19 @@ def partial_of(branch: Branch, by: str, *at: mpf) -> mpf:
     return mp.diff(lambda number: branch(*at[:place], number, *at[place + 1 :]), at[place])
 
 
-def curve(loss: Any) -> dict[str, Any]:
+def curve(loss: Any, scale: Any = None) -> dict[str, Any]:
     """The margin of a loss object: m1, m2, m3, boundary, annealing and scale (None: the feature norm).
 
-    Margins that depend on the sample are those of v = 0, see `quality_of`.
+    The scale is given where it is an input. Margins that depend on the sample are those of v = 0, see `quality_of`.
     """
     no_margin = {"m1": 1.0, "m2": 0.0, "m3": 0.0, "boundary": "none", "annealing": 0.0, "scale": None}
     match type(loss).__name__:
-        case "ModifiedSoftmax":
-            return no_margin
-        case "NormFace":
+        case "ModifiedSoftmax" | "NormFace" | "SigLIP" | "InfoNCE":
             margin = {}
         case "ASoftmax" | "SphereFace":
             margin = {"m1": loss.m, "annealing": loss.annealing, "boundary": loss.boundary}
-        case "CosFace" | "AMSoftmax":
-            margin = {"m3": loss.m, "boundary": loss.boundary}
+        case "CosFace" | "AMSoftmax" | "UniFace":
+            margin = {"m3": loss.m, "boundary": getattr(loss, "boundary", "none")}
         case "ArcFace" | "CurricularFace" | "SubCenterArcFace" | "InterTopK":
             margin = {"m2": loss.m, "boundary": loss.boundary}
         case "CombinedMargin":
@@ -205,10 +217,12 @@ def curve(loss: Any) -> dict[str, Any]:
             margin = {"m1": loss.m, "boundary": "clamp"} if loss.version == 1 else {}
         case "CircleLoss":
             margin = {"m3": loss.m, "boundary": "circle"}
+        case "SphereFace2":
+            margin = {"m3": loss.m, "boundary": "power", "power": loss.t}
         case name:
             message = f"{name} has no margin"
             raise TypeError(message)
-    return no_margin | margin | {"scale": loss.s}
+    return no_margin | margin | {"scale": getattr(loss, "s", scale)}
 
 
 def without(c: Curve, given: Quality) -> Curve:

@@ -127,6 +127,25 @@ class Nearest(Others):
         return self.slope(k, theta) if k in self.chosen else super().size(k, sine, theta, projected)
 
 
+class Power(Others):
+    """SphereFace2: 2 ((1 + c) / 2)^t - 1 + m of all other classes."""
+
+    def __init__(self, m: mpf, t: int, x: Vector, classes: Sequence[Vector], label: int, detached: bool):
+        super().__init__()
+        self.m, self.t, self.detached = m, t, detached
+        self.largest = max(1 + m, mpf(t))
+        self.by_angle(x, classes, frozenset(range(len(classes))) - {label})
+
+    def eta(self, k: int, c: mpf, theta: Number) -> mpf:
+        return 2 * mp.cos(theta() / 2) ** (2 * self.t) - 1 + self.m
+
+    def size(self, k: int, sine: mpf, theta: Number, projected: bool) -> mpf:
+        """Before: the largest slope in the cosine, which its error is passed on with."""
+        if self.detached:
+            return super().size(k, sine, theta, projected)
+        return self.slope(k, theta) if projected else mpf(self.t)
+
+
 def others_of(loss: Any, x: Vector, classes: Sequence[Vector], label: int, threshold: Number) -> Others:
     """What a loss makes of the other classes of a sample; each class is on its side of an edge exactly.
 
@@ -151,6 +170,8 @@ def others_of(loss: Any, x: Vector, classes: Sequence[Vector], label: int, thres
             return Divided(mp.convert(float(loss.m)), x, classes, label, loss.gradient == "detached")
         case "InterTopK":
             return Nearest(mp.convert(float(loss.penalty)), x, classes, label, loss.k)
+        case "SphereFace2":
+            return Power(mp.convert(float(loss.m)), loss.t, x, classes, label, loss.gradient == "detached")
         case _:
             return Others()
 
