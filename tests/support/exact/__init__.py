@@ -15,8 +15,8 @@ How a difference stays exact where the loss is hard:
 - Which side of a boundary the target is on, which classes are hard or among the k nearest, which center is nearest and
   whether a length or a logit is beyond its bounds is decided once, at the unmoved inputs; the moved ones follow that
   branch. A length is compared with its bounds by its square, and a cosine with another one or with a number by the
-  squares of both, rational numbers; a cosine with the threshold of hard classes by up to 1400 digits, of which equal ones differ
-  in none.
+  squares of both, rational numbers; a cosine with the threshold of hard classes by up to 1400 digits, of which equal
+  ones differ in none.
   Exactly parallel to its class, a target has no direction to turn in: its angle is kept as it is. So is that of another
   class whose angle counts.
 - softplus(a + h) - softplus(a - h) = log(1 + sigma(a - h) (exp(2h) - 1)), right relative to itself however small.
