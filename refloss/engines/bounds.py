@@ -10,7 +10,10 @@ slope of the target's curve, f the logit over the scale.
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeVar
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -25,8 +28,11 @@ from refloss.engines.spec import (
     Linear,
     Logits,
     Margin,
+    OnCosines,
+    Sigmoid,
     Spec,
     Triplet,
+    TwoWay,
     WithCap,
     WithLabels,
 )
@@ -34,6 +40,8 @@ from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.formats import format_of
 from refloss.stages import (
     angle,
+    bias,
+    binary_cross_entropy,
     class_angles,
     cosine,
     cross_entropy,
@@ -43,6 +51,7 @@ from refloss.stages import (
     logits,
     logsumexp,
     margin,
+    negatives,
     normalize,
     quality,
     softcap,
@@ -52,7 +61,7 @@ from refloss.stages import (
 )
 
 S = TypeVar("S", bound=Spec)
-L = TypeVar("L", bound=WithLabels)
+L = TypeVar("L", bound=WithLabels | TwoWay)
 H = TypeVar("H", bound=WithCap)
 
 
@@ -72,6 +81,8 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: Array, engine: str, dtype: np
             return _linear(_Counted(spec, arrays, upstream, engine, dtype))
         case Margin():
             return _margin(_Counted(spec, arrays, upstream, engine, dtype))
+        case Sigmoid() | TwoWay():
+            return _on_cosines(_Counted(spec, arrays, upstream, engine, dtype))
         case Divergence():
             return _divergence(_Counted(spec, arrays, upstream, engine, dtype))
         case _:  # Triplet
@@ -243,7 +254,71 @@ def _by_row(call: _Counted[S], value: Array, rows: Arrays) -> ValueAndGradients:
 
 
 def _margin(call: _Counted[Margin]) -> ValueAndGradients:
-    x, w, y, spec = call.arrays["x"], call.arrays["w"], call.arrays["y"], call.spec
+    return _head(call, call.spec, lambda z: _cross_entropy(call, z))
+
+
+def _on_cosines(call: _Counted[OnCosines]) -> ValueAndGradients:
+    """Bound a loss that ends in another way on the logits of a margin head."""
+    match call.spec:
+        case Sigmoid():
+            sigmoid = cast(_Counted[Sigmoid], call)
+            return _head(call, call.spec.logits, lambda z: _sigmoid(sigmoid, z))
+        case _:  # TwoWay
+            two_way = cast(_Counted[TwoWay], call)
+            return _head(call, call.spec.logits, lambda z: _two_way(two_way, z))
+
+
+def _sigmoid(call: _Counted[Sigmoid], z: Pair) -> _Rows:
+    """Bound the value and the gradient of logits before the bias: nothing cancels in either.
+
+    Where a promise is 1/2 or more, a loss is off by no more than its logits are, times their weights, and a gradient is
+    between 0 and the weight.
+    """
+    spec, y, promised = call.spec, call.arrays["y"], call.promise
+    b = spec.link.bias_sign * call.arrays.get("b", np.zeros(()))
+    z, saved_bias = bias.forward(z, type(z).of(b), spec.link.bound, chain.beyond_bound(spec, call.arrays, float(b)))
+    losses, saved = binary_cross_entropy.forward(z, y, spec.link)
+    share = -np.log2(float(len(y))) if spec.reduction == "mean" else 0.0
+    log_row_weights = np.broadcast_to(_log(call.upstream) + share, len(y))[:, None]
+    positive, negative = (_log_of(v) for v in (spec.link.positive, spec.link.negative))
+    log_v = np.where(np.arange(z.shape[1]) == y[:, None], positive, negative)
+
+    relative = promised.value
+    rounding = np.log2(32.0 * format_of(call.dtype).u)
+    of_losses = np.where(
+        relative < 0.5,
+        np.log2(relative / (1.0 - relative)) + _log(losses),
+        np.logaddexp2(np.log2(relative) + _sum(log_v, 1), rounding + _log(losses)),
+    )
+    of_losses = np.logaddexp2(of_losses, _sum(log_v, 1) + call.least)
+    value = of_losses if spec.reduction == "none" else _sum(of_losses, 0) + share
+
+    known = (promised.gradient < 0.5)[:, None]
+    terms = np.where(known, np.log2(promised.gradient)[:, None] + _log(saved.slope), log_v)
+    least = log_v + call.least
+    moves = 0.0 if saved_bias.inside is None else np.log2(saved_bias.inside.astype(np.float64))
+    error = _times(log_row_weights + np.logaddexp2(terms, least), np.broadcast_to(moves, z.shape))
+    return _Rows(value, error, (log_row_weights + least).max(axis=1, keepdims=True))
+
+
+def _log_of(v: Fraction) -> float:
+    """Return the binary logarithm of a rational number."""
+    return math.log2(v.numerator) - math.log2(v.denominator) if v else -math.inf
+
+
+def _two_way(call: _Counted[TwoWay], z: Pair) -> _Rows:
+    """Add the bounds of rows and of columns, half of each."""
+    of_rows = _cross_entropy(call, z)
+    if call.spec.ways == 1:
+        return of_rows
+    of_columns = _cross_entropy(call, z.T)
+    value, error = np.logaddexp2(of_rows.value, of_columns.value), np.logaddexp2(of_rows.error, of_columns.error.T)
+    return _Rows(value - 1.0, error - 1.0, of_rows.least)
+
+
+def _head(call: _Counted[Any], spec: Margin, bounds_of: Callable[[Pair], _Rows]) -> ValueAndGradients:
+    """Bound what ends on the logits of a margin head, whose rows of logits are bounded so."""
+    x, w, y = call.arrays["x"], call.arrays["w"], call.arrays["y"]
     unit_x, unit_w = normalize.forward(call.wide(x)), normalize.forward(call.wide(w))
     c, own, saved_centers = chain.class_cosines(spec, call.arrays, cosine.forward(unit_x, unit_w)[0])
     theta, _ = angle.forward(call.wide(x), call.wide(w[own]))
@@ -254,28 +329,18 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     if spec.class_angles is not None:
         eta, saved_class_angles = class_angles.forward(c, call.wide(x), call.wide(w), y, spec.class_angles)
     length = log2_lengths(x)
-    log_scale = length if spec.scale is None else np.full(len(y), np.log2(spec.scale))
-    scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
+    s = spec.scale_in(call.arrays)
+    log_scale = length if s is None else np.full(len(y), np.log2(s))
+    scale, exponent = logits.scale_of(s, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
-    rows = _cross_entropy(call, z)
+    rows = bounds_of(z)
 
     each = np.arange(len(y))
-    slopes = np.ones(z.shape)
-    if call.engine == "dd":
-        sines = _sines(x, w)
-        slopes = sines if saved_centers is None else np.take_along_axis(sines, saved_centers.chosen, 1)
-    if spec.negatives is not None and saved_negatives is not None:
-        easy = 0.0 if spec.negatives.rule == "circle" else 1.0
-        slopes *= np.where(saved_negatives.hard, contract.steepest(spec.negatives), easy)
-    if spec.class_angles is not None and saved_class_angles is not None:
-        slopes *= np.abs(high(saved_class_angles.slope))
-        if call.engine != "dd" and (spec.class_angles.rule, spec.class_angles.gradient) == ("divided", "exact"):
-            slopes /= np.sqrt((1.0 - c.hi) * (1.0 + c.hi))  # the slope itself is wrong, more so next to 1 and -1
-        slopes[saved_class_angles.n, saved_class_angles.k] = np.abs(high(saved_class_angles.slope_of_angle))
+    slopes = _slopes(call, spec, c, saved_centers, saved_negatives, saved_class_angles)
     slopes[each, y] = np.abs(high(saved_margin.slope))
     error_angle = _times(rows.error, np.log2(slopes)) + log_scale[:, None]
     error_x = _sum(error_angle, 1) - length
-    if spec.scale is None:
+    if s is None:
         error_x = np.logaddexp2(error_x, _sum(_times(rows.error, _log(saved_logits.f)), 1))
     value, of_m = rows.value, {}
     if saved_margin.by_quality is not None:
@@ -291,11 +356,49 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     value, bounds = _by_row(call, value, {"x": error_x, "w": _sum(error_w, 0) - log2_lengths(w)})
     if saved_centers is not None:  # the gradient of a center that stands for its class in no sample is exactly 0
         bounds["w"][~sub_centers.stands(saved_centers).any(axis=0)] = 0.0
-    return value, bounds | of_m
+    return value, bounds | of_m | _numbers(call, spec, rows.error, saved_logits.f)
+
+
+def _slopes(
+    call: _Counted[Any],
+    spec: Margin,
+    c: Pair,
+    saved_centers: sub_centers.Saved | None,
+    saved_negatives: negatives.Saved | None,
+    saved_class_angles: class_angles.Saved | None,
+) -> Array:
+    """Return how much of G goes on to the angles of other classes (N, C), or to those cosines."""
+    slopes = np.ones(c.shape)
+    if call.engine == "dd":
+        sines = _sines(call.arrays["x"], call.arrays["w"])
+        slopes = sines if saved_centers is None else np.take_along_axis(sines, saved_centers.chosen, 1)
+    if spec.negatives is not None and saved_negatives is not None:
+        easy = 0.0 if spec.negatives.rule == "circle" else 1.0
+        slopes *= np.where(saved_negatives.hard, contract.steepest(spec.negatives), easy)
+    if spec.class_angles is not None and saved_class_angles is not None:
+        kind = (spec.class_angles.rule, spec.class_angles.gradient)
+        slopes *= spec.class_angles.k if kind == ("power", "exact") else np.abs(high(saved_class_angles.slope))
+        if call.engine != "dd" and kind == ("divided", "exact"):
+            slopes /= np.sqrt((1.0 - c.hi) * (1.0 + c.hi))  # the slope itself is wrong, more so next to 1 and -1
+        slopes[saved_class_angles.n, saved_class_angles.k] = np.abs(high(saved_class_angles.slope_of_angle))
+    return slopes
+
+
+def _numbers(call: _Counted[Any], spec: Margin, error: Array, f: Pair) -> Arrays:
+    """Bound the gradients of a scale and a bias, sums over all logits, whose errors are given."""
+    bounds = {}
+    if spec.scale_input is not None:
+        wrong = np.log2(ROUNDED if call.engine == "dd" else COSINE)
+        bounds[spec.scale_input] = call.absolute(_sum(_times(error, np.logaddexp2(_log(f), wrong)).ravel(), 0))
+    if "b" in call.arrays:
+        bounds["b"] = call.absolute(_sum(error.ravel(), 0))
+    return bounds
 
 
 ROUNDED = 16.0 * u
-"""What the derivative by a margin may be off by, relative to a promise."""
+"""What the derivative by a margin, or a cosine of "dd", may be off by, relative to a promise."""
+COSINE = 1.0 / 16.0
+"""What a cosine of other engines may be off by, 2u, relative to the smallest promise for gradients, 32u."""
 
 
 def _regularizer(call: _Counted[Margin], settings: quality.Settings, terms: Pair) -> tuple[Array, Array]:

@@ -412,7 +412,8 @@ def beyond_bound(spec: Sigmoid, arrays: Arrays, b: float) -> Callable[[int, int]
 
     The cosine is above a rational number if its square is, signs apart.
     """
-    s, m, bound = (Fraction(it or 0.0) for it in (spec.logits.scale_in(arrays), spec.logits.margin.m3, spec.link.bound))
+    numbers = spec.logits.scale_in(arrays), spec.logits.margin.m3, spec.link.bound
+    s, m, bound = (Fraction(float(number or 0.0)) for number in numbers)
 
     def sign(n: int, k: int) -> int:
         square = Between.of(arrays["x"][n], arrays["w"][k]).signed_square

@@ -89,6 +89,7 @@ def promise(
     | `chain` | logits with options | max(16u, 2^-98 S) | max(16u, 2^-97 S) |
     | `fused` | logits with options | max(48u, 24u S) | max(48u, 48u S) |
     | `chain`, `fused` | divergence | 48u; 16u in float32 | 48u; 16u in float32 |
+    | `chain`, `fused` | sigmoid, two_way | max(16u, 2^-51 S) | max(32u, 2^-50 S) |
     | `dd` | any | max(4u, 2^-92 S) | max(8u, 2^-91 S) |
 
     Chain: a cosine between unit vectors whose entries are rounded is wrong by at most 2u, so the gap between two logits
@@ -126,6 +127,16 @@ def promise(
     nearest center, C in K_C are all rows of w, and the gradient of a center that stands for its class in no sample is
     exactly 0.
 
+    Binary cross entropy: with cosines wrong by e a logit is wrong by e S, and softplus and the sigmoid are, relative to
+    themselves, by as much: both grow by at most the factor $e^d$ where a logit does by d. A bias is added to a pair, so
+    none is too large. Beside S are exp and its correction (1u each), log1p or a division, the weight, a product, the
+    sum and the reduction. Which logits are beyond a bound is decided exactly: their gradient is exactly 0, and no
+    promise has a jump. The cosine itself is what multiplies G in the gradient of a scale; it is wrong by e = 2u, a
+    sixteenth of the smallest ρ. For SphereFace2 $g(c) = 2((1 + c)/2)^t - 1$ has slopes of at most t, and the slope is
+    wrong by at most t (t - 1)/2 times e, which is (t - 1)u of terms that have t in its place: t - 1 more in S allows
+    that. Of both ways of InfoNCE each has the errors of cross entropy. "fused" leaves all of these to the chain, in
+    float64, and rounds its results.
+
     Divergence: a probability is wrong by 6u (exp and its correction 2u, their sum 3u, the division 1u), q - p by at
     most 14u of itself, and log q - log p by at most twice the sum of these errors, 28u of Σ|q - p|, for at least half
     of q enters the equation that the last step solves, see `refloss.stages.divergence.compare`. A loss passes on 14u of
@@ -148,8 +159,9 @@ def promise(
         if head == "divergence":
             most = np.full(scale.shape, (48.0 if np.dtype(dtype) == np.float64 else 16.0) * unit)
             return Promise(most, most)
-        if engine == "chain":
-            return Promise(np.maximum(16.0 * unit, 4.0 * unit * scale), np.maximum(32.0 * unit, 8.0 * unit * scale))
+        if engine == "chain" or head in ("sigmoid", "two_way"):  # in float64, whatever the result is rounded to
+            gap = 4.0 * FORMATS["float64"].u * scale
+            return Promise(np.maximum(16.0 * unit, gap), np.maximum(32.0 * unit, 2.0 * gap))
         error = (6.0 + summed(width) + (8.0 if options else 0.0)) * unit * scale
     sums = (16.0 + summed(scale.size) + summed(classes)) * unit
     return Promise(np.maximum(16.0 * unit, error), np.maximum(32.0 * unit, 2.0 * error), sums)
@@ -169,18 +181,18 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
     logit is wrong by, and its slope, which beyond is 0 in every dtype. A linear head with a cap has
     $\sigma S (1 + 2/K)$, since the slope of a logit changes by 2/K of itself where the logit does by 1. With hard
     classes it is $(2 + |t|)\,S + 1$ (CurricularFace) or $(1 + t)\,S$ (MV-Softmax), with squares of cosines $2S + 1$
-    (CircleLoss), and with divided angles S times `steepest_divided` (SphereFace-R, version 2).
+    (CircleLoss), and with divided angles S times `steepest_divided` (SphereFace-R, version 2). With a power
+    (SphereFace2) it is $t\,S + t - 1$. A scale that is an input, t of SigLIP or s of InfoNCE, is S of every sample; a
+    bias changes nothing.
     """
     if isinstance(spec, Triplet | Divergence):
         return np.ones(len(next(iter(arrays.values()))))
     if isinstance(spec, Logits):
         return _of_logits(spec.softcap, arrays["z"])
     if isinstance(spec, OnCosines):
-        head = spec.logits
-        s = head.scale if head.scale_input is None else float(arrays[head.scale_input])
-        return _of_margin(head, np.full(len(arrays["x"]), s)) + abs(float(arrays.get("b", 0.0)))
-    if isinstance(spec, Margin) and spec.scale is not None:
-        return _of_margin(spec, np.full(len(arrays["x"]), spec.scale))
+        return scales(spec.logits, arrays)
+    if isinstance(spec, Margin) and (s := spec.scale_in(arrays)) is not None:
+        return _of_margin(spec, np.full(len(arrays["x"]), s))
     logs = log2_lengths(arrays["x"])
     if isinstance(spec, Linear):
         logs = logs + (
@@ -197,6 +209,8 @@ def scales(spec: Spec, arrays: Arrays, longest: float | None = None) -> Array:
 def _of_margin(spec: Margin, scale: Array) -> Array:
     """Return S_n of a margin head whose logits have a scale, from what becomes of the cosines of other classes."""
     with np.errstate(over="ignore"):
+        if spec.class_angles is not None and spec.class_angles.rule == "power":
+            return scale * spec.class_angles.k + (spec.class_angles.k - 1.0)
         if spec.class_angles is not None:
             return scale * steepest_divided(spec.class_angles)
         if spec.negatives is None:
@@ -281,16 +295,15 @@ def warn_of_scales(engine: str, spec: Spec, scale: Array, width: int, dtype: Any
     if not (error >= 1.0).any():
         return
     n = int(error.argmax())
-    names = {
-        "logits": f"z[{n}] scaled to",
-        "linear": f"x[{n}] and w with a product of lengths",
-        "margin": f"x[{n}] of length",
-        "sigmoid": "scale and bias of",
-        "two_way": "s of",
-    }
-    what = "s of" if isinstance(spec, Margin) and spec.scale is not None else names[spec.head]
-    if isinstance(spec, Margin) and (factor := _factor(spec)):
-        what = f"{'s' if spec.scale is not None else f'x[{n}]'} with {factor}, a scale of"
+    names = {"logits": f"z[{n}] scaled to", "linear": f"x[{n}] and w with a product of lengths"}
+    head = spec.logits if isinstance(spec, OnCosines) else spec
+    if isinstance(head, Margin):
+        name = "s" if head.scale is not None else head.scale_input
+        factor = _factor(head)
+        what = f"{name} of" if name else f"x[{n}] of length"
+        what = f"{name or f'x[{n}]'} with {factor}, a scale of" if factor else what
+    else:
+        what = names[spec.head]
     wider = {"fused": ("chain", "dd"), "chain": ("dd",), "dd": ()}[engine]
     able = [name for name in wider if (promise(name, spec.head, scale, options=options).gradient < 1.0).all()]
     message = (

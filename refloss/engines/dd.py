@@ -55,6 +55,7 @@ from refloss.error_free import (
     StageResult,
     expansion,
     frexp,
+    high,
     in_range,
     ldexp,
     plain,
@@ -203,10 +204,8 @@ def _of_head(spec: Spec, arrays: Arrays, upstream: DoubleDouble | None) -> Value
             return _linear(spec, arrays, upstream)
         case Margin():
             return _margin(spec, arrays, upstream)
-        case Sigmoid():
-            return _sigmoid(spec, arrays, upstream)
-        case TwoWay():
-            return _two_way(spec, arrays, upstream)
+        case Sigmoid() | TwoWay():
+            return _sigmoid(spec, arrays, upstream) if isinstance(spec, Sigmoid) else _two_way(spec, arrays, upstream)
         case Divergence():
             return _divergence(spec, arrays, upstream)
         case _:  # Triplet
@@ -403,7 +402,7 @@ class _Head:
     @property
     def classes(self) -> int:
         """How many there are."""
-        return self.row_of.shape[1]
+        return int(self.row_of.shape[1])
 
     def forward(self, rows: slice) -> tuple[Pair, _Backward]:
         """Return the logits of a block, less the largest of a row where those are huge and only gaps count."""
@@ -451,7 +450,7 @@ class _Head:
         self.c[near] = 0.0
         gradients = _wide_back(self.c, self.unit_x, w, narrow, dnorm, self.saved_centers)
         if self.spec.scale_input is not None:
-            gradients[self.spec.scale_input] = plain(rounded_total(self.dscale)).hi
+            gradients[self.spec.scale_input] = high(plain(rounded_total(self.dscale)))
         return gradients if dv is None else gradients | {"m": dv.hi}
 
 
@@ -464,12 +463,12 @@ def _margin(spec: Margin, arrays: Arrays, upstream: DoubleDouble | None) -> Valu
 def _sigmoid(spec: Sigmoid, arrays: Arrays, upstream: DoubleDouble | None) -> ValueAndGradients:
     head, y, link = _Head(spec.logits, arrays, only_gaps_count=False), arrays["y"], spec.link
     b = link.bias_sign * arrays.get("b", _ZERO)
-    side = beyond_bound(spec, arrays, float(b))
     losses: StageResult = _zeros(len(y))
     db: StageResult = _zeros()
     for rows in _blocks(len(y), head.classes, 2**16):
         z, head_backward = head.forward(rows)
-        z, saved_bias = bias.forward(z, DoubleDouble.of(b), link.bound, lambda n, k, first=rows.start: side(first + n, k))
+        beyond = beyond_bound(spec, arrays | {"x": arrays["x"][rows], "y": y[rows]}, float(b))
+        z, saved_bias = bias.forward(z, DoubleDouble.of(b), link.bound, beyond)
         inputs.check_logits_fit(z.hi)
         if head.exponent[rows].max() > HUGE:
             _near_0(z, spec.logits, arrays, float(b), rows)
@@ -494,7 +493,8 @@ def _near_0(z: Pair, spec: Margin, arrays: Arrays, b: float, rows: slice) -> Non
     shift = Fraction(b) / s
     for n, k in np.argwhere(np.abs(z.hi) < NEAR * float(s)).tolist():
         between, is_target = Between.of(x[n], w[k]), bool(y[n] == k)
-        z[n, k] = Pair(*expansion(s * settled(partial(_shifted, spec, between, is_target, shift)), 2))
+        exact = s * settled(partial(_shifted, spec, between, is_target, shift))
+        z[n, k] = quality.pair_of(exact, DoubleDouble)
 
 
 def _shifted(spec: Margin, angle: Between, is_target: bool, shift: Fraction, bits: int) -> int:

@@ -80,6 +80,8 @@ def _in_single(numbers: Any) -> Any:
         rounded = array.astype(np.float32).astype(np.float64)
     most = float(np.finfo(np.float32).max)
     rounded = np.where(np.isfinite(array), np.clip(rounded, -most, most), rounded)
+    if rounded.ndim == 0 and array != 0.0 and rounded == 0.0:  # a scale is above 0
+        rounded = np.copysign(2.0**-140, array)
     if rounded.ndim == 2:
         lost = (array != 0.0).any(axis=1) & ~(rounded != 0.0).any(axis=1)
         rounded[lost] = np.sign(array[lost]) * 2.0**-140
@@ -456,6 +458,44 @@ def divergences(random: Random) -> tuple[Any, Any]:
     return refloss.KLDivergence(form=form, reduction=_pick(random, "mean", "sum", "none")), (z, t)
 
 
+def links(random: Random) -> tuple[Any, Any]:
+    """Sigmoids and pairs: logits at 0, at a bound, confident by their bias; classes next to embeddings, pairs alike."""
+    n, c, d = _sizes(random)
+    name = _pick(random, "SphereFace2", "UniFace", "SigLIP", "InfoNCE")
+    classes = c if name in ("SphereFace2", "UniFace") else n
+    x, w = _sized(random, _numbers(random, (n, d))), _sized(random, _numbers(random, (classes, d)))
+    k, near, angle = random.integers(classes), random.random(), float(random.uniform(0.0, math.pi))
+    if near < 0.3:
+        w[k] = x[0] * _pick(random, 1.0, -1.0, 0.5, -3.0, 1.0 + 2.0**-40)
+        if random.random() < 0.7:
+            w[k, random.integers(d)] += np.abs(w[k]).max() * 10.0 ** random.uniform(-40.0, -1.0)
+    elif near < 0.5:
+        w[:] = w[k] * random.choice([1.0, 2.0, 3.0, -1.0, 1.0 + 2.0**-52], (classes, 1))
+    elif near < 0.8 and d > 1:
+        w[k] = _turned(random, x[0], angle)
+    settings: dict[str, Any] = {"reduction": _pick(random, "mean", "sum", "none")}
+    s = _pick(random, 1.0, 64.0, 8.0, _far(random, 0.5))
+    ends = (0.0, -10.0, float(random.standard_normal()), -700.0, -s * math.cos(angle), _far(random, 1.0))
+    b = _pick(random, *ends, -_far(random, 1.0))
+    if name == "InfoNCE":
+        return refloss.InfoNCE(ways=_pick(random, 1, 2), **settings), (x, w, s)
+    if name == "SigLIP":
+        return refloss.SigLIP(**settings), (x, w, s, b)
+    if random.random() < 0.2:
+        settings["gradient"] = "detached"
+    m, y = _pick(random, 0.4, 0.0, 1.0, 2.0, float(random.uniform(0.0, 2.0))), _labels(random, n, c)
+    if name == "SphereFace2":
+        weights = {
+            "alpha": _pick(random, 0.7, 0.0, 1.0, 0.5, 1e-300),
+            "weight": _pick(random, 50.0, s, _far(random, 0.5)),
+        }
+        loss: Any = refloss.SphereFace2(m=m, s=s, t=_pick(random, 1, 2, 3, 30), **weights, **settings)
+    else:
+        loss = refloss.UniFace(m=m, s=s, l=_pick(random, 1.0, 0.0, _far(random, 1.0)), **settings)
+        b = _pick(random, b, s * (math.cos(angle) - 1.0), s * (math.cos(angle) + 1.0), s * (math.cos(angle) - m + 1.0))
+    return loss, (x, w, y) if random.random() < 0.2 else (x, w, y, b)
+
+
 KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "margin heads": head,
     "plain heads": linear,
@@ -467,8 +507,9 @@ KINDS: dict[str, Callable[[Random], tuple[Any, Any]]] = {
     "margins per sample": per_sample,
     "hard classes": hard_classes,
     "other classes": other_classes,
+    "sigmoids and pairs": links,
 }
-SHARES = (0.19, 0.12, 0.11, 0.1, 0.105, 0.005, 0.07, 0.1, 0.1, 0.1)
+SHARES = (0.17, 0.11, 0.1, 0.09, 0.095, 0.005, 0.06, 0.09, 0.09, 0.09, 0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparing

@@ -10,8 +10,9 @@ By file, bottom to top: `balls` (numbers, arrays, precision), `rounding` (of a b
 (automatic differentiation), `exact` (integers), `centers` (which one stands for a class), `known` (entries known
 beforehand), `margins` (of samples), `sides` (the margin's boundaries), `others` (classes other than the label's),
 `hard` (those above their threshold), `class_curves` (those whose angle or cosine changes), `hinges` (triplets),
-`targets` (of cross entropy), `masks` (of divergences), `heads` (the losses), `zeros` (proofs that an entry is 0),
-`refinement` (more bits until every entry is decided), `problem` (a loss on its inputs, from all of these).
+`targets` (of cross entropy), `masks` (of divergences), `heads` (the losses), `links` (those that end otherwise on
+cosines), `zeros` and `link_zeros` (proofs that an entry is 0), `refinement` (more bits until every entry is decided),
+`problem` (a loss on its inputs, from all of these).
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Class curves: functions of the angles, or of the cosines, of all other classes or of the nearest ones.
 
+`power` is that of all classes, the label's among them.
+
 c |c| is a rational number. Whether c > -m, which classes are the nearest and which vectors are parallel are questions
 about such numbers.
 
@@ -86,6 +88,28 @@ class CircleClasses(OtherClasses):
             return CONSTANT
         square = self.signed_square(n, k)
         return (square, -self._m) if self._detached else ("1", -abs(square) - self._m**2)
+
+
+class PowerClasses(OtherClasses):
+    """η = 2 cos²ᵏ(θ/2) - 1 + m; detached, its slope is 1."""
+
+    def __init__(self, settings: AngleSettings, y: Array, vectors: IntegerVectors, row_of: Integers):
+        super().__init__(y, vectors, row_of)
+        self._settings = settings
+
+    def eta(self, cos: Variable, theta: Theta) -> Variable:
+        """Return η of cosines (N, C)."""
+        return power(cos, self._settings.k, detached=self._settings.gradient == "detached") + arb(self._settings.m)
+
+
+def power(cos: Variable, exponent: int, *, detached: bool) -> Variable:
+    """Return 2 ((1 + cos θ)/2)ᵏ - 1; detached, cos θ and a constant."""
+    half = (cos + arb(1)) / arb(2)
+    whole = half
+    for _ in range(exponent - 1):
+        whole = whole * half
+    curve = whole * arb(2) - arb(1)
+    return cos + (curve.value - cos.value) if detached else curve
 
 
 class ClassAngles(OtherClasses):

@@ -137,6 +137,26 @@ class Surd(NamedTuple):
         """Return it with a rational number added."""
         return self._replace(plain=self.plain + number)
 
+    def product(self, other: Surd) -> Surd:
+        """Return the product with a number of the same root."""
+        both = self.factor * other.factor * self.square
+        cross = self.plain * other.factor + self.factor * other.plain
+        return Surd(self.plain * other.plain + both, cross, self.square)
+
+    @property
+    def side(self) -> int:
+        """Its sign: that of p |p| + q |q| r, for t |t| grows with t."""
+        squares = self.plain * abs(self.plain) + self.factor * abs(self.factor) * self.square
+        return (squares > 0) - (squares < 0)
+
+    @property
+    def key(self) -> tuple[Fraction, Fraction]:
+        """The rational part, and q |q| r of the rest: equal only where the numbers are."""
+        rational_root = root(self.square) if self.factor else Fraction(0)
+        if rational_root is not None:
+            return self.plain + self.factor * rational_root, Fraction(0)
+        return self.plain, self.factor * abs(self.factor) * self.square
+
     def negative(self) -> Surd:
         """Return it with the other sign."""
         return self.times(Fraction(-1))

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from refloss.engines.certified.balls import Balls, arb, exact_balls, pi
+from refloss.engines.certified.class_curves import power
 from refloss.engines.certified.margins import Recorded as Margins
 from refloss.engines.certified.margins import SampleMargins, record_margins
 from refloss.engines.certified.masks import Masks
@@ -95,7 +96,7 @@ def margin(
     row_of: Integers,
     parallel: Parallel,
 ) -> Scored:
-    """z_nk = s η of cos θ_nk, and s ψ(θ) for the label; s is the length of x where the scale is None.
+    """z_nk = s η of cos θ_nk, and s ψ(θ) for the label; s is the length of x where the scale is None, or an input.
 
     `angles` say which function of θ each row's ψ is, `others` what η is, `row_of` which row of w stands for a class,
     `parallel` whether a row of x and one of w are exactly parallel.
@@ -113,12 +114,19 @@ def margin(
         row = row_of[n, k]
         return _theta(dot[n, row], square_x[n] * square_w[row], directions)
 
+    detached = spec.margin.gradient == "detached"
     if spec.margin.boundary == "circle":
-        curve = _circle(cos[label], margins.m3, detached=spec.margin.gradient == "detached")
+        curve = _circle(cos[label], margins.m3, detached=detached)
+    elif spec.margin.boundary == "power":
+        curve = power(cos[label], spec.margin.power, detached=detached) - margins.m3
     else:
         curve = _curve(cos[label], margins, spec.margin, angles, y, theta)
-    z: Variable = others.eta(cos, theta).set_at(label, curve) * (length if spec.scale is None else arb(spec.scale))
-    return Scored({"x": x, "w": w} | margins.leaves, z, margins.terms)
+    leaves = {"x": x, "w": w} | margins.leaves
+    scale = length if spec.scale is None else arb(spec.scale)
+    if spec.scale_input is not None:
+        scale = leaves[spec.scale_input] = tape.leaf(arrays[spec.scale_input])
+    z: Variable = others.eta(cos, theta).set_at(label, curve) * scale
+    return Scored(leaves, z, margins.terms)
 
 
 def _curve(

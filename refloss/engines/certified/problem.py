@@ -11,19 +11,21 @@ import numpy as np
 
 from refloss.engines.certified.balls import Arb, Balls, arb, exact_balls, rational, zero_balls
 from refloss.engines.certified.centers import nearest_centers
-from refloss.engines.certified.class_curves import CircleClasses, ClassAngles
+from refloss.engines.certified.class_curves import CircleClasses, ClassAngles, PowerClasses
 from refloss.engines.certified.exact import IntegerVectors, parallel
 from refloss.engines.certified.hard import HardClasses
 from refloss.engines.certified.heads import Recorded, Scored, cross_entropy, divergence, linear, logits, margin, triplet
 from refloss.engines.certified.hinges import known_triplets
 from refloss.engines.certified.known import Rows
-from refloss.engines.certified.margins import bound_notes, margins_of
+from refloss.engines.certified.link_zeros import SigmoidProofs, TwoWayProofs
+from refloss.engines.certified.links import ExactLogits, held, sigmoid, two_way
+from refloss.engines.certified.margins import SampleMargins, bound_notes, margins_of
 from refloss.engines.certified.masks import known_divergences
 from refloss.engines.certified.others import OtherClasses
 from refloss.engines.certified.refinement import round_correctly
 from refloss.engines.certified.sides import TargetAngle
 from refloss.engines.certified.tape import Tape
-from refloss.engines.certified.targets import Targets, known_rows
+from refloss.engines.certified.targets import known_rows
 from refloss.engines.certified.zeros import (
     DivergenceProofs,
     LinearProofs,
@@ -42,8 +44,10 @@ from refloss.engines.spec import (
     Linear,
     Logits,
     Margin,
+    OnCosines,
     Spec,
     Triplet,
+    TwoWay,
     WithCap,
     WithLabels,
     centers_of,
@@ -67,6 +71,8 @@ class Problem:
             parts = _triplet_parts(spec, arrays, upstream)
         elif isinstance(spec, Divergence):
             parts = _divergence_parts(spec, arrays, upstream)
+        elif isinstance(spec, OnCosines):
+            parts = _linked_parts(spec, arrays, upstream)
         else:
             parts = _labelled_parts(spec, arrays, upstream)
         self._rows, self._forward, self._proofs, self.notes = parts
@@ -109,8 +115,9 @@ class Problem:
         """Return whether an unknown entry is proven to be 0."""
         if name == "value":
             return self._proofs.value_is_zero([self._sample(n) for n in index] or range(len(self._index)))
-        row = index[0] if name in PER_CLASS else self._sample(index[0])
-        return self._proofs.gradient_is_zero(name, (row, *index[1:]))
+        if name not in PER_CLASS:
+            index = self._sample(index[0]), *index[1:]
+        return self._proofs.gradient_is_zero(name, index)
 
     def _sample(self, row: int) -> int:
         """Which of the computed rows it is."""
@@ -171,7 +178,9 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
             head = partial(linear, arrays=computed, settings=spec.softcap)
             proofs = LinearProofs(computed, targets, upstream_is_zero, options)
         case _:  # Margin
-            head, proofs = _margin_head(spec, computed, targets, upstream_is_zero, rows)
+            decided = _decide(spec, computed, rows)
+            head = _margin_head(spec, computed, decided)
+            proofs = MarginProofs(computed, spec, *decided, targets, upstream_is_zero)
     share = rows.divisor / _counted(arrays, spec.cross_entropy) if spec.reduction == "mean" else Fraction(1)
 
     def forward(tape: Tape) -> Recorded:
@@ -188,16 +197,46 @@ def _labelled_parts(spec: WithLabels, arrays: Arrays, upstream: Array | None) ->
     return _Parts(rows, forward, proofs, rows.notes)
 
 
+def _linked_parts(spec: OnCosines, arrays: Arrays, upstream: Array | None) -> _Parts:
+    """A loss that ends otherwise on scaled cosines."""
+    rows, targets = known_rows(arrays, spec.cross_entropy, lambda: np.array(np.nan))
+    computed, targets = _computed(arrays, rows), targets.rows(rows.computed)
+    decided = _decide(spec.logits, computed, rows)
+    head, vectors = _margin_head(spec.logits, computed, decided), decided.vectors
+    upstreams = np.broadcast_to(0.0 if upstream is None else upstream, rows.computed.shape)[rows.computed]
+    if isinstance(spec, TwoWay):
+        ways = spec.ways
+        exact_logits = ExactLogits(spec.logits, computed, decided.others)
+        proofs: Proofs = TwoWayProofs(exact_logits, vectors, upstreams, ways)
+        return _Parts(rows, lambda tape: two_way(head(tape), targets, ways), proofs, rows.notes)
+    link = spec.link
+    exact_logits = ExactLogits(spec.logits, computed, decided.others, link.bias_sign)
+    sides, notes = held(exact_logits, link.bound)
+    for row, of_row in zip(np.flatnonzero(rows.computed), notes, strict=True):
+        rows.notes.extend(f"row {row}: {note}" for note in of_row)
+    proofs = SigmoidProofs(exact_logits, vectors, upstreams, computed["y"], link, sides)
+    return _Parts(rows, lambda tape: sigmoid(tape, head(tape), computed, link, sides), proofs, rows.notes)
+
+
 def _counted(arrays: Arrays, settings: CrossEntropySettings) -> int:
     """The number of rows that count, 1 if none does."""
     y = arrays["y"]
     return len(y) if y.ndim == 2 else max(1, int(np.count_nonzero(y != settings.ignore_index)))
 
 
-def _margin_head(
-    spec: Margin, computed: Arrays, targets: Targets, upstream_is_zero: Mask, rows: Rows
-) -> tuple[Callable[[Tape], Scored], MarginProofs]:
-    """A margin head and its proofs; every decision is made here, and what is at a boundary is noted."""
+class _Decided(NamedTuple):
+    """What is decided exactly of a margin head."""
+
+    samples: list[SampleMargins]
+    angles: list[TargetAngle]
+    others: OtherClasses
+    vectors: IntegerVectors
+    row_of: Integers
+    """Which row of w stands for a class (N, C)."""
+
+
+def _decide(spec: Margin, computed: Arrays, rows: Rows) -> _Decided:
+    """Make every decision on a margin head, and note what is at a boundary."""
     x, w, y = computed["x"], computed["w"], computed["y"]
     samples = margins_of(computed, spec)
     vectors = IntegerVectors(x, w, directions=True)
@@ -208,17 +247,22 @@ def _margin_head(
     each_row = zip(np.flatnonzero(rows.computed), ties, samples, angles, others.notes, strict=True)
     for row, tied, own, angle, of_others in each_row:
         rows.notes.extend(f"row {row}: {note}" for note in (*tied, *bound_notes(spec, own), *angle.notes, *of_others))
-    head = partial(
+    return _Decided(samples, angles, others, vectors, row_of)
+
+
+def _margin_head(spec: Margin, computed: Arrays, decided: _Decided) -> Callable[[Tape], Scored]:
+    """A margin head as it is decided."""
+    x, w = computed["x"], computed["w"]
+    return partial(
         margin,
         arrays=computed,
         spec=spec,
-        samples=samples,
-        angles=angles,
-        others=others,
-        row_of=row_of,
+        samples=decided.samples,
+        angles=decided.angles,
+        others=decided.others,
+        row_of=decided.row_of,
         parallel=cache(lambda n, row: parallel(x[n], w[row])),
     )
-    return head, MarginProofs(computed, spec, samples, angles, others, vectors, row_of, targets, upstream_is_zero)
 
 
 def _others(
@@ -226,7 +270,8 @@ def _others(
 ) -> OtherClasses:
     """What becomes of the cosines of other classes."""
     if spec.class_angles is not None:
-        return ClassAngles(spec.class_angles, y, vectors, row_of)
+        kind = PowerClasses if spec.class_angles.rule == "power" else ClassAngles
+        return kind(spec.class_angles, y, vectors, row_of)
     if spec.negatives is None:
         return OtherClasses(y, vectors, row_of)
     if spec.negatives.rule == "circle":

@@ -133,7 +133,7 @@ class TargetAngle:
         boundary, beyond = self.margin.boundary, None
         on_angle = self.m1 != 1 or bool(self.m2) or self.margin.by_quality[0] != 0
         match boundary:
-            case "none":
+            case "none" | "power":
                 pass
             case "circle":
                 beyond = Psi(circle=1)

@@ -34,25 +34,35 @@ class Proofs(ABC):
 
     def __init__(self, upstream_is_zero: Mask):
         self.upstream_is_zero = upstream_is_zero  # (N,)
-        self._masks: dict[tuple[str, int], Mask] = {}
+        self._mask = cache(self.row_is_zero)
 
     @abstractmethod
     def value_is_zero(self, samples: Iterable[int]) -> bool:
         """Return whether the losses of these samples are proven to add up to 0."""
 
     @abstractmethod
-    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
-        """Return where sample n is proven to add nothing to a row of the gradient on an input."""
+    def row_is_zero(self, name: str, row: int) -> Mask:
+        """Return where a row of the gradient on an input is proven to be 0; row 0 is all of one number."""
 
     def gradient_is_zero(self, name: str, index: tuple[int, ...]) -> bool:
         """Return whether an entry of the gradient on an input is proven to be 0; its row is a sample or a class."""
-        row = index[0]
-        if (name, row) not in self._masks:
-            samples = range(len(self.upstream_is_zero)) if name in PER_CLASS else (row,)
-            masks = [self.contribution_is_zero(name, n, row) for n in samples if not self.upstream_is_zero[n]]
-            self._masks[name, row] = np.logical_and.reduce(masks) if masks else np.array(True)
-        mask = self._masks[name, row]
-        return bool(mask[index[1]] if mask.ndim else mask)
+        row, *column = index or (0,)
+        mask = self._mask(name, row)
+        return bool(mask[column[0]] if mask.ndim else mask)
+
+
+class ProofsBySample(Proofs):
+    """Proofs that every sample adds nothing."""
+
+    @abstractmethod
+    def contribution_is_zero(self, name: str, n: int, row: int) -> Mask:
+        """Return where sample n is proven to add nothing to a row of the gradient on an input."""
+
+    def row_is_zero(self, name: str, row: int) -> Mask:
+        """Return where no sample adds anything to a row."""
+        samples = range(len(self.upstream_is_zero)) if name in PER_CLASS else (row,)
+        masks = [self.contribution_is_zero(name, n, row) for n in samples if not self.upstream_is_zero[n]]
+        return np.logical_and.reduce(masks) if masks else np.array(True)
 
 
 # -------------------------------------------------------------------------------------------------------- cross entropy
@@ -84,7 +94,7 @@ class Options(NamedTuple):
 NO_OPTIONS = Options()
 
 
-class CrossEntropyProofs(Proofs):
+class CrossEntropyProofs(ProofsBySample):
     """What holds of any logits."""
 
     def __init__(self, targets: Targets, upstream_is_zero: Mask, options: Options = NO_OPTIONS):
@@ -348,7 +358,7 @@ def _cancels(classes: Classes, multiples: Sequence[Multiple], r: BigInts, *, sum
 # ------------------------------------------------------------------------------------------------------------- triplets
 
 
-class TripletProofs(Proofs):
+class TripletProofs(ProofsBySample):
     """The triplet loss with an open hinge; its value and gradients on p and n are 0 only where their balls are."""
 
     def __init__(self, triplets: Sequence[Triplet], squared: bool, upstream_is_zero: Mask):
@@ -373,7 +383,7 @@ class TripletProofs(Proofs):
 # ---------------------------------------------------------------------------------------------------------- divergences
 
 
-class DivergenceProofs(Proofs):
+class DivergenceProofs(ProofsBySample):
     """Divergences of the softmaxes of rational logits z and t, of the model and of the target.
 
     Exponentials of distinct rational numbers are linearly independent over the rational numbers (Lindemann and

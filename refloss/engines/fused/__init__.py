@@ -62,7 +62,7 @@ def _in_dtype(spec: Spec, arrays: Arrays, upstream: Array | None, request: Reque
 
 
 def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request) -> ValueAndGradients:
-    """Compute by the kind of loss; what has neither labels nor a matrix product is left to the chain."""
+    """Compute by the kind of loss; what ends in no softmax of rows alone is left to the chain."""
     match spec:
         case Logits():
             return logits.value_and_grad(spec, arrays, upstream, request)
@@ -70,7 +70,7 @@ def _fused(spec: Spec, arrays: Arrays, upstream: Array | None, request: Request)
             return _by_chain(spec, arrays, upstream, request)
         case Linear() | Margin():
             return heads.value_and_grad(spec, arrays, upstream, request)
-        case _:  # Triplet, Divergence
+        case _:  # Sigmoid, TwoWay, Triplet, Divergence
             return _by_chain(spec, arrays, upstream, request)
 
 
