@@ -126,8 +126,9 @@ def sphereface2(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, b: Any) ->
         g = 2.0 * ((cos + 1.0) / 2.0).pow(loss.t) - 1.0
         apart = torch.where(target, g - loss.m, g + loss.m) - cos
     z = loss.s * (cos + apart) + b
-    weight = torch.where(target, loss.alpha, 1.0 - loss.alpha).to(z.dtype)
-    mean = torch.nn.functional.binary_cross_entropy_with_logits(z, target.to(z.dtype), weight=weight)
+    one_hot = target.to(z.dtype)
+    weight = loss.alpha * one_hot + (1.0 - loss.alpha) * (1.0 - one_hot)
+    mean = torch.nn.functional.binary_cross_entropy_with_logits(z, one_hot, weight=weight)
     return loss.weight / loss.s * len(w) * mean
 
 
