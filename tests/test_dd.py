@@ -35,6 +35,15 @@ def test_heads_keep_the_contract(loss):
             _check(name, loss, *inputs, digits=digits)
 
 
+@pytest.mark.parametrize("loss", cases.LINKS, ids=repr)
+def test_sigmoids_and_pairs_keep_the_contract(loss):
+    random = _random(repr(loss))
+    for name, inputs in cases.links(loss, random):
+        rows = len(inputs[0]) if loss.reduction == "none" else ()
+        digits = 300 if "e-200" in name or "1e+300" in name else 400 if name.startswith("other classes") else 60
+        _check(name, loss, *inputs, upstream=random.standard_normal(rows), digits=digits)
+
+
 @pytest.mark.parametrize("loss", cases.CROSS_ENTROPIES, ids=repr)
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_cross_entropy_keeps_the_contract(loss, classes):

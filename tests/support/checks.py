@@ -5,6 +5,7 @@ u = 2^-53 is the unit roundoff. S is the scale of a loss, see `refloss.engines.c
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def scale_of(loss: Any, *inputs: Any) -> float:
 
 
 def _arrays(loss: Any, inputs: Any) -> dict[str, Any]:
-    names = tuple(each.name for each in loss.spec.inputs)
+    names = tuple(signature(type(loss).__call__).parameters)[1:]
     arrays = {name: np.asarray(it, np.float64) for name, it in zip(names, inputs, strict=False) if it is not None}
     if "w" in arrays:  # all centers of all classes
         arrays["w"] = arrays["w"].reshape(-1, arrays["w"].shape[-1])
