@@ -156,11 +156,15 @@ def error_bound(
     `SphereFaceR` have $|d\eta/d\theta|/\sin^2\theta$, or 1 if the gradient is detached. A margin m that
     is given has $|s\,G_{ny_n}|\,(|\partial\psi_n/\partial m_n| + 16u)$; one that depends on the length adds this, times
     its slope $|dm_n/d\lVert x_n\rVert|$, to the terms of x. MagFace's regularizer adds itself to those of the value,
-    and $\lambda(1/u_a^2 + 1/a_n^2)$ to those of x. For `SoftmaxLoss` the terms are
+    and $\lambda(1/u_a^2 + 1/a_n^2)$ to those of x. Losses with sigmoids and pairs have the terms of heads, with t for
+    ψ' off the target of `SphereFace2`, or 1 if the gradient is detached, and 0 beyond the bound of `UniFace`; of both
+    ways of `InfoNCE` |G| is the sum of two; a bias has $\sum_{nk} |G_{nk}|$, and a scale that is an input
+    $\sum_{nk} |G_{nk}|\,(|f_{nk}| + 1/16)$. For `SoftmaxLoss` the terms are
     $\sum_k |G_{nk}|\lVert w_k\rVert$, $\sum_n |G_{nk}|\lVert x_n\rVert$ and,
-    for b, $\sum_n |G_{nk}|$. For "dd" ψ' off the target is sin θ times that, and |dη/dθ| of `InterTopK` and of version
-    2 of `SphereFaceR`. For `CrossEntropy` |G|; for `Triplet` the lengths of
-    the two gradients of distances; for `KLDivergence` $|q_k - p_k| + \max(p_k, q_k)\,V$ and
+    for b, $\sum_n |G_{nk}|$. For "dd" ψ' off the target is sin θ times that, and |dη/dθ| of `InterTopK`, of version
+    2 of `SphereFaceR` and, but for $2^{-44}t(t - 1)$, of `SphereFace2`; in place of 1/16 it has $2^{-43}$. For
+    `CrossEntropy` |G|; for `Triplet` the lengths of the two gradients of distances; for `KLDivergence`
+    $|q_k - p_k| + \max(p_k, q_k)\,V$ and
     $p_k\,(|\log q_k - \log p_k| + L + V)$, with $V = \sum_k |q_k - p_k|$. Where several classes are targets, by
     smoothing or probabilities, the terms of |G| are $|c_n|(p_{nk}\sum_j|t_{nj}| + |t_{nk}|)$ and those of a loss
     $|t_{nk}\log p_{nk}|$. A z-loss has the terms $\lambda(\operatorname{lse}^2 + 2|\operatorname{lse}|\ell)$ with

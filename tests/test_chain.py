@@ -25,6 +25,15 @@ def test_heads_keep_the_contract(loss):
         _check(name, loss, *inputs, **digits)
 
 
+@pytest.mark.parametrize("loss", cases.LINKS, ids=repr)
+def test_sigmoids_and_pairs_keep_the_contract(loss):
+    random = _random(repr(loss))
+    for name, inputs in cases.links(loss, random):
+        rows = len(inputs[0]) if loss.reduction == "none" else ()
+        digits = {"digits": 300} if "e-200" in name or "1e+300" in name else {}
+        _check(name, loss, *inputs, upstream=random.standard_normal(rows), **digits)
+
+
 @pytest.mark.parametrize("loss", [refloss.ArcFace(), refloss.ASoftmax(), refloss.CosFace(s=1.0), refloss.SoftmaxLoss()])
 @pytest.mark.parametrize("build", cases.WIDE.values(), ids=cases.WIDE)
 def test_heads_keep_the_contract_at_real_widths(loss, build):

@@ -33,7 +33,10 @@ def _drawn(loss, random, given=""):
         return tuple(random.normal(size=(3, 4)) for _ in range(3))
     if name == "KLDivergence":
         return tuple(random.normal(size=(3, 4)) for _ in range(2))
+    if name in ("SigLIP", "InfoNCE"):
+        return *random.normal(size=(2, 3, 5)), *((4.0, -2.5) if name == "SigLIP" else (8.0,))
     more = (random.normal(size=4),) if name == "SoftmaxLoss" else ()
+    more = (0.75,) if name in ("SphereFace2", "UniFace") else more
     more = (random.uniform(-0.5, 1.5, 3),) if given == "m" else more
     if name == "SubCenterArcFace":
         return random.normal(size=(3, 5)), random.normal(size=(4, loss.centers, 5)), random.integers(0, 4, 3)
@@ -84,6 +87,16 @@ LOSSES = [
     refloss.CircleLoss(s=2.0, gradient="detached", reduction="sum"),
     refloss.InterTopK(s=8.0, k=2),
     refloss.InterTopK(m=0.5, penalty=1.5, k=9, s=None, label_smoothing=0.1, reduction="none"),
+    refloss.SphereFace2(s=2.0, weight=3.0),
+    refloss.SphereFace2(s=4.0, t=1, reduction="none"),
+    refloss.SphereFace2(s=2.0, t=5, gradient="detached", reduction="sum"),
+    refloss.UniFace(s=2.0, l=0.5),
+    refloss.UniFace(m=0.5, s=4.0, gradient="detached", reduction="none"),
+    refloss.SigLIP(),
+    refloss.SigLIP(reduction="none"),
+    refloss.InfoNCE(),
+    refloss.InfoNCE(ways=1, reduction="sum"),
+    refloss.InfoNCE(reduction="none"),
     refloss.Triplet(m=5.0),
     refloss.Triplet(m=5.0, squared=False, reduction="none"),
     refloss.KLDivergence(),
@@ -112,6 +125,7 @@ def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
     followed = {"upstream": upstream} | ({"upstream_lse": random.normal(size=3)} if given == "lse" else {})
     of_value, of_gradients = refloss.error_bound(loss, *inputs, engine=engine, **followed)
     by_name = checks._arrays(loss, inputs)
+    numbers = [name for name, array in by_name.items() if array.ndim == 0]
     sizes = by_name["w"].shape if "w" in by_name else (1, 1)
     scales, options = contract.scales(loss.spec, by_name), given == "lse" or contract.has_options(loss.spec, by_name)
     promise = contract.promise(engine, loss.spec.head, scales, *sizes, options=options)
@@ -122,7 +136,12 @@ def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
     )
     terms = exact.absolute_terms(loss, *inputs, **followed, projected=engine == "dd")
     each = (promise.gradient + promise.sums)[:, None]
+    for name in numbers:  # a scale has a share of |G| more, of which a bias has the sum
+        more = 0.0 if name == "b" else (2.0**-43 if engine == "dd" else 1.0 / 16.0) * _sum_of_all(loss, terms, inputs)
+        assert getattr(of_gradients, name) == pytest.approx(each.max() * (terms[name] + more), rel=2.0**-20), name
     for name, bound in checks.as_dict(of_gradients).items():
+        if name in numbers:
+            continue
         assert bound.shape == np.shape(inputs[1] if name == "w" else by_name[name])
         size = terms[name].reshape(terms[name].shape + (1,) * (bound.ndim - terms[name].ndim))
         if name in ("w", "b"):  # samples may have scales of their own
@@ -131,6 +150,13 @@ def test_a_bound_is_the_promise_times_the_absolute_terms(loss, given, engine):
         else:
             of_rows = each if bound.ndim == 2 else each[:, 0]
             assert bound == pytest.approx(np.broadcast_to(of_rows * size, bound.shape), rel=2.0**-20)
+
+
+def _sum_of_all(loss, terms, inputs):
+    """The sum of all |G_nk|: that of a bias; of InfoNCE what x of length 1 and a scale of 1 would have."""
+    if "b" in terms:
+        return terms["b"]
+    return float((exact.absolute_terms(loss, *inputs)["x"] * np.linalg.norm(inputs[0], axis=1)).sum()) / inputs[-1]
 
 
 def test_what_is_promised():
@@ -294,6 +320,73 @@ def test_a_bound_has_no_jump_at_minus_m_nor_between_nearest_classes(engine):
         checks.against_exact(refloss.CircleLoss(m=m, s=8.0), *thresholds.at_minus(m), engine=engine, digits=300)
     for k in (1, 2, 3, 4, 5):
         checks.against_exact(refloss.InterTopK(k=k, s=8.0), *nearest.ties(), engine=engine, digits=300)
+
+
+def test_the_scale_of_sigmoids_and_pairs():
+    """s or t, whatever the bias; of a power of t t times that, and t - 1 more."""
+    arrays = {"x": np.array([[3.0, 4.0]]), "w": W, "y": np.zeros(1, int), "b": np.array(1e9)}
+    for loss, more, expected in (
+        (refloss.SphereFace2(s=8.0, t=3), {}, 26.0),
+        (refloss.SphereFace2(s=8.0, t=1), {}, 8.0),
+        (refloss.UniFace(s=8.0), {}, 8.0),
+        (refloss.SigLIP(), {"t": np.array(5.0)}, 5.0),
+        (refloss.InfoNCE(), {"s": np.array(6.0)}, 6.0),
+    ):
+        assert contract.scales(loss.spec, arrays | more).tolist() == [expected]
+    for head in ("sigmoid", "two_way"):
+        for engine in ("chain", "fused"):
+            promise = contract.promise(engine, head, np.array([1.0, 64.0]), 20, 500)
+            assert (promise.value / U).tolist() == [16.0, 256.0]
+            assert (promise.gradient / U).tolist() == [32.0, 512.0]
+            assert promise.sums == 0.0
+        promise = contract.promise("fused", head, np.array([1.0, 2.0**40]), dtype=np.float32)
+        assert (promise.value * 2.0**24).tolist() == [16.0, 2.0 ** (40 - 51 + 24)]
+
+
+@pytest.mark.parametrize("engine", ["chain", "fused", "dd"])
+def test_gradients_beyond_the_bound_of_uniface_are_exact(engine):
+    """f = 1 and -1 with a bias of 0.5: z = 0.5 and -1.5, of which the latter is held at -1."""
+    loss = refloss.UniFace(m=0.0, s=1.0, reduction="none")
+    x, w = [[2.0, 0.0], [3.0, 0.0]], [[0.5, 0.0], [-1.0, 0.0]]
+    value, gradients = loss.value_and_grad(x, w, [0, 1], 0.5, engine=engine)
+    of_value, bounds = refloss.error_bound(loss, x, w, [0, 1], 0.5, engine=engine)
+    assert (of_value > 0.0).all()
+    assert not gradients.w[1].any()
+    assert (bounds.w[1] < 1e-320).all()
+    assert (bounds.w[0] > 0.0).all() or engine == "dd"  # whose terms are those after projection
+    assert value[1] == pytest.approx(math.log1p(math.e) + math.log1p(math.exp(0.5)), rel=16.0 * U)
+    assert isinstance(bounds.b, np.float64)
+
+
+def test_float32_of_sigmoids_and_pairs_is_the_chain_rounded():
+    for loss, inputs in ((refloss.SigLIP(), (X, W[:2], 5.0, -3.0)), (refloss.InfoNCE(), (X, W[:2], 5.0))):
+        value, gradients = loss.value_and_grad(*inputs, engine="fused", dtype=np.float32)
+        exact_value, exact_gradients = loss.value_and_grad(*inputs)
+        assert value == np.float32(exact_value)
+        for ours, other in zip(gradients, exact_gradients, strict=True):
+            assert (ours == np.float32(other)).all()
+        of_value, _ = refloss.error_bound(loss, *inputs, engine="fused", dtype=np.float32)
+        assert of_value == pytest.approx(16.0 * 2.0**-24 * exact_value, rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_where_logits_of_sigmoids_know_nothing_the_bound_is_their_error(engine):
+    """A loss is off by no more than its logits, times their weights, and a gradient by no more than these weights."""
+    for loss, inputs in (
+        (refloss.SphereFace2(s=1e40, alpha=0.0), (X, W, Y, 1.0)),
+        (refloss.UniFace(s=1e40), (X, W, Y, 1e39)),
+        (refloss.SigLIP(reduction="none"), (X, W[:2], 1e40, -1e39)),
+        (refloss.InfoNCE(), (X, W[:2], 1e40)),
+    ):
+        with pytest.warns(refloss.AccuracyWarning):
+            value, gradients = loss.value_and_grad(*inputs, engine=engine)
+        of_value, bounds = refloss.error_bound(loss, *inputs, engine=engine)
+        assert np.isfinite(of_value).all()
+        true_value, true = loss.value_and_grad(*inputs, engine="certified")
+        assert (np.abs(value - true_value) <= of_value).all()
+        for ours, other, bound in zip(gradients, true, bounds, strict=True):
+            assert np.isfinite(bound).all()
+            assert (np.abs(ours - other) <= bound).all()
 
 
 def test_what_has_options():
@@ -473,6 +566,11 @@ def test_a_loss_is_asked_for():
         ),
         (refloss.SphereFaceR(s=1e18), (X, W, Y), "chain", r"^s of 1e\+18: .*'dd' can"),
         (refloss.InterTopK(s=1e18), (X, W, Y), "chain", r"^s of 1e\+18: .*'dd' can"),
+        (refloss.SphereFace2(s=1e18), (X, W, Y), "chain", r"^s with slopes of other classes, a scale of 3e\+18: .*dd"),
+        (refloss.UniFace(s=1e18), (X, W, Y), "fused", r"^s of 1e\+18: .* engine='chain' in float64 .*'dd' can"),
+        (refloss.SigLIP(), (X, W[:2], 1e18, 0.0), "chain", r"^t of 1e\+18: .*'dd' can"),
+        (refloss.InfoNCE(), (X, W[:2], 1e18), "chain", r"^s of 1e\+18: .*'dd' can"),
+        (refloss.InfoNCE(), (X, W[:2], 1e30), "dd", r"^s of 1e\+30: .* engine='certified' can"),
         (refloss.NormFace(s=1e30), (X, W, Y), "dd", r"^s of 1e\+30: .* engine='certified' can"),
         (refloss.ModifiedSoftmax(), (X * [[1.0], [1e20]], W, Y), "chain", r"^x\[1\] of length 1\.12e\+20: .*'dd'"),
         (refloss.SoftmaxLoss(), (X * 1e10, W * 1e10, Y), "chain", r"^x\[0\] and w with a product of len.*'dd' can"),
@@ -536,6 +634,7 @@ def test_float32_is_worth_nothing_sooner():
         (refloss.CrossEntropy(softcap=30.0), ([[1e300, -1e300]], [0])),  # saturated
         (refloss.CrossEntropy(logit_scale=1e10), ([[1.0, 2.0], [1e300, 0.0]], [0, -100])),
         (refloss.CrossEntropy(logit_scale=2.0), ([[1.0, -np.inf]], [0])),
+        (refloss.SigLIP(), (X, W[:2], 10.0, -1e300)),  # a bias is added to pairs
     ],
 )
 @pytest.mark.parametrize("engine", ["chain", "fused", "dd"])

@@ -35,6 +35,15 @@ def test_heads_keep_the_contract(loss):
             _check(name, loss, *inputs, digits=digits)
 
 
+@pytest.mark.parametrize("loss", cases.LINKS, ids=repr)
+def test_sigmoids_and_pairs_keep_the_contract(loss):
+    random = _random(repr(loss))
+    for name, inputs in cases.links(loss, random):
+        rows = len(inputs[0]) if loss.reduction == "none" else ()
+        digits = 300 if "e-200" in name or "1e+300" in name else 400 if name.startswith("other classes") else 60
+        _check(name, loss, *inputs, upstream=random.standard_normal(rows), digits=digits)
+
+
 @pytest.mark.parametrize("loss", cases.CROSS_ENTROPIES, ids=repr)
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_cross_entropy_keeps_the_contract(loss, classes):
@@ -144,6 +153,32 @@ def test_blocks_change_nothing_that_is_promised(loss, margins, monkeypatch):
     checks.against_exact(loss, *inputs, engine="dd", result=cut, digits=100)
 
 
+@pytest.mark.parametrize(
+    ("loss", "numbers"),
+    [
+        (refloss.SphereFace2(s=8.0), (0.5,)),
+        (refloss.UniFace(s=2.0), (0.5,)),
+        (refloss.SigLIP(reduction="none"), (8.0, -3.0)),
+        (refloss.InfoNCE(), (8.0,)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("upstream", [1.0, 1e-200])
+def test_blocks_change_nothing_of_sigmoids_and_pairs(loss, numbers, upstream, monkeypatch):
+    """A sample a block; one of the upstream gradients of "none" is beyond what float64 numbers have room for."""
+    from refloss.engines import dd
+
+    x, w, y = cases.ordinary(_random("blocks"), 5, 7, 3)
+    w[2] = 2.0 * x[1]
+    inputs = (x, w[:5], *numbers) if isinstance(loss, (refloss.SigLIP, refloss.InfoNCE)) else (x, w, y, *numbers)
+    weights = np.array([1.0, 2.0, upstream, 0.5, -1.0]) if loss.reduction == "none" else upstream
+    blocks = dd._blocks
+    monkeypatch.setattr(dd, "_blocks", lambda count, width, entries: blocks(count, width, width))
+    cut = loss.value_and_grad(*inputs, upstream=weights, engine="dd")
+    assert np.array_equal(cut[0], loss(*inputs, engine="dd"))
+    checks.against_exact(loss, *inputs, upstream=weights, engine="dd", result=cut, digits=400)
+
+
 REDUCED = [
     replace(loss, **changes)
     for loss in (
@@ -204,6 +239,11 @@ def test_all_rows_ignored(reduction):
         np.testing.assert_array_equal(value, loss(x, w, y, engine="chain"))
         assert not grad.x.any()
         assert not grad.w.any()
+    for loss in (refloss.SphereFace2(reduction=reduction), refloss.UniFace(reduction=reduction)):
+        for engine in ("chain", "dd", "certified"):
+            value, grad = loss.value_and_grad(x, w, y, 1.0, engine=engine)
+            np.testing.assert_array_equal(value, {"mean": np.nan, "sum": 0.0, "none": np.zeros(3)}[reduction])
+            assert not any(np.any(part) for part in grad)
 
 
 def test_rows_that_weigh_nothing_have_no_mean():
@@ -221,6 +261,9 @@ def test_logits_that_float64_cannot_hold_are_refused():
         refloss.SoftmaxLoss()([[1e200, 0.0]], [[1.0, 0.0], [1e200, 0.0]], [0], engine="dd")
     with pytest.raises(ValueError, match="logits that float64 can hold"):
         refloss.ModifiedSoftmax()([[1.7e308, 1.7e308]], [[1.0, 1.0], [1.0, 0.0]], [0], engine="dd")
+    for engine in ("chain", "dd"):
+        with pytest.raises(ValueError, match="logits that float64 can hold"):
+            refloss.SigLIP()([[1.0, 0.0]], [[1.0, 0.0]], 1e308, 1e308, engine=engine)
 
 
 def test_equal_logits_are_equal_at_any_scale():
@@ -336,6 +379,53 @@ def test_a_thousand_classes_built_onto_the_threshold_are_told(loss):
     x, w, y = thresholds.near(loss, _random(repr(loss)), 1000)
     assert 300 < thresholds.hard(loss, x, w).sum() < 700
     assert thresholds.misjudged(loss, x, w, y, engine="dd") == 0
+
+
+@pytest.mark.parametrize("s", [1e13, 1e50, 1e300])
+def test_logits_of_0_and_equal_pairs_are_so_at_any_scale(s):
+    """Embeddings at right angles are a question of log 2; pairs in multiples of each other have all the same loss."""
+    value, grad = refloss.SigLIP().value_and_grad([[0.1, 0.2, 0.2]], [[0.2, 0.1, -0.2]], s, 0.0, engine="dd")
+    assert (value, grad.t, grad.b) == (math.log(2.0), 0.0, -0.5)
+    ones, multiples = np.ones((3, 3)), np.array([[1.0, 2.0, -3.0]]) * np.array([[1.0], [3.0], [7.0]])
+    value, grad = refloss.SigLIP().value_and_grad(ones, -multiples, s, 0.0, engine="dd")  # cosines of 0
+    assert value == 3.0 * math.log(2.0)
+    for ways in (1, 2):
+        value, grad = refloss.InfoNCE(ways=ways).value_and_grad(multiples, 5.0 * multiples, s, engine="dd")
+        assert value == math.log(3.0)
+        assert not grad.x.any()
+
+
+@pytest.mark.parametrize("s", [1e12, 1e13, 1e18, 1e60])
+def test_huge_scales_of_sigmoids_and_pairs_cost_nothing(s):
+    """4u and 8u at any scale, against mpmath: a bias that takes logits next to 0, and pairs that are nearly alike."""
+    random = _random(f"{s}")
+    x, w = random.standard_normal((2, 2, 3))
+    x[1] = x[0] * (1.0 + 2.0**-50 * np.arange(3))
+    cosine = float(x[0] @ w[1] / np.linalg.norm(x[0]) / np.linalg.norm(w[1]))
+    powered = 2.0 * ((1.0 + cosine) / 2.0) ** 3 - 1.0
+    for loss, inputs in (
+        (refloss.SigLIP(), (x, w, s, -s * cosine)),
+        (refloss.SphereFace2(s=s), (x, w, [0, 0], -s * (powered + 0.4))),
+        (refloss.SphereFace2(s=s), (x, w, [1, 0], -s * (powered - 0.4))),
+        (refloss.UniFace(s=s), (x, w, [0, 0], s * cosine)),
+        (refloss.UniFace(s=s), (x, w, [0, 1], s * (cosine - 0.4))),
+        (refloss.InfoNCE(), (x, w, s)),
+        (refloss.InfoNCE(ways=1), (x[[0, 0]], w, s)),
+    ):
+        result = loss.value_and_grad(*inputs, engine="dd")
+        assert exact.value_error(result[0], exact.value(loss, *inputs, digits=200)) <= 4.0
+        true = exact.gradients(loss, *inputs, digits=400)
+        for name, terms in exact.absolute_terms(loss, *inputs, projected=True, digits=400).items():
+            ours = np.atleast_1d(getattr(result[1], name))
+            assert exact.row_error(ours, np.atleast_1d(true[name]), np.atleast_1d(terms)) <= 8.0, name
+
+
+def test_gradients_of_parallel_pairs_are_exactly_0():
+    x = np.array([[3.0, 1.0, -2.0], [1.5, 0.5, -1.0]])
+    for loss, numbers in ((refloss.SigLIP(), (4.0, -1.0)), (refloss.InfoNCE(), (4.0,))):
+        _, grad = loss.value_and_grad(x, x[::-1] * [[2.0], [-7.0]], *numbers, engine="dd")
+        assert not grad.x.any()
+        assert not grad.w.any()
 
 
 HUGE = [

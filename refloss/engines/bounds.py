@@ -377,7 +377,13 @@ def _slopes(
         slopes *= np.where(saved_negatives.hard, contract.steepest(spec.negatives), easy)
     if spec.class_angles is not None and saved_class_angles is not None:
         kind = (spec.class_angles.rule, spec.class_angles.gradient)
-        slopes *= spec.class_angles.k if kind == ("power", "exact") else np.abs(high(saved_class_angles.slope))
+        t = float(spec.class_angles.k)
+        if kind != ("power", "exact"):
+            slopes *= np.abs(high(saved_class_angles.slope))
+        elif call.engine == "dd":  # the slope is wrong by at most t (t - 1) / 2 times what a cosine is
+            slopes *= np.abs(high(saved_class_angles.slope)) + t * (t - 1.0) / 2.0 * COSINE["dd"]
+        else:
+            slopes *= t
         if call.engine != "dd" and kind == ("divided", "exact"):
             slopes /= np.sqrt((1.0 - c.hi) * (1.0 + c.hi))  # the slope itself is wrong, more so next to 1 and -1
         slopes[saved_class_angles.n, saved_class_angles.k] = np.abs(high(saved_class_angles.slope_of_angle))
@@ -388,17 +394,17 @@ def _numbers(call: _Counted[Any], spec: Margin, error: Array, f: Pair) -> Arrays
     """Bound the gradients of a scale and a bias, sums over all logits, whose errors are given."""
     bounds = {}
     if spec.scale_input is not None:
-        wrong = np.log2(ROUNDED if call.engine == "dd" else COSINE)
-        bounds[spec.scale_input] = call.absolute(_sum(_times(error, np.logaddexp2(_log(f), wrong)).ravel(), 0))
+        size = np.logaddexp2(_log(f), np.log2(COSINE[call.engine]))
+        bounds[spec.scale_input] = call.absolute(_sum(_times(error, size).ravel(), 0))
     if "b" in call.arrays:
         bounds["b"] = call.absolute(_sum(error.ravel(), 0))
     return bounds
 
 
 ROUNDED = 16.0 * u
-"""What the derivative by a margin, or a cosine of "dd", may be off by, relative to a promise."""
-COSINE = 1.0 / 16.0
-"""What a cosine of other engines may be off by, 2u, relative to the smallest promise for gradients, 32u."""
+"""What the derivative by a margin may be off by, relative to a promise."""
+COSINE = {"chain": 2.0**-4, "fused": 2.0**-4, "dd": 2.0**-43}
+"""What a cosine may be off by, relative to the smallest promise for gradients: 2u over 32u, 2^-93 over 8u."""
 
 
 def _regularizer(call: _Counted[Margin], settings: quality.Settings, terms: Pair) -> tuple[Array, Array]:

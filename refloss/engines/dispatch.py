@@ -100,7 +100,7 @@ def error_bound(call: Call, engine: str, dtype: Any, upstream: Any) -> tuple[Val
         bound, by_name = bounds.value_and_grad(call.spec, exact, checked_upstream, name, computed_in)
     gradients: Gradients = dict.fromkeys(call.fields)
     for name, shape in call.shapes.items():
-        gradients[name] = by_name[name].reshape(shape)
+        gradients[name] = by_name[name].reshape(shape) if shape else by_name[name][()]
     return _shaped(bound, call, _FLOAT64), gradients
 
 

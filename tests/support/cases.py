@@ -408,6 +408,58 @@ def logits(random: Random, classes: int = 10) -> Iterator[tuple[str, Inputs]]:
     yield "soft targets, not summing to 1", (7.0 * random.standard_normal((3, classes)), 3.0 * soft)
 
 
+LINKS: tuple[Any, ...] = (
+    refloss.SphereFace2(),
+    refloss.SphereFace2(m=0.0, s=8.0, t=1, reduction="sum"),
+    refloss.SphereFace2(m=1.0, s=1.0, t=30, alpha=0.5, weight=1.0, reduction="none"),
+    refloss.SphereFace2(t=2, gradient="detached", weight=0.1),
+    refloss.UniFace(),
+    refloss.UniFace(m=1.0, s=8.0, l=0.25, reduction="none"),
+    refloss.UniFace(m=0.0, s=1.0, l=0.0, gradient="detached"),
+    refloss.SigLIP(),
+    refloss.SigLIP(reduction="sum"),
+    refloss.InfoNCE(),
+    refloss.InfoNCE(ways=1, reduction="none"),
+)
+
+
+def links(loss: Any, random: Random) -> Iterator[tuple[str, Inputs]]:
+    """Every named case of losses on scaled cosines that do not end in one cross entropy.
+
+    Of x, w, y and a bias or none, or of pairs, whose w are those of the labels, a scale and a bias.
+    """
+    of_pairs = isinstance(loss, (refloss.SigLIP, refloss.InfoNCE))
+    numbers = {"SigLIP": (10.0, -7.0), "InfoNCE": (20.0,)}.get(type(loss).__name__, (-2.5,))
+
+    def given(inputs: Inputs, numbers: Inputs = numbers) -> Inputs:
+        x, w, y = (np.asarray(it) for it in inputs)
+        return (x, w[y], *numbers) if of_pairs else (x, w, y, *numbers)
+
+    for name, change in PLACED.items():
+        yield name, given(change(random))
+    for theta in (1e-2, 1e-8, math.pi - 1e-8):
+        yield f"theta = {theta:g}", given(at_angle(random, theta))
+    for name, inputs in other_classes(random):
+        yield name, given(inputs)
+    x, w, _ = ordinary(random)
+    inputs = (x, w, np.array([0, 3]))
+    if of_pairs:
+        for scale in (1e-300, 1e-3, 1.0, 500.0):
+            yield f"a scale of {scale:g}", given(inputs, (scale, *numbers[1:]))
+        yield "pairs alike", given((x[[0, 0]], w, np.array([1, 1])))
+    if isinstance(loss, refloss.InfoNCE):
+        return
+    if not of_pairs:
+        yield "no bias", inputs
+    for b in (0.0, 30.0, -30.0, 700.0, -700.0, 1e300, -1e300):
+        yield f"a bias of {b:g}", given(inputs, (*numbers[:-1], b))
+    if isinstance(loss, refloss.UniFace):
+        x, w = [[1.0, 0.0], [6.0, 8.0]], [[3.0, 0.0], [3.0, 4.0], [4.0, -3.0], [-1.0, 0.0]]
+        for side in (-1.0, 1.0):
+            for f in (1.0, 0.6, 1.0 - loss.m, 0.6 - loss.m, -1.0):
+                yield f"f = {f:g}, a logit at {side:g} of the bound", (x, w, [0, 1], loss.s * (f - side))
+
+
 CROSS_ENTROPIES: tuple[Any, ...] = (
     refloss.CrossEntropy(),
     refloss.CrossEntropy(reduction="sum"),
@@ -610,6 +662,25 @@ BEYOND: dict[str, tuple[Any, Inputs, Any]] = {
         ([[1e-12, np.inf, -1e-12], [-np.inf, 1.0, 2.0]], [2, 1]),
         0.5,
     ),
+    "a bias of 1e300": (refloss.SigLIP(reduction="sum"), (_TWO, _TWO, 3.0, 1e300), None),
+    "a mean of answers whose sum overflows": (refloss.SigLIP(), (_TWO, _TWO, 1.0, 1.7e308), None),
+    "upstream 1e308 at an answer of e^-800": (refloss.SigLIP(), ([[1.0, 0.0]], [[1.0, 0.1]], 3.0, 797.0), 1e308),
+    "upstream 1e-200 of embeddings of length 1e-200, a scale of 1e-300": (
+        refloss.SigLIP(reduction="none"),
+        (1e-200 * _TWO, _TWO, 1e-300, 0.5),
+        np.array([1e300, -1e-300]),
+    ),
+    "answers that weigh 2e306": (refloss.SphereFace2(s=1e-5, weight=2e301), (_MANY, _MANY, [0, 1], 1.0), 1e-300),
+    "answers that weigh 1e-310": (refloss.SphereFace2(s=1e5, weight=1e-305), (_MANY, _MANY, [1, -100], 1.0), 1e300),
+    "a bound of 5e-324": (refloss.UniFace(m=0.25, s=5e-324), (1e-300 * _TWO, 1e-300 * _TWO, [0, 1]), 1e20),
+    "a bound of 1e308": (refloss.UniFace(s=1e308), (_TWO, _TWO, [1, 1], 1e307), None),
+    "pairs at a scale of 1e308": (
+        refloss.InfoNCE(),
+        ([[1.0, 0.5], [1.0, 0.0]], [[1.0, 0.3], [-1.0, 0.7]], 1e308),
+        None,
+    ),
+    "pairs of length 1e-200, upstream -1e-200": (refloss.InfoNCE(ways=1), (1e-200 * _TWO, _TWO, 4.0), -1e-200),
+    "upstream 5e-324 of pairs": (refloss.InfoNCE(), (1e-300 * _TWO, _TWO[::-1], 1e300), 5e-324),
     "every row ignored": (
         refloss.SoftmaxLoss(reduction="none"),
         ([[1.5e10]], [[-4e-28]], [-100], [-6.6e14]),
