@@ -125,14 +125,15 @@ def test_exact_ties_are_decided_alike_at_every_length(loss, x, w, times):
 
 
 @pytest.mark.parametrize("engine", ["chain", "dd", "certified"])
-@pytest.mark.parametrize("times", [1.0, 0.7, -3.0, 1e100])
+@pytest.mark.parametrize("times", [1.0, 0.5, -3.0, 7.0 * 2.0**300])
 def test_the_side_of_a_bound_is_decided_exactly(engine, times):
-    """A cosine of 1 is at the bound of UniFace without a bias: the logit still moves; 2^-60 beyond it does not."""
-    loss, x = refloss.UniFace(m=0.0, s=8.0, reduction="sum"), np.ones((1, 3))
-    for b, moves in ((0.0, True), (2.0**-60, True), (-(2.0**-60), False), (-(2.0**-1074), False)):
-        side = np.copysign(1.0, times)
-        _, grad = loss.value_and_grad(x, times * x, [0], side * b, engine=engine)
-        assert grad.b == pytest.approx(moves / (1.0 + math.exp(side * 8.0)), rel=1e-12, abs=0.0)
+    """A cosine of 1 is at the bound of UniFace without a bias: the logit still moves; beyond it by 2^-60 it does not."""
+    loss, side = refloss.UniFace(m=0.0, s=8.0, reduction="sum"), np.copysign(1.0, times)
+    for row in _random("bound").integers(1, 100, (10, 1, 5)):
+        x = row * 1.0
+        for b, moves in ((0.0, True), (2.0**-60, True), (-(2.0**-60), False), (-(2.0**-1074), False)):
+            _, grad = loss.value_and_grad(x, times * x, [0], side * b, engine=engine)
+            assert grad.b == pytest.approx(moves / (1.0 + math.exp(side * 8.0)), rel=1e-12, abs=0.0)
 
 
 @pytest.mark.parametrize("negative", [[1e-200, 0.0], [-1e-200, 1e-200], [3e-160, 4e-160]])
