@@ -26,7 +26,7 @@ DIGITS = 30  # of an enclosure
 MPMATH_DIGITS = 200
 SLACK = mpf(10) ** -190  # the error of mpmath's differences relative to the terms of a row, with room
 ENGINES = ("chain", "fused", "dd")
-LOSSES = (*cases.HEADS, *cases.CROSS_ENTROPIES, *cases.TRIPLETS, *cases.DIVERGENCES)
+LOSSES = (*cases.HEADS, *cases.LINKS, *cases.CROSS_ENTROPIES, *cases.TRIPLETS, *cases.DIVERGENCES)
 LARGE_SCALE = (
     refloss.NormFace(s=128.0),
     refloss.CosFace(s=128.0),
@@ -40,6 +40,7 @@ LARGE_SCALE = (
 REGIMES = (  # a case belongs to the first regime of which its name contains a word
     ("D = 4096", ("D = 4096",)),
     ("s = 128", ("s = 128",)),
+    ("a bias or a scale of any size; logits at a bound", ("a bias of", "a scale of", "of the bound")),
     ("other classes next to x, or opposite to it", ("others within", "another class", "other classes")),
     ("classes at a threshold, or with equal cosines", ("threshold", "onto", "classes at", "equal cosines")),
     ("m1 theta + m2 at a multiple of pi; kinks", ("phi =", "pi/2", "degrees")),
@@ -80,6 +81,10 @@ def drawn(seed: int) -> Iterator[Case]:
             yield from (Case(loss, name, points) for name, points in cases.triplets(random))
         elif isinstance(loss, refloss.KLDivergence):
             yield from (Case(loss, name, logits) for name, logits in cases.divergences(random))
+        elif loss in cases.LINKS:
+            for name, inputs in cases.links(loss, random):
+                far = any(word in name for word in ("e-200", "e-300", "1e+300"))
+                yield Case(loss, name, inputs, digits=400 if far else MPMATH_DIGITS)
         else:
             prefix = "s = 128: " if loss in LARGE_SCALE else ""
             for name, inputs in cases.heads(loss, random):

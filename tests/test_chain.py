@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -121,6 +122,40 @@ def test_exact_ties_are_decided_alike_at_every_length(loss, x, w, times):
     """At 60, 90 and 120 degrees the condition of a rule is an equality, which rounding must not decide."""
     w = np.array([np.array(w) * times * 0.7, [1.0, 2.0, 3.0]])
     checks.against_exact(loss, np.array([x]) * (13.0 - times), w, [0])
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd", "certified"])
+@pytest.mark.parametrize("times", [1.0, 0.5, -3.0, 7.0 * 2.0**300])
+def test_the_side_of_a_bound_is_decided_exactly(engine, times):
+    """A cosine of 1 is at the bound of UniFace without a bias: the logit still moves; 2^-60 beyond it does not."""
+    loss, side = refloss.UniFace(m=0.0, s=8.0, reduction="sum"), np.copysign(1.0, times)
+    for row in _random("bound").integers(1, 100, (10, 1, 5)) * 1.0:
+        target = row * [[1.0, -1.0, 1.0, -1.0, 1.0]]
+        z = 8.0 * float(row[0] @ target[0]) / float(row[0] @ row[0])
+        for b, moves in ((0.0, True), (2.0**-60, True), (-(2.0**-60), False), (-(2.0**-1074), False)):
+            _, grad = loss.value_and_grad(row, [target[0], times * row[0]], [0], side * b, engine=engine)
+            expected = 1.0 / (1.0 + math.exp(z)) - moves / (1.0 + math.exp(-side * 8.0))
+            assert grad.b == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_a_bound_that_is_the_smallest_number(engine):
+    """A target's f of -1.45 and of -0.55: beyond the bound, though rounded logits are at it, and within."""
+    loss, x = refloss.UniFace(m=1.5, s=5e-324, reduction="sum"), [[1e-300, 1e-300]]
+    beyond, within = (
+        loss.value_and_grad(x, [w], [0], upstream=1e300, engine=engine)[1].x for w in ([1.0, -0.9], [1.0, 0.5])
+    )
+    assert not beyond.any()
+    assert within.all()
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_sigmoids_beyond_the_range_of_float64(engine):
+    """A derivative of 1e308 e^-800, and a mean of 1.7e308."""
+    _, grad = refloss.SigLIP().value_and_grad([[1.0, 0.0]], [[2.0, 0.0]], 3.0, 797.0, upstream=1e308, engine=engine)
+    assert grad.b == pytest.approx(-math.exp(308.0 * math.log(10.0) - 800.0), rel=1e-12)  # of an exponent of 91
+    points = [[1.0, 0.0], [0.0, 1.0]]
+    assert refloss.SigLIP()(points, points, 1.0, 1.7e308, engine=engine) == 1.7e308
 
 
 @pytest.mark.parametrize("negative", [[1e-200, 0.0], [-1e-200, 1e-200], [3e-160, 4e-160]])

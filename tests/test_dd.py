@@ -389,6 +389,9 @@ def test_logits_of_0_and_equal_pairs_are_so_at_any_scale(s):
     ones, multiples = np.ones((3, 3)), np.array([[1.0, 2.0, -3.0]]) * np.array([[1.0], [3.0], [7.0]])
     value, grad = refloss.SigLIP().value_and_grad(ones, -multiples, s, 0.0, engine="dd")  # cosines of 0
     assert value == 3.0 * math.log(2.0)
+    loss = refloss.SphereFace2(m=0.0, s=s, t=2, alpha=0.5, weight=s)  # of cosines of 0 g is -1/2
+    value = loss([[0.1, 0.2, 0.2]], [[0.2, 0.1, -0.2]] * 2, [0], s / 2.0, engine="dd")
+    assert value == math.log(2.0)
     for ways in (1, 2):
         value, grad = refloss.InfoNCE(ways=ways).value_and_grad(multiples, 5.0 * multiples, s, engine="dd")
         assert value == math.log(3.0)
@@ -592,6 +595,9 @@ def test_values_alone_are_those_that_come_with_gradients():
     inputs = tuple(random.standard_normal((3, 4, 5)))
     for loss in cases.TRIPLETS:
         assert np.array_equal(loss(*inputs, engine="dd"), loss.value_and_grad(*inputs, engine="dd")[0])
+    for loss, numbers in ((refloss.SigLIP(), (4.0, -1.0)), (refloss.InfoNCE(), (4.0,))):
+        args = (*inputs[:2], *numbers)
+        assert loss(*args, engine="dd") == loss.value_and_grad(*args, engine="dd")[0]
     z, y = random.standard_normal((3, 4)), [0, 1, 2]
     assert refloss.CrossEntropy()(z, y, engine="dd") == refloss.CrossEntropy().value_and_grad(z, y, engine="dd")[0]
 

@@ -6,12 +6,13 @@
 
 - The work is cut into blocks: of classes, where rows of weights are normalized and multiplied, and of samples, where
   rows of logits become a loss and its gradient. Of arrays N x C there is one pair, the cosines, which their gradients
-  overwrite.
+  overwrite; for a loss of rows and of columns there are two, with x and w in each other's place.
 - Projecting onto the plane orthogonal to x loses what it cancels, so a class whose direction is within 1e-8 of ±x goes
   through its angle, as the target does: its gradient is right relative to the sine of that angle, and 0 if that is 0.
 
 A huge logit known to 96 bits has a larger rounding error than a loss can bear. Logits close to the largest are then
-computed relative to it from the exact inputs, so that the gap between equal ones is 0.
+computed relative to it from the exact inputs, so that the gap between equal ones is 0. Where each logit counts by
+itself, in a sigmoid, those close to 0 are.
 """
 
 from __future__ import annotations
