@@ -425,6 +425,38 @@ def test_gradients_are_orthogonal_to_what_only_gives_a_direction(case):
             assert abs(along) <= allowed * np.abs(v).sum() * max(size, 2.0**-1022)
 
 
+@settings(max_examples=60)
+@given(strategies.link_cases(ignored=False), upstreams)
+def test_traces_of_questions_and_pairs_are_what_they_are_made_of(case, upstream):
+    """The value and the gradients of numbers from the stages: sums, within 2u of the sizes of N rounded rows each.
+
+    A cosine of the chain is wrong by 3u, and the sum over n and k has NC of them.
+    """
+    loss, (x, w, *rest) = case
+    upstream = upstream[: len(x)] if loss.reduction == "none" else upstream[0]
+    trace = loss.trace(x, w, *rest, upstream=upstream)
+    value, gradients = of(loss, x, w, *rest, upstream=upstream)
+    rows = trace["two_way" if isinstance(loss, refloss.InfoNCE) else "binary_cross_entropy"].output
+    reduced = {"none": rows, "sum": math.fsum(rows), "mean": math.fsum(rows) / len(rows)}[loss.reduction]
+    np.testing.assert_allclose(value, reduced, rtol=4.0 * U)
+    same(trace["reduction"].output, value)
+    dz = trace["logits"].gradient
+    if "bias" in trace:
+        held = np.abs(trace["bias"].output) >= getattr(loss, "s", np.inf)
+        moved = dz == trace["bias"].gradient
+        assert moved[~held].all()
+        assert (moved | (dz == 0.0)).all()
+        if not isinstance(loss, refloss.UniFace):
+            assert moved.all()
+    sizes = 4.0 * U * np.abs(dz).sum()
+    if "b" in gradients:
+        sign = -1.0 if isinstance(loss, refloss.UniFace) else 1.0
+        assert abs(gradients["b"] - sign * math.fsum(dz.ravel())) <= sizes
+    for name in {"t", "s"} & set(gradients):
+        by_cosine = math.fsum((dz * trace["cosine"].output).ravel())
+        assert abs(gradients[name] - by_cosine) <= (2.0 + dz.size) * sizes
+
+
 # ------------------------------------------------------------------------------------------------- sums, bounds, orders
 
 
