@@ -40,7 +40,7 @@ def forward(z: Pair, y: Integers, settings: Settings) -> tuple[StageResult, Save
     r"""Add up the losses of all answers.
 
     $$L_n = v_+\operatorname{softplus}(-z_{ny_n}) + v_-\sum_{k\ne y_n}\operatorname{softplus}(z_{nk}), \qquad
-    \operatorname{softplus}(a) = \max(a, 0) + \operatorname{log1p}(e^{-|a|})$$
+    \operatorname{softplus}(a) = \max(a, 0) + \operatorname{log1p}(e^{-\lvert a\rvert})$$
 
     Parameters
     ----------
