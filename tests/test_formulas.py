@@ -1393,7 +1393,8 @@ def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     formulas = []
     modules = [angle, bias, binary_cross_entropy, class_angles, cosine, cross_entropy, divergence, linear, log_softmax]
-    modules += [logits, logsumexp, margin, negatives, normalize, quality, softcap, softmax, sub_centers, triplet, z_loss]
+    modules += [logits, logsumexp, margin, negatives, normalize, quality, softcap, softmax, sub_centers, triplet]
+    modules += [z_loss]
     losses = ("softmax", "margin", "quality", "negatives", "centers", "class_curves", "sigmoid", "contrastive")
     names = ("refloss.functions", *(f"refloss.losses.{each}" for each in (*losses, "pairwise", "divergence")))
     for module in (*modules, *map(importlib.import_module, names)):
