@@ -61,7 +61,7 @@ EQUAL = {  # alterations that alter nothing; after a comma which formula of seve
     "refloss.stages.softcap:forward": ("2: minus dropped", "2: abs dropped"),  # the slope is the same for e and 1/e
     "refloss.functions:logsumexp": ("1: index 0 of z is a",),  # the largest of equal numbers
     "refloss.stages.bias:forward": tuple(f"0: {what}" for what in ["arguments exchanged"] * 2),  # of min and max
-    "refloss.stages.binary_cross_entropy:forward": ("1: arguments exchanged",),  # of max
+    "refloss.stages.binary_cross_entropy:forward, 1": ("0: arguments exchanged",),  # of max
     "refloss.stages.triplet:forward": SYMMETRIC,
     "refloss.stages.quality:forward": tuple(f"1: {what}" for what in ["arguments exchanged"] * 2),  # of min and max
     "refloss.losses.pairwise:Triplet": SYMMETRIC,
@@ -127,6 +127,10 @@ def _unit(v: list[mpf]) -> list[mpf]:
 def _softmax(z: list[mpf]) -> list[mpf]:
     e = [mp.exp(entry) for entry in z]
     return [entry / mp.fsum(e) for entry in e]
+
+
+def _softplus(a):
+    return mp.log1p(mp.exp(a))
 
 
 RANGES = {"n": N, "k": C, "j": C, "i": D}
@@ -560,7 +564,7 @@ def _answers(rng):
 def _(rng):
     z, y, settings = _answers(rng)
     losses, _ = binary_cross_entropy.forward(Pair.of(z), y, settings)
-    values = {"L": _exact(np.asarray(losses)), "z": _exact(z), "y": _exact(y)}
+    values = {"L": _exact(np.asarray(losses)), "z": _exact(z), "y": _exact(y), r"\operatorname{softplus}": _softplus}
     yield tex.Scope(values | {"v_+": mpf(settings.positive), "v_-": mpf(settings.negative)}, RANGES)
 
 
@@ -571,7 +575,28 @@ def _(rng):
     settings = binary_cross_entropy.Settings(0.7, 1.9)
     dz = binary_cross_entropy.backward(g, binary_cross_entropy.forward(Pair.of(z), y, settings)[1])
     values = {r"\partial L/\partial z": _exact(np.asarray(dz)), "z": _exact(z), "y": _exact(y), "g": _exact(g)}
-    yield tex.Scope(values | {"v_+": mpf(settings.positive), "v_-": mpf(settings.negative)}, OF_LAST)
+    values |= {"v_+": mpf(settings.positive), "v_-": mpf(settings.negative), r"\sigma": lambda a: 1 / (1 + mp.exp(-a))}
+    yield tex.Scope(values, OF_LAST)
+
+
+def _one_answer(rng, name, of_answer):
+    """A function of a logit of either sign, as it is in the answer of a single class."""
+    for a in rng.normal(size=4) * 2.0:
+        loss, saved = binary_cross_entropy.forward(
+            Pair.of(np.array([[-a]])), np.zeros(1, int), binary_cross_entropy.PLAIN
+        )
+        found = _exact(float(of_answer(loss, saved)))
+        yield tex.Scope({name: lambda _, found=found: found, "a": mpf(a)})
+
+
+@_formula("refloss.stages.binary_cross_entropy:forward", 1)
+def _(rng):
+    yield from _one_answer(rng, r"\operatorname{softplus}", lambda loss, _: np.asarray(loss)[0])
+
+
+@_formula("refloss.stages.binary_cross_entropy:backward", 1)
+def _(rng):
+    yield from _one_answer(rng, r"\sigma", lambda _, saved: -binary_cross_entropy.backward(np.ones(1), saved)[0, 0])
 
 
 def _rows(rng):
@@ -1297,10 +1322,6 @@ SPHERE_FACE_2 = refloss.SphereFace2(m=0.3, s=2.5, t=3, alpha=0.6, weight=7.0, re
 OF_SPHERE_FACE_2 = {"m": 0.3, "s": 2.5, "t": 3.0, r"\alpha": 0.6, "w": 7.0}
 UNI_FACE = refloss.UniFace(m=0.3, s=0.9, l=1.7, reduction="none")
 OF_UNI_FACE = {"m": 0.3, "s": 0.9, "l": 1.7}
-
-
-def _softplus(a):
-    return mp.log1p(mp.exp(a))
 
 
 def _with_a_bias(rng, loss, settings):

@@ -122,12 +122,16 @@ def _(draw: Draw) -> tuple:
     return mp.fsum(_rows(each)), mp.fsum(_rows(each._replace(x=each.w, w=each.x)))
 
 
-@step("sig-balance", "8991b83f")
+@step("sig-start", "0345436b")
 def _(draw: Draw) -> tuple:
     size, b = draw.whole(2, 10**6), draw.number()
-    slope = derivative(lambda a: _softplus(-a) + (size - 1) * _softplus(a), b)
-    at = -mp.log(mpf(size - 1))
-    return [slope, size * _sigma(at) - 1], [size * _sigma(b) - 1, mpf(0)]
+    return derivative(lambda a: _softplus(-a) + (size - 1) * _softplus(a), b), size * _sigma(b) - 1
+
+
+@step("sig-balance", "f1f85e4c")
+def _(draw: Draw) -> tuple:
+    size = draw.whole(2, 10**6)
+    return [mpf(size), size * _sigma(-mp.log(mpf(size - 1)))], [mpf(size), mpf(1)]
 
 
 @step("sig-chunked", "1cea5bb7")
