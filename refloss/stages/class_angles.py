@@ -81,10 +81,10 @@ def of_cosine(c: Pair, settings: Settings) -> tuple[Pair, Pair]:
     """
     if settings.rule == "power":
         half = (1.0 + c) * 0.5
-        steep = powered(half, settings.k - 1) * float(settings.k)
-        return powered(
-            half, settings.k
-        ) * 2.0 - 1.0 + settings.m, c * 0.0 + 1.0 if settings.gradient == "detached" else steep
+        eta = powered(half, settings.k) * 2.0 - 1.0 + settings.m
+        if settings.gradient == "detached":
+            return eta, c * 0.0 + 1.0
+        return eta, powered(half, settings.k - 1) * float(settings.k)
     sin = sqrt((1.0 - c) * (1.0 + c))
     eta, sin_phi, _ = of_angle(angle.atan2(sin, c), c, sin, settings)
     return eta, slope_of(sin_phi, sin, settings) / -sin
