@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "hooks"))
 import figures  # noqa: E402
 
-USED = re.compile(r"^!\[[^\]]+\]\(figure:([a-z-]+)\)$", re.MULTILINE)  # an alternative text may take several lines
+USED = re.compile(r"^!\[[^\]]+\]\(figure:([a-z0-9-]+)\)$", re.MULTILINE)  # an alternative text may take several lines
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +275,67 @@ def test_inter_top_k_is_drawn_as_it_is():
         assert np.allclose(_line(places, name)[1], eta[:, k], rtol=0, atol=1e-14)
     psi = np.cos(np.pi / 2.0 + 0.2)
     assert np.allclose(loss, np.log1p(np.exp(4.0 * (eta - psi)).sum(axis=1)) / 4.0, rtol=0, atol=1e-14)
+
+
+def test_sphereface2_is_drawn_as_it_is():
+    psi, eta = _axes("sphereface2")
+    for t in (1, 3, 8):
+        for axes, shift in ((psi, -0.4), (eta, 0.4)):
+            theta, value = _line(axes, f"t = {t}")
+            assert np.allclose(value, 2.0 * np.cos(theta / 2.0) ** (2 * t) - 1.0 + shift, rtol=0, atol=1e-14)
+    s, weight, alpha = 40.0, 50.0, 0.7
+    for axes, sign, share in zip(_axes("sphereface2-pull"), (1.0, -1.0), (alpha, 1.0 - alpha), strict=True):
+        for label, slope in (("exact", lambda a: 3.0 * np.cos(a / 2.0) ** 4), ("detached", np.ones_like)):
+            theta, value = _line(axes, label)
+            z = s * (2.0 * np.cos(theta / 2.0) ** 6 - 1.0 - 0.4 * sign)
+            expected = weight * share / (1.0 + np.exp(sign * z)) * slope(theta) * np.sin(theta)
+            # z up to 56 is rounded by some ulps of 64, and each is relative in σ; the terms of x are 50 α at most
+            assert np.allclose(value, expected, rtol=512.0 * 2.0**-53, atol=50.0 * 256.0 * 2.0**-53)
+
+
+def test_uniface_is_drawn_as_it_is():
+    s, m, b = 64.0, 0.4, np.log(1e5)
+    of_losses, of_slopes = _axes("uniface")
+    for label, sign, margin in (("target", -1.0, m), ("another class", 1.0, 0.0)):
+        c, loss = _line(of_losses, label)
+        _, slope = _line(of_slopes, label)
+        z = sign * (s * (c - margin) - b)
+        held = np.clip(z, -s, s)
+        # z up to 100 is rounded by some ulps of 128, and so is the sum of two losses up to 64
+        assert np.allclose(loss, np.log1p(np.exp(held)), rtol=0, atol=128.0 * 16.0 * 2.0**-53)
+        expected = np.where(np.abs(z) <= s, s * sign / (1.0 + np.exp(-z)), 0.0)
+        assert np.allclose(slope, expected, rtol=0, atol=64.0 * 128.0 * 16.0 * 2.0**-53)
+        assert (slope[np.abs(z) > s] == 0.0).all()
+        assert (np.abs(z) > s).any()
+
+
+def test_siglip_is_drawn_as_it_is():
+    losses, errors = _axes("siglip")
+    for t, b in ((10.0, -10.0), (40.0, -20.0)):
+        for label, sign in (("pair", -1.0), ("others", 1.0)):
+            c, loss = _line(losses, f"{label}, t = {t:g}, b = −{-b:g}")
+            expected = np.logaddexp(0.0, sign * (t * c + b))
+            # logits up to 60 are rounded by some ulps of 64, and so is the sum of two losses
+            assert np.allclose(loss, expected, rtol=0, atol=64.0 * 16.0 * 2.0**-53)
+    for dtype, bits in (("float32", 24), ("float64", 53)):
+        z, lost = _line(errors, f"softplus(z) − z, {dtype}")
+        # a sum next to z is off by half an ulp, up to u z; log1p(e^-z) itself by (z + 4) u at most
+        assert (lost <= 2.0**-bits * (2.0 * z * np.exp(z) + z + 4.0)).all()
+        assert (lost[z * np.exp(z) > 2.0 ** (bits + 1)] == 1.0).all()
+    z, kept = _line(errors, "log1p(exp(−z)), float32")
+    assert (kept <= (z + 4.0) * 2.0**-24).all()
+
+
+def test_infonce_is_drawn_as_it_is():
+    losses, floors = _axes("infonce")
+    for n in (4, 16, 64):
+        s, loss = _line(losses, f"N = {n}")
+        # s up to 30 in logits that are rounded by some ulps of 32
+        assert np.allclose(loss, np.log1p((n - 1) * np.exp(-0.3 * s)), rtol=0, atol=32.0 * 16.0 * 2.0**-53)
+    gap, loss = _line(floors, "refloss")
+    assert np.allclose(loss, np.logaddexp(0.0, gap), rtol=4.0 * 2.0**-53, atol=0)
+    gap, loss = _line(floors, "−log(p + δ), float32")
+    assert np.abs(loss[gap > 120.0] / -np.log(np.finfo(np.float32).tiny) - 1.0).max() < 4.0 * 2.0**-24
 
 
 def test_the_rounding_of_a_softmax_is_drawn_as_it_is():

@@ -23,6 +23,8 @@ import refloss.losses
 from refloss.error_free import Pair
 from refloss.stages import (
     angle,
+    bias,
+    binary_cross_entropy,
     class_angles,
     cosine,
     cross_entropy,
@@ -58,6 +60,8 @@ EQUAL = {  # alterations that alter nothing; after a comma which formula of seve
     "refloss.stages.cross_entropy:targets": ("0: index 0 of v is y_n",),  # where [k = y_n] is 1, v_k is that number
     "refloss.stages.softcap:forward": ("2: minus dropped", "2: abs dropped"),  # the slope is the same for e and 1/e
     "refloss.functions:logsumexp": ("1: index 0 of z is a",),  # the largest of equal numbers
+    "refloss.stages.bias:forward": tuple(f"0: {what}" for what in ["arguments exchanged"] * 2),  # of min and max
+    "refloss.stages.binary_cross_entropy:forward, 1": ("0: arguments exchanged",),  # of max
     "refloss.stages.triplet:forward": SYMMETRIC,
     "refloss.stages.quality:forward": tuple(f"1: {what}" for what in ["arguments exchanged"] * 2),  # of min and max
     "refloss.losses.pairwise:Triplet": SYMMETRIC,
@@ -125,7 +129,13 @@ def _softmax(z: list[mpf]) -> list[mpf]:
     return [entry / mp.fsum(e) for entry in e]
 
 
+def _softplus(a):
+    return mp.log1p(mp.exp(a))
+
+
 RANGES = {"n": N, "k": C, "j": C, "i": D}
+OF_LAST = RANGES | {"y": 1}
+"""Where a left side has the index y_n: the label is the class after the C others."""
 
 # ---------------------------------------------------------------------------------------------------------- the stages
 
@@ -410,6 +420,7 @@ def _class_angles(rng, settings):
 
 
 DIVIDED, NEAREST = class_angles.Settings("divided", 1.7), class_angles.Settings("nearest", 0.3, 2)
+POWER = class_angles.Settings("power", 0.3, 3)
 
 
 def _nearest(theta, count):
@@ -467,6 +478,26 @@ def _(rng):
     yield tex.Scope(values | {"m": mpf(NEAREST.m)}, {"n": len(rows), "k": 1})
 
 
+@_formula("refloss.stages.class_angles:forward", 2)
+def _(rng):
+    *_, theta, eta, _ = _class_angles(rng, POWER)
+    c = [list(map(mp.cos, row)) for row in theta]
+    yield tex.Scope({r"\eta": _exact(eta[:, :C]), "c": c, "m": mpf(POWER.m), "t": mpf(POWER.k)}, RANGES)
+
+
+@_formula("refloss.stages.class_angles:backward", 2)
+def _(rng):
+    *_, theta, _, saved = _class_angles(rng, POWER)
+    g = rng.normal(size=(N, C + 1))
+    values = {
+        r"\partial L/\partial c": _exact(class_angles.backward(g, saved)[0][:, :C]),
+        r"\partial L/\partial \eta": _exact(g[:, :C]),
+        "c": [list(map(mp.cos, row)) for row in theta],
+        "t": mpf(POWER.k),
+    }
+    yield tex.Scope(values, RANGES)
+
+
 def _branches(rng):
     return rng.normal(size=(N, C)), rng.normal(size=N), rng.integers(0, C, size=N), rng.uniform(0.6, 0.9, size=N)
 
@@ -499,6 +530,73 @@ def _(rng):
         },
         RANGES,
     )
+
+
+@_formula("refloss.stages.bias:forward")
+def _(rng):
+    """Logits beyond either bound, and within."""
+    z, b = rng.normal(size=(N, C)) * 2.0, rng.normal()
+    held, _ = bias.forward(Pair.of(z), Pair.of(b), 1.5, lambda n, k: 0)
+    yield tex.Scope({"z'": _exact(held), "z": _exact(z), "b": mpf(b), "K": mpf(1.5)}, RANGES)
+
+
+@_formula("refloss.stages.bias:backward")
+def _(rng):
+    z, b, g = rng.normal(size=(N, C)) * 2.0, rng.normal(), rng.normal(size=(N, C))
+    dz, db = bias.backward(g, bias.forward(Pair.of(z), Pair.of(b), 1.5, lambda n, k: 0)[1])
+    values = {
+        r"\partial L/\partial z": _exact(np.asarray(dz)),
+        r"\partial L/\partial b": _exact(float(np.asarray(db))),
+        r"\partial L/\partial z'": _exact(g),
+        "z": _exact(z),
+        "b": mpf(b),
+        "K": mpf(1.5),
+    }
+    yield tex.Scope(values, RANGES)
+
+
+def _answers(rng):
+    """Logits of both signs, labels, weights of no symmetry."""
+    return rng.normal(size=(N, C)) * 2.0, rng.permutation(C)[:N], binary_cross_entropy.Settings(0.7, 1.9)
+
+
+@_formula("refloss.stages.binary_cross_entropy:forward")
+def _(rng):
+    z, y, settings = _answers(rng)
+    losses, _ = binary_cross_entropy.forward(Pair.of(z), y, settings)
+    values = {"L": _exact(np.asarray(losses)), "z": _exact(z), "y": _exact(y), r"\operatorname{softplus}": _softplus}
+    yield tex.Scope(values | {"v_+": mpf(settings.positive), "v_-": mpf(settings.negative)}, RANGES)
+
+
+@_formula("refloss.stages.binary_cross_entropy:backward")
+def _(rng):
+    """The label is one class more, so that the others are those of the formula."""
+    z, g, y = rng.normal(size=(N, C + 1)) * 2.0, rng.normal(size=N), np.full(N, C)
+    settings = binary_cross_entropy.Settings(0.7, 1.9)
+    dz = binary_cross_entropy.backward(g, binary_cross_entropy.forward(Pair.of(z), y, settings)[1])
+    values = {r"\partial L/\partial z": _exact(np.asarray(dz)), "z": _exact(z), "y": _exact(y), "g": _exact(g)}
+    values |= {"v_+": mpf(settings.positive), "v_-": mpf(settings.negative), r"\sigma": lambda a: 1 / (1 + mp.exp(-a))}
+    yield tex.Scope(values, OF_LAST)
+
+
+def _one_answer(rng, name, of_answer):
+    """A function of a logit of either sign, as it is in the answer of a single class."""
+    for a in rng.normal(size=4) * 2.0:
+        loss, saved = binary_cross_entropy.forward(
+            Pair.of(np.array([[-a]])), np.zeros(1, int), binary_cross_entropy.PLAIN
+        )
+        found = _exact(float(of_answer(loss, saved)))
+        yield tex.Scope({name: lambda _, found=found: found, "a": mpf(a)})
+
+
+@_formula("refloss.stages.binary_cross_entropy:forward", 1)
+def _(rng):
+    yield from _one_answer(rng, r"\operatorname{softplus}", lambda loss, _: np.asarray(loss)[0])
+
+
+@_formula("refloss.stages.binary_cross_entropy:backward", 1)
+def _(rng):
+    yield from _one_answer(rng, r"\sigma", lambda _, saved: -binary_cross_entropy.backward(np.ones(1), saved)[0, 0])
 
 
 def _rows(rng):
@@ -1220,6 +1318,57 @@ def _(rng):
             yield scope._replace(values={**scope.values, **values})
 
 
+SPHERE_FACE_2 = refloss.SphereFace2(m=0.3, s=2.5, t=3, alpha=0.6, weight=7.0, reduction="none")
+OF_SPHERE_FACE_2 = {"m": 0.3, "s": 2.5, "t": 3.0, r"\alpha": 0.6, "w": 7.0}
+UNI_FACE = refloss.UniFace(m=0.3, s=0.9, l=1.7, reduction="none")
+OF_UNI_FACE = {"m": 0.3, "s": 0.9, "l": 1.7}
+
+
+def _with_a_bias(rng, loss, settings):
+    """Labels, the bias, and what the loss has for them: its logits, and the losses of rows."""
+    x, w, y, b = rng.normal(size=(N, D)), rng.normal(size=(C, D)), rng.permutation(C)[:N], rng.normal() * 0.3
+    z = loss.trace(x, w, y, b)["bias"].output
+    values = {"L": _exact(loss(x, w, y, b)), "z": _exact(z), "y": _exact(y), r"\operatorname{softplus}": _softplus}
+    yield tex.Scope(values | {name: mpf(value) for name, value in settings.items()}, RANGES)
+
+
+def _logits_of_last(rng, loss, settings):
+    """Logits with a bias, of the target, which is the last class, and of the others; their cosines."""
+    for _ in range(2):
+        x, w, y, b = rng.normal(size=(N, D)), rng.normal(size=(C + 1, D)), np.full(N, C), rng.normal() * 0.3
+        c = [[mp.fsum(map(mp.fmul, _unit(i), _unit(j))) for j in _exact(w)] for i in _exact(x)]
+        values = {"z": _exact(loss.trace(x, w, y, b)["bias"].output), "c": c, "y": _exact(y), "b": mpf(b)}
+        yield tex.Scope(values | {name: mpf(value) for name, value in settings.items()}, OF_LAST)
+
+
+for family, loss, settings in (("SphereFace2", SPHERE_FACE_2, OF_SPHERE_FACE_2), ("UniFace", UNI_FACE, OF_UNI_FACE)):
+    for which, scopes in enumerate((_with_a_bias, _logits_of_last)):
+        _formula(f"refloss.losses.sigmoid:{family}", which)(
+            lambda rng, scopes=scopes, loss=loss, settings=settings: scopes(rng, loss, settings)
+        )
+
+
+def _of_pairs(rng):
+    """Embeddings pair by pair, and their angles."""
+    x, w = rng.normal(size=(2, N, D))
+    return x, w, [[mp.acos(mp.fsum(map(mp.fmul, _unit(a), _unit(b)))) for b in _exact(w)] for a in _exact(x)]
+
+
+@_formula("refloss.losses.sigmoid:SigLIP")
+def _(rng):
+    (x, w, theta), t, b = _of_pairs(rng), 2.5, -0.7
+    values = {"L": _exact(refloss.SigLIP(reduction="none")(x, w, t, b)), "c": [list(map(mp.cos, row)) for row in theta]}
+    values |= {"t": mpf(t), "b": mpf(b), r"\operatorname{softplus}": _softplus}
+    yield tex.Scope(values, RANGES | {"k": N})
+
+
+@_formula("refloss.losses.contrastive:InfoNCE")
+def _(rng):
+    (x, w, theta), s = _of_pairs(rng), 2.5
+    values = {"L": _exact(refloss.InfoNCE(reduction="none")(x, w, s)), r"\theta": theta, "s": mpf(s)}
+    yield tex.Scope(values, RANGES | {"k": N})
+
+
 @_formula("refloss.losses.centers:SubCenterArcFace")
 def _(rng):
     x, w, y = rng.normal(size=(N, D)), rng.normal(size=(C, 3, D)), rng.permutation(C)[:N]
@@ -1264,10 +1413,11 @@ def _(rng):
 def _all_formulas() -> list[tuple[str, int]]:
     """Every displayed formula in a docstring of the stages and the losses."""
     formulas = []
-    modules = [angle, class_angles, cosine, cross_entropy, divergence, linear, log_softmax, logits, logsumexp, margin]
-    modules += [negatives, normalize, quality, softcap, softmax, sub_centers, triplet, z_loss]
-    losses = ("softmax", "margin", "quality", "negatives", "centers", "class_curves", "pairwise", "divergence")
-    names = ("refloss.functions", *(f"refloss.losses.{family}" for family in losses))
+    modules = [angle, bias, binary_cross_entropy, class_angles, cosine, cross_entropy, divergence, linear, log_softmax]
+    modules += [logits, logsumexp, margin, negatives, normalize, quality, softcap, softmax, sub_centers, triplet]
+    modules += [z_loss]
+    losses = ("softmax", "margin", "quality", "negatives", "centers", "class_curves", "sigmoid", "contrastive")
+    names = ("refloss.functions", *(f"refloss.losses.{each}" for each in (*losses, "pairwise", "divergence")))
     for module in (*modules, *map(importlib.import_module, names)):
         for name, item in vars(module).items():
             if (getattr(item, "__module__", ""), getattr(item, "__name__", "")) != (module.__name__, name):

@@ -709,6 +709,102 @@ def inter_top_k(figure: Figure) -> None:
     right.set_xlabel("direction of x, radians")
 
 
+def sphereface2(figure: Figure) -> None:
+    """ψ and η of SphereFace2 for three exponents, over the angles of the target and of another class."""
+    losses = {f"t = {t}": refloss.SphereFace2(t=t) for t in (1, 3, 8)}
+    x, y = _circle(ANGLES), np.zeros(len(ANGLES), int)
+    psi = {name: (ANGLES, loss.trace(x, BESIDE[::-1], y)["margin"].output) for name, loss in losses.items()}
+    eta = {name: (ANGLES, _eta(loss, "class_angles")) for name, loss in losses.items()}
+    _target_and_other(figure, psi, eta, ("ψ(θ)", "η(θ)"))
+
+
+def sphereface2_pull(figure: Figure) -> None:
+    """How strongly a target is pulled and another class pushed, per radian, over their angles, exact and detached."""
+    a = ANGLES[1:-1]
+    x, y = _circle(a), np.zeros(len(a), int)
+    towards = np.stack([np.sin(a), -np.cos(a), np.zeros_like(a)], axis=-1)
+    pulls, pushes = {}, {}
+    for gradient in ("exact", "detached"):
+        loss = refloss.SphereFace2(gradient=gradient, reduction="sum")
+        for curves, w in ((pulls, BESIDE[::-1]), (pushes, BESIDE)):
+            curves[gradient] = (a, np.abs((loss.value_and_grad(x, w, y)[1].x * towards).sum(axis=1)))
+    _target_and_other(figure, pulls, pushes, ("pull of the target", "push of another class"))
+
+
+def uniface(figure: Figure) -> None:
+    """Losses of the two answers of UniFace over the cosine with a class, and their slopes."""
+    figure.set_size_inches(5.4, 3.2)
+    loss, b = refloss.UniFace(reduction="none"), np.log(10.0 * 10_000)
+    x, y, c = _circle(ANGLES), np.zeros(len(ANGLES), int), np.cos(ANGLES)
+    own, both = BESIDE[1:], BESIDE  # one class, the target; and another one, with a target at right angles
+    losses = {"target": loss(x, own, y, b), "another class": loss(x, both, y, b) - loss(x, both[:1], y, b)}
+    steps = [loss.trace(x, w, y, b)["logits"].gradient[:, -1] * loss.s for w in (own, both)]
+    left, right = figure.subplots(1, 2)
+    _lines(left, {name: (c, value) for name, value in losses.items()})
+    _lines(right, {name: (c, slope) for name, slope in zip(losses, steps, strict=True)})
+    for axes, label, top in ((left, "loss", 88.0), (right, "slope of the loss", 110.0)):
+        for at in (loss.m - 1.0 + b / loss.s, b / loss.s, loss.m + b / loss.s):
+            axes.axvline(at, color=COLOURS[5], ls=":", lw=1.0)
+        axes.set_ylim(top=top)
+        axes.set_xlabel("cosine")
+        axes.set_ylabel(label)
+
+
+def siglip(figure: Figure) -> None:
+    """Losses of SigLIP over the cosine, of a pair and of two of different pairs; errors of softplus(z) - z."""
+    left, right = figure.subplots(1, 2)
+    loss, c = refloss.SigLIP(reduction="none"), np.linspace(-1.0, 1.0, 41)
+    curves = {}
+    for t, b, name in ((10.0, -10.0, "t = 10, b = −10"), (40.0, -20.0, "t = 40, b = −20")):
+        rows = np.stack([c, np.sqrt(1.0 - c**2), np.zeros_like(c)], axis=-1)
+        pair = [float(loss(row[None], [[1.0, 0.0, 0.0]], t, b)[0]) for row in rows]
+        other = [float((loss([row, row], BESIDE, t, b) - loss([row], BESIDE[:1], t, b))[0]) for row in rows]
+        curves |= {f"pair, {name}": (c, pair), f"others, {name}": (c, other)}
+    _lines(left, curves)
+    left.get_legend().remove()
+    figure.legend(handles=left.lines, fontsize=9, loc="outside upper center", ncols=2)
+    left.set_ylim(-0.5, 21.0)
+    left.set_xlabel("cosine")
+    left.set_ylabel("loss of an answer")
+    z = np.arange(1.0, 41.0)
+    truth = np.array([loss([[1.0]], [[1.0]], each, 0.0)[0] for each in z])
+    for number, (name, dtype, late) in enumerate(
+        (
+            ("softplus(z) − z, float32", np.float32, True),
+            ("softplus(z) − z, float64", np.float64, True),
+            ("log1p(exp(−z)), float32", np.float32, False),
+        )
+    ):
+        a = z.astype(dtype)
+        own = np.log1p(np.exp(-a))
+        found = ((own + a) - a if late else own).astype(float)
+        error = np.maximum(np.abs(found - truth) / truth, 2.0**-54)
+        right.plot(z, error, color=COLOURS[number], ls=DASHES[number], lw=1.8, label=name)
+    right.legend(fontsize=8, loc="lower right")
+    right.set_yscale("log")
+    right.set_xlabel("z")
+    right.set_ylabel("relative error")
+
+
+def infonce(figure: Figure) -> None:
+    """The loss of InfoNCE over the scale, for three sizes of a batch; a logarithm with a small number in it."""
+    left, right = figure.subplots(1, 2)
+    scales, curves = np.linspace(0.5, 30.0, 16), {}
+    for n in (4, 16, 64):
+        x = np.eye(n, 2 * n)
+        w = 0.3 * x + np.sqrt(1.0 - 0.3**2) * np.eye(n, 2 * n, n)
+        curves[f"N = {n}"] = (scales, [float(refloss.InfoNCE()(x, w, s)) for s in scales])
+    _lines(left, curves)
+    left.set_xlabel("scale")
+    left.set_ylabel("loss")
+    gap = np.linspace(2.0, 160.0, 80)
+    wrong = [refloss.InfoNCE(ways=1, reduction="none")([[1.0], [1.0]], [[-1.0], [1.0]], g / 2.0)[0] for g in gap]
+    e = np.exp(-gap.astype(np.float32))
+    floor = -np.log(e / (1 + e) + np.finfo(np.float32).tiny)
+    _lines(right, {"refloss": (gap, wrong), "−log(p + δ), float32": (gap, floor)})
+    right.set_xlabel("gap to the largest logit")
+
+
 def sub_centers(figure: Figure) -> None:
     """Cosines of three centers of a class over a circle, and the largest; the lengths of their gradients."""
     left, right = figure.subplots(1, 2)
@@ -760,6 +856,11 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
         circle_loss,
         circle_plane,
         inter_top_k,
+        sphereface2,
+        sphereface2_pull,
+        uniface,
+        siglip,
+        infonce,
         triplet,
         image_class,
         confident_loss,

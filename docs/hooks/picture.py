@@ -16,10 +16,11 @@ ALTERNATIVE = (
     "x and w_y through angle and margin, the narrow branch with the target class only. Both meet in logits, then "
     "log_softmax, cross_entropy, loss. Only some losses have quality, from the length of x to margin, sub_centers, "
     "which keeps the nearest center of a class, negatives, to which margin gives thresholds, and class_angles, which "
-    "changes the angles of other classes; all others leave these out. The plain softmax head has linear in place of "
-    "both branches, then softcap, which goes on to log_softmax and to logsumexp; that goes through z_loss to "
-    "cross_entropy. The triplet loss goes from three embeddings through triplet to the loss, a divergence from two "
-    "rows of logits through divergence."
+    "changes the angles of other classes; all others leave these out. Some go from logits through bias and "
+    "binary_cross_entropy to the loss instead. The plain softmax head has linear in place of both branches, then "
+    "softcap, which goes on to log_softmax and to logsumexp; that goes through z_loss to cross_entropy. The triplet "
+    "loss goes from three embeddings through triplet to the loss, a divergence from two rows of logits through "
+    "divergence."
 )
 
 
@@ -40,8 +41,10 @@ BOXES = {
     "negatives": Spot(4, 0),
     "class_angles": Spot(5, 0),
     "logits": Spot(6, 0.5),
-    "log_softmax": Spot(7, 0.5),
-    "cross_entropy": Spot(8, 0.5),
+    "log_softmax": Spot(7, 1),
+    "cross_entropy": Spot(8, 1),
+    "bias": Spot(7, 0),
+    "binary_cross_entropy": Spot(8, 0),
     "linear": Spot(2, 3),
     "softcap": Spot(6, 3),
     "logsumexp": Spot(7, 3),
@@ -58,7 +61,7 @@ WORDS = {
     "z, target": Spot(6, 4),
 }
 ENDS = {"loss": Spot(8.8, 0.5), "loss ": Spot(2, 4), "loss  ": Spot(8, 4)}
-OF_SOME = ("quality", "sub_centers", "negatives", "class_angles")
+OF_SOME = ("quality", "sub_centers", "negatives", "class_angles", "bias", "binary_cross_entropy")
 """Boxes that only some losses on directions have."""
 ARROWS = [
     ("x, W", "normalize"),
@@ -76,6 +79,9 @@ ARROWS = [
     ("logits", "log_softmax"),
     ("log_softmax", "cross_entropy"),
     ("cross_entropy", "loss"),
+    ("logits", "bias"),
+    ("bias", "binary_cross_entropy"),
+    ("binary_cross_entropy", "loss"),
     ("x, W, b", "linear"),
     ("linear", "softcap"),
     ("softcap", "log_softmax"),
@@ -90,7 +96,8 @@ ARROWS = [
 SPOTS = BOXES | WORDS | ENDS
 OTHER = {"x, W, b", "linear", "softcap", "logsumexp", "z_loss", "a, p, n", "triplet", "z, target", "divergence"}
 """Where dashed arrows start: those of other heads, and of what only heads on logits have."""
-DASHED = {("‖x‖", "quality"), ("quality", "margin"), ("margin", "negatives")}
+DASHED = {("‖x‖", "quality"), ("quality", "margin"), ("margin", "negatives"), ("logits", "bias")}
+DASHED |= {("bias", "binary_cross_entropy"), ("binary_cross_entropy", "loss")}
 """Dashed arrows of boxes that only some losses have."""
 TURN = 2.25  # the row in which the arrow from softcap runs along the chain
 
@@ -113,6 +120,7 @@ class Layout(NamedTuple):
 LAYOUTS = (Layout("across", 134, 62, 118, False), Layout("down", 62, 122, 118, True))
 START, END = 0.15, 9.5  # where words begin and end along the chain
 HALF = 19  # half the height of a box
+LONGEST, LINE = 14, 8  # letters of a name on one line; how far two lines are from the middle
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
@@ -143,12 +151,22 @@ def _svg(layout: Layout, url: str, stage: str) -> str:
         here = f' class="{" ".join(classes)}"' if classes else ""
         parts.append(
             f'<a href="{link}"{here}><rect x="{x - layout.width / 2:g}" y="{y - HALF}" width="{layout.width:g}" '
-            f'height="{2 * HALF}" rx="5"/><text x="{x:g}" y="{y:g}">{name}</text></a>'
+            f'height="{2 * HALF}" rx="5"/>{_name(name, x, y)}</a>'
         )
     for name, spot in (WORDS | ENDS).items():
         x, y = layout.centre(spot)
         parts.append(f'<text x="{x:g}" y="{y:g}">{name.strip()}</text>')
     return "".join(parts) + "</svg>"
+
+
+def _name(name: str, x: float, y: float) -> str:
+    """The name of a box, on two lines where it is longer than the box."""
+    first, rest = name.split("_", 1) if len(name) > LONGEST else (name, "")
+    if not rest:
+        return f'<text x="{x:g}" y="{y:g}">{name}</text>'
+    return "".join(
+        f'<text x="{x:g}" y="{y + shift:g}">{line}</text>' for line, shift in ((f"{first}_", -LINE), (rest, LINE))
+    )
 
 
 def _arrow(layout: Layout, start: str, end: str, marker: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import figures
 from mkdocs.exceptions import PluginError
 
-IMAGE = re.compile(r'<p><img alt="([^"]*)" src="figure:([a-z-]+)" ?/?></p>')
+IMAGE = re.compile(r'<p><img alt="([^"]*)" src="figure:([a-z0-9-]+)" ?/?></p>')
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:

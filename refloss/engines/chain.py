@@ -7,7 +7,8 @@
 The plain head has `linear` in place of both branches; cross entropy alone begins at the logits; both may have a
 `softcap` before log_softmax. The output of `logsumexp` is one of its own; with a `z_loss` it is also a term of the
 loss. `sub_centers`, `negatives`, `class_angles` and `quality`, a number per sample from the length of x, are there for
-the losses that have them. Triplet and divergence are pictures of their own.
+the losses that have them. Some go from the logits through `bias` and `binary_cross_entropy` instead, or through
+log_softmax both by rows and by columns. Triplet and divergence are pictures of their own.
 
 Each picture runs its stages forward and returns their outputs, and a function that runs them backward in the opposite
 order, on what they saved. Arithmetic is float64, with pairs where 53 bits are too few.

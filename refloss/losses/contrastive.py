@@ -36,8 +36,8 @@ class ScaleGradient(NamedTuple):
 class InfoNCE(Loss):
     r"""InfoNCE, and with both ways the loss of CLIP: NormFace whose classes are the other embeddings of the pairs.
 
-    $$L_n = -\frac12\log\frac{e^{s\cos\theta_{nn}}}{\sum_k e^{s\cos\theta_{nk}}}
-    -\frac12\log\frac{e^{s\cos\theta_{nn}}}{\sum_k e^{s\cos\theta_{kn}}}$$
+    $$L_n = -\frac{1}{2}\log\frac{e^{s\cos\theta_{nn}}}{\sum_k e^{s\cos\theta_{nk}}}
+    - \frac{1}{2}\log\frac{e^{s\cos\theta_{nn}}}{\sum_k e^{s\cos\theta_{kn}}}$$
 
     or twice the first term alone. The scale, one over the temperature, is an input with a gradient. Sources:
     InfoNCE (van den Oord, Li and Vinyals 2018), https://arxiv.org/abs/1807.03748; CLIP (Radford et al. 2021),

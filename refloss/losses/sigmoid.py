@@ -124,10 +124,11 @@ class SphereFace2(SigmoidLoss):
     $$L_n = \frac{w}{s}\Bigl(\alpha\operatorname{softplus}(-z_{ny_n}) +
     (1 - \alpha)\sum_{k\ne y_n}\operatorname{softplus}(z_{nk})\Bigr)$$
 
-    $$z_{ny_n} = s\,(g(c_{ny_n}) - m) + b, \qquad z_{nk} = s\,(g(c_{nk}) + m) + b, \qquad
-    g(c) = 2\Bigl(\frac{1 + c}{2}\Bigr)^t - 1$$
+    $$z_{ny_n} = s\,(g_{ny_n} - m) + b, \qquad z_{nk} = s\,(g_{nk} + m) + b, \qquad
+    g_{nk} = 2\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^t - 1$$
 
-    Source: SphereFace2 (Wen et al. 2022), https://arxiv.org/abs/2108.01513, with the weight w of the authors' code.
+    where k are the classes that are not the target. Source: SphereFace2 (Wen et al. 2022),
+    https://arxiv.org/abs/2108.01513, with the weight w of the authors' code.
 
     Parameters
     ----------
@@ -184,11 +185,13 @@ class SphereFace2(SigmoidLoss):
 class UniFace(SigmoidLoss):
     r"""UniFace: one threshold, the bias, between the cosines of all targets and those of all other classes.
 
-    $$L_n = \operatorname{softplus}(-z_{ny_n}) + l\sum_{k\ne y_n}\operatorname{softplus}(z_{nk}), \qquad
-    z_{ny_n} = s\,(c_{ny_n} - m) - b, \qquad z_{nk} = s\,c_{nk} - b$$
+    $$L_n = \operatorname{softplus}(-z_{ny_n}) + l\sum_{k\ne y_n}\operatorname{softplus}(z_{nk})$$
 
-    with every logit held between -s and s; beyond, its gradient is 0. Source: UniFace (Zhou et al. 2023), the unified
-    cross-entropy loss.
+    $$z_{ny_n} = \operatorname{clip}(s\,(c_{ny_n} - m) - b, -s, s), \qquad
+    z_{nk} = \operatorname{clip}(s\,c_{nk} - b, -s, s)$$
+
+    where k are the classes that are not the target. Beyond ±s a logit has the gradient 0. Source: UniFace (Zhou et al.
+    2023), the unified cross-entropy loss.
 
     Parameters
     ----------

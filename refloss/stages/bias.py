@@ -60,8 +60,8 @@ def forward(z: Pair, b: Pair, bound: float | None, exactly: Callable[[int, int],
 def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult]:
     r"""Pass the gradient on, and add it up for the bias.
 
-    $$\frac{\partial L}{\partial z_{nk}} = \frac{\partial L}{\partial z'_{nk}}\,[\,|z_{nk} + b| \le K\,], \qquad
-    \frac{\partial L}{\partial b} = \sum_{n,k}\frac{\partial L}{\partial z_{nk}}$$
+    $$\frac{\partial L}{\partial z_{nk}} = \frac{\partial L}{\partial z'_{nk}}\,[\lvert z_{nk} + b\rvert\le K], \qquad
+    \frac{\partial L}{\partial b} = \sum_n\sum_k\frac{\partial L}{\partial z_{nk}}$$
 
     Parameters
     ----------

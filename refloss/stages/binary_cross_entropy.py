@@ -43,8 +43,9 @@ class Saved(NamedTuple):
 def forward(z: Pair, y: Integers, settings: Settings) -> tuple[StageResult, Saved]:
     r"""Add up the losses of all answers.
 
-    $$L_n = v_+\operatorname{softplus}(-z_{ny_n}) + v_-\sum_{k\ne y_n}\operatorname{softplus}(z_{nk}), \qquad
-    \operatorname{softplus}(a) = \max(a, 0) + \operatorname{log1p}(e^{-|a|})$$
+    $$L_n = v_+\operatorname{softplus}(-z_{ny_n}) + v_-\sum_{k\ne y_n}\operatorname{softplus}(z_{nk})$$
+
+    $$\operatorname{softplus}(a) = \max(a, 0) + \operatorname{log1p}(e^{-\lvert a\rvert})$$
 
     Parameters
     ----------
@@ -85,7 +86,9 @@ def backward(upstream: Numbers, saved: Saved) -> StageResult:
     r"""Carry the gradient of the row losses back to the logits.
 
     $$\frac{\partial L}{\partial z_{ny_n}} = -v_+ g_n\,\sigma(-z_{ny_n}), \qquad
-    \frac{\partial L}{\partial z_{nk}} = v_- g_n\,\sigma(z_{nk}), \qquad \sigma(a) = \frac{1}{1 + e^{-a}}$$
+    \frac{\partial L}{\partial z_{nk}} = v_- g_n\,\sigma(z_{nk})$$
+
+    $$\sigma(a) = \frac{1}{1 + e^{-a}}$$
 
     Parameters
     ----------

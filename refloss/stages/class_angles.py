@@ -27,9 +27,10 @@ class Settings(NamedTuple):
 
     rule: str = "divided"
     """"divided", the angles of all divided by m; "nearest", those of the k nearest classes lessened by m; or "power",
-    2 cos²ᵏ(θ/2) - 1 + m."""
+    2 cos²ᵗ(θ/2) - 1 + m."""
     m: float = 1.0
     k: int = 0
+    """How many are the nearest; of "power", the exponent t."""
     gradient: str = "exact"
     """"exact", or "detached" for dη/dc := 1."""
 
@@ -80,10 +81,10 @@ def of_cosine(c: Pair, settings: Settings) -> tuple[Pair, Pair]:
     """
     if settings.rule == "power":
         half = (1.0 + c) * 0.5
-        steep = powered(half, settings.k - 1) * float(settings.k)
-        return powered(
-            half, settings.k
-        ) * 2.0 - 1.0 + settings.m, c * 0.0 + 1.0 if settings.gradient == "detached" else steep
+        eta = powered(half, settings.k) * 2.0 - 1.0 + settings.m
+        if settings.gradient == "detached":
+            return eta, c * 0.0 + 1.0
+        return eta, powered(half, settings.k - 1) * float(settings.k)
     sin = sqrt((1.0 - c) * (1.0 + c))
     eta, sin_phi, _ = of_angle(angle.atan2(sin, c), c, sin, settings)
     return eta, slope_of(sin_phi, sin, settings) / -sin
@@ -155,7 +156,7 @@ def forward(c: Pair, x: Array | Pair, w: Array | Pair, y: Integers, settings: Se
     $$\eta_{nk} = \begin{cases} \cos(\theta_{nk} - m) & k \in K_n\\ c_{nk} & k \notin K_n \end{cases}
     \text{ (nearest)}$$
 
-    $$\eta_{nk} = 2\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^k - 1 + m \text{ (power)}$$
+    $$\eta_{nk} = 2\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^t - 1 + m \text{ (power)}$$
 
     for the classes k that are not the target; $K_n$ are the k of them with the largest cosines. Sources: SphereFace-R
     (Liu et al. 2022), version 2; inter-topK penalty (Zhao et al. 2021); SphereFace2 (Wen et al. 2022).
@@ -196,7 +197,7 @@ def backward(upstream: Numbers, saved: Saved) -> tuple[StageResult, StageResult,
     \text{ (nearest)}$$
 
     $$\frac{\partial L}{\partial c_{nk}} = \frac{\partial L}{\partial\eta_{nk}}\,
-    k\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^{k-1} \text{ (power)}$$
+    t\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^{t - 1} \text{ (power)}$$
 
     Entries that go through their angle have $\partial\eta/\partial\theta = -\sin(\theta/m)/m$ there; detached, dη/dc
     is 1 and dη/dθ is -sin θ.
