@@ -291,6 +291,15 @@ def test_at_the_bound_of_the_label() -> None:
         encloses(loss, x, w, [0], b, enclosure=each)
 
 
+@pytest.mark.parametrize(("b", "cos"), [(-1.0, 0.5), (1.0, -0.5)])
+def test_at_either_bound(b: float, cos: float) -> None:
+    x, w = np.ones((1, 4)), np.array([[0.0, 0.0, 1.0, -1.0], [np.sign(cos), 0.0, 0.0, 0.0]])
+    enclosure = enclose(refloss.UniFace(m=0.0, s=2.0), x, w, [0], b)
+    assert enclosure.notes == (f"row 0: the logit of class 1 {AT}",)
+    assert enclosure.grad["w"].midpoint[1, 1:].all()
+    encloses(refloss.UniFace(m=0.0, s=2.0), x, w, [0], b, enclosure=enclosure)
+
+
 def test_rows_are_named_as_they_came() -> None:
     x, w = np.ones((3, 4)), np.eye(4)[:2]
     notes = enclose(refloss.UniFace(m=1.5, s=2.0), x, w, [-100, 1, -100], 0.0).notes
@@ -318,6 +327,7 @@ def test_all_logits_beyond_their_bounds() -> None:
         (replace(S2, gradient="detached"), MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
         (UNI, MIRRORED, {"x": (0, 1), "w": (0, ALL)}),
         (S2, ([[1.0, 2.0]], [[3.0, 6.0], [-1.0, -2.0]], [0]), {"x": ALL, "w": ALL}),  # parallel and opposite
+        (refloss.UniFace(m=0.0, s=1.0), (MIRRORED[0], [[-1.0, 1.0], [1.0, 3.0], [1.0, -3.0]], [0], 1.0), {"x": ALL}),
         (replace(S2, alpha=0.0), ([[1.0, 2.0]], [[3.0, 1.0]], [0], 0.0), {"value": (), "x": ALL, "w": ALL, "b": ()}),
         (SIGLIP, (np.eye(2), np.eye(2)[::-1], 10.0, 0.0), {"x": (np.arange(2), np.arange(2))}),
         (SIGLIP, (np.eye(2), [[1.0, 0.0], [-1.0, 0.0]], 10.0, 0.0), {"b": ()}),  # z and -z
@@ -379,6 +389,20 @@ def test_no_proof_of_0_is_wrong(loss: Any) -> None:
                     claims += 1
                     assert abs(true[i]) <= noise[i], f"{name}{list(i)} is {mp.nstr(true[i])}, not 0: {inputs}"
     assert claims
+
+
+def test_slopes_of_the_power() -> None:
+    """z_0 = -z_1 with tangents that are alike along axis 1: g' decides; and 1 + c = 1 - 1/√2, of x·w = -x·x."""
+    loss = refloss.SphereFace2(m=0.0, s=2.0, t=2, alpha=0.5)
+    x, w = [[1.0, 0.0, 0.0, 0.0, 0.0]], [[1.0, 2.0, 2.0, 4.0, 0.0], [3.0, 2.0, 2.0, 2.0, 2.0]]
+    for each, inputs, is_zero in (
+        (loss, (x, w, [0]), False),
+        (replace(loss, gradient="detached"), (x, w, [0]), True),
+        (loss, ([[1.0, 0.0]], [[-1.0, 1.0]], [0]), False),
+    ):
+        call = each._call(*inputs)
+        assert Problem(call.spec, call.arrays, np.array(1.0)).is_zero("x", (0, 1)) == is_zero
+        encloses(each, *inputs)
 
 
 def test_what_is_almost_0_is_not_called_0() -> None:
