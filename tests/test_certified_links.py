@@ -392,13 +392,13 @@ def test_no_proof_of_0_is_wrong(loss: Any) -> None:
 
 
 def test_slopes_of_the_power() -> None:
-    """z_0 = -z_1 with tangents that are alike along axis 1: g' decides; and 1 + c = 1 - 1/√2, of x·w = -x·x."""
+    """z_0 = -z_1 with tangents that are alike along axis 1: g' decides; and 1 + c of x·w = -x·x, as integers."""
     loss = refloss.SphereFace2(m=0.0, s=2.0, t=2, alpha=0.5)
     x, w = [[1.0, 0.0, 0.0, 0.0, 0.0]], [[1.0, 2.0, 2.0, 4.0, 0.0], [3.0, 2.0, 2.0, 2.0, 2.0]]
     for each, inputs, is_zero in (
         (loss, (x, w, [0]), False),
         (replace(loss, gradient="detached"), (x, w, [0]), True),
-        (loss, ([[1.0, 0.0]], [[-1.0, 1.0]], [0]), False),
+        (loss, ([[1.0, 0.0]], [[-(2.0**52), 1.0]], [0]), False),
     ):
         call = each._call(*inputs)
         assert Problem(call.spec, call.arrays, np.array(1.0)).is_zero("x", (0, 1)) == is_zero
