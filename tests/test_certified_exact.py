@@ -90,3 +90,12 @@ def test_numbers_with_a_root() -> None:
         assert (number.ball() - 2).mid() < -1.41421356
         assert (number.ball() - 2).mid() > -1.41421357
         assert (Surd(Fraction(1, 4)).ball() - 0.25).is_zero()
+
+
+def test_sides_of_exact_numbers() -> None:
+    """Where the parts have opposite signs, their squares decide."""
+    for plain, factor, square, side in ((-3, 2, 2, -1), (-2, 2, 2, 1), (3, -2, 2, 1), (-4, 2, 4, 0), (0, 0, 0, 0)):
+        assert Surd(*map(Fraction, (plain, factor, square))).side == side
+    assert Surd(Fraction(1), Fraction(2), Fraction(9)).key == Surd(Fraction(7)).key
+    third = Surd(Fraction(1, 2), Fraction(1, 6), Fraction(3))
+    assert third.product(third) == (Fraction(1, 3), Fraction(1, 6), Fraction(3))

@@ -31,7 +31,7 @@ def truths(
         largest = np.nan_to_num(
             sizes[name]
         ).max()  # terms are 0 where the slope is, and mpmath's comes from differences
-        terms = exact.exact(np.where(sizes[name] == 0.0, largest, sizes[name])) * noise
+        terms = np.asarray(exact.exact(np.where(sizes[name] == 0.0, largest, sizes[name])) * noise)
         yield name, true, np.broadcast_to(terms if terms.ndim == true.ndim else terms[..., None], true.shape)
 
 

@@ -85,14 +85,14 @@ class LinkProofs(Proofs):
         if name not in ("x", "w"):
             f = Surd(Fraction(1)) if name == "b" else self.logits.f(n, k)
             return f.terms(), np.array(Fraction(1), object)
-        x, w = self.vectors.sample(n).x, self.vectors.w[k]
-        dot, square_x, square_w = self.vectors.sample(n).dots[k], int(x @ x), self.vectors.squares[k]
-        (own, own_square), (other, other_square) = (x, square_x), (w, square_w)
+        x, _, dots = self.vectors.sample(n)
+        own, other = (x, int(x @ x)), (self.vectors.w[k], self.vectors.squares[k])
         if name == "w":
-            (own, own_square), (other, other_square) = (other, other_square), (own, own_square)
+            own, other = other, own
+        (vector, square), (other_vector, other_square) = own, other
         p, q, _ = self.logits.slope(n, k)
-        roots = (p / other_square, Fraction(other_square)), (q, Fraction(own_square))
-        return roots, other * own_square - own * dot
+        roots = (p / other_square, Fraction(other_square)), (q, Fraction(square))
+        return roots, other_vector * square - vector * dots[k]
 
 
 class SigmoidProofs(LinkProofs):
@@ -125,18 +125,19 @@ class TwoWayProofs(LinkProofs):
     def __init__(self, logits: ExactLogits, vectors: IntegerVectors, upstream: Array, ways: int):
         super().__init__(logits, vectors, upstream)
         self.ways = ways
-        self.rows, self.columns = ([self._group(n, by) for n in range(len(upstream))] for by in (1, -1))
+        self.row, self.column = cache(self._row), cache(self._column)
 
-    def _group(self, n: int, by: int) -> Group:
-        """The logits of a row, or for -1 of a column."""
-        numbers = range(len(self.upstream))
-        return frozenset(Counter(self.logits.z(*(n, k)[::by]).key for k in numbers).items())
+    def _row(self, n: int) -> Group:
+        return frozenset(Counter(self.logits.z(n, k).key for k in range(len(self.upstream))).items())
+
+    def _column(self, k: int) -> Group:
+        return frozenset(Counter(self.logits.z(n, k).key for n in range(len(self.upstream))).items())
 
     def _gradient(self, n: int, k: int) -> Combination:
         combination: Combination = defaultdict(Fraction)
-        for group, upstream in ((self.rows[n], self.upstream[n]), (self.columns[k], self.upstream[k]))[: self.ways]:
-            combination[Probability(group, self.logits.z(n, k).key)] += upstream
-            combination[ONE] -= upstream * (n == k)
+        for group, sample in ((self.row(n), n), (self.column(k), k))[: self.ways]:
+            combination[Probability(group, self.logits.z(n, k).key)] += self.upstream[sample]
+            combination[ONE] -= self.upstream[sample] * (n == k)
         return combination
 
 
@@ -158,7 +159,7 @@ class Sum:
             by_probability[probability] = by_probability.get(probability, 0) + vector * factor
 
     def is_zero(self) -> Mask:
-        """Return where the sum of every root is 0, as what is alike for all probabilities of a group is a constant."""
+        """Return where, with every root, the sum is 0: all of a group have the same multiple, these add up to 0."""
         mask = np.array(True)
         for by_probability in self._by_root.values():
             constant = np.array(0, object)
