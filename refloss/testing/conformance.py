@@ -315,9 +315,9 @@ def _check_upstream(loss: Loss, arrays: Inputs, upstream: Any) -> None:
 
 
 def _as_input(option: str, entry: Any) -> NDArray[Any]:
-    """Return an input that is not a case of refloss: integer labels, all else in float64."""
+    """Return an input that is not a case of refloss: integer labels, and in float64 all else, any one number too."""
     array = as_numbers(option, entry, as_array)
-    return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float64)
+    return array.astype(np.int64 if array.dtype.kind in "iu" and array.ndim else np.float64)
 
 
 def _own_cases(loss: Loss, cases: Any, dtype: str) -> list[Case]:
