@@ -100,7 +100,8 @@ def check(
     soft
         Whether the code takes probabilities for labels.
     bias
-        Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
+        Whether a linear head, SphereFace2 or UniFace takes a bias; if left out, whether the signature of fn takes four
+        arguments.
     margins
         Whether the code takes margins, one per sample, as its fourth argument; if left out, whether that has no default
         or is ``m=None``. If it has no default, all cases without margins have the loss's own for every sample. Their
