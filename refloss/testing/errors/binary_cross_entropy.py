@@ -60,9 +60,10 @@ def binary_cross_entropy_error(answers: Answers, of_z: Array, several: int, a: A
     Weights are rounded, and so are the quotient and the product that they may come of.
 
     By the standard "relative" a softplus is max(a, 0) + log1p(e^-|a|), and σ comes of the same exponential: each keeps
-    its own digits. By "stable" 1 + e^-|a| may be rounded before its logarithm, and the slope of a target may be
-    σ(z) - 1: both are wrong by u absolutely. By "working" a softplus may be the difference of a and another softplus,
-    as softplus(z) - z and z - logsigmoid(z) are, which is wrong by u |a|.
+    its own digits. By "stable" 1 + e^-|a| may be rounded before its logarithm, which is wrong by u, and the slope of a
+    target may be σ(z) - 1, whose σ(z) is near 1 and has a rounded sum and a quotient: it is wrong by 2u. By "working" a
+    softplus may be the difference of a and another softplus, as softplus(z) - z and z - logsigmoid(z) are, which is
+    wrong by u |a|.
     """
     size, softplus, sigma, v = np.abs(answers.a), answers.softplus, answers.sigma, answers.v
     steepest = _sigma(-np.maximum(size - of_z, 0.0))
@@ -72,7 +73,7 @@ def binary_cross_entropy_error(answers: Answers, of_z: Array, several: int, a: A
     of_sigma = moved + (4.0 + weighted) * a.u * sigma
     if a.log_p != "relative":
         of_softplus += a.u
-        of_sigma += a.u * answers.target
+        of_sigma += 2.0 * a.u * answers.target
     if a.log_p == "working":
         of_softplus += a.u * size
     rows = (v * (of_softplus + a.smallest)).sum(axis=1)

@@ -128,7 +128,7 @@ def _answer_cases(setting: Setting) -> Iterator[Draft]:
     for name, theta, shift, reason in (
         ("right", 0.1, right, "sure answers, right ones"),
         ("wrong-targets", np.pi - 0.1, -s / 2.0, "sure answers, wrong ones of all targets"),
-        ("wrong-others", 0.1, s / 2.0, "sure answers, wrong ones of most other classes"),
+        ("wrong-others", 0.1, s, "sure answers, wrong ones of most other classes"),
     ):
         y = labels()
         x, w, y = at_angles(setting, y, (theta, theta / 2.0 if theta < 1.0 else (theta + np.pi) / 2.0))
