@@ -515,7 +515,7 @@ def of_links(dtype: str) -> Iterator[Right]:
         summed: dict[str, Any] = {"accumulate": dtype} if dtype in HALVES else {}
         for form in ("softplus", "optax"):
             fn = jax_links(loss, form)
-            yield Right(f"{form} in jax, {loss}", "jax", fn, loss, DTYPES, "working", summed | bias | UNIGNORED)
+            yield Right(f"{form} in jax, {loss}", "jax", fn, loss, DTYPES, standard, summed | bias | UNIGNORED)
             single = jax_links(loss, form, upcast=True)
             yield Right(f"{form} in jax in float32, {loss}", "jax", single, loss, HALVES, "mixed", bias | UNIGNORED)
 
