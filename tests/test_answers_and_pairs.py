@@ -111,6 +111,11 @@ def test_without_a_bias_no_case_depends_on_one():
     assert set(by_name(loss)) - names == {name for name, case in by_name(loss).items() if "bias" in case.flags}
 
 
+def test_a_loss_without_ignored_labels_has_no_case_of_nothing_else():
+    assert "boundary-all-ignored" in by_name(refloss.UniFace())
+    assert "boundary-all-ignored" not in by_name(refloss.UniFace(ignore_index=None))
+
+
 @pytest.mark.parametrize("side", ["upper", "lower"])
 def test_logits_are_on_the_bound_and_on_both_sides_of_it(side):
     loss, found = refloss.UniFace(), by_name(refloss.UniFace())
@@ -354,3 +359,6 @@ def test_properties_of_pairs_without_gradients_and_of_a_pair_alone():
     found = properties(lambda *inputs: code(*inputs)[0], loss, gradients=False, examples=1, shape=(1, 1, 4))
     assert not found.broken
     assert not any("order of the pairs" in title for title in found.held)
+    found = properties(code, loss, gradients=("t",), examples=1)
+    assert not found.broken
+    assert not any("orthogonal" in title for title in found.held)
