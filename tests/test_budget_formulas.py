@@ -70,6 +70,7 @@ EQUAL: dict[str, list[str]] = {  # other alterations that alter nothing
     "circle-either": ["0: sign of all", "0: twice all"],  # of 0
     "circle-either-slope": ["0: sign of all", "0: twice all"],  # of 0
     "circle-others": ["0: sign of all"],  # of a number whose magnitude counts
+    "answer-slope": ["0: sign of all"],  # of a slope that is even
     "beyond": [line.replace("0:", "1:") for line in SECOND_CASE],
     "lse-beyond": SECOND_CASE,
     "loss-working": ["0: sign of all", "0: twice all", "2: sign of all", "2: twice all", "2: 0 + 1"],  # of 0, and
@@ -877,6 +878,95 @@ def _(rng):
                     of_eta, _, moved = _circle(gradient, c, m, tau, reach)
                     values = {"c": c, "m": m, r"\Delta c": 0.021, "e": slope, "F": of_slope}
                     yield _scope(COARSE, values | {r"\Delta \eta": of_eta, r"\Delta \eta'": moved}, choice)
+
+
+# --------------------------------------------------------------- powers, answers of their own, single numbers, two ways
+
+
+@_formulas("power", "power-slope", "power-of-slope")
+def _(rng):
+    for choice, gradient in enumerate(("exact", "detached")):
+        for t in (1, 2, 3, 7):
+            for m in (-0.4, 0.3):
+                for c in (-1.0, *rng.uniform(-0.9, 1.0, size=2)):
+                    found = errors.power_error(np.array([c]), np.array([0.2]), t, m, gradient, FINE)
+                    values = {"c": c, r"\Delta c": 0.2, "t": float(t), r"\mu": m, "q": found.slope[0]}
+                    values |= {r"\eta": 2.0 * ((1.0 + c) / 2.0) ** t - 1.0 + m}
+                    yield _scope(FINE, values | {r"\Delta \eta": found.eta[0], r"\Delta q": found.of_slope[0]}, choice)
+
+
+def _answers(a: Any, v: Any, target: bool) -> errors.Answers:
+    """The answers of one sample, all of targets or none."""
+    a, v = np.array([a]), np.array([v])
+    return errors.Answers(a, v, np.full(a.shape, target))
+
+
+def _rounded_answer(a: float, v: float, off: float, arithmetic: Arithmetic) -> float:
+    """M: what the code says of one answer that is not added up, less what it adds for numbers that are flushed to 0."""
+    of_loss, _ = errors.binary_cross_entropy_error(_answers([a], [v], False), np.array([[off]]), 0, arithmetic)
+    return float((of_loss[0] - arithmetic.smallest) / v - arithmetic.smallest)
+
+
+@_formulas("answer", "answer-rounded")
+def _(rng):
+    for choice, log_p in enumerate(("relative", "stable", "working")):
+        for v, omega in ((1.0, 1.0), (0.7, 4.0)):
+            for a in (-4.0, *rng.uniform(-2.0, 4.0, size=2)):
+                for off in (0.03, 2.0):
+                    answers = _answers([a], [v], False)
+                    values = {"a": a, r"\Delta a": off, r"\omega": omega, "Q": answers.softplus[0, 0]}
+                    values |= {"p": answers.sigma[0, 0], "M": _rounded_answer(a, v, off, COARSE._replace(log_p=log_p))}
+                    yield _scope(COARSE, values, choice)
+
+
+@_formulas("answer-slope", "answer-of-slope", needed=("answer",))
+def _(rng):
+    for log_p in ("relative", "stable", "working"):
+        for target in (False, True):
+            for v, omega in ((1.0, 1.0), (0.7, 4.0)):
+                for a in (-4.0, -0.1, *rng.uniform(0.5, 4.0, size=2)):
+                    for off in (0.03, 2.0, 9.0):
+                        arithmetic, answers = COARSE._replace(log_p=log_p), _answers([a], [v], target)
+                        _, of_g = errors.binary_cross_entropy_error(answers, np.array([[off]]), 1, arithmetic)
+                        values = {"a": a, r"\Delta a": off, r"\omega": omega, "w": v, r"\Delta G": of_g[0, 0]}
+                        yield _scope(arithmetic, values, int(target and log_p != "relative"))
+
+
+@_formulas("answer-loss")
+def _(rng):
+    for count in (4, 12):
+        a, v, off = rng.normal(size=C) * 3.0, rng.uniform(0.2, 2.0, size=C), rng.uniform(0.1, 1.0, size=C)
+        answers = _answers(a, v, False)
+        of_loss, _ = errors.binary_cross_entropy_error(answers, off[None], count, COARSE)
+        each = np.array([_rounded_answer(*entry, COARSE) for entry in zip(a, v, off, strict=True)])
+        values = {"w": v, "M": each, "n": count, "Q": answers.softplus[0], r"\Delta L": of_loss[0]}
+        yield _scope(COARSE, values)
+
+
+@_formulas("single-number")
+def _(rng):
+    for _ in range(3):
+        g, f, of_g, of_f = rng.normal(size=C), rng.normal(size=C), *rng.uniform(0.1, 0.4, size=(2, C))
+        found = errors.total_error(f, of_g, g, of_f, OWN, COARSE)
+        values = {"G": g, "f": f, r"\Delta G": of_g, r"\Delta f": of_f, "n": C, r"\Delta T": found}
+        yield _scope(COARSE, values)
+
+
+@_formulas("ways")
+def _(rng):
+    z, weights, of_z = rng.normal(size=(3, 3)), rng.uniform(0.5, 2.0, size=3), rng.uniform(0.1, 0.3, size=(3, 3))
+    rows, columns = (budgets._rows(each, np.eye(3)) for each in (z, z.T))
+    of_loss, g, of_g = errors.two_way_error(errors.Ways((rows, columns)), of_z, weights, COARSE)
+    first, second = (
+        errors.two_way_error(errors.Ways((way,)), dz, weights, COARSE) for way, dz in ((rows, of_z), (columns, of_z.T))
+    )
+    for n, k in ((0, 1), (2, 2), (1, 0)):
+        values = {"L_1": rows.loss[n], "L_2": columns.loss[n], r"\Delta L": of_loss[n]}
+        values |= {r"\Delta L_1": first[0][n], r"\Delta L_2": second[0][n], r"\Delta G": of_g[n, k]}
+        values |= {"G_1": first[1][n, k], "G_2": second[1][k, n]}
+        values |= {r"\Delta G_1": first[2][n, k], r"\Delta G_2": second[2][k, n]}
+        assert g[n, k] == (first[1][n, k] + second[1][k, n]) / 2.0
+        yield _scope(COARSE, values)
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet

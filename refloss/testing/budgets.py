@@ -3,8 +3,9 @@
 `refloss.testing.errors` has the error of each stage. They are combined here for each head, and a standard says how
 accurate an implementation has to be:
 
-- "working": log p as logsumexp(z) - z_y, two rounded numbers, as most fused kernels have it;
-- "stable": the largest logit subtracted first;
+- "working": log p as logsumexp(z) - z_y, two rounded numbers, as most fused kernels have it; of a binary cross entropy,
+  a softplus as the difference of a logit and another softplus;
+- "stable": the largest logit subtracted first; log(1 + e^-|z|) of a binary cross entropy;
 - "mixed": inputs and results are of the dtype, and everything between is computed in a wider one;
 - "fused": "mixed", and the logits of a linear layer are never stored;
 - "relative": losses and gradients of confident targets accurate relative to themselves, however small.
@@ -26,6 +27,7 @@ from refloss.formats import FORMATS, PRECISION_BITS, dtype_name
 from refloss.stages import cross_entropy, log_softmax, margin, quality, softcap, softmax
 from refloss.testing.errors import (
     UNKNOWN,
+    Answers,
     Arithmetic,
     Capped,
     Divergences,
@@ -38,6 +40,9 @@ from refloss.testing.errors import (
     Side,
     Triplets,
     Turned,
+    Ways,
+    bias_error,
+    binary_cross_entropy_error,
     centers_error,
     chord_error,
     class_angles_error,
@@ -51,14 +56,17 @@ from refloss.testing.errors import (
     negatives_error,
     normalize_error,
     others_of,
+    power_error,
     quality_error,
     regularizer_error,
     scale_error,
     softcap_error,
     threshold_error,
+    total_error,
     triplet_error,
     turn,
     turned_error,
+    two_way_error,
 )
 from refloss.testing.options import one_name
 from refloss.testing.signatures import (
@@ -70,7 +78,10 @@ from refloss.testing.signatures import (
     divergence_of,
     given_margin,
     head_of,
+    inputs_of,
     is_on_cosine,
+    link_of,
+    margin_head,
     margin_of,
     negatives_of,
     numbers_of,
@@ -78,6 +89,7 @@ from refloss.testing.signatures import (
     scale_of,
     softcap_of,
     triplet_of,
+    ways_of,
     with_settings,
 )
 
@@ -271,7 +283,7 @@ def _counting(loss: Loss, y: NDArray[Any], classes: int, upstream: Upstream, a: 
     return _Counting(kept, counted, t, row_weights, weight, plain, divisor_error(own, a))
 
 
-def _reduced(loss: Loss, rows: Rows, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
+def _reduced(loss: Loss, rows: Rows | Answers | Ways, of_loss: Array, counting: _Counting, a: Arithmetic) -> Array:
     """Return the error of the value from those of the rows."""
     if loss.reduction == "none":
         errors = np.full(len(counting.kept), a.smallest)
@@ -497,6 +509,8 @@ def _of_classes(
     Where other classes have gradients through their angles, what these lose too.
     """
     of_hard, of_angles = negatives_of(loss), class_angles_of(loss)
+    if of_angles is not None and of_angles.rule == "power":
+        return power_error(head.c, of_c, of_angles.k, of_angles.m, of_angles.gradient, a), None
     if of_angles is not None:
         others = others_of(x, w, head.c, of_c, head.y, of_angles)
         return class_angles_error(others, of_c, of_angles, a.sum_of(x.shape[1]), a)
@@ -544,6 +558,96 @@ def _head(steps: Mapping[str, Step], y: NDArray[Any], s: float | None) -> Head:
     return Head(x, w, length_x, length_w, steps["cosine"].output, f, steps["angle"].output, y, scale)
 
 
+class _Scaled(NamedTuple):
+    """Scaled cosines of the rows that count, with their errors (N, C)."""
+
+    named: dict[str, NDArray[Any]]
+    """The inputs by name."""
+    counting: _Counting
+    head: Head
+    z: Array
+    """z = s f."""
+    of_f: Array
+    """The error of f."""
+    of_z: Array
+    slope: Array
+    """df/dc."""
+    of_slope: Array
+    """Its error."""
+
+
+def _scaled(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> _Scaled | None:
+    """Return the scaled cosines of a loss that ends in another way than a margin loss, or None where no row counts.
+
+    The scale is rounded, where it is a setting, and so is the product.
+    """
+    named = dict(zip(inputs_of(loss), inputs, strict=False))
+    x, w = (named[name].astype(np.float64) for name in "xw")
+    y = named.get("y", np.arange(len(x)))
+    counting = _counting(loss, y, len(w), upstream, a)
+    if not counting.kept.any():
+        return None
+    further = [entry for name, entry in named.items() if name not in "xwy"]
+    labels = [counting.y] if "y" in named else []
+    steps = loss.trace(x[counting.kept], w, *labels, *further)
+    of_head, settings = margin_head(loss), margin_of(loss)
+    s = of_head.scale if of_head.scale_input is None else float(named[of_head.scale_input])
+    head = _head(steps, counting.y, s)
+    own = np.arange(len(counting.y)), counting.y
+    of_c = cosine_error(head, a)
+    (of_f, slope, of_slope), _ = _of_classes(loss, head, settings, x, w, of_c.copy(), a)
+    target = margin_error(head, settings, of_c[own], a)
+    of_f[own], slope[own], of_slope[own] = target.psi, target.steepness, target.of_steepness
+    scale = head.scale[:, None]
+    of_z = scale * (of_f + 2.0 * a.u * np.abs(head.f))
+    return _Scaled(named, counting, head, steps["logits"].output, of_f, of_z, slope, of_slope)
+
+
+def _from_logits(scaled: _Scaled, g: Array, error: Array, a: Arithmetic) -> dict[str, Array]:
+    """Return the errors of the gradients from dL/dz and its error (N, C)."""
+    head, slope, of_slope, scale = scaled.head, scaled.slope, scaled.of_slope, scaled.head.scale[:, None]
+    upward = scale * g * slope
+    of_upward = scale * (slope * error + (np.abs(g) + error) * of_slope) + 3.0 * a.u * np.abs(upward)
+    dx = normalize_error(_side_x(head), upward, of_upward, TRUTH, a)
+    dw = normalize_error(_side_w(head), upward.T, of_upward.T, TRUTH, a)
+    allowed = {"x": _put_back(dx, scaled.counting.kept, a), "w": dw + a.smallest}
+    if "b" in scaled.named:
+        allowed["b"] = total_error(np.ones(1), error, g, 0.0, TRUTH, a)
+    for name in scaled.named.keys() & {"s", "t"}:
+        allowed[name] = total_error(head.f, error, g, scaled.of_f, TRUTH, a)
+    return allowed
+
+
+def _sigmoid(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
+    scaled = _scaled(loss, inputs, a, upstream)
+    if scaled is None:
+        named = dict(zip(inputs_of(loss), inputs, strict=False))
+        return _of_nothing(loss, named.pop("y"), named, a)
+    link, counting = link_of(loss), scaled.counting
+    b = link.bias_sign * float(scaled.named.get("b", 0.0))
+    biased = bias_error(scaled.z, scaled.of_z, b, link.bound, a)
+    target = counting.t != 0.0
+    v = np.where(target, link.positive, link.negative)
+    answers = Answers(np.where(target, -biased.z, biased.z), v, target)
+    several = target.shape[1] * (1 if loss.reduction == "none" else len(target))
+    of_loss, of_g = binary_cross_entropy_error(answers, biased.of_z, several, a)
+    row_weights = counting.row_weights[:, None]
+    g = row_weights * answers.g
+    error = np.abs(row_weights) * of_g + 3.0 * a.u * np.abs(g) + a.smallest
+    error = np.where(biased.passes | biased.either, error, 0.0) + np.where(biased.either, np.abs(g), 0.0)
+    value = _reduced(loss, answers, of_loss, counting, a)
+    return value, _from_logits(scaled, np.where(biased.passes, g, 0.0), error, a)
+
+
+def _two_way(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
+    scaled = cast(_Scaled, _scaled(loss, inputs, a, upstream))
+    z, t = scaled.z, scaled.counting.t
+    ways = Ways(tuple(_rows(each, t) for each in (z, z.T)[: ways_of(loss)]))
+    of_loss, g, error = two_way_error(ways, scaled.of_z, scaled.counting.row_weights, a)
+    value = _reduced(loss, ways, of_loss, scaled.counting, a)
+    return value, _from_logits(scaled, g, error + a.smallest, a)
+
+
 def _triplet(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -> Bounds:
     anchor, positive, negative = (entry.astype(np.float64) for entry in inputs)
     settings = triplet_of(loss)
@@ -582,6 +686,8 @@ _HEADS: dict[str, Callable[[Loss, InputList, Arithmetic, Upstream], Bounds]] = {
     "logits": _logits,
     "linear": _linear,
     "margin": _margin,
+    "sigmoid": _sigmoid,
+    "two_way": _two_way,
     "triplet": _triplet,
     "divergence": _divergence,
 }

@@ -100,7 +100,8 @@ def check(
     soft
         Whether the code takes probabilities for labels.
     bias
-        Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
+        Whether a linear head, SphereFace2 or UniFace takes a bias; if left out, whether the signature of fn takes four
+        arguments.
     margins
         Whether the code takes margins, one per sample, as its fourth argument; if left out, whether that has no default
         or is ``m=None``. If it has no default, all cases without margins have the loss's own for every sample. Their
@@ -315,9 +316,9 @@ def _check_upstream(loss: Loss, arrays: Inputs, upstream: Any) -> None:
 
 
 def _as_input(option: str, entry: Any) -> NDArray[Any]:
-    """Return an input that is not a case of refloss: integer labels, all else in float64."""
+    """Return an input that is not a case of refloss: integer labels, and in float64 all else, any one number too."""
     array = as_numbers(option, entry, as_array)
-    return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float64)
+    return array.astype(np.int64 if array.dtype.kind in "iu" and array.ndim else np.float64)
 
 
 def _own_cases(loss: Loss, cases: Any, dtype: str) -> list[Case]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.messages import shown
-from refloss.testing.signatures import INPUTS, Loss, fields_of, head_of, inputs_of, takes_margins
+from refloss.testing.signatures import Loss, fields_of, inputs_of, may_have_bias, takes_margins
 
 
 def one_name(option: str, value: Any, names: Iterable[str]) -> str:
@@ -106,11 +106,11 @@ def writable_inputs(loss: Loss, overwrites: Sequence[str]) -> tuple[str, ...]:
 def takes_bias(fn: Callable[..., Any], loss: Loss, bias: bool | None) -> bool:
     """Whether code takes a bias: as the option says, or if it is None, whether its signature takes four arguments."""
     bias = None if bias is None else as_flag("bias", bias)
-    if head_of(loss) != "linear" or bias is not None:
-        return head_of(loss) == "linear" and bool(bias)
+    if not may_have_bias(loss) or bias is not None:
+        return may_have_bias(loss) and bool(bias)
     try:
         signature = inspect.signature(fn)
-        signature.bind(*INPUTS["linear"])
+        signature.bind(*inputs_of(loss))
     except (TypeError, ValueError):
         return False
     return not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())

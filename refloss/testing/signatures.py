@@ -13,12 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.engines.chain import Step
-from refloss.engines.spec import KINDS, MARGINS, Divergence, Margin, Spec, Triplet, WithCap, WithLabels
+from refloss.engines.spec import (
+    KINDS,
+    MARGINS,
+    Divergence,
+    Margin,
+    OnCosines,
+    Sigmoid,
+    Spec,
+    Triplet,
+    TwoWay,
+    WithCap,
+    WithLabels,
+)
 from refloss.error_free import Array
 from refloss.losses.margin import PerSampleLoss
 from refloss.messages import shown
 from refloss.stages import (
     angle,
+    binary_cross_entropy,
     class_angles,
     cross_entropy,
     divergence,
@@ -31,12 +44,12 @@ from refloss.stages import (
 )
 
 Inputs: TypeAlias = tuple[NDArray[Any], ...]
-"""What a loss is called with, in order: float64 arrays, and integer labels or probabilities."""
+"""What a loss is called with, in order: float64 arrays, some of shape (), and integer labels or probabilities."""
 
 INPUTS: dict[str, tuple[str, ...]] = {kind.head: tuple(each.name for each in kind.inputs) for kind in KINDS}
-"""Names of the inputs of a loss, by its head; a linear head may go without its bias, a margin without its margins."""
+"""Names of all inputs that losses of a head have, by the head; `inputs_of` has those of one loss."""
 LABELS = {head: names.index("y") for head, names in INPUTS.items() if "y" in names}
-"""Position of the labels among the inputs."""
+"""Position of the labels among the inputs, of losses that are called with labels."""
 FIELDS: dict[str, tuple[str, ...]] = {kind.head: kind.differentiable() for kind in KINDS}
 """Names of the inputs that have gradients."""
 
@@ -76,7 +89,10 @@ def with_settings(loss: Loss, **changes: object) -> Loss:
 
 
 def head_of(loss: Loss) -> str:
-    """Return what the loss begins with: "logits", "linear" or "margin"; or what it is: "triplet" or "divergence"."""
+    """Return what the loss begins with: "logits", "linear" or "margin"; or what it is.
+
+    That is "sigmoid", "two_way", "triplet" or "divergence".
+    """
     return loss.spec.head
 
 
@@ -85,9 +101,27 @@ def takes_margins(loss: Loss) -> bool:
     return isinstance(loss, PerSampleLoss)
 
 
+def on_cosines(loss: Loss) -> bool:
+    """Whether a loss ends in another way than in one cross entropy, on scaled cosines."""
+    return isinstance(loss.spec, OnCosines)
+
+
+def of_pairs(loss: Loss) -> bool:
+    """Whether a loss is of pairs of embeddings, with a scale that is an input, and without labels."""
+    return isinstance(loss.spec, OnCosines) and loss.spec.logits.scale_input is not None
+
+
+def may_have_bias(loss: Loss) -> bool:
+    """Whether the last input of a loss is a bias that may be left out."""
+    return "b" in INPUTS[head_of(loss)] and not of_pairs(loss)
+
+
 def inputs_of(loss: Loss) -> tuple[str, ...]:
-    """Return the names of the inputs of a loss; the last may be left out where it is a bias, or margins."""
-    return tuple(name for name in INPUTS[head_of(loss)] if name != MARGINS.name or takes_margins(loss))
+    """Return the names of the inputs of a loss; the last may be left out where it is margins, or `may_have_bias`."""
+    others = set() if takes_margins(loss) else {MARGINS.name}
+    if on_cosines(loss):
+        others |= {"y"} if of_pairs(loss) else {"t"}
+    return tuple(name for name in INPUTS[head_of(loss)] if name not in others)
 
 
 def fields_of(loss: Loss) -> tuple[str, ...]:
@@ -97,17 +131,17 @@ def fields_of(loss: Loss) -> tuple[str, ...]:
 
 def labels_of(loss: Loss) -> int | None:
     """Return the position of the labels among the inputs; None for a loss without labels."""
-    return LABELS.get(head_of(loss))
+    return LABELS[head_of(loss)] if has_labels(loss) else None
 
 
 def has_labels(loss: Loss) -> bool:
-    """Whether a loss has labels, and with them a cross entropy."""
-    return head_of(loss) in LABELS
+    """Whether a loss is called with labels, and has the settings that go with them."""
+    return "y" in inputs_of(loss)
 
 
 def cross_entropy_of(loss: Loss) -> cross_entropy.Settings:
-    """Return the settings of the cross entropy of a loss with labels."""
-    return cast(WithLabels, loss.spec).cross_entropy
+    """Return the settings of the cross entropy of a loss with labels, or of pairs, whose labels are their own."""
+    return cast(WithLabels | OnCosines, loss.spec).cross_entropy
 
 
 def softcap_of(loss: Loss) -> softcap.Settings:
@@ -143,9 +177,14 @@ def ignore_index_of(loss: Loss) -> int | None:
     return cross_entropy_of(loss).ignore_index if has_labels(loss) else None
 
 
+def margin_head(loss: Loss) -> Margin:
+    """Return the settings of all that comes before the logits, of a loss on directions."""
+    return cast(Margin, loss.spec.logits if isinstance(loss.spec, OnCosines) else loss.spec)
+
+
 def margin_of(loss: Loss) -> margin.Settings:
     """Return the settings of the curve of a margin head."""
-    return cast(Margin, loss.spec).margin
+    return margin_head(loss).margin
 
 
 def given_margin(loss: Loss) -> margin.Settings:
@@ -161,12 +200,12 @@ def own_margin(loss: Loss) -> float:
 
 def quality_of(loss: Loss) -> quality.Settings | None:
     """Return how the margin of a sample depends on the length of its embedding; None where it does not."""
-    return cast(Margin, loss.spec).quality
+    return margin_head(loss).quality
 
 
 def negatives_of(loss: Loss) -> negatives.Settings | None:
     """Return what becomes of the cosines of hard classes; None for losses that have none."""
-    return cast(Margin, loss.spec).negatives
+    return margin_head(loss).negatives
 
 
 def raises_cosines(loss: Loss) -> bool:
@@ -177,7 +216,7 @@ def raises_cosines(loss: Loss) -> bool:
 
 def class_angles_of(loss: Loss) -> class_angles.Settings | None:
     """Return what becomes of the angles of the other classes; None for losses that leave them."""
-    return cast(Margin, loss.spec).class_angles
+    return margin_head(loss).class_angles
 
 
 def has_other_curves(loss: Loss) -> bool:
@@ -216,8 +255,18 @@ def adds_to_cosine(loss: Loss) -> bool:
 
 
 def scale_of(loss: Loss) -> float | None:
-    """Return the scale of a margin head; None where it is the length of the embedding."""
-    return cast(Margin, loss.spec).scale
+    """Return the scale of a margin head; None where it is the length of the embedding, or an input."""
+    return margin_head(loss).scale
+
+
+def link_of(loss: Loss) -> binary_cross_entropy.Settings:
+    """Return the weights of answers and the bound of logits of a loss with a binary cross entropy."""
+    return cast(Sigmoid, loss.spec).link
+
+
+def ways_of(loss: Loss) -> int:
+    """Return 1 for a cross entropy of rows alone, 2 for that of rows and of columns."""
+    return cast(TwoWay, loss.spec).ways
 
 
 def triplet_of(loss: Loss) -> triplet.Settings:

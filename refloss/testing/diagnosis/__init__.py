@@ -24,7 +24,7 @@ from refloss.testing.diagnosis.special import by_flags, is_finite, not_finite, w
 from refloss.testing.diagnosis.wrong_steps import steps_that_explain
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case
-from refloss.testing.signatures import Loss, head_of
+from refloss.testing.signatures import Loss, head_of, on_cosines
 
 __all__ = ["diagnose"]
 
@@ -44,6 +44,8 @@ def diagnose(
     Cases that fail for reasons of their own, such as lengths that overflow and labels that are ignored, are considered
     only if nothing else fails, since other causes show in them too.
     """
+    if on_cosines(loss):
+        return []  # no causes of theirs are known
     if head_of(loss) in ("logits", "divergence"):
         failed, passed = ([_as_rows(loss, case, output) for case, output in ran] for ran in (failed, passed))
     references = References(dtype, a)

@@ -9,11 +9,13 @@ formulas, and the suite evaluates those that it shows.
 These count as correct: any order of summation; cosines from rounded directions; an angle within a few u, as by atan2
 (arccos is as good for angles that are not small); cos mθ from the angle or as a polynomial in cos θ; cos(θ+m) from the
 angle or by the addition formula. An arccos near 0 or π does not, since it loses digits there that atan2 keeps. The
-standard says how accurate log p has to be: see `refloss.testing.budgets`.
+standard says how accurate log p, or a softplus, has to be: see `refloss.testing.budgets`.
 """
 
 from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
+from refloss.testing.errors.bias import Biased, bias_error
+from refloss.testing.errors.binary_cross_entropy import Answers, binary_cross_entropy_error, total_error
 from refloss.testing.errors.centers import Centers, Pairs, centers_error, turn
 from refloss.testing.errors.class_angles import Others, Turned, class_angles_error, others_of, turned_error
 from refloss.testing.errors.cosine import Head, cosine_error
@@ -29,6 +31,7 @@ from refloss.testing.errors.margin import (
 )
 from refloss.testing.errors.negatives import NegativesError, negatives_error, threshold_error
 from refloss.testing.errors.normalize import Side, normalize_error, scale_error
+from refloss.testing.errors.power import power_error
 from refloss.testing.errors.quality import (
     Held,
     SampleMargins,
@@ -39,11 +42,14 @@ from refloss.testing.errors.quality import (
 )
 from refloss.testing.errors.softcap import Capped, softcap_error
 from refloss.testing.errors.triplet import Triplets, triplet_error
+from refloss.testing.errors.two_way import Ways, two_way_error
 
 __all__ = [
     "POLYNOMIALS",
     "UNKNOWN",
+    "Answers",
     "Arithmetic",
+    "Biased",
     "Capped",
     "Centers",
     "Divergences",
@@ -58,8 +64,11 @@ __all__ = [
     "TargetError",
     "Triplets",
     "Turned",
+    "Ways",
     "angle_error",
     "arccos_error",
+    "bias_error",
+    "binary_cross_entropy_error",
     "centers_error",
     "chord_error",
     "circle_error",
@@ -75,12 +84,15 @@ __all__ = [
     "normalize_error",
     "others_of",
     "polynomial_error",
+    "power_error",
     "quality_error",
     "regularizer_error",
     "scale_error",
     "softcap_error",
     "threshold_error",
+    "total_error",
     "triplet_error",
     "turn",
     "turned_error",
+    "two_way_error",
 ]

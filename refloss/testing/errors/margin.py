@@ -12,6 +12,7 @@ from refloss.stages import angle, margin
 from refloss.testing.errors.angle import angle_error, arccos_error
 from refloss.testing.errors.arithmetic import UNKNOWN, Arithmetic
 from refloss.testing.errors.cosine import Head
+from refloss.testing.errors.power import power_error
 from refloss.testing.errors.quality import SampleMargins, magnitudes
 from refloss.testing.signatures import is_on_cosine
 
@@ -67,6 +68,8 @@ def margin_error(
     m2, m3 = magnitudes(own)
     if settings.boundary == margin.CIRCLE:
         return circle_error(head, settings, cosine, a)
+    if settings.boundary == margin.POWER:
+        return _power_error(head, settings, cosine, a)
     theta, sine = head.theta, np.sin(head.theta)
     by_cosine = arccos_error(theta, cosine)
     of_theta = angle_error(theta, a.sum_of(head.x.shape[1]), a)
@@ -133,6 +136,13 @@ def circle_error(head: Head, settings: margin.Settings, cosine: Array, a: Arithm
     steepness = apart + m if detached else 2.0 * apart
     of_steepness = (1.0 if detached else 2.0) * cosine + 2.0 * a.u * (1.0 + 3.0 * (apart + m))
     return TargetError(of_psi, steepness, of_steepness, nothing > 0.0, nothing, nothing)
+
+
+def _power_error(head: Head, settings: margin.Settings, cosine: Array, a: Arithmetic) -> TargetError:
+    """Return the errors of SphereFace2's ψ and of its slope, by the cosine."""
+    errors = power_error(np.cos(head.theta), cosine, settings.power, -float(settings.m3), settings.gradient, a)
+    nothing = np.zeros_like(head.theta)
+    return TargetError(errors.eta, errors.slope, errors.of_slope, nothing > 0.0, nothing, nothing)
 
 
 def _jump(

@@ -20,6 +20,7 @@ from refloss.testing.hard_cases.case import GROUPS, SHAPES, VERDICT, Case, Draft
 from refloss.testing.hard_cases.directions import direction_cases
 from refloss.testing.hard_cases.divergences import divergence_cases
 from refloss.testing.hard_cases.labels import can_ignore, counts_nothing, label_source, weights_cancel
+from refloss.testing.hard_cases.links import link_cases
 from refloss.testing.hard_cases.logits import logit_cases
 from refloss.testing.hard_cases.triplets import triplet_cases
 from refloss.testing.options import as_flag, as_seed, is_shape
@@ -61,7 +62,7 @@ def cases(
     seed
         Seed of the random numbers.
     bias
-        Whether a linear head has cases with a bias.
+        Whether a linear head has cases with a bias, and all cases of SphereFace2 and UniFace have one.
     soft
         Whether probabilities for labels are in the group "boundary". Otherwise they are in "range", since code that
         takes labels only may do anything there.
@@ -85,7 +86,7 @@ def cases(
     bias, soft, ignored, margins = (as_flag(name, value) for name, value in given)
     selected = []
     for size in sizes(loss, shapes):
-        for draft in _drafts(loss, dtype, size, seed):
+        for draft in _drafts(loss, dtype, size, seed, bias):
             flags = set(draft.flags)
             place = labels_of(loss)
             if place is not None and weights_cancel(loss, draft.inputs[place]):
@@ -122,12 +123,14 @@ def sizes(loss: Loss, shapes: Any) -> list[Shape]:
     return list(dict.fromkeys(chosen))
 
 
-def _drafts(loss: Loss, dtype: str, size: Shape, seed: int) -> Iterator[Draft]:
-    setting = Setting(loss, dtype, size, np.random.default_rng(seed), label_source(size.n, size.c))
+def _drafts(loss: Loss, dtype: str, size: Shape, seed: int, bias: bool) -> Iterator[Draft]:
+    setting = Setting(loss, dtype, size, np.random.default_rng(seed), label_source(size.n, size.c), bias)
     heads = {
         "logits": logit_cases,
         "linear": direction_cases,
         "margin": direction_cases,
+        "sigmoid": link_cases,
+        "two_way": link_cases,
         "triplet": triplet_cases,
         "divergence": divergence_cases,
     }

@@ -81,6 +81,8 @@ class Setting(NamedTuple):
     rng: np.random.Generator
     labels: Callable[[], Labels]
     """The next labels (N,)."""
+    bias: bool = False
+    """Whether losses with labels and a bias that may be left out have it in all cases."""
 
     def normal(self, *shape: int) -> Array:
         """Independent normal numbers."""

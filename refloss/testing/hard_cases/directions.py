@@ -121,7 +121,7 @@ def _of_any_length(setting: Setting) -> Iterator[Draft]:
         yield from _bias_cases(setting, random)
         yield from _option_cases(setting, random)
     elif scale_of(loss) is not None:
-        yield from _length_cases(setting, random)
+        yield from length_cases(setting, random)
     if takes_margins(loss):
         yield from _margin_cases(setting, random)
 
@@ -280,7 +280,7 @@ def _option_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
         yield Draft("hard", "saturated", ("saturated",), SATURATED, (4.0 * cap / sigma / d**0.5 * x, w, y))
 
 
-def _length_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
+def length_cases(setting: Setting, random: RandomRows) -> Iterator[Draft]:
     """Lengths whose squares overflow or vanish, and vectors without a direction."""
     long = 10.0 ** LONGEST[setting.dtype]
     x, w = random(y := setting.labels())

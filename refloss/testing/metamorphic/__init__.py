@@ -33,7 +33,16 @@ from refloss.testing.options import (
     wanted_gradients,
     writable_inputs,
 )
-from refloss.testing.signatures import Loss, as_loss, class_weight_of, fields_of, has_labels, ignore_index_of, inputs_of
+from refloss.testing.signatures import (
+    Loss,
+    as_loss,
+    class_weight_of,
+    fields_of,
+    has_labels,
+    ignore_index_of,
+    inputs_of,
+    may_have_bias,
+)
 
 __all__ = ["Properties", "properties"]
 
@@ -94,7 +103,8 @@ def properties(
     gradients
         False for code that returns only a value; or names of inputs, if only those gradients have to be returned.
     bias
-        Whether a linear head takes a bias; if left out, whether the signature of fn takes four arguments.
+        Whether a linear head, SphereFace2 or UniFace takes a bias; if left out, whether the signature of fn takes four
+        arguments.
     margins
         Whether the code takes margins, one per sample, as its fourth argument; if left out, as for `check`. Their
         gradient is looked at where ``gradients`` names it.
@@ -123,7 +133,7 @@ def properties(
     if not is_whole(examples):
         raise ValueError(f"examples: expected a positive integer; got {shown(examples)}")
     size, names, with_bias = _size(loss, shape), inputs_of(loss), takes_bias(fn, loss, bias)
-    if ("b" in names and not with_bias) or ("m" in names and not given_margins(fn, loss, margins)[0]):
+    if (may_have_bias(loss) and not with_bias) or ("m" in names and not given_margins(fn, loss, margins)[0]):
         names = names[:-1]
     if gradients is True:
         gradients = [name for name in fields_of(loss) if name != MARGINS.name]

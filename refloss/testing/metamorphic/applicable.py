@@ -36,6 +36,7 @@ from refloss.testing.metamorphic.excluded import (
     weightless_rows,
 )
 from refloss.testing.metamorphic.labels import kinds_of_classes, weightless_classes
+from refloss.testing.metamorphic.pairs import order_of_pairs, sides
 from refloss.testing.metamorphic.within_result import (
     coincident,
     directions,
@@ -53,8 +54,10 @@ from refloss.testing.signatures import (
     has_row_terms,
     head_of,
     margin_of,
+    of_pairs,
     quality_of,
     scale_of,
+    ways_of,
 )
 
 Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
@@ -62,7 +65,10 @@ Property: TypeAlias = Callable[[Code, Inputs, np.random.Generator], None]
 
 def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
     """Yield the properties of a loss that apply to this shape."""
-    head = head_of(code.loss)
+    head, on_directions = head_of(code.loss), code.loss.spec.directions
+    if of_pairs(code.loss):
+        yield from _of_pairs(code, shape)
+        return
     yield from (repeatable, finite, samples_twice)
     if code.weights is None or (code.weights >= 0.0).all():
         yield not_negative
@@ -78,13 +84,31 @@ def properties_of(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]
         return
     if code.framework != "numpy":
         yield upstream
-    if head == "margin" and directions(code) & set(code.gradients):
+    if on_directions and directions(code) & set(code.gradients):
         yield radial
     balanced = head == "divergence" or (head == "logits" and not has_options(code.loss))
     if balanced or (head == "triplet" and len(code.gradients) == 3):
         yield nothing_in_sum
-    if head != "margin" or _is_slope(code):
+    if not on_directions or _is_slope(code):
         yield slope
+
+
+def _of_pairs(code: Code, shape: Shape) -> Iterator[Property]:
+    """Yield the properties of a loss of pairs, whose classes are as many as there are samples."""
+    yield from (repeatable, finite, not_negative, axes, lengths_of_w, lengths_of_x)
+    if shape.n > 1:
+        yield order_of_pairs
+    two_ways = head_of(code.loss) == "two_way" and ways_of(code.loss) == 2
+    by_rows = head_of(code.loss) == "sigmoid" and code.loss.reduction == "none"  # not what columns add up to
+    if not by_rows and (two_ways or head_of(code.loss) == "sigmoid"):
+        yield sides
+    if not code.gradients:
+        return
+    if code.framework != "numpy" and not (two_ways and code.loss.reduction == "none"):
+        yield upstream  # of a column's loss, the gradients belong to all rows
+    if directions(code) & set(code.gradients):
+        yield radial
+    yield slope
 
 
 def _is_shared(code: Code) -> bool:
@@ -114,7 +138,7 @@ def _labelled(code: Code, shape: Shape, ignored: bool) -> Iterator[Property]:
         yield axes
     if head == "linear" and not has_options(loss):
         yield vector_for_all_classes
-    if head == "margin":
+    if loss.spec.directions:
         yield lengths_of_w
         if (centers_of(loss) or 1) > 1:
             yield order_of_centers

@@ -46,7 +46,8 @@ def order_of_classes(code: Code, inputs: Inputs, rng: np.random.Generator) -> No
         order[places] = rng.permutation(places)
 
     def ordered(name: str, part: NDArray[Any]) -> NDArray[Any]:
-        return part[:, order] if name in ("z", "target") else part[order] if name in PER_CLASS else part
+        per_class = name in PER_CLASS and part.ndim  # or one number
+        return part[:, order] if name in ("z", "target") else part[order] if per_class else part
 
     changed = {name: ordered(name, entry) for name, entry in inputs.items()}
     if "y" in inputs:

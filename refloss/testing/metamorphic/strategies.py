@@ -20,6 +20,7 @@ from refloss.testing.signatures import (
     head_of,
     ignore_index_of,
     is_on_cosine,
+    of_pairs,
     quality_of,
 )
 
@@ -38,7 +39,7 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
     from hypothesis import strategies as st
     from hypothesis.extra import numpy as arrays
 
-    loss, (n, c, d) = code.loss, shape
+    loss, (n, c, d) = code.loss, shape._replace(c=shape.n) if of_pairs(code.loss) else shape
     head, centers = head_of(loss), centers_of(loss) or 1
 
     def rows(count: int, width: int, largest: int = 16) -> SearchStrategy[Array]:
@@ -88,6 +89,10 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
         return inputs | {"m": np.abs(draw(rows(1, n, _largest(loss)))[0])} if "m" in names else inputs
 
     @st.composite
+    def links(draw: DrawFn) -> Inputs:
+        return _with_numbers(draw, draw(margin()), names)
+
+    @st.composite
     def triplet(draw: DrawFn) -> Inputs:
         points: Inputs = {}
         for name in names:
@@ -106,8 +111,25 @@ def strategy(code: Code, shape: Shape, hard: bool, names: Sequence[str]) -> Sear
             inputs["z"] = code.rounded(inputs["target"] + draw(rows(n, c, 1)))
         return inputs
 
-    heads = {"logits": logits, "linear": linear, "margin": margin, "triplet": triplet, "divergence": divergence}
+    heads = {
+        "logits": logits,
+        "linear": linear,
+        "margin": margin,
+        "sigmoid": links,
+        "two_way": links,
+        "triplet": triplet,
+        "divergence": divergence,
+    }
     return heads[head]()
+
+
+def _with_numbers(draw: DrawFn, inputs: Inputs, names: Sequence[str]) -> Inputs:
+    """Return inputs of these names, with scales and biases that are single numbers."""
+    from hypothesis import strategies as st
+
+    numbers = {"b": st.integers(-64, 64), "t": st.integers(1, 128), "s": st.integers(1, 128)}
+    further = {name: np.asarray(draw(numbers[name]) / 4.0) for name in names if name in numbers}
+    return {name: entry for name, entry in inputs.items() if name in names} | further
 
 
 def _usual_length(loss: Loss, d: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from refloss.error_free import Array
 from refloss.testing.metamorphic.code import Code, Inputs, Parts, Results, UntriedError, ask
 from refloss.testing.metamorphic.comparisons import compare, within
-from refloss.testing.signatures import quality_of, scale_of
+from refloss.testing.signatures import of_pairs, quality_of, scale_of
 
 STEPS = 4
 """Number of intervals of a path along which a gradient is integrated."""
@@ -57,7 +57,8 @@ def directions(code: Code) -> set[str]:
     """Return the inputs of a margin loss whose lengths do not matter."""
     of_length = quality_of(code.loss)
     through_length = of_length is not None and (not of_length.detached or of_length.regularizer != 0.0)
-    return {"w"} if scale_of(code.loss) is None or through_length else {"x", "w"}
+    by_length = scale_of(code.loss) is None and not of_pairs(code.loss)
+    return {"w"} if by_length or through_length else {"x", "w"}
 
 
 def nothing_in_sum(code: Code, inputs: Inputs, rng: np.random.Generator) -> None:

@@ -11,6 +11,7 @@ from support.right_codes.code import CE, DTYPES, HALVES, LINEAR, SINGLES, SMOOTH
 from support.right_codes.curve_codes import CurveSteps, jax_curves, numpy_curves, torch_curves, torch_half_angle
 from support.right_codes.divergence_codes import of_divergences
 from support.right_codes.jax_codes import jax_custom, jax_head, jax_linear, jax_logits, jax_triplet
+from support.right_codes.link_codes import jax_links, numpy_links, torch_links
 from support.right_codes.numpy_codes import (
     Kernel,
     base_two,
@@ -479,6 +480,46 @@ def of_other_curves(dtype: str) -> Iterator[Right]:
         yield Right(f"curves in jax, in float32, {loss}", "jax", single, loss, HALVES, "mixed", UNIGNORED)
 
 
+LINKS = (
+    refloss.SphereFace2(),
+    refloss.SphereFace2(m=0.2, s=16.0, t=1, gradient="detached", reduction="none"),
+    refloss.UniFace(),
+    refloss.UniFace(s=20.0, m=0.125, l=0.5, reduction="sum"),
+    refloss.SigLIP(),
+    refloss.SigLIP(reduction="none"),
+    refloss.InfoNCE(),
+    refloss.InfoNCE(ways=1, reduction="none"),
+)
+"""Losses of answers of their own, and of pairs."""
+
+
+def of_links(dtype: str) -> Iterator[Right]:
+    """SphereFace2, UniFace, SigLIP and InfoNCE."""
+    forms = {
+        "logsigmoid": (DTYPES, "stable"),
+        "with logits": (DTYPES, "working"),
+        "softplus": ((*HALVES, "float32"), "stable"),  # above its threshold of 20 it is off by 2e-9
+        "softplus to 40": (DTYPES, "stable"),
+    }
+    for loss in LINKS:
+        bias: dict[str, Any] = {} if not hasattr(loss, "ignore_index") else {"bias": True}
+        for form, (dtypes, standard) in forms.items():
+            yield Right(f"{form}, {loss}", "torch", torch_links(loss, form), loss, dtypes, standard, bias)
+        single = torch_links(loss, upcast=True)
+        yield Right(f"logsigmoid in float32, {loss}", "torch", single, loss, HALVES, "mixed", bias)
+        answers = loss in LINKS[:6]
+        standard = by_dtype(dtype, "stable", "relative") if answers else "stable"
+        yield Right(f"answers by hand, {loss}", "numpy", numpy_links(loss), loss, DTYPES, standard, bias)
+        single = numpy_links(loss, upcast=True)
+        yield Right(f"answers by hand in float32, {loss}", "numpy", single, loss, HALVES, "mixed", bias)
+        summed: dict[str, Any] = {"accumulate": dtype} if dtype in HALVES else {}
+        for form in ("softplus", "optax"):
+            fn = jax_links(loss, form)
+            yield Right(f"{form} in jax, {loss}", "jax", fn, loss, DTYPES, standard, summed | bias | UNIGNORED)
+            single = jax_links(loss, form, upcast=True)
+            yield Right(f"{form} in jax in float32, {loss}", "jax", single, loss, HALVES, "mixed", bias | UNIGNORED)
+
+
 FAMILIES = (
     of_numpy_logits,
     of_torch_logits,
@@ -491,4 +532,5 @@ FAMILIES = (
     of_options,
     of_samples_and_classes,
     of_other_curves,
+    of_links,
 )
