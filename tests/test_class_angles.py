@@ -19,6 +19,7 @@ from support import checks, exact, nearest
 KINDS = [Pair, DoubleDouble]
 kinds = pytest.mark.parametrize("kind", KINDS)
 DIVIDED = [Settings("divided", m, gradient=gradient) for m in (1.5, 4.0, 30.0) for gradient in ("exact", "detached")]
+POWERS = [Settings("power", 0.4, k, gradient) for k in (1, 2, 3, 30) for gradient in ("exact", "detached")]
 NEAREST = [Settings("nearest", m, 100) for m in (0.06, 1.0, math.pi)]
 SETTINGS = DIVIDED + NEAREST
 ENGINES = [("chain", np.float64), ("dd", np.float64), ("fused", np.float64), ("fused", np.float32)]
@@ -53,6 +54,8 @@ def cosines(kind, x, w):
 
 def eta(theta, settings):
     """What replaces the cosine, as the papers have it."""
+    if settings.rule == "power":
+        return 2 * mp.cos(theta / 2) ** (2 * settings.k) - 1 + mpf(settings.m)
     return mp.cos(theta / settings.m) if settings.rule == "divided" else mp.cos(theta - settings.m)
 
 
@@ -106,6 +109,36 @@ def test_eta_and_its_slopes_at_every_angle(settings, kind):
 
 
 @kinds
+@pytest.mark.parametrize("settings", POWERS, ids=str)
+def test_powers_of_cosines_at_every_angle(settings, kind):
+    """By the cosine alone, which is wrong by e = 3u in the chain and 2^-100 in engine dd.
+
+    With h = (1 + c) / 2, η is wrong by e times dη/dc = k h^(k-1), and that by e times d²η/dc² = k (k - 1)/2 h^(k-2),
+    beside its rounding; both at h + e, for both rise with h (mean value theorem). So next to 0 slopes are right
+    relative to themselves, and next to π relative to the largest one. What products of pairs lose is 2^-98 k of what
+    is at most 2 and k; numbers below the range of float64 are 0.
+    """
+    x, w, y = at(ANGLES)
+    computed, saved = class_angles.forward(cosines(kind, x, w), x, w, y, settings)
+    assert type(computed) is kind
+    assert not len(saved.k)
+    e, k = (3.0 * u if kind is Pair else 2.0**-100), settings.k
+    with mp.workdps(400):
+        theta = exact.angle(np.repeat(x, len(w), axis=0), w, digits=390)
+        values, slopes = whole(computed)[0], exact.exact(high(plain(saved.slope)))[0]
+        for n in range(1, len(w)):
+            h, own = mp.cos(theta[n] / 2) ** 2, 2.0**-98 * k
+            around = h + e
+            assert abs(values[n] - eta(theta[n], settings)) <= e * k * around ** (k - 1) + 2 * own, ANGLES[n - 1]
+            if settings.gradient == "detached":
+                assert slopes[n] == 1.0
+                continue
+            true, bend = k * h ** (k - 1), k * (k - 1) / mpf(2) * around ** max(k - 2, 0)
+            assert abs(slopes[n] - true) <= u * true + e * bend + own * k * true + 2.0**-1022, ANGLES[n - 1]
+    assert high(plain(saved.slope))[0, 0] == 1.0
+
+
+@kinds
 def test_what_goes_through_its_angle(kind):
     """Divided: cosines above 1 - 2^-7 and below -(1 - 2^-7), and no target; sin θ is above 0.124 for all others."""
     edge = 1.0 - STEEP
@@ -119,7 +152,7 @@ def test_what_goes_through_its_angle(kind):
 
 
 @kinds
-@pytest.mark.parametrize("settings", [DIVIDED[0], DIVIDED[1], NEAREST[0]._replace(k=2)], ids=str)
+@pytest.mark.parametrize("settings", [DIVIDED[0], DIVIDED[1], NEAREST[0]._replace(k=2), POWERS[2]], ids=str)
 def test_targets_and_classes_further_away_keep_their_cosines(settings, kind):
     rng = np.random.default_rng(4)
     x, w, y = rng.standard_normal((3, 4)), rng.standard_normal((6, 4)), np.array([0, 5, 2])
@@ -136,7 +169,7 @@ def test_targets_and_classes_further_away_keep_their_cosines(settings, kind):
 
 
 @kinds
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("settings", SETTINGS + POWERS, ids=str)
 def test_lengths_by_powers_of_two_change_no_bit(settings, kind):
     x, w, y = at(ANGLES)
     first, saved = class_angles.forward(cosines(kind, x, w), x, w, y, settings)

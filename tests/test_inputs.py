@@ -25,16 +25,20 @@ from refloss import (
     CosFace,
     CrossEntropy,
     CurricularFace,
+    InfoNCE,
     InterTopK,
     KLDivergence,
     MagFace,
     ModifiedSoftmax,
     MVSoftmax,
     NormFace,
+    SigLIP,
     SoftmaxLoss,
+    SphereFace2,
     SphereFaceR,
     SubCenterArcFace,
     Triplet,
+    UniFace,
     inputs,
 )
 
@@ -48,17 +52,24 @@ Y = np.array([0, 1, 2, 3, 0])
 B = np.array([1.0, 0.0, -1.0, 2.0])
 Z = X @ W.T
 M = np.array([0.5, -0.25, 0.0, 1.0, 0.75])
+T = np.array(10.0)
 P = np.abs(Z)  # "probabilities": they need not sum to 1
 
 HEADS = [SoftmaxLoss, ModifiedSoftmax, NormFace, ASoftmax, CosFace, ArcFace, CombinedMargin]
 HEADS += [AdaFace, MagFace, CurricularFace, MVSoftmax, SphereFaceR, CircleLoss, InterTopK]
 PER_SAMPLE = [CosFace, ArcFace, CombinedMargin]
-LOSSES = [CrossEntropy, *HEADS, SubCenterArcFace, Triplet, KLDivergence]
+QUESTIONS = [SphereFace2, UniFace]
+PAIRS = [SigLIP, InfoNCE]
+LOSSES = [CrossEntropy, *HEADS, SubCenterArcFace, *QUESTIONS, *PAIRS, Triplet, KLDivergence]
+UNLABELLED = [*PAIRS, Triplet, KLDivergence]
 FLOATS: dict[type, dict[str, Any]] = {  # what each loss is called with, less its labels
     CrossEntropy: {"z": Z},
     **{head: {"x": X, "w": W} for head in HEADS},
     SoftmaxLoss: {"x": X, "w": W, "b": B},
     SubCenterArcFace: {"x": X, "w": CENTERS},
+    **{loss: {"x": X, "w": W, "b": np.array(2.0)} for loss in QUESTIONS},
+    SigLIP: {"x": X, "w": X[::-1].copy(), "t": T, "b": np.array(-10.0)},
+    InfoNCE: {"x": X, "w": X[::-1].copy(), "s": np.array(20.0)},
     Triplet: {"anchor": X, "positive": X[::-1].copy(), "negative": X + 1.0},
     KLDivergence: {"z": Z, "target": Z[::-1].copy()},
 }
@@ -67,7 +78,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 def of(loss: type, **changed: Any) -> dict[str, Any]:
     """What to call a loss with."""
-    return FLOATS[loss] | ({} if loss in (Triplet, KLDivergence) else {"y": Y}) | changed
+    return FLOATS[loss] | ({} if loss in UNLABELLED else {"y": Y}) | changed
 
 
 def leaves(result: Any) -> Iterator[np.ndarray]:
@@ -264,6 +275,56 @@ InterTopK(boundary="conditional")
     got 'conditional'
 InterTopK(s=0)
     ValueError: s must be a finite number > 0; got 0.0
+SphereFace2(m=-0.1)
+    ValueError: m must be a finite number >= 0 and <= 2; got -0.1
+SphereFace2(m=2.5)
+    ValueError: m must be a finite number >= 0 and <= 2; got 2.5
+SphereFace2(s=0)
+    ValueError: s must be a finite number > 0; got 0.0
+SphereFace2(s=None)
+    TypeError: s must be a number; got None
+SphereFace2(t=0)
+    ValueError: t must be 1 or more; got 0
+SphereFace2(t=31)
+    ValueError: t must be a whole number from 1 to 30; got 31
+SphereFace2(t=3.0)
+    TypeError: t must be an integer; got 3.0
+SphereFace2(t=True)
+    TypeError: t must be an integer; got True
+SphereFace2(alpha=-0.1)
+    ValueError: alpha must be a finite number >= 0 and <= 1; got -0.1
+SphereFace2(alpha=1.1)
+    ValueError: alpha must be a finite number >= 0 and <= 1; got 1.1
+SphereFace2(weight=0)
+    ValueError: weight must be a finite number > 0; got 0.0
+SphereFace2(weight=INF)
+    ValueError: weight must be a finite number > 0; got inf
+SphereFace2(gradient="none")
+    ValueError: gradient must be one of 'exact', 'detached'; got 'none'
+SphereFace2(ignore_index=1.0)
+    TypeError: ignore_index must be an integer; got 1.0
+UniFace(m=2.1)
+    ValueError: m must be a finite number >= 0 and <= 2; got 2.1
+UniFace(s=-64)
+    ValueError: s must be a finite number > 0; got -64.0
+UniFace(s=None)
+    TypeError: s must be a number; got None
+UniFace(l=-1)
+    ValueError: l must be a finite number >= 0; got -1.0
+UniFace(l="1")
+    TypeError: l must be a number; got '1'
+UniFace(gradient=None)
+    ValueError: gradient must be one of 'exact', 'detached'; got None
+UniFace(ignore_index="none")
+    TypeError: ignore_index must be an integer; got 'none'
+SigLIP(reduction="avg")
+    ValueError: reduction must be one of 'mean', 'sum', 'none'; got 'avg'
+InfoNCE(ways=3)
+    ValueError: ways must be 1 or 2; got 3
+InfoNCE(ways=1.0)
+    TypeError: ways must be an integer; got 1.0
+InfoNCE(ways=True)
+    TypeError: ways must be an integer; got True
 Triplet(m=-0.2)
     ValueError: m must be a finite number >= 0; got -0.2
 Triplet(m=INF)
@@ -589,6 +650,66 @@ AdaFace().updated(at(X, (1, 2), INF))
 CurricularFace().updated(X, W.T, Y)
     ValueError: w must have shape (C, 3), a class a row, to go with x of shape (5, 3); got shape (3, 4);
     did you mean w.T?
+SphereFace2()(X, W, Y, B)
+    ValueError: b must be one number; got shape (4,)
+SphereFace2()(X, W, Y, [0.5])
+    ValueError: b must be one number; got shape (1,)
+UniFace()(X, W, Y, NAN)
+    ValueError: b must be a finite number; got nan
+UniFace()(X, W, Y, b="0.5")
+    TypeError: b must hold real numbers that float64 can hold; got str of dtype <U3
+UniFace()(X, 0 * W, Y)
+    ValueError: w must have no zero vector, whose direction is undefined; got zeros in w[0]
+SphereFace2()(at(X, (2, 1), NAN), W, Y)
+    ValueError: x must be finite; got nan at x[2, 1]
+SphereFace2()(X, W, Y + 1)
+    ValueError: y must be labels from 0 to 3, or ignore_index=-100; got 4 at y[3]
+UniFace(ignore_index=None)(X, W, Y - 1)
+    ValueError: y must be labels from 0 to 3; got -1 at y[0]
+SphereFace2()(X, W, P)
+    TypeError: y must be integer labels of shape (5,); got dtype float64 and shape (5, 4)
+SigLIP()(X, W, 10.0, -10.0)
+    ValueError: w must have the shape of x, (5, 3); got shape (4, 3)
+SigLIP()(X, X[0], 10.0, -10.0)
+    ValueError: w must have shape (N, D); got shape (3,)
+SigLIP()(X, X, 0.0, -10.0)
+    ValueError: t must be a finite number above 0; got 0.0
+SigLIP()(X, X, -10.0, -10.0)
+    ValueError: t must be a finite number above 0; got -10.0
+SigLIP()(X, X, [10.0], -10.0)
+    ValueError: t must be one number; got shape (1,)
+SigLIP()(X, X, 10.0, INF)
+    ValueError: b must be a finite number; got inf
+SigLIP()(X, X, 10.0, None)
+    TypeError: b must hold real numbers that float64 can hold; got NoneType of dtype object
+SigLIP()(X, at(X, 3, 0.0), 10.0, -10.0)
+    ValueError: w must have no zero vector, whose direction is undefined; got zeros in w[3]
+InfoNCE()(X, X, None)
+    TypeError: s must hold real numbers that float64 can hold; got NoneType of dtype object
+InfoNCE()(X, X, NAN)
+    ValueError: s must be a finite number above 0; got nan
+InfoNCE()(X, X, B)
+    ValueError: s must be one number; got shape (4,)
+InfoNCE()(X, X[:, :2], 20.0)
+    ValueError: w must have the shape of x, (5, 3); got shape (5, 2)
+InfoNCE()(X[:0], X[:0], 20.0)
+    ValueError: x holds no sample: an empty batch has no loss; got shape (0, 3)
+SphereFace2().value_and_grad(X, W, Y, wrt="b")
+    ValueError: wrt must name inputs among 'x', 'w'; got 'b'
+UniFace().value_and_grad(X, W, Y, 0.5, wrt="t")
+    ValueError: wrt must name inputs among 'x', 'w', 'b'; got 't'
+SigLIP().value_and_grad(X, X, 10.0, -10.0, wrt="y")
+    ValueError: wrt must name inputs among 'x', 'w', 't', 'b'; got 'y'
+InfoNCE().value_and_grad(X, X, 20.0, wrt="t")
+    ValueError: wrt must name inputs among 'x', 'w', 's'; got 't'
+SphereFace2().value_and_grad(X, W, Y, out={"b": np.empty(())})
+    ValueError: out must name inputs among 'x', 'w'; got 'b'
+SigLIP().value_and_grad(X, X, 10.0, -10.0, out={"t": np.empty(1)})
+    ValueError: out['t'] must be a writable float64 array of shape (); got a float64 array of shape (1,)
+SigLIP().value_and_grad(X, X, T, -10.0, out={"t": T})
+    ValueError: out['t'] must not share memory with t, which stays as it is
+InfoNCE().value_and_grad(X, X, 20.0, out={"s": 0.0})
+    TypeError: out['s'] must be a writable float64 array of shape (); got float
 CurricularFace().updated(X, W, Y + 1)
     ValueError: y must be labels from 0 to 3, or ignore_index=-100; got 4 at y[3]
 MagFace().target_logit(0.5, [20.0, 0.0])
@@ -775,6 +896,11 @@ def test_the_ends_of_every_range_are_taken() -> None:
     CircleLoss(m=1)
     InterTopK(m=math.pi, penalty=math.pi, k=2**63 - 1)
     InterTopK(m=0, penalty=0, k=np.int32(1), boundary="none")
+    SphereFace2(m=0, t=1, alpha=0, weight=5e-324)
+    SphereFace2(m=2, t=np.int8(30), alpha=1, s=5e-324)
+    UniFace(m=0, l=0)
+    UniFace(m=2, l=1e300, ignore_index=None)
+    InfoNCE(ways=np.int64(1))
     ASoftmax(m=1, annealing=0)
     Triplet(m=0)
     assert ArcFace(m=0).target_logit([0, math.pi]).tolist() == [1.0, -1.0]
@@ -886,9 +1012,14 @@ def bits_of(loss: Any, arguments: dict[str, Any]) -> list[tuple[tuple[int, ...],
 
 
 @pytest.mark.parametrize("form", (every := LAYOUTS | FLOATING | INTEGERS).values(), ids=every)
-@pytest.mark.parametrize("loss", [CrossEntropy, SoftmaxLoss, ASoftmax, ArcFace, Triplet, KLDivergence])
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy, SoftmaxLoss, ASoftmax, ArcFace, *QUESTIONS, *PAIRS, Triplet, KLDivergence]
+)
 def test_the_same_numbers_give_the_same_bits(loss: type, form: Form) -> None:
-    arguments = {name: form(array) for name, array in FLOATS[loss].items()}
+    of_axes = {LAYOUTS[name] for name in ("tuples", "list of arrays", "strided", "Fortran order")}
+    arguments = {
+        name: form(array) if array.ndim or form not in of_axes else array for name, array in FLOATS[loss].items()
+    }
     assert bits_of(loss(reduction="none"), of(loss, **arguments)) == bits_of(loss(reduction="none"), of(loss))
 
 
@@ -1009,7 +1140,7 @@ def memory(array: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_are_not_written_over_inputs(loss: type, shared: Callable[[np.ndarray], Any]) -> None:
     for name, array in FLOATS[loss].items():
-        if array.ndim == 1 and shared in map(SHARED.get, OF_ROWS):
+        if array.ndim == 0 or (array.ndim == 1 and shared in map(SHARED.get, OF_ROWS)):
             continue
         if array.ndim == 3 and shared is SHARED["a matrix"]:
             continue
@@ -1365,3 +1496,104 @@ def test_gradients_are_written_into_the_arrays_given_for_them(engine: str) -> No
     assert gradient.x is into["x"]
     assert gradient.b is into["b"]
     assert bits(leaves(gradient)) == bits(leaves(expected))
+
+
+# -------------------------------------------------------------------------------- numbers among the inputs, and pairs
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd", "fused"])
+@pytest.mark.parametrize("loss", [*QUESTIONS, *PAIRS])
+def test_a_gradient_that_is_one_number_is_a_float64_or_in_the_array_given_for_it(loss: type, engine: str) -> None:
+    arguments = of(loss)
+    numbers = [name for name, array in FLOATS[loss].items() if not array.ndim]
+    _, gradient = loss().value_and_grad(**arguments, engine=engine)
+    assert gradient._fields == tuple(FLOATS[loss])
+    for name in numbers:
+        number = getattr(gradient, name)
+        assert type(number) is np.float64
+        out = np.empty(())
+        _, other = loss().value_and_grad(**arguments, engine=engine, out={name: out})
+        assert getattr(other, name) is out
+        assert out == number
+        _, only = loss().value_and_grad(**arguments, engine=engine, wrt=name)
+        assert getattr(only, name) == number
+        assert all(getattr(only, rest) is None for rest in FLOATS[loss] if rest != name)
+
+
+@pytest.mark.parametrize("loss", [*QUESTIONS, *PAIRS])
+def test_numbers_may_be_stored_in_any_way(loss: type) -> None:
+    expected = bits(answers(loss(), of(loss)))
+    for name, array in FLOATS[loss].items():
+        if not array.ndim:
+            for number in (float(array), int(array), np.float32(array), np.array(array, ">f4"), read_only(array)):
+                assert bits(answers(loss(), of(loss, **{name: number}))) == expected
+
+
+@pytest.mark.parametrize("loss", QUESTIONS)
+def test_a_bias_left_out_is_0_and_has_no_gradient(loss: type) -> None:
+    value, gradient = loss().value_and_grad(X, W, Y)
+    other, with_bias = loss().value_and_grad(X, W, Y, 0.0)
+    assert value == other == loss()(X, W, Y, None)
+    assert gradient.b is None
+    assert gradient._fields == ("x", "w", "b")
+    assert type(with_bias.b) is np.float64
+    for name in ("x", "w"):
+        np.testing.assert_array_equal(getattr(gradient, name), getattr(with_bias, name))
+    assert loss().value_and_grad(X, W, Y, wrt="x")[1].w is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"ignore_index": 255}])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("loss", QUESTIONS)
+def test_ignored_rows_of_questions_are_not_looked_at(loss: type, reduction: str, settings: dict[str, Any]) -> None:
+    """Nor have they a part in the gradient of the bias, and "mean" divides by the others alone."""
+    instance, kept = loss(reduction=reduction, **settings), [1, 4]
+    y = at(Y, [0, 2, 3], instance.ignore_index)
+    x = at(at(at(X, 0, NAN), 2, 0.0), 3, INF)
+    whole, part = (
+        answers(instance, {"x": rows, "w": W, "y": labels, "b": 2.0}) for rows, labels in ((x, y), (X[kept], Y[kept]))
+    )
+    for all_rows, alone in zip(whole, part, strict=True):
+        if all_rows.shape != alone.shape:
+            assert not all_rows[[0, 2, 3]].any()
+        np.testing.assert_array_equal(all_rows if all_rows.shape == alone.shape else all_rows[kept], alone)
+
+
+@pytest.mark.parametrize(("reduction", "expected"), [("mean", NAN), ("sum", 0.0), ("none", np.zeros(5))])
+@pytest.mark.parametrize("loss", QUESTIONS)
+def test_all_rows_of_questions_may_be_ignored(loss: type, reduction: str, expected: Any) -> None:
+    value, gradient = loss(reduction=reduction).value_and_grad(X * NAN, W, np.full(5, -100), 2.0)
+    np.testing.assert_array_equal(value, expected)
+    assert not any(array.any() for array in leaves(gradient))
+    assert gradient.b == 0.0
+    trace = loss(reduction=reduction).trace(X * NAN, W, np.full(5, -100), 2.0)
+    np.testing.assert_array_equal(trace["reduction"].output, expected)
+
+
+@pytest.mark.parametrize("loss", QUESTIONS)
+def test_without_an_ignored_label_every_label_counts(loss: type) -> None:
+    assert loss(ignore_index=None)(X, W, Y) == loss()(X, W, Y)
+    refused(
+        lambda: loss(ignore_index=None)(X, W, Y - 100),
+        ValueError,
+        "y must be labels from 0 to 3; got -100 at y[0]",
+    )
+
+
+@pytest.mark.parametrize("loss", [*QUESTIONS, *PAIRS])
+def test_directions_of_questions_and_pairs_have_any_length(loss: type) -> None:
+    x = at(X, 0, [5e-324, 0.0, 0.0])
+    x[1] = X[1] * 2.0**1020
+    assert all(np.isfinite(array).all() for array in leaves(loss().trace(**of(loss, x=x))["logits"].output))
+    value, _ = loss().value_and_grad(**of(loss, x=x))
+    assert np.isfinite(value)
+
+
+def test_the_names_of_stages_are_in_the_order_of_the_arithmetic() -> None:
+    shared = ["normalize_x", "normalize_w", "cosine", "angle", "margin"]
+    ends = ["logits", "bias", "binary_cross_entropy", "reduction"]
+    assert list(SphereFace2().trace(X, W, Y)) == [*shared, "class_angles", *ends]
+    assert list(UniFace().trace(X, W, Y, 2.0)) == [*shared, *ends]
+    assert list(SigLIP().trace(X, X, 10.0, -10.0)) == [*shared, *ends]
+    for ways in (1, 2):
+        assert list(InfoNCE(ways=ways).trace(X, X, 20.0)) == [*shared, "logits", "log_softmax", "two_way", "reduction"]

@@ -139,6 +139,21 @@ def test_losses_with_curves_of_other_classes_keep_the_contract(case, engine):
     checks.against_exact(loss, *inputs, engine=engine)
 
 
+@settings(max_examples=100)
+@given(strategies.link_cases(), st.sampled_from(("chain", "dd")))
+def test_questions_and_pairs_keep_the_contract(case, engine):
+    loss, inputs = case
+    checks.against_exact(loss, *inputs, engine=engine)
+
+
+@settings(max_examples=40)
+@given(strategies.link_cases(), upstreams)
+def test_questions_and_pairs_keep_the_contract_for_every_upstream_gradient(case, upstream):
+    loss, inputs = case
+    upstream = upstream[: len(inputs[0])] if loss.reduction == "none" else upstream[0]
+    checks.against_exact(loss, *inputs, upstream=upstream)
+
+
 @settings(max_examples=80)
 @given(strategies.linear_cases())
 def test_the_softmax_loss_keeps_the_contract(case):
@@ -282,6 +297,59 @@ def test_reflections_and_swapped_axes_turn_the_gradients_with_them(case, data):
     agree(loss, (x, w, *rest), (value, gradients), of(loss, x, w, *rest))
 
 
+@settings(max_examples=40)
+@given(strategies.link_cases(), st.data())
+def test_the_order_of_samples_and_pairs_does_not_matter(case, data):
+    loss, (x, w, *rest) = case
+    order = np.array(data.draw(st.permutations(range(len(x)))))
+    of_labels, back = hasattr(loss, "ignore_index"), np.argsort(order)
+    moved = (w, rest[0][order], *rest[1:]) if of_labels else (w[order], *rest)
+    value, gradients = of(loss, x[order], *moved)
+    gradients["x"] = gradients["x"][back]
+    gradients["w"] = gradients["w"] if of_labels else gradients["w"][back]
+    agree(loss, (x, w, *rest), (value[back] if loss.reduction == "none" else value, gradients), of(loss, x, w, *rest))
+
+
+@settings(max_examples=40)
+@given(strategies.link_cases(), st.data())
+def test_swapped_axes_turn_the_gradients_of_questions_and_pairs_with_them(case, data):
+    loss, (x, w, *rest) = case
+    axes = np.array(data.draw(st.permutations(range(x.shape[1]))))
+    value, gradients = of(loss, -x[:, axes], -w[:, axes], *rest)
+    for name in ("x", "w"):
+        gradients[name] = -gradients[name][:, np.argsort(axes)]
+    agree(loss, (x, w, *rest), (value, gradients), of(loss, x, w, *rest))
+
+
+def lengthened(array, powers):
+    return np.ldexp(array, powers[:, None])
+
+
+def normal(*arrays):
+    """Where none of them is below the normal range, in which powers of two are no longer exact."""
+    return np.all([(np.abs(array) >= 2.0**-1022) | (array == 0.0) for array in arrays], axis=0)
+
+
+powers = st.lists(st.integers(-20, 300), min_size=5, max_size=5).map(np.array)
+
+
+@settings(max_examples=50)
+@given(strategies.link_cases(), powers, powers)
+def test_lengths_of_questions_and_pairs_change_no_bit(case, of_x, of_w):
+    """Rows times powers of two: gradients shrink by just that, and those of numbers stay what they are."""
+    loss, (x, w, *rest) = case
+    of_x, of_w = of_x[: len(x)], of_w[: len(w)]
+    value, gradients = of(loss, x, w, *rest)
+    scaled, others = of(loss, lengthened(x, of_x), lengthened(w, of_w), *rest)
+    same(value, scaled)
+    for name, by in (("x", of_x), ("w", of_w)):
+        expected = lengthened(gradients.pop(name), -by)
+        counted = normal(expected, others[name])
+        same(others[name][counted], expected[counted])
+    for name, number in gradients.items():
+        same(others[name], number)
+
+
 HADAMARD = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
 
 
@@ -309,18 +377,6 @@ def test_a_rotation_turns_the_gradients_with_it(case):
     value, gradients = of(loss, *turned, y)
     back = value, {name: gradient @ HADAMARD for name, gradient in gradients.items()}
     agree(loss, (x, w, y), back, of(loss, x, w, y), rounded=checks.allowed(loss, x, w)[1] + 6.0)
-
-
-def lengthened(array, powers):
-    return np.ldexp(array, powers[:, None])
-
-
-def normal(*arrays):
-    """Where none of them is below the normal range, in which powers of two are no longer exact."""
-    return np.all([(np.abs(array) >= 2.0**-1022) | (array == 0.0) for array in arrays], axis=0)
-
-
-powers = st.lists(st.integers(-20, 300), min_size=5, max_size=5).map(np.array)
 
 
 @settings(max_examples=50)
@@ -367,6 +423,38 @@ def test_gradients_are_orthogonal_to_what_only_gives_a_direction(case):
         for v, gradient, size in zip(vectors, gradients[name], terms[name], strict=True):
             along = sum(Fraction(a) * Fraction(b) for a, b in zip(v.tolist(), gradient.tolist(), strict=True))
             assert abs(along) <= allowed * np.abs(v).sum() * max(size, 2.0**-1022)
+
+
+@settings(max_examples=60)
+@given(strategies.link_cases(ignored=False), upstreams)
+def test_traces_of_questions_and_pairs_are_what_they_are_made_of(case, upstream):
+    """The value and the gradients of numbers from the stages: sums, within 2u of the sizes of N rounded rows each.
+
+    A cosine of the chain is wrong by 3u, and the sum over n and k has NC of them.
+    """
+    loss, (x, w, *rest) = case
+    upstream = upstream[: len(x)] if loss.reduction == "none" else upstream[0]
+    trace = loss.trace(x, w, *rest, upstream=upstream)
+    value, gradients = of(loss, x, w, *rest, upstream=upstream)
+    rows = trace["two_way" if isinstance(loss, refloss.InfoNCE) else "binary_cross_entropy"].output
+    reduced = {"none": rows, "sum": math.fsum(rows), "mean": math.fsum(rows) / len(rows)}[loss.reduction]
+    np.testing.assert_allclose(value, reduced, rtol=4.0 * U)
+    same(trace["reduction"].output, value)
+    dz = trace["logits"].gradient
+    if "bias" in trace:
+        held = np.abs(trace["bias"].output) >= getattr(loss, "s", np.inf)
+        moved = dz == trace["bias"].gradient
+        assert moved[~held].all()
+        assert (moved | (dz == 0.0)).all()
+        if not isinstance(loss, refloss.UniFace):
+            assert moved.all()
+    sizes = 4.0 * U * np.abs(dz).sum()
+    if "b" in gradients:
+        sign = -1.0 if isinstance(loss, refloss.UniFace) else 1.0
+        assert abs(gradients["b"] - sign * math.fsum(dz.ravel())) <= sizes
+    for name in {"t", "s"} & set(gradients):
+        by_cosine = math.fsum((dz * trace["cosine"].output).ravel())
+        assert abs(gradients[name] - by_cosine) <= (2.0 + dz.size) * sizes
 
 
 # ------------------------------------------------------------------------------------------------- sums, bounds, orders

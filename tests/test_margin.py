@@ -802,3 +802,75 @@ def test_backward_of_circle_against_differences(settings):
         return np.array(rows)
 
     checks.against_exact_vjp(function, [theta], upstream, [dtheta], 2.0 + 1e-9)
+
+
+# --------------------------------------------------------------------------------------------------------------- power
+
+POWERS = [
+    Settings(m3=m, boundary=margin.POWER, gradient=gradient, power=t)
+    for t, m in ((1, 0.0), (2, 0.4), (3, 0.4), (30, 2.0))
+    for gradient in ("exact", "detached")
+]
+
+
+def power_slope(theta, settings):
+    """-t cos^(2t-2)(θ/2) sin θ, and with dg/dc := 1 that of the cosine."""
+    share = (
+        1 if settings.gradient == "detached" else settings.power * mp.cos(mpf(theta) / 2) ** (2 * settings.power - 2)
+    )
+    return -share * mp.sin(mpf(theta))
+
+
+@pytest.mark.parametrize("settings", POWERS, ids=str)
+def test_power_and_its_slope_are_right_relative_to_themselves(settings):
+    """2^-98 t of 3 + m for ψ, a pair; 1u for the slope, of itself, and as little more, next to 0 and to π too.
+
+    cos²(θ/2) is right to 40u² of itself, and each of t products adds that and 5u²: less than 2^-98 t = 256u² t. What is
+    below the range of float64 is 0, and a pair loses its low part 2^53 before.
+    """
+    theta = circle_angles()
+    psi, saved = margin.forward(angle.of(theta), settings)
+    options = {"m3": settings.m3, "boundary": "power", "power": settings.power}
+    true, written = exact.psi(theta, **options), exact.psi_slope(theta, **options)
+    own = mpf(2) ** -98 * settings.power
+    with mp.workdps(60):
+        for n, t in enumerate(theta.tolist()):
+            assert abs(whole(psi)[n] - true[n]) <= own * (3 + settings.m3), t
+            slope = power_slope(t, settings)
+            error = abs(mpf(float(saved.slope[n])) - slope)
+            assert error <= (checks.U * (1 + mpf(2) ** -40) + own) * abs(slope) + 2.0**-1022, t
+            if settings.gradient == "exact":
+                assert abs(slope - written[n]) <= mpf(10) ** -40 * abs(written[n])
+    assert saved.slope[0] == 0.0
+    assert saved.by_quality is None
+
+
+def test_a_power_of_1_is_the_cosine():
+    theta = circle_angles()
+    first, other = (margin.forward(angle.of(theta), settings) for settings in (POWERS[0], Settings()))
+    np.testing.assert_allclose(first[0].hi, other[0].hi, rtol=0.0, atol=1e-16)
+    np.testing.assert_array_equal(first[1].slope, other[1].slope)
+    for detached in POWERS[1::2]:
+        np.testing.assert_array_equal(margin.forward(angle.of(theta), detached)[1].slope, other[1].slope)
+
+
+def test_power_has_nothing_of_other_margins():
+    theta = circle_angles()
+    curve, turned = margin.of_power(POWERS[4]), margin.turned(angle.of(theta), POWERS[4])
+    assert not curve.by_m2(turned).hi.any()
+    assert (curve.by_m3(turned).hi == -1.0).all()
+
+
+@pytest.mark.parametrize("settings", POWERS, ids=str)
+def test_backward_of_power_against_differences(settings):
+    """The slope 1u, its noise nothing beside it; the product 1u."""
+    theta = np.array([1e-3, 0.3, 1.0, 1.6, 2.0, 3.0])
+    _, saved = margin.forward(angle.of(theta), settings)
+    upstream = np.random.default_rng(3).standard_normal(6)
+    dtheta, _ = margin.backward(upstream, saved)
+    power = 1 if settings.gradient == "detached" else settings.power
+
+    def function(moved):
+        return np.array([2 * ((1 + mp.cos(t)) / 2) ** power - 1 - mpf(settings.m3) for t in moved])
+
+    checks.against_exact_vjp(function, [theta], upstream, [dtheta], 2.0 + 1e-9)

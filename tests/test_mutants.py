@@ -76,6 +76,29 @@ def on_logits(loss: Any, soft: bool = False) -> Case:
     return Case(loss, (z, y), formula)
 
 
+def questions(loss: Any, *b: float) -> Case:
+    """Labels, and a bias or none: some answers are sure, and some are not."""
+    random = np.random.default_rng(9)
+    x, w, y = random.standard_normal((4, 3)), random.standard_normal((3, 3)), np.array([0, 1, 2, 1])
+    x += np.array([[1.0], [0.5], [-0.5], [2.0]]) * w[y]
+    return Case(
+        loss,
+        (x, w, y, *map(np.array, b)),
+        lambda x, w, *b: textbook.link(loss, x, w, y, None, *b),
+        getattr(loss, "gradient", "exact") == "exact",
+    )
+
+
+def pairs(loss: Any, *numbers: float) -> Case:
+    """Three pairs, more and less alike."""
+    random = np.random.default_rng(10)
+    x = random.standard_normal((3, 3))
+    w = x + np.array([[0.5], [1.0], [3.0]]) * random.standard_normal((3, 3))
+    return Case(
+        loss, (x, w, *map(np.array, numbers)), lambda x, w, *numbers: textbook.link(loss, x, w, np.arange(3), *numbers)
+    )
+
+
 def triplet(loss: Any) -> Case:
     points = tuple(np.random.default_rng(7).standard_normal((3, 3, 2)))
     return Case(loss, points, lambda *points: textbook.triplet(loss, *points))
@@ -145,6 +168,16 @@ CASES = {
         refloss.CrossEntropy(logit_scale=0.7, softcap=2.0, z_loss=0.25, reduction="sum"), soft=True
     ),
     "SoftmaxLoss, every option": head(refloss.SoftmaxLoss(logit_scale=0.7, softcap=2.0, z_loss=0.25)),
+    "SphereFace2": questions(refloss.SphereFace2(s=8.0), 1.5),
+    "SphereFace2, no bias": questions(refloss.SphereFace2(s=8.0, t=5, alpha=0.3, weight=1.0, reduction="sum")),
+    "SphereFace2, detached": questions(refloss.SphereFace2(s=8.0, gradient="detached"), -2.0),
+    "UniFace": questions(refloss.UniFace(s=8.0, l=0.5), 2.0),
+    "UniFace, no bias": questions(refloss.UniFace(s=8.0, m=0.1, l=2.0, reduction="sum")),
+    "UniFace, some at the bound": questions(refloss.UniFace(s=8.0, l=0.5), 5.0),
+    "SigLIP": pairs(refloss.SigLIP(), 5.0, -3.0),
+    "SigLIP, summed": pairs(refloss.SigLIP(reduction="sum"), 8.0, 1.0),
+    "InfoNCE": pairs(refloss.InfoNCE(), 5.0),
+    "InfoNCE, one way": pairs(refloss.InfoNCE(ways=1, reduction="sum"), 5.0),
     "Triplet": triplet(refloss.Triplet(m=8.0)),
     "Triplet, plain distance": triplet(refloss.Triplet(m=8.0, squared=False)),
     "KLDivergence": divergence(refloss.KLDivergence()),
@@ -167,6 +200,7 @@ def wrong_gradients(case: Case, kinds: dict[str, mutants.Mutant]) -> dict[str, d
     others = mutants.settings_mutants(case.loss, len(case.inputs[0])) | mutants.loss_mutants(
         case.loss, "m" in gradients
     )
+    others |= mutants.link_mutants(case.loss, case.inputs)
     if goes_through_angles(case):
         others |= mutants.angle_path_left_out(case.loss)
     for title, other in others.items():
@@ -211,6 +245,10 @@ def test_the_cases_have_hard_classes_and_lengths_that_count():
             trace = case.loss.trace(*case.inputs)
             assert (trace["negatives"].output != trace["cosine"].output).any(), name
             assert (trace["negatives"].output == trace["cosine"].output).any(), name
+        if "at the bound" in name:
+            held = np.abs(case.loss.trace(*case.inputs)["bias"].output) == case.loss.s
+            assert held.any(), name
+            assert not held.all(), name
         if isinstance(case.loss, refloss.CircleLoss):
             weighted = case.loss.trace(*case.inputs)["negatives"].output != 0.0
             assert weighted.any(), name
@@ -223,6 +261,11 @@ def test_every_mutant_of_a_loss_is_tried():
         "detached margin", "half detached", "regularizer without its gradient", "quality attached", "sign of v", "2t",
         "weight constant", "half detached, the target", "other classes detached", "1/m left out", "penalty detached",
         "penalty of the k-th class with the wrong sign",
+    }  # fmt: skip
+    tried = {title for case in CASES.values() for title in mutants.link_mutants(case.loss, case.inputs)}
+    assert tried == {
+        "sign of the target forgotten", "weights exchanged", "db without the target", "dt with b", "b not in dt",
+        "dg/dc := 1", "bias with the wrong sign", "ways without 1/2", "one way alone", "the other way",
     }  # fmt: skip
     through = {name for name, case in CASES.items() if goes_through_angles(case)}
     assert {"SphereFaceR, version 2, next to a class and opposite", "SphereFaceR, detached", "InterTopK"} <= through
@@ -261,7 +304,8 @@ def test_against_differences_rejects_every_mutant(case):
 def test_against_complex_step_rejects_every_mutant(case):
     arrays = case.inputs if {"anchor", "target"} & set(case.result[1]) else (case.inputs[0],)
     if "w" in case.result[1]:
-        arrays = (*case.inputs[:2], *case.inputs[3:])
+        labelled = not isinstance(case.loss, refloss.SigLIP | refloss.InfoNCE)
+        arrays = (*case.inputs[:2], *case.inputs[2 + labelled :])
     scale = checks.scale_of(case.loss, *case.inputs) if "w" in case.result[1] else float(np.abs(case.inputs[0]).max())
 
     def check(gradients):

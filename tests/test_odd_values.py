@@ -23,10 +23,14 @@ Z, Y = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]]), np.array([0, 1])
 X, W, B = np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3)
 LOGITS, LINEAR, MARGIN, TRIPLET = refloss.CrossEntropy(), refloss.SoftmaxLoss(), refloss.ArcFace(), refloss.Triplet()
 BY_LENGTH, HARD = refloss.AdaFace(), refloss.CurricularFace()
+QUESTIONS, PAIRS, WAYS = refloss.SphereFace2(), refloss.SigLIP(), refloss.InfoNCE()
 INPUTS = {
     LOGITS: {"z": Z, "y": Y},
     LINEAR: {"x": X, "w": W, "y": Y, "b": B},
     MARGIN: {"x": X, "w": W, "y": Y, "m": np.array([0.5, -0.25])},
+    QUESTIONS: {"x": X, "w": W, "y": Y, "b": np.array(0.5)},
+    PAIRS: {"x": X, "w": X[::-1].copy(), "t": np.array(10.0), "b": np.array(-10.0)},
+    WAYS: {"x": X, "w": X[::-1].copy(), "s": np.array(20.0)},
     TRIPLET: {"anchor": X, "positive": X, "negative": X + 1.0},
 }
 CLASSES = {getattr(refloss, name) for name in refloss.__all__ if name[0].isupper()} - {refloss.AccuracyWarning}
@@ -35,6 +39,8 @@ CHECK = ("framework", "dtype", "device", "shapes", "groups", "standard", "accumu
 CHECK += ("soft", "bias", "overwrites", "xfail", "seed", "cases", "track", "fn", "loss")
 BOUND = ("engine", "dtype", "upstream", "upstream_lse")
 INTEGERS = {"a huge integer", "a large integer", "a negative integer"}
+NUMBER = {"a large integer", "a negative integer"}
+METHODS = ("()", ".value_and_grad", ".trace")
 NUMBERS = {"True", "an array", "NaN", "infinity", "an empty list"}
 
 
@@ -157,6 +163,8 @@ TAKEN: dict[str, set[str]] = {
     "ignore_index": {"None"},
     "s": {"None", "a large integer"},
     "annealing": {"a large integer"},
+    "weight": {"a large integer"},
+    "l": {"a large integer"},
     "Triplet.m": {"a large integer"},
     "b": {"None"},
     "dtype": {"None", "bytes"},  # NumPy takes names as bytes
@@ -189,7 +197,10 @@ TAKEN: dict[str, set[str]] = {
     "result": NUMBERS - {"True"},
     "theta": {"an empty list"},
     "length": {"an empty list"},
-    **{f"ArcFace{method}.m": {"None"} for method in ("()", ".value_and_grad", ".trace")},
+    **{f"SphereFace2{method}.b": {"None", *NUMBER} for method in METHODS},
+    **{f"SigLIP{method}.{name}": NUMBER for method in METHODS for name in ("t", "b")},
+    **{f"InfoNCE{method}.s": NUMBER for method in METHODS},
+    **{f"ArcFace{method}.m": {"None"} for method in METHODS},
     **{name: {"an array"} for name in ("z", "x", "w", "y", "anchor", "positive", "negative")},
 }
 """Odd values that options take."""

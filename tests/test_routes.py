@@ -203,6 +203,65 @@ def test_the_ways_of_the_papers_code(torch, theirs, loss):
         assert any(np.abs(wrong[name] - truth[name]).max() > 1e-9 * np.abs(truth[name]).max() for name in truth), title
 
 
+LINKS: list[tuple[Any, Any, dict[str, float]]] = [
+    (published.sphereface2, refloss.SphereFace2(gradient="detached"), {"b": -3.0}),
+    (published.sphereface2, refloss.SphereFace2(gradient="detached", s=30.0, t=5, alpha=0.6, weight=1.0), {"b": 10.0}),
+    (published.uniface, refloss.UniFace(), {"b": 10.0}),
+    (published.uniface, refloss.UniFace(m=0.2, s=16.0, l=0.5), {"b": 8.0}),
+    (published.siglip, refloss.SigLIP(), {"t": 10.0, "b": -10.0}),
+    (published.siglip, refloss.SigLIP(), {"t": 60.0, "b": 4.0}),
+    (published.clip, refloss.InfoNCE(), {"s": 14.285714285714286}),
+    (published.clip, refloss.CLIP(), {"s": 100.0}),
+]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "loss", "numbers"),
+    LINKS,
+    ids=[f"{theirs.__name__}, {loss}, {numbers}" for theirs, loss, numbers in LINKS],
+)
+def test_the_ways_of_the_papers_code_without_one_cross_entropy(torch, theirs, loss, numbers):
+    """1e-13 of the largest entry, as above; of b, t and s of the terms that add up to them.
+
+    What official code does otherwise. SphereFace2 (opensphere): b starts from α, r, m, t and the number of classes.
+    UniFace: vectors shorter than 1e-5 are divided by that, and b starts at log(10 C); log(1 + e^z) overflows where the
+    clip is beyond 709, and has lost its digits below e^-37. SigLIP (big_vision): t is e to what is trained; open_clip
+    also has softplus(z) - z for the pairs, which is 0 for those it is sure of. CLIP (open_clip): over several devices
+    the gradients depend on which of them gathers.
+    """
+    random = np.random.default_rng(73)
+    x, w, y = random.standard_normal((12, 5)), random.standard_normal((7, 5)), random.integers(0, 7, 12)
+    x += np.linspace(-1.0, 2.0, 12)[:, None] * w[y]
+    labelled = isinstance(loss, refloss.SphereFace2 | refloss.UniFace)
+    if not labelled:
+        w, y = w[y] + 0.3 * random.standard_normal((12, 5)), np.arange(12)
+    theta = exact.angle(x, w[y]).astype(float)
+    assert 0.2 < theta.min() <= theta.max() < math.pi - 0.2
+    more = (torch.from_numpy(y),) if labelled else ()
+    value, gradients = torch_gradients(
+        torch,
+        lambda x, w, **given: theirs(torch, loss, x, w, *more, *given.values()),
+        UPSTREAM,
+        x=x,
+        w=w,
+        **{name: np.array(number) for name, number in numbers.items()},
+    )
+    inputs = (x, w, *((y,) if labelled else ()), *numbers.values())
+    expected, truth = checks.value_and_gradients(loss, *inputs, upstream=UPSTREAM)
+    terms = exact.absolute_terms(loss, *inputs, upstream=UPSTREAM)
+    sizes = {name: np.abs(gradient).max() if gradient.ndim else terms[name] for name, gradient in truth.items()}
+    assert abs(value - expected) <= 1e-13 * expected
+    for name, gradient in truth.items():
+        assert np.abs(gradients[name] - gradient).max() <= 1e-13 * sizes[name], name
+    wrong = {
+        title: checks.value_and_gradients(other, *inputs, upstream=UPSTREAM)[1]
+        for title, other in mutants.link_mutants(loss, inputs).items()
+    }
+    assert wrong
+    for title, other in wrong.items():
+        assert any(np.abs(other[name] - truth[name]).max() > 1e-9 * sizes[name] for name in truth), title
+
+
 def test_the_inputs_reach_both_sides_of_every_boundary():
     for loss in HEADS.values():
         if getattr(loss, "boundary", "none") == "none" and getattr(loss, "version", 2) == 2:

@@ -183,6 +183,119 @@ def test_losses_contain_others_in_hard_cases(case):
         same(refloss.MagFace(l_m=loss.m, u_m=loss.m, regularizer=0.0, **common), easy, inputs)
 
 
+PAIR_ENGINES = ["chain", "dd", "certified"]
+
+
+def of_pairs(seed=5, n=6, d=4):
+    """Pairs from nearly parallel to opposite, two embeddings of them alike."""
+    random = np.random.default_rng(seed)
+    x, w = random.standard_normal((2, n, d))
+    x += np.linspace(-3.0, 3.0, n)[:, None] * w
+    x[1], x[2] = x[0], w[2] * 1.5
+    return x, w
+
+
+@pytest.mark.parametrize("engine", PAIR_ENGINES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("s", [0.5, 20.0])
+def test_one_way_of_infonce_is_normface(s, reduction, engine):
+    """With labels 0 to N - 1: the bits of the value and of both gradients."""
+    x, w = of_pairs()
+    same(
+        refloss.InfoNCE(ways=1, reduction=reduction),
+        refloss.NormFace(s=s, reduction=reduction),
+        (x, w, s),
+        engine,
+        others=(x, w, np.arange(len(x))),
+    )
+
+
+@pytest.mark.parametrize("engine", PAIR_ENGINES)
+@pytest.mark.parametrize("loss", [refloss.CLIP(), refloss.CLIP(reduction="none")], ids=repr)
+def test_clip_the_other_way_round_exchanges_its_gradients(loss, engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    x, w = of_pairs()
+    value, gradients = checks.value_and_gradients(loss, x, w, 20.0, engine=engine)
+    other, turned = checks.value_and_gradients(loss, w, x, 20.0, engine=engine)
+    np.testing.assert_array_equal(value, other)
+    for name, of_turned in (("x", "w"), ("w", "x"), ("s", "s")):
+        np.testing.assert_array_equal(gradients[name], turned[of_turned], err_msg=name)
+
+
+@pytest.mark.parametrize("engine", ["chain", "dd"])
+def test_siglip_the_other_way_round_exchanges_its_gradients(engine):
+    """Rows are added up in place of columns: twice the contract, and not the same bits."""
+    loss, (x, w), numbers = refloss.SigLIP(), of_pairs(), (10.0, -3.0)
+    value, gradients = checks.value_and_gradients(loss, x, w, *numbers, engine=engine)
+    other, turned = checks.value_and_gradients(loss, w, x, *numbers, engine=engine)
+    of_value, of_gradients = refloss.error_bound(loss, x, w, *numbers, engine=engine)
+    assert abs(value - other) <= 2.0 * of_value
+    for name, of_turned in (("x", "w"), ("w", "x"), ("t", "t"), ("b", "b")):
+        assert (np.abs(gradients[name] - turned[of_turned]) <= 2.0 * getattr(of_gradients, name)).all(), name
+
+
+@pytest.mark.parametrize("engine", PAIR_ENGINES)
+def test_an_exponent_of_1_has_no_slope_to_detach(engine):
+    x, w, y = ordinary()
+    for b in ((), (1.5,)):
+        exact_one, detached = (refloss.SphereFace2(t=1, gradient=gradient) for gradient in ("exact", "detached"))
+        same(exact_one, detached, (x, w, y, *b), engine, others=(x, w, y, *b))
+
+
+@pytest.mark.parametrize("engine", PAIR_ENGINES)
+def test_a_detached_gradient_of_questions_leaves_the_value_as_it_is(engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    inputs = (*ordinary(), 1.5)
+    for loss in strategies.QUESTIONS:
+        detached = replace(loss, gradient="detached")
+        np.testing.assert_array_equal(detached(*inputs, engine=engine), loss(*inputs, engine=engine))
+        if isinstance(loss, refloss.UniFace):
+            same(detached, loss, inputs, engine, others=inputs)
+
+
+@pytest.mark.parametrize("engine", PAIR_ENGINES)
+@pytest.mark.parametrize("s", [1.0, 40.0])
+def test_siglip_without_a_bias_is_uniface_without_a_margin(s, engine):
+    """With l = 1 and b = 0 no logit is beyond the bound."""
+    if engine == "certified":
+        pytest.importorskip("flint")
+    x, w = of_pairs()
+    value, gradients = checks.value_and_gradients(refloss.SigLIP(), x, w, s, 0.0, engine=engine)
+    other, of_labels = checks.value_and_gradients(refloss.UniFace(m=0.0, s=s), x, w, np.arange(6), 0.0, engine=engine)
+    np.testing.assert_array_equal(value, other)
+    for name in ("x", "w"):
+        np.testing.assert_array_equal(gradients[name], of_labels[name])
+    np.testing.assert_array_equal(gradients["b"], -of_labels["b"])
+
+
+@pytest.mark.parametrize("engine", PAIR_ENGINES)
+def test_one_pair_of_siglip_is_one_softplus(engine):
+    """cos θ = 3/5: z = 10 · 3/5 - 10 = -4."""
+    if engine == "certified":
+        pytest.importorskip("flint")
+    loss, inputs = refloss.SigLIP(), ([[3.0, 4.0]], [[2.0, 0.0]], 10.0, -10.0)
+    value, gradient = loss.value_and_grad(*inputs, engine=engine)
+    sigma = 1.0 / (1.0 + math.exp(-4.0))
+    assert value == pytest.approx(math.log1p(math.exp(-4.0)) + 4.0, rel=1e-15)
+    assert gradient.b == pytest.approx(-sigma, rel=1e-15)
+    assert gradient.t == pytest.approx(-0.6 * sigma, rel=1e-15)
+    np.testing.assert_allclose(
+        gradient.x, [[-sigma * 10.0 * 0.8 * 0.8 / 5.0, sigma * 10.0 * 0.8 * 0.6 / 5.0]], rtol=1e-14
+    )
+
+
+@pytest.mark.parametrize("engine", PAIR_ENGINES)
+def test_one_pair_of_infonce_has_no_loss(engine):
+    if engine == "certified":
+        pytest.importorskip("flint")
+    for ways in (1, 2):
+        value, gradient = refloss.InfoNCE(ways=ways).value_and_grad([[3.0, 4.0]], [[2.0, 0.0]], 10.0, engine=engine)
+        assert value == 0.0
+        assert not any(np.any(part) for part in gradient)
+
+
 def test_the_regularizer_is_a_term_of_its_own():
     """No class weight counts for it, and no smoothing; the mean divides it by the samples that count."""
     x, w, y = ordinary()

@@ -190,10 +190,10 @@ def differences(loss: Any, *inputs: Any) -> dict[str, tuple[np.ndarray, np.ndarr
     stiffness = max(1.0, scale_of(loss, *inputs)) if type(loss).__name__ not in ("CrossEntropy", "Triplet") else 1.0
     out = {}
     for place, (name, gradient) in enumerate(as_dict(gradients).items()):
-        place = {"b": 3, "m": 3}.get(name, place)  # noqa: PLW2901 (y stands before them)
+        place = {"b": 3, "m": 3}.get(name, place)  # noqa: PLW2901 (y, or t, stands before them)
         out[name] = slopes, tolerances = np.empty(gradient.shape), np.empty(gradient.shape)
         for index in np.ndindex(gradient.shape):
-            row = np.asarray(inputs[place])[index[0]]
+            row = np.asarray(inputs[place])[index[:1]]
             h = 2.0**-17 / stiffness * max(float(np.linalg.norm(row)), 1e-3)
             near, far = (_slope(loss, inputs, place, index, step) for step in (h, 2.0 * h))
             slopes[index], tolerances[index] = near, 2.0 * (abs(far - near) / 3.0 + rounding / h) + 1e-300
@@ -230,7 +230,7 @@ def against_complex_step(textbook: Any, *inputs: Any, gradients: Any, scale: flo
 def as_dict(gradients: Any) -> dict[str, np.ndarray]:
     """Gradients by name, from the named tuple or a dict; a bias that was not there is left out."""
     named = gradients if isinstance(gradients, dict) else gradients._asdict()
-    return {name: array for name, array in named.items() if array is not None}
+    return {name: np.asarray(array) for name, array in named.items() if array is not None}
 
 
 def value_and_gradients(loss: Any, *inputs: Any, **options: Any) -> tuple[Any, dict[str, Any]]:

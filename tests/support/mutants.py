@@ -17,7 +17,8 @@ from unittest import mock
 import numpy as np
 
 import refloss
-from refloss.stages import class_angles, margin, negatives
+from refloss.error_free import where
+from refloss.stages import bias, binary_cross_entropy, class_angles, margin, negatives
 
 Gradients = dict[str, np.ndarray]
 Mutant = Callable[[Gradients], Gradients]
@@ -201,7 +202,7 @@ def loss_mutants(loss: Any, given: bool = False) -> dict[str, Any]:
     """
     by_title: dict[str, Any] = {}
     by_length = isinstance(loss, refloss.AdaFace | refloss.MagFace)
-    if getattr(loss, "gradient", None) == "exact":
+    if getattr(loss, "gradient", None) == "exact" and hasattr(loss, "target_slope"):
         detached, length = replace(loss, gradient="detached"), (2.0,) if by_length else ()
         if abs(detached.target_slope(1.0, *length) - loss.target_slope(1.0, *length)) >= 1e-3:
             if not isinstance(loss, refloss.CircleLoss):
@@ -219,6 +220,65 @@ def loss_mutants(loss: Any, given: bool = False) -> dict[str, Any]:
         by_title |= _circle_mutants(loss)
     if isinstance(loss, refloss.SphereFaceR | refloss.InterTopK) and loss.spec.class_angles:
         by_title |= _angle_mutants(loss)
+    return by_title
+
+
+class Reckoned(NamedTuple):
+    """A loss whose gradients are changed, by name, after the fact."""
+
+    loss: Any
+    change: Mutant
+
+    def value_and_grad(self, *inputs: Any, **options: Any) -> Any:
+        value, gradients = self.loss.value_and_grad(*inputs, **options | {"engine": "chain"})
+        return value, self.change(gradients._asdict())
+
+
+def link_mutants(loss: Any, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    """Losses on scaled cosines that do not end in one cross entropy, with what their gradients may be wrong by."""
+    if isinstance(loss, refloss.InfoNCE):
+        if loss.ways == 1:
+            return {"the other way": Reckoned(loss, lambda g: g | {"x": g["w"], "w": g["x"]})}
+        twice = Reckoned(loss, lambda g: {name: 2.0 * array for name, array in g.items()})
+        return {"ways without 1/2": twice, "one way alone": replace(loss, ways=1)}
+    if not isinstance(loss, refloss.SphereFace2 | refloss.UniFace | refloss.SigLIP):
+        return {}
+    forward, backward = binary_cross_entropy.forward, bias.backward
+
+    def target_of(z: Any, y: Any) -> Any:
+        return np.arange(z.shape[1]) == y[:, None]
+
+    def without_sign(z: Any, y: Any, settings: Any) -> Any:
+        losses, saved = forward(z, y, settings)
+        return losses, saved._replace(slope=where(target_of(z, y), -saved.slope, saved.slope))
+
+    def exchanged(z: Any, y: Any, settings: Any) -> Any:
+        return forward(z, y, settings._replace(positive=settings.negative, negative=settings.positive))
+
+    pairs = isinstance(loss, refloss.SigLIP)
+    y = np.arange(len(inputs[0])) if pairs else np.asarray(inputs[2])
+    y = y if pairs else y[y != loss.ignore_index]
+
+    def without_target(upstream: Any, saved: Any) -> Any:
+        dz, _ = backward(upstream, saved)
+        return dz, backward(where(target_of(dz, y), 0.0, dz), saved)[1]
+
+    by_title: dict[str, Any] = {
+        "sign of the target forgotten": Altered(loss, binary_cross_entropy, "forward", without_sign)
+    }
+    link = loss.spec.link
+    if link.positive != link.negative:
+        by_title["weights exchanged"] = Altered(loss, binary_cross_entropy, "forward", exchanged)
+    if len(inputs) == 4:
+        by_title["db without the target"] = Altered(loss, bias, "backward", without_target)
+    if pairs:
+        _, _, t, b = inputs
+        by_title["dt with b"] = Reckoned(loss, lambda g: g | {"t": g["t"] + g["b"] * b / t})
+        by_title["b not in dt"] = Reckoned(loss, lambda g: g | {"t": loss.value_and_grad(*inputs[:3], 0.0)[1].t})
+    if isinstance(loss, refloss.SphereFace2) and loss.gradient == "exact" and loss.t > 1:
+        by_title["dg/dc := 1"] = replace(loss, gradient="detached")
+    if isinstance(loss, refloss.UniFace) and len(inputs) == 4:
+        by_title["bias with the wrong sign"] = Reckoned(loss, lambda g: g | {"b": -g["b"]})
     return by_title
 
 
@@ -260,6 +320,8 @@ def everywhere(mutants: dict[str, Mutant], gradients: Gradients) -> dict[str, Gr
     for first in gradients:
         turned = {first: gradients[first]} | gradients
         for title, mutant in mutants.items():
+            if title == "swapped index" and gradients[first].size == 1:
+                continue
             changed = mutant(turned)
             by_title[f"{title}, {first} first"] = {name: changed[name] for name in gradients}
     return by_title

@@ -117,3 +117,38 @@ def inter_top_k(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any) -> Any:
     nearest = torch.zeros_like(cos).scatter(1, top, 1.0)
     z = target * with_margin + nearest * nearer + (1.0 - target - nearest) * cos
     return torch.nn.functional.cross_entropy(loss.s * z, y)
+
+
+def sphereface2(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, b: Any) -> Any:
+    """Wen et al. 2022: what g adds to the cosine is without a gradient; torch's mean over N·C, times C."""
+    cos, target = cosines(torch, x, w), torch.nn.functional.one_hot(y, len(w)).bool()
+    with torch.no_grad():
+        g = 2.0 * ((cos + 1.0) / 2.0).pow(loss.t) - 1.0
+        apart = torch.where(target, g - loss.m, g + loss.m) - cos
+    z = loss.s * (cos + apart) + b
+    one_hot = target.to(z.dtype)
+    weight = loss.alpha * one_hot + (1.0 - loss.alpha) * (1.0 - one_hot)
+    mean = torch.nn.functional.binary_cross_entropy_with_logits(z, one_hot, weight=weight)
+    return loss.weight / loss.s * len(w) * mean
+
+
+def uniface(torch: ModuleType, loss: Any, x: Any, w: Any, y: Any, b: Any) -> Any:
+    """Zhou et al. 2023, the unified cross-entropy loss: log(1 + e^z) of logits that are clipped to ±s."""
+    cos, target = cosines(torch, x, w), torch.nn.functional.one_hot(y, len(w)).bool()
+    own, other = (torch.clamp(loss.s * (cos - m) - b, -loss.s, loss.s) for m in (loss.m, 0.0))
+    of_own, of_other = torch.log(1.0 + torch.exp(-own)), torch.log(1.0 + torch.exp(other)) * loss.l
+    return torch.where(target, of_own, of_other).sum(dim=1).mean()
+
+
+def siglip(torch: ModuleType, loss: Any, x: Any, w: Any, t: Any, b: Any) -> Any:
+    """Zhai et al. 2023: log σ of logits with the sign of each answer."""
+    z = cosines(torch, x, w) * t + b
+    signs = 2.0 * torch.eye(len(x), dtype=z.dtype) - 1.0
+    return -torch.nn.functional.logsigmoid(signs * z).sum(dim=-1).mean()
+
+
+def clip(torch: ModuleType, loss: Any, x: Any, w: Any, s: Any) -> Any:
+    """Radford et al. 2021, as open_clip has it: two cross entropies with the same labels, halved."""
+    own = torch.arange(len(x))
+    z, turned = s * torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(w).T, s * cosines(torch, w, x)
+    return (torch.nn.functional.cross_entropy(z, own) + torch.nn.functional.cross_entropy(turned, own)) / 2.0

@@ -418,6 +418,41 @@ def curve_cases(draw: Draw, settings: bool = True, ignored: bool = True) -> tupl
     return loss, (x, w, y)
 
 
+QUESTIONS = [
+    *(refloss.SphereFace2(m=m, t=t, s=s) for m, t, s in ((0.4, 3, 40.0), (0.0, 1, 1.0), (2.0, 5, 8.0))),
+    refloss.SphereFace2(t=2, s=30.0, alpha=0.25, weight=1.0),
+    refloss.UniFace(),
+    refloss.UniFace(m=0.0, s=8.0, l=0.5),
+    refloss.UniFace(m=1.0, s=1.0, l=3.0),
+    refloss.UniFace(m=2.0, s=0.01, l=0.0),
+]
+"""Losses on labels whose classes are questions of their own."""
+PAIRS = [refloss.SigLIP(), refloss.InfoNCE(), refloss.InfoNCE(ways=1)]
+
+
+@st.composite
+def link_cases(draw: Draw, among: Sequence[Any] = (*QUESTIONS, *PAIRS), ignored: bool = True) -> tuple[Any, Any]:
+    """A loss on scaled cosines that does not end in one cross entropy, and inputs for it.
+
+    (loss, (x, w, y)) or (loss, (x, w, y, b)) with a b that puts a logit onto a bound, or beside it; of pairs, each of
+    an embedding and the class it was placed for, (loss, (x, w, t, b)) or (loss, (x, w, s)).
+    """
+    loss = replace(draw(st.sampled_from(list(among))), reduction=draw(st.sampled_from(("mean", "sum", "none"))))
+    of_labels = hasattr(loss, "ignore_index")
+    x, w, y = draw(heads(refloss.NormFace(), ignored=ignored and of_labels, lengths=False))
+    b = draw(st.sampled_from((0.0, 1.5, -10.0, 3.3, 40.0)))
+    if not of_labels:
+        scale = draw(st.sampled_from((10.0, 1.0, 0.01, 100.0)))
+        return loss, (x, w[y], scale, *((b,) if isinstance(loss, refloss.SigLIP) else ()))
+    loss = replace(loss, gradient=draw(st.sampled_from(("exact", "exact", "detached"))))
+    if draw(st.booleans()):
+        return loss, (x, w, y)
+    if draw(st.booleans()) and y[0] != IGNORED:
+        cos = float(x[0] @ w[y[0]] / np.linalg.norm(x[0]) / np.linalg.norm(w[y[0]]))
+        b = loss.s * (cos - loss.m + draw(st.sampled_from((1.0, -1.0)))) + draw(st.sampled_from(BESIDE))
+    return loss, (x, w, y, b)
+
+
 @st.composite
 def linear_cases(draw: Draw, lengths: bool = True) -> tuple[Any, Any]:
     """The softmax loss and inputs for it, with and without a bias: (loss, (x, w, y)) or (loss, (x, w, y, b))."""

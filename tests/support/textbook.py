@@ -277,6 +277,30 @@ def head(loss, x, w, y, more=None):
     return value
 
 
+def link(loss, x, w, y, scale=None, b=0.0):
+    """A loss on scaled cosines that does not end in one cross entropy; of pairs y are their own places."""
+    x_norm, w_norm = (np.sqrt((v * v).sum(axis=1, keepdims=True)) for v in (x, w))
+    cos, own = (x @ w.T) / (x_norm * w_norm.T), np.arange(len(w)) == y[:, None]
+    mean = (lambda rows: rows.sum() / len(y)) if loss.reduction == "mean" else (lambda rows: rows.sum())
+    if isinstance(loss, refloss.InfoNCE):
+        z = scale * cos
+        ways = [z - np.log(np.exp(z).sum(axis=axis, keepdims=True)) for axis in (1, 0)][: loss.ways]
+        return mean(-sum(log_p[own] for log_p in ways) / loss.ways)
+    weights = 1.0, 1.0
+    if isinstance(loss, refloss.SphereFace2):
+        g = 2 * ((1 + cos) / 2) ** loss.t - 1
+        g = cos + (g - cos).real if loss.gradient == "detached" else g
+        z = loss.s * (g + np.where(own, -loss.m, loss.m)) + b
+        weights = loss.alpha * loss.weight / loss.s, (1.0 - loss.alpha) * loss.weight / loss.s
+    elif isinstance(loss, refloss.UniFace):
+        z = loss.s * (cos - np.where(own, loss.m, 0.0)) - b
+        z = np.where(np.abs(z.real) > loss.s, np.sign(z.real) * loss.s, z)
+        weights = 1.0, loss.l
+    else:
+        z = scale * cos + b
+    return mean(np.where(own, weights[0] * np.log(1 + np.exp(-z)), weights[1] * np.log(1 + np.exp(z))).sum(axis=1))
+
+
 def triplet(loss, a, p, n):
     near, far = ((a - p) ** 2).sum(axis=1), ((a - n) ** 2).sum(axis=1)
     if not loss.squared:

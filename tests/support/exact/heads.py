@@ -88,5 +88,9 @@ class Head:
         size = self.samples[n].norm() * max(w.norm() for w in self.rows)
         return self.cap.size(size + (0 if self.bias is None else max(abs(b) for b in self.bias)))
 
+    def shallow(self, n: int) -> list[int]:
+        """Decimal places by which each logit may change less than a step; none are added for cross entropy."""
+        return [0] * self.shape[1]
+
     def row(self, n: int, weights: Weights | None = None) -> Row:
         return Row(self.logits(n), self.batch.targets[n] or {}, weights, self.cap)

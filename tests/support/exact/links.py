@@ -12,7 +12,7 @@ from mpmath import mp, mpf
 
 from support.exact.cross_entropies import Row
 from support.exact.heads import Head, name_of
-from support.exact.numbers import Reals, exact
+from support.exact.numbers import Reals, exact, places, sine_of
 from support.exact.others import signed_square
 
 
@@ -40,6 +40,14 @@ class Linked(Head):
         super().__init__(loss, x, w, y, scale=next(iter(scale.values()), None))
         self.numbers = {name: exact(value)[()] for name, value in scale.items()}
         self.coefficients = self.batch.coefficients(upstream)
+
+    def shallow(self, n: int) -> list[int]:
+        sample, others = self.sample(n), self.others[n]
+        sizes = [
+            others.size(k, sine_of(sample.x, w), sample.angle_to(k, dot), True)
+            for k, (w, dot) in enumerate(zip(sample.classes, sample.dots, strict=True))
+        ]
+        return [places(1 / size) if size else 0 for size in sizes]
 
     def slopes_of(self, name: str, n: int) -> Reals:
         """How much each logit of a row moves with a number."""

@@ -175,6 +175,9 @@ def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted:
         places(1 / slope) if pair.c.boundary in ("circle", "power") else 0
     )  # other classes may have as little, or none
 
+    shallow = head.shallow(n)
+    flat = max(flat, *shallow)
+
     with mp.workdps(digits + tens_x + faint + flat + GUARD):
         row = head.row(n, weights)
         sample, move = head.sample(n), Moved.by(x, tens_x)
@@ -198,7 +201,7 @@ def margin_gradients(head: Head, n: int, weights: Weights, of_term: mpf, wanted:
 
     for k in range(head.shape[1]):
         if k != label:
-            move_classes([k], tens + narrow.get(k, 0), faint)
+            move_classes([k], tens + narrow.get(k, 0), faint + shallow[k])
     move_classes([label], tens_label, faint + places(1 / slope))
 
     if head.given is not None and wanted.masks["m"][n]:

@@ -148,10 +148,11 @@ def psi(
     boundary: str = "none",
     annealing: float = 0,
     eps: float = 0,
+    power: int = 1,
     digits: int = 60,
 ) -> Array:
     """The target's modified cosine: rule(m1 theta + m2) - m3 and its annealing, at every angle given."""
-    c = Curve.of(m1, m2, m3, boundary, annealing, eps=eps)
+    c = Curve.of(m1, m2, m3, boundary, annealing, eps=eps, power=power)
 
     def at(t: mpf) -> mpf:
         with mp.workdps(digits + GUARD):
@@ -169,11 +170,12 @@ def psi_slope(
     boundary: str = "none",
     annealing: float = 0,
     eps: float = 0,
+    power: int = 1,
     by: str = "theta",
     digits: int = 60,
 ) -> Array:
     """The derivative of psi by "theta", "m2" or "m3", by mpmath.diff, of the formula that holds at theta."""
-    c = Curve.of(m1, m2, m3, boundary, annealing, eps=eps)
+    c = Curve.of(m1, m2, m3, boundary, annealing, eps=eps, power=power)
 
     def at(t: mpf) -> mpf:
         with mp.workdps(digits + GUARD):
