@@ -13,9 +13,6 @@ import numpy as np
 from refloss.error_free import Mask, Numbers, Pair, StageResult, rounded_total, where
 from refloss.stages.cosine import CLOSE
 
-TINY = 2.0**-1070
-"""What a pair of subnormal numbers is wrong by, and more."""
-
 
 class Saved(NamedTuple):
     """What backward needs."""
@@ -36,8 +33,7 @@ def forward(z: Pair, b: Pair, bound: float | None, exactly: Callable[[int, int],
     bound
         K, or None for no bound.
     exactly
-        Tells the sign of $|z_{nk} + b| - K$ of a sample and a class, where that is within 2⁻⁴⁹ of K, or a few of the
-        smallest numbers.
+        Tells the sign of $|z_{nk} + b| - K$ of a sample and a class, where that is within 2⁻⁴⁹ of K, or rounded to 0.
 
     Returns
     -------
@@ -51,7 +47,7 @@ def forward(z: Pair, b: Pair, bound: float | None, exactly: Callable[[int, int],
         return shifted, Saved(None)
     beyond = where(shifted.hi < 0.0, -shifted, shifted) - bound
     outside = np.asarray(beyond.hi > 0.0)
-    for n, k in np.argwhere(np.abs(beyond.hi) <= CLOSE * bound + TINY).tolist():
+    for n, k in np.argwhere(np.abs(beyond.hi) <= CLOSE * bound).tolist():
         outside[n, k] = exactly(n, k) > 0
     held = where(outside, np.copysign(bound, shifted.hi), shifted)
     return held, Saved(~outside)

@@ -1,7 +1,8 @@
 r"""Binary cross entropy: every class is a question of its own, answered yes for the target and no for all others.
 
 Symbols: logits z (N, C); labels y (N,); weights v₊ of the target and v₋ of other classes; row losses L_n (N,). Softplus
-and sigmoid come of one exponential, of -|a|: each keeps its own digits however confident an answer is.
+and sigmoid come of one exponential, of -|a|: each keeps its own digits however confident an answer is. Where that may
+underflow it is `Scaled`, and so are the losses, whose sum may overflow though their mean does not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from refloss.error_free import Integers, Numbers, Pair, Scaled, StageResult, Wide, rounded_total, where
 from refloss.stages.cross_entropy import ORDINARY_BITS
 from refloss.stages.quality import pair_of
-from refloss.stages.softmax import LARGEST_UNSCALED, exp_of_gap
+from refloss.stages.softmax import exp_of_gap
 
 
 class Settings(NamedTuple):
@@ -66,10 +67,7 @@ def forward(z: Pair, y: Integers, settings: Settings) -> tuple[StageResult, Save
     a, v = where(target, -z, z), where(target, positive, negative)
     below = a.hi < 0.0
     e = exp_of_gap(where(below, a, -a))
-    linear: Wide = where(below, 0.0, a)
-    if linear.hi.max(initial=0.0) > LARGEST_UNSCALED:  # a sum may overflow, though a mean does not
-        linear = Scaled.of(linear)
-    softplus = linear + (e if isinstance(e, Scaled) else type(z).of(e)).log1p()
+    softplus = where(below, 0.0, a) + (e if isinstance(e, Scaled) else type(z).of(e)).log1p()
     sigma = where(below, e, 1.0) / (1.0 + e)
     return rounded_total(softplus * v), Saved(sigma * where(target, -v, v).rounded())
 
