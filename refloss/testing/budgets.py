@@ -627,7 +627,7 @@ def _sigmoid(loss: Loss, inputs: InputList, a: Arithmetic, upstream: Upstream) -
     b = link.bias_sign * float(scaled.named.get("b", 0.0))
     biased = bias_error(scaled.z, scaled.of_z, b, link.bound, a)
     target = counting.t != 0.0
-    v = np.where(target, link.positive, link.negative)
+    v = np.where(target, float(link.positive), float(link.negative))
     answers = Answers(np.where(target, -biased.z, biased.z), v, target)
     several = target.shape[1] * (1 if loss.reduction == "none" else len(target))
     of_loss, of_g = binary_cross_entropy_error(answers, biased.of_z, several, a)
