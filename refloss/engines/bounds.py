@@ -34,7 +34,6 @@ from refloss.error_free import Array, Numbers, Pair, Scaled, digits, high, plain
 from refloss.formats import format_of
 from refloss.stages import (
     angle,
-    class_angles,
     cosine,
     cross_entropy,
     divergence,
@@ -250,9 +249,7 @@ def _margin(call: _Counted[Margin]) -> ValueAndGradients:
     v, terms, saved_quality = chain.quality_of(spec, call.arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     eta, saved_negatives = chain.hard_negatives(spec, call.arrays, c, saved_margin)
-    saved_class_angles = None
-    if spec.class_angles is not None:
-        eta, saved_class_angles = class_angles.forward(c, call.wide(x), call.wide(w), y, spec.class_angles)
+    eta, saved_class_angles = chain.changed_angles(spec, eta, call.wide(x), call.wide(w), y)
     length = log2_lengths(x)
     log_scale = length if spec.scale is None else np.full(len(y), np.log2(spec.scale))
     scale, exponent = logits.scale_of(spec.scale, unit_x.length, unit_x.exponent)
