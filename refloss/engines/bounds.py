@@ -325,9 +325,7 @@ def _head(call: _Counted[Any], spec: Margin, bounds_of: Callable[[Pair], _Rows])
     v, terms, saved_quality = chain.quality_of(spec, call.arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     eta, saved_negatives = chain.hard_negatives(spec, call.arrays, c, saved_margin)
-    saved_class_angles = None
-    if spec.class_angles is not None:
-        eta, saved_class_angles = class_angles.forward(c, call.wide(x), call.wide(w), y, spec.class_angles)
+    eta, saved_class_angles = chain.changed_angles(spec, eta, call.wide(x), call.wide(w), y)
     length = log2_lengths(x)
     s = spec.scale_in(call.arrays)
     log_scale = length if s is None else np.full(len(y), np.log2(s))

@@ -280,9 +280,7 @@ def _head(spec: Margin, arrays: Arrays) -> _Head:
     v, terms, saved_quality = quality_of(spec, arrays, unit_x)
     psi, saved_margin = margin.forward(theta, spec.margin, v)
     eta, saved_negatives = hard_negatives(spec, arrays, c, saved_margin)
-    saved_class_angles = None
-    if spec.class_angles is not None:
-        eta, saved_class_angles = class_angles.forward(c, x, w, y, spec.class_angles)
+    eta, saved_class_angles = changed_angles(spec, eta, x, w, y)
     s = spec.scale_in(arrays)
     scale, exponent = logits.scale_of(s, unit_x.length, unit_x.exponent)
     z, saved_logits = logits.forward(eta, psi, y, scale, exponent)
@@ -373,6 +371,13 @@ def hard_negatives(spec: Margin, arrays: Arrays, c: Pair, saved: margin.Saved) -
     known = cosine.refined(c, x, w, *negatives.close(c, threshold))
     exactly = negatives.above(x, w, spec.negatives, saved.exactly)
     return negatives.forward(known, threshold, arrays["y"], spec.negatives, exactly)
+
+
+def changed_angles(
+    spec: Margin, c: Pair, x: Array | Pair, w: Array | Pair, y: Integers
+) -> tuple[Pair, class_angles.Saved | None]:
+    """Change the angles of the other classes, for losses that do."""
+    return (c, None) if spec.class_angles is None else class_angles.forward(c, x, w, y, spec.class_angles)
 
 
 def _by_class(rows: Numbers, y: Integers, classes: int) -> StageResult:

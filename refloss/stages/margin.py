@@ -415,14 +415,15 @@ def circle(margin: Settings | Own) -> Curve:
         cos, sin = t.theta.cos, t.theta.sin
         return where(cos.hi > 0.0, sin * sin / (where(cos.hi > 0.0, cos, 0.0) + 1.0), 1.0 - cos)
 
-    weight = 1.0 if margin.gradient == "detached" else 2.0
-    constant = margin.m3 if margin.gradient == "detached" else 0.0
-    return Curve(
-        lambda t: Pair.of(np.zeros(t.cos_phi.shape)) + margin.m3 * Pair.of(margin.m3) - versine(t) * versine(t),
-        lambda t: -(versine(t) * weight + constant) * t.theta.sin,
-        _constant(0.0),
-        _constant(0.0),
-    )
+    def psi(t: Target) -> Pair:
+        away = versine(t)
+        return Pair.of(margin.m3) * margin.m3 - away * away
+
+    def slope(t: Target) -> Pair:
+        away = versine(t)
+        return -(away + (margin.m3 if margin.gradient == "detached" else away)) * t.theta.sin
+
+    return Curve(psi, slope, _constant(0.0), _constant(0.0))
 
 
 def powered(base: Pair, exponent: int) -> Pair:

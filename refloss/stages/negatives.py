@@ -34,7 +34,7 @@ class Saved(NamedTuple):
     hard: Mask
     """Which classes are hard (N, C)."""
     slope: StageResult
-    """dη/dc, 1 where they are not (N, C)."""
+    """dη/dc; where they are not 1, and 0 of "circle" but at the targets (N, C)."""
 
 
 def threshold_of(settings: Settings, of_target: Pair) -> Pair:
@@ -105,16 +105,17 @@ def forward(
     """
     hard = is_hard(c, threshold, y, exactly)
     kind, t = type(c), settings.t
+    easy, its_slope = c, np.ones(c.shape)
     if settings.rule == "curricular":
         raised, slope = c * (c + t), (c * 2.0 + t).rounded()
-    elif settings.rule == "circle":
-        raised, slope = (c - t) * (c + t), (c + (t if settings.gradient == "detached" else c)).rounded()
-        target = np.arange(c.shape[1]) == y[:, None]
-        return where(hard, raised, where(target, c, 0.0)), Saved(hard, where(hard, slope, np.where(target, 1.0, 0.0)))
-    else:
+    elif settings.rule == "reweighted":
         share = kind.of(1.0) + t
         raised, slope = c * share + t, (share + np.zeros(c.shape)).rounded()
-    return where(hard, raised, c), Saved(hard, where(hard, slope, 1.0))
+    else:  # circle
+        raised, slope = (c - t) * (c + t), (c + (t if settings.gradient == "detached" else c)).rounded()
+        target = np.arange(c.shape[1]) == y[:, None]
+        easy, its_slope = where(target, c, 0.0), np.where(target, 1.0, 0.0)
+    return where(hard, raised, easy), Saved(hard, where(hard, slope, its_slope))
 
 
 def raised(c: int, settings: Settings, bits: int) -> int:

@@ -139,29 +139,3 @@ def gradient(f: Callable[[Vector], Any], at: Vector) -> Vector:
         return derivative(lambda t: f([*at[:i], t, *at[i + 1 :]]), at[i])
 
     return [along(i) for i in range(len(at))]
-
-
-def both_gradients(
-    page: str,
-    sample: Callable[[Draw], Any],
-    loss: Callable[[Any], mpf],
-    slopes: Callable[[Any], Vector],
-) -> None:
-    """Register the two steps that pages of losses on all cosines share: dL/dx, and dL/dw of each class.
-
-    A sample has x, w, of which the first is the label's, and s; slopes are what its directions are multiplied by.
-    """
-
-    @step(f"{page}-x", "37401500")
-    def _(draw: Draw) -> tuple:
-        each = sample(draw)
-        return gradient(lambda v: loss(each._replace(x=v)), each.x), of_embedding(each.s, each.x, each.w, slopes(each))
-
-    @step(f"{page}-w", "5cb277a7")
-    def _(draw: Draw) -> tuple:
-        each = sample(draw)
-        numeric = [
-            gradient(lambda v, k=k: loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row)
-            for k, row in enumerate(each.w)
-        ]
-        return numeric, of_classes(each.s, each.x, each.w, slopes(each))

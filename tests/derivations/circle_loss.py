@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, both_gradients, cosines, derivative, step
+from derivations import Below, Draw, Vector, cosines, derivative, gradient, of_classes, of_embedding, step
 
 TRIES = 30  # draws for an inequality
 
@@ -134,7 +134,20 @@ def _slopes(each: Sample) -> Vector:
     return [each.g * (i / mp.fsum(e) - (k == 0)) * factors[k] for k, i in enumerate(e)]
 
 
-both_gradients("circle", _sample, _loss, _slopes)
+@step("circle-x", "37401500")
+def _(draw: Draw) -> tuple:
+    each = _sample(draw)
+    return gradient(lambda v: _loss(each._replace(x=v)), each.x), of_embedding(each.s, each.x, each.w, _slopes(each))
+
+
+@step("circle-w", "5cb277a7")
+def _(draw: Draw) -> tuple:
+    each = _sample(draw)
+    numeric = [
+        gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row)
+        for k, row in enumerate(each.w)
+    ]
+    return numeric, of_classes(each.s, each.x, each.w, _slopes(each))
 
 
 @step("circle-versine", "9bd35d26")

@@ -6,7 +6,20 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, both_gradients, cosines, derivative, dot, step, towards, unit
+from derivations import (
+    Below,
+    Draw,
+    Vector,
+    cosines,
+    derivative,
+    dot,
+    gradient,
+    of_classes,
+    of_embedding,
+    step,
+    towards,
+    unit,
+)
 
 TRIES = 30  # draws for an inequality
 
@@ -94,7 +107,20 @@ def _slopes(each: Sample) -> Vector:
     return [g * factor for g, factor in zip(_in_logits(each), _factors(each), strict=True)]
 
 
-both_gradients("mv", _sample, _loss, _slopes)
+@step("mv-x", "37401500")
+def _(draw: Draw) -> tuple:
+    each = _sample(draw)
+    return gradient(lambda v: _loss(each._replace(x=v)), each.x), of_embedding(each.s, each.x, each.w, _slopes(each))
+
+
+@step("mv-w", "5cb277a7")
+def _(draw: Draw) -> tuple:
+    each = _sample(draw)
+    numeric = [
+        gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row)
+        for k, row in enumerate(each.w)
+    ]
+    return numeric, of_classes(each.s, each.x, each.w, _slopes(each))
 
 
 @step("mv-am", "f1c998f3")
