@@ -285,8 +285,11 @@ def assert_close(
             raise TypeError(f"{name}: expected one of {', '.join(f'grad_{field}' for field in fields)}")
     if value is None and not named:
         raise ValueError("value: expected it or a gradient to compare; got neither")
-    names = inputs_of(loss)
-    arrays = tuple(_as_input(names[i] if i < len(names) else "inputs", entry) for i, entry in enumerate(inputs))
+    names, label = inputs_of(loss), labels_of(loss)
+    arrays = tuple(
+        _as_input(names[i] if i < len(names) else "inputs", entry, is_label=i == label)
+        for i, entry in enumerate(inputs)
+    )
     judge = Judge(loss, dtype, standard, accumulate, matmul, fields, ())
     case = Case("given", "ordinary", (), "", arrays)
     theirs = {name: as_numbers(name, entry, read) for name, entry in named.items()}
@@ -315,10 +318,10 @@ def _check_upstream(loss: Loss, arrays: Inputs, upstream: Any) -> None:
     upstream_gradient(upstream, loss.reduction, call_of(loss, arrays).samples)
 
 
-def _as_input(option: str, entry: Any) -> NDArray[Any]:
-    """Return an input that is not a case of refloss: integer labels, and in float64 all else, any one number too."""
+def _as_input(option: str, entry: Any, *, is_label: bool) -> NDArray[Any]:
+    """Return an input that is not a case of refloss: integer labels, and in float64 all else, a single number too."""
     array = as_numbers(option, entry, as_array)
-    return array.astype(np.int64 if array.dtype.kind in "iu" and array.ndim else np.float64)
+    return array.astype(np.int64 if array.dtype.kind in "iu" and (array.ndim or is_label) else np.float64)
 
 
 def _own_cases(loss: Loss, cases: Any, dtype: str) -> list[Case]:
@@ -336,7 +339,7 @@ def _own(loss: Loss, case: Any, dtype: str) -> Case:
         came = f"{shown(group)} in {case.id!r}"
         raise ValueError(f"cases: expected a group of {', '.join(map(repr, GROUPS))}; got {came}")
     label = labels_of(loss)
-    arrays = [_as_input(f"cases: {case.id!r}", entry) for entry in case.inputs]
+    arrays = [_as_input(f"cases: {case.id!r}", entry, is_label=i == label) for i, entry in enumerate(case.inputs)]
     with np.errstate(all="ignore"):
         exact = [a if i == label else rounded(a, dtype) for i, a in enumerate(arrays)]
     if "truth" in case.accepts:

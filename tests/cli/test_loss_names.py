@@ -38,4 +38,5 @@ def test_other_names_of_a_loss():
     assert {loss.__name__: names for loss, names in public_losses().items() if names} == {
         "ASoftmax": ["SphereFace"],
         "CosFace": ["AMSoftmax"],
+        "InfoNCE": ["CLIP"],
     }
