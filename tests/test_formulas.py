@@ -555,27 +555,24 @@ def _(rng):
     yield tex.Scope(values, RANGES)
 
 
-def _answers(rng):
-    """Logits of both signs, labels, weights of no symmetry."""
-    return rng.normal(size=(N, C)) * 2.0, rng.permutation(C)[:N], binary_cross_entropy.Settings(0.7, 1.9)
+WEIGHTED = binary_cross_entropy.Settings(Fraction(0.7), Fraction(1.9))
 
 
 @_formula("refloss.stages.binary_cross_entropy:forward")
 def _(rng):
-    z, y, settings = _answers(rng)
-    losses, _ = binary_cross_entropy.forward(Pair.of(z), y, settings)
+    z, y = rng.normal(size=(N, C)) * 2.0, rng.permutation(C)[:N]
+    losses, _ = binary_cross_entropy.forward(Pair.of(z), y, WEIGHTED)
     values = {"L": _exact(np.asarray(losses)), "z": _exact(z), "y": _exact(y), r"\operatorname{softplus}": _softplus}
-    yield tex.Scope(values | {"v_+": mpf(settings.positive), "v_-": mpf(settings.negative)}, RANGES)
+    yield tex.Scope(values | {"v_+": mpf(0.7), "v_-": mpf(1.9)}, RANGES)
 
 
 @_formula("refloss.stages.binary_cross_entropy:backward")
 def _(rng):
     """The label is one class more, so that the others are those of the formula."""
     z, g, y = rng.normal(size=(N, C + 1)) * 2.0, rng.normal(size=N), np.full(N, C)
-    settings = binary_cross_entropy.Settings(0.7, 1.9)
-    dz = binary_cross_entropy.backward(g, binary_cross_entropy.forward(Pair.of(z), y, settings)[1])
+    dz = binary_cross_entropy.backward(g, binary_cross_entropy.forward(Pair.of(z), y, WEIGHTED)[1])
     values = {r"\partial L/\partial z": _exact(np.asarray(dz)), "z": _exact(z), "y": _exact(y), "g": _exact(g)}
-    values |= {"v_+": mpf(settings.positive), "v_-": mpf(settings.negative), r"\sigma": lambda a: 1 / (1 + mp.exp(-a))}
+    values |= {"v_+": mpf(0.7), "v_-": mpf(1.9), r"\sigma": lambda a: 1 / (1 + mp.exp(-a))}
     yield tex.Scope(values, OF_LAST)
 
 
