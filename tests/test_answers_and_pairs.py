@@ -15,6 +15,7 @@ from refloss.testing.signatures import fields_of, inputs_of, labels_of, may_have
 pytest.importorskip("torch")
 
 from support.right_codes.link_codes import numpy_links, torch_links
+from support.right_codes.numpy_codes import numpy_linear
 
 pytestmark = pytest.mark.usefixtures("torch")
 SHAPE = [(5, 4, 6)]
@@ -77,6 +78,14 @@ def test_numbers_come_as_arrays_without_axes_and_are_differentiated(framework, r
     assert report.passed, str(report)
     assert [entry.name for entry in report.results[0].quantities] == ["value", "dx", "dw", "dt", "db"]
     assert kinds[0][:2] == (0, 0)
+
+
+@pytest.mark.parametrize("loss", [refloss.UniFace(), refloss.SoftmaxLoss()], ids=repr)
+def test_a_bias_is_no_margin_of_samples(loss):
+    code = numpy_links(loss) if isinstance(loss, refloss.UniFace) else numpy_linear(loss)
+    report = check(code, loss, shapes=SHAPE, groups="ordinary", bias=True)
+    assert report.passed
+    assert report.notes == ()
 
 
 def test_existing_results_are_compared_with_numbers_as_they_come():

@@ -12,7 +12,7 @@ import refloss
 from refloss.cli.loss_names import public_losses
 from refloss.cli.options import AsJson
 from refloss.cli.printing import make_console, make_table, show_json
-from refloss.testing.signatures import fields_of
+from refloss.testing.signatures import fields_of, head_of, margin_head, on_cosines
 
 PSI = {
     "ModifiedSoftmax": "cos(theta)",
@@ -81,15 +81,16 @@ def show_losses() -> None:
 
 def loss_data(loss: type[Any], aliases: Sequence[str]) -> LossData:
     """Return what is listed of a loss."""
-    spec = loss().spec
+    one = loss()
+    head = margin_head(one) if head_of(one) == "margin" or on_cosines(one) else None
     return {
         "name": loss.__name__,
         "aliases": list(aliases),
         "defaults": {field.name: field.default for field in fields(loss)},
         "psi": PSI.get(loss.__name__),
-        "scale": None if spec.head != "margin" else "||x||" if spec.scale is None else "s",
-        "weights": {"margin": "unit", "linear": "given"}.get(spec.head),
-        "gradients": list(fields_of(loss())),
+        "scale": None if head is None else head.scale_input or ("||x||" if head.scale is None else "s"),
+        "weights": "given" if head_of(one) == "linear" else None if head is None else "unit",
+        "gradients": list(fields_of(one)),
     }
 
 

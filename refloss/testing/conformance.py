@@ -42,7 +42,7 @@ from refloss.testing.options import (
     writable_inputs,
 )
 from refloss.testing.report import ENDS, UNDECIDED, Conformance, Report, Result
-from refloss.testing.signatures import Inputs, Loss, as_loss, fields_of, inputs_of, labels_of, own_margin
+from refloss.testing.signatures import Inputs, Loss, as_loss, fields_of, inputs_of, labels_of, own_margin, takes_margins
 
 
 def check(
@@ -132,7 +132,7 @@ def check(
     """
     loss, dtype = as_loss(loss), dtype_name(dtype)
     wanted, writable = wanted_gradients(loss, gradients), writable_inputs(loss, overwrites)
-    optional = (MARGINS.name,) if gradients is True else ()
+    optional = (MARGINS.name,) if gradients is True and takes_margins(loss) else ()
     judge = Judge(loss, dtype, standard, accumulate, matmul, wanted, writable, optional)
     fn, track, seed = as_function("fn", fn), as_function("track", track), as_seed("seed", seed)
     ready(framework, dtype, device)

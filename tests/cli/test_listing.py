@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss.cli.listing import PSI
+from refloss.cli.listing import PSI, loss_data
 from refloss.cli.loss_names import public_losses
 from refloss.error_free import u
+from refloss.testing import cases
+from refloss.testing.signatures import may_have_bias, takes_margins
 from support.command_line import parsed, run
 
 
@@ -83,11 +85,23 @@ def test_psi_is_listed_for_every_margin_loss():
         ("SoftmaxLoss", ["logit_scale=1.0, softcap=None, z_loss=0.0", "-", "-", "given", "x, w, b"]),
         ("ModifiedSoftmax", ["-", "cos(theta)", "||x||", "unit", "x, w"]),
         ("ArcFace", ["s=64.0, m=0.5, boundary='none'", "cos(theta + m)", "s", "unit", "x, w, m"]),
+        ("SphereFace2", ["m=0.4, s=40.0, t=3, alpha=0.7, weight=50.0", "-", "s", "unit", "x, w, b"]),
+        ("UniFace", ["m=0.4, s=64.0, l=1.0", "-", "s", "unit", "x, w, b"]),
+        ("InfoNCE", ["ways=2", "-", "s", "unit", "x, w, s"]),
         ("Triplet", ["m=0.2, squared=True", "-", "-", "-", "anchor,"]),
     ],
 )
 def test_losses_row(name, cells):
     assert ROWS[name] == cells
+
+
+@pytest.mark.parametrize("loss", public_losses(), ids=lambda loss: loss.__name__)
+def test_gradients_in_the_list_are_those_that_a_loss_returns(loss):
+    others = {"bias": may_have_bias(loss()), "margins": takes_margins(loss())}
+    with_all = max(cases(loss, shapes=(3, 4, 5), **others), key=lambda case: len(case.inputs))
+    _, gradient = loss().value_and_grad(*with_all.inputs)
+    assert loss_data(loss, ())["gradients"] == list(gradient._fields)
+    assert all(part is not None for part in gradient)
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -112,4 +126,4 @@ def test_losses_print_json():
         "gradients": ["x", "w"],
     }
     assert listed["Triplet"]["psi"] is listed["Triplet"]["scale"] is listed["Triplet"]["weights"] is None
-    assert listed["CosFace"]["scale"] == "s"
+    assert [listed[name]["scale"] for name in ("CosFace", "SigLIP", "InfoNCE")] == ["s", "t", "s"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,11 +59,60 @@ def torch_curve(loss: Any, cos: Any, target: Any) -> Any:
     return torch.where(target, cos - loss.m, cos) if isinstance(loss, refloss.UniFace) else cos
 
 
-def torch_links(loss: Any, form: str = "logsigmoid", upcast: bool = False) -> Callable[..., Any]:
-    """The loss by autograd."""
+def torch_unit(rows: Any) -> Any:
+    """Rows of length 1."""
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def torch_weighted(loss: Any, answers: Any, target: Any) -> Any:
+    """Answers with their weights."""
     import torch
 
-    f = torch.nn.functional
+    positive, negative = weights_of(loss)
+    return torch.where(target, positive * answers, negative * answers)
+
+
+def torch_reduced(loss: Any, rows: Any, kept: Any) -> Any:
+    """Mean over the rows that count, sum, or the rows."""
+    import torch
+
+    rows = torch.where(kept, rows, 0.0 * rows)
+    return {"none": rows, "sum": rows.sum(), "mean": rows.sum() / max(int(kept.sum()), 1)}[loss.reduction]
+
+
+def torch_ways(loss: Any, z: Any, y: Any) -> Any:
+    """Cross entropy of rows, or the mean of that and of columns."""
+    import torch
+
+    ways = [torch.nn.functional.cross_entropy(each, y, reduction=loss.reduction) for each in (z, z.T)[: loss.ways]]
+    return sum(ways) / loss.ways
+
+
+class LinkSteps(NamedTuple):
+    """Steps of the loss; wrong codes replace one."""
+
+    unit_x: Callable[..., Any] = torch_unit
+    unit_w: Callable[..., Any] = torch_unit
+    own: Callable[..., Any] = lambda target: target
+    curve: Callable[..., Any] = torch_curve
+    scaled: Callable[..., Any] = lambda f, scale: scale * f
+    biased: Callable[..., Any] = lambda z, b, target: z + b
+    held: Callable[..., Any] = lambda loss, z, target: z.clamp(-loss.s, loss.s)
+    answers: Callable[..., Any] | None = None
+    weighted: Callable[..., Any] = torch_weighted
+    summed: Callable[..., Any] = lambda answers: answers.sum(dim=1)
+    reduced: Callable[..., Any] = torch_reduced
+    ways: Callable[..., Any] = torch_ways
+
+
+RIGHT = LinkSteps()
+
+
+def torch_links(
+    loss: Any, form: str = "logsigmoid", upcast: bool = False, steps: LinkSteps = RIGHT
+) -> Callable[..., Any]:
+    """The loss by autograd."""
+    import torch
 
     def fn(x: Any, w: Any, *given: Any) -> Any:
         kind, labelled = x.dtype, hasattr(loss, "ignore_index")
@@ -71,22 +120,17 @@ def torch_links(loss: Any, form: str = "logsigmoid", upcast: bool = False) -> Ca
         if upcast:
             x, w, *given = (entry.float() for entry in (x, w, *given))
         scale, b = numbers(loss, tuple(given))
-        cos = (x / x.norm(dim=1, keepdim=True)) @ (w / w.norm(dim=1, keepdim=True)).T
-        target = f.one_hot(y.clamp(min=0), len(w)).bool()
-        z = scale * torch_curve(loss, cos, target)
+        cos = steps.unit_x(x) @ steps.unit_w(w).T
+        target = steps.own(torch.nn.functional.one_hot(y.clamp(min=0), cos.shape[1]).bool())
+        z = steps.scaled(steps.curve(loss, cos, target), scale)
         if isinstance(loss, refloss.InfoNCE):
-            ways = [f.cross_entropy(each, y, reduction=loss.reduction) for each in (z, z.T)[: loss.ways]]
-            value = sum(ways) / loss.ways
-            return value.to(kind)
-        z = z if b is None else z + b
-        z = z.clamp(-loss.s, loss.s) if isinstance(loss, refloss.UniFace) else z
-        positive, negative = weights_of(loss)
-        answers = torch_answers(form, z, target)
-        rows = torch.where(target, positive * answers, negative * answers).sum(dim=1)
+            return steps.ways(loss, z, y).to(kind)
+        z = z if b is None else steps.biased(z, b, target)
+        z = steps.held(loss, z, target) if isinstance(loss, refloss.UniFace) else z
+        answers = torch_answers(form, z, target) if steps.answers is None else steps.answers(z, target)
+        rows = steps.summed(steps.weighted(loss, answers, target))
         kept = y != (loss.ignore_index if labelled else -1)
-        rows = torch.where(kept, rows, 0.0 * rows)
-        value = {"none": rows, "sum": rows.sum(), "mean": rows.sum() / max(int(kept.sum()), 1)}[loss.reduction]
-        return value.to(kind)
+        return steps.reduced(loss, rows, kept).to(kind)
 
     return fn
 

@@ -15,6 +15,7 @@ from support.wrong_codes.divergence_codes import divergences
 from support.wrong_codes.head_codes import heads
 from support.wrong_codes.indexing import indices, writing
 from support.wrong_codes.language_models import Named, language_models, named_codes
+from support.wrong_codes.link_codes import links
 from support.wrong_codes.option_codes import options
 from support.wrong_codes.precision import arithmetic
 from support.wrong_codes.reductions import means
@@ -39,6 +40,7 @@ FAMILIES = (
     options,
     samples,
     curves,
+    links,
 )
 
 
