@@ -240,6 +240,37 @@ def test_classes_of_weight_0_have_no_case_where_lengths_have_terms():
     assert any("weight-0" in name for name in by_name(none, shape=[(4, 3, 5)]))
 
 
+WEIGHTLESS = [
+    (refloss.MagFace(class_weight=(0.0, 1.0, 1.0), l_a=0.5, u_a=8.0), ((2, 5), (3, 5))),
+    (refloss.SoftmaxLoss(class_weight=(0.0, 1.0, 1.0), z_loss=0.1), ((2, 5), (3, 5))),
+    (refloss.CrossEntropy(class_weight=(0.0, 1.0, 1.0), z_loss=0.1), ((2, 3),)),
+]
+
+
+@pytest.mark.parametrize(("loss", "shapes"), WEIGHTLESS, ids=str)
+def test_where_no_class_has_a_weight_a_mean_may_be_that_of_the_terms_of_rows_alone(loss, shapes):
+    """Four codes: 0/0, all of it 0, the terms alone, and the terms with one entry that is wrong."""
+    rng = np.random.default_rng(5)
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    inputs = (*arrays, np.zeros(2, int))
+    of_sum, gradient = replace(loss, reduction="sum").value_and_grad(*inputs)
+    terms, of_terms = of_sum / 2.0, tuple(part / 2.0 for part in gradient if part is not None)
+    wrong = tuple(part * (1.0 + 1e-3 * (part == part.max())) for part in of_terms)
+    case = Case("two-rows", "ordinary", (), "", inputs)
+
+    def complaints(value, gradients):
+        report = check(lambda *_: (value, gradients), loss, framework="numpy", dtype="float64", cases=[case])
+        return {quantity.name: quantity.complaint for quantity in report.results[0].quantities if not quantity.passed}
+
+    assert terms > 0.01
+    assert np.isnan(loss(*inputs))
+    assert complaints(np.float64(np.nan), tuple(np.full_like(part, np.nan) for part in of_terms)) == {}
+    assert complaints(np.float64(0.0), tuple(np.zeros_like(part) for part in of_terms)) == {}
+    assert complaints(terms, of_terms) == {}
+    for value, gradients in ((terms * (1.0 + 1e-3), of_terms), (terms, wrong), (terms, tuple(-2.0 * p for p in wrong))):
+        assert complaints(value, gradients)["value"] == "1 of 1 are not NaN or 0, as they have to be"
+
+
 # --------------------------------------------------------------------------------------------------------- hard classes
 
 

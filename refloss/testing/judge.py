@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from refloss.testing.comparison import compare, finite, shares_of
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case, counts_nothing
 from refloss.testing.report import Quantity, Report, Result, refused
-from refloss.testing.signatures import Loss, fields_of, has_labels, inputs_of
+from refloss.testing.signatures import (
+    Loss,
+    fields_of,
+    has_labels,
+    has_row_terms,
+    ignore_index_of,
+    inputs_of,
+    labels_of,
+    with_settings,
+)
 
 
 class Judge:
@@ -67,6 +77,10 @@ class Judge:
 
     def compared(self, case: Case, output: Found, a: Arithmetic) -> tuple[Quantity, ...]:
         """Compare value and gradients by the budgets of an arithmetic."""
+        if self._may_be_of_terms(case, output):
+            of_terms = self._of_terms(case, output, a)
+            if all(quantity.passed for quantity in of_terms):
+                return of_terms
         value, grad = self._truth(case, output)
         if output.value.shape != np.shape(value):
             hint = "" if output.value.ndim == np.ndim(value) else ": is reduction='none' on one side only?"
@@ -91,6 +105,20 @@ class Judge:
                     else compare(f"d{name}", theirs, ours, errors[name], nothing=nothing, floor=floor)
                 )
         return tuple(quantities)
+
+    def _may_be_of_terms(self, case: Case, output: Found) -> bool:
+        """Whether the mean of weights that are all 0 may be 0 here, with terms of rows, which no weight multiplies."""
+        if not has_row_terms(self.loss) or not counts_nothing(self.loss, case.inputs) or output.value.shape:
+            return False
+        return bool(np.isfinite(output.value) and output.value != 0.0)
+
+    def _of_terms(self, case: Case, output: Found, a: Arithmetic) -> tuple[Quantity, ...]:
+        """Compare with the terms of rows alone: their sum, as weights of 0 take part in no sum, over how many count."""
+        of_sum = copy(self)
+        of_sum.loss, of_sum.truths = with_settings(self.loss, reduction="sum"), {}
+        rows = np.count_nonzero(case.inputs[labels_of(self.loss) or 0] != ignore_index_of(self.loss))
+        as_sum = output._replace(value=output.value * rows, upstream=output.upstream / max(rows, 1))
+        return of_sum.compared(case, as_sum, a)
 
     def _truth(self, case: Case, output: Found) -> tuple[Any, Any]:
         key = id(output)
