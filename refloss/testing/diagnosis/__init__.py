@@ -24,7 +24,7 @@ from refloss.testing.diagnosis.special import by_flags, is_finite, not_finite, w
 from refloss.testing.diagnosis.wrong_steps import steps_that_explain
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case
-from refloss.testing.signatures import Loss, head_of, on_cosines
+from refloss.testing.signatures import Loss, head_of, of_directions
 
 __all__ = ["diagnose"]
 
@@ -44,8 +44,6 @@ def diagnose(
     Cases that fail for reasons of their own, such as lengths that overflow and labels that are ignored, are considered
     only if nothing else fails, since other causes show in them too.
     """
-    if on_cosines(loss):
-        return []  # no causes of theirs are known
     if head_of(loss) in ("logits", "divergence"):
         failed, passed = ([_as_rows(loss, case, output) for case, output in ran] for ran in (failed, passed))
     references = References(dtype, a)
@@ -93,8 +91,10 @@ def _causes(loss: Loss, failing: Outcomes, right: Outcomes, references: Referenc
     causes = _certain_causes(loss, failing, right, references, fit=True)
     causes = causes or rounded_probabilities(loss, failing, references) or wrong_upstreams(loss, failing, references)
     causes = causes or wrong_slopes(loss, failing, references) or wrong_gradients(loss, failing, references)
+    if of_directions(loss) and not causes:
+        causes = clamped(loss, failing, references)
     if head_of(loss) == "margin" and not causes:
-        causes = clamped(loss, failing, references) or by_arccos(loss, failing, references)
+        causes = by_arccos(loss, failing, references)
     return causes or list(single_entry(loss, failing, references)) or short_numbers(loss, failing, right, references)
 
 
