@@ -8,11 +8,13 @@ that gives exactly those. Errors that shorter numbers would explain must also lo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
+from refloss.engines.contract import AccuracyWarning
 from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.centers import wrong_centers
 from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients, wrong_slopes, wrong_upstreams
@@ -44,9 +46,19 @@ def diagnose(
     Cases that fail for reasons of their own, such as lengths that overflow and labels that are ignored, are considered
     only if nothing else fails, since other causes show in them too.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)  # of scales that are tried; budgets know how large they are
+        return _diagnose(loss, failed, passed, References(dtype, a))
+
+
+def _diagnose(
+    loss: Loss,
+    failed: Sequence[tuple[Case, Found]],
+    passed: Sequence[tuple[Case, Found]],
+    references: References,
+) -> list[str]:
     if head_of(loss) in ("logits", "divergence"):
         failed, passed = ([_as_rows(loss, case, output) for case, output in ran] for ran in (failed, passed))
-    references = References(dtype, a)
     finite = [(case, output) for case, output in failed if is_finite(loss, case, output, references)]
     infinite = [case for case, output in failed if not is_finite(loss, case, output, references)]
     sentences = not_finite(loss, [case for case in infinite if case.group != "range"], references)

@@ -60,7 +60,7 @@ def _of_sphere_face2(loss: Loss, settings: SphereFace2) -> Iterator[tuple[str, E
         if t != settings.t:
             yield f"value and gradient agree with t={t}", with_settings(loss, t=t)
     if m:
-        remedy = "it is taken off the target's g, and added to that of other classes"
+        remedy = "m is taken off the target's g, and added to that of other classes"
         margins = {
             "the margin is on the target alone": (m, 0.0),
             "the margin is on the other classes alone": (0.0, m),
@@ -78,7 +78,9 @@ def _of_sphere_face2(loss: Loss, settings: SphereFace2) -> Iterator[tuple[str, E
     if weight != 1.0:
         yield "the weight w is left out", with_settings(loss, weight=1.0)
         yield "the weights are alpha and 1 - alpha, as wespeaker's", with_settings(loss, weight=s)
-    yield "1/s is left out of the weights", with_settings(loss, weight=weight * s)
+    if s != 1.0:
+        yield "1/s is left out of the weights", with_settings(loss, weight=weight * s)
+        yield "no scale of g, beside 1/s in the weights", _unscaled(loss, settings.spec)
 
 
 def _of_uniface(loss: Loss, settings: UniFace) -> Iterator[tuple[str, Explained]]:
@@ -91,19 +93,23 @@ def _of_uniface(loss: Loss, settings: UniFace) -> Iterator[tuple[str, Explained]
             "the margin has the wrong sign": (-m, 0.0),
             "the margin is not multiplied by the scale": (m / s, 0.0),
         }
-        yield from _margins(loss, spec, 1, "it is taken off the target's cosine alone", margins)
+        yield from _margins(loss, spec, 1, "m is taken off the target's cosine alone", margins)
     if l != 1:
         remedy = "it is that of the other classes"
         yield "the weight l of the other classes is left out", with_settings(loss, l=1.0)
         yield "the weight l is that of the target", Variant(loss, remedy, _linked(spec, l, Fraction(1)))
         yield "the weight l is that of all classes", Variant(loss, remedy, _linked(spec, l, l))
     if s != 1.0:
-        no_scale = replace(spec, logits=replace(spec.logits, scale=1.0))
-        yield "no scale, beside a bound of ±s", Variant(loss, "the cosines are multiplied by s", no_scale)
+        yield "no scale of cosines, beside a bound of ±s", _unscaled(loss, spec)
     unbounded = replace(spec, link=spec.link._replace(bound=None))
     yield "the logits are not held to ±s", Variant(loss, "beyond ±s they have the gradient 0", unbounded)
     averaged = Changed(loss, "add them up", partial(_averaged, loss, settings))
     yield "the losses of the other classes are averaged", averaged
+
+
+def _unscaled(loss: Loss, spec: Sigmoid) -> Variant:
+    unscaled = replace(spec, logits=replace(spec.logits, scale=1.0))
+    return Variant(loss, "s multiplies them before the bias is added", unscaled)
 
 
 def _averaged(loss: Loss, settings: UniFace, inputs: Inputs) -> Change:
@@ -176,19 +182,12 @@ def _of_siglip(loss: Loss, spec: Sigmoid) -> Iterator[tuple[str, Explained]]:
         n, positive = len(inputs[0]), Variant(loss, "", _linked(spec, spec.link.positive, Fraction(0)))
         return Change(positive, inputs, constant=math.log(2.0) * (n - 1) * (n if loss.reduction == "sum" else 1))
 
-    def of_softmax(ways: int, inputs: Inputs) -> Change:
-        other = cast(Loss, InfoNCE(ways=ways, reduction=loss.reduction))
-        return Change(other, inputs[:3], parts={"t": {"s": 1.0}, "b": {}})
-
     yield "the bias is left out", Changed(loss, "it is added", without_bias)
     yield "the bias is multiplied by the scale", Changed(loss, "it is added after the scale", scaled_bias)
     yield "answers are multiplied by labels of 0 and 1", Changed(loss, "labels are 1 and -1", of_targets)
     if loss.reduction == "mean":
         by_pairs = Changed(loss, "divide by N", lambda inputs: Change(loss, inputs, 1.0 / len(inputs[0])))
         yield "the mean over all pairs, divided by N^2", by_pairs
-    remedy = "every pair is a question of its own, with a sigmoid"
-    yield "a softmax of each row, as InfoNCE's", Changed(loss, remedy, partial(of_softmax, 1))
-    yield "a softmax of rows and of columns, as CLIP's", Changed(loss, remedy, partial(of_softmax, 2))
 
 
 def _of_info_nce(loss: Loss, ways: int) -> Iterator[tuple[str, Explained]]:

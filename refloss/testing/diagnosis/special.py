@@ -38,6 +38,7 @@ NOT_FINITE = (
     ("masked", "where logits are -inf: masked classes have no part in any sum, and 0 * inf is NaN"),
     ("coinciding", "where points coincide, as the root of a squared distance has no slope at 0"),
     ("weightless", "where all weights are 0, as 0/0 is NaN"),
+    ("alone", "for one pair alone, of which a sum over other pairs is empty"),
     ("zero vector", "for vectors of zeros, which have no direction"),
     (
         "gap",

@@ -170,7 +170,17 @@ def _of_answers() -> Steps:
     def of(form: Softplus, of_others: Softplus | None = None) -> Callable[[Cosines], Any]:
         return lambda here: here.of_answers(here.logits(), form, of_others)
 
+    def of_softmax(here: Cosines) -> Any:
+        return here.reduced(-np.where(here.target, log_softmax(here.logits()), 0.0).sum(axis=1))
+
+    def of_both(here: Cosines) -> Any:
+        z = here.logits()
+        return here.reduced(-(np.diagonal(log_softmax(z)) + np.diagonal(log_softmax(z.T))) / 2.0)
+
+    remedy = "every answer has a sigmoid"
     steps: Steps = {
+        f"a softmax of each row: {remedy}": of_softmax,
+        f"a softmax of rows and of columns, as CLIP's: {remedy}": of_both,
         "labels of 1 and -1 are given to a binary cross entropy: it takes 1 and 0": of(
             softplus, lambda z: softplus(z) + z
         ),
