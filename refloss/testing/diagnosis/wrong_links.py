@@ -25,6 +25,7 @@ from refloss.testing.signatures import (
     link_of,
     margin_head,
     margin_of,
+    of_pairs,
 )
 
 Softplus: TypeAlias = Callable[[Array], Array]
@@ -142,7 +143,7 @@ def link_steps(loss: Loss) -> Iterator[WrongStep]:
         sentence = "every embedding is against all others of both kinds, as SimCLR's: x is against w alone"
         yield sentence, partial(_both_kinds, loss)
     else:
-        steps = _of_answers()
+        steps = _of_answers(loss)
         if isinstance(settings, SphereFace2):
             steps |= _of_sphere_face2(settings)
         if isinstance(settings, UniFace):
@@ -155,7 +156,7 @@ Steps: TypeAlias = dict[str, Callable[[Cosines], Any]]
 """The value of each step that is wrong, by its sentence."""
 
 
-def _of_answers() -> Steps:
+def _of_answers(loss: Loss) -> Steps:
     """What may be wrong with a binary cross entropy."""
 
     def by_probabilities(eps: float, a: Array) -> Array:
@@ -180,7 +181,6 @@ def _of_answers() -> Steps:
     remedy = "every answer has a sigmoid"
     steps: Steps = {
         f"a softmax of each row: {remedy}": of_softmax,
-        f"a softmax of rows and of columns, as CLIP's: {remedy}": of_both,
         "labels of 1 and -1 are given to a binary cross entropy: it takes 1 and 0": of(
             softplus, lambda z: softplus(z) + z
         ),
@@ -194,7 +194,7 @@ def _of_answers() -> Steps:
         steps[f"{eps:g} added to sigmoids before their logarithm: take softplus of logits"] = of(
             partial(by_probabilities, eps)
         )
-    return steps
+    return {**steps, f"a softmax of rows and of columns, as CLIP's: {remedy}": of_both} if of_pairs(loss) else steps
 
 
 def _of_sphere_face2(loss: SphereFace2) -> Steps:
@@ -241,8 +241,8 @@ def _of_uniface(loss: UniFace) -> Steps:
         return here.of_answers(z, softplus)
 
     remedy = "leave it out of that sum"
-    return {
-        f"the target counts among the other classes, without its margin: {remedy}": with_target,
+    bare: Steps = {f"the target counts among the other classes, without its margin: {remedy}": with_target}
+    return (bare if loss.m else {}) | {
         f"the target counts among the other classes: {remedy}": target_too,
         "the logits are held to ±s before the bias: hold them after it": early,
     }
