@@ -14,8 +14,10 @@ from refloss.testing.budgets import arithmetic
 from refloss.testing.diagnosis.links import other_links
 from refloss.testing.diagnosis.other_losses import relabelled, relatives
 from refloss.testing.diagnosis.references import Changed, References, agrees
+from refloss.testing.diagnosis.special import NOT_FINITE
 from refloss.testing.diagnosis.wrong_links import cosines_in, link_steps
 from refloss.testing.diagnosis.wrong_steps import _normalization_steps
+from support.right_codes.link_codes import numpy_links
 from support.sampled import chosen
 
 pytest.importorskip("torch")
@@ -425,8 +427,7 @@ def test_an_exponential_that_overflows_is_said_beside_its_cause():
     report = check(torch_link(loss, steps), loss, framework="torch", shapes=SHAPE, groups="ordinary")
     assert report.diagnoses == (
         "t is taken for the logarithm of the scale: t is the scale itself",
-        "NaN or infinite only where logits are far apart: an exponential overflows, or a probability vanishes before "
-        "its logarithm",
+        f"NaN or infinite only {dict(NOT_FINITE)['gap']}",
     )
 
 
@@ -519,10 +520,14 @@ def changed(loss, change):
         return value, *change(given, gradients)
 
     if isinstance(loss, refloss.InfoNCE):
-        return lambda x, w, s: results(x, w, s)
 
-    def fn(x, w, y_or_t, b):
-        return results(x, w, y_or_t, b)
+        def fn(x, w, s):
+            return results(x, w, s)
+
+    else:
+
+        def fn(x, w, y_or_t, b):
+            return results(x, w, y_or_t, b)
 
     return fn
 

@@ -38,8 +38,8 @@ class _Gradient(NamedTuple):
 
 CLEAR = 200.0
 """How many times its budget a gradient that is one number has to be, to show a factor of it."""
-
-
+NO_FACTOR = 2e-2
+"""How near 1 factors of a number are that show its rounding errors alone."""
 UPSTREAMS: dict[str, Callable[[Array], Array]] = {
     "the gradients do not depend on the upstream gradient, which has to be multiplied in, row by row": np.ones_like,
     "the upstream gradient of the first row is taken for all rows": lambda each: np.full_like(each, each[0]),
@@ -163,9 +163,9 @@ def _some_number(loss: Loss, gradients: Sequence[_Gradient]) -> Iterator[str]:
     """Say by which factor a gradient is wrong that is one number: in two cases at least, far above its budget."""
     are_clear = [bool(np.abs(one.ours) > CLEAR * one.bound) for one in gradients]
     clear = list(compress(gradients, are_clear))
-    if len(clear) < 2:
-        return
     factors = np.array([float(one.theirs / one.ours) for one in clear])
+    if len(clear) < 2 or np.allclose(factors, 1.0, rtol=NO_FACTOR):
+        return
     most = CLEAR * (1.0 + np.abs(factors).max())
     if all(
         is_clear or np.abs(one.theirs) <= most * one.bound for one, is_clear in zip(gradients, are_clear, strict=True)
@@ -208,7 +208,7 @@ def single_entry(loss: Loss, failing: Outcomes, references: References) -> Itera
     wrong: dict[str, int] = {}
     for inputs, output in failing:
         for name, over in over_budget(loss, inputs, output, references):
-            count = 2 if over is None else int(np.count_nonzero(over))
+            count = 2 if over is None else int(np.count_nonzero(over)) * (1 if over.ndim else 2)  # a number: all of it
             if count:
                 wrong[name] = max(count, wrong.get(name, 0))
     for name, count in wrong.items():
