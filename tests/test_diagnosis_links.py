@@ -11,6 +11,7 @@ import pytest
 import refloss
 from refloss.testing import adapters, cases, check
 from refloss.testing.budgets import arithmetic
+from refloss.testing.diagnosis.gradients import _Gradient, _some_number
 from refloss.testing.diagnosis.links import other_links
 from refloss.testing.diagnosis.other_losses import relabelled, relatives
 from refloss.testing.diagnosis.references import Changed, References, agrees
@@ -592,6 +593,17 @@ def test_one_number_shows_no_factor():
     report = check(code, UNI, cases=[case])
     assert report.state == "does not conform"
     assert report.diagnoses == ()
+
+
+@pytest.mark.parametrize(("unclear", "named"), [(1e-3, True), (1.0, False)])
+def test_a_number_next_to_its_budget_may_not_contradict_a_factor(unclear, named):
+    def number(theirs, ours):
+        theirs, ours = np.asarray(theirs), np.asarray(ours)
+        return _Gradient(theirs, ours, np.asarray(1e-5), np.ones(1), np.ones(1), 1.0, 9, 1.0)
+
+    numbers = [number(2.0, 1.0), number(-6.0, -3.0), number(unclear, 1e-4)]
+    said = "is 2 times what it should be, in each of 2 failing cases"
+    assert list(_some_number(UNI, numbers)) == [said] * named
 
 
 def test_ignored_rows_in_the_mean_are_named():
