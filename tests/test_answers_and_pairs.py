@@ -295,12 +295,12 @@ def test_a_signature_of_four_arguments_takes_a_bias():
     ],
     ids=repr,
 )
-def test_other_losses_are_over_the_budget_and_looking_for_a_cause_does_not_raise(loss, other, quantity):
+def test_other_losses_are_over_the_budget_and_the_only_cause(loss, other, quantity):
     bias = None if of_pairs(loss) else True
     report = check(numpy_links(other), loss, shapes=SHAPE, groups="ordinary", bias=bias)
     assert not report.passed
     assert any(entry.name == quantity and entry.over for result in report.results for entry in result.quantities)
-    assert report.diagnoses == ()
+    assert [sentence.endswith(f": {other}") for sentence in report.diagnoses] == [True]
 
 
 def test_a_bias_of_the_wrong_sign_and_a_scale_without_a_gradient_are_over_the_budget():

@@ -111,6 +111,16 @@ def of_pairs(loss: Loss) -> bool:
     return isinstance(loss.spec, OnCosines) and loss.spec.logits.scale_input is not None
 
 
+def of_directions(loss: Loss) -> bool:
+    """Whether rows of x and w count by their directions alone."""
+    return loss.spec.directions
+
+
+def scale_place(loss: Loss) -> int:
+    """Return the position of the scale among the inputs, of a loss of pairs."""
+    return inputs_of(loss).index(cast(str, margin_head(loss).scale_input))
+
+
 def may_have_bias(loss: Loss) -> bool:
     """Whether the last input of a loss is a bias that may be left out."""
     return "b" in INPUTS[head_of(loss)] and not of_pairs(loss)

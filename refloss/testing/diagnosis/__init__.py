@@ -8,11 +8,13 @@ that gives exactly those. Errors that shorter numbers would explain must also lo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
+from refloss.engines.contract import AccuracyWarning
 from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.centers import wrong_centers
 from refloss.testing.diagnosis.gradients import single_entry, wrong_gradients, wrong_slopes, wrong_upstreams
@@ -24,7 +26,7 @@ from refloss.testing.diagnosis.special import by_flags, is_finite, not_finite, w
 from refloss.testing.diagnosis.wrong_steps import steps_that_explain
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case
-from refloss.testing.signatures import Loss, head_of, on_cosines
+from refloss.testing.signatures import Loss, head_of, of_directions
 
 __all__ = ["diagnose"]
 
@@ -44,11 +46,19 @@ def diagnose(
     Cases that fail for reasons of their own, such as lengths that overflow and labels that are ignored, are considered
     only if nothing else fails, since other causes show in them too.
     """
-    if on_cosines(loss):
-        return []  # no causes of theirs are known
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)  # of scales that are tried; budgets know how large they are
+        return _diagnose(loss, failed, passed, References(dtype, a))
+
+
+def _diagnose(
+    loss: Loss,
+    failed: Sequence[tuple[Case, Found]],
+    passed: Sequence[tuple[Case, Found]],
+    references: References,
+) -> list[str]:
     if head_of(loss) in ("logits", "divergence"):
         failed, passed = ([_as_rows(loss, case, output) for case, output in ran] for ran in (failed, passed))
-    references = References(dtype, a)
     finite = [(case, output) for case, output in failed if is_finite(loss, case, output, references)]
     infinite = [case for case, output in failed if not is_finite(loss, case, output, references)]
     sentences = not_finite(loss, [case for case in infinite if case.group != "range"], references)
@@ -93,8 +103,10 @@ def _causes(loss: Loss, failing: Outcomes, right: Outcomes, references: Referenc
     causes = _certain_causes(loss, failing, right, references, fit=True)
     causes = causes or rounded_probabilities(loss, failing, references) or wrong_upstreams(loss, failing, references)
     causes = causes or wrong_slopes(loss, failing, references) or wrong_gradients(loss, failing, references)
+    if of_directions(loss) and not causes:
+        causes = clamped(loss, failing, references)
     if head_of(loss) == "margin" and not causes:
-        causes = clamped(loss, failing, references) or by_arccos(loss, failing, references)
+        causes = by_arccos(loss, failing, references)
     return causes or list(single_entry(loss, failing, references)) or short_numbers(loss, failing, right, references)
 
 

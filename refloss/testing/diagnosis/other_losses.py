@@ -15,6 +15,7 @@ from refloss.stages import divergence, margin
 from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.centers import other_layouts
 from refloss.testing.diagnosis.class_curves import other_curves
+from refloss.testing.diagnosis.links import other_links
 from refloss.testing.diagnosis.references import (
     Explained,
     Outcomes,
@@ -40,6 +41,8 @@ from refloss.testing.signatures import (
     head_of,
     labels_of,
     margin_of,
+    of_pairs,
+    on_cosines,
     softcap_of,
     with_settings,
 )
@@ -66,7 +69,7 @@ def relatives(loss: Loss) -> Iterator[Explanation]:
     for reduction in ("mean", "sum"):
         if reduction != loss.reduction:
             yield from _with(loss, f"{reduction} instead of {loss.reduction}", reduction=reduction)
-    if head_of(loss) == "margin":
+    if head_of(loss) == "margin" or on_cosines(loss):
         yield from _margins(loss)
     if head_of(loss) == "divergence":
         yield from _forms(loss)
@@ -171,6 +174,7 @@ def _margins(loss: Loss) -> Iterator[Explanation]:
             yield from _with(loss, "the length of the embedding as the scale", s=None)
     yield from other_heads(loss)
     yield from other_curves(loss)
+    yield from other_links(loss)
 
 
 def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[Explanation]:
@@ -179,7 +183,7 @@ def fitted(loss: Loss, outcomes: Outcomes, references: References) -> Iterator[E
     The setting is fitted in the case where it shows most, a margin or its scale by secants, which start near it; then
     the shortest decimal number that agrees in all of these cases is taken.
     """
-    for name in ("m", "m2", "penalty", "s", "t", "h", "regularizer"):
+    for name in ("m", "m2", "penalty", "s", "t", "h", "regularizer", "alpha", "weight", "l"):
         own = getattr(loss, name, None)
         if isinstance(own, float):
             yield from _settings(loss, name, 1.001 * own, partial(_secant, own), outcomes, references)
@@ -258,6 +262,10 @@ def _mean(value: Any) -> float:
 
 def relabelled(loss: Loss) -> Iterator[tuple[str, Callable[[Outcomes], Outcomes]]]:
     """Yield a sentence, and the same cases with the labels that it names."""
+    if of_pairs(loss):
+        for by in (1, -1):
+            sentence = f"the pairs are off by one: x[n] belongs to w[n], not to w[n {'+' if by > 0 else '-'} 1]"
+            yield sentence, partial(_repaired, by)
     place = labels_of(loss)
     if place is None:
         return
@@ -274,6 +282,19 @@ def relabelled(loss: Loss) -> Iterator[tuple[str, Callable[[Outcomes], Outcomes]
     for sentence, other in other_margins(loss):
         yield sentence, partial(_with_margins, other)
     yield from other_layouts(loss)
+
+
+def _repaired(by: int, outcomes: Outcomes) -> Outcomes:
+    """Return the same cases with the rows of w in the order in which they are taken."""
+
+    def moved(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *others = rows
+        return (x, *(None if w is None else np.roll(w, -by, axis=0) for w in others[:1]), *others[1:])
+
+    return [
+        (moved(inputs), output._replace(gradients=output.gradients and moved(output.gradients)))
+        for inputs, output in outcomes
+    ]
 
 
 def _with_margins(other: Callable[[Array], Array], outcomes: Outcomes) -> Outcomes:

@@ -14,7 +14,7 @@ from refloss.testing.budgets import arithmetic
 from refloss.testing.diagnosis.heads import cosines_of
 from refloss.testing.diagnosis.references import Outcomes, References, agrees
 from refloss.testing.diagnosis.wrong_steps import value_of_cosines
-from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, class_angles_of, head_of
+from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, class_angles_of, head_of, of_directions
 
 CLAMPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Distances from 1 at which code clamps a cosine."""
@@ -171,7 +171,7 @@ def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, 
     """Return the value if matrix products round their factors: unit rows of a margin loss, or rows as they are."""
     x, w, *rest = inputs
     length = np.linalg.norm(x, axis=1, keepdims=True)
-    if unit and head_of(loss) == "margin":
+    if unit and of_directions(loss):
         x, w = x / length, w / np.linalg.norm(w, axis=-1, keepdims=True)
     x, w = (_to_bits(rows, bits, down=down) for rows in (x, w))
     if head_of(loss) == "linear":

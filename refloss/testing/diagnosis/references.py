@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from refloss.testing.signatures import (
     Loss,
     class_weight_of,
     cross_entropy_of,
+    fields_of,
     head_of,
     ignore_index_of,
     softcap_of,
@@ -56,11 +58,12 @@ class References:
         return self._once(("trace", loss), (inputs,), lambda: loss.trace(*inputs))
 
     def logits(self, loss: Loss, inputs: Inputs) -> Array:
-        """Return the logits of a loss with labels as its softmax takes them."""
+        """Return the logits of a loss with labels, or of pairs, as its softmax or its sigmoids take them."""
         if head_of(loss) == "logits" and softcap_of(loss) == softcap.UNCHANGED:
             return inputs[0].astype(np.float64)
         steps = self.trace(loss, inputs)
-        return np.asarray(next(steps[name].output for name in ("softcap", "linear", "logits") if name in steps))
+        last = ("softcap", "bias", "linear", "logits")
+        return np.asarray(next(steps[name].output for name in last if name in steps))
 
     def gradient(self, loss: Loss, inputs: Inputs, upstream: Array) -> Any:
         """Return the named tuple of the gradients."""
@@ -92,6 +95,24 @@ class References:
             added = (b.sum_of(len(terms)) + 3.0) * b.u * np.abs(terms).sum()
             terms, allowed = np.asarray(terms.sum()), np.asarray((np.abs(shares) * allowed).sum() + added)
         return terms, allowed, (rows, own, each)
+
+    def changed(
+        self, loss: Changed, inputs: Inputs, upstream: Array, a: Arithmetic | None
+    ) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+        """Return value and budget of a loss of other inputs, and its gradients by name, each with its budget."""
+        change, b = self._once(("change", loss), (inputs,), lambda: loss.change(inputs)), a or self.arithmetic
+        value, gradient = self.value(change.loss, change.inputs), self.gradient(change.loss, change.inputs, upstream)
+        of_value, errors = self.bounds(change.loss, change.inputs, upstream, a)
+        floats, gradients = [entry for entry in inputs if entry.dtype.kind == "f"], {}
+        for name, entry in zip(fields_of(loss.loss), floats, strict=False):
+            own, allowed = np.zeros(entry.shape), np.full(entry.shape, b.smallest)
+            for other, share in change.parts.get(name, {name: 1.0}).items():
+                part, factor = getattr(gradient, other), change.factor * share
+                own = own + factor * part
+                allowed = allowed + abs(factor) * (errors[other] + 3.0 * b.u * np.abs(part))
+            gradients[name] = own, allowed
+        added = (b.sum_of(len(inputs[1])) + 3.0) * b.u * (np.abs(change.factor * value) + abs(change.constant))
+        return change.factor * value + change.constant, abs(change.factor) * of_value + added, gradients
 
 
 class SmoothedOthers(NamedTuple):
@@ -182,9 +203,36 @@ def labels_alone(y: NDArray[Any]) -> NDArray[Any]:
     return y
 
 
+class Change(NamedTuple):
+    """What code computes in the place of a loss, on the same inputs."""
+
+    loss: Loss
+    inputs: Inputs
+    """What the loss is called with."""
+    factor: float = 1.0
+    """What multiplies the loss."""
+    constant: float = 0.0
+    """What is added to it."""
+    parts: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    """Gradients of the loss of which others are the sum, with their factors; each is its own where it is not named."""
+
+
+class Changed(NamedTuple):
+    """A loss of other inputs, multiplied and added to."""
+
+    loss: Loss
+    remedy: str
+    """What to do instead."""
+    change: Callable[[Inputs], Change]
+
+    def __str__(self) -> str:
+        """Say what to do instead."""
+        return self.remedy
+
+
 InRows: TypeAlias = Reweighted | Retargeted
 """What is given by the losses of rows and by their shares."""
-Explained: TypeAlias = Loss | SmoothedOthers | SummedTerms | Reweighted | Retargeted
+Explained: TypeAlias = Loss | SmoothedOthers | SummedTerms | Reweighted | Retargeted | Changed
 """What an explanation compares results with."""
 
 
@@ -194,7 +242,7 @@ def number_of_classes(inputs: Inputs, loss: Loss) -> int:
 
 
 def over_budget(
-    loss: Loss | InRows, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
+    loss: Loss | InRows | Changed, inputs: Inputs, output: Found, references: References, a: Arithmetic | None = None
 ) -> Iterator[tuple[str, NDArray[np.bool_] | None]]:
     """Yield which entries of the value, then of each gradient, are over budget; None for an array of another shape."""
 
@@ -205,6 +253,13 @@ def over_budget(
         return np.asarray(~(same | (np.abs(theirs - ours) <= bound)))
 
     upstream = output.upstream
+    if isinstance(loss, Changed):
+        value, allowed, gradients = references.changed(loss, inputs, upstream, a)
+        yield "value", over(output.value, value, allowed)
+        for (name, (ours, error)), theirs in zip(gradients.items(), output.gradients or (), strict=False):
+            if theirs is not None:
+                yield name, over(theirs, ours, error)
+        return
     if isinstance(loss, Reweighted | Retargeted):
         value, allowed, (loss, inputs, upstream) = references.in_rows(loss, inputs, upstream, a)
     else:

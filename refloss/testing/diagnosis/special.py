@@ -11,7 +11,16 @@ from refloss.testing.adapters import Found
 from refloss.testing.diagnosis.other_losses import other_means
 from refloss.testing.diagnosis.references import Outcomes, References, agrees, all_agree
 from refloss.testing.hard_cases import Case, counts_nothing
-from refloss.testing.signatures import LABELS, Inputs, Loss, has_labels, head_of, ignore_index_of, with_settings
+from refloss.testing.signatures import (
+    LABELS,
+    Inputs,
+    Loss,
+    has_labels,
+    head_of,
+    ignore_index_of,
+    of_pairs,
+    with_settings,
+)
 
 SPECIAL = {
     "overflow",
@@ -29,6 +38,7 @@ NOT_FINITE = (
     ("masked", "where logits are -inf: masked classes have no part in any sum, and 0 * inf is NaN"),
     ("coinciding", "where points coincide, as the root of a squared distance has no slope at 0"),
     ("weightless", "where all weights are 0, as 0/0 is NaN"),
+    ("alone", "for one pair alone, of which a sum over other pairs is empty"),
     ("zero vector", "for vectors of zeros, which have no direction"),
     (
         "gap",
@@ -76,10 +86,13 @@ def not_finite(loss: Loss, cases: Sequence[Case], references: References) -> lis
 
 def _gap(loss: Loss, case: Case, references: References) -> tuple[str, ...]:
     """Return the flag "gap" if logits are so far apart that an exponential vanishes, whatever the case is for."""
-    if not has_labels(loss) or "truth" not in case.accepts:
+    if not (has_labels(loss) or of_pairs(loss)) or "truth" not in case.accepts:
         return ()
     z = references.logits(loss, case.inputs)
-    apart = float((z.max(axis=1) - np.where(np.isfinite(z), z, np.inf).min(axis=1)).max())
+    if head_of(loss) == "sigmoid":
+        apart = float(np.abs(z).max())  # every answer is yes or no, with a logit of 0 for no
+    else:
+        apart = float((z.max(axis=1) - np.where(np.isfinite(z), z, np.inf).min(axis=1)).max())
     return ("gap",) if apart > -np.log(FORMATS[references.dtype].smallest) else ()
 
 

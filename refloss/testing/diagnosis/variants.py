@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from refloss.engines.chain import Step
-from refloss.engines.spec import Margin
+from refloss.engines.spec import Margin, Spec
 from refloss.error_free import Array
 from refloss.losses import AdaFace
 from refloss.stages import quality
@@ -29,7 +29,7 @@ class Variant(NamedTuple):
     loss: Loss
     remedy: str
     """What to do instead."""
-    spec: Margin
+    spec: Spec
 
     @property
     def reduction(self) -> str:

@@ -22,6 +22,7 @@ from refloss.testing.diagnosis.heads import cosines_of, parts_of
 from refloss.testing.diagnosis.references import Outcomes, References
 from refloss.testing.diagnosis.rows import rows_of
 from refloss.testing.diagnosis.wrong_heads import head_steps
+from refloss.testing.diagnosis.wrong_links import ADDED_TO_PROBABILITIES, cosines_in, link_steps
 from refloss.testing.diagnosis.wrong_sums import Errors, WrongStep, sum_steps
 from refloss.testing.signatures import (
     LABELS,
@@ -31,6 +32,7 @@ from refloss.testing.signatures import (
     has_cap,
     head_of,
     is_on_cosine,
+    on_cosines,
     softcap_of,
     with_settings,
 )
@@ -39,7 +41,6 @@ Length: TypeAlias = Callable[[Array], Array]
 """The divisor of rows, from their lengths."""
 ADDED_TO_LENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Constants that code adds to a length, or to its square."""
-ADDED_TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
 
 
 def steps_that_explain(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
@@ -68,6 +69,10 @@ def _steps(loss: Loss, values: Sequence[Errors], references: References) -> Iter
         return
     if head_of(loss) == "divergence":
         yield from _divergence_steps(loss)
+        return
+    if on_cosines(loss):
+        yield from link_steps(loss)
+        yield from _normalization_steps(loss)
         return
     if has_cap(loss):
         yield from _cap_steps(loss, references)
@@ -169,7 +174,7 @@ def _normalization_steps(loss: Loss) -> Iterator[WrongStep]:
     yield "weights are not brought to unit length", with_lengths(own, np.ones_like)
     yield "embeddings are not brought to unit length", with_lengths(np.ones_like, own)
     yield "neither embeddings nor weights are brought to unit length", with_lengths(np.ones_like, np.ones_like)
-    if not isinstance(cast(object, loss), SphereFaceR | CircleLoss):
+    if not on_cosines(loss) and not isinstance(cast(object, loss), SphereFaceR | CircleLoss):
         sign = "the margin has the wrong sign: it has to make the target's logit smaller"
         yield sign, with_lengths(own, own, -1.0)
     for eps in ADDED_TO_LENGTHS:
@@ -179,7 +184,9 @@ def _normalization_steps(loss: Loss) -> Iterator[WrongStep]:
 
 
 def value_of_cosines(loss: Loss, inputs: Inputs, c: Array, sign: float = 1.0) -> ArrayLike:
-    """Return the value of a margin loss from other cosines; margins of either sign."""
+    """Return the value of a loss on directions from other cosines; margins of either sign."""
+    if on_cosines(loss):
+        return cosines_in(loss, inputs, c).value()
     parts = parts_of(loss, inputs, c)
     if sign < 0.0:
         m2, m3 = parts.margins
