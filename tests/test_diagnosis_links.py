@@ -388,7 +388,10 @@ def test_a_cause_has_the_results_of_the_code(name, dtype):
 
     That no other cause has them is asked in float32: a float64 tells more apart, and takes longer.
     """
+    if dtype == "float64" and not chosen(name):
+        pytest.skip("another run draws it")
     loss, steps, said = CODES[name]
+    said = said.rstrip(": ")
     references, given = References(dtype, arithmetic(dtype)), inputs_for(loss, dtype)
     output = found(code_of(loss, steps), given, dtype)
     assert not agrees(loss, given, output, references)
@@ -403,7 +406,7 @@ def test_a_cause_has_the_results_of_the_code(name, dtype):
         allowed = references.bounds(loss, given, output.upstream)[0]
         steps = [*link_steps(loss), *_normalization_steps(loss)]
         agreeing = [sentence for sentence, step in steps if abs(step(given) - output.value) <= allowed]
-    assert [sentence.startswith(said.rstrip(": ")) for sentence in agreeing] == [True], agreeing
+    assert [sentence.startswith(said) for sentence in agreeing] == [True], agreeing
 
 
 def causes(report):
