@@ -256,9 +256,8 @@ def over_budget(
     if isinstance(loss, Changed):
         value, allowed, gradients = references.changed(loss, inputs, upstream, a)
         yield "value", over(output.value, value, allowed)
-        for (name, (ours, error)), theirs in zip(gradients.items(), output.gradients or (), strict=False):
-            if theirs is not None:
-                yield name, over(theirs, ours, error)
+        found = zip(gradients.items(), output.gradients or (), strict=False)
+        yield from ((name, over(theirs, *own)) for (name, own), theirs in found if theirs is not None)
         return
     if isinstance(loss, Reweighted | Retargeted):
         value, allowed, (loss, inputs, upstream) = references.in_rows(loss, inputs, upstream, a)
