@@ -124,6 +124,22 @@ def of_classes(s: mpf, x: Vector, w: list[Vector], slopes: Vector) -> list[Vecto
     ]
 
 
+def across(s: mpf, v: Vector, others: list[Vector], slopes: Vector) -> Vector:
+    """s/‖v‖ times the sum of what of the others is at right angles to v."""
+    terms = [[slope * i for i in towards(v, other)] for slope, other in zip(slopes, others, strict=True)]
+    return [s / norm(v) * mp.fsum(column) for column in zip(*terms, strict=True)]
+
+
+def sigma(z: mpf) -> mpf:
+    """Sigmoid."""
+    return 1 / (1 + mp.exp(-z))
+
+
+def softplus(z: mpf) -> mpf:
+    """log(1 + e^z)."""
+    return mp.log(1 + mp.exp(z))
+
+
 def derivative(f: Callable[[mpf], Any], at: mpf) -> mpf:
     """df/dx as a central difference of five points with the digits it costs added: good to some 60 digits."""
     with mp.workprec(8 * mp.prec):
@@ -139,3 +155,8 @@ def gradient(f: Callable[[Vector], Any], at: Vector) -> Vector:
         return derivative(lambda t: f([*at[:i], t, *at[i + 1 :]]), at[i])
 
     return [along(i) for i in range(len(at))]
+
+
+def gradients(f: Callable[[list[Vector]], Any], at: list[Vector]) -> list[Vector]:
+    """df/dx of a function of vectors, by `derivative`."""
+    return [gradient(lambda v, n=n: f([*at[:n], v, *at[n + 1 :]]), row) for n, row in enumerate(at)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, cosines, derivative, gradient, norm, step, towards
+from derivations import Below, Draw, Vector, across, cosines, derivative, gradients, step
 
 TRIES = 20  # draws for an inequality
 
@@ -61,19 +61,14 @@ def _big_g(each: Batch) -> list[Vector]:
     ]
 
 
-def _exchanged(rows: list[Vector], n: int, row: Vector) -> list[Vector]:
-    return [*rows[:n], row, *rows[n + 1 :]]
-
-
 @step("nce-logits", "a7d0e742")
 def _(draw: Draw) -> tuple:
     each = _batch(draw)
-    z = _logits(each)
 
-    def loss(row: Vector, n: int) -> mpf:
-        return mp.fsum(g * i for g, i in zip(each.g, _losses(_exchanged(z, n, row)), strict=True))
+    def loss(z: list[Vector]) -> mpf:
+        return mp.fsum(g * i for g, i in zip(each.g, _losses(z), strict=True))
 
-    return [gradient(lambda v, n=n: loss(v, n), row) for n, row in enumerate(z)], _big_g(each)
+    return gradients(loss, _logits(each)), _big_g(each)
 
 
 @step("nce-total", "9e14e4c6")
@@ -84,22 +79,16 @@ def _(draw: Draw) -> tuple:
     return [each.g[0], mp.fsum(i for row in g for i in row)], [each.g[0], mpf(0)]
 
 
-def _across(s: mpf, v: Vector, others: list[Vector], factors: Vector) -> Vector:
-    """s/‖v‖ times the sum of what of the others is at right angles to v."""
-    columns = zip(*([f * i for i in towards(v, other)] for f, other in zip(factors, others, strict=True)), strict=True)
-    return [s / norm(v) * mp.fsum(column) for column in columns]
-
-
 @step("nce-x", "f105f5fc")
 def _(draw: Draw) -> tuple:
     each = _batch(draw)
     g = _big_g(each)
     numeric = [
-        [gradient(lambda v, n=n: _loss(each._replace(x=_exchanged(each.x, n, v))), r) for n, r in enumerate(each.x)],
-        [gradient(lambda v, k=k: _loss(each._replace(w=_exchanged(each.w, k, v))), r) for k, r in enumerate(each.w)],
+        gradients(lambda rows: _loss(each._replace(x=rows)), each.x),
+        gradients(lambda rows: _loss(each._replace(w=rows)), each.w),
     ]
-    of_x = [_across(each.s, x, each.w, g[n]) for n, x in enumerate(each.x)]
-    of_w = [_across(each.s, w, each.x, column) for w, column in zip(each.w, _columns(g), strict=True)]
+    of_x = [across(each.s, x, each.w, g[n]) for n, x in enumerate(each.x)]
+    of_w = [across(each.s, w, each.x, column) for w, column in zip(each.w, _columns(g), strict=True)]
     return numeric, [of_x, of_w]
 
 

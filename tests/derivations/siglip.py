@@ -6,17 +6,9 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, cosines, derivative, gradient, norm, step, towards
+from derivations import Below, Draw, Vector, across, cosines, derivative, gradient, gradients, sigma, softplus, step
 
 TRIES = 20  # draws for an inequality
-
-
-def _sigma(z: mpf) -> mpf:
-    return 1 / (1 + mp.exp(-z))
-
-
-def _softplus(z: mpf) -> mpf:
-    return mp.log(1 + mp.exp(z))
 
 
 class Batch(NamedTuple):
@@ -40,7 +32,7 @@ def _logits(each: Batch) -> list[Vector]:
 def _rows(each: Batch) -> Vector:
     """L_n, from softplus."""
     z = _logits(each)
-    return [mp.fsum(_softplus(-i if k == n else i) for k, i in enumerate(row)) for n, row in enumerate(z)]
+    return [mp.fsum(softplus(-i if k == n else i) for k, i in enumerate(row)) for n, row in enumerate(z)]
 
 
 def _loss(each: Batch) -> mpf:
@@ -49,14 +41,14 @@ def _loss(each: Batch) -> mpf:
 
 def _big_g(each: Batch) -> list[Vector]:
     size = mpf(len(each.x))
-    return [[(_sigma(i) - (k == n)) / size for k, i in enumerate(row)] for n, row in enumerate(_logits(each))]
+    return [[(sigma(i) - (k == n)) / size for k, i in enumerate(row)] for n, row in enumerate(_logits(each))]
 
 
 @step("sig-labels", "71d8dbfa")
 def _(draw: Draw) -> tuple:
     each = _batch(draw)
     by_labels = [
-        -mp.fsum(mp.log(_sigma((2 * (n == k) - 1) * i)) for k, i in enumerate(row))
+        -mp.fsum(mp.log(sigma((2 * (n == k) - 1) * i)) for k, i in enumerate(row))
         for n, row in enumerate(_logits(each))
     ]
     return _rows(each), by_labels
@@ -69,13 +61,9 @@ def _(draw: Draw) -> tuple:
     z, size = _logits(each), len(each.x)
 
     def loss(row: Vector, n: int) -> mpf:
-        return mp.fsum(_softplus(-i if k == n else i) for k, i in enumerate(row)) / size
+        return mp.fsum(softplus(-i if k == n else i) for k, i in enumerate(row)) / size
 
     return [gradient(lambda v, n=n: loss(v, n), row) for n, row in enumerate(z)], _big_g(each)
-
-
-def _exchanged(rows: list[Vector], n: int, row: Vector) -> list[Vector]:
-    return [*rows[:n], row, *rows[n + 1 :]]
 
 
 @step("sig-x", "687bb903")
@@ -83,18 +71,12 @@ def _(draw: Draw) -> tuple:
     each = _batch(draw)
     g = _big_g(each)
     numeric = [
-        [gradient(lambda v, n=n: _loss(each._replace(x=_exchanged(each.x, n, v))), r) for n, r in enumerate(each.x)],
-        [gradient(lambda v, k=k: _loss(each._replace(w=_exchanged(each.w, k, v))), r) for k, r in enumerate(each.w)],
+        gradients(lambda rows: _loss(each._replace(x=rows)), each.x),
+        gradients(lambda rows: _loss(each._replace(w=rows)), each.w),
     ]
-    of_x = [_across(each.t, x, each.w, g[n]) for n, x in enumerate(each.x)]
-    of_w = [_across(each.t, w, each.x, [row[k] for row in g]) for k, w in enumerate(each.w)]
+    of_x = [across(each.t, x, each.w, g[n]) for n, x in enumerate(each.x)]
+    of_w = [across(each.t, w, each.x, [row[k] for row in g]) for k, w in enumerate(each.w)]
     return numeric, [of_x, of_w]
-
-
-def _across(t: mpf, v: Vector, others: list[Vector], factors: Vector) -> Vector:
-    """t/‖v‖ times the sum of what of the others is at right angles to v."""
-    columns = zip(*([f * i for i in towards(v, other)] for f, other in zip(factors, others, strict=True)), strict=True)
-    return [t / norm(v) * mp.fsum(column) for column in columns]
 
 
 @step("sig-scale", "2f522bd2")
@@ -125,19 +107,19 @@ def _(draw: Draw) -> tuple:
 @step("sig-start", "0345436b")
 def _(draw: Draw) -> tuple:
     size, b = draw.whole(2, 10**6), draw.number()
-    return derivative(lambda a: _softplus(-a) + (size - 1) * _softplus(a), b), size * _sigma(b) - 1
+    return derivative(lambda a: softplus(-a) + (size - 1) * softplus(a), b), size * sigma(b) - 1
 
 
 @step("sig-balance", "f1f85e4c")
 def _(draw: Draw) -> tuple:
     size = draw.whole(2, 10**6)
-    return [mpf(size), size * _sigma(-mp.log(mpf(size - 1)))], [mpf(size), mpf(1)]
+    return [mpf(size), size * sigma(-mp.log(mpf(size - 1)))], [mpf(size), mpf(1)]
 
 
 @step("sig-chunked", "1cea5bb7")
 def _(draw: Draw) -> tuple:
     z = draw.number(-6, 6)
-    return _softplus(-z), _softplus(z) - z
+    return softplus(-z), softplus(z) - z
 
 
 @step("sig-lost", "c00e2a2b")
@@ -148,5 +130,5 @@ def _(draw: Draw) -> tuple:
         u = mpf(2) ** -draw.whole(8, 60)
         border = mp.lambertw(1 / u).real  # z e^z = 1/u
         z = border + draw.number(0, 5)
-        below.append(Below(mpf(1), u * z / _softplus(-z), strict=True))
+        below.append(Below(mpf(1), u * z / softplus(-z), strict=True))
     return tuple(below)

@@ -6,17 +6,9 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, cosines, derivative, gradient, norm, step, towards
+from derivations import Below, Draw, Vector, across, cosines, derivative, gradient, gradients, sigma, softplus, step
 
 TRIES = 20  # draws for an inequality
-
-
-def _sigma(z: mpf) -> mpf:
-    return 1 / (1 + mp.exp(-z))
-
-
-def _softplus(z: mpf) -> mpf:
-    return mp.log(1 + mp.exp(z))
 
 
 def _g(c: mpf, t: int) -> mpf:
@@ -26,7 +18,7 @@ def _g(c: mpf, t: int) -> mpf:
 @step("sf2-answers", "e667bb14")
 def _(draw: Draw) -> tuple:
     z = draw.number(-5, 5)
-    return [-mp.log(_sigma(z)), -mp.log(1 - _sigma(z))], [_softplus(-z), _softplus(z)]
+    return [-mp.log(sigma(z)), -mp.log(1 - sigma(z))], [softplus(-z), softplus(z)]
 
 
 class Sample(NamedTuple):
@@ -54,7 +46,7 @@ def _logits(each: Sample) -> Vector:
 
 
 def _of_logits(each: Sample, z: Vector) -> mpf:
-    return each.positive * _softplus(-z[0]) + each.negative * mp.fsum(_softplus(i) for i in z[1:])
+    return each.positive * softplus(-z[0]) + each.negative * mp.fsum(softplus(i) for i in z[1:])
 
 
 def _loss(each: Sample) -> mpf:
@@ -63,7 +55,7 @@ def _loss(each: Sample) -> mpf:
 
 def _big_g(each: Sample) -> Vector:
     z = _logits(each)
-    return [-each.positive * _sigma(-z[0]), *(each.negative * _sigma(i) for i in z[1:])]
+    return [-each.positive * sigma(-z[0]), *(each.negative * sigma(i) for i in z[1:])]
 
 
 @step("sf2-logits", "b86182db")
@@ -94,12 +86,6 @@ def _(draw: Draw) -> tuple:
     )
 
 
-def _along(each: Sample, factors: Vector) -> Vector:
-    """s/‖x‖ times the sum of what is across to each class, times a factor."""
-    columns = zip(*([f * i for i in towards(each.x, w)] for f, w in zip(factors, each.w, strict=True)), strict=True)
-    return [each.s / norm(each.x) * mp.fsum(column) for column in columns]
-
-
 def _factors(each: Sample) -> Vector:
     slopes = [each.t * ((1 + c) / 2) ** (each.t - 1) for c in cosines(each.x, each.w)]
     return [i * slope for i, slope in zip(_big_g(each), slopes, strict=True)]
@@ -108,14 +94,11 @@ def _factors(each: Sample) -> Vector:
 @step("sf2-x", "28101ec6")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
-    of_w = [
-        gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row)
-        for k, row in enumerate(each.w)
-    ]
-    by_hand = [
-        [each.s * f / norm(w) * i for i in towards(w, each.x)] for f, w in zip(_factors(each), each.w, strict=True)
-    ]
-    return [gradient(lambda v: _loss(each._replace(x=v)), each.x), of_w], [_along(each, _factors(each)), by_hand]
+    factors = _factors(each)
+    of_x = gradient(lambda v: _loss(each._replace(x=v)), each.x)
+    of_w = gradients(lambda rows: _loss(each._replace(w=rows)), each.w)
+    by_hand = [across(each.s, w, [each.x], [f]) for f, w in zip(factors, each.w, strict=True)]
+    return [of_x, of_w], [across(each.s, each.x, each.w, factors), by_hand]
 
 
 @step("sf2-detached", "1c3a4545")
@@ -127,7 +110,7 @@ def _(draw: Draw) -> tuple:
     def loss(x: Vector) -> mpf:
         return _of_logits(each, [each.s * c + i for c, i in zip(cosines(x, each.w), added, strict=True)])
 
-    return gradient(loss, each.x), _along(each, _big_g(each))
+    return gradient(loss, each.x), across(each.s, each.x, each.w, _big_g(each))
 
 
 @step("sf2-threshold", "69cd7dc4")
@@ -148,7 +131,7 @@ def _(draw: Draw) -> tuple:
     q = alpha / ((1 - alpha) * (classes - 1))
     root = mp.sqrt((1 - q) ** 2 + 4 * q * mp.exp(of_target - of_others))
     b = mp.log(2 * q * mp.exp(-of_others) / (1 - q + root))
-    return alpha * _sigma(-of_target - b), (1 - alpha) * (classes - 1) * _sigma(of_others + b)
+    return alpha * sigma(-of_target - b), (1 - alpha) * (classes - 1) * sigma(of_others + b)
 
 
 @step("sf2-least", "a3c31316")
@@ -157,8 +140,8 @@ def _(draw: Draw) -> tuple:
     for _ in range(TRIES):
         each = _sample(draw)
         edge = each.s * (1 - each.m)
-        least = each.positive * _softplus(-edge - each.b)
-        least += (len(each.w) - 1) * each.negative * _softplus(-edge + each.b)
+        least = each.positive * softplus(-edge - each.b)
+        least += (len(each.w) - 1) * each.negative * softplus(-edge + each.b)
         below.append(Below(least, _loss(each)))
     return tuple(below)
 

@@ -6,24 +6,16 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, cosines, derivative, gradient, norm, step, towards
+from derivations import Below, Draw, Vector, across, cosines, derivative, gradient, gradients, sigma, softplus, step
 
 TRIES = 20  # draws for an inequality
-
-
-def _sigma(z: mpf) -> mpf:
-    return 1 / (1 + mp.exp(-z))
-
-
-def _softplus(z: mpf) -> mpf:
-    return mp.log(1 + mp.exp(z))
 
 
 @step("uni-two", "c86ec721")
 def _(draw: Draw) -> tuple:
     u, b = draw.number(-4, 4), draw.number(-4, 4)
     both = mp.exp(u) + mp.exp(b)
-    return [_softplus(b - u), _softplus(u - b)], [-mp.log(mp.exp(u) / both), -mp.log(mp.exp(b) / both)]
+    return [softplus(b - u), softplus(u - b)], [-mp.log(mp.exp(u) / both), -mp.log(mp.exp(b) / both)]
 
 
 @step("uni-threshold", "3892cdd4")
@@ -39,7 +31,7 @@ def _(draw: Draw) -> tuple:
 @step("uni-product", "c5c26319")
 def _(draw: Draw) -> tuple:
     z = draw.vector(5, -4, 4)
-    total = mp.fsum(map(_softplus, z))
+    total = mp.fsum(map(softplus, z))
     return total, mp.log(mp.fprod(1 + mp.exp(i) for i in z)), Below(mp.log(1 + mp.fsum(map(mp.exp, z))), total)
 
 
@@ -50,7 +42,7 @@ def _(draw: Draw) -> tuple:
     z = [s * (c[0] - m) - b, *(s * i - b for i in c[1:])]
     cosface = [s * (c[0] - m), *(s * i for i in c[1:])]
     right = mp.log(1 + mp.fsum(mp.exp(i - z[0]) for i in z[1:]))
-    left = _softplus(-z[0]) + mp.fsum(map(_softplus, z[1:]))
+    left = softplus(-z[0]) + mp.fsum(map(softplus, z[1:]))
     return (
         [right, *(i - z[0] for i in z[1:])],
         [mp.log(mp.fsum(map(mp.exp, cosface))) - cosface[0], *(s * (i - c[0] + m) for i in c[1:])],
@@ -84,7 +76,7 @@ def _sample(draw: Draw) -> Sample:
 
 
 def _of_logits(each: Sample, z: Vector) -> mpf:
-    return _softplus(-z[0]) + each.others * mp.fsum(map(_softplus, z[1:]))
+    return softplus(-z[0]) + each.others * mp.fsum(map(softplus, z[1:]))
 
 
 def _loss(each: Sample) -> mpf:
@@ -92,7 +84,7 @@ def _loss(each: Sample) -> mpf:
 
 
 def _big_g(each: Sample, z: Vector) -> Vector:
-    return [-_sigma(-z[0]), *(each.others * _sigma(i) for i in z[1:])]
+    return [-sigma(-z[0]), *(each.others * sigma(i) for i in z[1:])]
 
 
 def _factors(each: Sample) -> Vector:
@@ -111,14 +103,10 @@ def _(draw: Draw) -> tuple:
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
     factors = _factors(each)
-    of_w = [
-        gradient(lambda v, k=k: _loss(each._replace(w=[*each.w[:k], v, *each.w[k + 1 :]])), row)
-        for k, row in enumerate(each.w)
-    ]
-    columns = zip(*([f * i for i in towards(each.x, w)] for f, w in zip(factors, each.w, strict=True)), strict=True)
-    by_hand = [each.s / norm(each.x) * mp.fsum(column) for column in columns]
-    of_classes = [[each.s * f / norm(w) * i for i in towards(w, each.x)] for f, w in zip(factors, each.w, strict=True)]
-    return [gradient(lambda v: _loss(each._replace(x=v)), each.x), of_w], [by_hand, of_classes]
+    of_x = gradient(lambda v: _loss(each._replace(x=v)), each.x)
+    of_w = gradients(lambda rows: _loss(each._replace(w=rows)), each.w)
+    by_hand = [across(each.s, w, [each.x], [f]) for f, w in zip(factors, each.w, strict=True)]
+    return [of_x, of_w], [across(each.s, each.x, each.w, factors), by_hand]
 
 
 @step("uni-bias", "39ee5108")
@@ -140,5 +128,5 @@ def _(draw: Draw) -> tuple:
 @step("uni-start", "5a28625a")
 def _(draw: Draw) -> tuple:
     classes = draw.whole(1, 10**6)
-    push = (classes - 1) * _sigma(-mp.log(10 * classes))
+    push = (classes - 1) * sigma(-mp.log(10 * classes))
     return push, mpf(classes - 1) / (1 + 10 * classes), Below(push, mpf(1) / 10, strict=True)
