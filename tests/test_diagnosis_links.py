@@ -18,14 +18,12 @@ from refloss.testing.diagnosis.references import Changed, References, agrees
 from refloss.testing.diagnosis.special import NOT_FINITE
 from refloss.testing.diagnosis.wrong_links import cosines_in, link_steps
 from refloss.testing.diagnosis.wrong_steps import _normalization_steps
-from support.right_codes.link_codes import numpy_links
+from support.right_codes.link_codes import LinkSteps, numpy_links, torch_links, torch_reduced, torch_unit
 from support.sampled import chosen
 
 pytest.importorskip("torch")
 
 import torch
-
-from support.link_steps import LinkSteps, right_rows, right_value, softplus, torch_link, unit
 
 pytestmark = pytest.mark.usefixtures("torch")
 SHAPE = [(9, 7, 13)]
@@ -143,6 +141,16 @@ def test_without_a_setting_there_is_less_to_be_mistaken_in(loss):
 # ----------------------------------------------------------------------------------------------------- code, and causes
 
 
+def softplus(a):
+    """The loss of an answer."""
+    return -F.logsigmoid(-a)
+
+
+def of_rows(z, ways=1):
+    """The losses of rows by a softmax, or by one of rows and one of columns."""
+    return sum(F.cross_entropy(each, torch.arange(len(z)), reduction="none") for each in (z, z.T)[:ways]) / ways
+
+
 def numbers(change):
     """Steps with other scale and bias, from the loss and what is given."""
     return LinkSteps(numbers=change)
@@ -150,7 +158,7 @@ def numbers(change):
 
 def margins(of_target, of_others):
     """Steps with other margins, in units of m."""
-    return LinkSteps(margin=lambda loss, g, target: torch.where(target, g + of_target * loss.m, g + of_others * loss.m))
+    return curve(lambda loss, c, target: margined(loss, raised(loss, c), target, of_target, of_others))
 
 
 def weights(of_target, of_others):
@@ -159,17 +167,31 @@ def weights(of_target, of_others):
 
 
 def rows(change):
-    """Steps with other losses of rows."""
-    return LinkSteps(rows=change)
+    """Steps with other losses of rows, from the loss, its logits and which are targets."""
+    return LinkSteps(
+        answers=lambda z, target: z,
+        weighted=lambda loss, z, target: change(loss, z, target)[:, None],
+        ways=lambda loss, z, y: change(loss, z, torch.eye(len(z), dtype=torch.bool)).mean(),
+    )
 
 
-def curve(of_margined):
-    """Steps with another curve, of what the margin is taken off: SphereFace2's margin is added to the cosine."""
-    return LinkSteps(curve=lambda loss, c: c, margin=of_margined)
+def curve(change):
+    """Steps with another curve of cosines, margins and all."""
+    return LinkSteps(curve=change)
+
+
+def margined(loss, g, target, of_target=-1.0, of_others=1.0):
+    """What is scaled, margins in units of m."""
+    return torch.where(target, g + of_target * loss.m, g + of_others * loss.m)
 
 
 def power(loss, c):
     return 2.0 * ((1.0 + c) / 2.0) ** loss.t - 1.0
+
+
+def raised(loss, c):
+    """g of SphereFace2, of other losses the cosine itself."""
+    return power(loss, c) if hasattr(loss, "t") else c
 
 
 def type_a(loss, c, target):
@@ -190,20 +212,20 @@ def other_alone(z, target):
 
 def detached_ways(x, w, s):
     """Each way with the other embeddings as constants."""
-    x, w = unit(x), unit(w)
+    x, w = torch_unit(x), torch_unit(w)
     y = torch.arange(len(x))
     return (F.cross_entropy(s * x @ w.detach().T, y) + F.cross_entropy(s * w @ x.detach().T, y)) / 2.0
 
 
 def simclr(x, w, s):
     """Of twice as many views."""
-    both = torch.cat([unit(x), unit(w)])
+    both = torch.cat([torch_unit(x), torch_unit(w)])
     z = (s * both @ both.T).masked_fill(torch.eye(len(both), dtype=bool), -math.inf)
     return F.cross_entropy(z, torch.arange(len(both)).roll(len(x)))
 
 
 def shifted(x, w, y, b):
-    return torch_link(S2)(x, w, torch.where(y < 0, y, (y + 1) % len(w)), b)
+    return torch_links(S2)(x, w, torch.where(y < 0, y, (y + 1) % len(w)), b)
 
 
 def torch_bce(loss, z, target):
@@ -234,7 +256,7 @@ CODES = {  # the loss, code or its steps, and how the only cause begins
     "others alone": (S2, weights(0.0, (1.0 - S2.alpha) * SHARE), "the other classes alone count"),
     "over N C": (
         S2,
-        LinkSteps(value=lambda loss, rows, kept: right_value(loss, rows, kept) / 7.0),
+        LinkSteps(reduced=lambda loss, rows, kept: torch_reduced(loss, rows, kept) / 7.0),
         "the mean over samples and classes, divided by N C",
     ),
     "b taken off": (S2, numbers(lambda loss, given: (loss.s, -given[0])), "the bias has the wrong sign"),
@@ -248,10 +270,14 @@ CODES = {  # the loss, code or its steps, and how the only cause begins
     "type A": (S2, curve(type_a), "the margin is on the angles, as wespeaker's type A"),
     "from 0 to 1": (
         S2,
-        LinkSteps(curve=lambda loss, c: ((1.0 + c) / 2.0) ** loss.t),
+        curve(lambda loss, c, target: margined(loss, ((1.0 + c) / 2.0) ** loss.t, target)),
         "the power is not brought to the range from -1 to 1",
     ),
-    "power of c": (S2, LinkSteps(curve=lambda loss, c: c**loss.t), "the power is that of the cosine itself"),
+    "power of c": (
+        S2,
+        curve(lambda loss, c, target: margined(loss, c**loss.t, target)),
+        "the power is that of the cosine itself",
+    ),
     "labels + 1": (S2, shifted, "every label is off by one"),
     "softmax": (
         S2,
@@ -266,16 +292,16 @@ CODES = {  # the loss, code or its steps, and how the only cause begins
     "no l": (HALF, UNI, "the weight l of the other classes is left out"),
     "l on the target": (HALF, weights(0.5, 1.0), "the weight l is that of the target"),
     "l on all": (HALF, weights(0.5, 0.5), "the weight l is that of all classes"),
-    "no bound": (UNI, LinkSteps(logits=lambda loss, f, s, b: s * f + b), "the logits are not held to ±s"),
+    "no bound": (UNI, LinkSteps(held=lambda loss, z, target: z), "the logits are not held to ±s"),
     "bound before b": (
         UNI,
-        LinkSteps(logits=lambda loss, f, s, b: (s * f).clamp(-s, s) + b),
+        LinkSteps(scaled=lambda f, s: (s * f).clamp(-s, s), held=lambda loss, z, target: z),
         "the logits are held to ±s before the bias",
     ),
     "averaged": (UNI, weights(1.0, 1.0 / 6.0), "the losses of the other classes are averaged"),
     "UniFace over N C": (
         UNI,
-        LinkSteps(value=lambda loss, rows, kept: right_value(loss, rows, kept) / 7.0),
+        LinkSteps(reduced=lambda loss, rows, kept: torch_reduced(loss, rows, kept) / 7.0),
         "the mean over samples and classes, divided by N C",
     ),
     "UniFace's scale": (
@@ -313,15 +339,15 @@ CODES = {  # the loss, code or its steps, and how the only cause begins
     "labels 1 and -1": (SIGLIP, rows(torch_bce), "labels of 1 and -1 are given to a binary cross entropy"),
     "over N^2": (
         SIGLIP,
-        LinkSteps(value=lambda loss, rows, kept: rows.mean() / len(rows)),
+        LinkSteps(reduced=lambda loss, rows, kept: rows.mean() / len(rows)),
         "the mean over all pairs, divided by N^2",
     ),
     "diagonal": (SIGLIP, weights(1.0, 0.0), "the targets alone count"),
     "off the diagonal": (SIGLIP, weights(0.0, 1.0), "the other classes alone count"),
-    "InfoNCE of SigLIP": (SIGLIP, rows(lambda loss, z, target: right_rows(ONE, z, target)), "a softmax of each row"),
+    "InfoNCE of SigLIP": (SIGLIP, rows(lambda loss, z, target: of_rows(z)), "a softmax of each row"),
     "CLIP of SigLIP": (
         SIGLIP,
-        rows(lambda loss, z, target: right_rows(NCE, z, target)),
+        rows(lambda loss, z, target: of_rows(z, 2)),
         "a softmax of rows and of columns, as CLIP's",
     ),
     "eps in sigmoids": (
@@ -330,18 +356,18 @@ CODES = {  # the loss, code or its steps, and how the only cause begins
         "1e-05 added to sigmoids before their logarithm",
     ),
     "sum": (SIGLIP, replace(SIGLIP, reduction="sum"), "sum instead of mean"),
-    "next pair": (SIGLIP, LinkSteps(unit_w=lambda w: unit(w).roll(-1, 0)), "the pairs are off by one"),
-    "one way": (NCE, rows(lambda loss, z, target: right_rows(ONE, z, target)), "value and gradient agree with ways=1"),
-    "columns": (NCE, rows(lambda loss, z, target: right_rows(ONE, z.T, target)), "w against all x alone"),
-    "both ways added": (NCE, rows(lambda loss, z, target: 2.0 * right_rows(loss, z, target)), "the two ways are added"),
+    "next pair": (SIGLIP, LinkSteps(unit_w=lambda w: torch_unit(w).roll(-1, 0)), "the pairs are off by one"),
+    "one way": (NCE, rows(lambda loss, z, target: of_rows(z)), "value and gradient agree with ways=1"),
+    "columns": (NCE, rows(lambda loss, z, target: of_rows(z.T)), "w against all x alone"),
+    "both ways added": (NCE, rows(lambda loss, z, target: 2.0 * of_rows(z, 2)), "the two ways are added"),
     "constants": (NCE, detached_ways, "in each way the other embeddings count as constants"),
     "wrong axis": (
         ONE,
-        rows(lambda loss, z, target: right_rows(loss, z.T, target)),
+        rows(lambda loss, z, target: of_rows(z.T)),
         "the softmax is over x, not over w",
     ),
-    "two ways": (ONE, rows(lambda loss, z, target: right_rows(NCE, z, target)), "value and gradient agree with ways=2"),
-    "halved": (ONE, rows(lambda loss, z, target: right_rows(loss, z, target) / 2.0), "half of the loss"),
+    "two ways": (ONE, rows(lambda loss, z, target: of_rows(z, 2)), "value and gradient agree with ways=2"),
+    "halved": (ONE, rows(lambda loss, z, target: of_rows(z) / 2.0), "half of the loss"),
     "exp(s)": (NCE, numbers(lambda loss, given: (given[0].exp(), None)), "s is taken for the logarithm of the scale: "),
     "clamped exp(s)": (
         NCE,
@@ -362,7 +388,7 @@ CODES = {  # the loss, code or its steps, and how the only cause begins
         of_ways(lambda z, target: -(z.softmax(1).diagonal() + 1e-5).log()),
         "1e-05 added to probabilities before their logarithm",
     ),
-    "pair before": (NCE, LinkSteps(unit_w=lambda w: unit(w).roll(1, 0)), "the pairs are off by one"),
+    "pair before": (NCE, LinkSteps(unit_w=lambda w: torch_unit(w).roll(1, 0)), "the pairs are off by one"),
     "no unit length of x": (NCE, LinkSteps(unit_x=lambda x: x), "embeddings are not brought to unit length"),
     "no unit length of w": (SIGLIP, LinkSteps(unit_w=lambda w: w), "weights are not brought to unit length"),
     "no unit length": (
@@ -375,10 +401,16 @@ CODES = {  # the loss, code or its steps, and how the only cause begins
 
 
 def code_of(loss, steps):
-    """Code of steps, of the settings of another loss, or as it is."""
+    """Code of steps, of the settings of another loss, or as it is; all that it is called with is needed."""
     if isinstance(steps, LinkSteps):
-        return torch_link(loss, steps)
-    return steps if not hasattr(steps, "spec") else torch_link(steps)
+        fn = torch_links(loss, steps=steps)
+    else:
+        fn = torch_links(steps) if hasattr(steps, "spec") else steps
+
+    def with_bias(x, w, y, b):
+        return fn(x, w, y, b)
+
+    return with_bias if hasattr(loss, "m") else fn
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -428,7 +460,7 @@ def test_causes_are_named(name):
 
 def test_an_exponential_that_overflows_is_said_beside_its_cause():
     loss, steps, _ = CODES["exp(t)"]
-    report = check(torch_link(loss, steps), loss, framework="torch", shapes=SHAPE, groups="ordinary")
+    report = check(torch_links(loss, steps=steps), loss, framework="torch", shapes=SHAPE, groups="ordinary")
     assert report.diagnoses == (
         "t is taken for the logarithm of the scale: t is the scale itself",
         f"NaN or infinite only {dict(NOT_FINITE)['gap']}",
@@ -437,7 +469,7 @@ def test_an_exponential_that_overflows_is_said_beside_its_cause():
 
 def test_a_sum_of_nothing_is_said_beside_its_cause():
     loss, steps, said = CODES["others alone in the sum"]
-    report = check(torch_link(loss, steps), loss, framework="torch", shapes=SHAPE, groups=("ordinary", "hard"))
+    report = check(torch_links(loss, steps=steps), loss, framework="torch", shapes=SHAPE, groups=("ordinary", "hard"))
     named, alone = report.diagnoses
     assert named.startswith(said)
     assert alone == "NaN or infinite only for one pair alone, of which a sum over other pairs is empty"
@@ -450,7 +482,7 @@ def test_logits_that_overflow_an_exponential_are_said():
         steps = rows(
             lambda loss, z, target: (weights_of(loss, target) * (1.0 + torch.where(target, -z, z).exp()).log()).sum(1)
         )
-        return torch_link(S2, steps)(x, w, y, b)
+        return torch_links(S2, steps=steps)(x, w, y, b)
 
     report = check(naive, S2, framework="torch", shapes=SHAPE, groups=("hard", "ordinary"))
     assert report.state == "does not conform"
@@ -466,7 +498,7 @@ def weights_of(loss, target):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_right_code_has_no_cause(loss, dtype):
-    report = check(torch_link(loss), loss, framework="torch", dtype=dtype, shapes=SHAPE)
+    report = check(torch_links(loss), loss, framework="torch", dtype=dtype, shapes=SHAPE)
     assert report.passed, str(report)
     assert not causes(report)
 
@@ -477,7 +509,7 @@ NAMELESS = {
     "the root of t": (SIGLIP, numbers(lambda loss, given: (given[0].sqrt(), given[1]))),
     "a third of the second way": (
         NCE,
-        rows(lambda loss, z, target: (2.0 * right_rows(ONE, z, target) + right_rows(ONE, z.T, target)) / 3.0),
+        rows(lambda loss, z, target: (2.0 * of_rows(z) + of_rows(z.T)) / 3.0),
     ),
 }
 """Codes that are wrong otherwise."""
@@ -486,7 +518,7 @@ NAMELESS = {
 @pytest.mark.parametrize("name", NAMELESS)
 def test_what_has_no_cause_is_given_none(name):
     loss, steps = NAMELESS[name]
-    report = check(torch_link(loss, steps), loss, framework="torch", shapes=SHAPE, groups="ordinary")
+    report = check(torch_links(loss, steps=steps), loss, framework="torch", shapes=SHAPE, groups="ordinary")
     assert report.state == "does not conform"
     assert report.diagnoses == ()
 
@@ -500,7 +532,7 @@ def test_right_code_that_a_standard_refuses_is_given_no_other_cause():
     """float32 with products of float16's bits, and no grant for them."""
     steps = LinkSteps(cosine=lambda x, w: rounded_factors(x) @ rounded_factors(w).T)
     for loss in (UNI, NCE):
-        report = check(torch_link(loss, steps), loss, framework="torch", groups="ordinary")
+        report = check(torch_links(loss, steps=steps), loss, framework="torch", groups="ordinary")
         assert report.state == "does not conform"
         said = "as matrix products would give whose factors are rounded to 11 bits, those of tf32 and of float16"
         assert report.diagnoses in ((said,), ())
@@ -508,7 +540,9 @@ def test_right_code_that_a_standard_refuses_is_given_no_other_cause():
 
 def test_a_clamp_of_cosines_is_named():
     steps = LinkSteps(cosine=lambda x, w: (x @ w.T).clamp(-1.0 + 1e-4, 1.0 - 1e-4))
-    report = check(torch_link(SIGLIP, steps), SIGLIP, framework="torch", shapes=SHAPE, groups=("ordinary", "hard"))
+    report = check(
+        torch_links(SIGLIP, steps=steps), SIGLIP, framework="torch", shapes=SHAPE, groups=("ordinary", "hard")
+    )
     assert report.diagnoses == ("cosine clamped at 1 - 0.0001",)
 
 

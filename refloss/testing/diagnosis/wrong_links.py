@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refloss.error_free import Array
+from refloss.functions import log_softmax
 from refloss.losses import InfoNCE, SphereFace2, UniFace
 from refloss.testing.diagnosis.wrong_sums import WrongStep
 from refloss.testing.signatures import (
@@ -108,12 +109,6 @@ class Cosines(NamedTuple):
 def softplus(a: Array) -> Array:
     """Return log(1 + e^a)."""
     return np.asarray(np.logaddexp(0.0, a))
-
-
-def log_softmax(z: Array) -> Array:
-    """Return the logarithms of the probabilities of rows."""
-    apart = z - z.max(axis=1, keepdims=True)
-    return np.asarray(apart - np.log(np.exp(apart).sum(axis=1, keepdims=True)))
 
 
 def cosines_in(loss: Loss, inputs: Inputs, c: Array | None = None) -> Cosines:

@@ -93,6 +93,9 @@ class LinkSteps(NamedTuple):
 
     unit_x: Callable[..., Any] = torch_unit
     unit_w: Callable[..., Any] = torch_unit
+    cosine: Callable[..., Any] = lambda x, w: x @ w.T
+    numbers: Callable[..., Any] = numbers
+    """Scale and bias, of what is given."""
     own: Callable[..., Any] = lambda target: target
     curve: Callable[..., Any] = torch_curve
     scaled: Callable[..., Any] = lambda f, scale: scale * f
@@ -119,8 +122,8 @@ def torch_links(
         y, given = (given[0], given[1:]) if labelled else (torch.arange(len(x)), given)
         if upcast:
             x, w, *given = (entry.float() for entry in (x, w, *given))
-        scale, b = numbers(loss, tuple(given))
-        cos = steps.unit_x(x) @ steps.unit_w(w).T
+        scale, b = steps.numbers(loss, tuple(given))
+        cos = steps.cosine(steps.unit_x(x), steps.unit_w(w))
         target = steps.own(torch.nn.functional.one_hot(y.clamp(min=0), cos.shape[1]).bool())
         z = steps.scaled(steps.curve(loss, cos, target), scale)
         if isinstance(loss, refloss.InfoNCE):

@@ -33,6 +33,16 @@ ONE_WAY = refloss.InfoNCE(ways=1)
 ANSWERS = (POWER, UNI, PAIRS)
 ALL = (*ANSWERS, CLIP)
 
+SCALES = {
+    "exp of the scale": LinkSteps(scaled=lambda c, s: s.exp() * c),
+    "log of the scale": LinkSteps(scaled=lambda c, s: s.log() * c),
+    "scale a constant": LinkSteps(scaled=lambda c, s: s.detach() * c),
+    "scale at most 50": LinkSteps(scaled=lambda c, s: s.clamp(max=50.0) * c),
+    "scale at least 1": LinkSteps(scaled=lambda c, s: s.clamp(min=1.0) * c),
+    "gradient of the scale's logarithm": LinkSteps(scaled=lambda c, s: s.detach() * (1.0 + s - s.detach()) * c),
+}
+"""What becomes of a scale that is an input."""
+
 Named = tuple[str, str, Any, Callable[..., Any], tuple[str, ...], dict[str, Any]]
 
 
@@ -386,12 +396,7 @@ def of_siglip() -> Iterator[tuple[str, Any, LinkSteps]]:
 
     eye = torch.eye
     for name, steps in {
-        "exp of the scale": LinkSteps(scaled=lambda c, t: t.exp() * c),
-        "log of the scale": LinkSteps(scaled=lambda c, t: t.log() * c),
-        "scale a constant": LinkSteps(scaled=lambda c, t: t.detach() * c),
-        "scale at most 50": LinkSteps(scaled=lambda c, t: t.clamp(max=50.0) * c),
-        "scale at least 1": LinkSteps(scaled=lambda c, t: t.clamp(min=1.0) * c),
-        "gradient of log t": LinkSteps(scaled=lambda c, t: (t.detach() + t.detach() * (t - t.detach())) * c),
+        **SCALES,
         "gradient of the scale of pairs alone": LinkSteps(
             scaled=lambda c, t: torch.where(eye(len(c), dtype=torch.bool), t * c, t.detach() * c)
         ),
@@ -494,12 +499,7 @@ def of_infonce() -> Iterator[tuple[str, Any, LinkSteps]]:
             ways=lambda loss, z, y: (cross_entropy(z, y) + cross_entropy(z.detach().T, y)) / 2
         ),
         "nearest other alone": way(nearest),
-        "exp of the scale": LinkSteps(scaled=lambda c, s: s.exp() * c),
-        "log of the scale": LinkSteps(scaled=lambda c, s: s.log() * c),
-        "scale a constant": LinkSteps(scaled=lambda c, s: s.detach() * c),
-        "scale at most 50": LinkSteps(scaled=lambda c, s: s.clamp(max=50.0) * c),
-        "scale at least 1": LinkSteps(scaled=lambda c, s: s.clamp(min=1.0) * c),
-        "gradient of log s": LinkSteps(scaled=lambda c, s: (s.detach() + s.detach() * (s - s.detach())) * c),
+        **SCALES,
         "gradient of a temperature": LinkSteps(
             scaled=lambda c, s: c * (s.detach() - s.detach() ** 2 * (s - s.detach()))
         ),
