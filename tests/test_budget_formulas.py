@@ -945,8 +945,9 @@ def _(rng):
 
 @_formulas("single-number")
 def _(rng):
-    for _ in range(3):
+    for sign in (1.0, -1.0):  # of the sum of all terms
         g, f, of_g, of_f = rng.normal(size=C), rng.normal(size=C), *rng.uniform(0.1, 0.4, size=(2, C))
+        g *= sign * np.sign(g @ f)
         found = errors.total_error(f, of_g, g, of_f, OWN, COARSE)
         values = {"G": g, "f": f, r"\Delta G": of_g, r"\Delta f": of_f, "n": C, r"\Delta T": found}
         yield _scope(COARSE, values)
