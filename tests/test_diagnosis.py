@@ -11,11 +11,16 @@ import refloss
 from refloss.formats import dtype_of
 from refloss.testing import Case, adapters, cases, check
 from refloss.testing.budgets import arithmetic
-from refloss.testing.diagnosis.other_losses import of_shards, other_means, relatives
+from refloss.testing.defects import TABLE
+from refloss.testing.defects.loss_rows import rows_of
+from refloss.testing.defects.settings import MEANS
+from refloss.testing.defects.steps import Changed, OfValue, plain_scores
+from refloss.testing.defects.sums import CLASSES
+from refloss.testing.diagnosis.fits import Errors, fitted, fitted_steps
+from refloss.testing.diagnosis.gradients import _is_gradient_of
 from refloss.testing.diagnosis.references import References, agrees
 from refloss.testing.diagnosis.rounded import LOG_P, rounded_probabilities
-from refloss.testing.diagnosis.rows import rows_of
-from refloss.testing.diagnosis.wrong_sums import Errors, sum_steps
+from refloss.testing.diagnosis.values import _may_explain, rows
 from refloss.testing.hard_cases import SHAPES
 from support.foreign import ours
 from support.right_codes.numpy_codes import max_first, numpy_logits
@@ -41,10 +46,10 @@ def lse(z):
 
 def test_settings_that_code_leaves_out_are_tried():
     plain = refloss.CrossEntropy(class_weight=(1.0, 2.0, 3.0))
-    assert not {"the z-loss is left out", "no softcap", "no logit scale"} & dict(relatives(plain)).keys()
-    assert not {"the z-loss is left out"} & dict(relatives(CE)).keys()
+    assert not {"the z-loss is left out", "no softcap", "no logit scale"} & dict(rows(plain, "setting")).keys()
+    assert not {"the z-loss is left out"} & dict(rows(CE, "setting")).keys()
     every = replace(plain, z_loss=1e-3, softcap=30.0, logit_scale=0.5)
-    named = dict(relatives(every))
+    named = dict(rows(every, "setting"))
     assert named["the z-loss is left out"] == replace(every, z_loss=0.0)
     assert named["no softcap"] == replace(every, softcap=None)
     assert named["no logit scale"] == replace(every, logit_scale=1.0)
@@ -103,9 +108,9 @@ def test_no_cap_is_fitted_to_an_error_of_the_gradients_alone():
 
 def test_logits_are_those_of_the_softmax():
     loss = refloss.CrossEntropy(softcap=2.0, logit_scale=0.5)
-    rows = rows_of(loss, (Z, Y), references())
-    assert np.allclose(rows.z, 2.0 * np.tanh(0.25 * Z[[0, 2]]))
-    assert np.allclose(rows.lse, lse(rows.z))
+    own = rows_of(loss, plain_scores(loss, (Z, Y)), (Z, Y))
+    assert np.allclose(own.z, 2.0 * np.tanh(0.25 * Z[[0, 2]]))
+    assert np.allclose(own.lse, lse(own.z))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -113,25 +118,27 @@ def test_class_weights_and_the_z_loss(reduction):
     weights, kept = np.array([1.0, 2.0, 4.0]), np.array([0, 2])
     loss = refloss.CrossEntropy(class_weight=tuple(weights), z_loss=0.25, reduction=reduction)
     own = weights[Y[kept]]
-    rows = own * (lse(Z[kept]) - Z[kept, Y[kept]])
+    losses = own * (lse(Z[kept]) - Z[kept, Y[kept]])
     z_rows = 0.25 * lse(Z[kept]) ** 2
 
-    def reduced(rows, divisor):
+    def reduced(each, divisor):
         if reduction == "none":
-            return np.array([rows[0], 0.0, rows[1]])
-        return rows.sum() / (divisor if reduction == "mean" else 1.0)
+            return np.array([each[0], 0.0, each[1]])
+        return each.sum() / (divisor if reduction == "mean" else 1.0)
 
-    right = reduced(rows, own.sum()) + reduced(z_rows, 2.0)
+    right = reduced(losses, own.sum()) + reduced(z_rows, 2.0)
     error = Errors((Z, Y), np.asarray(right) + 0.5, np.full(np.shape(right), 0.5), np.asarray(1e-12))
-    steps = dict(sum_steps(loss, [error, error], references()))
-    weighted = reduced(rows + own * z_rows, own.sum())
-    assert np.allclose(steps["class weights multiply the z-loss too"]((Z, Y)), weighted)
-    by_weights = reduced(rows, own.sum()) + reduced(z_rows, own.sum())
+    steps = dict(rows(loss, "step"))
+    steps |= {row.sentence: row.emulate(loss) for row in fitted_steps(loss, [error, error])}
+    weighted = reduced(losses + own * z_rows, own.sum())
+    assert np.allclose(steps["class weights multiply the z-loss too"](Z, Y), weighted)
+    by_weights = reduced(losses, own.sum()) + reduced(z_rows, own.sum())
     said = "the z-loss is divided by the sum of class weights, not by the number of rows"
-    assert np.allclose(steps[said]((Z, Y)), by_weights)
+    assert np.allclose(steps[said](Z, Y), by_weights)
     fits = [sentence for sentence in steps if sentence.startswith("the z-loss has lambda=")]
-    assert np.allclose(steps[fits[-1]]((Z, Y)).sum(), np.sum(error.theirs), rtol=1e-3)
-    assert not any("z-loss" in sentence for sentence, _ in sum_steps(CE, [error], references()))
+    assert np.allclose(steps[fits[-1]](Z, Y).sum(), np.sum(error.theirs), rtol=1e-3)
+    assert not any("z-loss" in sentence for sentence, _ in rows(CE, "step"))
+    assert not list(fitted_steps(CE, [error]))
 
 
 # ------------------------------------------------------------------------------------------------- rounded before p - 1
@@ -231,7 +238,7 @@ def test_probabilities_for_labels_are_not_explained_so():
     value, grad = CE.value_and_grad(Z, shares)
     output = adapters.Found(np.asarray(value), (grad.z + 1e-3,), np.ones(()))
     assert rounded_probabilities(CE, [((Z, shares), output)], references("bfloat16", "mixed")) == []
-    for _, other in (*other_means(CE), *of_shards(SMOOTH)):
+    for _, other in (*rows(CE, "setting", MEANS), *rows(SMOOTH, "step", CLASSES)):
         assert not agrees(other, (Z, shares), output, references())
 
 
@@ -302,3 +309,53 @@ def test_what_is_divided_otherwise_is_told_apart():
     assert report.diagnoses == (
         "the weighted sum is divided by the number of rows: divide by the sum of the weights of the labels",
     )
+
+
+# ------------------------------------------------------------------------------------------- what an explanation asks
+
+
+X, W, LABELS = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), np.array([0, 2])
+COS = refloss.CosFace(s=4.0)
+
+
+def cosface(*gradients, value=None):
+    """The results of CosFace with other gradients, and what it returned them for."""
+    true, _ = COS.value_and_grad(X, W, LABELS)
+    return (X, W, LABELS), adapters.Found(np.asarray(true if value is None else value), gradients, np.ones(()))
+
+
+def test_a_step_explains_no_value_of_another_shape():
+    given, output = cosface(value=[1.0, 2.0])
+    assert not agrees(Changed(COS, ""), given, output, references())
+
+
+def test_of_the_slope_of_a_step_gradients_that_came_back_are_asked():
+    step = next(row for row in TABLE if row.name == "margin on every class").of(refloss.ArcFace(s=4.0))
+    value, grad = step.value_and_grad(X, W, LABELS)
+    for gradients, right in (((grad.x, None), True), ((-grad.x, None), False)):
+        output = adapters.Found(np.asarray(value), gradients, np.ones(()))
+        assert agrees(step, (X, W, LABELS), output, references()) == right
+
+
+def test_an_explanation_that_does_not_apply_to_the_inputs_explains_nothing():
+    def refused(inputs):
+        raise ValueError("y: expected other labels")
+
+    assert not _may_explain(OfValue(COS, "", refused), COS, cosface(None, None), references())
+
+
+def test_gradients_that_did_not_come_back_are_those_of_any_loss():
+    true, other = COS.value_and_grad(X, W, LABELS)[1], refloss.CosFace(s=4.0, m=0.0)
+    wrong = other.value_and_grad(X, W, LABELS)[1]
+    assert _is_gradient_of(COS, other, [cosface(wrong.x, None)], references())
+    assert not _is_gradient_of(COS, other, [cosface(true.x, None)], references())
+
+
+def test_a_fit_is_named_beside_what_is_not_explained_only_if_it_is_fine():
+    other = refloss.CosFace(s=4.0, m=0.5)
+    value, grad = other.value_and_grad(X, W, LABELS)
+    outcomes = [((X, W, LABELS), adapters.Found(np.asarray(value), (grad.x, grad.w), np.ones(())))]
+    found = [list(fitted(COS, outcomes, references("bfloat16"), coarse=coarse)) for coarse in (True, False)]
+    assert other in [loss for _, loss, _ in found[0]]
+    assert found[1] == []
+    assert other in [loss for _, loss, _ in fitted(COS, outcomes, references(), coarse=False)]

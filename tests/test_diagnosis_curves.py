@@ -10,11 +10,12 @@ import pytest
 import refloss
 from refloss.testing import adapters, check
 from refloss.testing.budgets import arithmetic
-from refloss.testing.diagnosis.class_curves import curve_steps, other_curves
-from refloss.testing.diagnosis.heads import parts_of
-from refloss.testing.diagnosis.other_losses import relatives
+from refloss.testing.defects import class_curves
+from refloss.testing.defects.head_steps import NORMALIZATION
+from refloss.testing.defects.heads import parts_of
+from refloss.testing.defects.steps import value_of_logits
 from refloss.testing.diagnosis.references import References, agrees
-from refloss.testing.diagnosis.wrong_steps import _normalization_steps
+from refloss.testing.diagnosis.values import rows
 from support.sampled import chosen
 
 pytest.importorskip("torch")
@@ -58,19 +59,23 @@ def found(torch, fn, x, w, y):
 # ------------------------------------------------------------------------------------------------ what causes stand for
 
 
+def rows_of_curves(loss):
+    return rows(loss, "setting", class_curves.SPHERE_FACE_R + class_curves.CIRCLE + class_curves.INTER_TOP_K)
+
+
 @pytest.mark.parametrize("loss", [*LOSSES, *map(detached, LOSSES)], ids=str)
 def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
     here, changes = inputs(), 0
     value, gradient = loss.value_and_grad(*here)
-    for sentence, other in other_curves(loss):
+    for sentence, other in rows_of_curves(loss):
         its_value, its_gradient = other.value_and_grad(*here)
         same = [np.array_equal(a, b) for a, b in zip(gradient, its_gradient, strict=True)]
         assert its_value != value or not all(same), sentence
         assert str(other)
         assert other(*here) == its_value
         changes += 1
-    for sentence, step in curve_steps(loss):
-        assert not np.isclose(step(here), value, rtol=1e-6), sentence
+    for sentence, step in rows(loss, "step", class_curves.STEPS):
+        assert not np.isclose(step(*here), value, rtol=1e-6), sentence
         changes += 1
     assert changes >= 3
 
@@ -79,11 +84,11 @@ def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
     "loss", [refloss.SphereFaceR(m=1.0, version=2), refloss.InterTopK(penalty=0.0), refloss.NormFace()], ids=str
 )
 def test_without_curves_there_is_nothing_to_be_mistaken_in(loss):
-    assert not [*other_curves(loss), *curve_steps(loss)]
+    assert not [*rows_of_curves(loss), *rows(loss, "step", class_curves.STEPS)]
 
 
 def test_of_one_nearest_class_none_fewer_is_tried():
-    sentences = [sentence for sentence, _ in other_curves(refloss.InterTopK(k=1))]
+    sentences = [sentence for sentence, _ in rows_of_curves(refloss.InterTopK(k=1))]
     assert "value and gradient agree with k=2" in sentences
     assert not any("k=0" in sentence for sentence in sentences)
 
@@ -91,15 +96,15 @@ def test_of_one_nearest_class_none_fewer_is_tried():
 @pytest.mark.parametrize("loss", [refloss.SphereFaceR(), refloss.CircleLoss()], ids=str)
 def test_what_has_no_sign_has_no_wrong_one(loss):
     said = "the margin has the wrong sign: it has to make the target's logit smaller"
-    assert said not in dict(_normalization_steps(loss))
-    assert said in dict(_normalization_steps(refloss.InterTopK()))
+    assert said not in dict(rows(loss, "step", NORMALIZATION))
+    assert said in dict(rows(refloss.InterTopK(), "step", NORMALIZATION))
 
 
 @pytest.mark.parametrize("loss", [*LOSSES, refloss.ArcFace()], ids=str)
 def test_parts_give_the_value_next_to_classes_too(loss):
     here = inputs(np.array([1e-9, 1e-5, 1e-2, 0.5, 1.0, 2.0, 3.0, math.pi - 1e-2, math.pi - 1e-5]))
     allowed = References("float64", arithmetic("float64")).bounds(loss, here, np.ones(()))[0]
-    assert abs(parts_of(loss, here).value() - loss(*here, engine="dd")) <= allowed
+    assert abs(value_of_logits(loss, here, parts_of(loss, here).scores()) - loss(*here, engine="dd")) <= allowed
 
 
 FITTED = {"s = 80", "penalty of 0.03", "m = 1.4", "m = 0.3"}
@@ -111,16 +116,20 @@ def test_a_cause_has_the_results_of_the_code(torch, entry):
     """Value and gradients within the budget of float64, of which those of the loss are not; or of a step, the value."""
     name, loss, fn = entry
     references = References("float64", arithmetic("float64"))
-    steps = {sentence: step for sentence, step in curve_steps(loss) if sentence.startswith(EXPLAINED[name])}
+    steps = {
+        sentence: step
+        for sentence, step in rows(loss, "step", class_curves.STEPS)
+        if sentence.startswith(EXPLAINED[name])
+    }
     here = inputs(ignored=not steps)
     output = found(torch, fn, *here)
     assert not agrees(loss, here, output, references)
     if steps:
-        (value,) = (step(here) for step in steps.values())
+        (value,) = (step(*here) for step in steps.values())
         assert abs(value - output.value) <= references.bounds(loss, here, output.upstream)[0]
         return
     agreeing = [
-        f"{sentence}: {other}" for sentence, other in relatives(loss) if agrees(other, here, output, references)
+        f"{sentence}: {other}" for sentence, other in rows(loss, "setting") if agrees(other, here, output, references)
     ]
     assert [said.startswith(EXPLAINED[name]) for said in agreeing] == [True], agreeing
 

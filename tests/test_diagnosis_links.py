@@ -11,13 +11,16 @@ import pytest
 import refloss
 from refloss.testing import adapters, cases, check
 from refloss.testing.budgets import arithmetic
-from refloss.testing.diagnosis.gradients import _Gradient, _some_number
-from refloss.testing.diagnosis.links import other_links
-from refloss.testing.diagnosis.other_losses import relabelled, relatives
-from refloss.testing.diagnosis.references import Changed, References, agrees
+from refloss.testing.defects.emulations import Scaled
+from refloss.testing.defects.gradients import Context
+from refloss.testing.defects.head_steps import NORMALIZATION
+from refloss.testing.defects.link_steps import cosines_in
+from refloss.testing.defects.links import ROWS
+from refloss.testing.defects.table import LINK_STEPS
+from refloss.testing.diagnosis.gradients import _Gradient, _one_gradient
+from refloss.testing.diagnosis.references import References, agrees
 from refloss.testing.diagnosis.special import NOT_FINITE
-from refloss.testing.diagnosis.wrong_links import cosines_in, link_steps
-from refloss.testing.diagnosis.wrong_steps import _normalization_steps
+from refloss.testing.diagnosis.values import rows as rows_of
 from support.right_codes.link_codes import LinkSteps, numpy_links, torch_links, torch_reduced, torch_unit
 from support.sampled import chosen
 
@@ -65,18 +68,15 @@ def found(fn, given, dtype):
 def result_of(loss, other, given, references):
     """Value and gradients of what a cause stands for."""
     one = np.ones(())
-    if isinstance(other, Changed):
-        value, _, parts = references.changed(other, given, one, None)
-        return adapters.Found(np.asarray(value), tuple(own for own, _ in parts.values()), one)
-    gradient = references.gradient(other, given, one)
-    return adapters.Found(references.value(other, given), tuple(map(np.asarray, gradient)), one)
+    parts = (part for part in references.gradient(other, given, one) if part is not None)
+    return adapters.Found(references.value(other, given), tuple(map(np.asarray, parts)), one)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
     references, given = References("float64", arithmetic("float64")), inputs_for(loss)
     right = result_of(loss, loss, given, references)
-    for sentence, other in other_links(loss):
+    for sentence, other in rows_of(loss, "setting", ROWS):
         assert not agrees(other, given, right, references), sentence
         assert str(other)
 
@@ -85,7 +85,7 @@ def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
 def test_what_a_cause_stands_for_is_what_no_other_does(loss):
     """Value and gradients of each agree with its own budgets alone."""
     references, given = References("float32", arithmetic("float32")), inputs_for(loss)
-    every = {"right": loss, **dict(other_links(loss))}
+    every = {"right": loss, **dict(rows_of(loss, "setting", ROWS))}
     assert len(every) > 7
     for sentence, other in every.items():
         output = result_of(loss, other, given, references)
@@ -97,13 +97,13 @@ def test_parts_give_the_value_and_wrong_steps_another(loss):
     given = inputs_for(loss)
     value = loss(*given)
     assert np.isclose(cosines_in(loss, given).value(), value, rtol=1e-12, atol=0.0)
-    steps = {sentence: float(step(given)) for sentence, step in link_steps(loss)}
-    unseen = ("softplus is its", "losses of answers are held", "1e-12 added")
+    steps = {sentence: float(step(*given)) for sentence, step in rows_of(loss, "step", LINK_STEPS)}
+    unseen = ("softplus is its", "losses of answers are held", "1e-12 added", "2.22045e-16 added")
     assert sum(np.isclose(other, value, rtol=1e-9) for other in steps.values()) <= len(unseen)
     others = [other for sentence, other in steps.items() if not sentence.startswith(unseen)]
     assert not np.isclose(others, value, rtol=1e-11, atol=0.0).any()
     assert len(others) > 8
-    assert not any("margin has the wrong sign" in sentence for sentence, _ in _normalization_steps(loss))
+    assert not any("margin has the wrong sign" in sentence for sentence, _ in rows_of(loss, "step", NORMALIZATION))
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
@@ -112,13 +112,12 @@ def test_of_other_reductions_causes_are_the_same(loss, reduction):
     loss = replace(loss, reduction=reduction)
     given, references = inputs_for(loss), References("float64", arithmetic("float64"))
     assert np.allclose(cosines_in(loss, given).value(), loss(*given), rtol=1e-12)
-    for sentence, step in link_steps(loss):
-        assert np.shape(step(given)) == np.shape(loss(*given)), sentence
-    for sentence, other in other_links(loss):
+    for sentence, step in rows_of(loss, "step", LINK_STEPS):
+        assert np.shape(step(*given)) == np.shape(loss(*given)), sentence
+    for sentence, other in rows_of(loss, "setting", ROWS):
         assert "the mean over" not in sentence
         upstream = np.ones(np.shape(loss(*given)))
-        if isinstance(other, Changed):
-            assert references.changed(other, given, upstream, None)[0].shape == upstream.shape
+        assert np.shape(references.value(other, given)) == upstream.shape
 
 
 @pytest.mark.parametrize(
@@ -132,10 +131,10 @@ def test_of_other_reductions_causes_are_the_same(loss, reduction):
 )
 def test_without_a_setting_there_is_less_to_be_mistaken_in(loss):
     given, usual = inputs_for(loss), type(loss)()
-    assert len([*other_links(loss)]) < len([*other_links(usual)])
-    for sentence, step in link_steps(loss):
+    assert len([*rows_of(loss, "setting", ROWS)]) < len([*rows_of(usual, "setting", ROWS)])
+    for sentence, step in rows_of(loss, "step", LINK_STEPS):
         assert "margin" not in sentence or loss.m, sentence
-        assert np.isfinite(step(given))
+        assert np.isfinite(step(*given))
 
 
 # ----------------------------------------------------------------------------------------------------- code, and causes
@@ -428,16 +427,18 @@ def test_a_cause_has_the_results_of_the_code(name, dtype):
     output = found(code_of(loss, steps), given, dtype)
     assert not agrees(loss, given, output, references)
     others = [
-        (sentence, other) for sentence, other in relatives(loss) if dtype == "float32" or sentence.startswith(said[:9])
+        (sentence, other)
+        for sentence, other in rows_of(loss, "setting")
+        if dtype == "float32" or sentence.startswith(said[:9])
     ]
-    agreeing = [sentence for sentence, other in others if agrees(other, given, output, references)]
-    agreeing += [
-        sentence for sentence, change in relabelled(loss) if agrees(loss, *change([(given, output)])[0], references)
-    ]
+    settings = [(sentence, other) for sentence, other in others if agrees(other, given, output, references)]
+    alone = [sentence for sentence, other in settings if not isinstance(other, Scaled)]
+    agreeing = alone or [sentence for sentence, _ in settings]  # a factor is named where nothing else is
+    agreeing += [sentence for sentence, other in rows_of(loss, "inputs") if agrees(other, given, output, references)]
     if not agreeing:
         allowed = references.bounds(loss, given, output.upstream)[0]
-        steps = [*link_steps(loss), *_normalization_steps(loss)]
-        agreeing = [sentence for sentence, step in steps if abs(step(given) - output.value) <= allowed]
+        steps = [*rows_of(loss, "step", LINK_STEPS), *rows_of(loss, "step", NORMALIZATION)]
+        agreeing = [sentence for sentence, step in steps if abs(step(*given) - output.value) <= allowed]
     assert [sentence.startswith(said) for sentence in agreeing] == [True], agreeing
 
 
@@ -636,11 +637,11 @@ def test_one_number_shows_no_factor():
 def test_a_number_next_to_its_budget_may_not_contradict_a_factor(unclear, named):
     def number(theirs, ours):
         theirs, ours = np.asarray(theirs), np.asarray(ours)
-        return _Gradient(theirs, ours, np.asarray(1e-5), np.ones(1), np.ones(1), 1.0, 9, 1.0)
+        return _Gradient(theirs, ours, np.asarray(1e-5), Context(UNI, inputs_for(UNI), np.ones(()), "b"))
 
     numbers = [number(2.0, 1.0), number(-6.0, -3.0), number(unclear, 1e-4)]
     said = "is 2 times what it should be, in each of 2 failing cases"
-    assert list(_some_number(UNI, numbers)) == [said] * named
+    assert list(_one_gradient(UNI, numbers, list)) == [said] * named
 
 
 def test_ignored_rows_in_the_mean_are_named():

@@ -12,10 +12,11 @@ import refloss
 from refloss.formats import FORMATS
 from refloss.testing import Case, assert_close, budget, cases, check, conformance, properties
 from refloss.testing.budgets import ladder
-from refloss.testing.diagnosis.heads import parts_of
-from refloss.testing.diagnosis.references import SummedTerms
-from refloss.testing.diagnosis.variants import other_heads
-from refloss.testing.diagnosis.wrong_heads import head_steps
+from refloss.testing.defects import head_steps, variants
+from refloss.testing.defects.emulations import OfInputs
+from refloss.testing.defects.heads import parts_of
+from refloss.testing.defects.steps import value_of_logits
+from refloss.testing.diagnosis.values import rows
 from refloss.testing.hard_cases.angles import cosines
 from refloss.testing.options import given_margins, wanted_gradients, writable_inputs
 from refloss.testing.signatures import fields_of, inputs_of
@@ -297,8 +298,8 @@ def test_at_the_threshold_a_class_may_be_hard_or_not(t):
     allowed = budget(loss, x, w, y, dtype="float32")
     true = loss.value_and_grad(x, w, y)
     for off in (-1e-6, 1e-6):
-        tau = parts_of(loss, (x, w, y))
-        value = np.asarray(tau._replace(tau=tau.tau + off).value())
+        parts = parts_of(loss, (x, w, y))
+        value = value_of_logits(loss, (x, w, y), parts._replace(tau=parts.tau + off).scores())
         assert (np.abs(value - true[0]) <= allowed.value + 1e-9 * np.abs(true[0])).all()
     assert np.isfinite(allowed.value).all()
     assert all(np.isfinite(part).all() for part in allowed.gradient)
@@ -423,9 +424,9 @@ def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
     w = np.column_stack([np.cos(directions), np.sin(directions)])
     inputs, changes = (x, w, y), 0
     value, gradient = loss.value_and_grad(*inputs)
-    for sentence, other in other_heads(loss):
+    for sentence, other in rows(loss, "setting", variants.LENGTHS + variants.HARD_CLASSES):
         assert str(other)
-        if not isinstance(other, SummedTerms):
+        if not isinstance(other, OfInputs):
             its_value, its_gradient = other.value_and_grad(*inputs)
             same = [np.array_equal(a, b) for a, b in zip(gradient, its_gradient, strict=True)]
             assert its_value != value or not all(same), sentence
@@ -433,7 +434,8 @@ def test_what_a_cause_stands_for_is_another_value_or_another_gradient(loss):
             assert other.reduction == loss.reduction
             assert other.trace(*inputs)["cosine"].output.shape == (8, 8)
         changes += 1
-    for sentence, step in head_steps(loss):
-        assert step(inputs) != value, sentence
+    own = head_steps.UPDATES + head_steps.LENGTHS + head_steps.HARD_CLASSES
+    for sentence, step in (*rows(loss, "setting", head_steps.UPDATES), *rows(loss, "step", own)):
+        assert step(*inputs) != value, sentence
         changes += 1
     assert changes >= 1

@@ -9,8 +9,10 @@ import refloss
 from refloss.formats import FORMATS
 from refloss.testing import Case, budget, cases, check, properties
 from refloss.testing.adapters import Found
-from refloss.testing.diagnosis.centers import center_steps, other_layouts, wrong_centers
-from refloss.testing.diagnosis.references import References
+from refloss.testing.defects import centers
+from refloss.testing.diagnosis.gradients import whole_gradients
+from refloss.testing.diagnosis.references import References, agrees
+from refloss.testing.diagnosis.values import rows
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases.angles import cosines
 from support.center_codes import (
@@ -38,9 +40,9 @@ def by_name(loss=LOSS, dtype="float64", shape=SHAPE, **options):
 
 
 def test_class_weights_of_cases_have_centers_and_those_of_one_center_are_as_without():
-    for centers in (1, 2, 3):
-        for case in cases(refloss.SubCenterArcFace(centers=centers), "float64", SHAPE):
-            assert case.inputs[1].shape == (7, centers, 13)
+    for number in (1, 2, 3):
+        for case in cases(refloss.SubCenterArcFace(centers=number), "float64", SHAPE):
+            assert case.inputs[1].shape == (7, number, 13)
     plain, one = (by_name(loss) for loss in (refloss.ArcFace(), refloss.SubCenterArcFace(centers=1)))
     assert plain.keys() == one.keys()
     for name in ("ordinary-trained", "hard-theta-1e-03", "range-zero-w"):
@@ -162,22 +164,24 @@ def test_gradients_of_all_centers_are_named(sentence):
 
 def test_causes_of_several_centers_are_for_losses_that_have_such():
     plain, a = refloss.ArcFace(), Arithmetic(2.0**-53, 2.0**-53, 0.0, 2.0**-1022)
-    assert not list(other_layouts(plain))
-    assert not wrong_centers(plain, [], References("float64", a))
-    assert not list(center_steps(plain))
+    assert not list(rows(plain, "inputs", centers.LAYOUTS))
+    assert not whole_gradients(plain, [], References("float64", a))
+    assert not list(rows(plain, "step", centers.STEPS))
     x, w, y = by_name(shape=(4, 3, 5))["boundary-centers-equal"].inputs
     value, gradient = LOSS.value_and_grad(x, w, y)
     found = Found(np.asarray(value), tuple(gradient), np.ones(()))
-    assert not wrong_centers(LOSS, [((x, w, y), found)], References("float64", a))
+    assert not whole_gradients(LOSS, [((x, w, y), found)], References("float64", a))
     case = by_name(shape=(4, 3, 5))["ordinary-random"]
     value = Found(np.asarray(LOSS(*case.inputs)), None, np.ones(()))
-    assert not wrong_centers(LOSS, [(case.inputs, value)], References("float64", a))
-    ((_, changed),) = other_layouts(LOSS)
-    ((inputs, output),) = changed([(case.inputs, value)])
-    assert inputs[1].shape == case.inputs[1].shape
-    assert output.gradients is None
-    gradients = Found(value.value, (np.zeros((4, 5)), None), np.ones(()))
-    assert changed([(case.inputs, gradients)])[0][1].gradients[1] is None
+    assert not whole_gradients(LOSS, [(case.inputs, value)], References("float64", a))
+    ((sentence, other),) = rows(LOSS, "inputs", centers.LAYOUTS)
+    assert sentence == "class weights (C, 3, D) are taken for (3, C, D)"
+    (x, w, y), right = case.inputs, References("float64", a)
+    value, gradient = LOSS.value_and_grad(x, w.reshape(3, 3, 5).swapaxes(0, 1), y)
+    theirs = Found(np.asarray(value), (gradient.x, gradient.w.swapaxes(0, 1).reshape(w.shape)), np.ones(()))
+    assert agrees(other, case.inputs, theirs, right)
+    assert agrees(other, case.inputs, theirs._replace(gradients=(gradient.x, None)), right)
+    assert not agrees(other, case.inputs, theirs._replace(gradients=(gradient.x, 2.0 * theirs.gradients[1])), right)
 
 
 # ----------------------------------------------------------------------------------------------------------- properties

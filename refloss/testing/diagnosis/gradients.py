@@ -1,19 +1,21 @@
-"""Explanations of a wrong gradient beside a right value: a factor, a missing projection, a single entry."""
+"""Explanations of a wrong gradient: rows of the table, a factor, a single entry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, compress
-from typing import NamedTuple
+from functools import partial
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from refloss.error_free import Array
-from refloss.stages import softcap
-from refloss.testing.diagnosis.references import Outcomes, References, agrees, over_budget
+from refloss.testing.defects.emulations import without_defects
+from refloss.testing.defects.gradients import Context, WithChange
+from refloss.testing.defects.table import TABLE
+from refloss.testing.diagnosis.references import Outcomes, References, agrees, gradients_of, over_budget, split
 from refloss.testing.errors import Arithmetic
-from refloss.testing.signatures import Loss, head_of, labels_of, of_directions, of_pairs, scale_place, softcap_of
+from refloss.testing.signatures import Loss
 
 
 class _Gradient(NamedTuple):
@@ -22,66 +24,72 @@ class _Gradient(NamedTuple):
     theirs: Array
     ours: Array
     bound: Array
-    length: Array
-    """Lengths of the rows that it is the gradient of."""
-    unit: Array
-    """Those rows, divided by their lengths."""
-    upstream: float
-    samples: int
-    scale: float
-    """The scale, where it is an input; 1 where it is none."""
+    of: Context
 
     def near(self, theirs: Array, ours: Array) -> bool:
-        """Whether two gradients agree to a thousandth of the largest entry, plus ten times the budget."""
-        return bool((np.abs(theirs - ours) <= 1e-3 * np.abs(ours).max() + 10.0 * self.bound).all())
+        """Whether two gradients agree within ten budgets and a thousandth."""
+        return _near(theirs, ours, self.bound)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is all within its budget, so that it shows no factor."""
+        return bool((np.abs(self.ours) <= self.bound).all())
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is near the truth."""
+        return self.near(self.theirs, self.ours)
 
 
-CLEAR = 200.0
+CLEAR = 1e-2
+"""Least difference of a factor from 1."""
+MANY = 200.0
 """How many times its budget a gradient that is one number has to be, to show a factor of it."""
-NO_FACTOR = 2e-2
-"""How near 1 factors of a number are that show its rounding errors alone."""
-UPSTREAMS: dict[str, Callable[[Array], Array]] = {
-    "the gradients do not depend on the upstream gradient, which has to be multiplied in, row by row": np.ones_like,
-    "the upstream gradient of the first row is taken for all rows": lambda each: np.full_like(each, each[0]),
-}
-"""Upstream gradients that code takes instead of one for each row."""
+NEAR = 1e-3
+"""Share of the largest entry of a gradient within which two gradients count as the same."""
 
 
-def wrong_upstreams(loss: Loss, failing: Outcomes, references: References) -> list[str]:
-    """Say which upstream gradient the gradients belong to, where each row has its own."""
-    for sentence, taken in UPSTREAMS.items() if loss.reduction == "none" else ():
-        others = [(inputs, output._replace(upstream=taken(output.upstream))) for inputs, output in failing]
-        same = all((taken(output.upstream) == output.upstream).all() for _, output in failing)
-        if not same and all(agrees(loss, inputs, output, references) for inputs, output in others):
-            return [sentence]
-    return []
-
-
-def wrong_slopes(loss: Loss, failing: Outcomes, references: References) -> list[str]:
-    """Say which slope of scaled and capped logits the gradient of z lacks."""
-    if head_of(loss) != "logits" or softcap_of(loss) == softcap.UNCHANGED:
+def whole_gradients(loss: Loss, failing: Outcomes, references: References) -> list[str]:
+    """Name the rows that give all gradients, beside right values, in the cases in which they say what these are."""
+    values = [(inputs, output._replace(gradients=None)) for inputs, output in failing]
+    if not all(agrees(loss, inputs, output, references) for inputs, output in values):
         return []
-    with np.errstate(all="ignore"):  # rows of zeros have no direction
-        gradients = _by_name(loss, failing, references).get("z", [])
-    if len(gradients) < len(failing) or all(one.near(one.theirs, one.ours) for one in gradients):
-        return []
-    scale, cap = softcap_of(loss)
-    lacking: dict[str, Sequence[Array | float]] = {}
-    if cap is not None:
-        lacking["softcap"] = [1.0 - (references.logits(loss, inputs) / cap) ** 2 for inputs, _ in failing]
-    if scale != 1.0:
-        lacking["logit scale"] = [scale] * len(failing)
-    if len(lacking) == 2:
-        lacking["softcap and of the logit scale"] = [scale * slope for slope in lacking["softcap"]]
     return [
-        f"the gradient of z lacks the slope of the {what}"
-        for what, slopes in lacking.items()
-        if all(one.near(one.theirs * slope, one.ours) for one, slope in zip(gradients, slopes, strict=True))
+        sentence for sentence, other in _rows(loss, whole=True) if _is_gradient_of(loss, other, failing, references)
     ]
 
 
-def wrong_gradients(loss: Loss, failing: Outcomes, references: References) -> list[str]:
-    """Say what is wrong with each gradient."""
+def _rows(loss: Loss, *, whole: bool) -> Iterator[tuple[str, Any]]:
+    for row in TABLE:
+        other = row.of(loss) if row.kind == "gradient" and row.whole is whole else None
+        if other is not None:
+            yield row.said(loss, other), other
+
+
+def _is_gradient_of(loss: Loss, other: Any, failing: Outcomes, references: References) -> bool:
+    """Whether gradients are those of a loss, and not those of the right one, where that has them."""
+    shows = False
+    for inputs, output in failing:
+        expected = references.gradient(other, inputs, output.upstream)
+        errors = references.bounds(loss, inputs, output.upstream)[1]
+        true = references.gradient(loss, inputs, output.upstream)
+        for name, theirs in zip(true._fields, output.gradients or (), strict=False):
+            if theirs is None:
+                continue
+            ours = getattr(expected, name)
+            if theirs.shape != ours.shape or not _near(theirs, ours, errors[name]):
+                return False
+            shows = shows or not _near(getattr(true, name), ours, errors[name])
+    return shows
+
+
+def _near(theirs: Array, ours: Array, bound: Array) -> bool:
+    """Whether two gradients agree to a thousandth of the largest entry, plus ten times the budget."""
+    return bool((np.abs(theirs - ours) <= NEAR * np.abs(ours).max() + 10.0 * bound).all())
+
+
+def wrong_gradients(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
+    """Say what is wrong with each gradient, in the cases that failed and in those that passed."""
     with np.errstate(all="ignore"):  # rows of zeros, and gradients that have nothing to do with each other
         sentences: list[str] = []
         by_name = _by_name(loss, failing, references)
@@ -91,9 +99,19 @@ def wrong_gradients(loss: Loss, failing: Outcomes, references: References) -> li
                 by_name = {name: part for name, part in by_name.items() if name not in (one, other)}
                 break
         for name, gradients in by_name.items():
-            first = next(_one_gradient(loss, gradients), None)
+            others = partial(_of_one, loss, name, right, references)
+            first = next(_one_gradient(loss, gradients, others), None)
             sentences += [] if first is None else [f"the gradient of {name} {first}"]
         return sentences
+
+
+def all_gradients(loss: Loss, outcomes: Outcomes, references: References) -> list[str]:
+    """Say what is wrong with each gradient, where that is known of all that are wrong."""
+    shown, right = split(loss, outcomes, references)
+    with np.errstate(all="ignore"):
+        wrong = [name for name, part in _by_name(loss, shown, references).items() if not all(g.is_right for g in part)]
+    sentences = wrong_gradients(loss, shown, right, references)
+    return sentences if len(sentences) == len(wrong) else []
 
 
 def _are_exchanged(first: Sequence[_Gradient], second: Sequence[_Gradient]) -> bool:
@@ -103,7 +121,7 @@ def _are_exchanged(first: Sequence[_Gradient], second: Sequence[_Gradient]) -> b
         len(first) == len(second)
         and all(one.ours.shape == other.ours.shape for one, other in pairs)
         and all(one.near(other.theirs, one.ours) and other.near(one.theirs, other.ours) for one, other in pairs)
-        and not all(one.near(one.theirs, one.ours) for one in first)
+        and not all(one.is_right for one in first)
     )
 
 
@@ -111,93 +129,119 @@ def _by_name(loss: Loss, failing: Outcomes, references: References) -> dict[str,
     """Return the gradients of all cases by the name of their input; none if one of them has another shape."""
     by_name: dict[str, list[_Gradient]] = {}
     for inputs, output in failing:
-        gradient = references.gradient(loss, inputs, output.upstream)
-        errors = references.bounds(loss, inputs, output.upstream)[1]
-        differentiable = [entry for place, entry in enumerate(inputs) if place != labels_of(loss)]
-        for name, rows, theirs in zip(gradient._fields, differentiable, output.gradients or (), strict=False):
+        gradient, errors = gradients_of(loss, inputs, output.upstream, references)
+        for name, theirs in zip(gradient._fields, output.gradients or (), strict=False):
             ours = getattr(gradient, name)
-            if theirs is None:
+            if theirs is None or name not in errors:
                 continue
             if theirs.shape != ours.shape:
                 return {}
-            length = np.linalg.norm(np.atleast_1d(rows), axis=-1, keepdims=True)
-            upstream = float(np.mean(output.upstream))
-            entry = _Gradient(
-                theirs,
-                np.asarray(ours),
-                np.asarray(errors[name]),
-                length,
-                rows / length,
-                upstream,
-                len(inputs[0]),
-                float(inputs[scale_place(loss)]) if of_pairs(loss) else 1.0,
-            )
+            of = Context(without_defects(loss), inputs, output.upstream, name)
+            entry = _Gradient(theirs, np.asarray(ours), np.asarray(errors[name]), of)
             by_name.setdefault(name, []).append(entry)
     return by_name
 
 
-def _one_gradient(loss: Loss, gradients: Sequence[_Gradient]) -> Iterator[str]:
-    gradients = [one for one in gradients if one.ours.any()]  # a gradient of zeros alone shows no factor
-    if not gradients or all(one.near(one.theirs, one.ours) for one in gradients):
-        return
-    if any(one.theirs.any() for one in gradients):
-        yield from (_some_gradient if gradients[0].ours.ndim else _some_number)(loss, gradients)
-    else:
-        yield "is all zero"
+def _clear(gradients: Sequence[_Gradient]) -> list[_Gradient]:
+    """Return the cases in which a gradient that is one number is far above its budget, if they show a factor.
 
-
-def _some_gradient(loss: Loss, gradients: Sequence[_Gradient]) -> Iterator[str]:
-    """Say what is wrong with a gradient that is not all zero."""
-    factors = np.array([(one.theirs * one.ours).sum() / (one.ours**2).sum() for one in gradients])
-    if all(one.near(one.theirs / factor, one.ours) for factor, one in zip(factors, gradients, strict=True)):
-        yield from _factors(loss, factors, gradients)
-    elif of_directions(loss) and gradients[0].theirs.ndim == 2:
-        if all(one.near(one.theirs / one.length, one.ours) for one in gradients):
-            yield "is not divided by the length of its row"
-        radial = [(one.theirs * one.unit).sum(axis=1, keepdims=True) * one.unit for one in gradients]
-        if all(one.near(one.theirs - part, one.ours) for part, one in zip(radial, gradients, strict=True)):
-            yield "has a part along its row: the projection of its normalisation is missing"
-
-
-def _some_number(loss: Loss, gradients: Sequence[_Gradient]) -> Iterator[str]:
-    """Say by which factor a gradient is wrong that is one number: in two cases at least, far above its budget."""
-    are_clear = [bool(np.abs(one.ours) > CLEAR * one.bound) for one in gradients]
-    clear = list(compress(gradients, are_clear))
+    There have to be two at least, and what is not clear may not be more than such a factor makes of it.
+    """
+    clear = [one for one in gradients if np.abs(one.ours) > MANY * one.bound]
     factors = np.array([float(one.theirs / one.ours) for one in clear])
-    if len(clear) < 2 or np.allclose(factors, 1.0, rtol=NO_FACTOR):
+    if len(clear) < 2 or np.allclose(factors, 1.0, rtol=2.0 * CLEAR):
+        return []
+    most = MANY * (1.0 + np.abs(factors).max())
+    unclear = [one for one in gradients if not np.abs(one.ours) > MANY * one.bound]
+    return clear if all(np.abs(one.theirs) <= most * one.bound for one in unclear) else []
+
+
+def _of_one(loss: Loss, name: str, outcomes: Outcomes, references: References) -> list[_Gradient]:
+    return _by_name(loss, outcomes, references).get(name, [])
+
+
+def _one_gradient(loss: Loss, gradients: Sequence[_Gradient], others: Callable[[], list[_Gradient]]) -> Iterator[str]:
+    """Say what is wrong with one gradient: a row that gives it, a factor, both, or two rows; `others` are right."""
+    gradients = [one for one in gradients if one.ours.any()]  # a gradient of zeros alone shows no factor
+    if not gradients or all(one.is_right for one in gradients):
         return
-    most = CLEAR * (1.0 + np.abs(factors).max())
-    if all(
-        is_clear or np.abs(one.theirs) <= most * one.bound for one, is_clear in zip(gradients, are_clear, strict=True)
-    ):
-        yield from _factors(loss, factors, clear)
+    if not gradients[0].ours.ndim and any(one.theirs.any() for one in gradients):
+        gradients = _clear(gradients)
+    if not gradients:
+        return
+    rows = list(_rows(loss, whole=False))
+    for sentence, other in rows:
+        if _gives(other, gradients) and _gives(other, [*gradients, *(one for one in others() if one.ours.any())]):
+            yield sentence
+    if not any(one.ours.any() and not one.is_small for one in others()):
+        yield from _factor(gradients)
+        for sentence, other in rows:
+            yield from (f"{sentence}, and {said}" for said in _factor(_changed(other, gradients)))
+    for (one, first), (two, second) in combinations(rows, 2):
+        if _gives_both(first, second, gradients, others):
+            yield f"{one}, and {two}"
 
 
-def _factors(loss: Loss, factors: Array, gradients: Sequence[_Gradient]) -> Iterator[str]:
-    """Explain the factor of each case. One case, or one number of samples, shows no dependence on N."""
-    counts = np.array([one.samples for one in gradients], dtype=np.float64)
-    several = len(set(counts)) > 1 and loss.reduction == "mean"
-    scales = np.array([one.scale for one in gradients])
-    scaled = len(set(scales)) > 1
+def _changed(other: WithChange, gradients: Sequence[_Gradient]) -> list[_Gradient]:
+    """Return the cases that may show a factor of what a row gives; none where the row itself is but a factor."""
+    if other.compared is not None or not other.shows([one.of for one in gradients]):
+        return []
+    changed = [one._replace(ours=other.change(one.ours, one.of)) for one in gradients]
+    return [] if _are_multiples(gradients, changed) else [one for one in changed if one.ours.any()]
 
-    def are(expected: ArrayLike) -> bool:
-        return bool(np.allclose(factors, expected, rtol=1e-2))
 
-    if are(-1.0):
-        yield "has the opposite sign"
-    elif several and are(counts):
-        yield "is N times as large: of the sum, not of the mean"
-    elif several and are(1.0 / counts):
-        yield "is divided by N twice"
-    elif scaled and are(scales):
-        yield "has the scale as a factor once too often"
-    elif scaled and are(1.0 / scales):
-        yield "lacks the scale as a factor"
-    elif are(factors[0]):
+def _gives_both(
+    first: WithChange, second: WithChange, gradients: Sequence[_Gradient], others: Callable[[], list[_Gradient]]
+) -> bool:
+    """Whether two rows together give one gradient in all cases."""
+    contexts = [one.of for one in gradients]
+    if first.compared or second.compared or not (first.shows(contexts) and second.shows(contexts)):
+        return False
+    both = WithChange(first.loss, "", lambda part, of: second.change(first.change(part, of), of))
+    return all(_is_near(both, part) for part in (gradients[:1], gradients, others()))
+
+
+def _gives(other: WithChange, gradients: Sequence[_Gradient]) -> bool:
+    """Whether a row gives one gradient in all cases, and can be told from others by them."""
+    return other.shows([one.of for one in gradients]) and _is_near(other, gradients)
+
+
+def _is_near(other: WithChange, gradients: Sequence[_Gradient]) -> bool:
+    """Whether a row gives one gradient in all cases."""
+
+    def near(one: _Gradient) -> bool:
+        ours = other.change(one.ours, one.of)
+        moved = np.abs(other.change(one.ours + one.bound, one.of) - ours)  # the bound, where the change takes it
+        theirs = one.theirs
+        if other.compared is not None:
+            theirs, ours = other.compared(theirs, one.of), other.compared(ours, one.of)
+        return _near(theirs, ours, np.maximum(one.bound, moved))
+
+    return all(map(near, gradients))
+
+
+def _are_multiples(gradients: Sequence[_Gradient], changed: Sequence[_Gradient]) -> bool:
+    """Whether a change is but a factor, or none, which another factor would undo."""
+    pairs = zip(gradients, changed, strict=True)
+    return _common_factor([one._replace(theirs=part.ours) for one, part in pairs]) is not None
+
+
+def _common_factor(gradients: Sequence[_Gradient]) -> float | None:
+    """Return the number by which a gradient is multiplied in all cases, if there is one but 0."""
+    units = [(one.theirs / np.abs(one.ours).max(), one.ours / np.abs(one.ours).max()) for one in gradients]
+    factors = np.array([(theirs * ours).sum() / (ours**2).sum() for theirs, ours in units])
+    if not (factors.all() and np.allclose(factors, factors[0], rtol=1e-2)):
+        return None
+    near = (one.near(one.theirs / factor, one.ours) for factor, one in zip(factors, gradients, strict=True))
+    return float(factors[0]) if all(near) else None
+
+
+def _factor(gradients: Sequence[_Gradient]) -> Iterator[str]:
+    """Say by which number a gradient is multiplied in all cases, if there are any."""
+    factor = _common_factor(gradients) if gradients else None
+    if factor is not None and abs(factor - 1.0) > CLEAR:
         where = f"in each of {len(gradients)} failing cases" if len(gradients) > 1 else "in the one case that failed"
-        yield f"is {factors[0]:.6g} times what it should be, {where}"
-    elif are([1.0 / one.upstream for one in gradients]):
-        yield "does not depend on the upstream gradient, which has to be multiplied in"
+        yield f"is {factor:.6g} times what it should be, {where}"
 
 
 def single_entry(loss: Loss, failing: Outcomes, references: References) -> Iterator[str]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import numpy as np
 
-from refloss.error_free import Array
 from refloss.formats import FORMATS, PRECISION_BITS, dtype_of
 from refloss.testing.adapters import Found
 from refloss.testing.budgets import arithmetic
-from refloss.testing.diagnosis.heads import cosines_of
-from refloss.testing.diagnosis.references import Outcomes, References, agrees
-from refloss.testing.diagnosis.wrong_steps import value_of_cosines
-from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, class_angles_of, head_of, of_directions
+from refloss.testing.defects.head_steps import CLAMPS
+from refloss.testing.defects.roundings import Rounded, to_bits
+from refloss.testing.defects.steps import value_of_cosines
+from refloss.testing.defects.table import TABLE
+from refloss.testing.diagnosis.references import Outcomes, References, accounts, agrees, misfit
+from refloss.testing.signatures import Inputs, Loss, adds_to_cosine, class_angles_of
 
-CLAMPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Distances from 1 at which code clamps a cosine."""
 NEAR = 0.3
 """Radians from a class or its opposite, within which an arccos loses more digits than atan2 does."""
 ALIKE = 0.5
@@ -85,54 +81,57 @@ def short_numbers(loss: Loss, failing: Outcomes, right: Outcomes, references: Re
     Errors have to be within what such numbers would explain, and those of values have to correlate with the roundings
     of such numbers. Noise does not.
     """
-    if head_of(loss) == "triplet":
-        return []
     values_right = [agrees(loss, inputs, _value_alone(output), references) for inputs, output in failing]
     if 2 * sum(values_right) > len(values_right):
         return []  # short numbers would show in the values
     with np.errstate(all="ignore"):
-        return _short_factors(loss, failing, right, references) or _short_results(loss, failing, right, references)
+        alike: dict[str, float] = {}
+        by_products = False
+        for row in TABLE:
+            other = row.of(loss) if row.kind == "rounding" else None
+            if other is None or (by_products and not other.granted and not _accounted(other, failing, references)):
+                continue  # what products explain is looked for first
+            likeness = _likeness(loss, other, failing, right, references)
+            if likeness:
+                said = row.said(loss, other)
+                alike[said] = max(likeness, alike.get(said, 0.0))
+                by_products = by_products or other.granted is not None
+    return [max(alike, key=lambda said: alike[said])] if alike else []
 
 
-def _short_factors(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
-    """Explain failures by matrix products that round their factors."""
-    for kind, sentence in (
-        ("tf32", "11 bits, those of tf32 and of float16"),
-        ("bfloat16", "8 bits, those of bfloat16"),
-    ):
-        bits = PRECISION_BITS[kind]
-        if head_of(loss) in ("logits", "divergence") or bits >= PRECISION_BITS[references.dtype]:
-            continue
-        # Twice the error of a factor, since the product may be rounded to as many bits. Values alone, since gradients
-        # of a half precision may also vanish.
-        a = references.arithmetic._replace(factor=2.0 ** (1 - bits))
-        if not all(agrees(loss, inputs, _value_alone(output), references, a) for inputs, output in failing):
-            continue
-        roundings = [
-            functools.partial(_with_rounded_factors, loss, bits, unit=unit, down=down)
-            for unit in (True, False)
-            for down in (False, True)
-        ]
-        if any(_looks_like(loss, value, (*failing, *right), references) for value in roundings):
-            return [f"as matrix products would give whose factors are rounded to {sentence}"]
-    return []
+def _likeness(loss: Loss, other: Rounded, failing: Outcomes, right: Outcomes, references: References) -> float:
+    """Return how much errors look like those of a rounding that explains them; 0 where it does not.
+
+    It explains them if they are its own, to a hundredth, or if they are within budgets of such roundings. Of products
+    values alone are looked at, since gradients of a half precision may also vanish.
+    """
+    rounds = references.arithmetic.accumulated if other.of_sums else 2.0 ** -PRECISION_BITS[references.dtype]
+    if 2.0**-other.bits <= rounds:
+        return 0.0
+    a = other.granted(references.arithmetic) if other.granted else arithmetic(_dtype_of(other.bits), standard="working")
+    outcomes = [(inputs, _value_alone(output) if other.granted else output) for inputs, output in failing]
+    values = np.concatenate([np.ravel(output.value) for _, output in failing])
+    exact = np.count_nonzero(values) >= FEWEST and (to_bits(values, other.bits) == values).all()
+    if exact and other.granted:
+        return 0.0  # sums of products have more digits
+    nearness = _accounted(other, failing, references) if len(values) >= FEWEST else 0.0
+    if nearness:
+        return 1.0 + nearness  # where a curve bends, more than budgets grant
+    # First what takes less time. Numbers of few digits are those of any longer dtype too.
+    likeness = 1.0 + 1.0 / other.bits if exact else _correlation(loss, other, (*failing, *right), references)
+    granted = likeness and all(agrees(loss, inputs, output, references, a) for inputs, output in outcomes)
+    return likeness if granted else 0.0
 
 
-def _short_results(loss: Loss, failing: Outcomes, right: Outcomes, references: References) -> list[str]:
-    """Explain failures by a computation in a shorter dtype."""
-    for kind in ("float32", "float16", "bfloat16"):
-        bits = FORMATS[kind].bits
-        if bits >= PRECISION_BITS[references.dtype]:
-            continue
-        a = arithmetic(kind, standard="working")
-        if not all(agrees(loss, inputs, output, references, a) for inputs, output in failing):
-            continue
-        values = np.concatenate([np.ravel(output.value) for _, output in failing])
-        exact = np.count_nonzero(values) >= FEWEST and (_to_bits(values, bits) == values).all()
-        rounded = functools.partial(_with_rounded_inputs, loss, bits)
-        if exact or _looks_like(loss, rounded, (*failing, *right), references):
-            return [f"as {kind} would give: something is computed in {kind} on the way"]
-    return []
+def _accounted(other: Rounded, failing: Outcomes, references: References) -> float:
+    """Return how near values are to those of a rounding that accounts for all of their errors; 0 where it does not."""
+    if not all(accounts(other, inputs, output, references) for inputs, output in failing):
+        return 0.0
+    return 1.0 / (1.0 + misfit(other.loss, other, failing, references))
+
+
+def _dtype_of(bits: int) -> str:
+    return next(name for name, stored in FORMATS.items() if stored.bits == bits)
 
 
 def _value_alone(output: Found) -> Found:
@@ -140,43 +139,17 @@ def _value_alone(output: Found) -> Found:
     return output._replace(gradients=None)
 
 
-def _looks_like(loss: Loss, value: Callable[[Inputs], Array], outcomes: Outcomes, references: References) -> bool:
-    """Whether errors of values correlate with those of another way to compute them, and are about as large."""
+def _correlation(loss: Loss, other: Rounded, outcomes: Outcomes, references: References) -> float:
+    """Return the correlation of errors of values with those of another way to compute them, if they are as large."""
     errors, expected, scales = [], [], []
     for inputs, output in outcomes:
         true = references.value(loss, inputs)
         errors.append(np.ravel(output.value - true))
-        expected.append(np.ravel(value(inputs) - true))
+        expected.append(np.ravel(other(*inputs) - true))
         scales.append(np.ravel(references.bounds(loss, inputs, output.upstream)[0] + 0.0 * output.value))
     scale = np.concatenate(scales)
     theirs, ours = np.concatenate(errors) / scale, np.concatenate(expected) / scale
-    size, other = float(np.linalg.norm(theirs)), float(np.linalg.norm(ours))
-    alike = float(theirs @ ours) > ALIKE * size * other
-    return len(theirs) >= FEWEST and alike and other / SIZES <= size <= other * SIZES
-
-
-def _to_bits(array: Array, bits: int, *, down: bool = False) -> Array:
-    """Round to so many bits of a significand, to nearest or towards 0."""
-    mantissa, exponent = np.frexp(array)
-    scaled = np.ldexp(mantissa, bits)
-    return np.asarray(np.ldexp(np.trunc(scaled) if down else np.rint(scaled), exponent - bits))
-
-
-def _with_rounded_inputs(loss: Loss, bits: int, inputs: Inputs) -> Array:
-    rounded = (_to_bits(entry, bits) if entry.dtype.kind == "f" else entry for entry in inputs)
-    return np.asarray(loss(*rounded))
-
-
-def _with_rounded_factors(loss: Loss, bits: int, inputs: Inputs, *, unit: bool, down: bool) -> Array:
-    """Return the value if matrix products round their factors: unit rows of a margin loss, or rows as they are."""
-    x, w, *rest = inputs
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    if unit and of_directions(loss):
-        x, w = x / length, w / np.linalg.norm(w, axis=-1, keepdims=True)
-    x, w = (_to_bits(rows, bits, down=down) for rows in (x, w))
-    if head_of(loss) == "linear":
-        return np.asarray(loss(x, w, *rest))
-    c = cosines_of(x, w)
-    if not unit:
-        c = cosines_of(x / length, w / np.linalg.norm(inputs[1], axis=-1, keepdims=True))
-    return np.asarray(value_of_cosines(loss, inputs, c))
+    size, expected_size = float(np.linalg.norm(theirs)), float(np.linalg.norm(ours))
+    correlation = float(theirs @ ours) / (size * expected_size) if size and expected_size else 0.0
+    large = len(theirs) >= FEWEST and expected_size / SIZES <= size <= expected_size * SIZES
+    return correlation if large and correlation > ALIKE else 0.0

@@ -15,8 +15,8 @@ from refloss.error_free import Array
 from refloss.formats import FORMATS, rounded
 from refloss.stages import cross_entropy
 from refloss.testing.adapters import Found
+from refloss.testing.defects.loss_rows import Scores, rows_of
 from refloss.testing.diagnosis.references import Outcomes, References, agrees
-from refloss.testing.diagnosis.rows import rows_of
 from refloss.testing.signatures import Inputs, Loss, head_of, labels_of
 
 ROUNDINGS = 8.0
@@ -72,7 +72,8 @@ def _caused(loss: Loss, inputs: Inputs, output: Found, references: References) -
     It is rounded with the least and with the largest value that the wider dtype may have given it. One more rounding,
     of the gradient, may follow. By "relative" p is rounded by every step in the dtype itself.
     """
-    rows, a = rows_of(loss, inputs, references), references.arithmetic
+    z = references.logits(loss, inputs)
+    rows, a = rows_of(loss, Scores(z, np.zeros(len(z))), inputs), references.arithmetic
     upstream = output.upstream[rows.kept] if np.ndim(output.upstream) else output.upstream
     weights = cross_entropy.row_weights(np.asarray(upstream), loss.reduction, rows.divisor, len(rows.z))
     scale, gap = (np.asarray(weights) * rows.total)[:, None], rows.lse[:, None] - rows.z

@@ -8,19 +8,10 @@ import numpy as np
 
 from refloss.formats import FORMATS
 from refloss.testing.adapters import Found
-from refloss.testing.diagnosis.other_losses import other_means
-from refloss.testing.diagnosis.references import Outcomes, References, agrees, all_agree
+from refloss.testing.defects.settings import MEANS
+from refloss.testing.diagnosis.references import Outcomes, References, agrees, all_agree, has_shape
 from refloss.testing.hard_cases import Case, counts_nothing
-from refloss.testing.signatures import (
-    LABELS,
-    Inputs,
-    Loss,
-    has_labels,
-    head_of,
-    ignore_index_of,
-    of_pairs,
-    with_settings,
-)
+from refloss.testing.signatures import Loss, has_labels, head_of, ignore_index_of, of_pairs
 
 SPECIAL = {
     "overflow",
@@ -56,9 +47,10 @@ NOT_FINITE = (
 """Why results may be NaN or infinite in cases with a flag; the first flag of a case that is listed counts."""
 
 
-def without_special(outcomes: Iterable[tuple[Case, Found]]) -> list[tuple[Case, Found]]:
-    """Return the cases that have a truth and no reason of their own to fail."""
-    return [(case, output) for case, output in outcomes if "truth" in case.accepts and not set(case.flags) & SPECIAL]
+def without_special(loss: Loss, outcomes: Iterable[tuple[Case, Found]]) -> list[tuple[Case, Found]]:
+    """Return the cases that have a truth, rows that count, and no reason of their own to fail."""
+    plain = ((case, output) for case, output in outcomes if "truth" in case.accepts and not set(case.flags) & SPECIAL)
+    return [(case, output) for case, output in plain if not counts_nothing(loss, case.inputs)]
 
 
 def is_finite(loss: Loss, case: Case, output: Found, references: References) -> bool:
@@ -67,6 +59,8 @@ def is_finite(loss: Loss, case: Case, output: Found, references: References) -> 
     if counts_nothing(loss, case.inputs) or all(part is None or np.isfinite(part).all() for part in theirs):
         return True
     if "truth" not in case.accepts:
+        return False
+    if not has_shape(loss, [(case.inputs, output)], references):
         return False
     true = (references.value(loss, case.inputs), *references.gradient(loss, case.inputs, output.upstream))
     pairs = [(part, ours) for part, ours in zip(theirs, true, strict=False) if part is not None and ours is not None]
@@ -125,18 +119,9 @@ def by_flags(loss: Loss, failed: Sequence[tuple[Case, Found]], references: Refer
 
 def _ignored_labels(loss: Loss, failing: Outcomes, references: References) -> str:
     """Say how ignored labels go wrong: counted in the mean, or otherwise."""
-    total = with_settings(loss, reduction="sum")
-
-    def counted(outcome: tuple[Inputs, Found]) -> bool:
-        inputs, output = outcome
-        n = np.size(inputs[LABELS[head_of(loss)]])
-        scaled = output._replace(upstream=output.upstream / n, value=output.value * n)
-        return agrees(total, inputs, scaled, references)
-
-    if loss.reduction == "mean" and all(map(counted, failing)):
-        return "ignored rows are counted in the mean: divide by the number of labels that count, not by N"
-    for sentence, other in other_means(loss) if loss.reduction == "mean" else ():
-        if all_agree(other, failing, references):
-            return f"{sentence}: {other}"
+    for row in MEANS:
+        other = row.of(loss)
+        if other is not None and all_agree(other, failing, references):
+            return f"{row.said(loss, other)}: {other}"
     ignored = ignore_index_of(loss)
     return f"only where labels are to be ignored (ignore_index={ignored}): leave those rows out, or refuse"

@@ -189,8 +189,9 @@ def boundaries(setting: Setting) -> Iterator[Boundary]:
     settings, lengths = margin_of(setting.loss), sample_lengths(setting)
     m1, m2 = settings.m1, _m2(setting, lengths)
     if settings.boundary in ("easy", "acute", "conditional"):
-        least = settings.m3 if settings.boundary == "conditional" else 0.0
-        yield Boundary("cosine", float(np.arccos(least)), "the rule's boundary", lengths)
+        least = float(settings.m3) if settings.boundary == "conditional" else 0.0
+        if least < 1.0:  # beyond, the rule is the same at every angle
+            yield Boundary("cosine", float(np.arccos(least)), "the rule's boundary", lengths)
     elif settings.boundary == "min":
         yield Boundary("half", np.pi - m2 / 2.0, "where the margin's curve meets the cosine", lengths)
     elif settings.boundary == "clip":

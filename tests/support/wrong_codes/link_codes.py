@@ -22,7 +22,7 @@ from support.right_codes.link_codes import (
     torch_ways,
     torch_weighted,
 )
-from support.wrong_codes.code import Array, gradient_changed, put, tampered, value_changed
+from support.wrong_codes.code import Array, gradient_changed, identity, put, tampered, value_changed
 
 POWER = refloss.SphereFace2()
 CONSTANT = refloss.SphereFace2(gradient="detached")
@@ -638,18 +638,8 @@ def whole() -> Iterator[tuple[str, Any, Callable[..., Any]]]:
 
     def upstream(loss: Any, change: Callable[[Any], Any]) -> Callable[..., Any]:
         """The upstream gradient, changed."""
-
-        class Changed(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, value: Any) -> Any:
-                return value.clone()
-
-            @staticmethod
-            def backward(ctx: Any, g: Any) -> Any:
-                return change(g)
-
-        right = torch_links(loss)
-        return lambda *inputs: Changed.apply(right(*inputs))
+        right, changed = torch_links(loss), identity(change)
+        return lambda *inputs: changed(right(*inputs))
 
     for loss in ALL:
         rows, right = replace(loss, reduction="none"), torch_links(loss)

@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 
 from refloss.error_free import Array
 from refloss.stages import cross_entropy
-from refloss.testing.diagnosis.references import References
-from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, labels_of
+from refloss.testing.signatures import Inputs, Loss, cross_entropy_of, head_of, labels_of, softcap_of
+
+
+class Scores(NamedTuple):
+    """What the softmax of a loss takes, and what is added to the loss of each row."""
+
+    z: Array
+    """Logits (N, C), scaled and capped."""
+    terms: Array
+    """Terms that no class weight multiplies (N,)."""
 
 
 class LossRows(NamedTuple):
@@ -38,6 +46,8 @@ class LossRows(NamedTuple):
     """One of "mean", "sum" and "none"."""
     z_loss: float
     """What multiplies lse^2 of each row."""
+    terms: Array
+    """What is added to the loss of each row that counts (n,)."""
 
     @property
     def classes(self) -> int:
@@ -64,23 +74,46 @@ class LossRows(NamedTuple):
         return np.asarray(losses.sum() / (by if self.reduction == "mean" else 1.0))
 
     def value(self, losses: Array) -> Array:
-        """Return the value of a loss of each row that counts, with the z-loss."""
-        return self.reduced(losses) + self.reduced(self.z_loss * self.lse**2, float(len(self.z)))
+        """Return the value of a loss of each row that counts, with the z-loss and other terms."""
+        return self.reduced(losses) + self.reduced(self.z_loss * self.lse**2 + self.terms, float(len(self.z)))
+
+    @property
+    def p(self) -> Array:
+        """Probabilities (n, C)."""
+        return np.asarray(np.exp(self.z - self.lse[:, None]))
+
+    def of_logits(self, z: Array) -> LossRows:
+        """Return rows with other logits (n, C)."""
+        return self._replace(z=z, lse=log_sum_exp(z))
 
 
-def rows_of(loss: Loss, inputs: Inputs, references: References) -> LossRows:
+def log_sum_exp(z: Array) -> Array:
+    """Return the logarithm of the sum of exponentials of each row (n,)."""
+    largest = z.max(axis=1)
+    return np.asarray(largest + np.log(np.exp(z - largest[:, None]).sum(axis=1)))
+
+
+def rows_of(loss: Loss, scores: Scores, inputs: Inputs) -> LossRows:
     """Return the rows of a loss with labels."""
-    settings, z = cross_entropy_of(loss), references.logits(loss, inputs)
-    y = inputs[labels_of(loss) or 0]
+    settings, y = cross_entropy_of(loss), inputs[labels_of(loss) or 0]
     kept = cross_entropy.kept(y, settings)
-    z, y = z[kept], y[kept]
+    z, y = scores.z[kept], y[kept]
     weights = cross_entropy.weights(y, z.shape[1], settings)
     t, divisor = cross_entropy.targets(y, weights, settings.label_smoothing)
     label = np.asarray(y, np.float64) if y.ndim > 1 else np.zeros(z.shape)
     if y.ndim == 1:
         label[np.arange(len(y)), y] = 1.0
-    largest = z.max(axis=1)
-    lse = largest + np.log(np.exp(z - largest[:, None]).sum(axis=1))
-    v = np.asarray(weights.v, dtype=np.float64)
-    divisor = float(np.asarray(divisor))
-    return LossRows(z, lse, label, np.asarray(t), v, kept, divisor, settings.reduction, settings.z_loss)
+    v, divisor = np.asarray(weights.v, dtype=np.float64), float(np.asarray(divisor))
+    reduction, terms = settings.reduction, scores.terms[kept]
+    return LossRows(z, log_sum_exp(z), label, np.asarray(t), v, kept, divisor, reduction, settings.z_loss, terms)
+
+
+def logits_of(loss: Loss, inputs: Inputs) -> Scores:
+    """Return the logits of a loss on logits, or of a linear head, with its scale and its cap."""
+    z = inputs[0]
+    if head_of(loss) == "linear":
+        x, w, _, *b = inputs
+        z = x @ w.T + (b[0] if b else 0.0)
+    scale, cap = softcap_of(loss)
+    z = scale * z
+    return Scores(np.asarray(z if cap is None else cap * np.tanh(z / cap)), np.zeros(len(z)))

@@ -17,8 +17,8 @@ import numpy as np
 from refloss.engines.spec import Sigmoid
 from refloss.losses import InfoNCE, SigLIP, SphereFace2, UniFace
 from refloss.stages import class_angles, margin
-from refloss.testing.diagnosis.references import Change, Changed, Explained
-from refloss.testing.diagnosis.variants import Variant, WithGradient
+from refloss.testing.defects.emulations import Change, Recombined, Variant, WithGradient
+from refloss.testing.defects.row import listed
 from refloss.testing.signatures import Inputs, Loss, margin_head, scale_place, with_settings
 
 EXPONENTS = (2, 3, 4, 5)
@@ -29,7 +29,7 @@ EXCHANGED = {"x": {"w": 1.0}, "w": {"x": 1.0}}
 """Whose gradients those of x and w are where each is taken for the other."""
 
 
-def other_links(loss: Loss) -> Iterator[tuple[str, Explained]]:
+def other_links(loss: Loss) -> Iterator[tuple[str, Any]]:
     """Yield what code of losses that end in another way on scaled cosines is often mistaken in."""
     settings = cast(object, loss)
     match settings:
@@ -52,7 +52,7 @@ def other_links(loss: Loss) -> Iterator[tuple[str, Explained]]:
 # ------------------------------------------------------------------------------------------------ SphereFace2, UniFace
 
 
-def _of_sphere_face2(loss: Loss, settings: SphereFace2) -> Iterator[tuple[str, Explained]]:
+def _of_sphere_face2(loss: Loss, settings: SphereFace2) -> Iterator[tuple[str, Any]]:
     m, s, weight = settings.m, settings.s, settings.weight
     if settings.t > 1:
         yield "the cosines have no exponent", with_settings(loss, t=1)
@@ -83,7 +83,7 @@ def _of_sphere_face2(loss: Loss, settings: SphereFace2) -> Iterator[tuple[str, E
         yield "no scale of g, beside 1/s in the weights", _unscaled(loss, settings.spec)
 
 
-def _of_uniface(loss: Loss, settings: UniFace) -> Iterator[tuple[str, Explained]]:
+def _of_uniface(loss: Loss, settings: UniFace) -> Iterator[tuple[str, Any]]:
     m, s, l, spec = settings.m, settings.s, Fraction(settings.l), settings.spec  # noqa: E741 (the paper's letter)
     if m:
         margins = {
@@ -103,7 +103,7 @@ def _of_uniface(loss: Loss, settings: UniFace) -> Iterator[tuple[str, Explained]
         yield "no scale of cosines, beside a bound of ±s", _unscaled(loss, spec)
     unbounded = replace(spec, link=spec.link._replace(bound=None))
     yield "the logits are not held to ±s", Variant(loss, "beyond ±s they have the gradient 0", unbounded)
-    averaged = Changed(loss, "add them up", partial(_averaged, loss, settings))
+    averaged = Recombined(loss, "add them up", partial(_averaged, loss, settings))
     yield "the losses of the other classes are averaged", averaged
 
 
@@ -116,7 +116,7 @@ def _averaged(loss: Loss, settings: UniFace, inputs: Inputs) -> Change:
     return Change(with_settings(loss, l=settings.l / max(len(inputs[1]) - 1, 1)), inputs)
 
 
-def _of_labels(loss: Loss, spec: Sigmoid, how: str) -> Iterator[tuple[str, Explained]]:
+def _of_labels(loss: Loss, spec: Sigmoid, how: str) -> Iterator[tuple[str, Any]]:
     """Yield what may be wrong with the bias of a loss of labels, with its answers and their mean."""
     yield from _answers(loss, spec)
     reverse = replace(spec, link=spec.link._replace(bias_sign=-spec.link.bias_sign))
@@ -124,13 +124,13 @@ def _of_labels(loss: Loss, spec: Sigmoid, how: str) -> Iterator[tuple[str, Expla
     scale = float(margin_head(loss).scale or 1.0)
     yield (
         "the bias is left out",
-        Changed(loss, f"it is {how}", lambda inputs: Change(loss, inputs[:3], parts={"b": {}})),
+        Recombined(loss, f"it is {how}", lambda inputs: Change(loss, inputs[:3], parts={"b": {}})),
     )
     if scale != 1.0:
         remedy = f"it is {how} after the scale"
-        yield "the bias is multiplied by the scale", Changed(loss, remedy, partial(_scaled_bias, loss, scale))
+        yield "the bias is multiplied by the scale", Recombined(loss, remedy, partial(_scaled_bias, loss, scale))
     if loss.reduction == "mean":
-        of_classes = Changed(loss, "divide by N", lambda inputs: Change(loss, inputs, 1.0 / len(inputs[1])))
+        of_classes = Recombined(loss, "divide by N", lambda inputs: Change(loss, inputs, 1.0 / len(inputs[1])))
         yield "the mean over samples and classes, divided by N C", of_classes
 
 
@@ -138,7 +138,7 @@ def _scaled_bias(loss: Loss, s: float, inputs: Inputs) -> Change:
     return Change(loss, (*inputs[:3], *(s * b for b in inputs[3:])), parts={"b": {"b": s}})
 
 
-def _answers(loss: Loss, spec: Sigmoid) -> Iterator[tuple[str, Explained]]:
+def _answers(loss: Loss, spec: Sigmoid) -> Iterator[tuple[str, Any]]:
     """Yield losses of one of the two kinds of answers alone."""
     remedy, (positive, negative, *_) = "add up the losses of both kinds of answers", spec.link
     if positive and negative:
@@ -153,7 +153,7 @@ def _linked(spec: Sigmoid, positive: Fraction, negative: Fraction) -> Sigmoid:
 
 def _margins(
     loss: Loss, spec: Sigmoid, power: int, remedy: str, margins: dict[str, tuple[float, float]]
-) -> Iterator[tuple[str, Explained]]:
+) -> Iterator[tuple[str, Any]]:
     """Yield the loss with a margin that is taken off the target's g, and another that is added to the others'."""
     for sentence, (of_target, of_others) in margins.items():
         gradient = spec.logits.margin.gradient
@@ -166,7 +166,7 @@ def _margins(
 # --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def _of_siglip(loss: Loss, spec: Sigmoid) -> Iterator[tuple[str, Explained]]:
+def _of_siglip(loss: Loss, spec: Sigmoid) -> Iterator[tuple[str, Any]]:
     yield from _answers(loss, spec)
     reverse = replace(spec, link=spec.link._replace(bias_sign=-1))
     yield "the bias has the wrong sign", Variant(loss, "it is added", reverse)
@@ -182,15 +182,15 @@ def _of_siglip(loss: Loss, spec: Sigmoid) -> Iterator[tuple[str, Explained]]:
         n, positive = len(inputs[0]), Variant(loss, "", _linked(spec, spec.link.positive, Fraction(0)))
         return Change(positive, inputs, constant=math.log(2.0) * (n - 1) * (n if loss.reduction == "sum" else 1))
 
-    yield "the bias is left out", Changed(loss, "it is added", without_bias)
-    yield "the bias is multiplied by the scale", Changed(loss, "it is added after the scale", scaled_bias)
-    yield "answers are multiplied by labels of 0 and 1", Changed(loss, "labels are 1 and -1", of_targets)
+    yield "the bias is left out", Recombined(loss, "it is added", without_bias)
+    yield "the bias is multiplied by the scale", Recombined(loss, "it is added after the scale", scaled_bias)
+    yield "answers are multiplied by labels of 0 and 1", Recombined(loss, "labels are 1 and -1", of_targets)
     if loss.reduction == "mean":
-        by_pairs = Changed(loss, "divide by N", lambda inputs: Change(loss, inputs, 1.0 / len(inputs[0])))
+        by_pairs = Recombined(loss, "divide by N", lambda inputs: Change(loss, inputs, 1.0 / len(inputs[0])))
         yield "the mean over all pairs, divided by N^2", by_pairs
 
 
-def _of_info_nce(loss: Loss, ways: int) -> Iterator[tuple[str, Explained]]:
+def _of_info_nce(loss: Loss, ways: int) -> Iterator[tuple[str, Any]]:
     one = with_settings(loss, ways=1)
 
     def columns(inputs: Inputs) -> Change:
@@ -199,12 +199,12 @@ def _of_info_nce(loss: Loss, ways: int) -> Iterator[tuple[str, Explained]]:
 
     yield f"value and gradient agree with ways={3 - ways}", with_settings(loss, ways=3 - ways)
     if ways == 1:
-        yield "the softmax is over x, not over w", Changed(loss, "each x is against all w", columns)
-        half = Changed(loss, "there is one", lambda inputs: Change(loss, inputs, 0.5))
+        yield "the softmax is over x, not over w", Recombined(loss, "each x is against all w", columns)
+        half = Recombined(loss, "there is one", lambda inputs: Change(loss, inputs, 0.5))
         yield "half of the loss, as of the mean of two ways", half
         return
-    yield "w against all x alone", Changed(loss, "x against all w counts as much", columns)
-    both = Changed(loss, "take their mean", lambda inputs: Change(loss, inputs, 2.0))
+    yield "w against all x alone", Recombined(loss, "x against all w counts as much", columns)
+    both = Recombined(loss, "take their mean", lambda inputs: Change(loss, inputs, 2.0))
     yield "the two ways are added up", both
     remedy = "each way has the gradients of both"
     yield "in each way the other embeddings count as constants", WithGradient(loss, remedy, OwnWays(loss))
@@ -226,7 +226,7 @@ class OwnWays(NamedTuple):
         return value, gradient._replace(x=dx, w=dw)
 
 
-def _scales(loss: Loss, name: str) -> Iterator[tuple[str, Explained]]:
+def _scales(loss: Loss, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the loss with what code takes for its scale."""
 
     def by(scale_and_slope: Callable[[float], tuple[float, float]]) -> Callable[[Inputs], Change]:
@@ -250,4 +250,16 @@ def _scales(loss: Loss, name: str) -> Iterator[tuple[str, Explained]]:
         f"{name} is taken for the temperature, one over the scale": lambda s: (1.0 / s, -1.0 / s**2),
         f"{name} is not used": lambda s: (1.0, 0.0),
     }.items():
-        yield sentence, Changed(loss, remedy, by(taken))
+        yield sentence, Recombined(loss, remedy, by(taken))
+
+
+LOSSES = (
+    *(replace(SphereFace2(), t=t) for t in (3, 2)),
+    UniFace(),
+    UniFace(l=0.5),
+    SigLIP(),
+    InfoNCE(),
+    InfoNCE(ways=1),
+)
+"""Losses that have all of these rows."""
+ROWS = listed(other_links, LOSSES)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from refloss.error_free import Array
 from refloss.functions import log_softmax
 from refloss.losses import InfoNCE, SphereFace2, UniFace
-from refloss.testing.diagnosis.wrong_sums import WrongStep
 from refloss.testing.signatures import (
     Inputs,
     Loss,
@@ -27,11 +26,15 @@ from refloss.testing.signatures import (
     margin_head,
     margin_of,
     of_pairs,
+    on_cosines,
 )
 
+WrongStep: TypeAlias = tuple[str, Callable[[Inputs], Any]]
+"""A sentence, and the value that the step would give."""
 Softplus: TypeAlias = Callable[[Array], Array]
 """The loss of an answer, from its logit, negative where the answer is right (N, C)."""
-ADDED_TO_PROBABILITIES = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
+ADDED_TO_PROBABILITIES = (2.0**-52, 2.0**-23, 1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
+"""What code adds to probabilities before their logarithm; the first two are eps of float64 and of float32."""
 LEAST_LOG = 100.0
 """What torch's binary cross entropy of probabilities holds a loss to."""
 THRESHOLD = 20.0
@@ -126,8 +129,10 @@ def cosines_in(loss: Loss, inputs: Inputs, c: Array | None = None) -> Cosines:
 # --------------------------------------------------------------------------------------------------------------- steps
 
 
-def link_steps(loss: Loss) -> Iterator[WrongStep]:
+def steps_of(loss: Loss) -> Iterator[WrongStep]:
     """Yield the steps of losses that end in another way on scaled cosines that code may get wrong."""
+    if not on_cosines(loss):
+        return
 
     def of(change: Callable[[Cosines], Any]) -> Callable[[Inputs], Any]:
         return lambda inputs: change(cosines_in(loss, inputs))

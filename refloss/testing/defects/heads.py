@@ -1,4 +1,4 @@
-"""The parts that the value of a margin loss is made of, from which it is computed with one of them changed.
+"""The parts that the logits of a margin loss are made of, from which they are computed with one of them changed.
 
 Symbols: embeddings x (N, D); cosines c (N, C); θ the angle of the target, ψ what stands for its cosine, τ the threshold
 of hard classes, v the number that a margin depends on, r the terms of a regularizer (N,). All are float64.
@@ -9,18 +9,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from refloss.error_free import Array, Pair, high
-from refloss.losses import CrossEntropy
 from refloss.stages import angle, class_angles, margin, negatives, normalize, quality
+from refloss.testing.defects.kept import Kept
+from refloss.testing.defects.loss_rows import Scores
 from refloss.testing.signatures import (
     Inputs,
     Loss,
-    centers_of,
     class_angles_of,
-    cross_entropy_of,
     given_margin,
+    ignore_index_of,
     is_on_cosine,
     margin_of,
     negatives_of,
@@ -38,6 +38,7 @@ class Parts(NamedTuple):
     settings: margin.Settings
     """Settings of the curve."""
     y: NDArray[np.int64]
+    """Labels (N,); of ignored rows, 0."""
     length: Array
     """Lengths of embeddings (N,)."""
     c: Array
@@ -78,25 +79,20 @@ class Parts(NamedTuple):
         rest = 0.0 if of_hard.rule == "circle" else self.c
         return np.where(self.c > self.tau[:, None], raised(of_hard, self.c), rest)
 
-    def value(self) -> ArrayLike:
-        """Return the value."""
-        return self.value_with(self.eta)
+    def scores(self) -> Scores:
+        """Return the logits, and the terms of a regularizer."""
+        return self.scores_with(self.eta)
 
-    def value_with(self, eta: Array) -> ArrayLike:
-        """Return the value with other η (N, C)."""
+    def scores_with(self, eta: Array) -> Scores:
+        """Return the logits with other η (N, C)."""
         f = eta.copy()
         f[np.arange(len(self.y)), self.y] = self.psi
-        return self.value_of(f)
+        return self.scores_of(f)
 
-    def value_of(self, f: Array) -> ArrayLike:
-        """Return the value from what is scaled (N, C), ψ at the targets."""
+    def scores_of(self, f: Array) -> Scores:
+        """Return the logits from what is scaled (N, C), ψ at the targets."""
         s = scale_of(self.loss)
-        scaled = (self.length[:, None] if s is None else s) * f
-        value = np.asarray(CrossEntropy(**cross_entropy_of(self.loss)._asdict())(scaled, self.y))
-        if not self.terms.any():
-            return value
-        reduction = self.loss.reduction
-        return value + (self.terms if reduction == "none" else getattr(self.terms, reduction)())
+        return Scores((self.length[:, None] if s is None else s) * f, self.terms)
 
 
 def raised(settings: negatives.Settings, c: Array) -> Array:
@@ -126,18 +122,38 @@ def cosines_of(x: Array, w: Array) -> Array:
     return np.asarray(c.reshape(len(x), *w.shape[:-1]))
 
 
-def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
-    """Return the parts of a value on some inputs, from their cosines or from others, of all centers or of classes."""
-    x, w, y, *given = inputs
-    length, given_cosines = np.linalg.norm(x, axis=1), c is not None
-    if c is None:
-        c = cosines_of(x / length[:, None], w / np.linalg.norm(w, axis=-1, keepdims=True))
-    if centers_of(loss) is not None and c.ndim == 3:
+_GEOMETRIES: Kept[tuple[Array, Array, Array]] = Kept(16)
+
+
+def _geometry(x: Array, w: Array) -> tuple[Array, Array, Array]:
+    """Return lengths of embeddings (N,), cosines and angles (N, C)."""
+    return _GEOMETRIES.once((x, w), lambda: _new_geometry(x, w))
+
+
+def _new_geometry(x: Array, w: Array) -> tuple[Array, Array, Array]:
+    length = np.linalg.norm(x, axis=1)
+    c = cosines_of(x / length[:, None], w / np.linalg.norm(w, axis=-1, keepdims=True))
+    if w.ndim == 3:
         c = c.max(axis=2)
     angles = np.arccos(np.clip(c, -1.0, 1.0))
-    if not given_cosines and w.ndim == 2:
+    if w.ndim == 2:
         n, k = np.nonzero(np.abs(c) > 1.0 - class_angles.STEEP)  # there a cosine does not know its angle
         angles[n, k] = angle.forward(x[n], w[k])[0].theta.hi
+    for part in (length, c, angles):
+        part.flags.writeable = False
+    return length, c, angles
+
+
+def parts_of(loss: Loss, inputs: Inputs, c: Array | None = None) -> Parts:
+    """Return the parts of a value on some inputs, from their cosines or from others, of all centers or of classes."""
+    x, w, labels, *given = inputs
+    y = np.where(labels == ignore_index_of(loss), 0, labels)
+    length, own, angles = _geometry(x, w)
+    if c is None:
+        c = own
+    else:  # a cosine that is as it was keeps its angle, and has no errors of an arccos
+        c = c.max(axis=2) if c.ndim == 3 else c
+        angles = np.where(c == own, angles, np.arccos(np.clip(c, -1.0, 1.0)))
     settings, v = given_margin(loss) if given else margin_of(loss), numbers_of(loss, x, *(given or (None,)))
     terms, of_length = np.zeros(len(x)), quality_of(loss)
     if of_length is not None and of_length.regularizer:
