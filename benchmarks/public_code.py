@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import libraries
 
 import refloss
-from refloss.testing import naive
+from refloss.testing import Implementation, known, naive
 
 Fn = Callable[..., Any]
 
@@ -23,6 +23,11 @@ class PublicCode(NamedTuple):
     framework: str
     fn: Fn
     loss: Any
+
+
+def stated(library: str, code: str) -> Implementation:
+    """What is known of a library's code, by the beginning of how it is called."""
+    return next(row for row in known() if row.library == library and row.code.startswith(f"{code}("))
 
 
 def public_codes() -> Iterator[PublicCode]:
@@ -57,27 +62,36 @@ def public_codes() -> Iterator[PublicCode]:
         cos = f.linear(f.normalize(x), w)
         return f.cross_entropy(64 * (cos - 0.35 * f.one_hot(y, len(w))), y)
 
-    normface, cosface = refloss.NormFace(), refloss.CosFace()
-    hard = refloss.ArcFace(m=libraries.M, boundary="hard")
-    pml_arcface = of_pml("ArcFaceLoss", margin=28.6, scale=64)
-    optax_loss = optax.softmax_cross_entropy_with_integer_labels
+    hard = stated("pytorch-metric-learning", "ArcFaceLoss").loss
+    cosface = refloss.CosFace()
     sqrt_hard = by_scale(libraries.torch_head(libraries.psi_by_sqrt_hard))
 
     def as_it_is(name: str, framework: str, fn: Fn, loss: Any) -> PublicCode:
         return PublicCode(name, "as it is", framework, fn, loss)
 
+    def of_library(name: str, fn: Fn, library: str, code: str) -> PublicCode:
+        row = stated(library, code)
+        return as_it_is(name, row.framework, fn, row.loss)
+
     def described(name: str, fn: Fn, loss: Any) -> PublicCode:
         return PublicCode(name, "after its description", "torch", fn, loss)
 
-    yield as_it_is("torch cross_entropy", "torch", f.cross_entropy, refloss.CrossEntropy())
-    yield as_it_is(
-        "optax softmax_cross_entropy_with_integer_labels", "jax", optax_loss, refloss.CrossEntropy(reduction="none")
+    yield of_library("torch cross_entropy", f.cross_entropy, "PyTorch", "F.cross_entropy")
+    yield of_library(
+        "optax softmax_cross_entropy_with_integer_labels",
+        optax.softmax_cross_entropy_with_integer_labels,
+        "optax",
+        "softmax_cross_entropy_with_integer_labels",
     )
-    yield as_it_is("PML NormalizedSoftmaxLoss", "torch", of_pml("NormalizedSoftmaxLoss", temperature=1 / 64), normface)
-    yield as_it_is("PML CosFaceLoss", "torch", of_pml("CosFaceLoss", margin=0.35, scale=64), cosface)
-    yield as_it_is("PML ArcFaceLoss", "torch", pml_arcface, hard)
+    for name, settings in {
+        "NormalizedSoftmaxLoss": {"temperature": 1 / 64},
+        "CosFaceLoss": {"margin": 0.35, "scale": 64},
+        "ArcFaceLoss": {"margin": 28.6, "scale": 64},
+        "SphereFaceLoss": {"margin": 4, "scale": 1},
+    }.items():
+        yield of_library(f"PML {name}", of_pml(name, **settings), "pytorch-metric-learning", name)
+    pml_arcface = of_pml("ArcFaceLoss", margin=28.6, scale=64)
     yield as_it_is("PML ArcFaceLoss, by the paper's rule", "torch", pml_arcface, replace(hard, boundary="none"))
-    yield as_it_is("PML SphereFaceLoss", "torch", of_pml("SphereFaceLoss", margin=4, scale=1), refloss.ASoftmax())
     yield described("InsightFace arcface_torch", insightface, refloss.ArcFace())
     yield described("arcface-pytorch, sqrt(1 - c^2)", sqrt_hard, hard)
     yield described("OpenSphere cosface, cosine clamped", opensphere, cosface)

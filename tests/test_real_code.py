@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ import numpy as np
 import pytest
 
 import refloss
-from refloss.testing import Report, Shape, assert_conforms, cases, check
-from support.real_code import DTYPES, LIBRARIES, ROWS
+from refloss.testing import Case, Report, Shape, assert_conforms, cases, check, conformance, known
+from refloss.testing.adapters import call
+from support.real_code import DIFFERENT, DTYPES, LIBRARIES, ROWS, neighbour
 from support.real_code.adapters import (
     causal_lm,
     functional,
     jax_log_softmax,
     label_smoother,
+    log_loss,
     masked_lm,
     of_module,
     onnx_reference,
@@ -93,6 +96,77 @@ def test_it_conforms_at_its_standard(row, dtype, library):
     assert report.passed, str(report)
     if row.settings != VALUE:  # a value alone often meets the next standard too, by chance
         assert report.meets == standard, str(report)
+
+
+STATED = [
+    row
+    for row in {(row.library, row.code): row for row in ROWS}.values()
+    if any((row.library, row.code) == (each.library, each.code) for each in known())
+]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(
+            row,
+            id=f"{row.library}-{row.code}",
+            marks=[pytest.mark.untraced] if row.library in INTERPRETED else [],
+        )
+        for row in STATED
+    ],
+)
+def test_it_is_not_the_loss_beside_it(row, library, monkeypatch):
+    """What is known to equal a loss does not conform to one that is near. Which one it is instead, nobody asks."""
+    framework = library(row.library)
+    monkeypatch.setattr(conformance, "_diagnoses", lambda *_, **__: ())
+    dtype = max(row.standards, key=DTYPES.index)
+    settings = {"shapes": FEW[:1]} | row.settings | {"groups": ("ordinary", "boundary")}
+    settings = {name: setting for name, setting in settings.items() if name != "xfail"}
+    report = check(row.fn, neighbour(row.loss), framework=framework, dtype=dtype, **settings)
+    assert failed(report), str(report)
+    assert not any(result.error for result in report.results if result.status == "failed")  # numbers, and others
+
+
+@pytest.mark.parametrize("row", [row for row in STATED if isinstance(row.loss, refloss.SubCenterArcFace)])
+def test_sub_centers_have_the_rule_that_is_said(row, library):
+    """No other case has a sample nearly opposite to all centers of its class."""
+    random = np.random.default_rng(3)
+    x, w, y = random.normal(size=(4, 5)), random.normal(size=(4, 3, 5)), np.arange(4)
+    w[y] = 0.1 * w - x[:, None]
+    inputs = (*(array.astype(np.float32).astype(float) for array in (x, w)), y)
+    case = Case("boundary-beyond-4x4x5", "boundary", (), "targets beyond pi - m", inputs)
+    framework = library(row.library)
+    assert check(row.fn, row.loss, framework=framework, cases=[case])
+    other = "keep" if row.loss.boundary == "hard" else "hard"
+    assert not check(row.fn, replace(row.loss, boundary=other), framework=framework, cases=[case])
+
+
+@pytest.mark.parametrize(("name", "code"), DIFFERENT, ids=lambda text: text)
+def test_what_is_known_to_differ_does(name, code, library, monkeypatch):
+    framework = library(name)
+    monkeypatch.setattr(conformance, "_diagnoses", lambda *_, **__: ())
+    (row,) = (row for row in known() if (row.library, row.code) == (name, code))
+    fn, settings = DIFFERENT[name, code]
+    assert failed(check(fn, row.loss, framework=framework, **settings))
+
+
+WITH_DEFECTS = [row for row in known() if row.status == "run" and row.defects]
+
+
+@pytest.mark.parametrize("row", WITH_DEFECTS, ids=lambda row: f"{row.library}-{row.code}")
+def test_what_differs_is_the_loss_with_its_defects(row, library):
+    """In value to the last digits; the emulated gradients are differences, right to about eight."""
+    framework = library(row.library)
+    fn, _ = DIFFERENT[row.library, row.code]
+    for case in cases(row.loss, "float64", FEW[:1]):
+        if case.group == "ordinary":
+            value, gradients = row.emulated.value_and_grad(*case.inputs)
+            upstream = np.ones(np.shape(value))
+            found = call(fn, framework, "float64", None, case.inputs, upstream, ("anchor", "positive", "negative"))
+            np.testing.assert_allclose(found.value, value, rtol=1e-14, atol=1e-14)
+            for computed, gradient in zip(found.gradients, gradients, strict=True):
+                np.testing.assert_allclose(computed, gradient, rtol=0, atol=1e-8)
 
 
 # ------------------------------------------------------------------------------------------- known failures, by name
@@ -255,15 +329,10 @@ def test_log_loss_of_probabilities_is_cut_off(library):
     """scikit-learn's metric takes probabilities, none of them below eps: no loss is above 36."""
     library("scikit-learn")
 
-    def fn(z, y):
-        from scipy.special import softmax
-        from sklearn.metrics import log_loss
-
-        return log_loss(y, softmax(z, axis=1), labels=np.arange(z.shape[1]))
-
-    report = check(fn, refloss.CrossEntropy(), dtype="float64", **NO_IGNORED, **VALUE)
+    report = check(log_loss, refloss.CrossEntropy(), dtype="float64", **NO_IGNORED, **VALUE)
     assert failed(report) == {"hard-wrong-120", "hard-wrong-800"}
-    assert "probabilities vanish: take log_softmax, not the log of a softmax" in report.diagnoses[0]
+    said = "probabilities are held above 2.22045e-16 before their logarithm: take log_softmax"
+    assert report.diagnoses == (said,)
 
 
 def test_a_detached_margin_is_found_and_named(torch):

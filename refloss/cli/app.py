@@ -10,7 +10,10 @@ import refloss
 from refloss.cli.budget import command as budget
 from refloss.cli.cases import command as cases
 from refloss.cli.check import command as check
+from refloss.cli.defects import command as defects
 from refloss.cli.demo import command as demo
+from refloss.cli.diagnose import command as diagnose
+from refloss.cli.known import command as known
 from refloss.cli.listing import command as losses
 from refloss.cli.printing import escape_unencodable
 
@@ -36,7 +39,10 @@ def root(
 
 
 app.command("check")(check)
+app.command("diagnose")(diagnose)
 app.command("budget")(budget)
 app.command("cases")(cases)
+app.command("defects")(defects)
 app.command("demo")(demo)
 app.command("losses")(losses)
+app.command("known")(known)

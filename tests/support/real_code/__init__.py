@@ -1,11 +1,11 @@
 """Losses as others published them, unchanged: how they are called, and the loss and the standard that each one meets.
 
-The tests run `ROWS`, the page docs/testing/libraries.md shows them, and the record `kernels` measures those of them
-that are a cross entropy.
+The tests run `ROWS`; the loss of most is what `refloss.testing.known` says. The page docs/testing/libraries.md shows
+them, and the record `kernels` measures those of them that are a cross entropy.
 """
 
 from __future__ import annotations
 
-from support.real_code.table import DTYPES, LIBRARIES, ROWS, Row
+from support.real_code.table import DIFFERENT, DTYPES, LIBRARIES, ROWS, Row, neighbour
 
-__all__ = ["DTYPES", "LIBRARIES", "ROWS", "Row"]
+__all__ = ["DIFFERENT", "DTYPES", "LIBRARIES", "ROWS", "Row", "neighbour"]

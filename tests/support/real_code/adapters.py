@@ -76,6 +76,10 @@ def triplet(a, p, n):
     return functional().triplet_margin_loss(a, p, n, margin=0.2, eps=0.0)
 
 
+def triplet_default(a, p, n):
+    return functional().triplet_margin_loss(a, p, n, margin=0.2)
+
+
 def kl_div(z, target):
     log_q, log_p = (functional().log_softmax(logits, 1) for logits in (z, target))
     return functional().kl_div(log_q, log_p, reduction="batchmean", log_target=True)
@@ -181,6 +185,13 @@ def am_softmax(c: int, d: int) -> Any:
     return AMSoftmaxLoss(input_dim=d, num_labels=c)
 
 
+def clip_loss(x, w, s):
+    from transformers.models.clip import modeling_clip
+
+    f = functional()
+    return modeling_clip.image_text_contrastive_loss(s * f.normalize(w) @ f.normalize(x).T)
+
+
 def jitted(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn under jax.jit, which takes less time to compile than its operations one by one."""
 
@@ -229,6 +240,13 @@ def optax_triplet(a, p, n):
 
 
 @jitted
+def optax_triplet_default(a, p, n):
+    import optax
+
+    return optax.losses.triplet_margin_loss(a, p, n, margin=0.2)
+
+
+@jitted
 def jax_log_softmax(z, y):
     import jax
 
@@ -274,6 +292,14 @@ def half_multinomial(z, y):
     from sklearn._loss import HalfMultinomialLoss
 
     return HalfMultinomialLoss(n_classes=z.shape[1]).loss_gradient(y.astype(z.dtype), np.ascontiguousarray(z))
+
+
+def log_loss(z, y):
+    """scikit-learn's metric of probabilities, a value without a gradient."""
+    from scipy.special import softmax
+    from sklearn import metrics
+
+    return metrics.log_loss(y, softmax(z, axis=1), labels=np.arange(z.shape[1]))
 
 
 def onnx_model(kind: Any, weight: tuple[float, ...], attributes: dict[str, Any]) -> Any:

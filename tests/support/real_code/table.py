@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import refloss
+from refloss.testing import known
 from support.real_code.adapters import (
     accumulated,
     am_softmax,
     causal_lm,
+    clip_loss,
     cross_entropy,
     half_multinomial,
     jax_linear,
@@ -20,6 +22,7 @@ from support.real_code.adapters import (
     label_smoother,
     linear_cross_entropy,
     linear_head,
+    log_loss,
     masked_lm,
     of_module,
     one_hot,
@@ -27,6 +30,7 @@ from support.real_code.adapters import (
     onnx_reference,
     optax_labels,
     optax_triplet,
+    optax_triplet_default,
     pml,
     pml_triplet,
     scipy_log_softmax,
@@ -36,8 +40,17 @@ from support.real_code.adapters import (
     timm_soft,
     token_classification,
     triplet,
+    triplet_default,
     triplet_with_distance,
     upcast,
+)
+from support.real_code.files import (
+    catalyst,
+    catalyst_curricular,
+    open_clip,
+    pml_sub_centers,
+    smp_cross_entropy,
+    speechbrain,
 )
 from support.real_code.kernels import cut_cross_entropy, keras_loss, liger_cross_entropy, liger_linear, tinygrad_loss
 
@@ -78,6 +91,10 @@ LIBRARIES = {
     "pytorch-metric-learning": Library("torch", ("pytorch_metric_learning",)),
     "timm": Library("torch", ("timm",)),
     "Transformers": Library("torch", ("transformers",)),
+    "SpeechBrain": Library("torch", ("speechbrain",)),
+    "Catalyst": Library("torch", ("catalyst",)),
+    "OpenCLIP": Library("torch", ("open_clip",), FEW),
+    "segmentation-models-pytorch": Library("torch", ("segmentation_models_pytorch",)),
     "Liger": Library("torch", ("liger_kernel", "triton"), ((5, 35, 9), (19, 3, 5))),
     "Cut Cross-Entropy": Library("torch", ("cut_cross_entropy", "triton")),
     "Keras": Library("torch", ("keras",)),
@@ -101,9 +118,11 @@ HALVES_MIXED = STABLE | {"float16": "mixed", "bfloat16": "mixed"}
 HALVES_FUSED = STABLE | {"float16": "fused", "bfloat16": "fused"}
 HALVES_STABLE = {"float16": "stable", "bfloat16": "stable"}
 IN_FLOAT32 = {"float16": "mixed", "bfloat16": "mixed", "float32": "stable"}
+EXACT = {"float32": "stable", "float64": "stable"}
 
 ONE = {"shapes": ((9, 7, 13),)}
 SOFT, NO_IGNORED, VALUE = {"soft": True}, {"ignored": False}, {"gradients": False}
+AWAY_FROM_0 = NO_IGNORED | {"groups": ("ordinary", "boundary")}
 MASKED = {"boundary-masked": "0 times the log of a probability of 0 is NaN"}
 VANISHING = {"hard-wrong-120": "the log of a probability of 0", "hard-wrong-800": "the log of a probability of 0"}
 OVERFLOW = {"hard-offset-exact": "a sum over all rows and classes is beyond float16"}
@@ -112,13 +131,18 @@ COINCIDING = dict.fromkeys(
     "the slope of the root at 0 is infinite, and times 0 it is NaN",
 )
 
-CrossEntropy, SoftmaxLoss, Triplet = refloss.CrossEntropy, refloss.SoftmaxLoss, refloss.Triplet
+CrossEntropy, SoftmaxLoss = refloss.CrossEntropy, refloss.SoftmaxLoss
 WEIGHT = (1.0, 0.5, 2.0, 0.0, 3.0)
-HARD_ARCFACE = refloss.ArcFace(m=math.radians(28.6), boundary="hard")
+
+STATED = {(row.library, row.code): row.loss for row in known() if row.status == "run"}
+"""What refloss.testing.known says that the code equals."""
+KNOWN = object()
+"""In place of the loss of a row: that of `STATED`."""
+HARD_ARCFACE = STATED["pytorch-metric-learning", "ArcFaceLoss(margin=28.6, scale=64)"]
 
 TABLE: dict[str, list[tuple[Any, ...]]] = {
     "PyTorch": [
-        ("F.cross_entropy(z, y)", cross_entropy(), CrossEntropy(), STABLE, SOFT),
+        ("F.cross_entropy(z, y)", cross_entropy(), KNOWN, STABLE, SOFT),
         *(
             (f"F.cross_entropy(z, y, {said})", cross_entropy(**settings), CrossEntropy(**settings), STABLE, SOFT)
             for said, settings in (
@@ -136,7 +160,7 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             SOFT,
         ),
         ("F.cross_entropy(z.float(), y)", upcast, CrossEntropy(), IN_FLOAT32, SOFT),
-        ("F.linear_cross_entropy(x, w, y)", linear_cross_entropy(), SoftmaxLoss(), STABLE),
+        ("F.linear_cross_entropy(x, w, y)", linear_cross_entropy(), KNOWN, STABLE),
         (
             "F.linear_cross_entropy(x, w, y, options=O())",
             linear_cross_entropy(options={}),
@@ -194,69 +218,108 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             )
             for meets in ((without("float16", STABLE),), ({"float16": "stable"}, {"xfail": OVERFLOW}))
         ),
-        ("nn.LinearCrossEntropyLoss(D, C)", of_module(linear_head, "linear.weight"), SoftmaxLoss(), STABLE),
-        ("F.triplet_margin_loss(a, p, n, margin=0.2, eps=0)", triplet, Triplet(squared=False), WORKING),
+        ("nn.LinearCrossEntropyLoss(D, C)", of_module(linear_head, "linear.weight"), KNOWN, STABLE),
+        ("F.triplet_margin_loss(a, p, n, margin=0.2, eps=0)", triplet, KNOWN, WORKING),
         (
             "F.triplet_margin_with_distance_loss(a, p, n, distance_function=squared, margin=0.2)",
             triplet_with_distance,
-            Triplet(),
+            KNOWN,
             WORKING,
         ),
         (
             'F.kl_div(F.log_softmax(z, 1), F.log_softmax(target, 1), reduction="batchmean", log_target=True)',
             kl_div,
-            refloss.KLDivergence(),
+            KNOWN,
             STABLE,
         ),
     ],
     "pytorch-metric-learning": [
-        ("CosFaceLoss(margin=0.35, scale=64)", pml("CosFaceLoss"), refloss.CosFace(), STABLE, NO_IGNORED),
+        ("CosFaceLoss(margin=0.35, scale=64)", pml("CosFaceLoss"), KNOWN, STABLE, NO_IGNORED),
         (
             "NormalizedSoftmaxLoss(temperature=1 / 64)",
             pml("NormalizedSoftmaxLoss", temperature=1 / 64),
-            refloss.NormFace(),
+            KNOWN,
             STABLE,
             NO_IGNORED,
         ),
         (
             "ArcFaceLoss(margin=28.6, scale=64)",
             pml("ArcFaceLoss"),
-            HARD_ARCFACE,
+            KNOWN,
             STABLE,
-            NO_IGNORED | {"groups": ("ordinary", "boundary")},
+            AWAY_FROM_0,
         ),
-        ("SphereFaceLoss(margin=4, scale=1)", pml("SphereFaceLoss"), refloss.ASoftmax(), STABLE, NO_IGNORED),
+        ("SphereFaceLoss(margin=4, scale=1)", pml("SphereFaceLoss"), KNOWN, STABLE, NO_IGNORED),
+        (
+            "SubCenterArcFaceLoss(margin=28.6, scale=64, sub_centers=3)",
+            pml_sub_centers(3),
+            KNOWN,
+            EXACT,
+            AWAY_FROM_0,
+        ),
         (
             "TripletMarginLoss(margin=0.2, distance=LpDistance(normalize_embeddings=False), reducer=MeanReducer())",
             pml_triplet,
-            Triplet(squared=False),
+            KNOWN,
             {"float32": "working", "float64": "working"},
             {"shapes": ((5, 1, 9), (2, 1, 3))},
         ),
     ],
     "timm": [
-        ("LabelSmoothingCrossEntropy()", timm_smoothed, CrossEntropy(label_smoothing=0.1), STABLE, NO_IGNORED),
-        ("SoftTargetCrossEntropy()", timm_soft, CrossEntropy(), STABLE, NO_IGNORED | SOFT | {"xfail": MASKED}),
+        ("LabelSmoothingCrossEntropy()", timm_smoothed, KNOWN, STABLE, NO_IGNORED),
+        ("SoftTargetCrossEntropy()", timm_soft, KNOWN, STABLE, NO_IGNORED | SOFT | {"xfail": MASKED}),
     ],
     "Transformers": [
-        ("fixed_cross_entropy(z, y, num_items_in_batch=n)", accumulated, CrossEntropy(), STABLE),
-        ("ForCausalLMLoss(z, y, vocab_size=C)", causal_lm, CrossEntropy(), IN_FLOAT32),
-        ("ForMaskedLMLoss(z, y, vocab_size=C)", masked_lm, CrossEntropy(), IN_FLOAT32),
-        ("ForTokenClassification(z, y, config)", token_classification, CrossEntropy(), IN_FLOAT32),
-        ("ForSequenceClassificationLoss(y, z, config)", sequence_classification, CrossEntropy(), STABLE),
+        ("fixed_cross_entropy(z, y, num_items_in_batch=n)", accumulated, KNOWN, STABLE),
+        ("ForCausalLMLoss(z, y, vocab_size=C)", causal_lm, KNOWN, IN_FLOAT32),
+        ("ForMaskedLMLoss(z, y, vocab_size=C)", masked_lm, KNOWN, IN_FLOAT32),
+        ("ForTokenClassification(z, y, config)", token_classification, KNOWN, IN_FLOAT32),
+        ("ForSequenceClassificationLoss(y, z, config)", sequence_classification, KNOWN, STABLE),
         (
             'LabelSmoother()({"logits": z}, y)',
             label_smoother,
-            CrossEntropy(label_smoothing=0.1),
+            KNOWN,
             without("float64", STABLE),
         ),
         (
             "AMSoftmaxLoss(D, C)",
             of_module(am_softmax, "weight", turned=True),
-            refloss.AMSoftmax(s=30, m=0.4),
+            KNOWN,
             STABLE,
             NO_IGNORED,
         ),
+        ("image_text_contrastive_loss(s * normalize(w) @ normalize(x).T)", clip_loss, KNOWN, EXACT, {"shapes": FEW}),
+    ],
+    "SpeechBrain": [
+        (
+            f"LogSoftmaxWrapper({name}(margin=0.2, scale=30))(cos, y)",
+            speechbrain(name, margin=0.2, scale=30),
+            KNOWN,
+            {"float32": "stable"},
+            AWAY_FROM_0,
+        )
+        for name in ("AdditiveAngularMargin", "AngularMargin")
+    ],
+    "Catalyst": [
+        ("ArcFace(D, C)", catalyst("arcface", "ArcFace"), KNOWN, EXACT, AWAY_FROM_0),
+        ("SubCenterArcFace(D, C)", catalyst("arcface", "SubCenterArcFace", "(K, D, C)"), KNOWN, EXACT, AWAY_FROM_0),
+        ("CosFace(D, C)", catalyst("cosface", "CosFace"), KNOWN, EXACT, NO_IGNORED),
+        ("AMSoftmax(D, C)", catalyst("amsoftmax", "AMSoftmax"), KNOWN, EXACT, AWAY_FROM_0),
+        ("CurricularFace(D, C)", catalyst_curricular, KNOWN, EXACT, AWAY_FROM_0),
+        (
+            "ArcMarginProduct(D, C)",
+            catalyst("arcmargin", "ArcMarginProduct"),
+            KNOWN,
+            dict.fromkeys(EXACT, "relative"),
+            NO_IGNORED,
+        ),
+    ],
+    "OpenCLIP": [
+        ("ClipLoss()(x, w, s)", open_clip("ClipLoss"), KNOWN, EXACT),
+        ("SigLipLoss()(x, w, t, b)", open_clip("SigLipLoss"), KNOWN, dict.fromkeys(EXACT, "relative")),
+    ],
+    "segmentation-models-pytorch": [
+        ("SoftCrossEntropyLoss(smooth_factor=0.1)", smp_cross_entropy(smooth_factor=0.1), KNOWN, EXACT, NO_IGNORED),
     ],
     "Liger": [
         *(
@@ -268,7 +331,7 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
                 {"overwrites": ("z",)},
             )
             for said, settings, loss, in_float32 in (
-                ("", {}, CrossEntropy(), "working"),
+                ("", {}, KNOWN, "working"),
                 (', reduction="none"', {"reduction": "none"}, CrossEntropy(reduction="none"), "working"),
                 (", label_smoothing=0.1", {"label_smoothing": 0.1}, CrossEntropy(label_smoothing=0.1), "working"),
                 (", lse_square_scale=0.01", {"lse_square_scale": 0.01}, CrossEntropy(z_loss=0.01), "relative"),
@@ -282,7 +345,7 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
                 {"float16": "mixed", "float32": in_float32},
             )
             for said, settings, loss, in_float32 in (
-                ("", {}, SoftmaxLoss(), "stable"),
+                ("", {}, KNOWN, "stable"),
                 (", accum_dtype=torch.float32", {"accumulate": "float32"}, SoftmaxLoss(), "stable"),
                 (', reduction="none"', {"reduction": "none"}, SoftmaxLoss(reduction="none"), "working"),
             )
@@ -292,20 +355,20 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         (
             f'linear_cross_entropy(x, w, y, impl="torch_compile"{said})',
             cut_cross_entropy(**settings),
-            SoftmaxLoss(**settings),
+            loss,
             IN_FLOAT32,
         )
-        for said, settings in (
-            ("", {}),
-            (', reduction="sum"', {"reduction": "sum"}),
-            (', reduction="none"', {"reduction": "none"}),
+        for said, settings, loss in (
+            ("", {}, KNOWN),
+            (', reduction="sum"', {"reduction": "sum"}, SoftmaxLoss(reduction="sum")),
+            (', reduction="none"', {"reduction": "none"}, SoftmaxLoss(reduction="none")),
         )
     ],
     "Keras": [
         (
             "SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100)(y, z)",
             keras_loss("SparseCategoricalCrossentropy", ignore_class=-100),
-            CrossEntropy(),
+            KNOWN,
             without("float64", STABLE),
         ),
         (
@@ -318,7 +381,7 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         (
             "CategoricalCrossentropy(from_logits=True)(t, z)",
             keras_loss("CategoricalCrossentropy"),
-            CrossEntropy(),
+            KNOWN,
             without("float64", STABLE),
             NO_IGNORED | SOFT | {"xfail": MASKED},
         ),
@@ -335,13 +398,13 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
             (
                 "z.sparse_categorical_crossentropy(y, ignore_index=-100)",
                 tinygrad_loss("sparse_categorical_crossentropy", ignore_index=-100),
-                CrossEntropy(),
+                KNOWN,
                 *meets,
             )
             for meets in (({"float32": "stable", "float64": "stable"},), (HALVES_STABLE, {"xfail": MASKED} | ONE))
         ),
         *(
-            ("z.cross_entropy(t)", tinygrad_loss("cross_entropy"), CrossEntropy(), *meets)
+            ("z.cross_entropy(t)", tinygrad_loss("cross_entropy"), KNOWN, *meets)
             for meets in (
                 ({"float32": "stable", "float64": "stable"}, NO_IGNORED | SOFT),
                 (HALVES_STABLE, NO_IGNORED | SOFT | {"xfail": MASKED} | ONE),
@@ -349,29 +412,29 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         ),
     ],
     "JAX": [
-        ("-jax.nn.log_softmax(z)[each, y].mean()", jax_log_softmax, CrossEntropy(), STABLE, NO_IGNORED),
-        ("(jax.nn.logsumexp(z, axis=1) - z[each, y]).mean()", jax_log_sum_exp, CrossEntropy(), WORKING, NO_IGNORED),
-        ("-jax.nn.log_softmax(x @ w.T + b)[each, y].mean()", jax_linear, SoftmaxLoss(), STABLE, NO_IGNORED),
+        ("-jax.nn.log_softmax(z)[each, y].mean()", jax_log_softmax, KNOWN, STABLE, NO_IGNORED),
+        ("(jax.nn.logsumexp(z, axis=1) - z[each, y]).mean()", jax_log_sum_exp, KNOWN, WORKING, NO_IGNORED),
+        ("-jax.nn.log_softmax(x @ w.T + b)[each, y].mean()", jax_linear, KNOWN, STABLE, NO_IGNORED),
     ],
     "optax": [
         (
             "softmax_cross_entropy_with_integer_labels(z, y)",
             optax_labels,
-            CrossEntropy(reduction="none"),
+            KNOWN,
             WORKING,
             NO_IGNORED,
         ),
         (
             "softmax_cross_entropy(z, t)",
             one_hot("softmax_cross_entropy"),
-            CrossEntropy(reduction="none"),
+            KNOWN,
             STABLE,
             NO_IGNORED | SOFT | {"xfail": MASKED},
         ),
         (
             "safe_softmax_cross_entropy(z, t)",
             one_hot("safe_softmax_cross_entropy"),
-            CrossEntropy(reduction="none"),
+            KNOWN,
             STABLE,
             NO_IGNORED | SOFT,
         ),
@@ -385,7 +448,7 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         (
             "triplet_margin_loss(a, p, n, margin=0.2, eps=0)",
             optax_triplet,
-            Triplet(squared=False, reduction="none"),
+            KNOWN,
             WORKING,
             {"xfail": COINCIDING},
         ),
@@ -394,14 +457,14 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         (
             "-log_softmax(z, axis=1)[each, y].mean()",
             scipy_log_softmax,
-            CrossEntropy(),
+            KNOWN,
             without("bfloat16", STABLE),
             NO_IGNORED,
         ),
         (
             "(logsumexp(z, axis=1) - z[each, y]).mean()",
             scipy_log_sum_exp,
-            CrossEntropy(),
+            KNOWN,
             without("bfloat16", WORKING),
             NO_IGNORED,
         ),
@@ -410,13 +473,13 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         (
             "HalfMultinomialLoss(n_classes=C).loss_gradient(y, z)",
             half_multinomial,
-            CrossEntropy(reduction="none"),
+            KNOWN,
             {"float32": "working", "float64": "working"},
             NO_IGNORED,
         ),
     ],
     "ONNX Runtime": [
-        ("SoftmaxCrossEntropyLoss", onnx_cross_entropy(), CrossEntropy(), without("bfloat16", STABLE), VALUE),
+        ("SoftmaxCrossEntropyLoss", onnx_cross_entropy(), KNOWN, without("bfloat16", STABLE), VALUE),
         (
             'SoftmaxCrossEntropyLoss(reduction="none")',
             onnx_cross_entropy(reduction="none"),
@@ -443,11 +506,48 @@ TABLE: dict[str, list[tuple[Any, ...]]] = {
         (
             f"SoftmaxCrossEntropyLoss{said}",
             onnx_reference(**attributes),
-            CrossEntropy(**attributes),
+            loss,
             {"float32": "stable"},
             VALUE | NO_IGNORED | {"xfail": VANISHING},
         )
-        for said, attributes in (("", {}), ('(reduction="none")', {"reduction": "none"}))
+        for said, attributes, loss in (
+            ("", {}, KNOWN),
+            ('(reduction="none")', {"reduction": "none"}, CrossEntropy(reduction="none")),
+        )
     ],
 }
-ROWS = [Row(library, *row) for library, rows in TABLE.items() for row in rows]
+ROWS = [
+    Row(library, code, fn, STATED[library, code] if loss is KNOWN else loss, *rest)
+    for library, rows in TABLE.items()
+    for code, fn, loss, *rest in rows
+]
+
+
+DIFFERENT: dict[tuple[str, str], tuple[Callable[..., Any], dict[str, Any]]] = {
+    ("PyTorch", "F.triplet_margin_loss(a, p, n, margin=0.2)"): (triplet_default, {}),
+    ("optax", "triplet_margin_loss(a, p, n, margin=0.2)"): (optax_triplet_default, {"shapes": FEW}),
+    ("scikit-learn", "log_loss(y, softmax(z))"): (log_loss, {"dtype": "float64"} | NO_IGNORED | VALUE),
+}
+"""What differs from the nearest loss, by library and code: the function, and settings of `check`."""
+
+
+BESIDE: dict[str, Callable[[Any], dict[str, Any]]] = {
+    **dict.fromkeys(
+        ("ArcFace", "CurricularFace"), lambda loss: {"boundary": "keep" if loss.boundary == "hard" else "hard"}
+    ),
+    **dict.fromkeys(
+        ("CrossEntropy", "SoftmaxLoss"), lambda loss: {"label_smoothing": float(loss.label_smoothing) + 1e-3}
+    ),
+    "ASoftmax": lambda loss: {"boundary": "none"},
+    **dict.fromkeys(("CosFace", "SubCenterArcFace"), lambda loss: {"m": float(loss.m) + 1e-3}),
+    "NormFace": lambda loss: {"s": 1.001 * float(loss.s)},
+    "Triplet": lambda loss: {"squared": not loss.squared},
+    "InfoNCE": lambda loss: {"ways": 1},
+    "SigLIP": lambda loss: {"reduction": "sum"},
+    "KLDivergence": lambda loss: {"form": "reverse"},
+}
+"""By loss, the settings of one beside it: another rule where it has one, or a number a little off."""
+
+
+def neighbour(loss: Any) -> Any:
+    return replace(loss, **BESIDE[type(loss).__name__](loss))
