@@ -1,0 +1,38 @@
+"""AdaFace in NumPy, with its gradients.
+
+Embeddings x (N, D), class weights w (C, D), labels y (N,).
+"""
+
+import numpy as np
+
+
+def adaface(x, w, y, s=64.0, m=0.4, h=0.333, mean=20.0, std=100.0, eps=1e-3):
+    """Return the mean loss, dL/dx and dL/dw."""
+    x_norm = np.linalg.norm(x, axis=1, keepdims=True)
+    w_norm = np.linalg.norm(w, axis=1, keepdims=True)
+    x_unit, w_unit = x / x_norm, w / w_norm
+    cos, rows = x_unit @ w_unit.T, np.arange(len(y))
+    c = cos[rows, y]
+    # sin θ: sqrt(1 - c * c) has no digits at small angles
+    sin = np.linalg.norm(w_unit[y] - c[:, None] * x_unit, axis=1)
+    theta = np.arctan2(sin, c)
+    length = np.clip(x_norm[:, 0], 1e-3, 100.0)
+    v = np.clip(h * (length - mean) / (std + eps), -1.0, 1.0)  # a constant
+    phi = np.clip(theta - m * v, eps, np.pi - eps)
+    f, slope = cos.copy(), np.ones_like(cos)  # the logits over s, and df/dcos
+    f[rows, y] = np.cos(phi) - m * (1.0 + v)
+    ratio = np.sin(phi) / np.where(sin > 0, sin, np.inf)
+    slope[rows, y] = np.where(phi == theta - m * v, ratio, 0.0)
+
+    z = s * f
+    z -= z.max(axis=1, keepdims=True)
+    total = np.exp(z).sum(axis=1, keepdims=True)
+    loss = np.mean(np.log(total[:, 0]) - z[rows, y])
+
+    g = np.exp(z) / total  # the softmax p, and then dL/dz
+    g[rows, y] -= 1.0
+    g /= len(y)
+    a = s * g * slope  # dL/dcos
+    dx = (a @ w_unit - (a * cos).sum(axis=1, keepdims=True) * x_unit) / x_norm
+    dw = (a.T @ x_unit - (a * cos).sum(axis=0)[:, None] * w_unit) / w_norm
+    return loss, dx, dw

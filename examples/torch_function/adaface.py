@@ -1,0 +1,49 @@
+"""AdaFace in PyTorch, with a backward of its own.
+
+Embeddings x (N, D), class weights w (C, D), labels y (N,).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+class AdaFace(torch.autograd.Function):
+    """The mean loss, and its gradients."""
+
+    @staticmethod
+    def forward(ctx, x, w, y, s, m, h, mean, std, eps):
+        x_norm, w_norm = x.norm(dim=1, keepdim=True), w.norm(dim=1, keepdim=True)
+        x_unit, w_unit = x / x_norm, w / w_norm
+        cos = x_unit @ w_unit.T
+        c = cos.gather(1, y[:, None])
+        # sin θ: sqrt(1 - c * c) has no digits at small angles
+        sin = (w_unit[y] - c * x_unit).norm(dim=1, keepdim=True)
+        length = x_norm.clamp(1e-3, 100.0)
+        v = (h * (length - mean) / (std + eps)).clamp(-1.0, 1.0)  # a constant
+        moved = sin.atan2(c) - m * v
+        phi = moved.clamp(eps, math.pi - eps)
+        psi = phi.cos() - m * (1.0 + v)
+        ratio = phi.sin() / torch.where(sin > 0, sin, math.inf) * (phi == moved)
+        f = cos.scatter(1, y[:, None], psi)  # the logits over s
+        slope = torch.ones_like(cos).scatter(1, y[:, None], ratio)  # df/dcos
+        z = s * f
+        p = z.softmax(dim=1)
+        ctx.save_for_backward(x_unit, w_unit, x_norm, w_norm, cos, slope, p, y)
+        ctx.s = s
+        return F.cross_entropy(z, y)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x_unit, w_unit, x_norm, w_norm, cos, slope, p, y = ctx.saved_tensors
+        g = upstream / len(y) * (p - F.one_hot(y, p.shape[1]))  # dL/dz
+        a = ctx.s * g * slope  # dL/dcos
+        dx = (a @ w_unit - (a * cos).sum(dim=1, keepdim=True) * x_unit) / x_norm
+        dw = (a.T @ x_unit - (a * cos).sum(dim=0)[:, None] * w_unit) / w_norm
+        return dx, dw, None, None, None, None, None, None, None
+
+
+def adaface(x, w, y, s=64.0, m=0.4, h=0.333, mean=20.0, std=100.0, eps=1e-3):
+    """Return the mean loss."""
+    return AdaFace.apply(x, w, y, s, m, h, mean, std, eps)
