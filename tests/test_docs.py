@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import pytest
 import refloss
 
 ROOT = Path(__file__).parents[1]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
@@ -25,8 +27,13 @@ class Block(NamedTuple):
     output: str
 
 
+def _fences(text: str) -> list[tuple[str, str]]:
+    """Language and source of each block, also of one that is indented."""
+    return [(language, textwrap.dedent(source)) for _, language, source in FENCE.findall(text)]
+
+
 def _blocks(page: Path = ROOT / "README.md") -> list[Block]:
-    matches = FENCE.findall(page.read_text())
+    matches = _fences(page.read_text())
     following = [*matches[1:], ("", "")][: len(matches)]
     return [
         Block(language, source, after if kind == "text" else "")
@@ -83,11 +90,50 @@ def test_examples_of_the_site_print_what_is_printed(block, capsys):
     assert capsys.readouterr().out.rstrip() == block.output.rstrip()
 
 
+EXACT = ("triplet",)
+"""Pages whose case comes out in two decimals."""
+WORKED = [
+    pytest.param(page, section, id=f"{page.stem}-{heading}")
+    for page in PAGES
+    for heading in ("By hand", "Exercises")
+    if (section := f"{page.read_text()}\n## ".partition(f"\n## {heading}\n")[2].partition("\n## ")[0])
+]
+"""Sections whose numbers are worked out in words, and printed by the examples in it."""
+
+
+@pytest.mark.parametrize(("page", "section"), WORKED)
+def test_numbers_worked_by_hand_are_printed_by_the_example_below(page, section):
+    """Those with three decimals or more; two are as likely given as worked out."""
+    printed = {
+        round(float(number), 4)
+        for language, source in _fences(section)
+        if language == "text"
+        for number in re.findall(r"\d+\.\d+", source)
+    }
+    prose = FENCE.sub("", section)
+    worked = re.findall(r"\d+\.\d{3,}", prose)
+    assert printed
+    assert worked or page.stem in EXACT
+    assert [number for number in worked if round(float(number), 4) not in printed] == []
+
+
 def test_the_first_two_shell_lines_are_the_two_commands():
     """`.ci/run` runs both as they stand, each in a new virtual environment."""
     lines = [line for block in SHELL for line in block.source.splitlines()]
     assert lines[0].endswith("refloss demo")
     assert lines[1].endswith("pytest")
+
+
+def test_every_record_is_named_where_it_is_told_how_to_make_them():
+    record = (ROOT / "benchmarks" / "record.py").read_text()
+    names = re.findall(r'^    "(\w+)": Record\(', record, re.MULTILINE)
+    told = (ROOT / "CONTRIBUTING.md").read_text().partition("all of it or by name:")[2].partition(".")[0]
+    assert sorted(names) == sorted(re.findall(r"`(\w+)`", told))
+
+
+def test_readme_wants_the_node_that_the_site_wants():
+    wanted = json.loads((ROOT / "docs" / "package.json").read_text())["engines"]["node"]
+    assert f"Node {wanted.removeprefix('>=')} or later" in " ".join((ROOT / "README.md").read_text().split())
 
 
 def test_the_demo_prints_what_is_printed():
@@ -108,7 +154,8 @@ def test_the_property_checks_run_as_printed():
             *(argument.strip('"') for argument in re.findall(r'"[^"]*"|\S+', " ".join(arguments))),
         ]
     )
-    assert _without_numbers(output.splitlines()[-1]) == _without_numbers(SHELL[2].output.splitlines()[-1])
+    counts, of_readme = (_without_numbers(text.splitlines()[-1]) for text in (output, SHELL[2].output))
+    assert counts.removesuffix(" (#:#:#)") == of_readme  # which pytest adds from a minute on
 
 
 def test_the_table_of_losses_is_whole():

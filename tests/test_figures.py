@@ -6,6 +6,7 @@ import re
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 import refloss
 
 ROOT = Path(__file__).parents[1]
+RULES = ("none", "hard", "keep", "continuous", "monotone", "clamp", "min", "easy", "conditional")
 sys.path.insert(0, str(ROOT / "docs" / "hooks"))
 import figures  # noqa: E402
 
@@ -74,7 +76,7 @@ def test_pages_show_every_drawing_and_no_other():
 
 def test_curves_of_the_losses_are_those_of_the_closed_forms():
     theta = figures.ANGLES
-    (axes,) = _axes("psi")
+    axes, _ = _axes("psi")
     closed = {
         "modified softmax": np.cos(theta),
         "CosFace, m = 0.35": np.cos(theta) - 0.35,
@@ -83,7 +85,7 @@ def test_curves_of_the_losses_are_those_of_the_closed_forms():
     }
     for label, expected in closed.items():
         assert np.allclose(_line(axes, label)[1], expected, rtol=0, atol=1e-14), label
-    (axes,) = _axes("psi-slope")
+    axes, _ = _axes("psi-slope")
     step = theta[1] - theta[0]
     for (
         label,
@@ -92,6 +94,81 @@ def test_curves_of_the_losses_are_those_of_the_closed_forms():
         slope = _line(axes, label)[1]
         rise = step * (slope[:-1] + slope[1:]) / 2.0
         assert np.abs(np.diff(loss.target_logit(theta)) - rise).max() < (4.0 * step) ** 3 / 12.0, label
+
+
+def test_what_is_far_below_is_drawn_below_a_cut_and_flattens_nothing():
+    for name, quantity in (("psi", "target_logit"), ("psi-slope", "target_slope")):
+        upper, lower = _axes(name)
+        cut, lowest = upper.get_ylim()[0], lower.get_ylim()[0]
+        assert lower.get_ylim()[1] == cut
+        (below,) = lower.lines
+        for label, loss in figures.LOSSES.items():
+            _, value = _line(upper, label)
+            expected = np.asarray(getattr(loss, quantity)(figures.ANGLES))
+            assert (value == expected).all()
+            if label.startswith("A-Softmax"):
+                assert (below.get_ydata() == expected).all()
+                assert lowest < expected.min() < cut
+            else:
+                assert expected.min() > cut
+
+
+def test_the_negatives_of_the_triplet_are_drawn_with_their_losses():
+    (axes,) = _axes("triplet")
+    places = {line.get_label().partition(",")[0]: line.get_xydata()[0] for line in axes.lines}
+    for name, cost in (("n", True), ("n′", False)):
+        loss = refloss.Triplet(m=0.5)([places["a"]], [places["p"]], [places[name]])
+        assert (loss > 0.0) == cost
+        assert any(line.get_label() == f"{name}, loss {loss:.{2 * cost}f}" for line in axes.lines)
+        radius = np.linalg.norm(axes.lines[0].get_xydata(), axis=1)
+        assert (np.linalg.norm(places[name]) < radius.min()) == cost
+
+
+def _page(markdown):
+    """What the hook makes of a page, and its numbers of figures."""
+    markdown_module = pytest.importorskip("markdown")
+    pytest.importorskip("mkdocs")
+    import plots
+
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"), present_anchor_ids=set())
+    html = markdown_module.markdown(plots.on_page_markdown(markdown, page, None, None))
+    return plots.on_page_content(html, page, None, None), page.present_anchor_ids
+
+
+def test_figures_have_numbers_and_captions():
+    html, anchors = _page(
+        "![a picture](one.png)\nIts caption.\n\ntext\n\n![a drawing](figure:psi)\n\n"
+        "![another](figure:triplet)\nOf this page.\n"
+    )
+    assert anchors == {"figure-one", "figure-psi", "figure-triplet"}
+    captions = re.findall(r'<figcaption><a href="#([a-z-]+)">(Figure \d)\.</a> (.*?)</figcaption>', html, re.DOTALL)
+    assert captions == [
+        ("figure-one", "Figure 1", "Its caption."),
+        ("figure-psi", "Figure 2", " ".join(figures.psi.__doc__.split())),
+        ("figure-triplet", "Figure 3", "Of this page."),
+    ]
+    assert html.count('aria-label="a drawing"') == 1
+
+
+@pytest.mark.parametrize(
+    ("markdown", "message"),
+    [
+        ("![a picture](one.png)\n", "one.png has no caption"),
+        ("![a drawing](figure:nothing)\n", "no figure is called nothing"),
+        ("![a drawing](figure:nothing)\nCaption.\n", "no figure is called nothing"),
+        ("![](one.png)\nCaption.\n", "no alternative text"),
+        ("![a](one.png)\nCaption.\n\n![a](one.png)\nCaption.\n", "is on this page twice"),
+    ],
+)
+def test_a_figure_without_a_caption_is_refused(markdown, message):
+    errors = pytest.importorskip("mkdocs.exceptions")
+    with pytest.raises(errors.PluginError, match=message):
+        _page(markdown)
+
+
+def test_every_drawing_says_what_it_shows():
+    for name, draw in figures.FIGURES.items():
+        assert re.fullmatch(r"\S.*\.", " ".join((draw.__doc__ or "").split())), name
 
 
 def test_boundaries_are_where_the_derivation_has_them():
@@ -115,12 +192,22 @@ def test_boundaries_are_where_the_derivation_has_them():
 def test_errors_drawn_grow_for_the_naive_way_and_stay_at_roundoff_for_ours():
     for name, naive in (
         ("arccos-error", "arccos of the cosine"),
+        ("gradient-error", "usual: arccos of the cosine"),
         ("tangent-vs-division", "divided by sin θ; where it ends, 0/0"),
     ):
         (axes,) = _axes(name)
         assert _line(axes, "refloss")[1].max() < 2.0**-51
         angles, errors = _line(axes, naive)
         assert errors[np.isfinite(errors) & (angles < 1e-6)].min() > 1e-8, name
+
+
+def test_shaded_is_where_the_usual_gradient_is_nan():
+    (axes,) = _axes("gradient-error")
+    angles, errors = _line(axes, "usual: arccos of the cosine")
+    (shaded,) = axes.patches
+    left, right = shaded.get_x(), shaded.get_x() + shaded.get_width()
+    assert (np.isnan(errors) == ((left < angles) & (angles < right))).all()
+    assert np.isnan(errors).any()
 
 
 def test_the_confident_loss_is_drawn_down_to_the_end_where_the_naive_one_is_gone():
@@ -130,23 +217,127 @@ def test_the_confident_loss_is_drawn_down_to_the_end_where_the_naive_one_is_gone
     assert _line(axes, "-log(softmax(z)): 0 after the dot")[0].max() < 40.0
 
 
+def test_errors_of_a_loss_are_drawn_as_they_are():
+    """An exponential wrong by 2u, sum and quotient by u each, a logarithm by 2u of itself; or half an ulp of 143."""
+    (axes,) = _axes("loss-error")
+    u, ways = 2.0**-53, ("−log of the softmax", "log-sum-exp − logit")
+    for way, wrong, vanishes in zip(ways, (5.0 * u, (128.0 + 5.0) * u), (u / 2.0, 64.0 * u), strict=True):
+        lead, error = _line(axes, way)
+        loss = np.log1p(np.exp(-lead))
+        assert (error * loss <= wrong).all(), way
+        assert (error[loss < vanishes] == 1.0).all(), way
+        assert (loss < vanishes).any(), way
+    assert _line(axes, "refloss")[1].max() <= 8.0 * u
+
+
+TOPICS = sorted((ROOT / "docs" / "topics").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.stem)
+def test_a_topic_begins_with_a_picture_and_two_sentences(page):
+    """Before its first displayed formula, and beside the summary."""
+    text = re.sub(r"^!!! summary.*\n(?: {4}.*\n|\n)*", "", page.read_text(), flags=re.MULTILINE)
+    beginning = re.split(r"^(?:\$\$|::formula)", text, maxsplit=1, flags=re.MULTILINE)[0]
+    assert USED.search(beginning)
+    assert len(re.findall(r"[.?!](?=\s)", USED.sub("", beginning))) >= 2
+
+
 def test_an_unknown_drawing_is_refused():
     with pytest.raises(KeyError):
         figures.svg("nothing")
 
 
-def test_rules_part_only_beyond_their_boundary():
+EDGES = {"min": np.pi - 0.25, "easy": np.pi / 2.0, "conditional": np.arccos(0.5)}
+BEYOND = {  # ψ for m = 0.5, and its slope
+    "none": lambda t: (np.cos(t + 0.5), -np.sin(t + 0.5)),
+    "hard": lambda t: (np.cos(t) - 0.5 * np.sin(0.5), -np.sin(t)),
+    "continuous": lambda t: (np.cos(t) + np.cos(0.5) - 1.0, -np.sin(t)),
+    "monotone": lambda t: (-np.cos(t + 0.5) - 2.0, np.sin(t + 0.5)),
+    "clamp": lambda t: (0.0 * t - 1.0, 0.0 * t),
+}
+
+
+@pytest.mark.parametrize(("name", "quantity"), [("rules", 0), ("rules-slope", 1)])
+def test_each_rule_has_a_panel_with_its_curve_and_its_jump(name, quantity):
+    panels = {axes.get_title(): axes for axes in _axes(name)}
+    assert list(panels) == list(RULES)
+    for rule, axes in panels.items():
+        edge = EDGES.get(rule, np.pi - 0.5)
+        before, beyond = (
+            (np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float))
+            for line in axes.lines
+            if line.get_label() == rule
+        )
+        assert before[0].max() < edge < beyond[0].min()
+        m3 = 0.5 if rule == "conditional" else 0.0
+        margin = (np.cos(before[0]) - m3, -np.sin(before[0])) if m3 else BEYOND["none"](before[0])
+        assert np.allclose(before[1], margin[quantity], rtol=0, atol=1e-14), rule
+        expected = BEYOND.get(rule, lambda t: (np.cos(t), -np.sin(t)))(beyond[0])
+        assert np.allclose(beyond[1], expected[quantity], rtol=0, atol=1e-14), rule
+
+        sides = before[1][-1], beyond[1][0]
+        jumps = [line.get_ydata() for line in axes.lines if line.get_label() == "jump"]
+        assert [tuple(jump) for jump in jumps] == ([sides] if abs(sides[1] - sides[0]) > 0.01 else []), rule
+        dots = {line.get_markerfacecolor(): line.get_ydata() for line in axes.lines if line.get_marker() == "o"}
+        assert not dots or set(dots) == {figures.COLOURS[0], "none"}
+        if dots:  # filled is the value at the edge: of these two the condition is cos θ ≤ threshold, else φ > π
+            assert list(dots[figures.COLOURS[0]]) == [sides[rule in ("easy", "conditional")]]
+
+
+def test_what_rises_is_marked_and_nothing_else():
     for name in ("rules", "rules-slope"):
-        (axes,) = _axes(name)
-        for rule in figures.RULES:
-            theta, value = _line(axes, rule)
-            begins = {"easy": np.pi / 2.0, "min": np.pi - 0.25}.get(rule, np.pi - 0.5)
-            assert np.isnan(value[theta < begins - 1e-9]).all(), (name, rule)
-            assert np.isfinite(value[theta > begins + 0.05]).all(), (name, rule)
-            expected = refloss.ArcFace(m=0.5, boundary=rule)
-            true = expected.target_logit(theta) if name == "rules" else expected.target_slope(theta)
-            drawn = np.isfinite(value)
-            assert (value[drawn] == np.asarray(true)[drawn]).all()
+        for axes in _axes(name):
+            marked = [np.asarray(line.get_xdata(), float) for line in axes.lines if line.get_label() == "rises"]
+            assert bool(marked) == (axes.get_title() in ("none", "min"))
+            end = {"none": np.pi, "min": np.pi - 0.25}.get(axes.get_title())
+            for theta in marked:
+                assert theta.min() > np.pi - 0.5
+                assert abs(theta.max() - end) < 1e-9
+
+
+def test_the_detached_gradient_is_drawn_as_it_is():
+    pulls, works = _axes("detached-gradient")
+    theta, exact = _line(pulls, "exact: sin(θ + m)")
+    assert np.allclose(exact, np.sin(theta + 0.5), rtol=0, atol=1e-14)
+    assert np.allclose(_line(pulls, "detached: sin θ")[1], np.sin(theta), rtol=0, atol=1e-14)
+    rounds, exact = _line(works, "exact")
+    s, c = 16.0, [2.0 / np.sqrt(6.0), 1.0 / np.sqrt(6.0)]
+    turn = 2.0 * np.pi * rounds
+    across, third = np.array([1.0, -2.0]) / np.sqrt(5.0), np.array([2.0, 1.0]) / np.sqrt(30.0)
+    first, second = (
+        np.cos(0.3) * c[i] + np.sin(0.3) * (np.cos(turn) * across[i] + np.sin(turn) * third[i]) for i in range(2)
+    )
+    loss = np.logaddexp(0.0, s * (second - np.cos(np.arccos(first) + 0.5)))
+    # trapezoids of step h are wrong by some h² of the second derivative of the slope, in all
+    assert np.allclose(exact, loss - loss[0], rtol=0, atol=s * np.diff(turn).max() ** 2)
+    _, detached = _line(works, "detached")
+    once = [np.interp(n, rounds, detached) for n in (0.0, 1.0, 2.0, 3.0)]
+    assert np.allclose(np.diff(once), -1.15, rtol=0, atol=0.005)  # printed in the story
+
+
+def test_the_layer_of_sphereface_is_drawn_as_it_is():
+    """From vectors: w + (a w + b x)/d, with the polynomials of the layer."""
+    along_t, along_x = _axes("sphereface-layer")
+    theta, across = _line(along_t, "layer")
+    _, along = _line(along_x, "layer")
+    assert np.allclose(_line(along_t, "detached")[1], np.sin(theta), rtol=0, atol=1e-14)
+    c = np.cos(theta)
+    sign0 = np.sign(c)
+    sign3 = sign0 * np.sign(2.0 * c**2 - 1.0)
+    sign4 = 2.0 * sign0 + sign3 - 3.0
+    a = sign3 * (32.0 * c**3 - 16.0 * c)
+    b = -(sign3 * (24.0 * c**4 - 8.0 * c**2 - 1.0) - sign4) / 10.0
+    x, t, w = np.eye(2)[0], np.eye(2)[1], np.stack([c, np.sin(theta)], axis=-1)
+    inside = np.abs(np.remainder(theta, np.pi / 4.0) - np.pi / 8.0) < np.pi / 8.0 - 0.02  # not next to a fold
+    for divisor, label in ((np.ones_like(a), "derivative"), (np.hypot(a, b), "layer")):
+        own = (a[:, None] * w + 10.0 * b[:, None] * x) / divisor[:, None]
+        changed = (5.0 * w + own) / 6.0
+        for axes, direction in ((along_t, t), (along_x, x)):
+            # terms up to 32, and d at least 0.5 there: some hundred roundings of that size
+            assert np.allclose(_line(axes, label)[1][inside], (changed @ direction)[inside], rtol=0, atol=1e-12), label
+    fold = np.abs(theta - np.pi / 2.0) < 1e-9
+    assert np.allclose(across[fold], 5.0 / 6.0, rtol=0, atol=1e-9)
+    assert np.allclose(along[fold], -10.0 / 6.0, rtol=0, atol=1e-9)
 
 
 def test_the_combined_margin_at_an_angle_is_the_one_that_arcface_would_need():

@@ -1,8 +1,8 @@
 """The drawings of the site, from refloss itself, made while it is built.
 
-Each function draws one and bears its name, with _ for -. What it computes it computes with refloss, or with the naive
-code written out beside it. `svg` makes text to be put into a page: letters stay letters, and take the page's colour
-and font.
+Each function draws one and bears its name, with _ for -; its docstring is the caption that pages show. What it computes
+it computes with refloss, or with the naive code written out beside it. `svg` makes text to be put into a page: letters
+stay letters, and take the page's colour and font.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 import refloss
 from refloss.stages import angle
+from refloss.testing import naive
 
 TEXT = "#010203"  # a colour nobody else uses; becomes the page's own
 COLOURS = ["#3b82c4", "#c8603c", "#3f9a55", "#9a6bc4", "#b0802b", "#888888", "#c25a8e"]  # 3:1 on white and on slate
@@ -39,7 +40,17 @@ STYLE = {
     "figure.facecolor": "none",
 }
 ANGLES = np.linspace(0.0, np.pi, 181)
-RULES = ("hard", "easy", "keep", "continuous", "monotone", "clamp", "min")
+RULES = ("none", "hard", "keep", "continuous", "monotone", "clamp", "min", "easy", "conditional")
+M = 0.5  # the margin they are drawn for
+LAST = {np.pi - 2.0 * M: "π − 2m", np.pi - M: "π − m", np.pi: "π"}
+EDGES: dict[str, tuple[float, dict[float, str]]] = {
+    "min": (np.pi - M / 2.0, LAST),
+    "easy": (np.pi / 2.0, {np.pi / 2.0 - M: "π/2 − m", np.pi / 2.0: "π/2", np.pi / 2.0 + M: "π/2 + m"}),
+    "conditional": (np.arccos(M), {np.arccos(M) - M: "", np.arccos(M): "arccos m", np.arccos(M) + M: ""}),
+}
+"""Where a rule begins to act, and the ticks from end to end of its panel, if not π - m and `LAST`."""
+AT_EDGE = ("easy", "conditional")
+"""Rules that hold at that angle itself; at that of the others the margin does."""
 
 
 def svg(name: str) -> str:
@@ -56,7 +67,8 @@ def svg(name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text).replace('"#', f'"#{name}-').replace("url(#", f"url(#{name}-")
     text = re.sub(r"font: [^;\"]*?([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    return re.sub(r"(\.\d\d)\d+", r"\1", text.replace(TEXT, "currentColor")).strip()
+    text = re.sub(r' transform="rotate\(-0 [^"]*"|(?<=<g) id="[^"]*"| *\n *', "", text)  # a quarter of it, for nothing
+    return re.sub(r"(\.\d\d)\d+", r"\1", text.replace(TEXT, "currentColor"))
 
 
 def _lines(axes: Any, curves: dict[str, tuple[Any, Any]]) -> None:
@@ -74,23 +86,92 @@ def _angle_axis(axes: Any) -> None:
     axes.set_xlabel("θ, radians")
 
 
+def _rule_panels(figure: Figure, quantity: str, heights: tuple[float, float], label: str) -> None:
+    """Draw one panel for each rule: its curve with the jump, where it rises, and in grey cos θ and the margin alone."""
+    figure.set_size_inches(5.4, 5.8)
+    for place, rule in enumerate(RULES):
+        edge, ticks = EDGES.get(rule, (np.pi - M, LAST))
+        theta = np.sort(np.append(np.linspace(min(ticks), max(ticks), 24), [edge - 1e-12, edge + 1e-12]))
+        alone: Any = refloss.CosFace(m=M) if rule == "conditional" else refloss.ArcFace(m=M)
+        ruled, bare = replace(alone, boundary=rule), refloss.NormFace()
+        curve, inside = getattr(ruled, quantity)(theta), theta < edge
+        axes = figure.add_subplot(3, 3, place + 1, title=rule)
+        for other, dash, name in ((bare, ":", "cos θ"), (alone, "--", "margin alone")):
+            axes.plot(theta, getattr(other, quantity)(theta), color=COLOURS[5], ls=dash, lw=1.2, label=name)
+        for side in (inside, ~inside):
+            axes.plot(theta[side], curve[side], color=COLOURS[0], lw=1.8, label=rule)
+        rising = ruled.target_slope(theta) > 0.0
+        if rising.any():
+            axes.plot(theta[rising], curve[rising], color=COLOURS[1], lw=4.0, alpha=0.5, label="rises")
+        before, after = curve[inside][-1], curve[~inside][0]
+        if abs(after - before) > 1e-9:
+            axes.plot([edge, edge], [before, after], color=COLOURS[0], ls=":", lw=1.8, label="jump")
+            ends = (after, before) if rule in AT_EDGE else (before, after)
+            for end, fill in zip(ends, (COLOURS[0], "none"), strict=True):
+                axes.plot(edge, end, "o", color=COLOURS[0], ms=4.5, mfc=fill)
+        axes.title.set_size(10)
+        axes.set_xticks(list(ticks), list(ticks.values()), fontsize=9)
+        axes.locator_params(axis="y", nbins=4)
+        if ticks is LAST:
+            axes.set_ylim(*heights)
+            axes.tick_params(labelleft=place % 3 == 0)
+    figure.supylabel(label, fontsize=10)
+
+
 def rules(figure: Figure) -> None:
-    """ψ of ArcFace under each boundary rule, where it is not that of "none", beside cos θ."""
-    axes = figure.add_subplot()
-    plain = np.array(refloss.ArcFace(m=0.5).target_logit(ANGLES))
-    curves = {"cos θ": (ANGLES, np.cos(ANGLES)), "none": (ANGLES, plain)}
-    for rule in RULES:
-        psi = np.array(refloss.ArcFace(m=0.5, boundary=rule).target_logit(ANGLES))
-        curves[rule] = (ANGLES, np.where(np.abs(psi - plain) > 1e-9, psi, np.nan))
-    _lines(axes, curves)
-    _angle_axis(axes)
-    axes.set_xlim(1.4, np.pi)
-    axes.set_ylim(-1.3, 0.3)
-    axes.set_ylabel("ψ(θ), m = 0.5")
+    """ψ under each boundary rule, m = 0.5, from π - 2m to π, or about the boundary that lies elsewhere."""
+    _rule_panels(figure, "target_logit", (-1.32, -0.48), "ψ(θ), m = 0.5")
+
+
+def detached_gradient(figure: Figure) -> None:
+    """Pulls of ArcFace's target with both gradients, and the work of both along a circle that x runs round thrice."""
+    figure.set_size_inches(5.4, 3.0)
+    left, right = figure.subplots(1, 2)
+    turn = np.linspace(0.0, 6.0 * np.pi, 301)
+    middle, across = np.array([2.0, 1.0, 1.0]) / np.sqrt(6.0), np.array([1.0, -2.0, 0.0]) / np.sqrt(5.0)
+    around = np.cos(turn)[:, None] * across + np.sin(turn)[:, None] * np.cross(middle, across)
+    x = np.cos(0.3) * middle + np.sin(0.3) * around
+    pulls, works = {}, {}
+    for gradient, formula in (("exact", "sin(θ + m)"), ("detached", "sin θ")):
+        loss = refloss.ArcFace(s=16.0, gradient=gradient, reduction="sum")
+        pulls[f"{gradient}: {formula}"] = (ANGLES, -loss.target_slope(ANGLES))
+        dx = loss.value_and_grad(x, np.eye(3)[:2], np.zeros(len(x), int))[1].x
+        steps = ((dx[1:] + dx[:-1]) / 2.0 * np.diff(x, axis=0)).sum(axis=1)
+        works[gradient] = (turn / (2.0 * np.pi), np.append(0.0, np.cumsum(steps)))
+    _lines(left, pulls)
+    left.axhline(0.0, color=COLOURS[5], lw=0.8)
+    left.set_ylim(-0.55, 1.5)
+    _angle_axis(left)
+    left.set_ylabel("pull over s(1 − p)")
+    _lines(right, works)
+    right.legend(fontsize=9, loc="lower left")
+    right.set_xlabel("rounds")
+    right.set_ylabel("gradient · steps, summed")
+
+
+def sphereface_layer(figure: Figure) -> None:
+    """The target's logit of A-Softmax, λ = 5, ‖x‖ = 10: parts of its gradient in x along t and x̂, as in two codes."""
+    figure.set_size_inches(5.4, 3.0)
+    theta = np.linspace(0.0, np.pi, 361)[1:-1]
+    weight, length, c = 5.0, 10.0, np.cos(theta)
+    psi, slope = (getattr(refloss.ASoftmax(m=4.0), name)(theta) for name in ("target_logit", "target_slope"))
+    of_w = -slope / np.sin(theta)
+    divisor = np.hypot(of_w, (psi - c * of_w) / length)
+    loss = refloss.ASoftmax(m=4.0, annealing=weight)
+    along_t = {
+        "derivative": -loss.target_slope(theta),
+        "layer": (weight * np.sin(theta) - slope / divisor) / (1.0 + weight),
+        "detached": np.sin(theta),
+    }
+    along_x = {"derivative": loss.target_logit(theta), "layer": (weight * c + psi / divisor) / (1.0 + weight)}
+    for axes, curves, direction in zip(figure.subplots(1, 2), (along_t, along_x), ("t", "x̂"), strict=True):
+        _lines(axes, {name: (theta, curve) for name, curve in curves.items()})
+        _angle_axis(axes)
+        axes.set_ylabel(f"part of ∂f/∂x along {direction}")
 
 
 def confident_loss(figure: Figure) -> None:
-    """Cross entropy of two classes against the gap of their logits, beside -log of a softmax in float64."""
+    r"""The loss of two classes against the gap of their logits: of refloss, and $-\log$ of a softmax in float64."""
     gap = np.linspace(0.0, 690.0, 139)
     z = np.stack([gap, np.zeros_like(gap)], axis=-1)
     true = refloss.CrossEntropy(reduction="none")(z, np.zeros(len(gap), int))
@@ -106,6 +187,29 @@ def confident_loss(figure: Figure) -> None:
     axes.set_ylabel("loss of the target")
 
 
+def loss_error(figure: Figure) -> None:
+    r"""Relative error of the loss of the logits $100 + d$ and 100, in float64, over the lead d of the label.
+
+    Two usual ways and refloss; the truth is that of the engine `dd`.
+    """
+    lead = np.arange(0.0, 44.0, 0.25)  # 100 + d is exact
+    z, y = np.stack([100.0 + lead, np.full_like(lead, 100.0)], axis=-1), np.zeros(len(lead), int)
+    loss = refloss.CrossEntropy(reduction="none")
+    true, e = loss(z, y, engine="dd"), np.exp(z - z[:, :1])
+    ways = {
+        "log-sum-exp − logit": z[:, 0] + np.log(e.sum(axis=-1)) - z[:, 0],
+        "−log of the softmax": -np.log(e[:, 0] / e.sum(axis=-1)),
+        "refloss": loss(z, y),
+    }
+    axes = figure.add_subplot()
+    floor = 2.0**-54  # what is 0 is drawn here
+    _lines(axes, {name: (lead, np.maximum(np.abs(way - true) / true, floor)) for name, way in ways.items()})
+    axes.set_yscale("log")
+    axes.set_yticks(10.0 ** -np.arange(0, 17, 4))
+    axes.set_xlabel("lead of the label's logit")
+    axes.set_ylabel("relative error of the loss")
+
+
 def _with_angle(theta: float) -> tuple[Any, Any]:
     """Float64 vectors an angle of about theta apart, turned so that no coordinate is 0."""
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
@@ -113,7 +217,10 @@ def _with_angle(theta: float) -> tuple[Any, Any]:
 
 
 def arccos_error(figure: Figure) -> None:
-    """Relative error of two ways to an angle; the truth is atan2 of the cross product, made with exact fractions."""
+    """Relative error of an angle: of arccos of the cosine, and of the angle that refloss computes.
+
+    The truth is atan2 of the cross and the dot product, each an exact fraction, rounded once.
+    """
     angles = np.geomspace(1e-12, 1.0, 97)
     through_cosine, ours = [], []
     for theta in angles:
@@ -141,25 +248,65 @@ def _true_angle(x: Any, w: Any) -> float:
     return float(np.arctan2(abs(float(a * d - b * c)), float(a * c + b * d)))
 
 
+def gradient_error(figure: Figure) -> None:
+    """Error of dL/dx of ArcFace against the target's angle, the usual code and refloss; the truth is `dd`'s."""
+    figure.set_size_inches(5.4, 2.7)  # the home page has room for no more
+    x, across = np.zeros(16), np.zeros(16)
+    x[:4], across[4:8] = (1.0, -1.0, 1.0, 1.0), (1.0, 1.0, -1.0, 1.0)
+    others = (np.arange(9.0 * 16.0).reshape(9, 16) ** 2 * 3.0) % 11.0 - 5.0
+    loss, label = refloss.ArcFace(s=4.0, m=0.5), np.array([0])
+    angles = np.geomspace(1e-10, 1.0, 81)
+    usual, ours = [], []
+    for theta in angles:
+        w = np.vstack([3.0 * (x + np.tan(theta) * across), others])
+        true = loss.value_and_grad(x[None], w, label, engine="dd")[1].x
+        for errors, grad in (
+            (usual, naive.arcface_value_and_grad(x[None], w, label, s=4.0)[1]),
+            (ours, loss.value_and_grad(x[None], w, label)[1].x),
+        ):
+            errors.append(np.linalg.norm(grad - true) / np.linalg.norm(true))
+    axes = figure.add_subplot()
+    floor = 2.0**-54  # what is 0 is drawn here
+    curves = {"usual: arccos of the cosine": usual, "refloss": ours}
+    _lines(axes, {label: (angles, np.maximum(errors, floor)) for label, errors in curves.items()})
+    lost, half = angles[np.isnan(usual)], np.sqrt(angles[1] / angles[0])
+    axes.axvspan(lost[0] / half, lost[-1] * half, color=COLOURS[0], alpha=0.25, lw=0)
+    axes.annotate("NaN", (1e-9, 1e-8), ha="center")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_yticks(10.0 ** -np.arange(0, 17, 4))
+    axes.set_xlabel("angle to the class centre, radians")
+    axes.set_ylabel("relative error of dL/dx")
+
+
 def triplet(figure: Figure) -> None:
-    """Anchor, positive and the ball inside which a negative costs something, for the squared distance."""
+    """The loss of a triplet over the place of its negative, for the squared distance and $m = 0.5$.
+
+    The negative n inside the circle costs something; n′ outside costs nothing.
+    """
     axes = figure.add_subplot()
     anchor, positive, m = np.zeros(2), np.array([0.7, 0.0]), 0.5
+    loss = refloss.Triplet(m=m, reduction="none")
     grid = np.stack(np.meshgrid(np.linspace(-1.9, 1.9, 161), np.linspace(-1.15, 1.15, 97)), axis=-1)
     flat = grid.reshape(-1, 2)
-    loss = refloss.Triplet(m=m, reduction="none")(
-        np.broadcast_to(anchor, flat.shape), np.broadcast_to(positive, flat.shape), flat
-    )
+    over = loss(np.broadcast_to(anchor, flat.shape), np.broadcast_to(positive, flat.shape), flat)
     turn, radius = np.linspace(0.0, 2.0 * np.pi, 181), np.sqrt(positive @ positive + m)
     axes.plot(radius * np.cos(turn), radius * np.sin(turn), color=COLOURS[0], lw=2)
     levels = axes.contour(
-        grid[..., 0], grid[..., 1], loss.reshape(grid.shape[:2]), [0.25, 0.5, 0.75], colors=COLOURS[5], linestyles="--"
+        grid[..., 0], grid[..., 1], over.reshape(grid.shape[:2]), [0.25, 0.5, 0.75], colors=COLOURS[5], linestyles="--"
     )
     axes.clabel(levels, fmt="loss %.2f", fontsize=8)
-    for point, name, colour in ((anchor, "a", COLOURS[3]), (positive, "p", COLOURS[2])):
-        axes.plot(*point, "o", color=colour)
+    inside, outside = np.array([0.35, -0.68]), np.array([-1.5, 0.75])
+    of_inside, of_outside = loss([anchor] * 2, [positive] * 2, [inside, outside])
+    for point, name, colour in (
+        (positive, "p", COLOURS[2]),
+        (inside, f"n, loss {of_inside:.2f}", COLOURS[1]),
+        (outside, f"n′, loss {of_outside:.0f}", COLOURS[1]),
+        (anchor, "a", COLOURS[3]),
+    ):
+        axes.plot(*np.stack([anchor, point]).T, color=colour, lw=1, ls=":")
+        axes.plot(*point, "o", color=colour, label=name)
         axes.annotate(name, point, xytext=(5, 5), textcoords="offset points")
-    axes.annotate("a negative out here costs nothing", (0.0, 0.0), xytext=(0, -1.12), ha="center")
     axes.set_aspect("equal")
     axes.set_axis_off()
 
@@ -173,38 +320,43 @@ LOSSES: dict[str, Any] = {
 }
 
 
+def _broken(figure: Figure, curves: dict[str, tuple[Any, Any]], cut: float, lowest: float, label: str) -> None:
+    """Draw curves above a cut, and below it, on a smaller scale, those that go on there."""
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.0, 1.0))
+    _lines(upper, curves)
+    for line in upper.lines:
+        if np.min(line.get_ydata()) < cut:
+            lower.plot(*line.get_data(), color=line.get_color(), ls=line.get_linestyle(), lw=1.8)
+    upper.set_ylim(bottom=cut)
+    lower.set_ylim(lowest, cut)
+    upper.spines.bottom.set(color=COLOURS[5], linestyle=":")
+    upper.tick_params(bottom=False)
+    lower.locator_params(axis="y", nbins=3, integer=True)
+    _angle_axis(lower)
+    upper.set_ylabel(label)
+
+
 def psi(figure: Figure) -> None:
-    """ψ of each loss."""
-    axes = figure.add_subplot()
-    _lines(axes, {name: (ANGLES, loss.target_logit(ANGLES)) for name, loss in LOSSES.items()})
-    _angle_axis(axes)
-    axes.set_ylabel("ψ(θ)")
+    """ψ of each loss; below the dotted line, on a smaller scale, A-Softmax goes on alone."""
+    _broken(figure, {name: (ANGLES, loss.target_logit(ANGLES)) for name, loss in LOSSES.items()}, -2.0, -7.3, "ψ(θ)")
 
 
 def psi_slope(figure: Figure) -> None:
-    """ψ' of each loss."""
-    axes = figure.add_subplot()
-    _lines(axes, {name: (ANGLES, loss.target_slope(ANGLES)) for name, loss in LOSSES.items()})
-    _angle_axis(axes)
-    axes.set_ylabel("ψ′(θ)")
+    """The slope of ψ of each loss; below the dotted line, on a smaller scale, that of A-Softmax alone."""
+    slopes = {name: (ANGLES, loss.target_slope(ANGLES)) for name, loss in LOSSES.items()}
+    _broken(figure, slopes, -1.25, -4.3, "ψ′(θ)")
 
 
 def rules_slope(figure: Figure) -> None:
-    """ψ' of ArcFace under each rule, where it is not that of "none"."""
-    axes = figure.add_subplot()
-    plain = np.array(refloss.ArcFace(m=0.5).target_slope(ANGLES))
-    curves = {"cos θ": (ANGLES, -np.sin(ANGLES)), "none": (ANGLES, plain)}
-    for rule in RULES:
-        slope = np.array(refloss.ArcFace(m=0.5, boundary=rule).target_slope(ANGLES))
-        curves[rule] = (ANGLES, np.where(np.abs(slope - plain) > 1e-9, slope, np.nan))
-    _lines(axes, curves)
-    _angle_axis(axes)
-    axes.set_xlim(1.4, np.pi)
-    axes.set_ylabel("ψ′(θ), m = 0.5")
+    """ψ' under each rule, at the same places."""
+    _rule_panels(figure, "target_slope", (-1.0, 0.6), "ψ′(θ), m = 0.5")
 
 
 def boundaries(figure: Figure) -> None:
-    """Two classes on the circle: in a class's colour where the loss with its label is below log 2, grey elsewhere."""
+    """Two classes on the circle, for five losses.
+
+    An embedding is in the colour of a class where the loss with its label is below log 2, and grey where neither is.
+    """
     turn = np.linspace(0.0, 2.0 * np.pi, 721)
     x = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
     w = np.stack([np.cos([np.pi / 6, 5 * np.pi / 6]), np.sin([np.pi / 6, 5 * np.pi / 6])], axis=-1)
@@ -244,7 +396,10 @@ def _mark(axes: Any, text: str, point: Any, offset: tuple[float, float] = (5, 5)
 
 
 def probability(figure: Figure) -> None:
-    """p of the target against its angle, 999 other classes at right angles, for several s."""
+    """The probability of the target among 1000 classes against its angle, for four scales s.
+
+    The other 999 classes are at right angles to the embedding.
+    """
     axes = figure.add_subplot()
     curves = {}
     for s in (1.0, 4.0, 16.0, 64.0):
@@ -257,7 +412,10 @@ def probability(figure: Figure) -> None:
 
 
 def gradient_length(figure: Figure) -> None:
-    """Length of dL/dx for a unit embedding, one other class at right angles to it and to the target."""
+    """The length of the gradient of a unit embedding against the angle of its target, $s = 16$.
+
+    The one other class is at right angles to the embedding and to the target.
+    """
     axes = figure.add_subplot()
     curves = {}
     losses = {**LOSSES, "ArcFace, detached": refloss.ArcFace(s=16.0, gradient="detached")}
@@ -274,7 +432,7 @@ def gradient_length(figure: Figure) -> None:
 
 
 def angle_geometry(figure: Figure) -> None:
-    """Directions, angle, orthogonal part and tangent on the unit circle."""
+    """The plane of the directions x̂ and ŵ: the angle θ, the part r of ŵ at right angles to x̂, the tangent t."""
     axes = figure.add_subplot()
     turn, theta = np.linspace(-0.35, np.pi / 2 + 0.3, 91), 0.9
     x, w = np.array([1.0, 0.0]), np.array([np.cos(theta), np.sin(theta)])
@@ -288,7 +446,7 @@ def angle_geometry(figure: Figure) -> None:
     _arrow(axes, (w[0], 0.0), w, COLOURS[2])
     _mark(axes, "r, length\nsin θ", (w[0], w[1] / 3))
     _arrow(axes, x, (1.0, 0.55), COLOURS[4], "--")
-    _mark(axes, "t", (1.0, 0.5))
+    _mark(axes, "tₓ", (1.0, 0.5))
     axes.annotate("cos θ", (w[0] / 2, 0.0), xytext=(0, -14), textcoords="offset points", ha="center")
     axes.set_xlim(-0.35, 1.5)
     axes.set_ylim(-0.35, 1.1)
@@ -296,7 +454,7 @@ def angle_geometry(figure: Figure) -> None:
 
 
 def normalize_projection(figure: Figure) -> None:
-    """A gradient at a direction, and what of it is left on the tangent."""
+    """A gradient at the direction v̂, and the part of it along the tangent, which alone reaches v."""
     axes = figure.add_subplot()
     turn = np.linspace(-0.3, np.pi / 2 + 0.3, 91)
     unit, g = np.array([0.8, 0.6]), np.array([0.45, -0.4])
@@ -317,7 +475,7 @@ def normalize_projection(figure: Figure) -> None:
 
 
 def softmax_two_class(figure: Figure) -> None:
-    """p of the first class over the difference of two logits, and its slope."""
+    """The probability of the first of two classes over the difference of the logits, and its slope."""
     gap = np.linspace(-6.0, 6.0, 121)
     p = refloss.softmax(np.stack([gap, np.zeros_like(gap)], axis=-1))
     axes = figure.add_subplot()
@@ -326,7 +484,7 @@ def softmax_two_class(figure: Figure) -> None:
 
 
 def cross_entropy_curve(figure: Figure) -> None:
-    """Loss and slope over the lead of the label's logit."""
+    """The loss L of two classes and its slope, over the lead of the label's logit."""
     gap = np.linspace(-6.0, 6.0, 121)
     z, y = np.stack([gap, np.zeros_like(gap)], axis=-1), np.zeros(len(gap), int)
     loss, grad = refloss.CrossEntropy(reduction="none").value_and_grad(z, y)
@@ -336,7 +494,7 @@ def cross_entropy_curve(figure: Figure) -> None:
 
 
 def a_softmax_folds(figure: Figure) -> None:
-    """cos mθ beside the curve that falls for ever."""
+    r"""$\cos m\theta$, which rises again beyond $\pi/m$, and ψ of A-Softmax, which falls all the way, for three m."""
     for place, m in enumerate((2, 3, 4)):
         axes = figure.add_subplot(1, 3, place + 1)
         for label, curve, colour, dash in (
@@ -355,7 +513,7 @@ def a_softmax_folds(figure: Figure) -> None:
 
 
 def annealing(figure: Figure) -> None:
-    """ψ of A-Softmax mixed with cos θ, for several weights."""
+    r"""ψ of A-Softmax mixed with $\cos\theta$, $m = 4$, for four weights λ of the cosine."""
     axes = figure.add_subplot()
     curves = {"cos θ": (ANGLES, np.cos(ANGLES))}
     for weight in (50.0, 5.0, 1.0, 0.0):
@@ -388,12 +546,12 @@ def _gained(figure: Figure, loss: Any, name: str, heights: tuple[float, ...]) ->
 
 
 def cosface_margin(figure: Figure) -> None:
-    """The angle that a margin on the cosine is worth, at three heights."""
+    """The margin 0.35 on the cosine: how much smaller the angle has to be for the same value, at three heights."""
     _gained(figure, refloss.CosFace(), "cos θ - 0.35", (0.6, 0.0, -0.9))
 
 
 def arcface_margin(figure: Figure) -> None:
-    """A margin on the angle is worth the same everywhere, up to π - m."""
+    r"""The margin 0.5 on the angle: the same shift at every height, up to $\pi - m$; beyond it ψ rises."""
     axes = _gained(figure, refloss.ArcFace(boundary="clamp"), "cos(θ + 0.5)", (0.6, 0.0, -0.9))
     beyond = np.pi - 0.5 <= ANGLES
     axes.lines[1].set_data(ANGLES, refloss.ArcFace().target_logit(ANGLES))
@@ -403,7 +561,7 @@ def arcface_margin(figure: Figure) -> None:
 
 
 def combined(figure: Figure) -> None:
-    """The angular margin at each angle that has the same ψ, while there is one."""
+    """The margin on the angle that has the same effect as $(m_1, m_2, m_3)$, at each angle up to where there is one."""
     axes = figure.add_subplot()
     curves = {}
     for m1, m2, m3 in ((1.35, 0.0, 0.0), (1.0, 0.5, 0.0), (1.0, 0.0, 0.35), (1.0, 0.3, 0.2), (0.9, 0.4, 0.15)):
@@ -421,7 +579,7 @@ def combined(figure: Figure) -> None:
 
 
 def image_class(figure: Figure) -> None:
-    """Steps of descent: a triplet of images; an image and centres of classes."""
+    """Steps of descent: of a triplet of embeddings, and of an embedding and the centres of three classes."""
     left, right = figure.subplots(1, 2)
     a, p, n = np.array([0.1, 0.0]), np.array([0.9, 0.5]), np.array([0.75, -0.45])
     grad = refloss.Triplet(m=0.5).value_and_grad([a], [p], [n])[1]
@@ -459,7 +617,7 @@ def image_class(figure: Figure) -> None:
 
 
 def tangent_vs_division(figure: Figure) -> None:
-    """Error of the tangent made by a division by sin θ, and of refloss's, relative to its length 1."""
+    r"""Error of the unit tangent against the angle: divided by $\sin\theta$, and as refloss computes it."""
     angles = np.geomspace(1e-12, 1.0, 49)
     divided, ours = [], []
     for theta in angles:
@@ -488,7 +646,7 @@ def _bfloat16(a: Any) -> Any:
 
 
 def rounded_softmax(figure: Figure) -> None:
-    """Error of p - 1 in bfloat16, with p rounded before and after the subtraction, against 1 - p."""
+    """Relative error of $p - 1$, with p rounded to bfloat16 before 1 is subtracted, or the difference rounded."""
     missing = np.geomspace(1e-4, 0.5, 301)
     gap = np.float32(np.log1p(-missing) - np.log(missing))
     z = np.stack([gap, np.zeros_like(gap)], axis=-1)
@@ -500,12 +658,13 @@ def rounded_softmax(figure: Figure) -> None:
     _lines(axes, {name: (-true, np.maximum(np.abs(entry / true - 1.0), 1e-5)) for name, entry in curves.items()})
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=1e-7)  # room for the legend
     axes.set_xlabel("1 − p of the target")
     axes.set_ylabel("relative error of its gradient")
 
 
 def softcap(figure: Figure) -> None:
-    """Logits behind a cap of 30, and the errors of two forms of its slope in float32 and float64."""
+    """Left: logits behind a cap $K = 30$. Right: relative errors of two forms of its slope, in float32 and float64."""
     left, right = figure.subplots(1, 2)
     z = np.linspace(-90.0, 90.0, 121)
     capped = refloss.CrossEntropy(softcap=30.0, reduction="none").trace(z[:, None], np.zeros(len(z), int))
@@ -530,7 +689,7 @@ def softcap(figure: Figure) -> None:
 
 
 def margins_given(figure: Figure) -> None:
-    """ψ of ArcFace for three samples with margins of their own; what each margin adds to the loss, per radian."""
+    """Left: ψ of ArcFace for three margins. Right: what each margin adds to the loss, per radian, $s = 4$."""
     left, right = figure.subplots(1, 2)
     x, w = np.stack([np.cos(ANGLES), np.sin(ANGLES), np.zeros_like(ANGLES)], axis=-1), np.eye(3)[[0, 2]]
     loss, y = refloss.ArcFace(s=4.0, reduction="sum"), np.zeros(len(ANGLES), int)
@@ -547,7 +706,7 @@ def margins_given(figure: Figure) -> None:
 
 
 def adaface_margin(figure: Figure) -> None:
-    """ψ of AdaFace for embeddings of three lengths, those at which its quality is -1, 0 and 1, beside cos θ."""
+    """ψ of AdaFace, $m = 0.4$, for embeddings of three lengths: those of the qualities $v = -1$, 0 and 1."""
     axes = figure.add_subplot()
     loss = refloss.AdaFace(mean=20.0, std=3.0)
     curves = {"cos θ": (ANGLES, np.cos(ANGLES))}
@@ -559,7 +718,7 @@ def adaface_margin(figure: Figure) -> None:
 
 
 def magface_margin(figure: Figure) -> None:
-    """ψ of MagFace for three lengths, without a rule; its regularizer over the length, flat beyond the bounds."""
+    """Left: ψ of MagFace for three lengths, without a rule. Right: its regularizer, flat beyond its two bounds."""
     left, right = figure.subplots(1, 2)
     loss = refloss.MagFace(boundary="none")
     curves = {f"‖x‖ = {length:.0f}": (ANGLES, loss.target_logit(ANGLES, length)) for length in (10.0, 60.0, 110.0)}
@@ -579,7 +738,7 @@ def magface_margin(figure: Figure) -> None:
 
 
 def hard_classes(figure: Figure) -> None:
-    """η of a class over its cosine, CurricularFace and MV-Softmax for three t each; the threshold as a dotted line."""
+    r"""η of another class over its cosine c, for three t each; the threshold, $\cos(\theta + m)$, as a dotted line."""
     left, right = figure.subplots(1, 2)
     theta, c = 1.2, np.linspace(-1.0, 1.0, 201)
     w = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # an embedding θ from the first has up to sin θ with the other
@@ -635,7 +794,7 @@ def _target_and_other(figure: Figure, of_target: Any, of_other: Any, labels: tup
 
 
 def sphereface_r(figure: Figure) -> None:
-    """ψ of version 1, cos mθ up to π/m, and η of version 2, cos(θ/m), beside cos θ."""
+    r"""Left: ψ of version 1, $\cos m\theta$ up to $\pi/m$. Right: η of version 2, $\cos(\theta/m)$."""
     psi, eta = {"cos θ": (ANGLES, np.cos(ANGLES))}, {"cos θ": (ANGLES, np.cos(ANGLES))}
     for m in (1.2, 1.5, 2.0):
         psi[f"m = {m:g}"] = (ANGLES, refloss.SphereFaceR(m=m).target_logit(ANGLES))
@@ -644,7 +803,7 @@ def sphereface_r(figure: Figure) -> None:
 
 
 def sphereface_r_slope(figure: Figure) -> None:
-    """The slopes of both, exact for two m, and detached, which is that of the cosine for every m."""
+    """The slopes of ψ of version 1 and of η of version 2: exact for two m, and detached, the same for every m."""
     psi, eta = {}, {}
     for name, m, gradient in (("m = 1.5", 1.5, "exact"), ("m = 2", 2.0, "exact"), ("detached", 1.5, "detached")):
         psi[name] = (ANGLES, refloss.SphereFaceR(m=m, gradient=gradient).target_slope(ANGLES))
@@ -653,7 +812,7 @@ def sphereface_r_slope(figure: Figure) -> None:
 
 
 def circle_loss(figure: Figure) -> None:
-    """ψ and η of CircleLoss for three m, over the angles of the target and of another class."""
+    """Left: ψ of circle loss over the angle of the target. Right: η over that of another class. Three m each."""
     losses = {f"m = {m:g}": refloss.CircleLoss(m=m) for m in (0.1, 0.25, 0.4)}
     psi = {name: (ANGLES, loss.target_logit(ANGLES)) for name, loss in losses.items()}
     eta = {name: (ANGLES, _eta(loss, "negatives")) for name, loss in losses.items()}
@@ -661,7 +820,10 @@ def circle_loss(figure: Figure) -> None:
 
 
 def circle_plane(figure: Figure) -> None:
-    """Directions of descent in the cosines of another class and of the target, exact and with constant weights."""
+    """Directions of descent in the plane of both cosines, $m = 0.25$: exact, and with constant weights.
+
+    Dotted lines stand at $-m$ and at 0.
+    """
     figure.set_size_inches(5.4, 2.8)
     columns = [-0.6, -0.4, -0.18, -0.06, 0.1, 0.3, 0.5, 0.7]
     across, up = (grid.ravel() for grid in np.meshgrid(columns, np.linspace(-0.4, 0.9, 7)))
@@ -690,7 +852,7 @@ def circle_plane(figure: Figure) -> None:
 
 
 def inter_top_k(figure: Figure) -> None:
-    """ψ, and η of a class among the nearest; η of two classes on the way from one to the other, and the loss."""
+    """Left: ψ, and η of a class among the nearest. Right: η of two classes and the loss, on the way between them."""
     left, right = figure.subplots(1, 2)
     curves = {"cos θ": (ANGLES, np.cos(ANGLES)), "ψ, m = 0.2": (ANGLES, refloss.InterTopK().target_logit(ANGLES))}
     for penalty in (0.06, 0.4):
@@ -710,7 +872,7 @@ def inter_top_k(figure: Figure) -> None:
 
 
 def sphereface2(figure: Figure) -> None:
-    """ψ and η of SphereFace2 for three exponents, over the angles of the target and of another class."""
+    """Left: ψ of SphereFace2 over the angle of the target. Right: η over that of another class. Three t each."""
     losses = {f"t = {t}": refloss.SphereFace2(t=t) for t in (1, 3, 8)}
     x, y = _circle(ANGLES), np.zeros(len(ANGLES), int)
     psi = {name: (ANGLES, loss.trace(x, BESIDE[::-1], y)["margin"].output) for name, loss in losses.items()}
@@ -719,7 +881,7 @@ def sphereface2(figure: Figure) -> None:
 
 
 def sphereface2_pull(figure: Figure) -> None:
-    """How strongly a target is pulled and another class pushed, per radian, over their angles, exact and detached."""
+    """The pull of a target, left, and the push of another class, right, per radian over its angle; $t = 3$, $b = 0$."""
     a = ANGLES[1:-1]
     x, y = _circle(a), np.zeros(len(a), int)
     towards = np.stack([np.sin(a), -np.cos(a), np.zeros_like(a)], axis=-1)
@@ -732,7 +894,10 @@ def sphereface2_pull(figure: Figure) -> None:
 
 
 def uniface(figure: Figure) -> None:
-    """Losses of the two answers of UniFace over the cosine with a class, and their slopes."""
+    """Left: losses of UniFace's two answers over the cosine with a class. Right: their slopes.
+
+    At the dotted lines the target's logit is at its bound $-s$, that of another class is 0, and the target's is 0.
+    """
     figure.set_size_inches(5.4, 3.2)
     loss, b = refloss.UniFace(reduction="none"), np.log(10.0 * 10_000)
     x, y, c = _circle(ANGLES), np.zeros(len(ANGLES), int), np.cos(ANGLES)
@@ -751,7 +916,7 @@ def uniface(figure: Figure) -> None:
 
 
 def siglip(figure: Figure) -> None:
-    """Losses of SigLIP over the cosine, of a pair and of two of different pairs; errors of softplus(z) - z."""
+    """Left: losses of SigLIP over the cosine. Right: relative errors of the loss of a pair, over $z$."""
     left, right = figure.subplots(1, 2)
     loss, c = refloss.SigLIP(reduction="none"), np.linspace(-1.0, 1.0, 41)
     curves = {}
@@ -787,7 +952,7 @@ def siglip(figure: Figure) -> None:
 
 
 def infonce(figure: Figure) -> None:
-    """The loss of InfoNCE over the scale, for three sizes of a batch; a logarithm with a small number in it."""
+    """Left: InfoNCE over the scale, for three sizes of a batch. Right: one loss, and that with δ in its logarithm."""
     left, right = figure.subplots(1, 2)
     scales, curves = np.linspace(0.5, 30.0, 16), {}
     for n in (4, 16, 64):
@@ -805,8 +970,50 @@ def infonce(figure: Figure) -> None:
     right.set_xlabel("gap to the largest logit")
 
 
+def kl_divergence(figure: Figure) -> None:
+    """The three divergences of two classes over the student's lead, and their slopes in the first logit."""
+    left, right = figure.subplots(1, 2)
+    lead = np.linspace(-4.0, 7.0, 111)
+    z, t = (np.stack([each, np.zeros_like(lead)], axis=-1) for each in (lead, np.full_like(lead, np.log(4.0))))
+    values, slopes = {}, {}
+    for form in ("forward", "reverse", "jensen-shannon"):
+        loss = refloss.KLDivergence(form=form, reduction="none")
+        value, grad = loss.value_and_grad(z, t)
+        values[form], slopes[form] = (lead, value), (lead, grad.z[:, 0])
+    for axes, curves, label, low, high in (
+        (left, values, "divergence", 0.0, 0.8),
+        (right, slopes, "slope in the first logit", 0.25, 1.0),  # beside the legend
+    ):
+        _lines(axes, curves)
+        axes.axvline(np.log(4.0), low, high, color=COLOURS[5], ls=":")
+        axes.set_xlabel("lead of the first logit")
+        axes.set_ylabel(label)
+
+
+def choosing(figure: Figure) -> None:
+    """The least scale over the number of classes; the angle that centres can keep from each other, over theirs."""
+    left, right = figure.subplots(1, 2)
+    classes = np.geomspace(10, 1e7, 61)
+    odds = np.log((classes - 1.0) * 0.99 / 0.01)
+    normface, cosface, arcface = refloss.NormFace(), refloss.CosFace(m=0.35), refloss.ArcFace(m=0.5)
+    curves = {"no margin": normface, "CosFace 0.35": cosface, "ArcFace 0.5": arcface}
+    scales = {name: (classes, odds / (loss.target_logit(0.0) + 1.0 / (classes - 1.0))) for name, loss in curves.items()}
+    _lines(left, scales | {"ArcFace, at 0.5 rad": (classes, odds / arcface.target_logit(0.5))})
+    t, angles = np.linspace(0.0, np.pi, 200_001), {}
+    for dimensions in (3, 16, 128, 512):
+        area = np.cumsum(np.sin(t) ** (dimensions - 2))
+        angles[f"D = {dimensions}"] = (classes, np.interp(1.0 / (classes - 1.0), area / area[-1], t))
+    _lines(right, angles)
+    left.set_ylim(0.0, 52.0)
+    right.set_ylim(0.0, 2.5)
+    for axes, label in ((left, "least s for p = 0.99"), (right, "angle between centres, radians")):
+        axes.set_xscale("log")
+        axes.set_xlabel("classes")
+        axes.set_ylabel(label)
+
+
 def sub_centers(figure: Figure) -> None:
-    """Cosines of three centers of a class over a circle, and the largest; the lengths of their gradients."""
+    """Left: cosines of the three centers of a class, and the largest. Right: the lengths of the centers' gradients."""
     left, right = figure.subplots(1, 2)
     angles, centers = np.linspace(-1.8, 2.2, 200), np.array([-1.0, 0.2, 1.4])
     w = np.stack([_circle(centers), np.broadcast_to(np.eye(3)[2], (3, 3))])
@@ -845,6 +1052,8 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
         arcface_margin,
         rules,
         rules_slope,
+        detached_gradient,
+        sphereface_layer,
         combined,
         margins_given,
         adaface_margin,
@@ -862,9 +1071,13 @@ FIGURES: dict[str, Callable[[Figure], None]] = {
         siglip,
         infonce,
         triplet,
+        kl_divergence,
+        choosing,
         image_class,
+        loss_error,
         confident_loss,
         arccos_error,
+        gradient_error,
         tangent_vs_division,
         rounded_softmax,
         softcap,

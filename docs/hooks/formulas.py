@@ -19,17 +19,25 @@ from typing import Any, NamedTuple
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 log = logging.getLogger("mkdocs.hooks.formulas")
 
 ROOT = Path(__file__).parents[2]
 KATEX = ROOT / "docs" / "node_modules" / "katex" / "dist"
-FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>', re.DOTALL)
+FORMULA = re.compile(
+    r'(\(?)<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\2>([,.;:?!)]*)', re.DOTALL
+)  # with the punctuation around it
+SHORT = 30
+"""Up to so many characters of TeX a formula inside a sentence stays on one line, with its punctuation."""
 LABEL = re.compile(r"\\label\{([^}]*)\}")
 REFERENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2|`[^`\n]+`|\{@([a-z0-9-]+)\}", re.MULTILINE | re.DOTALL)
 KEPT = re.compile(r'<i class="formula-reference">([a-z0-9-]+)</i>')
 IN_SOURCE = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 STEP = re.compile(r'@step\(\s*"([a-z0-9-]+)",\s*"([0-9a-f]{8})"')
+STYLED = re.compile(r'<span(?: class="([^"]*)")? style="([^"]*)"')
+NAMES: dict[str, str] = {}
+"""Names of classes for the styles of the spans of KaTeX: written out thousands of times they were a sixth of a page."""
 TYPESET = """
 const katex = require(process.argv[1]);
 const jobs = JSON.parse(require('fs').readFileSync(0, 'utf8'));
@@ -58,10 +66,13 @@ class Formula(NamedTuple):
     tex: str
     display: bool
     label: str
+    before: str
+    after: str
 
 
 def on_config(config: Any) -> None:
     """Stop early where KaTeX is missing."""
+    NAMES.clear()
     if not KATEX.is_dir():
         raise PluginError("KaTeX is missing: run `npm ci --prefix docs` first")
 
@@ -89,11 +100,17 @@ def on_page_content(content: str, page: Page, config: Any, files: Files) -> str:
     formulas = [_formula(match) for match in FORMULA.finditer(content)]
     numbers: dict[str, int] = {}
     finished = iter(
-        _displayed(formula, body, numbers, page) if formula.display else f'<span class="formula">{body}</span>'
+        _displayed(formula, body, numbers, page) if formula.display else _inline(formula, body)
         for formula, body in zip(formulas, _typeset(formulas, page.file.src_uri), strict=True)
     )
     content = FORMULA.sub(lambda match: next(finished), content)
-    return KEPT.sub(lambda match: _reference(match, numbers, page), content)
+    return KEPT.sub(lambda match: _reference(match, numbers, page), content) + _explained(content, page)
+
+
+def on_post_build(config: Any) -> None:
+    """Add the styles that have names to KaTeX's style sheet."""
+    with (Path(config.site_dir) / "assets" / "katex" / "katex.min.css").open("a") as sheet:
+        sheet.writelines(f".{name}{{{style.replace(';', '!important;')}}}\n" for style, name in NAMES.items())
 
 
 def digest(tex: str) -> str:
@@ -102,9 +119,9 @@ def digest(tex: str) -> str:
 
 
 def _formula(match: re.Match[str]) -> Formula:
-    tex = html.unescape(match[3]).strip()
+    tex = html.unescape(match[4]).strip()
     label = LABEL.search(tex)
-    return Formula(LABEL.sub("", tex).strip(), match[2] == "[", label[1] if label else "")
+    return Formula(LABEL.sub("", tex).strip(), match[3] == "[", label[1] if label else "", match[1], match[5])
 
 
 def _typeset(formulas: list[Formula], where: str) -> list[str]:
@@ -116,7 +133,23 @@ def _typeset(formulas: list[Formula], where: str) -> list[str]:
     for answer in answers:
         if isinstance(answer, dict):
             raise PluginError(f"{where}: {answer['message']}\n  in: {answer['tex']}")
-    return [str(answer) for answer in answers]
+    return [_shorter(str(answer)) for answer in answers]
+
+
+def _shorter(body: str) -> str:
+    """Return the set form of a formula with names for styles; in HTML, MathML needs no namespace."""
+
+    def named(match: re.Match[str]) -> str:
+        name = NAMES.setdefault(match[2], f"K{len(NAMES)}")
+        return f'<span class="{match[1]} {name}"' if match[1] else f'<span class="{name}"'
+
+    return STYLED.sub(named, body.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+
+
+def _inline(formula: Formula, body: str) -> str:
+    """A line may end before and after each part of a formula: punctuation must not stand alone on the next one."""
+    kind = "formula short" if len(formula.tex) <= SHORT else "formula"
+    return f'<span class="{kind}">{formula.before}{body}{formula.after}</span>'
 
 
 def _displayed(formula: Formula, body: str, numbers: dict[str, int], page: Page) -> str:
@@ -130,8 +163,19 @@ def _displayed(formula: Formula, body: str, numbers: dict[str, int], page: Page)
     kind = _kind(formula, page.file.src_uri)
     return (
         f'<div class="equation" id="{name}" data-search-exclude><div class="formula" tabindex="0">{body}</div>'
-        f'<span class="kind {kind}" title="{KINDS[kind]}">{kind}</span>'
+        f'<button class="kind {kind}" popovertarget="kind-{kind}">{kind}</button>'
         f'<a class="number" href="#{name}" aria-label="Formula {number}">({number})</a></div>'
+    )
+
+
+def _explained(content: str, page: Page) -> str:
+    """What each kind of formula of a page means: shown by touch, pointer and keyboard, without a script."""
+    more = get_relative_url("checked/", page.url) + "#a-formula"
+    return "".join(
+        f'<div popover id="kind-{kind}" class="explained" data-search-exclude><p><b>{kind}</b>: {said}</p>'
+        f'<p><a href="{more}">How formulas are checked</a></p></div>'
+        for kind, said in KINDS.items()
+        if f'popovertarget="kind-{kind}"' in content
     )
 
 

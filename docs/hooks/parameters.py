@@ -29,6 +29,7 @@ def _describe(class_: Any) -> None:
     sections = class_.docstring.parse(**options)
     for section in sections:
         for parameter in section.value if section.kind is griffe.DocstringSectionKind.parameters else ():
-            field = class_.all_members[parameter.name]
-            parameter.annotation, parameter.value = field.annotation, field.value
+            field = class_.all_members.get(parameter.name)
+            if field is not None:  # of a class with an __init__ the parser has read the signature
+                parameter.annotation, parameter.value = field.annotation, field.value
     class_.docstring.parsed = sections
