@@ -5,19 +5,17 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from mpmath import mp, mpf
 
 from derivations import STEPS, Below, Draw, digest
+from support.equations import equations
 
 pytestmark = pytest.mark.untraced  # they run nothing of refloss
 
 ROOT = Path(__file__).parents[1]
-DISPLAY = re.compile(r"(?<![\\$])\$\$(.+?)\$\$", re.DOTALL)
-LABEL = re.compile(r"\\label\{([^}]*)\}")
-CODE = re.compile(r"^( *)(```|~~~).*?^\1\2$", re.MULTILINE | re.DOTALL)
 DIGITS = 60
 ROUNDING = mpf(10) ** -45  # a side loses 15 of its 60 digits at most: a few cancellations, and differences
 
@@ -25,31 +23,7 @@ for file in sorted((ROOT / "tests" / "derivations").glob("[a-z]*.py")):
     importlib.import_module(f"derivations.{file.stem}")
 
 
-class Equation(NamedTuple):
-    """A displayed equation of a page."""
-
-    page: str
-    label: str
-    tex: str
-
-    @property
-    def checked(self) -> bool:
-        """Whether it is a step of a derivation, and so has to be transcribed."""
-        return not self.label.startswith(("def-", "quoted-", "budget-"))
-
-
-def _equations() -> list[Equation]:
-    equations = []
-    for page in sorted((ROOT / "docs").rglob("*.md")):
-        if "node_modules" in page.parts:
-            continue
-        for tex in DISPLAY.findall(CODE.sub("", page.read_text())):
-            label = LABEL.search(tex)
-            equations.append(Equation(page.relative_to(ROOT).as_posix(), label[1] if label else "", tex))
-    return equations
-
-
-EQUATIONS = _equations()
+EQUATIONS = equations()
 
 
 def test_every_displayed_equation_has_a_label_of_its_own():

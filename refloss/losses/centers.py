@@ -21,7 +21,8 @@ class SubCenterArcFace(ScaledLoss):
 
     θ_nkj is the angle of center j of class k, θ_y that of the target's nearest; the rules are those of `ArcFace`. Class
     weights are w (C, K, D). The gradient of a class goes to its nearest center alone; of centers at the same angle,
-    decided exactly, the first is taken. Source: Sub-center ArcFace (Deng et al., ECCV 2020).
+    decided exactly, the first is taken. Source: Sub-center ArcFace (Deng et al. 2020),
+    https://doi.org/10.1007/978-3-030-58621-8_43.
 
     Parameters
     ----------

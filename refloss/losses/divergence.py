@@ -41,8 +41,9 @@ class KLDivergence(Loss):
     the other way round, and Jensen-Shannon is always finite. A class masked on both sides is absent. NaN, +inf, or
     nothing but -inf on either side make a row NaN.
 
-    For a temperature T divide both logits by T, and multiply the upstream gradient and the value by T². Source:
-    Kullback and Leibler 1951; Hinton, Vinyals and Dean 2015.
+    For a temperature T divide both logits by T, and multiply the upstream gradient and the value by T². Sources:
+    Kullback and Leibler (1951), https://doi.org/10.1214/aoms/1177729694; Hinton, Vinyals and Dean (2015),
+    https://arxiv.org/abs/1503.02531.
 
     Parameters
     ----------

@@ -150,7 +150,7 @@ class ModifiedSoftmax(MarginLoss):
 
     $$L_n = -\log\frac{e^{\lVert x_n\rVert\cos\theta_{y_n}}}{\sum_k e^{\lVert x_n\rVert\cos\theta_{nk}}}$$
 
-    Source: SphereFace (Liu et al. 2017), eq. 4.
+    Source: SphereFace (Liu et al. 2017), https://arxiv.org/abs/1704.08063, eq. 4.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ class NormFace(ScaledLoss):
 
     $$L_n = -\log\frac{e^{s\cos\theta_{y_n}}}{\sum_k e^{s\cos\theta_{nk}}}$$
 
-    Source: NormFace (Wang et al. 2017).
+    Source: NormFace (Wang et al. 2017), https://arxiv.org/abs/1704.06369.
 
     Parameters
     ----------
@@ -265,7 +265,8 @@ class ASoftmax(ScaledLoss):
     $$L_n = -\log\frac{e^{s\,\psi(\theta_{y_n})}}{e^{s\,\psi(\theta_{y_n})} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}},
     \qquad \psi(\theta) = (-1)^k\cos m\theta - 2k, \quad k = \lfloor m\theta/\pi\rfloor$$
 
-    At θ = π the fold is that of k = m - 1, and the value 1 - 2m. Source: SphereFace (Liu et al. 2017), eq. 7.
+    At θ = π the fold is that of k = m - 1, and the value 1 - 2m. Source: SphereFace (Liu et al. 2017),
+    https://arxiv.org/abs/1704.08063, eq. 7.
 
     Parameters
     ----------
@@ -311,7 +312,8 @@ class CosFace(PerSampleLoss):
     $$L_n = -\log\frac{e^{s(\cos\theta_{y_n} - m)}}
     {e^{s(\cos\theta_{y_n} - m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
 
-    Sources: CosFace (Wang et al. 2018), eq. 4; AM-Softmax (Wang et al. 2018).
+    Sources: CosFace (Wang et al. 2018), https://arxiv.org/abs/1801.09414, eq. 4; AM-Softmax (Wang et al. 2018),
+    https://arxiv.org/abs/1801.05599.
 
     Parameters
     ----------
@@ -361,7 +363,8 @@ class ArcFace(PerSampleLoss):
     $$L_n = -\log\frac{e^{s\cos(\theta_{y_n} + m)}}
     {e^{s\cos(\theta_{y_n} + m)} + \sum_{k\ne y_n} e^{s\cos\theta_{nk}}}$$
 
-    Source: ArcFace (Deng et al. 2019), eq. 3, which has no rule for θ + m > π; those here are public code's.
+    Source: ArcFace (Deng et al. 2019), https://arxiv.org/abs/1801.07698, eq. 3, which has no rule for θ + m > π; those
+    here are public code's.
 
     Parameters
     ----------
@@ -412,7 +415,7 @@ class CombinedMargin(PerSampleLoss):
 
     $$\psi(\theta) = \cos(m_1\theta + m_2) - m_3 \text{ where the rule lets the margin hold}$$
 
-    Source: ArcFace (Deng et al. 2019), eq. 4.
+    Source: ArcFace (Deng et al. 2019), https://arxiv.org/abs/1801.07698, eq. 4.
 
     Parameters
     ----------

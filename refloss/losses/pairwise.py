@@ -35,7 +35,8 @@ class Triplet(Loss):
     Whether a row is active, L_n > 0, is decided exactly, and L_n is right relative to itself however little is left of
     the distances: the loss of the anchor 0 with (1, 1e-100) and (1, 0) is 1e-200 for m = 0. At the hinge itself, and
     where the plain distance is 0, the gradient of least norm, 0, is used. Distances, squares and sums may be beyond the
-    range of float64 if the result is not. Source: FaceNet (Schroff, Kalenichenko and Philbin 2015), eq. 3.
+    range of float64 if the result is not. Source: FaceNet (Schroff, Kalenichenko and Philbin 2015),
+    https://arxiv.org/abs/1503.03832, eq. 3.
 
     Parameters
     ----------

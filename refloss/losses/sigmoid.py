@@ -191,7 +191,7 @@ class UniFace(SigmoidLoss):
     z_{nk} = \operatorname{clip}(s\,c_{nk} - b, -s, s)$$
 
     where k are the classes that are not the target. Beyond ±s a logit has the gradient 0. Source: UniFace (Zhou et al.
-    2023), the unified cross-entropy loss.
+    2023), the unified cross-entropy loss; code of its authors: https://github.com/CVI-SZU/UniFace.
 
     Parameters
     ----------

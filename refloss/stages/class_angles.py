@@ -159,7 +159,8 @@ def forward(c: Pair, x: Array | Pair, w: Array | Pair, y: Integers, settings: Se
     $$\eta_{nk} = 2\Bigl(\frac{1 + c_{nk}}{2}\Bigr)^t - 1 + m \text{ (power)}$$
 
     for the classes k that are not the target; $K_n$ are the k of them with the largest cosines. Sources: SphereFace-R
-    (Liu et al. 2022), version 2; inter-topK penalty (Zhao et al. 2021); SphereFace2 (Wen et al. 2022).
+    (Liu et al. 2022), https://arxiv.org/abs/2109.05565, version 2; inter-topK penalty (Zhao et al. 2021),
+    https://arxiv.org/abs/2110.05042; SphereFace2 (Wen et al. 2022), https://arxiv.org/abs/2108.01513.
 
     Parameters
     ----------

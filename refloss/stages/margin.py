@@ -487,8 +487,9 @@ def forward(angle: Angle, margin: Settings, quality: Quality | None = None) -> t
     $2\cos^{2t}(\theta/2) - 1 - m_3$ with the exponent t.
 
     A number v per sample, where there is one, adds $b_2 v$ to m2 and $b_3 v$ to m3. Annealing with weight λ then makes
-    it $(\lambda\cos\theta + \psi)/(1 + \lambda)$. Sources: SphereFace (Liu et al. 2017, eq. 7), CosFace (Wang et al.
-    2018, eq. 4), ArcFace (Deng et al. 2019, eqs. 3 and 4); the rules are those found in public code.
+    it $(\lambda\cos\theta + \psi)/(1 + \lambda)$. Sources: SphereFace (Liu et al. 2017),
+    https://arxiv.org/abs/1704.08063, eq. 7; CosFace (Wang et al. 2018), https://arxiv.org/abs/1801.09414, eq. 4;
+    ArcFace (Deng et al. 2019), https://arxiv.org/abs/1801.07698, eqs. 3 and 4. The rules are those of public code.
 
     Parameters
     ----------

@@ -84,8 +84,9 @@ def forward(
     $$\eta_{nk} = \begin{cases} c_{nk}^2 - t^2 & c_{nk} > -t\\ 0 & c_{nk} \le -t \end{cases}
     \text{ (circle)}$$
 
-    for the classes k that are not the target. Sources: CurricularFace (Huang et al. 2020); MV-Softmax (Wang et al.
-    2020), whose own t is 1 more; Circle loss (Sun et al. 2020).
+    for the classes k that are not the target. Sources: CurricularFace (Huang et al. 2020),
+    https://arxiv.org/abs/2004.00288; MV-Softmax (Wang et al. 2020), https://arxiv.org/abs/1912.00833, whose own t is 1
+    more; Circle loss (Sun et al. 2020), https://arxiv.org/abs/2002.10857.
 
     Parameters
     ----------

@@ -87,8 +87,9 @@ def forward(x: Array, directions: Directions, settings: Settings) -> tuple[Quali
     $$v_n = p + q\,a_n, \qquad a_n = \min(\max(\lVert x_n\rVert, l), u), \qquad
     r_n = \lambda\Bigl(\frac{a_n}{u^2} + \frac{1}{a_n}\Bigr)$$
 
-    AdaFace's $\operatorname{clip}(h\,(a - \mu)/(\sigma + \epsilon), -1, 1)$ (Kim et al. 2022) and MagFace's
-    $(a - l)/(u - l)$ with its regularizer (Meng et al. 2021) are of this form: where v is held, so is a.
+    AdaFace's $\operatorname{clip}(h\,(a - \mu)/(\sigma + \epsilon), -1, 1)$ (Kim et al. 2022,
+    https://arxiv.org/abs/2204.00964) and MagFace's $(a - l)/(u - l)$ with its regularizer (Meng et al. 2021,
+    https://arxiv.org/abs/2103.06627) are of this form: where v is held, so is a.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def forward(c: Pair, chosen: Integers) -> tuple[Pair, Saved]:
 
     $$c_{nk} = \max_j c_{nkj}$$
 
-    Source: Sub-center ArcFace (Deng et al., ECCV 2020).
+    Source: Sub-center ArcFace (Deng et al. 2020), https://doi.org/10.1007/978-3-030-58621-8_43.
 
     Parameters
     ----------

@@ -80,7 +80,8 @@ def forward(
     of embeddings are exact pairs. Plain distances are pairs as well; squared ones are compared by
     $\lVert a - p\rVert^2 - \lVert a - n\rVert^2 = \sum_i (n_i - p_i)\bigl((a_i - p_i) + (a_i - n_i)\bigr)$. That gives
     about 100 bits of the distances, or of the sizes of these terms. A violation that cancels to less than $2^{-40}$ of
-    them is computed anew, from integers. Source: FaceNet (Schroff, Kalenichenko and Philbin 2015), eq. 3.
+    them is computed anew, from integers. Source: FaceNet (Schroff, Kalenichenko and Philbin 2015),
+    https://arxiv.org/abs/1503.03832, eq. 3.
 
     Parameters
     ----------

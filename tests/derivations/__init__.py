@@ -130,6 +130,49 @@ def across(s: mpf, v: Vector, others: list[Vector], slopes: Vector) -> Vector:
     return [s / norm(v) * mp.fsum(column) for column in zip(*terms, strict=True)]
 
 
+class Batch(NamedTuple):
+    """Embeddings, class weights, labels and a scale."""
+
+    x: list[Vector]
+    w: list[Vector]
+    y: list[int]
+    s: mpf
+
+
+def batch(draw: Draw) -> Batch:
+    """Up to three samples of up to four classes, of any lengths."""
+    size, samples, classes = draw.whole(2, 3), draw.whole(1, 3), draw.whole(2, 4)
+    x, w = ([draw.vector(size) for _ in range(rows)] for rows in (samples, classes))
+    return Batch(x, w, [draw.whole(0, classes - 1) for _ in x], draw.number(1, 4))
+
+
+def mean_loss(c: list[Vector], y: list[int], scales: Vector, curve: Callable[[mpf], mpf]) -> mpf:
+    """Mean cross entropy of scale times cosine, with a function of its cosine at each target."""
+    rows = []
+    for row, label, scale in zip(c, y, scales, strict=True):
+        z = [scale * (curve(cosine) if k == label else cosine) for k, cosine in enumerate(row)]
+        rows.append(mp.log(mp.fsum(mp.exp(each - z[label]) for each in z)))
+    return mp.fsum(rows) / len(rows)
+
+
+def head_loss(each: Batch, curve: Callable[[mpf], mpf]) -> mpf:
+    """The same of a head with the batch's scale."""
+    return mean_loss([cosines(x, each.w) for x in each.x], each.y, [each.s] * len(each.x), curve)
+
+
+def probabilities(z: Vector) -> Vector:
+    """Softmax of a row."""
+    e = [mp.exp(each) for each in z]
+    return [each / mp.fsum(e) for each in e]
+
+
+def assembled(a: Vector, rows: list[Vector], v: Vector) -> Vector:
+    """The sum of A times directions, less the sum of A times cosines along v, over the length of v."""
+    along = mp.fsum(each * c for each, c in zip(a, cosines(v, rows), strict=True))
+    summed = [dot(a, [unit(row)[i] for row in rows]) for i in range(len(v))]
+    return [(total - along * i) / norm(v) for total, i in zip(summed, unit(v), strict=True)]
+
+
 def sigma(z: mpf) -> mpf:
     """Sigmoid."""
     return 1 / (1 + mp.exp(-z))

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import (
+    Batch,
+    Below,
+    Draw,
+    Vector,
+    assembled,
+    batch,
+    cosines,
+    derivative,
+    dot,
+    gradient,
+    gradients,
+    mean_loss,
+    norm,
+    probabilities,
+    step,
+    unit,
+)
 
 TRIES = 30  # draws for a statement that is only true or false at each
 NEAR = mpf(10) ** -25  # so near to a border that a wrong one would show
@@ -59,7 +76,7 @@ def _(draw: Draw) -> tuple:
     return mp.cos(m * (2 * mp.pi / m - theta)), mp.cos(m * theta)
 
 
-@step("a-softmax-turn", "529a35d9")
+@step("a-softmax-turn", "668266a0")
 def _(draw: Draw) -> tuple:
     points = _points(draw)
     return (
@@ -69,13 +86,13 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("a-softmax-copy", "5e93b02e")
+@step("a-softmax-copy", "9079ac9a")
 def _(draw: Draw) -> tuple:
     points = _points(draw)
     return [(-1) ** k * mp.cos(m * theta) for m, k, theta, _ in points], [mp.cos(m * tau) for m, _, _, tau in points]
 
 
-@step("a-softmax-fold-slope", "8510d19a")
+@step("a-softmax-fold-slope", "547bee73")
 def _(draw: Draw) -> tuple:
     m = draw.number(1, 7)
     taus = [draw.number(0, mp.pi) / m for _ in range(TRIES)]
@@ -95,7 +112,7 @@ def _(draw: Draw) -> tuple:
     return left, right
 
 
-@step("a-softmax-psi", "b5bb19d0")
+@step("a-softmax-psi", "f0dd3117")
 def _(draw: Draw) -> tuple:
     points = _points(draw)
     return (
@@ -116,7 +133,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("a-softmax-slope", "56381ba7")
+@step("a-softmax-slope", "623b86d6")
 def _(draw: Draw) -> tuple:
     points = _points(draw)
     return (
@@ -137,7 +154,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("a-softmax-second", "a3f1db53")
+@step("a-softmax-second", "9a7a0c08")
 def _(draw: Draw) -> tuple:
     points = _points(draw)[:3]
     return (
@@ -170,7 +187,7 @@ def _integral(f, low: mpf, high: mpf, cell: mpf) -> mpf:
     return mp.quad(f, [low, *cuts, high])
 
 
-@step("a-softmax-integral", "da0a8166")
+@step("a-softmax-integral", "be7fa466")
 def _(draw: Draw) -> tuple:
     points = _points(draw)[:3]
     return (
@@ -180,7 +197,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("a-softmax-cosine-integral", "29ab2333")
+@step("a-softmax-cosine-integral", "3dfecae1")
 def _(draw: Draw) -> tuple:
     theta = draw.number(0, mp.pi)
     return mp.cos(theta), 1 - mp.quad(lambda t: abs(mp.sin(t)), [0, theta])
@@ -196,7 +213,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("a-softmax-end", "1f0a7ee2")
+@step("a-softmax-end", "47ee9e49")
 def _(draw: Draw) -> tuple:
     margins = [draw.number(1, 9) for _ in range(6)]
     return (
@@ -206,7 +223,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("a-softmax-below", "4f1c43aa")
+@step("a-softmax-below", "9684432d")
 def _(draw: Draw) -> tuple:
     points = _points(draw)[:3]
     return (
@@ -335,7 +352,7 @@ def _logit_gradient(m: mpf, x: Vector, w: Vector) -> Vector:
     return gradient(lambda v: norm(v) * _psi(m, _angle(v, w)), x)
 
 
-@step("a-softmax-pull", "087b7d77")
+@step("a-softmax-pull", "5551bf64")
 def _(draw: Draw) -> tuple:
     m, x, w, theta, psi, slope = _pull(draw)
     unit = [entry / norm(x) for entry in x]
@@ -474,14 +491,14 @@ def _far(draw: Draw) -> tuple[mpf, mpf]:
     return m, least + draw.number(0.01, 1) * (mp.pi - least)
 
 
-@step("a-softmax-inner", "81792522")
+@step("a-softmax-inner", "3a7372c5")
 def _(draw: Draw) -> tuple:
     m, apart = (_near, _far)[draw.whole(0, 1)](draw)
     t = apart / (m + 1)
     return [_border(m, apart, 1), m * t], [t, apart - t]
 
 
-@step("a-softmax-two-ways", "c4a16571")
+@step("a-softmax-two-ways", "4abaf7b1")
 def _(draw: Draw) -> tuple:
     pairs = [(draw.number(0, mp.pi), draw.number(0, mp.pi)) for _ in range(TRIES)]
     return (
@@ -490,14 +507,14 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("a-softmax-outer", "fd71fd6c")
+@step("a-softmax-outer", "03bcce97")
 def _(draw: Draw) -> tuple:
     m, apart = _near(draw)
     t = apart / (m - 1)
     return [_border(m, apart, -1), m * t], [t, apart + t]
 
 
-@step("a-softmax-outer-far", "71f536be")
+@step("a-softmax-outer-far", "0187e497")
 def _(draw: Draw) -> tuple:
     m, apart = _far(draw)
     t = (2 * mp.pi - apart) / (m + 1)
@@ -604,3 +621,52 @@ def _(draw: Draw) -> tuple:
         left.append(mpf(2 * mp.pi / (m + 1) <= (m - 1) / (m + 1) * apart))
         right.append(mpf((m - 1) * apart >= 2 * mp.pi))
     return left, right
+
+
+def _whole(draw: Draw) -> tuple[Batch, mpf, list[Vector], list[Vector], Vector]:
+    """A batch, m, the cosines, A and R as written."""
+    each, m = batch(draw), draw.number(1, 5)
+    c, a, radial = [cosines(row, each.w) for row in each.x], [], []
+    for x, row, y in zip(each.x, c, each.y, strict=True):
+        theta = mp.acos(row[y])
+        f = [_psi(m, theta) if k == y else cosine for k, cosine in enumerate(row)]
+        p = probabilities([norm(x) * entry for entry in f])
+        g = [(p[k] - (k == y)) / len(c) for k in range(len(row))]
+        slope = m * abs(mp.sin(m * theta)) / mp.sin(theta)
+        a.append([norm(x) * g[k] * (slope if k == y else 1) for k in range(len(row))])
+        radial.append(dot(g, f))
+    return each, m, c, a, radial
+
+
+def _whole_loss(each: Batch, m: mpf) -> mpf:
+    c = [cosines(row, each.w) for row in each.x]
+    return mean_loss(c, each.y, [norm(row) for row in each.x], lambda own: _psi(m, mp.acos(own)))
+
+
+@step("a-softmax-whole-cosines", "7bcca05d")
+def _(draw: Draw) -> tuple:
+    each, m, c, a, radial = _whole(draw)
+    lengths = [norm(row) for row in each.x]
+
+    def loss(c: list[Vector], lengths: Vector) -> mpf:
+        return mean_loss(c, each.y, lengths, lambda own: _psi(m, mp.acos(own)))
+
+    in_cosines, in_lengths = gradients(lambda v: loss(v, lengths), c), gradient(lambda v: loss(c, v), lengths)
+    return [in_cosines, in_lengths], [a, radial]
+
+
+@step("a-softmax-whole-x", "694eb49f")
+def _(draw: Draw) -> tuple:
+    each, m, _, a, radial = _whole(draw)
+    by_hand = [
+        [i + along * j for i, j in zip(assembled(row, each.w, x), unit(x), strict=True)]
+        for row, x, along in zip(a, each.x, radial, strict=True)
+    ]
+    return gradients(lambda x: _whole_loss(each._replace(x=x), m), each.x), by_hand
+
+
+@step("a-softmax-whole-w", "869ecd25")
+def _(draw: Draw) -> tuple:
+    each, m, _, a, _ = _whole(draw)
+    by_hand = [assembled([row[k] for row in a], each.x, w) for k, w in enumerate(each.w)]
+    return gradients(lambda w: _whole_loss(each._replace(w=w), m), each.w), by_hand

@@ -237,7 +237,7 @@ def _(draw: Draw) -> tuple:
     return norm(_minus(v, _times(eta, slope))) ** 2, norm(v) ** 2 + eta**2 * norm(slope) ** 2
 
 
-@step("angles-split", "7ec0224c")
+@step("angles-split", "7d5d8eb4")
 def _(draw: Draw) -> tuple:
     w, x = _two(draw)
     theta, t, unit = _angle(w, x), _tangent(x, w), _direction(x)
@@ -247,7 +247,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("angles-cosine-gradient", "5329e972")
+@step("angles-cosine-gradient", "9cd79e24")
 def _(draw: Draw) -> tuple:
     w, x = _two(draw)
     theta = _angle(w, x)
@@ -258,7 +258,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("angles-gradient", "48bbfd09")
+@step("angles-gradient", "64d08480")
 def _(draw: Draw) -> tuple:
     w, x = _two(draw)
     return (
@@ -278,7 +278,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("angles-turn", "545dd668")
+@step("angles-turn", "5f9c0887")
 def _(draw: Draw) -> tuple:
     (w, x), alpha = _two(draw), draw.number()
     theta, unit = _angle(w, x), _direction(x)
@@ -303,7 +303,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("angles-target", "d6d38c09")
+@step("angles-target", "4d25ee86")
 def _(draw: Draw) -> tuple:
     (w, x), s, slope = _two(draw), draw.number(1, 10), draw.number()
     a, b = draw.number(), draw.number(0.5, 2)

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import (
+    Batch,
+    Below,
+    Draw,
+    Vector,
+    assembled,
+    batch,
+    cosines,
+    derivative,
+    dot,
+    gradient,
+    gradients,
+    head_loss,
+    mean_loss,
+    norm,
+    probabilities,
+    step,
+)
 
 TRIES = 30  # draws for an inequality
 NEAR = mpf(10) ** -25  # a one-sided limit from here is good to its first 25 digits
@@ -26,6 +44,26 @@ def _(draw: Draw) -> tuple:
     theta, m = draw.number(0, mp.pi), draw.number(0, mp.pi)
     turn = mp.expj(theta) * mp.expj(m)
     return mp.cos(theta + m), mp.cos(theta) * mp.cos(m) - mp.sin(theta) * mp.sin(m), turn.real
+
+
+def _residual(x: Vector, w: Vector) -> Vector:
+    """What of w is at right angles to x."""
+    return [j - dot(w, x) / dot(x, x) * i for i, j in zip(x, w, strict=True)]
+
+
+@step("arcface-residual", "fbd3b2d8")
+def _(draw: Draw) -> tuple:
+    x, w = draw.vector(3), draw.vector(3)
+    r, c = _residual(x, w), cosines(x, [w])[0]
+    by_units = [j / norm(w) - c * i / norm(x) for i, j in zip(x, w, strict=True)]
+    return [[each / norm(w) for each in r], mp.sin(mp.acos(c))], [by_units, norm(r) / norm(w)]
+
+
+@step("arcface-sine-addition", "8ecf683a")
+def _(draw: Draw) -> tuple:
+    theta, m = draw.number(0, mp.pi), draw.number(0, mp.pi)
+    turn = mp.expj(theta) * mp.expj(m)
+    return mp.sin(theta + m), mp.sin(theta) * mp.cos(m) + mp.cos(theta) * mp.sin(m), turn.imag
 
 
 @step("arcface-in-cosine", "2b439482")
@@ -71,7 +109,7 @@ def _angle(x: Vector, w: Vector) -> mpf:
     return mp.acos(dot(x, w) / (norm(x) * norm(w)))
 
 
-@step("arcface-gradient", "b440b592")
+@step("arcface-gradient", "0a459486")
 def _(draw: Draw) -> tuple:
     size, m = draw.whole(2, 4), draw.number(0, 1)
     x, w = draw.vector(size), draw.vector(size)
@@ -100,7 +138,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("arcface-pull-vector", "0ba1fc3b")
+@step("arcface-pull-vector", "3971cdc7")
 def _(draw: Draw) -> tuple:
     size, s, m, others = draw.whole(2, 4), draw.number(1, 10), draw.number(0, 2), draw.vector(draw.whole(1, 4), -1, 1)
     x, w = draw.vector(size), draw.vector(size)
@@ -145,7 +183,7 @@ def _(draw: Draw) -> tuple:
     return left, right
 
 
-@step("arcface-turn", "00d71657")
+@step("arcface-turn", "69937b2b")
 def _(draw: Draw) -> tuple:
     m = draw.number(0, mp.pi)
     tau = draw.number(0, m)
@@ -169,6 +207,42 @@ def _(draw: Draw) -> tuple:
         Below(slope, mpf(0), strict=True),
         Below(mpf(0), derivative(lambda c: _psi(mp.acos(c), m), mp.cos(before)), strict=True),
     )
+
+
+def _against_opposite(theta: mpf, s: mpf, m: mpf) -> mpf:
+    """The loss beside one other class, whose centre is opposite to the target's."""
+    target = mp.exp(s * mp.cos(theta + m))
+    return -mp.log(target / (target + mp.exp(s * mp.cos(mp.pi - theta))))
+
+
+@step("arcface-opposite", "a83effea")
+def _(draw: Draw) -> tuple:
+    theta, s, m = draw.number(0, mp.pi), draw.number(0.5, 4), draw.number(0, mp.pi)
+    p = mp.exp(-_against_opposite(theta, s, m))
+    return (
+        derivative(lambda t: mp.log(1 + mp.exp(s * (mp.cos(mp.pi - t) - mp.cos(t + m)))), theta),
+        derivative(lambda t: _against_opposite(t, s, m), theta),
+        s * (1 - p) * (mp.sin(theta) + mp.sin(theta + m)),
+    )
+
+
+@step("arcface-opposite-sum", "cca655a2")
+def _(draw: Draw) -> tuple:
+    theta, m = draw.number(), draw.number()
+    return mp.sin(theta) + mp.sin(theta + m), 2 * mp.sin(theta + m / 2) * mp.cos(m / 2)
+
+
+@step("arcface-opposite-turn", "de2c7073")
+def _(draw: Draw) -> tuple:
+    left, right = [], []
+    for _ in range(TRIES):
+        m = draw.number(0, mp.pi)
+        near = draw.number(-1, 1) * m  # both sides of the turn have to occur, and what lies between π - m and it
+        theta = min(max(mp.pi - m / 2 + near, mpf("1e-9")), mp.pi - mpf("1e-9"))
+        left.append(mpf(mp.sin(theta) + mp.sin(theta + m) > 0))
+        right.append(mpf(theta < mp.pi - m / 2))
+    assert {0, 1} == set(map(int, left))
+    return left, right
 
 
 def _hard(theta: mpf, m: mpf) -> mpf:
@@ -258,7 +332,7 @@ def _(draw: Draw) -> tuple:
     return [beyond, before + 1], [-mp.sin(mp.pi - m), 1], [-mp.sin(m), 1]
 
 
-@step("arcface-monotone", "a719a3c7")
+@step("arcface-monotone", "36b70bd9")
 def _(draw: Draw) -> tuple:
     m = draw.number(0.1, 3)
     tau = draw.number(0, m)
@@ -266,7 +340,7 @@ def _(draw: Draw) -> tuple:
     return _monotone(theta, m), -mp.cos(theta + m) - 2, mp.cos(tau) - 2
 
 
-@step("arcface-monotone-slope", "1e9b679b")
+@step("arcface-monotone-slope", "18d6e0a7")
 def _(draw: Draw) -> tuple:
     m = draw.number(0.1, 3)
     tau = draw.number(0, m)
@@ -399,3 +473,65 @@ def _(draw: Draw) -> tuple:
     cross = derivative(lambda v: _field([*c[:y], v, *c[y + 1 :]], y, s, m)[k], c[y])
     other = derivative(lambda v: _field([*c[:k], v, *c[k + 1 :]], y, s, m)[y], c[k])  # the true one agrees
     return [cross, cross], [-(s**2) * p[y] * p[k] * slope, other * slope]
+
+
+def _curve(m: mpf) -> Callable[[mpf], mpf]:
+    return lambda c: _psi(mp.acos(c), m)
+
+
+def _whole(draw: Draw) -> tuple[Batch, mpf, list[Vector], list[Vector]]:
+    """A batch, the margin, the cosines, and A as written."""
+    each, m = batch(draw), draw.number(0.1, 1)
+    c, a = [cosines(row, each.w) for row in each.x], []
+    for row, y in zip(c, each.y, strict=True):
+        theta = mp.acos(row[y])
+        p = probabilities([each.s * (_psi(theta, m) if k == y else cosine) for k, cosine in enumerate(row)])
+        own = -each.s / len(c) * (1 - p[y]) * mp.sin(theta + m) / mp.sin(theta)
+        a.append([own if k == y else each.s / len(c) * p[k] for k in range(len(row))])
+    return each, m, c, a
+
+
+@step("arcface-whole-cosines", "c93ea6d5")
+def _(draw: Draw) -> tuple:
+    each, m, c, a = _whole(draw)
+    return gradients(lambda v: mean_loss(v, each.y, [each.s] * len(c), _curve(m)), c), a
+
+
+@step("arcface-whole-x", "955fd8fe")
+def _(draw: Draw) -> tuple:
+    each, m, _, a = _whole(draw)
+    by_hand = [assembled(row, each.w, x) for row, x in zip(a, each.x, strict=True)]
+    return gradients(lambda x: head_loss(each._replace(x=x), _curve(m)), each.x), by_hand
+
+
+@step("arcface-whole-w", "869ecd25")
+def _(draw: Draw) -> tuple:
+    each, m, _, a = _whole(draw)
+    by_hand = [assembled([row[k] for row in a], each.x, w) for k, w in enumerate(each.w)]
+    return gradients(lambda w: head_loss(each._replace(w=w), _curve(m)), each.w), by_hand
+
+
+def _of_targets(draw: Draw, of_row: bool) -> tuple[list[Vector], list[Vector]]:
+    """The targets' terms of dL/dx, or of dL/dw, before the lengths: with quotients of sines, and with tangents."""
+    each, m, c, a = _whole(draw)
+    quotients, tangents = [], []
+    for x, y, cosine, slope in zip(each.x, each.y, c, a, strict=True):
+        theta = mp.acos(cosine[y])
+        p = probabilities([each.s * (_psi(theta, m) if k == y else other) for k, other in enumerate(cosine)])
+        pull = -each.s / len(c) * (1 - p[y]) * mp.sin(theta + m)
+        base, other = (each.w[y], x) if of_row else (x, each.w[y])
+        r = _residual(base, other)
+        across = [j / norm(other) - cosine[y] * i / norm(base) for i, j in zip(base, other, strict=True)]
+        quotients.append([slope[y] * i for i in across])
+        tangents.append([pull * i / norm(r) for i in r])
+    return quotients, tangents
+
+
+@step("arcface-whole-target", "031df7b3")
+def _(draw: Draw) -> tuple:
+    return _of_targets(draw, of_row=False)
+
+
+@step("arcface-whole-target-row", "cf91cdc5")
+def _(draw: Draw) -> tuple:
+    return _of_targets(draw, of_row=True)

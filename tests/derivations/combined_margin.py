@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, derivative, step
+from derivations import (
+    Batch,
+    Below,
+    Draw,
+    Vector,
+    assembled,
+    batch,
+    cosines,
+    derivative,
+    gradients,
+    head_loss,
+    mean_loss,
+    probabilities,
+    step,
+)
 
 TRIES = 30  # draws for an inequality
 
@@ -83,7 +99,7 @@ def _(draw: Draw) -> tuple:
     return _psi(turn, m1, m2, m3), mp.cos(mp.pi) - m3, -1 - m3, *around
 
 
-@step("combined-folds", "9a955ccd")
+@step("combined-folds", "6c9191a0")
 def _(draw: Draw) -> tuple:
     left, right = [], []
     for _ in range(6):
@@ -240,3 +256,35 @@ def _(draw: Draw) -> tuple:
         left.append(mpf(_psi(theta, m1, m2, m3) > mp.cos(other)))
         right.append(mpf(theta + _equivalent(theta, m1, m2, m3) < other))
     return left, [left[0], *right]
+
+
+def _whole(draw: Draw) -> tuple[Batch, Callable[[mpf], mpf], list[Vector], list[Vector]]:
+    """A batch, ψ of a cosine, the cosines, and A as written."""
+    each, (m1, m2, m3) = batch(draw), _settings(draw)
+    c, a = [cosines(row, each.w) for row in each.x], []
+    for row, y in zip(c, each.y, strict=True):
+        theta = mp.acos(row[y])
+        p = probabilities([each.s * (_psi(theta, m1, m2, m3) if k == y else cosine) for k, cosine in enumerate(row)])
+        own = -each.s / len(c) * (1 - p[y]) * m1 * mp.sin(m1 * theta + m2) / mp.sin(theta)
+        a.append([own if k == y else each.s / len(c) * p[k] for k in range(len(row))])
+    return each, lambda own: _psi(mp.acos(own), m1, m2, m3), c, a
+
+
+@step("combined-whole-cosines", "a53f6219")
+def _(draw: Draw) -> tuple:
+    each, curve, c, a = _whole(draw)
+    return gradients(lambda v: mean_loss(v, each.y, [each.s] * len(c), curve), c), a
+
+
+@step("combined-whole-x", "955fd8fe")
+def _(draw: Draw) -> tuple:
+    each, curve, _, a = _whole(draw)
+    by_hand = [assembled(row, each.w, x) for row, x in zip(a, each.x, strict=True)]
+    return gradients(lambda x: head_loss(each._replace(x=x), curve), each.x), by_hand
+
+
+@step("combined-whole-w", "869ecd25")
+def _(draw: Draw) -> tuple:
+    each, curve, _, a = _whole(draw)
+    by_hand = [assembled([row[k] for row in a], each.x, w) for k, w in enumerate(each.w)]
+    return gradients(lambda w: head_loss(each._replace(w=w), curve), each.w), by_hand

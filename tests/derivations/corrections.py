@@ -20,6 +20,14 @@ def _psi(m: int, theta: mpf) -> tuple[mpf, int]:
     return (-1) ** k * mp.cos(m * theta) - 2 * k, k
 
 
+@step("corrections-shift", "c9c4f25a")
+def _(draw: Draw) -> tuple:
+    far = draw.number(-2000, 0)
+    z = [far + entry for entry in draw.vector(draw.whole(2, 6), -5, 0)]
+    shifted = [mp.exp(entry - max(z)) for entry in z]
+    return max(shifted), mpf(1), Below(mpf(1), mp.fsum(shifted))
+
+
 @step("corrections-boundary", "b28c8678")
 def _(draw: Draw) -> tuple:
     size = draw.whole(2, 5)
@@ -36,6 +44,16 @@ def _(draw: Draw) -> tuple:
     theta = draw.number(0, mp.pi)
     psi, k = _psi(1, theta)
     return [psi, mpf(k)], [mp.cos(theta), mpf(0)]
+
+
+@step("corrections-more", "15930b90")
+def _(draw: Draw) -> tuple:
+    sides = []
+    for _ in range(TRIES):
+        m, theta = draw.number(1, 5), draw.number(0, mp.pi)
+        k = mp.floor(m * theta / mp.pi)
+        sides.append(Below((-1) ** int(k) * mp.cos(m * theta) - 2 * k, mp.cos(theta), strict=True))
+    return tuple(sides)
 
 
 @step("corrections-condition", "ed7c5044")

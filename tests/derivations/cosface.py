@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import (
+    Batch,
+    Below,
+    Draw,
+    Vector,
+    assembled,
+    batch,
+    cosines,
+    derivative,
+    dot,
+    gradient,
+    gradients,
+    head_loss,
+    mean_loss,
+    norm,
+    probabilities,
+    step,
+)
 
 TRIES = 30  # draws for an inequality
 
@@ -163,7 +180,7 @@ def _gap(x: Vector, w: list[Vector], y: int) -> mpf:
     return mp.fsum(gaps) / len(gaps)
 
 
-@step("cosface-mean-gap", "2b91c1ae")
+@step("cosface-mean-gap", "0bc835a5")
 def _(draw: Draw) -> tuple:
     w = _centres(draw)
     y, x = draw.whole(0, len(w) - 1), draw.unit(len(w[0]))
@@ -173,14 +190,14 @@ def _(draw: Draw) -> tuple:
     return [_gap(x, w, y), bound], [dot(x, long) / (len(w) - 1), _gap(along, w, y)], Below(_gap(x, w, y), bound)
 
 
-@step("cosface-mean-square", "f6dab609")
+@step("cosface-mean-square", "7676c6e6")
 def _(draw: Draw) -> tuple:
     w = _centres(draw)
     mean = mp.fsum(norm(_long(w, y)) ** 2 for y in range(len(w))) / len(w)
     return mean, len(w) ** 2 - norm(_sum(w)) ** 2, Below(mean, mpf(len(w) ** 2))
 
 
-@step("cosface-square", "22280a5f")
+@step("cosface-square", "1803e299")
 def _(draw: Draw) -> tuple:
     w = _centres(draw)
     y, total = draw.whole(0, len(w) - 1), _sum(w)
@@ -355,3 +372,33 @@ def _(draw: Draw) -> tuple:
 
     v = draw.number(0, 1) * min(m, 1 - m)
     return psi(mp.acos(v + m)), psi(mp.acos(v)), v
+
+
+def _whole(draw: Draw) -> tuple[Batch, mpf, list[Vector], list[Vector]]:
+    """A batch, the margin, the cosines, and A as written."""
+    each, m = batch(draw), draw.number(0.1, 1)
+    c, a = [cosines(row, each.w) for row in each.x], []
+    for row, y in zip(c, each.y, strict=True):
+        p = probabilities([each.s * (cosine - m * (k == y)) for k, cosine in enumerate(row)])
+        a.append([each.s / len(c) * (p[k] - (k == y)) for k in range(len(row))])
+    return each, m, c, a
+
+
+@step("cosface-whole-cosines", "e21755e3")
+def _(draw: Draw) -> tuple:
+    each, m, c, a = _whole(draw)
+    return gradients(lambda v: mean_loss(v, each.y, [each.s] * len(c), lambda own: own - m), c), a
+
+
+@step("cosface-whole-x", "955fd8fe")
+def _(draw: Draw) -> tuple:
+    each, m, _, a = _whole(draw)
+    by_hand = [assembled(row, each.w, x) for row, x in zip(a, each.x, strict=True)]
+    return gradients(lambda x: head_loss(each._replace(x=x), lambda own: own - m), each.x), by_hand
+
+
+@step("cosface-whole-w", "869ecd25")
+def _(draw: Draw) -> tuple:
+    each, m, _, a = _whole(draw)
+    by_hand = [assembled([row[k] for row in a], each.x, w) for k, w in enumerate(each.w)]
+    return gradients(lambda w: head_loss(each._replace(w=w), lambda own: own - m), each.w), by_hand

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, step
+from derivations import Below, Draw, Vector, derivative, dot, gradient, gradients, step
 
 TRIES = 20  # draws for an inequality
 
@@ -195,6 +195,49 @@ def _(draw: Draw) -> tuple:
         [
             *(mp.fsum(g[n][k] * x[n][i] for n in range(len(x))) for i in range(len(x[0]))),
             mp.fsum(g[n][k] for n in range(len(x))),
+        ],
+    )
+
+
+def _given(draw: Draw) -> tuple[list[Vector], list[Vector], Vector, list[Vector], list[int], Vector]:
+    """Embeddings, weights, bias, row targets with weights in them, labels, class weights."""
+    x, w, b, y = _head(draw)
+    v, epsilon = draw.vector(len(w), 0.1, 2), draw.number(0, 1)
+    t = [[((1 - epsilon) * (k == label) + epsilon / len(w)) * v[k] for k in range(len(w))] for label in y]
+    return x, w, b, t, y, v
+
+
+def _mean(x: list[Vector], w: list[Vector], b: Vector, t: list[Vector], total: mpf) -> mpf:
+    return mp.fsum(_general(_logits(row, w, b), targets) for row, targets in zip(x, t, strict=True)) / total
+
+
+@step("cross-entropy-whole-logits", "41bac027")
+def _(draw: Draw) -> tuple:
+    x, w, b, t, y, v = _given(draw)
+    total, z = mp.fsum(v[label] for label in y), [_logits(row, w, b) for row in x]
+    numeric = [gradient(lambda u, n=n: _general(u, t[n]) / total, z[n]) for n in range(len(x))]
+    by_hand = []
+    for row, targets in zip(z, t, strict=True):
+        p, whole = _softmax(row), mp.fsum(targets)
+        by_hand.append([(whole * p[k] - targets[k]) / total for k in range(len(w))])
+    return numeric, by_hand
+
+
+@step("cross-entropy-whole", "03b80bc2")
+def _(draw: Draw) -> tuple:
+    x, w, b, t, y, v = _given(draw)
+    total = mp.fsum(v[label] for label in y)
+    g = [gradient(lambda u, n=n: _general(u, t[n]) / total, _logits(x[n], w, b)) for n in range(len(x))]
+    return (
+        [
+            gradients(lambda u: _mean(u, w, b, t, total), x),
+            gradients(lambda u: _mean(x, u, b, t, total), w),
+            gradient(lambda u: _mean(x, w, u, t, total), b),
+        ],
+        [
+            [[mp.fsum(g[n][k] * w[k][i] for k in range(len(w))) for i in range(len(x[0]))] for n in range(len(x))],
+            [[mp.fsum(g[n][k] * x[n][i] for n in range(len(x))) for i in range(len(x[0]))] for k in range(len(w))],
+            [mp.fsum(g[n][k] for n in range(len(x))) for k in range(len(w))],
         ],
     )
 

@@ -114,7 +114,7 @@ def _(draw: Draw) -> tuple:
     return derivative(loss, each.s), mp.fsum(above) / len(c)
 
 
-@step("nce-temperature", "9c1191fe")
+@step("nce-temperature", "454418c2")
 def _(draw: Draw) -> tuple:
     each = _batch(draw)
     of_s = derivative(lambda s: _loss(each._replace(s=s)), each.s)

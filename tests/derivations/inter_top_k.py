@@ -139,7 +139,7 @@ def _(draw: Draw) -> tuple:
     return numeric, of_classes(each.s, each.x, each.w, _slopes(each))
 
 
-@step("itk-tangent", "0c3ce161")
+@step("itk-tangent", "417dc523")
 def _(draw: Draw) -> tuple:
     size, m = draw.whole(2, 4), draw.number(0, mp.pi)
     x, w = draw.vector(size), draw.vector(size)

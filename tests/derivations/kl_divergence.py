@@ -69,6 +69,17 @@ def _(draw: Draw) -> tuple:
     return gradient(lambda v: _kl(_softmax(v), q), t)[k], middle, p[k] * (-ratios[k] - _kl(p, q))
 
 
+@step("kl-reverse", "cb6e918a")
+def _(draw: Draw) -> tuple:
+    z, t = _rows(draw)
+    q, p = _softmax(z), _softmax(t)
+    loss, ratios = _kl(q, p), _ratios(q, p)
+    return (
+        [gradient(lambda v: _kl(_softmax(v), p), z), gradient(lambda v: _kl(q, _softmax(v)), t)],
+        [[q[k] * (ratios[k] - loss) for k in range(len(z))], [b - a for a, b in zip(q, p, strict=True)]],
+    )
+
+
 @step("kl-mean", "a4093f94")
 def _(draw: Draw) -> tuple:
     z, t = _rows(draw)

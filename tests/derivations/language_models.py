@@ -90,14 +90,14 @@ def _(draw: Draw) -> tuple:
     return abs(cap * mp.tanh(z / cap) - z), lacking, *below
 
 
-@step("language-tanh", "a301ad69")
+@step("language-tanh", "5f3123e1")
 def _(draw: Draw) -> tuple:
     t = draw.number(-3, 3)
     e = mp.exp(-2 * t)
     return mp.tanh(t), (mp.exp(t) - mp.exp(-t)) / (mp.exp(t) + mp.exp(-t)), (1 - e) / (1 + e)
 
 
-@step("language-tanh-slope", "cb35bb6e")
+@step("language-tanh-slope", "a0f51ad9")
 def _(draw: Draw) -> tuple:
     t = draw.number(-3, 3)
     e = mp.exp(-2 * t)
@@ -122,7 +122,7 @@ def _(draw: Draw) -> tuple:
     return derivative(lambda v: cap * mp.tanh(sigma * v / cap), z), sigma * 4 * e / (1 + e) ** 2
 
 
-@step("language-tanh-cancels", "5bbafa66")
+@step("language-tanh-cancels", "d692851d")
 def _(draw: Draw) -> tuple:
     t, delta = draw.number(-2, 2), draw.number(-0.01, 0.01)
     square = mp.tanh(t) ** 2
@@ -175,7 +175,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("language-all", "437f39f2")
+@step("language-all", "2a061546")
 def _(draw: Draw) -> tuple:
     z, _ = _row(draw)
     t, (g, h, weight, u) = draw.vector(len(z)), draw.vector(4)

@@ -74,7 +74,7 @@ def _along(each: Sample) -> mpf:
     return derivative(lambda a: _loss(each._replace(x=[a * i for i in direction])), norm(each.x))
 
 
-@step("magface-length", "d1e60af8")
+@step("magface-length", "7afe2c66")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)
     theta, a = _theta(each), norm(each.x)
@@ -83,7 +83,7 @@ def _(draw: Draw) -> tuple:
     return _along(each), each.s * _in_logits(each)[0] * in_margin * _slope(each) + of_term
 
 
-@step("magface-length-one", "75ac0673")
+@step("magface-length-one", "00298364")
 def _(draw: Draw) -> tuple:
     each = _sample(draw)._replace(g=mpf(1), h=mpf(1))
     theta, a, m = _theta(each), norm(each.x), _margin(each)
@@ -92,7 +92,7 @@ def _(draw: Draw) -> tuple:
     return _along(each), each.s * (1 - p) * mp.sin(theta + m) * _slope(each) - pull
 
 
-@step("magface-stable", "05fcf03b")
+@step("magface-stable", "11a95f0b")
 def _(draw: Draw) -> tuple:
     a, u = draw.number(1, 10), draw.number(1, 10)
     return 1 / u**2 - 1 / a**2, (a - u) * (a + u) / (a * u) ** 2
@@ -123,7 +123,7 @@ def _(draw: Draw) -> tuple:
     return numeric, by_hand
 
 
-@step("magface-balance", "516fcb69")
+@step("magface-balance", "20f5162d")
 def _(draw: Draw) -> tuple:
     weight, u, q = draw.number(1, 40), draw.number(50, 150), draw.number(0, 0.3)
     a = (1 / u**2 + q / weight) ** mpf(-0.5)
@@ -131,7 +131,7 @@ def _(draw: Draw) -> tuple:
     return [root, q], [a, weight * (1 / a**2 - 1 / u**2)], Below(a, u)
 
 
-@step("magface-lambda", "f838b167")
+@step("magface-lambda", "e1f63a11")
 def _(draw: Draw) -> tuple:
     left, right = [draw.number()], []
     for _ in range(TRIES):

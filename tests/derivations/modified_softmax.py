@@ -7,7 +7,23 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-from derivations import Below, Draw, Vector, derivative, dot, gradient, norm, step
+from derivations import (
+    Batch,
+    Below,
+    Draw,
+    Vector,
+    assembled,
+    batch,
+    cosines,
+    derivative,
+    dot,
+    gradient,
+    gradients,
+    mean_loss,
+    norm,
+    probabilities,
+    step,
+)
 from derivations import unit as _direction
 
 TRIES = 20  # draws for an inequality
@@ -79,7 +95,7 @@ def _(draw: Draw) -> tuple:
     return dot(_direction(w[k]), x), norm(x) * mp.cos(mp.acos(cosine))  # the angle by the law of cosines
 
 
-@step("modified-softmax-gaps", "d9c1784b")
+@step("modified-softmax-gaps", "4705671a")
 def _(draw: Draw) -> tuple:
     x, w, y = _sample(draw)
     c = _cosines(x, w)
@@ -101,7 +117,7 @@ def _(draw: Draw) -> tuple:
     return left, middle, right
 
 
-@step("modified-softmax-right", "9dfb45d6")
+@step("modified-softmax-right", "2632c7da")
 def _(draw: Draw) -> tuple:
     sides = []
     for _ in range(TRIES):
@@ -117,7 +133,26 @@ def _(draw: Draw) -> tuple:
     return *sides, Below(bound * (1 - bound), loss)
 
 
-@step("modified-softmax-wrong", "178fe1b5")
+@step("modified-softmax-tie", "9b6a3853")
+def _(draw: Draw) -> tuple:
+    sides = []
+    for _ in range(TRIES):
+        x, w, _ = _sample(draw)
+        c = _cosines(x, w)
+        y = c.index(max(c))
+        level = draw.whole(0, 3)  # so many copies of the nearest class share its lead
+        every = [*w, *([w[y]] * level)]
+        delta = min(c[y] - c[k] for k in range(len(w)) if k != y)
+        excess = _loss(x, every, y) - mp.log(1 + level)
+        bound = mpf(len(every) - 1 - level) / (1 + level) * mp.exp(-norm(x) * delta)
+        sides += [Below(mpf(0), excess), Below(excess, bound)]
+    far, theta = draw.number(60, 80), draw.number(0.8, 1.5)  # two that lead, one behind: as close as it gets
+    w = [[mpf(1), mpf(0)], [mpf(1), mpf(0)], [mp.cos(theta), mp.sin(theta)]]
+    bound = mp.exp(-far * (1 - mp.cos(theta))) / 2
+    return *sides, Below(bound * (1 - bound), _loss([far, mpf(0)], w, 0) - mp.log(2))
+
+
+@step("modified-softmax-wrong", "4a76eb3d")
 def _(draw: Draw) -> tuple:
     sides = []
     for _ in range(TRIES):
@@ -132,7 +167,7 @@ def _(draw: Draw) -> tuple:
     return *sides, Below(loss, lead + mp.exp(-lead))
 
 
-@step("modified-softmax-radial", "1a1ec75f")
+@step("modified-softmax-radial", "0a95defd")
 def _(draw: Draw) -> tuple:
     sample = _sample(draw)
     c, g, unit = _cosines(sample.x, sample.w), _upstream(sample), _direction(sample.x)
@@ -140,11 +175,21 @@ def _(draw: Draw) -> tuple:
     return derivative(_at_length(sample), norm(sample.x)), dot(g, slopes), dot(g, c)
 
 
-@step("modified-softmax-radial-sign", "23fd8f87")
+@step("modified-softmax-radial-sign", "3b603434")
 def _(draw: Draw) -> tuple:
     sample = _sample(draw)
     c = _cosines(sample.x, sample.w)
     return derivative(_at_length(sample), norm(sample.x)), _mean(sample) - c[sample.y]
+
+
+@step("modified-softmax-start", "72a83d8f")
+def _(draw: Draw) -> tuple:
+    x, w, y = _sample(draw)
+    c = _cosines(x, w)
+    return (
+        derivative(lambda r: mp.log(mp.fsum(mp.exp(r * entry) for entry in c)) - r * c[y], mpf(0)),
+        mp.fsum(c) / len(c) - c[y],
+    )
 
 
 @step("modified-softmax-longer", "148b6fed")
@@ -159,7 +204,7 @@ def _(draw: Draw) -> tuple:
     return _mean(Sample(x, alone, 0)), _cosines(x, alone)[0], *sides
 
 
-@step("modified-softmax-variance", "fdebd690")
+@step("modified-softmax-variance", "ea3e926c")
 def _(draw: Draw) -> tuple:
     sample = _sample(draw)
     c = _cosines(sample.x, sample.w)
@@ -170,7 +215,7 @@ def _(draw: Draw) -> tuple:
     return curvature, spread, Below(mpf(0), spread)
 
 
-@step("modified-softmax-tangential", "18099f99")
+@step("modified-softmax-tangential", "b33d61d0")
 def _(draw: Draw) -> tuple:
     sample = _sample(draw)
     g, r = _upstream(sample), norm(sample.x)
@@ -215,4 +260,48 @@ def _(draw: Draw) -> tuple:
     return (
         gradient(lambda v: _loss(v, sample.w, sample.y, lambda _: s), sample.x),
         _times(s / norm(sample.x), _tangential(sample, _upstream(sample, s))),
+    )
+
+
+def _whole(draw: Draw) -> tuple[Batch, list[Vector]]:
+    """A batch, and G as written."""
+    each = batch(draw)
+    p = [probabilities([norm(x) * c for c in cosines(x, each.w)]) for x in each.x]
+    g = [[(row[k] - (k == y)) / len(p) for k in range(len(row))] for row, y in zip(p, each.y, strict=True)]
+    return each, g
+
+
+def _whole_loss(each: Batch) -> mpf:
+    c = [cosines(row, each.w) for row in each.x]
+    return mean_loss(c, each.y, [norm(row) for row in each.x], lambda own: own)
+
+
+@step("modified-softmax-whole-x", "cdc38d63")
+def _(draw: Draw) -> tuple:
+    each, g = _whole(draw)
+    by_hand = [_plus(*(_times(g_k, _direction(w)) for g_k, w in zip(row, each.w, strict=True))) for row in g]
+    return gradients(lambda x: _whole_loss(each._replace(x=x)), each.x), by_hand
+
+
+@step("modified-softmax-whole-w", "568bae72")
+def _(draw: Draw) -> tuple:
+    each, g = _whole(draw)
+    a = [_times(norm(x), row) for x, row in zip(each.x, g, strict=True)]
+    by_hand = [assembled([row[k] for row in a], each.x, w) for k, w in enumerate(each.w)]
+    return gradients(lambda w: _whole_loss(each._replace(w=w)), each.w), by_hand
+
+
+@step("modified-softmax-ex-short", "011ffb0b")
+def _(draw: Draw) -> tuple:
+    x, w, y = sample = _sample(draw)
+    g, p = _upstream(sample), _softmax([norm(x) * c for c in _cosines(x, w)])
+    units = [_direction(row) for row in w]
+    whole = norm(_plus(*(_times(g[k], row) for k, row in enumerate(units))))
+    others = [_times(p[k], _plus(row, _times(mpf(-1), units[y]))) for k, row in enumerate(units) if k != y]
+    line = [[mpf(1)], [mpf(-1)]]  # opposite weights: equality
+    far = -mp.log(_softmax([x[0], -x[0]])[0])
+    return (
+        [whole, abs(gradient(lambda v: _loss(v, line, 0), [x[0]])[0])],
+        [norm(_plus(*others)), 2 * (1 - mp.exp(-far))],
+        Below(whole, 2 * (1 - p[y])),
     )

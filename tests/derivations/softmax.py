@@ -211,6 +211,13 @@ def _(draw: Draw) -> tuple:
     return 1 - _softmax(z)[k], mp.fsum(p for j, p in enumerate(_softmax(z)) if j != k)
 
 
+@step("softmax-by-hand", "7c9dd42c")
+def _(draw: Draw) -> tuple:
+    z = draw.vector(2)
+    p = _softmax(z)
+    return gradient(lambda v: _softmax(v)[0], z), [p[0] * (1 - p[0]), -p[1] * p[0]]
+
+
 @step("softmax-two", "812b1060")
 def _(draw: Draw) -> tuple:
     a, b = draw.vector(2, -5, 5)
@@ -221,7 +228,7 @@ def _logistic(t: mpf) -> mpf:
     return 1 / (1 + mp.exp(-t))
 
 
-@step("softmax-two-slope", "d5cedb61")
+@step("softmax-two-slope", "c988efca")
 def _(draw: Draw) -> tuple:
     at = [draw.number(-5, 5), mpf(0)]
     slopes = [derivative(_logistic, t) for t in at]

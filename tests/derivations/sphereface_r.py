@@ -69,7 +69,7 @@ def _(draw: Draw) -> tuple:
     return mp.sin(theta / m) / (m * mp.sin(theta)), 1 / m**2
 
 
-@step("sr-tangent", "37a8468b")
+@step("sr-tangent", "92d14ebf")
 def _(draw: Draw) -> tuple:
     size, m = draw.whole(2, 4), draw.number(1, 6)
     x, w = draw.vector(size), draw.vector(size)

@@ -56,6 +56,20 @@ def _(draw: Draw) -> tuple:
     return abs(p * derivative(mp.log, p) / mp.log(p)), 1 / abs(mp.log(p)), 1 / -mp.log(p)
 
 
+@step("stability-rounded-one", "f2c26a7d")
+def _(draw: Draw) -> tuple:
+    u = mpf(2) ** -53
+    losses = [draw.number(0, 1) * u / 2 for _ in range(TRIES)]
+    nearest = [mpf(float(mp.exp(-loss))) for loss in losses]  # as float64 rounds it
+    above = mp.exp(-u * (1 + draw.number(0, 1)) / 2)  # the old bound was u, where p is still rounded to 1 - u
+    return (
+        [*nearest, mpf(float(above))],
+        [*[mpf(1) for _ in losses], 1 - u],
+        *(Below(1 - mp.exp(-loss), loss, strict=True) for loss in losses),
+        *(Below(loss, u / 2) for loss in losses),
+    )
+
+
 @step("stability-target-gradient", "d1cb56b9")
 def _(draw: Draw) -> tuple:
     z, y = _logits(draw)
@@ -168,7 +182,7 @@ def _rounded(operation, a: mpf, b: mpf) -> mpf:
         return operation(a, b)
 
 
-@step("stability-two-sum", "1765209a")
+@step("stability-two-sum", "111c447e")
 def _(draw: Draw) -> tuple:
     left, right = [], []
     for _ in range(TRIES):
@@ -290,7 +304,7 @@ def _(draw: Draw) -> tuple:
     return u * norm(w) / norm(_orthogonal(x, w)), u / mp.sin(mp.acos(_cosine(x, w)))
 
 
-@step("stability-cos-gradient", "5329e972")
+@step("stability-cos-gradient", "9cd79e24")
 def _(draw: Draw) -> tuple:
     x, w = _two(draw)
     cos, r = _cosine(x, w), _orthogonal(x, w)
@@ -308,7 +322,7 @@ def _(draw: Draw) -> tuple:
     return derivative(lambda c: psi(mp.acos(c)), mp.cos(theta)), -derivative(psi, theta) / mp.sin(theta)
 
 
-@step("stability-tangent", "7dac6905")
+@step("stability-tangent", "18f014d5")
 def _(draw: Draw) -> tuple:
     x, w = _two(draw)
     psi, theta, r = _curve(draw), mp.acos(_cosine(x, w)), _orthogonal(x, w)
@@ -356,7 +370,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("stability-chebyshev-size", "2605beb6")
+@step("stability-chebyshev-size", "781a6300")
 def _(draw: Draw) -> tuple:
     degrees = [draw.whole(0, 60) for _ in range(3)]
     return (

@@ -50,7 +50,7 @@ def _loss(a: Vector, p: Vector, n: Vector, m: mpf, distance=_squared) -> mpf:
     return max(mpf(0), distance(a, p) - distance(a, n) + m)
 
 
-@step("triplet-ball", "b3fdda1d")
+@step("triplet-ball", "0cb678a5")
 def _(draw: Draw) -> tuple:
     left, right = [], []
     for _ in range(TRIES):
@@ -60,7 +60,7 @@ def _(draw: Draw) -> tuple:
     return left, right
 
 
-@step("triplet-ball-plain", "fb7191f2")
+@step("triplet-ball-plain", "d2d80dbb")
 def _(draw: Draw) -> tuple:
     left, right = [], []
     for _ in range(TRIES):
@@ -70,13 +70,13 @@ def _(draw: Draw) -> tuple:
     return left, right
 
 
-@step("triplet-half-space", "9a539fca")
+@step("triplet-half-space", "68f28ccc")
 def _(draw: Draw) -> tuple:
     a, p, n, m, _ = _triple(draw)
     return _squared(a, p) - _squared(a, n) + m, 2 * dot(a, _apart(n, p)) + dot(p, p) - dot(n, n) + m
 
 
-@step("triplet-plain-bound", "132997b7")
+@step("triplet-plain-bound", "7962e10f")
 def _(draw: Draw) -> tuple:
     a, p, n, m, _ = _active(draw, _plain)
     beside = [3 * j - 2 * i for i, j in zip(p, n, strict=True)]  # behind n, seen from p: equality
@@ -89,7 +89,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("triplet-hinge", "3fa2f2b5")
+@step("triplet-hinge", "c44fd22f")
 def _(draw: Draw) -> tuple:
     at = [draw.number() for _ in range(TRIES)]
     return [derivative(lambda u: max(mpf(0), u), u) for u in at], [mpf(u > 0) for u in at]
@@ -127,7 +127,7 @@ def _points(draw: Draw, distance=_squared) -> list[tuple[Vector, Vector, Vector,
     return [_active(draw, distance), _triple(draw, distance), _triple(draw, distance)]
 
 
-@step("triplet-positive", "99eca3cb")
+@step("triplet-positive", "68ac9e01")
 def _(draw: Draw) -> tuple:
     points = _points(draw)
     return (
@@ -137,7 +137,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("triplet-negative", "25838ea2")
+@step("triplet-negative", "b117bc44")
 def _(draw: Draw) -> tuple:
     points = _points(draw)
     return (
@@ -147,7 +147,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("triplet-anchor", "29abf69f")
+@step("triplet-anchor", "ca00e792")
 def _(draw: Draw) -> tuple:
     points = _points(draw)
     return (
@@ -185,7 +185,7 @@ def _(draw: Draw) -> tuple:
     )
 
 
-@step("triplet-plain-anchor", "3b58b1c7")
+@step("triplet-plain-anchor", "69708482")
 def _(draw: Draw) -> tuple:
     points = _points(draw, _plain)
     return (
@@ -194,6 +194,18 @@ def _(draw: Draw) -> tuple:
             _times(active, [(i - j) / _plain(a, p) - (i - k) / _plain(a, n) for i, j, k in zip(a, p, n, strict=True)])
             for a, p, n, _, active in points
         ],
+    )
+
+
+@step("triplet-plain-others", "2233324b")
+def _(draw: Draw) -> tuple:
+    a, p, n, m, _ = _active(draw, _plain)
+    return (
+        [
+            gradient(lambda v: _loss(a, v, n, m, _plain), p),
+            gradient(lambda v: _loss(a, p, v, m, _plain), n),
+        ],
+        [_times(-1 / _plain(a, p), _apart(a, p)), _times(1 / _plain(a, n), _apart(a, n))],
     )
 
 

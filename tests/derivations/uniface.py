@@ -11,7 +11,7 @@ from derivations import Below, Draw, Vector, across, cosines, derivative, gradie
 TRIES = 20  # draws for an inequality
 
 
-@step("uni-two", "c86ec721")
+@step("uni-two", "46e683b0")
 def _(draw: Draw) -> tuple:
     u, b = draw.number(-4, 4), draw.number(-4, 4)
     both = mp.exp(u) + mp.exp(b)
