@@ -20,6 +20,9 @@ from typing import NamedTuple
 import accuracy
 import accuracy_pages
 import budgets
+import diagnose
+import drawn_defects
+import embeddings
 import engine_times
 import hostile
 import implementations
@@ -62,7 +65,10 @@ RIGHT = Measurement("right", verdicts.right, verdicts.RIGHT)
 WRONG = Measurement("wrong", verdicts.wrong, verdicts.WRONG)
 HOSTILE = Measurement("hostile", hostile.measured, hostile.SEEDS)
 MUTANTS = Measurement("mutants", mutation.measured, range(len(mutation.ROUNDS)))
+DIAGNOSES = Measurement("diagnoses", diagnose.measured, diagnose.SEEDS)
+DEFECTS = Measurement("defects", drawn_defects.measured, drawn_defects.SEEDS)
 PERFORMANCE = Measurement("performance", performance_parts.measured, performance_parts.SEEDS, alone=True)
+EMBEDDINGS = Measurement("embeddings", embeddings.measured, embeddings.SEEDS)
 RATIOS = Measurement("ratios", ratios.measured, ratios.SEEDS, alone=True)
 
 RECORDS = {
@@ -76,11 +82,13 @@ RECORDS = {
     "implementations": Record((LIBRARIES,), implementations.write),
     "kernels": Record((KERNELS,), kernels.write),
     "budgets": Record((SOUND, RIGHT, WRONG), budgets.write),
+    "diagnose": Record((DIAGNOSES, DEFECTS), diagnose.write),
     "mutants": Record((MUTANTS,), mutation.write),
     "pictures": Record((CURVES,), pictures.write),
+    "gallery": Record((EMBEDDINGS,), embeddings.write),
 }
 
-MEASURED_PATHS = ("refloss", "benchmarks", "tests", ".ci", "pyproject.toml")
+MEASURED_PATHS = ("refloss", "benchmarks", "examples", "tests", ".ci", "pyproject.toml")
 
 
 def main() -> None:
