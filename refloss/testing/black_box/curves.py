@@ -116,8 +116,11 @@ def number_of(settings: quality.Settings, length: Array) -> Array:
     return np.asarray(float(settings.offset) + float(settings.factor) * held)
 
 
-def terms_of(settings: quality.Settings, length: Array) -> Array:
-    """Return the regularizer of lengths."""
+def terms_of(loss: Loss, length: Array) -> Array | float:
+    """Return the regularizer of lengths, 0 of a loss that has none."""
+    settings = quality_of(loss)
+    if settings is None:
+        return 0.0
     held = np.clip(length, float(settings.low), float(settings.high))
     return settings.regularizer * (held / float(settings.high) ** 2 + 1.0 / held)
 
@@ -173,6 +176,4 @@ def predicted(loss: Loss, points: Points, outer: Outer = AS_IT_IS) -> Array:
         return outer.factor * rows + outer.constant
     with np.errstate(divide="ignore"):
         gap = np.logaddexp(z_other + np.log(changed), z_rest + np.log(points.copies - changed)) - z
-    settings = quality_of(loss)
-    terms = 0.0 if settings is None else terms_of(settings, points.length)
-    return outer.factor * (softplus(gap) + terms) + outer.constant
+    return outer.factor * (softplus(gap) + terms_of(loss, points.length)) + outer.constant

@@ -13,7 +13,7 @@ import numpy as np
 import refloss
 from refloss.error_free import Array
 from refloss.stages.margin import RULES, RULES_ON_ANGLE
-from refloss.testing.black_box.curves import AS_IT_IS, Outer, Points, predicted, psi_of
+from refloss.testing.black_box.curves import AS_IT_IS, Outer, Points, predicted, psi_of, terms_of
 
 ANGLES = ("m2", "l_m", "u_m", "penalty")
 """Settings that are angles; m is one of some losses."""
@@ -302,8 +302,8 @@ def by_length(curves: Curves, outer: Outer) -> Iterator[list[Start]]:
             for more in (0.03, 0.1, 0.2, 0.35, 0.6, 1.0)
             if m + more < math.pi
         ]
-        grid = [_with_regularizer(loss, curves.every, outer) for loss in losses]
-        starts = [_descended(loss, names, curves, outer) for loss in _nearest_of(grid, curves, outer, 2)]
+        off, best = zip(*(_with_regularizer(loss, curves.every, outer) for loss in losses), strict=True)
+        starts = [_descended(best[place], names, curves, outer) for place in np.argsort(off)[:2].tolist()]
         yield [Start(loss, _free(loss, *names)) for loss in starts]
 
 
@@ -354,12 +354,12 @@ def _descended(loss: Any, names: tuple[str, ...], curves: Curves, outer: Outer) 
     return loss
 
 
-def _with_regularizer(loss: Any, points: Points, outer: Outer) -> Any:
-    """Return a loss with the regularizer that comes nearest: the values are linear in it."""
-    one = replace(loss, regularizer=1.0)
+def _with_regularizer(loss: Any, points: Points, outer: Outer) -> tuple[float, Any]:
+    """Return how near a loss without a regularizer comes with the best one, and with it: values are linear in it."""
     rest = points.value - predicted(loss, points, outer)
-    terms = predicted(one, points, outer) - predicted(loss, points, outer)
-    return replace(loss, regularizer=float(np.clip(np.median(rest / terms), 0.0, 1e6)))
+    terms = outer.factor * terms_of(replace(loss, regularizer=1.0), points.length)
+    regularizer = float(np.clip(np.median(rest / terms), 0.0, 1e6))
+    return float(np.abs(rest - regularizer * terms).mean()), replace(loss, regularizer=regularizer)
 
 
 # ------------------------------------------------------------------------------------------- a question of every class
