@@ -60,7 +60,8 @@ def command() -> None:
     console.print(
         f"\nErrors are relative to the truth, u = 2^-53; below {AGREES:g} u they count as agreement. "
         "At the angles s=4: what is lost is lost by the angle, not by p_y - 1. The confident target has s=64 and the "
-        "angle 0.3. At angle 0 the true gradient is the one of least norm, in which the target pulls nowhere.\n"
+        "angle 0.3. At angle 0 the angle has no derivative, and its subgradient of least norm, 0, stands for it: the "
+        "target pulls nowhere.\n"
     )
     report = testing.check(naive.arcface_value_and_grad, refloss.ArcFace(), dtype="float64")
     console.print(f"refloss check, on cases of its own: naive {report.state}")
