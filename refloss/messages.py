@@ -23,6 +23,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def raised(error: BaseException) -> str:
+    """Return the type of an exception and what it says, or its type alone where it says nothing, or raises itself."""
+    try:
+        said = str(error)
+    except Exception:
+        said = ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def leaves(value: Any, within: tuple[int, ...] = ()) -> Iterator[Any]:
     """Yield what lists and tuples hold that is neither, at any level; of another value, that value.
 

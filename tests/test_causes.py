@@ -577,3 +577,43 @@ def test_a_linear_head_may_be_wrong_in_its_bias_alone():
         return value, *gradients[:2], *(-part for part in gradients[2:])
 
     assert causes(check(fn, LINEAR, shapes=SHAPES)) == ["the gradient of b has the opposite sign"]
+
+
+def test_a_step_is_no_cause_beside_a_row_that_explains_all_values(torch):
+    """Beside a margin in degrees the errors of an arccos are so small that many a step would account for them."""
+    f = torch.nn.functional
+
+    def fn(x, w, y):
+        cos = (f.normalize(x) @ f.normalize(w).T).clamp(-1.0, 1.0)
+        target = f.one_hot(y, len(w)).bool()
+        return f.cross_entropy(64.0 * torch.where(target, torch.cos(torch.acos(cos) + math.radians(0.5)), cos), y)
+
+    (said,) = causes(check(fn, refloss.ArcFace(), framework="torch", shapes=SHAPES, ignored=False))
+    assert said.startswith("margin taken in degrees: ArcFace(")
+    assert said.endswith("(but for the group hard, where more is wrong)")
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.1])
+def test_a_factor_is_told_by_entries_that_are_known(torch, factor):
+    """Where targets are certain the entry of the target is the largest, and all of it is within its budget."""
+
+    def fn(z, y):
+        return torch.nn.functional.cross_entropy(factor * z + (1.0 - factor) * z.detach(), y)
+
+    (said,) = causes(check(fn, refloss.CrossEntropy(), framework="torch", shapes=SHAPES, ignored=False))
+    assert said.startswith(f"the gradient of z is {factor} times what it should be, in each of ")
+
+
+def test_beside_gradients_a_value_that_nothing_explains_is_said():
+    def fn(x, w, y):
+        value, dx, dw = numpy_head(COS)(x, w, y)
+        return np.sin(value), dx, np.float32(0.5) * dw
+
+    factor, unknown = causes(check(fn, COS, shapes=SHAPES))
+    assert factor.startswith("the gradient of w is 0.5 times what it should be, in each of ")
+    assert unknown == "what is wrong with the value is not known"
+
+
+def test_numbers_that_are_finite_nowhere_have_no_reason_in_the_range():
+    report = check(lambda x, w, y: np.nan, COS, shapes=SHAPES)
+    assert [said.partition(",")[0] for said in report.diagnoses] == ["results are NaN or infinite"]

@@ -217,7 +217,7 @@ def test_whatever_code_raises_is_its_result():
     for error in (SystemExit(0), KeyboardInterrupt(), GeneratorExit(), SkipTest("later")):
         result, said = raising(error)
         assert result is None
-        assert said.endswith(f"{type(error).__name__}: {error}")
+        assert said.endswith(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         assert said.startswith(ENDS) != isinstance(error, Exception)
 
 
@@ -501,7 +501,8 @@ def test_arguments_of_a_check_are_names_or_several_names():
     with pytest.raises(ValueError, match=r"^overwrites: expected some of 'x', 'w', 'y', 'b'; got"):
         options.writable_inputs(linear, ("z", "x"))
     assert options.takes_bias(lambda a, b, c, d: 0, linear, None)
-    assert options.takes_bias(lambda a, b, c, d=0: 0, linear, None)
+    assert options.takes_bias(lambda a, b, c, bias=None: 0, linear, None)
+    assert not options.takes_bias(lambda a, b, c, scale=1.0: 0, linear, None)
     assert not options.takes_bias(lambda a, b, c: 0, linear, None)
     assert not options.takes_bias(lambda *a: 0, linear, None)
     assert not options.takes_bias(lambda a, *b: 0, linear, None)

@@ -390,6 +390,18 @@ def test_what_is_raised_is_a_failure():
     assert "raised RuntimeError: no such kernel" in str(report)
 
 
+def test_an_exception_that_says_nothing_is_named():
+    class SilentError(Exception):
+        def __str__(self):
+            raise ValueError("no text")
+
+    def fn(x, w, y):
+        raise SilentError
+
+    report = check(fn, refloss.CosFace(), shapes=SMALL, groups="ordinary")
+    assert {result.error for result in report.results} == {"SilentError"}
+
+
 def test_expected_failures_have_to_be_right():
     names = [case.id for case in cases(LOSS, shapes=SMALL) if case.group in ("ordinary", "boundary")]
     wrong, settings = ours(LOSS, reduction="sum"), {"shapes": SMALL, "groups": ("ordinary", "boundary")}
@@ -900,6 +912,17 @@ def test_a_bias_is_asked_for_where_the_signature_has_one():
 
     assert "db" in str(check(wrong, loss))
     assert check(wrong, loss, bias=False)
+
+
+def test_a_fourth_argument_of_another_name_keeps_its_default():
+    loss = refloss.SoftmaxLoss()
+
+    def scaled(x, w, y, scale=1.0):
+        return ours(loss)(scale * x, w, y)
+
+    report = check(scaled, loss, shapes=SMALL)
+    assert report
+    assert "db" not in report.names
 
 
 def test_inputs_are_not_to_be_written_to():

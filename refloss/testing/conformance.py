@@ -21,7 +21,7 @@ from refloss.engines.call import call_of
 from refloss.engines.spec import MARGINS
 from refloss.formats import dtype_name, rounded
 from refloss.inputs import upstream_gradient
-from refloss.messages import shown
+from refloss.messages import raised, shown
 from refloss.testing.adapters import Found, call, read, ready
 from refloss.testing.adapters.results import as_array
 from refloss.testing.diagnosis import diagnose
@@ -100,8 +100,8 @@ def check(
     soft
         Whether the code takes probabilities for labels.
     bias
-        Whether a linear head, SphereFace2 or UniFace takes a bias; if left out, whether the signature of fn takes four
-        arguments.
+        Whether a linear head, SphereFace2 or UniFace takes a bias; if left out, whether the fourth argument of fn is
+        called ``b`` or ``bias``, or has no default.
     margins
         Whether the code takes margins, one per sample, as its fourth argument; if left out, whether that has no default
         or is ``m=None``. If it has no default, all cases without margins have the loss's own for every sample. Their
@@ -362,7 +362,7 @@ def _tracked(track: Callable[[Sequence[Case]], Iterable[Case]], chosen: Sequence
     try:
         return iter(track(chosen))
     except TypeError as error:
-        came = f"{shown(track)}, which raised {error}"
+        came = f"{shown(track)}, which raised {raised(error)}"
         raise TypeError(f"track: expected a function that goes through the cases; got {came}") from error
 
 
@@ -375,9 +375,9 @@ def _tried(run: Callable[[Case], Found], case: Case) -> tuple[Found | None, str]
     try:
         return run(case), ""
     except Exception as error:
-        return None, f"{type(error).__name__}: {error}"
+        return None, raised(error)
     except BaseException as error:
-        return None, f"{ENDS} {type(error).__name__}: {error}"
+        return None, f"{ENDS} {raised(error)}"
 
 
 def _twice(run: Callable[[Case], Found], first: Result, judge: Judge) -> tuple[Result, list[str]]:
@@ -413,4 +413,4 @@ def _diagnoses(judge: Judge, results: Sequence[Result], *, changing: bool) -> tu
     try:
         return tuple(diagnose(judge.loss, ran["failed"], ran["passed"], judge.arithmetic, judge.dtype))
     except Exception as error:
-        return (f"none: looking for one raised {type(error).__name__}: {error}",)
+        return (f"none: looking for one raised {raised(error)}",)

@@ -104,16 +104,20 @@ def writable_inputs(loss: Loss, overwrites: Sequence[str]) -> tuple[str, ...]:
 
 
 def takes_bias(fn: Callable[..., Any], loss: Loss, bias: bool | None) -> bool:
-    """Whether code takes a bias: as the option says, or if it is None, whether its signature takes four arguments."""
+    """Whether code takes a bias: as the option says or, if it is None, as its signature does.
+
+    Its fourth argument is a bias where it has no default, or is called ``b`` or ``bias``.
+    """
     bias = None if bias is None else as_flag("bias", bias)
     if not may_have_bias(loss) or bias is not None:
         return may_have_bias(loss) and bool(bias)
     try:
         signature = inspect.signature(fn)
         signature.bind(*inputs_of(loss))
-    except (TypeError, ValueError):
+        fourth = [each for each in signature.parameters.values() if each.kind in _POSITIONAL][3]
+    except (TypeError, ValueError, IndexError):
         return False
-    return not any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
+    return fourth.default is fourth.empty or fourth.name in ("b", "bias")
 
 
 def given_margins(fn: Callable[..., Any], loss: Loss, margins: bool | None) -> tuple[bool, bool]:

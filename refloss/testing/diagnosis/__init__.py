@@ -22,13 +22,16 @@ from refloss.testing.diagnosis.gradients import single_entry, whole_gradients, w
 from refloss.testing.diagnosis.precision import by_arccos, clamped, short_numbers
 from refloss.testing.diagnosis.references import Outcomes, References, agrees, has_shape, split
 from refloss.testing.diagnosis.rounded import rounded_probabilities
-from refloss.testing.diagnosis.special import SPECIAL, by_flags, is_finite, not_finite, without_special
+from refloss.testing.diagnosis.special import SPECIAL, are_of_kinds, by_flags, is_finite, not_finite, without_special
 from refloss.testing.diagnosis.values import both, in_part, other_inputs, other_losses, pairs, shows_value, wrong_steps
 from refloss.testing.errors import Arithmetic
 from refloss.testing.hard_cases import Case
 from refloss.testing.signatures import Loss, head_of, of_directions
 
 __all__ = ["diagnose"]
+
+VALUE_UNKNOWN = "what is wrong with the value is not known"
+"""Said beside what is wrong with gradients, where no row explains the value."""
 
 
 def diagnose(
@@ -58,15 +61,16 @@ def _diagnose(
         failed, passed = ([_as_rows(loss, case, output) for case, output in ran] for ran in (failed, passed))
     finite = [(case, output) for case, output in failed if is_finite(loss, case, output, references)]
     infinite = [case for case, output in failed if not is_finite(loss, case, output, references)]
-    sentences = not_finite(loss, [case for case in infinite if case.group != "range"], references)
+    elsewhere = [case for case in infinite if case.group != "range"]
+    sentences = not_finite(loss, elsewhere, references)
     failing = without_special(loss, finite)
     right = [(case.inputs, output) for case, output in without_special(loss, passed)]
     if failing:
         sentences = _named(loss, failing, right, references) + sentences  # may explain infinities too
     else:
         sentences += _of_gaps(loss, finite, passed, references) or list(by_flags(loss, finite, references))
-    in_range = not_finite(loss, [case for case in infinite if case.group == "range"], references)
-    return sentences + [f"in the group range: {sentence}" for sentence in in_range]
+    in_range = [case for case in infinite if case.group == "range"] if are_of_kinds(loss, elsewhere, references) else []
+    return sentences + [f"in the group range: {sentence}" for sentence in not_finite(loss, in_range, references)]
 
 
 def _of_gaps(
@@ -131,9 +135,10 @@ def _causes(loss: Loss, failing: Outcomes, right: Outcomes, references: Referenc
     causes = causes or in_part(loss, failing, right, references)
     of_gradients = partial(wrong_gradients, loss, failing, right, references)
     of_two = partial(pairs, loss, failing, right, references, coarse=True)
-    # Where values are wrong too, what is wrong with gradients is not all.
-    for kind in (of_two, of_gradients) if shows_value(loss, failing, references) else (of_gradients, of_two):
-        causes = causes or kind()
+    if shows_value(loss, failing, references):  # then what is wrong with gradients is not all
+        causes = causes or of_two() or [*(found := of_gradients()), *([VALUE_UNKNOWN] if found else [])]
+    else:
+        causes = causes or of_gradients() or of_two()
     if of_directions(loss) and not causes:
         causes = clamped(loss, failing, references)
     if head_of(loss) == "margin" and not causes:
@@ -149,7 +154,7 @@ def _of_other_reduction(loss: Loss, failing: Outcomes, right: Outcomes, referenc
         if other is not None and has_shape(other, failing, references):
             wrong, others = split(other, failing, references)
             causes = _causes(other, wrong, [*others, *right], references)
-            if causes and all(cause.startswith("the gradient") for cause in causes):
+            if causes and all(cause.startswith(("the gradient", VALUE_UNKNOWN)) for cause in causes):
                 causes = ["; and ".join(causes)]  # these are wrong together
             found.append([both(row.said(loss, other), cause) for cause in causes])
     return min(filter(None, found), key=_defects_in, default=[])

@@ -228,12 +228,19 @@ def _are_multiples(gradients: Sequence[_Gradient], changed: Sequence[_Gradient])
 
 def _common_factor(gradients: Sequence[_Gradient]) -> float | None:
     """Return the number by which a gradient is multiplied in all cases, if there is one but 0."""
-    units = [(one.theirs / np.abs(one.ours).max(), one.ours / np.abs(one.ours).max()) for one in gradients]
-    factors = np.array([(theirs * ours).sum() / (ours**2).sum() for theirs, ours in units])
+    factors = np.array([_factor_of(one) for one in gradients])
     if not (factors.all() and np.allclose(factors, factors[0], rtol=1e-2)):
         return None
     near = (one.near(one.theirs / factor, one.ours) for factor, one in zip(factors, gradients, strict=True))
     return float(factors[0]) if all(near) else None
+
+
+def _factor_of(one: _Gradient) -> float:
+    """Return the factor of a gradient by least squares, in which each entry is divided by its budget."""
+    theirs, ours = (part / np.maximum(one.bound, np.finfo(float).tiny) for part in (one.theirs, one.ours))
+    most = np.abs(ours).max()
+    theirs, ours = theirs / most, ours / most
+    return float((theirs * ours).sum() / (ours**2).sum())
 
 
 def _factor(gradients: Sequence[_Gradient]) -> Iterator[str]:

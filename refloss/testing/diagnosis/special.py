@@ -67,10 +67,19 @@ def is_finite(loss: Loss, case: Case, output: Found, references: References) -> 
     return all(np.shape(part) != np.shape(ours) or np.isfinite(part[np.isfinite(ours)]).all() for part, ours in pairs)
 
 
+def are_of_kinds(loss: Loss, cases: Sequence[Case], references: References) -> bool:
+    """Whether all of these cases are of a kind in which results may be NaN or infinite for a reason of their own."""
+    return all(_kinds(loss, cases, references))
+
+
+def _kinds(loss: Loss, cases: Sequence[Case], references: References) -> list[set[str]]:
+    listed = {flag for flag, _ in NOT_FINITE}
+    return [listed & {*case.flags, *_gap(loss, case, references)} for case in cases]
+
+
 def not_finite(loss: Loss, cases: Sequence[Case], references: References) -> list[str]:
     """Say in which kinds of cases results are NaN or infinite, if all of these cases are of such a kind."""
-    listed = {flag for flag, _ in NOT_FINITE}
-    kinds = [listed & {*case.flags, *_gap(loss, case, references)} for case in cases]
+    kinds = _kinds(loss, cases, references)
     if not all(kinds):
         plain = next(case for case, kind in zip(cases, kinds, strict=True) if not kind)
         return [f"results are NaN or infinite, in {plain.id} for one ({plain.reason})"]

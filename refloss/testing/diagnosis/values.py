@@ -10,6 +10,7 @@ import numpy as np
 
 from refloss.testing.adapters import Found
 from refloss.testing.defects.emulations import Emulation, Scaled, WithGradient
+from refloss.testing.defects.inputs import WithInputs
 from refloss.testing.defects.row import Defect
 from refloss.testing.defects.settings import AGREES
 from refloss.testing.defects.steps import Stepped, plainly
@@ -26,7 +27,6 @@ from refloss.testing.diagnosis.references import (
     has_shape,
     misfit,
     split,
-    value_decides,
 )
 from refloss.testing.signatures import Inputs, Loss
 
@@ -179,15 +179,19 @@ def pairs(loss: Loss, failing: Outcomes, right: Outcomes, references: References
         first = max(shown, key=lambda outcome: len(changing[id(outcome)]))
         some = changing[id(first)]
         near = [row for row in some if _may_explain(row.of(loss), loss, first, references)]
-        found = chain(
-            _two(
-                loss, product(near, (row for row in candidates if row not in some)), first, failing, right, references
-            ),
+        alone = [row for row in near if _explains_values(row.of(loss), failing, references)]
+        others = [row for row in candidates if row not in some]
+        found: Iterable[str] = chain(
+            _two(loss, product(near, others), alone, first, failing, right, references),
             _beside_gradients(loss, near, failing, right, references),
-            _two(loss, combinations(some, 2), first, failing, right, references),
-            _with_fits(loss, candidates, failing, right, references, coarse=coarse),
-            _beside_roundings(loss, some, first, failing, right, references),
         )
+        if not alone:  # else nothing is missing in the values
+            found = chain(
+                found,
+                _two(loss, combinations(some, 2), alone, first, failing, right, references),
+                _with_fits(loss, candidates, failing, right, references, coarse=coarse),
+                _beside_roundings(loss, some, first, failing, right, references),
+            )
         return list(islice(found, 1))
 
 
@@ -221,27 +225,35 @@ def _changes_gradients(other: Any, loss: Loss, outcomes: Outcomes, references: R
 def _two(
     loss: Loss,
     pairs: Iterable[tuple[Defect, Defect]],
+    alone: Sequence[Defect],
     first: tuple[Inputs, Found],
     failing: Outcomes,
     right: Outcomes,
     references: References,
 ) -> Iterator[str]:
-    """Yield two rows that explain all cases together, of those that may explain the first."""
+    """Yield two rows that explain all cases together, of those that may explain the first.
+
+    A step, of which the value is known, is not named beside a row that explains the values alone.
+    """
     for one, two in pairs:
         other = combined(loss, (one, two))
         if other is None or not _may_explain(other, loss, first, references):
             continue
-        if value_decides(other) and _is_less(loss, (one, two), failing, references):
+        if _has_step(other) and (one in alone or two in alone):
             continue
         if explains(other, failing, right, references):
             yield _with_remedy(both(one.said(loss, other), two.said(loss, other)), other)
 
 
-def _is_less(loss: Loss, two: Iterable[Defect], failing: Outcomes, references: References) -> bool:
-    """Whether one of two rows explains all values without the other."""
+def _has_step(other: Explained) -> bool:
+    """Whether a changed step is part of it."""
+    return _has_step(other.loss) if isinstance(other, WithInputs) else isinstance(other, Stepped)
+
+
+def _explains_values(other: Any, failing: Outcomes, references: References) -> bool:
+    """Whether the values are those of a row."""
     values = [(inputs, output._replace(gradients=None)) for inputs, output in failing]
-    others = (row.of(loss) for row in two)
-    return any(other is not None and all_agree(other, values, references) for other in others)
+    return all_agree(other, values, references)
 
 
 def _beside_gradients(

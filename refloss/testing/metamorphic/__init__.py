@@ -103,8 +103,8 @@ def properties(
     gradients
         False for code that returns only a value; or names of inputs, if only those gradients have to be returned.
     bias
-        Whether a linear head, SphereFace2 or UniFace takes a bias; if left out, whether the signature of fn takes four
-        arguments.
+        Whether a linear head, SphereFace2 or UniFace takes a bias; if left out, whether the fourth argument of fn is
+        called ``b`` or ``bias``, or has no default.
     margins
         Whether the code takes margins, one per sample, as its fourth argument; if left out, as for `check`. Their
         gradient is looked at where ``gradients`` names it.

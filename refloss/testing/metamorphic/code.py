@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from refloss.engines.spec import MARGINS
 from refloss.error_free import Array
 from refloss.formats import FORMATS, rounded
+from refloss.messages import raised
 from refloss.testing.adapters import Found, call
 from refloss.testing.budgets import bounds
 from refloss.testing.errors import Arithmetic
@@ -150,11 +151,6 @@ class Code(NamedTuple):
         """Class weights, if the loss has any."""
         weights = class_weight_of(self.loss)
         return None if weights is None else np.asarray(weights, dtype=np.float64)
-
-
-def raised(error: BaseException) -> str:
-    """Return the type and the message of an exception."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def named(name: str) -> str:

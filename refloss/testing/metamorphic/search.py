@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from refloss.messages import raised
 from refloss.testing.metamorphic.applicable import Property
-from refloss.testing.metamorphic.code import BrokenError, Code, Inputs, InterruptError, UntriedError, raised
+from refloss.testing.metamorphic.code import BrokenError, Code, Inputs, InterruptError, UntriedError
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
