@@ -617,3 +617,9 @@ def test_beside_gradients_a_value_that_nothing_explains_is_said():
 def test_numbers_that_are_finite_nowhere_have_no_reason_in_the_range():
     report = check(lambda x, w, y: np.nan, COS, shapes=SHAPES)
     assert [said.partition(",")[0] for said in report.diagnoses] == ["results are NaN or infinite"]
+
+
+def test_a_setting_that_is_0_is_fitted():
+    smoothed = refloss.CrossEntropy(label_smoothing=0.1)
+    report = check(lambda z, y: (smoothed(z, y), smoothed.value_and_grad(z, y)[1].z), refloss.CrossEntropy())
+    assert causes(report) == [f"value and gradient agree with label_smoothing=0.1: {smoothed}"]

@@ -27,6 +27,10 @@ Fit: TypeAlias = tuple[str, Explained, str]
 """A sentence, the loss that it names, and how far the number may be off."""
 OTHER = 1e-4
 """Smallest relative difference at which a fitted setting counts as another one."""
+SETTINGS = ("m", "m2", "penalty", "s", "t", "h", "regularizer", "alpha", "weight", "l", "annealing", "label_smoothing")
+"""Settings that are fitted, caps and logit scales apart."""
+START = 0.1
+"""Where a fit begins of a setting that is 0."""
 CAPS = np.geomspace(0.25, 4096.0, 29)
 """Caps between which the value is compared with that of the code."""
 SCALES = np.geomspace(2.0**-10, 2.0**10, 41)
@@ -49,15 +53,16 @@ class Errors(NamedTuple):
 
 
 def fitted(loss: Loss, outcomes: Outcomes, references: References, *, coarse: bool = True) -> Iterator[Fit]:
-    """Yield the loss with another margin, scale or cap that has this value.
+    """Yield the loss with another margin, scale, smoothing or cap that has this value.
 
-    A margin or its scale is fitted by secants, which start near it. Numbers of many digits, and those that are known
-    only roughly, may cover other errors: they are left out unless `coarse`.
+    What is no cap is fitted by secants, which start near it, or near START where it is 0. Numbers of many digits, and
+    those that are known only roughly, may cover other errors: they are left out unless `coarse`.
     """
-    for name in ("m", "m2", "penalty", "s", "t", "h", "regularizer", "alpha", "weight", "l", "annealing"):
+    for name in SETTINGS:
         own = getattr(loss, name, None)
         if isinstance(own, float):
-            yield from _settings(loss, name, 1.001 * own, partial(_secant, own), outcomes, references, coarse)
+            start = own or START
+            yield from _settings(loss, name, 1.001 * start, partial(_secant, start), outcomes, references, coarse)
     if getattr(loss, "s", 1.0) is None:
         yield from _settings(loss, "s", CAPS[0], partial(_crossings, CAPS), outcomes, references, coarse)
     # A cap has wider budgets. Where no value is wrong, they alone might cover an error of the gradients.
