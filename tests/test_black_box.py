@@ -371,7 +371,7 @@ def test_values_that_are_not_finite_are_said_to_be():
         lambda z, y: np.full(len(z), np.nan),
         lambda z, y: -np.inf,
     ):
-        assert diagnose(fn).remarks[1].startswith("the value is NaN or infinite in 5 of 5 calls")
+        assert diagnose(fn).remarks[1].startswith("the value is NaN or infinite in 6 of 6 calls")
 
 
 def test_values_that_are_finite_at_some_inputs_alone_are_unknown():

@@ -61,9 +61,10 @@ def diagnose(
     standard, accumulate, matmul
         As in `budget`: how far a right implementation may be off.
     logits
-        Whether fn takes logits and labels; if left out, whether its signature takes two arguments.
+        Whether fn takes logits and labels; if left out, whether it takes two arguments, or two without a default. Of a
+        module of PyTorch that is asked of its ``forward``.
     centers
-        How many centers a class has, for functions of class weights (C, K, D).
+        How many centers a class has, for functions of embeddings and class weights (C, K, D).
     seed
         Seed of the random numbers.
 
