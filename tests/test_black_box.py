@@ -559,6 +559,7 @@ def test_the_figure_has_a_panel_per_curve(known, monkeypatch):
             self.settings = settings
 
         def subplots(self, rows, columns, squeeze):
+            assert columns > 0
             return [[axes] * columns]
 
         def suptitle(self, text, fontsize):
@@ -574,6 +575,9 @@ def test_the_figure_has_a_panel_per_curve(known, monkeypatch):
     assert drawn.count("measured") == 2
     assert "fitted" not in drawn
     assert drawn[-1] == "unknown"
+    drawn.clear()
+    diagnose(lambda z, y: np.nan).figure()
+    assert drawn == ["unknown"]
 
 
 def test_matplotlib_draws_it(known, tmp_path):
