@@ -1,5 +1,6 @@
 """`diagnose`: right about code of every family and of every deviation that it can state, and "unknown" of all other."""
 
+import itertools
 import json
 import math
 import sys
@@ -12,7 +13,7 @@ import pytest
 import refloss
 from refloss.stages.margin import RULES
 from refloss.testing import Diagnosis, diagnose
-from refloss.testing.black_box import families, fitting, measure, naming, search
+from refloss.testing.black_box import _takes_two, families, fitting, measure, naming, search
 from refloss.testing.black_box.conventions import CONVENTIONS
 from refloss.testing.black_box.curves import AS_IT_IS, Points, predicted, psi_of
 from refloss.testing.black_box.deviations import Expected
@@ -259,7 +260,176 @@ def test_the_value_alone_has_no_gradient_to_measure():
     assert any("no gradient was measured" in remark for remark in diagnosis.remarks)
 
 
+def test_gradients_that_are_missing_are_stated():
+    code = own(refloss.CosFace())
+    for fn in (lambda x, w, y: code(x, w, y)[:2], lambda x, w, y: (*code(x, w, y)[:2], None)):
+        diagnosis = diagnose(fn)
+        assert diagnosis.loss == refloss.CosFace()
+        assert diagnosis.remarks == ("dL/dw was not returned: it was not measured",)
+    of_batches = diagnose(lambda x, w, y: code(x, w, y)[: 3 if len(x) > 1 else 2])
+    assert of_batches.loss == refloss.CosFace()
+    (remark,) = of_batches.remarks
+    assert remark.startswith("dL/dw was returned in 4 of ")
+
+
+def test_what_is_no_gradient_is_stated():
+    code = own(refloss.CosFace())
+    diagnosis = diagnose(lambda x, w, y: (*code(x, w, y), 3.0))
+    assert diagnosis.remarks == ("beside the value came what is no gradient, and was not looked at: float of shape ()",)
+
+
+def test_a_negated_loss_is_a_factor():
+    code, head = own(refloss.CrossEntropy()), own(refloss.CosFace(s=16.0))
+    for fn in (
+        lambda z, y: tuple(-part for part in code(z, y)),
+        lambda x, w, y: tuple(-part for part in head(x, w, y)),
+    ):
+        diagnosis = diagnose(fn)
+        assert diagnosis.loss in (refloss.CrossEntropy(), refloss.CosFace(s=16.0))
+        assert diagnosis.deviations[0].data == {"factor": -1.0}
+
+
+def test_code_that_writes_into_its_inputs_is_named_with_a_remark():
+    code = own(refloss.CosFace())
+
+    def fn(x, w, y):
+        w /= np.linalg.norm(w, axis=1, keepdims=True)
+        value = code(x, w, y)[0]
+        y[:] = 0
+        return value
+
+    diagnosis = diagnose(fn)
+    assert diagnosis.loss == refloss.CosFace()
+    assert diagnosis.remarks[1:] == ("the code writes into its input w", "the code writes into its input y")
+
+
 # ----------------------------------------------------------------------------------------------------------- unknown
+
+
+def rows_of(z, y):
+    """Cross entropy of each sample."""
+    return np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)) + z.max(axis=1) - z[np.arange(len(y)), y]
+
+
+def test_a_constant_is_no_loss():
+    for fn in (
+        lambda z, y: 3.0,
+        lambda z, y: (np.zeros_like(z[0, 0]), 0.0 * z),
+        lambda z, y: np.full(len(z), np.log(z.shape[1])),
+        lambda x, w, y: 3.0,
+        lambda x, w, y: np.full(len(x), 2.5),
+    ):
+        assert diagnose(fn).loss is None
+
+
+def test_what_large_batches_alone_show_is_not_left_out():
+    def hardest_samples(z, y):
+        return np.sort(rows_of(z, y))[-max(16, len(y) // 4) :].mean()
+
+    def hardest_classes(x, w, y):
+        z, rows = 16.0 * numpy_cosines(x, w), np.arange(len(y))
+        own = z[rows, y] - 16.0 * 0.35
+        z[rows, y] = np.inf
+        z = np.sort(z)[:, ::-1][:, :31]
+        z[:, 0] = own
+        return rows_of(z, np.zeros_like(y)).mean()
+
+    assert not diagnose(hardest_samples)
+    assert not diagnose(hardest_classes)
+    for loss in (refloss.CosFace(), refloss.SoftmaxLoss()):
+        twice = changed(loss, lambda v, dx, dw, x, w, y: (v, dx, dw * (1 + (len(x) > 16))))
+        assert diagnose(twice).values_of == loss
+
+
+def test_code_that_changes_from_call_to_call_is_unknown():
+    rng = np.random.default_rng(0)
+
+    def dropout(z, y):
+        return rows_of(np.where(rng.random(z.shape) < 0.2, 0.0, z), y).mean()
+
+    def noise(x, w, y):
+        return COS(x, w, y)[0], rng.normal() * x, w
+
+    def later(count):
+        calls = itertools.count()
+        return lambda x, w, y: COS(x, w, y)[0] * (1 + (next(calls) > count))
+
+    for fn in (dropout, noise, later(3), later(20)):
+        diagnosis = diagnose(fn)
+        assert diagnosis.loss is None
+        assert diagnosis.values_of is None
+        assert diagnosis.remarks[0].startswith("two calls with the same inputs differ by ")
+    calls = itertools.count()
+    shapes = diagnose(lambda x, w, y: np.ones(next(calls), x.dtype))
+    assert shapes.remarks == ("two calls with the same inputs return results of other shapes",)
+
+
+def test_values_that_are_not_finite_are_said_to_be():
+    for fn in (
+        lambda x, w, y: np.full(len(x), np.nan),
+        lambda x, w, y: np.inf,
+        lambda z, y: np.full(len(z), np.nan),
+        lambda z, y: -np.inf,
+    ):
+        assert diagnose(fn).remarks[1].startswith("the value is NaN or infinite in 6 of 6 calls")
+
+
+def test_values_that_are_finite_at_some_inputs_alone_are_unknown():
+    def once(wrong):
+        def head(x, w, y):
+            return rows_of(8.0 * numpy_cosines(x, w), y).mean() if abs(x @ w[y[0]])[0] < 0.1 else wrong
+
+        return head
+
+    def unit(x, w, y):
+        theta = np.arccos(x @ w.T)
+        theta[np.arange(len(y)), y] += 0.5
+        return rows_of(16.0 * np.cos(theta), y).mean()
+
+    few = [once(np.nan), once(np.inf), unit]
+    few.append(lambda x, w, y: rows_of(x @ w.T, y).mean() if len(w) == 2 and len(y) > 1 else np.float64(np.nan))
+    few.append(lambda z, y: rows_of(z, y).mean() if 1.0 < z[0, 1] < 1.2 else np.nan)
+    for fn in few:
+        diagnosis = diagnose(fn)
+        assert diagnosis.loss is None
+        assert any(remark.startswith("the value is NaN or infinite in ") for remark in diagnosis.remarks)
+
+
+def test_values_of_other_shapes_are_said_to_have_them():
+    for fn, came in (
+        (lambda z, y: rows_of(z, y)[:, None], "(1, 1), (2, 1) and (3, 1)"),
+        (lambda z, y: rows_of(z, y).squeeze(), "(), (2,) and (3,)"),
+        (lambda z, y: rows_of(z, y).mean(keepdims=True), "(1,), (1,) and (1,)"),
+    ):
+        (remark,) = diagnose(fn).remarks
+        assert remark.startswith(f"values have shapes {came} for one, two and three equal samples: ")
+
+
+def test_what_is_wrong_with_gradients_is_said():
+    swapped = diagnose(changed(refloss.CosFace(), lambda v, dx, dw, x, w, y: (v, dw, dx)))
+    assert swapped.values_of == refloss.CosFace()
+    assert swapped.remarks == (
+        "dx: shape (3, 5), expected (1, 5)",
+        "what came beside the value was read as dx, dw; if it is something else, return the value alone",
+    )
+    infinite = diagnose(changed(refloss.CosFace(), lambda v, dx, dw, x, w, y: (v, dx * np.inf, dw)))
+    assert infinite.values_of == refloss.CosFace()
+    assert "are NaN or infinite" in infinite.remarks[0]
+    logits = diagnose(lambda z, y: (rows_of(z, y).mean(), z))
+    assert logits.values_of == refloss.CrossEntropy()
+    assert "read as dz" in logits.remarks[-1]
+
+
+def test_results_of_torch_that_are_read_as_gradients_are_said(torch):
+    diagnosis = diagnose(lambda z, y: (torch.nn.functional.cross_entropy(z, y), z), framework="torch")
+    assert diagnosis.values_of == refloss.CrossEntropy()
+    assert "read as dz" in diagnosis.remarks[-1]
+
+
+def test_values_of_another_dtype_are_said_to_be():
+    diagnosis = diagnose(lambda x, w, y: np.float16(COS(x, w, y)[0]))
+    assert not diagnosis
+    assert diagnosis.remarks == ("the value came back in float16, not in float32",)
 
 
 def numpy_head(psi, s=64.0, x_length=0.0, w_unit=True):
@@ -389,6 +559,7 @@ def test_the_figure_has_a_panel_per_curve(known, monkeypatch):
             self.settings = settings
 
         def subplots(self, rows, columns, squeeze):
+            assert columns > 0
             return [[axes] * columns]
 
         def suptitle(self, text, fontsize):
@@ -404,6 +575,9 @@ def test_the_figure_has_a_panel_per_curve(known, monkeypatch):
     assert drawn.count("measured") == 2
     assert "fitted" not in drawn
     assert drawn[-1] == "unknown"
+    drawn.clear()
+    diagnose(lambda z, y: np.nan).figure()
+    assert drawn == ["unknown"]
 
 
 def test_matplotlib_draws_it(known, tmp_path):
@@ -418,6 +592,7 @@ def test_invalid_arguments_are_refused_by_name():
         ({"framework": "caffe"}, "framework"),
         ({"dtype": "int8"}, "dtype"),
         ({"centers": 0}, "centers"),
+        ({"centers": 3, "logits": True}, "centers"),
         ({"seed": -1}, "seed"),
         ({"standard": "loose"}, "standard"),
         ({"device": "cuda"}, "device"),
@@ -435,7 +610,9 @@ def test_the_number_of_arguments_tells_logits_from_embeddings():
     assert diagnose(code, logits=True).loss == refloss.CrossEntropy()
     head = own(refloss.CosFace())
     assert diagnose(any_number(head)).loss == refloss.CosFace()
-    assert not naming_of_max(max)
+    assert diagnose(lambda x, w, y, scale=1.0: head(x, w, y)).loss == refloss.CosFace()
+    assert diagnose(lambda z, y, scale=1.0: code(z, y)).loss == refloss.CrossEntropy()
+    assert diagnose(lambda z, y=None: code(z, y)).loss == refloss.CrossEntropy()
 
 
 def any_number(fn):
@@ -447,11 +624,14 @@ def any_number(fn):
     return wrapped
 
 
-def naming_of_max(fn):
-    """Whether a builtin without a signature counts as a function of logits."""
-    from refloss.testing.black_box import _takes_two
+def test_a_function_without_a_signature_counts_as_one_of_embeddings():
+    assert not _takes_two(max)
 
-    return _takes_two(fn)
+
+def test_losses_of_torch_take_logits(torch):
+    assert diagnose(torch.nn.functional.cross_entropy, framework="torch").loss == refloss.CrossEntropy()
+    smoothed = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    assert diagnose(smoothed, framework="torch").loss == refloss.CrossEntropy(label_smoothing=0.1)
 
 
 def test_a_diagnosis_is_what_the_module_says(known):

@@ -75,4 +75,6 @@ def test_a_figure_is_saved_under_its_name(mine, settings, monkeypatch):
 
 def test_wrong_calls_are_refused_in_one_line(mine):
     assert "framework" in error_of(invoke("diagnose", f"{mine}:good", "--framework", "caffe", columns=300))
+    of_logits = invoke("diagnose", f"{mine}:good", "--logits", "--centers", 3, columns=300)
+    assert "centers: expected None" in error_of(of_logits)
     assert "TARGET" in error_of(invoke("diagnose", f"{mine}:missing", columns=300))

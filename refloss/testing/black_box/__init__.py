@@ -8,7 +8,8 @@ target by inverting softmax. `measure` has such points, `families` and `fitting`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from refloss.testing.black_box.curves import AS_IT_IS, Outer, predicted
 from refloss.testing.black_box.deviations import Deviation
 from refloss.testing.black_box.diagnosis import Curve, Diagnosis
 from refloss.testing.black_box.families import Curves
-from refloss.testing.black_box.measure import Box, Plane
+from refloss.testing.black_box.measure import Box, Plane, difference
 from refloss.testing.black_box.naming import Named, Search, of_directions, of_logits, reduction_of
 from refloss.testing.budgets import HALVES, arithmetic
 from refloss.testing.options import as_flag, as_function, as_seed, is_whole
+from refloss.testing.report import Quantity
 from refloss.testing.signatures import head_of
 
 __all__ = ["Curve", "Deviation", "Diagnosis", "diagnose"]
@@ -59,9 +61,10 @@ def diagnose(
     standard, accumulate, matmul
         As in `budget`: how far a right implementation may be off.
     logits
-        Whether fn takes logits and labels; if left out, whether its signature takes two arguments.
+        Whether fn takes logits and labels; if left out, whether it takes two arguments, or two without a default. Of a
+        module of PyTorch that is asked of its ``forward``.
     centers
-        How many centers a class has, for functions of class weights (C, K, D).
+        How many centers a class has, for functions of embeddings and class weights (C, K, D).
     seed
         Seed of the random numbers.
 
@@ -82,44 +85,52 @@ def diagnose(
     if centers is not None and not is_whole(centers):
         raise ValueError(f"centers: expected an integer from 1 on; got {centers!r}")
     on_logits = _takes_two(fn) if logits is None else as_flag("logits", logits)
+    if on_logits and centers is not None:
+        raise ValueError(f"centers: expected None for a function of logits and labels; got {centers}")
     box = Box(fn, framework, name, device, ("z",) if on_logits else ("x", "w"), centers)
+    before = box.repeated(seed)
+    if differs := difference(before, box.repeated(seed), box.u):
+        return _unknown(box, (), None, differs)
     plane = Plane(box, seed)
     first = (box.exact(np.array([[0.3, 1.1]])), np.zeros(1, np.int64)) if on_logits else plane.first()
     reduced = reduction_of(box, first)
-    remarks: list[str] = []
-    if reduced is None:
-        remarks.append("the values of one, two and three equal samples are no mean, no sum, and not one per sample")
-        return _unknown(box, (), None, remarks)
+    if isinstance(reduced, str):
+        return _unknown(box, (), None, difference(before, box.repeated(seed), box.u) or reduced)
     searched = Search(box, reduced, a, seed)
     curves = None if on_logits else search.measured(plane)
-    candidates = of_logits(searched) if curves is None else of_directions(searched, plane, curves)
-    nearest: Named | None = None
-    for named in candidates:
-        if named.verdict.passed:
-            return _known(box, named, curves)
-        if named.verdict.of(values=True).passed:
-            nearest = named
-            break
-        if nearest is None or named.verdict.residual < nearest.verdict.residual:
-            nearest = named
-    return _unknown(box, _curves(curves, None), nearest, remarks)
+    nearest = _nearest(of_logits(searched) if curves is None else of_directions(searched, plane, curves))
+    if differs := difference(before, box.repeated(seed), box.u):
+        return _unknown(box, _curves(curves, None), None, differs)
+    if nearest is not None and nearest.verdict.passed:
+        return _known(box, nearest, curves)
+    return _unknown(box, _curves(curves, None), nearest)
 
 
 def _takes_two(fn: Callable[..., Any]) -> bool:
-    """Whether the signature of a function takes two arguments and no third."""
+    """Whether a function, or a module of PyTorch, takes two arguments, or two without a default."""
     try:
-        signature = inspect.signature(fn)
+        parameters = inspect.signature(getattr(fn, "forward", fn)).parameters.values()
     except (TypeError, ValueError):
         return False
-    try:
-        signature.bind(0, 0, 0)
-    except TypeError:
-        return True
-    return False
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return False
+    defaults = [each.default for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    return 2 in (len(defaults), defaults.count(inspect.Parameter.empty))
+
+
+def _nearest(candidates: Iterable[Named]) -> Named | None:
+    """Return the first loss that has the values of the black box, or else the one that comes nearest."""
+    nearest: Named | None = None
+    for named in candidates:
+        if named.verdict.of(values=True).passed:
+            return named
+        if nearest is None or named.verdict.residual < nearest.verdict.residual:
+            nearest = named
+    return nearest
 
 
 def _known(box: Box, named: Named, curves: Curves | None) -> Diagnosis:
-    remarks = [] if any(each.name != "value" for each in named.verdict.quantities) else [NO_GRADIENT]
+    remarks = [*_not_returned(box, named), *box.log.remarks(box.fields)]
     if named.alike:
         remarks.append(f"other rules that explain what was measured as well: {', '.join(named.alike)}")
     return Diagnosis(
@@ -135,10 +146,41 @@ def _known(box: Box, named: Named, curves: Curves | None) -> Diagnosis:
     )
 
 
-def _unknown(box: Box, curves: tuple[Curve, ...], nearest: Named | None, remarks: list[str]) -> Diagnosis:
+def _not_returned(box: Box, named: Named) -> Iterator[str]:
+    """Yield which gradients were not measured, or not in all calls."""
+    counts = Counter(each.name for each in named.verdict.quantities)
+    if len(counts) == 1:
+        yield "the value alone was returned: no gradient was measured"
+        return
+    for name in box.fields:
+        returned, calls = counts[f"d{name}"], counts["value"]
+        if not returned:
+            yield f"dL/d{name} was not returned: it was not measured"
+        elif returned < calls:
+            yield f"dL/d{name} was returned in {returned} of {calls} calls alone"
+
+
+def _doubts(box: Box, quantities: Iterable[Quantity]) -> Iterator[str]:
+    """Yield why gradients of an unknown loss may be none, and that values are of another dtype."""
+    names = dict.fromkeys(each.name for each in quantities if each.name != "value")
+    if box.framework == "numpy" and names:
+        yield READ_AS.format(", ".join(names))
+    elif box.log.hint:
+        yield box.log.hint
+    if kinds := sorted(box.log.kinds - {box.dtype, ""}):
+        yield f"the value came back in {', '.join(kinds)}, not in {box.dtype}"
+
+
+READ_AS = "what came beside the value was read as {}; if it is something else, return the value alone"
+
+
+def _unknown(box: Box, curves: tuple[Curve, ...], nearest: Named | None, *remarks: str) -> Diagnosis:
     of_values = nearest is not None and nearest.verdict.of(values=True).passed
+    quantities = () if nearest is None else nearest.verdict.quantities
+    complaints = [str(each) for each in quantities if each.complaint][:1]
+    remarks = (*remarks, *complaints, *box.log.remarks(box.fields), *_doubts(box, quantities if of_values else ()))
     if box.dtype in HALVES:
-        remarks.append(f"{box.dtype} may resolve too little: measure in float32 or float64")
+        remarks = (*remarks, f"{box.dtype} may resolve too little: measure in float32 or float64")
     return Diagnosis(
         None,
         (),
@@ -146,13 +188,10 @@ def _unknown(box: Box, curves: tuple[Curve, ...], nearest: Named | None, remarks
         {},
         nearest.expected.loss if nearest is not None and of_values else None,
         curves,
-        tuple(remarks),
+        remarks,
         box.dtype,
         box.framework,
     )
-
-
-NO_GRADIENT = "the value alone was returned: no gradient was measured"
 
 
 def _curves(curves: Curves | None, named: Named | None) -> tuple[Curve, ...]:

@@ -96,14 +96,17 @@ class Diagnosis(NamedTuple):
     def figure(self) -> Any:
         """Draw measured and fitted curves: a `matplotlib.figure.Figure`, to be saved or shown.
 
+        Functions of logits have no curves: their figure has a title alone.
+
         Raises
         ------
         ImportError
             Where matplotlib is not installed.
         """
         new: Callable[..., Any] = import_module("matplotlib.figure").Figure
-        figure = new(figsize=(4.2 * len(self.curves), 3.4), layout="constrained")
-        for axes, curve in zip(figure.subplots(1, len(self.curves), squeeze=False)[0], self.curves, strict=True):
+        figure = new(figsize=(4.2 * max(1, len(self.curves)), 3.4), layout="constrained")
+        panels = figure.subplots(1, len(self.curves), squeeze=False)[0] if self.curves else ()
+        for axes, curve in zip(panels, self.curves, strict=True):
             axes.plot(curve.at, curve.measured, "o", markersize=3, label="measured")
             if curve.fitted is not None:
                 axes.plot(curve.at, curve.fitted, linewidth=1, label="fitted")

@@ -58,6 +58,11 @@ class Curves(NamedTuple):
     by_weights: bool
     """Whether the lengths of class weights count."""
 
+    def are_measured(self, outer: Outer) -> bool:
+        """Whether the curves have points, those of one sample and one other class with finite gaps of logits."""
+        gaps = (gap_of(points, outer) for points in (self.target, self.other))
+        return all(np.isfinite(gap).any() for gap in gaps) and min(len(self.copies.value), len(self.beside.value)) > 0
+
 
 def gap_of(points: Points, outer: Outer) -> Array:
     """Return the logit of the other class minus the target's, by inverting softmax."""

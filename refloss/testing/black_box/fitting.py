@@ -20,6 +20,8 @@ WIDTHS = 3.0
 """How many standard errors a stated error is."""
 LEAST_SPREAD = 0.05
 """Root mean square of the residuals that a fit counts with at least: rounded settings are wrong at all points alike."""
+FACTORS = "factor", "logit_scale", "softcap", "s"
+"""Settings that are 0 where values do not depend on the loss."""
 COARSE = 0.02
 """Largest error of a setting, over the larger of its size and 1, with which a loss is named."""
 DOUBT = 0.02
@@ -56,6 +58,12 @@ class Fit(NamedTuple):
         """Whether the points determine every setting that is not short to some per cent, or as much of 1."""
         rest = {name: error for name, error in self.errors.items() if name not in shorts}
         return all(error <= COARSE * max(1.0, abs(self.model.value_of(name))) for name, error in rest.items())
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the values depend on the loss at all: a constant is fitted with a factor or a scale of 0."""
+        fitted = {"factor": 0.0} | {name: error for name, error in self.errors.items() if name in FACTORS}
+        return all(abs(self.model.value_of(name)) > error for name, error in fitted.items())
 
     @property
     def loss(self) -> Loss:

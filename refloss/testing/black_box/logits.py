@@ -70,6 +70,8 @@ def data_of(rows: Rows, u: float) -> Data:
 def fits(rows: Rows, u: float, outer: tuple[str, ...] = (), most: int = len(OPTIONS)) -> Iterator[Candidate]:
     """Yield fits, those with few settings first, at most so many; outer are names of what is fitted beside them."""
     data = data_of(rows, u)
+    if len(set(data.values.tolist())) < 2:  # a constant, or nothing
+        return
     for count in range(most + 1):
         for names in itertools.combinations(OPTIONS, count):
             for starts in itertools.product(*(OPTIONS[name] for name in names)):
@@ -78,4 +80,6 @@ def fits(rows: Rows, u: float, outer: tuple[str, ...] = (), most: int = len(OPTI
                 free = (*names, *outer)
                 fit = polish(Model(loss), free, data)
                 if fit.share <= CLOSE:
-                    yield Candidate(*rounded_fit(fit, free, data, ()))
+                    candidate = Candidate(*rounded_fit(fit, free, data, ()))
+                    if candidate.fit.has_loss:
+                        yield candidate

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,44 @@ LOWEST, HIGHEST = 0.02, math.pi - 0.02
 """Angles that are measured: nearer to 0 and π a cosine in float32 does not know its angle."""
 
 
-class Box(NamedTuple):
+class Log:
+    """What calls of foreign code showed beside their results."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.changed: set[int] = set()
+        """Positions of inputs that the code wrote into."""
+        self.not_finite: list[Inputs] = []
+        """Inputs at which the value was NaN or infinite."""
+        self.kinds: set[str] = set()
+        """Dtypes of values."""
+        self.others = self.hint = ""
+        """What else was returned, and how it was read; see `refloss.testing.adapters.Found`."""
+
+    def add(self, inputs: Inputs, found: Found) -> None:
+        """Add a call."""
+        self.calls += 1
+        self.changed.update(found.changed)
+        self.kinds.add(found.kind)
+        self.others, self.hint = self.others or found.others, self.hint or found.hint
+        if not np.isfinite(found.value).all():
+            self.not_finite.append(inputs)
+
+    def remarks(self, fields: tuple[str, ...]) -> Iterator[str]:
+        """Yield what a user has to know."""
+        if self.not_finite:
+            rows = zip(fields, self.not_finite[0], strict=False)
+            sizes = [f"rows of {name} have lengths up to {np.linalg.norm(x, axis=-1).max():.3g}" for name, x in rows]
+            where = f"in {len(self.not_finite)} of {self.calls} calls, first where {' and '.join(sizes)}"
+            yield f"the value is NaN or infinite {where}"
+        for place in sorted(self.changed):
+            yield f"the code writes into its input {(*fields, 'y')[place]}"
+        if self.others:
+            yield f"beside the value came what is no gradient, and was not looked at: {self.others}"
+
+
+@dataclass(frozen=True)
+class Box:
     """Foreign code, and how it is called."""
 
     fn: Callable[..., Any]
@@ -33,6 +71,7 @@ class Box(NamedTuple):
     """Names of the inputs that have gradients."""
     centers: int | None = None
     """How many rows of w a class has, where w is (C, K, D)."""
+    log: Log = field(default_factory=Log)
 
     @property
     def u(self) -> float:
@@ -45,7 +84,16 @@ class Box(NamedTuple):
         labels = 1 if self.fields == ("z",) else 2
         upstream = np.ones(1) if upstream is None else upstream
         settings = self.fn, self.framework, self.dtype, self.device
-        return call(*settings, inputs, upstream, self.fields, labels, wanted)
+        found = call(*settings, inputs, upstream, self.fields, labels, wanted)
+        self.log.add(inputs, found)
+        return found
+
+    def repeated(self, seed: int) -> Found:
+        """Call and differentiate the code with inputs that are always the same."""
+        rng = np.random.default_rng([seed, 4])
+        x, w = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(2, 6, 6)))
+        inputs = (x,) if self.fields == ("z",) else (x, self.with_centers(w))
+        return self.called(*map(self.exact, inputs), rng.permutation(6), upstream=np.ones(6))
 
     def exact(self, numbers: Array) -> Array:
         """Round numbers to the dtype."""
@@ -95,6 +143,23 @@ class Plane:
     def curve(self, points: Iterable[tuple[float, ...]]) -> Points:
         """Measure several points."""
         return Points.of([self.at(*point) for point in points])  # type: ignore[arg-type]
+
+
+def difference(one: Found, other: Found, u: float) -> str | None:
+    """Return how two calls with the same inputs differ, if it is by more than sums in another order."""
+    ours, theirs = (
+        {"value": found.value} | {place: part for place, part in enumerate(found.gradients or ()) if part is not None}
+        for found in (one, other)
+    )
+    if {name: part.shape for name, part in ours.items()} != {name: part.shape for name, part in theirs.items()}:
+        return "two calls with the same inputs return results of other shapes"
+    for name, part in ours.items():
+        with np.errstate(invalid="ignore"):  # of infinities
+            off = np.where((part == theirs[name]) | np.isnan(part) & np.isnan(theirs[name]), 0.0, part - theirs[name])
+        most, size = np.abs(off).max(initial=0.0), np.abs(part[np.isfinite(part)]).max(initial=0.0)
+        if not most <= 64.0 * u * size:
+            return f"two calls with the same inputs differ by {most:.2g}"
+    return None
 
 
 def single(value: Array) -> float:

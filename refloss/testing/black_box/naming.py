@@ -57,22 +57,26 @@ class Named(NamedTuple):
     """Other rules that explain what was measured as well."""
 
 
-def reduction_of(box: Box, inputs: Inputs) -> Reduced | None:
-    """Return what becomes of one, two and three samples that are the same; None if it is nothing known."""
+def reduction_of(box: Box, inputs: Inputs) -> Reduced | str:
+    """Return what becomes of one, two and three samples that are the same; if it is nothing known, why."""
     first, *rest = inputs
     values = [box.called(np.repeat(first, n, axis=0), *rest[:-1], np.repeat(rest[-1], n)).value for n in (1, 2, 3)]
-    if all(value.shape == (n,) for n, value in zip((1, 2, 3), values, strict=True)):
+    if not all(np.isfinite(value).all() for value in values):
+        return "values that are NaN or infinite show no reduction"
+    shapes = [value.shape for value in values]
+    if shapes == [(1,), (2,), (3,)]:
         return Reduced("none")
-    if any(value.size != 1 for value in values):
-        return None
-    one, two, three = (float(value.reshape(-1)[0]) for value in values)
+    if shapes != [()] * 3:
+        came = "{}, {} and {}".format(*shapes)
+        return f"values have shapes {came} for one, two and three equal samples: expected (), or (1,), (2,) and (3,)"
+    one, two, three = map(float, values)
     near = 64.0 * box.u * max(abs(one), abs(two), abs(three), 1e-300)
     for power in (0, 1, -1, -2):
         if abs(two - one * 2.0**power) <= near and abs(three - one * 3.0**power) <= near:
             return Reduced("sum") if power == 1 else Reduced("mean", power)
     if abs((three - two) - (two - one)) <= near < two - one:
         return Reduced("sum", 0, one - (two - one))
-    return None
+    return "the values of one, two and three equal samples are no mean, no sum, and not one per sample"
 
 
 # ----------------------------------------------------------------------------------------------------------- the search
@@ -148,10 +152,12 @@ class Search(NamedTuple):
             truth, _ = expected.at(inputs, found.upstream, self.arithmetic, "chain")
             for name, part in zip(self.box.fields, found.gradients or (), strict=False):
                 own = truth[f"d{name}"]
-                if part is not None and part.shape == own.shape and own.any():
+                if part is not None and part.shape == own.shape and own.any() and np.isfinite(part).all():
                     ratios.append(float((part * own).sum() / (own * own).sum()))
+        if not ratios:
+            return None
         middle = float(np.median(ratios))
-        if not math.isfinite(middle) or min(abs(middle), abs(middle - 1.0)) < SMALLEST_CHANGE:
+        if min(abs(middle), abs(middle - 1.0)) < SMALLEST_CHANGE:
             return None
         for number, inverted in ((middle, False), (1.0 / middle, True)):
             if chosen := short(number, 1e-5 * abs(number)):
@@ -262,5 +268,5 @@ def of_directions(search_: Search, plane: Plane, curves: Curves) -> Iterator[Nam
         outer, points = found
         curves = curves._replace(every=curves.every + points)
         yield from fits(search.groups(curves, outer), outer, "factor", "constant")
-    if not curves.flat:
+    if not curves.flat and curves.are_measured(AS_IT_IS):
         yield from fits(families.by_length(curves, AS_IT_IS), AS_IT_IS)

@@ -72,6 +72,8 @@ def _by_length(plane: Plane) -> bool | None:
     once, twice = (
         families.gap_of(plane.curve((theta, 0.8, 1, a) for theta in (1.6, 2.2)), Outer()) for a in (1.0, 2.0)
     )
+    if min(len(once), len(twice)) < 2:  # some are not finite
+        return None
     size = 1e3 * plane.box.u * (1.0 + np.abs(once))
     with np.errstate(invalid="ignore"):  # of infinite gaps
         if np.all(np.abs(twice - once) <= size):
@@ -88,7 +90,8 @@ def _by_weights(plane: Plane) -> bool:
 def _is_flat(lengths: Sequence[tuple[float, ...]], u: float) -> bool:
     """Whether values are the same for all lengths of the embedding."""
     values = np.array(lengths)[:, -1].reshape(3, -1)
-    return bool((np.ptp(values, axis=1) <= 256.0 * u * (1.0 + np.abs(values).max())).all())
+    with np.errstate(invalid="ignore"):  # of infinite values
+        return bool((np.ptp(values, axis=1) <= 256.0 * u * (1.0 + np.abs(values).max())).all())
 
 
 def _adds_up(copies: Points, u: float) -> bool:
@@ -104,7 +107,7 @@ def groups(curves: Curves, outer: Outer) -> Iterator[list[Start]]:
     """Yield losses to try, in groups, those with few settings first."""
     if curves.adds_up:
         yield from families.sigmoid(curves, outer)
-    else:
+    elif curves.are_measured(outer):
         yield from families.plain(curves, outer)
         yield from families.changed(curves, outer)
 
@@ -123,7 +126,7 @@ def fits(
         for fit, start in tried:
             if fit.share <= CLOSE:
                 finished, shorts = rounded_fit(fit, (*start.free, *also), data, angles_of(start.loss))
-                if finished.is_determined(shorts):
+                if finished.is_determined(shorts) and finished.has_loss:
                     alike = {_rule(other.loss) for one, other in tried if one.share <= ALIKE and _of_kind(other, start)}
                     yield Candidate(finished, shorts, tuple(sorted(alike - {_rule(start.loss)})))
 
@@ -170,9 +173,8 @@ def factor_and_constant(plane: Plane) -> tuple[Outer, Points] | None:
         rows += [plane.at(1.2, other, n) for n in (1, 2, 4)]
         one, two, four = (row[-1] for row in rows[-3:])
         added = two - one
-        ratio = (
-            (four - two) / added if added > 1e3 * plane.box.u * abs(one) else 2.0
-        )  # what a saturated softmax tends to
+        decided = abs(added) > 1e3 * plane.box.u * abs(one)
+        ratio = (four - two) / added if decided else 2.0  # what a saturated softmax tends to
         low, high = (other, high) if ratio < RATIO else (low, other)
     if not 1.02 < ratio < 1.95:
         return None

@@ -72,6 +72,10 @@ def verdict(expected: Expected, calls: Sequence[Seen], fields: Sequence[str], a:
 # ------------------------------------------------------------------------------------------------------------- inputs
 
 
+MANY = 40, 70, 6
+"""Samples, classes and dimensions of the largest batch: code may leave out samples or classes of large ones alone."""
+
+
 def held_out(loss: Loss, box: Box, seed: int) -> list[Inputs]:
     """Return inputs of a loss on directions: samples beside a class whose logit is near the target's, and batches."""
     rng = np.random.default_rng([seed, 1])
@@ -80,7 +84,15 @@ def held_out(loss: Loss, box: Box, seed: int) -> list[Inputs]:
         y = rng.integers(c, size=n)
         x, w = rng.normal(size=(n, d)), rng.normal(size=(c, d)) * rng.uniform(0.3, 0.9, size=(c, 1))
         several.append((x / np.linalg.norm(x, axis=1, keepdims=True) * _lengths(loss, rng, n), w, y))
+    several.append(_many(loss, rng))
     return [(box.exact(x), _with_centers(box.exact(w), loss, box, rng), y) for x, w, y in several]
+
+
+def _many(loss: Loss, rng: np.random.Generator) -> tuple[Array, Array, Any]:
+    """Return a large batch; its classes are near each other, so that every one of them counts in the value."""
+    n, c, d = MANY
+    x, w = rng.normal(size=(n, d)), np.eye(d)[0] + 0.05 * rng.normal(size=(c, d))
+    return x / np.linalg.norm(x, axis=1, keepdims=True) * _lengths(loss, rng, n), w, rng.integers(c, size=n)
 
 
 def _with_centers(w: Array, loss: Loss, box: Box, rng: np.random.Generator) -> Array:
@@ -138,6 +150,8 @@ def held_out_logits(box: Box, seed: int, classes: Sequence[int] = (2, 3, 7)) -> 
         for size, shift in ((0.3, 0.0), (1.0, 0.7), (3.0, -4.0), (12.0, 9.0)):
             z = size * rng.normal(size=(4, c)) + shift
             several.append((box.exact(z), rng.integers(c, size=4)))
+    n, c, _ = MANY
+    several.append((box.exact(rng.normal(size=(n, c))), rng.integers(c, size=n)))
     return several
 
 
@@ -149,4 +163,7 @@ def held_out_linear(box: Box, seed: int) -> list[Inputs]:
         for size in (0.3, 1.0, 3.0):
             x, w = size * rng.normal(size=(n, d)), rng.normal(size=(c, d))
             several.append((box.exact(x), box.exact(w), rng.integers(c, size=n)))
+    n, c, d = MANY
+    x, w = rng.normal(size=(n, d)), rng.normal(size=(c, d))
+    several.append((box.exact(x), box.exact(w), rng.integers(c, size=n)))
     return several
