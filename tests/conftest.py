@@ -65,6 +65,8 @@ SAMPLED = (
     "test_examples.py::test_settings_are_those_of_the_loss",
     "test_fused.py::test_float32_conforms",
     "test_hostile.py",
+    "test_language_models.py::test_a_defect_is_refused_and_named",
+    "test_language_models.py::test_its_mended_twin_conforms",
     "test_losses.py",
     "test_margin.py::test_every_rule",
     "test_metamorphic.py",
