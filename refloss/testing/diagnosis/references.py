@@ -319,20 +319,13 @@ def misfit(loss: Loss, other: Any, outcomes: Outcomes, references: References) -
     return far
 
 
-def value_decides(loss: Explained) -> bool:
-    """Whether it is a changed step of a loss with a detached margin, whose gradients are not looked at."""
-    if isinstance(loss, WithInputs):
-        return value_decides(loss.loss)
-    return isinstance(loss, Stepped) and getattr(loss.loss, "gradient", "exact") == "detached"
-
-
 def _slopes(loss: Stepped, inputs: Inputs, output: Found, references: References) -> bool:
     """Whether gradients are right as they are, or have the slope of the changed value in a random direction.
 
     At a kink either of its slopes will do, and what lies between. Where a margin is detached, or the gradients of the
     loss are not the slope of its value for another reason, the value decides alone.
     """
-    if not output.gradients or value_decides(loss):
+    if not output.gradients or getattr(loss.loss, "gradient", "exact") == "detached":
         return True
     over = [over for name, over in over_budget(loss.loss, inputs, output, references) if name != "value"]
     if all(each is not None and not each.any() for each in over):
