@@ -13,7 +13,16 @@ from refloss.error_free import Array
 from refloss.testing.defects.emulations import without_defects
 from refloss.testing.defects.gradients import Context, WithChange
 from refloss.testing.defects.table import TABLE
-from refloss.testing.diagnosis.references import Outcomes, References, agrees, gradients_of, over_budget, split
+from refloss.testing.diagnosis.references import (
+    Outcomes,
+    References,
+    agrees,
+    all_agree,
+    gradients_of,
+    over_budget,
+    split,
+    values_alone,
+)
 from refloss.testing.errors import Arithmetic
 from refloss.testing.signatures import Loss
 
@@ -51,8 +60,7 @@ NEAR = 1e-3
 
 def whole_gradients(loss: Loss, failing: Outcomes, references: References) -> list[str]:
     """Name the rows that give all gradients, beside right values, in the cases in which they say what these are."""
-    values = [(inputs, output._replace(gradients=None)) for inputs, output in failing]
-    if not all(agrees(loss, inputs, output, references) for inputs, output in values):
+    if not all_agree(loss, values_alone(failing), references):
         return []
     return [
         sentence for sentence, other in _rows(loss, whole=True) if _is_gradient_of(loss, other, failing, references)

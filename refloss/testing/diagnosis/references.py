@@ -287,6 +287,11 @@ def all_agree(loss: Explained, outcomes: Outcomes, references: References) -> bo
     return all(agrees(loss, inputs, output, references) for inputs, output in outcomes)
 
 
+def values_alone(outcomes: Outcomes) -> Outcomes:
+    """Return the cases without their gradients."""
+    return [(inputs, output._replace(gradients=None)) for inputs, output in outcomes]
+
+
 def split(loss: Explained, outcomes: Outcomes, references: References) -> tuple[Outcomes, Outcomes]:
     """Return the cases in which value and gradients are not those of this loss, and those in which they are."""
     agree = [agrees(loss, inputs, output, references) for inputs, output in outcomes]

@@ -16,7 +16,7 @@ from refloss.formats import FORMATS, rounded
 from refloss.stages import cross_entropy
 from refloss.testing.adapters import Found
 from refloss.testing.defects.loss_rows import Scores, rows_of
-from refloss.testing.diagnosis.references import Outcomes, References, agrees
+from refloss.testing.diagnosis.references import Outcomes, References, agrees, all_agree, values_alone
 from refloss.testing.signatures import Inputs, Loss, head_of, labels_of
 
 ROUNDINGS = 8.0
@@ -38,14 +38,14 @@ def rounded_probabilities(loss: Loss, failing: Outcomes, references: References)
     if head_of(loss) not in ("logits", "linear") or not (a.stored or a.log_p == "relative"):
         return []
     loose = a if a.stored else a._replace(log_p="stable")
-    values = [(inputs, output._replace(gradients=None)) for inputs, output in failing]
+    values = values_alone(failing)
     if not all(agrees(loss, inputs, output, references, loose) for inputs, output in values):
         return []
     with np.errstate(all="ignore"):
         shown = [_shows(loss, inputs, output, references) for inputs, output in failing]
     if None in shown:
         return []
-    sentences = [] if all(agrees(loss, inputs, output, references) for inputs, output in values) else [LOG_P]
+    sentences = [] if all_agree(loss, values, references) else [LOG_P]
     if any(shown) and a.stored:
         wide = next(name for name, stored in FORMATS.items() if stored.u == a.u)
         what = f"a softmax was rounded to {references.dtype} before the target was subtracted"

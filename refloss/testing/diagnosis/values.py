@@ -27,6 +27,7 @@ from refloss.testing.diagnosis.references import (
     has_shape,
     misfit,
     split,
+    values_alone,
 )
 from refloss.testing.signatures import Inputs, Loss
 
@@ -252,17 +253,14 @@ def _has_step(other: Explained) -> bool:
 
 def _explains_values(other: Any, failing: Outcomes, references: References) -> bool:
     """Whether the values are those of a row."""
-    values = [(inputs, output._replace(gradients=None)) for inputs, output in failing]
-    return all_agree(other, values, references)
+    return all_agree(other, values_alone(failing), references)
 
 
 def _beside_gradients(
     loss: Loss, candidates: Iterable[Defect], failing: Outcomes, right: Outcomes, references: References
 ) -> Iterator[str]:
     """Yield a row that explains the values, and what is wrong with gradients beside."""
-    wrong, others = (
-        [(inputs, output._replace(gradients=None)) for inputs, output in part] for part in (failing, right)
-    )
+    wrong, others = values_alone(failing), values_alone(right)
     for row in candidates:
         other: Any = row.of(loss)
         if not explains(other, wrong, others, references):
